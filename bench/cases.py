@@ -1,0 +1,40 @@
+"""The table of benchmark cases: adding a benchmark is adding a row."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row: a recipe run for a fixed number of steps, so many times, on these devices by default."""
+
+    name: str
+    recipe: str
+    steps: int
+    runs: int
+    devices: tuple[str, ...]
+
+
+CASES = (
+    Case("grok1-tiny", "grok1-tiny", steps=20, runs=1, devices=("cpu",)),
+    Case("grok1-nano", "grok1-nano", steps=12, runs=1, devices=()),
+    Case("grok1-40b", "grok1-40b", steps=20, runs=1, devices=("cuda", "npu")),
+    Case("grok1-40b-2layer", "grok1-40b-2layer", steps=15, runs=1, devices=()),
+    Case("grok1-60b", "grok1-60b", steps=20, runs=1, devices=()),
+)
+
+
+def select(names: list[str] | None, device: str) -> list[Case]:
+    """The named cases, else those that run on this device by default.
+
+    Raises:
+        ValueError: a name that is not in the table.
+    """
+    by_name = {case.name: case for case in CASES}
+    if not names:
+        return [case for case in CASES if device in case.devices]
+    unknown = [name for name in names if name not in by_name]
+    if unknown:
+        raise ValueError(f"unknown case {unknown[0]!r}; choose from {', '.join(by_name)}")
+    return [by_name[name] for name in names]

@@ -1,0 +1,55 @@
+"""Fixtures of the benchmark run: what the options mean, where results go, the report at the end."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.session import BenchSession
+
+_SESSION = pytest.StashKey[BenchSession]()
+
+
+def _session(config: pytest.Config) -> BenchSession:
+    return config.stash.setdefault(_SESSION, BenchSession(config))
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test that takes `case` runs once a selected row of the table."""
+    if "case" not in metafunc.fixturenames:
+        return
+    try:
+        cases = _session(metafunc.config).cases()
+    except ValueError as error:
+        raise pytest.UsageError(str(error)) from None
+    metafunc.parametrize("case", cases, ids=[case.name for case in cases])
+
+
+@pytest.fixture(scope="session")
+def session(request: pytest.FixtureRequest) -> Iterator[BenchSession]:
+    """The session's settings; writes the report when the last test is done."""
+    session = _session(request.config)
+    yield session
+    if session.records:
+        from reports import write_report
+
+        summary = os.environ.get("GITHUB_STEP_SUMMARY")
+        session.report = write_report(
+            session.records,
+            session.baselines(),
+            session.results / "report",
+            step_summary=Path(summary) if summary else None,
+        )
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    session = config.stash.get(_SESSION, None)
+    if session is None or session.report is None:
+        return
+    terminalreporter.section("performance report")
+    terminalreporter.write_line(session.report.read_text(encoding="utf-8").splitlines()[0].lstrip("# "))
+    terminalreporter.write_line(f"report: {session.report}")

@@ -1,0 +1,131 @@
+"""JSON in and out of files that strangers may have written: strict, bounded and never half-written.
+
+Records and baselines travel by pull request. Everything read here is refused, in one line that names the
+file, before a schema sees it: oversized, deeply nested, with repeated keys, or with numbers that JSON does
+not have (NaN, Infinity).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+MAX_DEPTH = 16
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+
+def read_model(path: Path, model: type[ModelT], *, max_bytes: int) -> ModelT:
+    """Read one model from a JSON file; a ValueError of one line names the file, the field and the fault."""
+    raw = _read_bounded(path, max_bytes)
+    try:
+        _check_json(raw)
+        return model.model_validate_json(raw)
+    except ValidationError as error:
+        raise ValueError(f"{path}: {first_fault(error)}") from None
+    except (ValueError, RecursionError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else _one_line(str(error))
+        raise ValueError(f"{path}: not a usable JSON file: {reason}") from None
+
+
+def write_model(path: Path, model: BaseModel) -> None:
+    """Write a model as indented JSON, atomically."""
+    write_atomically(path, (model.model_dump_json(indent=1, by_alias=True) + "\n").encode())
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that a reader sees the old content or the new, never a part; makes missing folders."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        # mkstemp makes private files; records and reports are for everybody who may read the folder.
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def first_fault(error: ValidationError) -> str:
+    """The first fault of a pydantic error as one line: the field's path, then what is wrong with it."""
+    fault = error.errors(include_url=False, include_input=False)[0]
+    where = ".".join(_one_line(str(part)) for part in fault["loc"]) or "the file"
+    message = _one_line(fault["msg"].removeprefix("Value error, "))
+    more = f" (and {error.error_count() - 1} more faults)" if error.error_count() > 1 else ""
+    return f"{where}: {message}{more}"
+
+
+def check_plain_json(value: Any, *, max_depth: int = MAX_DEPTH, max_nodes: int = 20_000) -> None:
+    """Refuse a free-form value that is not JSON, is too deep or large, or holds a NaN or an infinity."""
+    nodes = 0
+    pending = [(value, 1)]
+    while pending:
+        node, depth = pending.pop()
+        nodes += 1
+        if depth > max_depth:
+            raise ValueError(f"nested deeper than {max_depth} levels")
+        if nodes > max_nodes:
+            raise ValueError(f"holds more than {max_nodes} values")
+        pending.extend((child, depth + 1) for child in _children(node))
+
+
+def _children(node: Any) -> Iterable[Any]:
+    if isinstance(node, dict):
+        if not all(isinstance(key, str) for key in node):
+            raise ValueError("holds a key that is not a string")
+        return node.values()
+    if isinstance(node, list | tuple):
+        return node
+    if node is not None and not isinstance(node, str | bool | int | float):
+        raise ValueError(f"holds a {type(node).__name__}, which JSON does not have")
+    if isinstance(node, float) and not math.isfinite(node):
+        raise ValueError("holds a number that is not finite")
+    return ()
+
+
+def _read_bounded(path: Path, max_bytes: int) -> bytes:
+    try:
+        # One byte more than allowed tells a full file from an oversized one without trusting its stated size.
+        with path.open("rb") as stream:
+            raw = stream.read(max_bytes + 1)
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read: {error.strerror or error}") from None
+    if len(raw) > max_bytes:
+        raise ValueError(f"{path}: larger than the {max_bytes // 2**20} MiB allowed")
+    return raw
+
+
+def _check_json(raw: bytes) -> None:
+    """What pydantic's own parser lets through and we do not: repeated keys, NaN tokens, deep nesting."""
+    parsed = json.loads(raw.decode("utf-8"), parse_constant=_refuse_constant, object_pairs_hook=_unique_keys)
+    check_plain_json(parsed, max_nodes=50_000_000)
+
+
+def _refuse_constant(token: str) -> NoReturn:
+    raise ValueError(f"{token} is not a JSON number")
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    unique = dict(pairs)
+    if len(unique) != len(pairs):
+        names = [name for name, _ in pairs]
+        repeated = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {_one_line(repeated)!r} is repeated")
+    return unique
+
+
+def _one_line(message: str) -> str:
+    """Whatever a file made an error say, on one printable line of bounded length."""
+    printable = "".join(char if char.isprintable() else " " for char in message)
+    return " ".join(printable.split())[:300]

@@ -1,0 +1,135 @@
+"""Launch glue: runs a case through grok1 and makes a record of what its ranks measured."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import platform
+import subprocess
+import uuid
+from collections.abc import Callable
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from bench.record import Record, allowed_environment
+from grok1.config import Recipe
+from grok1.job import Job
+from grok1.launch import ONE_MACHINE, Nodes, launch
+
+_GIT_SECONDS = 10
+
+
+def run(
+    case: str,
+    job: Job,
+    device: str,
+    nodes: Nodes = ONE_MACHINE,
+    on_event: Callable[[dict[str, Any]], None] = lambda event: None,
+) -> Record | None:
+    """One run of a job as a record; None on the nodes that do not hold rank 0."""
+    result = launch(job, job.recipe, device, nodes, on_event)
+    return None if result is None else make_record(case, job, result)
+
+
+def make_record(case: str, job: Job, result: dict[str, Any]) -> Record:
+    """The record of one run, void when what it computed cannot be trusted."""
+    reasons = void_reasons(job, result["steps"])
+    return Record.model_validate(
+        {
+            "schema": 1,
+            "id": uuid.uuid4().hex,
+            "created_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "case": case,
+            "valid": not reasons,
+            "void_reasons": reasons,
+            "recipe": {"name": job.recipe.name, "hash": job.recipe.hash(), "resolved": job.recipe.resolved()},
+            "layout": result["layout"],
+            "device": result["device"],
+            "software": result["software"],
+            "commit": commit(),
+            "environment": allowed_environment(os.environ),
+            "host": host(),
+            "work": work(job.recipe),
+            "startup_seconds": result["startup_seconds"],
+            "steps": [_finite(step) for step in result["steps"]],
+            "ranks": result["ranks"],
+            "expert_load": result["expert_load"],
+        }
+    )
+
+
+def void_reasons(job: Job, steps: list[dict[str, Any]]) -> list[str]:
+    """Why a run's times mean nothing: fast but wrong is not fast."""
+    reasons = []
+    if len(steps) < job.num_steps:
+        reasons.append(f"{len(steps)} of {job.num_steps} steps ran")
+    for step in steps:
+        for name in ("loss", "grad_norm"):
+            if not math.isfinite(step[name]):
+                reasons.append(f"step {step['step'] + 1}: {name.replace('_', ' ')} is not finite")
+        if step["skipped"]:
+            reasons.append(f"step {step['step'] + 1}: the optimizer skipped its update")
+    return reasons
+
+
+def _finite(step: dict[str, Any]) -> dict[str, Any]:
+    return {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in step.items()
+    }
+
+
+def work(recipe: Recipe) -> dict[str, Any]:
+    """What one step does, counted by the recipe itself."""
+    return {
+        "tokens_per_step": recipe.tokens_per_step,
+        "model_flops_per_step": recipe.flops_per_step(),
+        "num_micro_batches": recipe.num_micro_batches,
+        "sequence_length": recipe.training.sequence_length,
+        "global_batch": recipe.training.global_batch,
+        "parameters_total": recipe.parameters(),
+        "parameters_active": recipe.active_parameters(),
+    }
+
+
+def host() -> dict[str, Any]:
+    """The machine that rank 0 ran on."""
+    return {
+        "cores": psutil.cpu_count() or 1,
+        "memory_bytes": psutil.virtual_memory().total,
+        "load_average_1m": psutil.getloadavg()[0],
+        "cpu_name": _cpu_name(),
+    }
+
+
+def _cpu_name() -> str:
+    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as lines:
+        for line in lines:
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def commit() -> dict[str, Any]:
+    """The revision of this project that ran, where git can tell."""
+    root = Path(__file__).resolve().parent
+    sha = _git(root, "rev-parse", "HEAD")
+    status = _git(root, "status", "--porcelain", "--untracked-files=no") if sha else None
+    return {"sha": sha or None, "dirty": None if status is None else bool(status)}
+
+
+def _git(root: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(root), *arguments],
+            capture_output=True,
+            text=True,
+            timeout=_GIT_SECONDS,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()

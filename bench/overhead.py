@@ -1,0 +1,135 @@
+"""What measuring costs: the harness's step beside the same step in a bare loop, in turns, in one run.
+
+Both train the same model on the same data through the same schedule. The bare loop has no timers, no counted
+collectives, no expert counts, no result and no log line. The test beside it says how to read the two lists.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from typing import Any
+
+import torch.distributed as dist
+
+from grok1 import device
+from grok1.data import Batches, training_split
+from grok1.engine import finalize_model_grads, get_forward_backward_func, get_model_config
+from grok1.job import Job
+from grok1.model import build_model
+from grok1.optim import build_optimizer
+from grok1.parallel import Rendezvous, joined
+from grok1.step import Stepper, forward_step
+from grok1.train import Emit, log_fields
+
+BLOCK_STEPS = 5
+_ORDER = ("harness", "bare", "bare", "harness")  # ABBA: a steady drift of the machine cancels out
+_WARM_UP_BLOCKS = 4  # one ABBA round
+
+
+def run_rank(job: Job, where: Rendezvous, emit: Emit) -> dict[str, list[float]] | None:
+    """Wall seconds of each timed step, by side; rank 0 returns them, the others None.
+
+    `job.num_steps` is the least number of timed steps a side; whole ABBA rounds are run.
+    """
+    rounds = math.ceil(job.num_steps / (2 * BLOCK_STEPS))
+    blocks = _WARM_UP_BLOCKS + rounds * len(_ORDER)
+    # the length of the dataset decides its order; this is the one that training uses
+    dataset_steps = max(blocks * BLOCK_STEPS, job.recipe.training.decay_steps)
+    split = functools.partial(training_split, job.recipe, job.data_prefix, job.tokenizer_path, dataset_steps)
+    if where.rank == 0 or (where.local_rank == 0 and not job.shared_storage):
+        split()  # the sample index must exist before the ranks meet
+    with joined(where, job.recipe.parallel, job.recipe.training.seed) as ranks:
+        model = build_model(job.recipe, ranks)
+        optimizer, scheduler = build_optimizer(model, job.recipe.training)
+        batches = Batches(job.recipe, ranks, split())
+        stepper = Stepper(job.recipe, ranks, model, optimizer, scheduler, batches)
+        log = emit if ranks.rank == 0 else _drop
+        seconds = _in_turns(blocks, lambda step: _harness_step(stepper, log, step), stepper, batches)
+        return seconds if ranks.rank == 0 else None
+
+
+def _drop(_event: dict[str, Any]) -> None: ...
+
+
+def _in_turns(
+    blocks: int, harness_step: Callable[[int], float], stepper: Stepper, batches: Batches
+) -> dict[str, list[float]]:
+    bare_step = functools.partial(_bare_step, stepper, batches, get_forward_backward_func())
+    seconds: dict[str, list[float]] = {"harness": [], "bare": []}
+    for block in range(blocks):
+        side = _ORDER[block % len(_ORDER)]
+        dist.barrier()
+        # switched between blocks, so never inside a timed step
+        with bare(stepper) if side == "bare" else nullcontext():
+            times = [
+                _timed(bare_step if side == "bare" else harness_step, step)
+                for step in range(block * BLOCK_STEPS, (block + 1) * BLOCK_STEPS)
+            ]
+        # a harness step drains the counts, so any left here were made by a step that should have made none
+        assert side == "harness" or device.TRAFFIC.calls == 0, "the bare loop's collectives are still counted"
+        if block >= _WARM_UP_BLOCKS:
+            seconds[side] += times
+    return seconds
+
+
+def _timed(run: Callable[[int], float], step: int) -> float:
+    device.synchronize()
+    start = time.perf_counter()
+    loss = run(step)
+    device.synchronize()
+    seconds = time.perf_counter() - start
+    if not math.isfinite(loss):
+        raise ValueError(f"step {step + 1}: loss is not finite, so its time means nothing; lower the learning rate")
+    return seconds
+
+
+def _harness_step(stepper: Stepper, emit: Emit, step: int) -> float:
+    """What grok1.train does a step: run it and log it."""
+    result = stepper.run(step)
+    emit(log_fields(result))
+    return result.loss
+
+
+def _bare_step(stepper: Stepper, batches: Batches, forward_backward: Callable[..., Any], step: int) -> float:
+    """The training of Stepper.run and nothing else; inside `bare`."""
+    training, micro_batches = stepper.recipe.training, batches.step(step)
+    stepper.model.zero_grad_buffer()  # type: ignore[operator]
+    stepper.optimizer.zero_grad()
+    losses = forward_backward(
+        forward_step_func=forward_step,
+        data_iterator=iter(micro_batches),
+        model=[stepper.model],
+        num_microbatches=len(micro_batches),
+        seq_length=training.sequence_length,
+        micro_batch_size=training.micro_batch,
+        forward_only=False,
+    )
+    stepper.optimizer.step()
+    stepper.scheduler.step(increment=1)
+    loss, _ = stepper.reduce_losses([entry["loss"] for entry in losses])
+    return loss
+
+
+@contextmanager
+def bare(stepper: Stepper) -> Iterator[None]:
+    """Take the instruments off this stepper's model and the collectives, and put them back."""
+    with ExitStack() as stack:
+        config = get_model_config(stepper.model)
+        _replace(stack, config, "timers", None)
+        _replace(stack, config, "finalize_model_grads_func", finalize_model_grads)
+        for module in stepper.model.modules():
+            for key, hook in list(module._forward_hooks.items()):
+                if getattr(hook, "__self__", None) is stepper.expert_load:
+                    del module._forward_hooks[key]
+                    stack.callback(module._forward_hooks.__setitem__, key, hook)
+        _replace(stack, device.TRAFFIC, "enabled", False)
+        yield
+
+
+def _replace(stack: ExitStack, owner: Any, name: str, value: Any) -> None:
+    stack.callback(setattr, owner, name, getattr(owner, name))
+    setattr(owner, name, value)

@@ -1,0 +1,272 @@
+"""What one benchmark run was and what it measured: schema 1, one JSON file a run.
+
+A number travels with its provenance, so a record holds the raw per-step samples of every rank next to the
+recipe, layout, device, software and commit that made them. Statistics are derived later, in `stats`; nothing
+is averaged here. A record checks itself when it is built and when it is read, so code behind this door never
+meets an odd one.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+
+# The launch glue and tests meet both through this module.
+from bench.environment import ALLOWED_ENVIRONMENT as ALLOWED_ENVIRONMENT
+from bench.environment import allowed_environment as allowed_environment
+from bench.jsonfile import check_plain_json, read_model, write_model
+
+MAX_RECORD_BYTES = 64 * 2**20
+MAX_STEPS = 100_000
+MAX_RANKS = 65_536
+
+Name = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+Text = Annotated[str, StringConstraints(max_length=1000)]
+HexId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{8,64}$")]
+Count = Annotated[int, Field(ge=0, le=2**62)]
+Positive = Annotated[int, Field(ge=1, le=2**62)]
+# A single step or phase longer than four months is a broken clock.
+Seconds = Annotated[float, Field(ge=0, le=1e7)]
+StepSeconds = Annotated[float, Field(gt=0, le=1e7)]
+Rate = Annotated[float, Field(gt=0, le=1e30)]
+
+
+class Strict(BaseModel):
+    """Frozen data that takes no unknown field, converts no type and holds no NaN."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
+
+
+class RecipeUsed(Strict):
+    """The recipe that ran: `hash` identifies `resolved`, which is the recipe after every override."""
+
+    name: Name
+    hash: HexId
+    resolved: dict[str, Any]
+
+    @field_validator("resolved")
+    @classmethod
+    def _bounded(cls, value: dict[str, Any]) -> dict[str, Any]:
+        check_plain_json(value)
+        return value
+
+
+class Layout(Strict):
+    """How many ways the job was split. `expert_tensor` is the tensor split inside one expert."""
+
+    world_size: Annotated[int, Field(ge=1, le=MAX_RANKS)]
+    tensor: Positive
+    pipeline: Positive
+    expert: Positive
+    expert_tensor: Positive
+    data: Positive
+    nodes: Positive
+    ranks_per_node: Positive
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Layout:
+        if self.tensor * self.pipeline * self.data != self.world_size:
+            raise ValueError(
+                f"world_size {self.world_size} is not "
+                f"tensor {self.tensor} x pipeline {self.pipeline} x data {self.data}"
+            )
+        if self.nodes * self.ranks_per_node != self.world_size:
+            raise ValueError(
+                f"world_size {self.world_size} is not {self.nodes} nodes x {self.ranks_per_node} ranks_per_node"
+            )
+        if self.world_size % (self.expert * self.expert_tensor * self.pipeline):
+            raise ValueError("world_size is not a multiple of expert x expert_tensor x pipeline")
+        return self
+
+
+DeviceKind = Literal["cpu", "cuda", "npu"]
+Dtype = Literal["fp32", "bf16", "fp16"]
+
+
+class Device(Strict):
+    """One processor. `peak_flops_per_second` is dense, for `dtype`; null where no honest figure is known."""
+
+    kind: DeviceKind
+    name: Name
+    memory_bytes: Positive | None
+    peak_flops_per_second: Rate | None
+    peak_source: Text | None
+    dtype: Dtype
+
+    @model_validator(mode="after")
+    def _peak_has_a_source(self) -> Device:
+        if (self.peak_flops_per_second is None) != (self.peak_source is None):
+            raise ValueError("peak_flops_per_second and peak_source are stated together or not at all")
+        return self
+
+
+class Commit(Strict):
+    """The code that ran; nulls where it was not run from a git checkout."""
+
+    sha: HexId | None
+    dirty: bool | None
+
+
+class Host(Strict):
+    """The machine of rank 0. A load above `cores` before the start says that others were using it."""
+
+    cores: Positive
+    memory_bytes: Positive
+    load_average_1m: Annotated[float, Field(ge=0, le=1e6)]
+    cpu_name: Name
+
+
+class Work(Strict):
+    """What one step does, for the whole job: `model_flops_per_step` counts no recomputation."""
+
+    tokens_per_step: Positive
+    model_flops_per_step: Rate
+    num_micro_batches: Positive
+    sequence_length: Positive
+    global_batch: Positive
+    parameters_total: Positive
+    parameters_active: Positive
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Work:
+        if self.sequence_length * self.global_batch != self.tokens_per_step:
+            raise ValueError("tokens_per_step is not sequence_length x global_batch")
+        if self.parameters_active > self.parameters_total:
+            raise ValueError("parameters_active is larger than parameters_total")
+        return self
+
+
+class Step(Strict):
+    """One optimizer step. A null `loss` or `grad_norm` was not finite; a null `aux_loss` was not used."""
+
+    step: Count
+    loss: float | None
+    aux_loss: float | None
+    grad_norm: float | None
+    learning_rate: Annotated[float, Field(ge=0)]
+    skipped: bool
+
+
+class RankSamples(Strict):
+    """What one rank measured, one number a step. An empty communication list was not measured."""
+
+    rank: Count
+    stage: Count
+    step_seconds: Annotated[list[StepSeconds], Field(max_length=MAX_STEPS)]
+    phases_seconds: Annotated[dict[Name, Annotated[list[Seconds], Field(max_length=MAX_STEPS)]], Field(max_length=32)]
+    communication_seconds: Annotated[list[Seconds], Field(max_length=MAX_STEPS)]
+    communication_calls: Annotated[list[Count], Field(max_length=MAX_STEPS)]
+    communication_bytes: Annotated[list[Count], Field(max_length=MAX_STEPS)]
+    peak_bytes: Count
+    reserved_bytes: Count | None
+    host_bytes: Count
+
+    def check_lengths(self, steps: int) -> None:
+        """Refuse a list that does not hold one number for each of `steps`."""
+        lists: dict[str, list[float] | list[int]] = {"step_seconds": self.step_seconds}
+        lists |= {f"phases_seconds.{name}": values for name, values in self.phases_seconds.items()}
+        for name in ("communication_seconds", "communication_calls", "communication_bytes"):
+            if getattr(self, name):
+                lists[name] = getattr(self, name)
+        for name, values in lists.items():
+            if len(values) != steps:
+                raise ValueError(f"rank {self.rank}: {name} holds {len(values)} numbers for {steps} steps")
+
+
+class Record(Strict):
+    """One run of one case. A void record is kept for people to read; it is never judged nor a baseline."""
+
+    # `schema` is the name on disk, but also a (deprecated) method of pydantic's models.
+    schema_: Literal[1] = Field(alias="schema", default=1)
+    id: HexId
+    created_at: Annotated[str, StringConstraints(max_length=40)]
+    case: Name
+    valid: bool
+    void_reasons: Annotated[list[Text], Field(max_length=100)]
+    recipe: RecipeUsed
+    layout: Layout
+    device: Device
+    software: Annotated[dict[Name, Text], Field(max_length=100)]
+    commit: Commit
+    environment: Annotated[dict[Name, Text], Field(max_length=500)]
+    host: Host
+    work: Work
+    startup_seconds: Seconds | None
+    steps: Annotated[list[Step], Field(max_length=MAX_STEPS)]
+    ranks: Annotated[list[RankSamples], Field(max_length=MAX_RANKS)]
+    # Tokens that each expert of each layer was given, summed over the steps; empty where it was not counted.
+    expert_load: Annotated[list[Annotated[list[Count], Field(max_length=4096)]], Field(max_length=1024)]
+
+    @field_validator("created_at")
+    @classmethod
+    def _is_utc(cls, value: str) -> str:
+        try:
+            # Python 3.10 does not read the Z suffix.
+            moment = datetime.fromisoformat(value.removesuffix("Z") + ("+00:00" if value.endswith("Z") else ""))
+        except ValueError:
+            raise ValueError("is not an ISO 8601 time such as 2025-01-31T12:00:00Z") from None
+        if moment.utcoffset() is None or moment.utcoffset() != timezone.utc.utcoffset(None):
+            raise ValueError("is not in UTC: end it with Z or +00:00")
+        return value
+
+    @field_validator("environment")
+    @classmethod
+    def _allow_listed(cls, value: dict[str, str]) -> dict[str, str]:
+        refused = sorted(set(value) - set(allowed_environment(value)))
+        if refused:
+            raise ValueError(f"{refused[0]!r} is not allow-listed: keep allowed_environment() of it only")
+        return value
+
+    @field_validator("expert_load")
+    @classmethod
+    def _rectangular(cls, value: list[list[int]]) -> list[list[int]]:
+        if len({len(layer) for layer in value}) > 1 or [] in value:
+            raise ValueError("every layer must count the same experts")
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Record:
+        self._check_steps()
+        self._check_ranks()
+        micro_batches = self.layout.data * self.work.num_micro_batches
+        if self.work.global_batch % micro_batches:
+            raise ValueError(f"work.global_batch is not a multiple of data x num_micro_batches = {micro_batches}")
+        return self
+
+    def _check_steps(self) -> None:
+        numbers = [step.step for step in self.steps]
+        if any(later <= earlier for earlier, later in zip(numbers, numbers[1:], strict=False)):
+            raise ValueError("steps are not in increasing order")
+        if self.valid != (not self.void_reasons):
+            raise ValueError("valid must be true exactly when void_reasons is empty")
+        if not self.valid:
+            return
+        if not self.steps:
+            raise ValueError("a record without steps cannot be valid")
+        for step in self.steps:
+            if step.loss is None or (step.grad_norm is None and not step.skipped):
+                raise ValueError(f"step {step.step} has a loss or grad_norm that is not finite: valid must be false")
+
+    def _check_ranks(self) -> None:
+        numbers = [rank.rank for rank in self.ranks]
+        expected = set(range(self.layout.world_size))
+        if len(set(numbers)) != len(numbers) or not set(numbers) <= expected:
+            raise ValueError(f"ranks repeat or exceed world_size {self.layout.world_size}")
+        if self.valid and set(numbers) != expected:
+            raise ValueError(f"rank {min(expected - set(numbers))} is missing: valid must be false")
+        for rank in self.ranks:
+            if rank.stage >= self.layout.pipeline:
+                raise ValueError(f"rank {rank.rank}: stage {rank.stage} of {self.layout.pipeline} pipeline stages")
+            rank.check_lengths(len(self.steps))
+
+    def write(self, path: Path) -> None:
+        """Write the record as JSON, atomically."""
+        write_model(path, self)
+
+    @classmethod
+    def read(cls, path: Path) -> Record:
+        """Read a record; a ValueError of one line names the file and the field at fault."""
+        return read_model(path, cls, max_bytes=MAX_RECORD_BYTES)

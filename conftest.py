@@ -1,0 +1,47 @@
+"""Options of the benchmark run, and the rule that bench/ runs only when asked for. Imports pytest only."""
+
+import pytest
+
+_BENCH_ROOM = "bench"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("grok1", "Grok-1 performance validation")
+    add = group.addoption
+    add("--benchmark", action="store_true", help="run what is in bench/ (without it, those tests are skipped)")
+    add(
+        "--case",
+        action="append",
+        metavar="NAME",
+        help="run this case only; repeatable (default: the device's own)",
+    )
+    add("--recipe", metavar="NAME|FILE", help="run this recipe in place of the case's own")
+    add("--set", action="append", default=[], metavar="KEY=VALUE", help="change a recipe value; repeatable")
+    add("--device", choices=("cpu", "cuda", "npu"), help="processor to run on (default: what the machine has)")
+    add("--steps", type=int, metavar="N", help="training steps a run (default: the case's own)")
+    add("--runs", type=int, metavar="N", help="runs a case (default: the case's own)")
+    add("--data", metavar="PREFIX", help="prefix of the .bin/.idx pair (default: sample text)")
+    add("--tokenizer", metavar="PATH", help="the tokenizer that made --data")
+    add(
+        "--no-shared-storage",
+        action="store_true",
+        help="the nodes share no disk: each builds its own sample index",
+    )
+    add("--nnodes", type=int, default=1, metavar="N", help="machines of the job")
+    add("--node-rank", type=int, default=0, metavar="R", help="which of them this is")
+    add("--master-addr", default="127.0.0.1", metavar="HOST", help="address of the first machine")
+    add("--master-port", type=int, default=29500, metavar="PORT", help="a free port there")
+    add("--nproc-per-node", type=int, metavar="N", help="ranks on this machine")
+    add("--baselines", default="baselines", metavar="DIR", help="stored reference figures")
+    add("--results", default="results", metavar="DIR", help="where records and the report go")
+    add("--require-baseline", action="store_true", help="fail a case that has no baseline")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--benchmark"):
+        return
+    skip = pytest.mark.skip(reason="benchmarks run only with --benchmark: pytest bench/ --benchmark")
+    room = config.rootpath / _BENCH_ROOM
+    for item in items:
+        if room in item.path.parents:
+            item.add_marker(skip)

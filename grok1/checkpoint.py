@@ -1,0 +1,134 @@
+"""Checkpoints through megatron's dist_checkpointing: a folder a step, complete or absent, loadable in the same layout.
+
+Layout on disk: DIR/iter_0000010/ (megatron's files and recipe.json) and DIR/latest_checkpointed_iteration.txt.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from grok1.config import Recipe
+from grok1.engine import dist_checkpointing
+from grok1.files import write_text
+from grok1.parallel import Ranks
+
+_LATEST = "latest_checkpointed_iteration.txt"
+_PARTIAL = ".partial"
+
+
+def step_folder(folder: Path, step: int) -> Path:
+    """Where the state after `step` steps lies."""
+    return folder / f"iter_{step:07d}"
+
+
+def latest_step(folder: Path) -> int:
+    """Number of steps that the newest complete checkpoint has behind it.
+
+    Raises:
+        ValueError: there is none, or the file that names it is damaged.
+    """
+    tracker = folder / _LATEST
+    if not tracker.is_file():
+        raise ValueError(f"{folder} holds no checkpoint ({_LATEST} is missing); give the folder that --save wrote")
+    text = tracker.read_text()[:32].strip()
+    if not text.isdecimal() or not step_folder(folder, int(text)).is_dir():
+        raise ValueError(f"{tracker} names step {text!r}, whose folder is not there; write an existing step into it")
+    return int(text)
+
+
+def check_loadable(folder: Path, recipe: Recipe) -> int:
+    """The step that `load` would resume after, or ValueError where the checkpoint is of another model or layout."""
+    step = latest_step(folder)
+    stored = json.loads((step_folder(folder, step) / "recipe.json").read_text())
+    for section in ("model", "parallel"):
+        for key, value in recipe.resolved()[section].items():
+            if stored[section].get(key) != value:
+                raise ValueError(
+                    f"checkpoint {folder} was written with {section}.{key}={stored[section].get(key)}, the recipe "
+                    f"says {value}; use the recipe it was written with"
+                )
+    return step
+
+
+def save(folder: Path, step: int, recipe: Recipe, ranks: Ranks, model: Any, optimizer: Any, scheduler: Any) -> None:
+    """Write the state after `step` steps. The folder appears under its name only when it is whole."""
+    final = step_folder(folder, step)
+    partial = final.with_name(final.name + _PARTIAL)
+    if ranks.local_rank == 0:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+    dist.barrier()
+    state = _state(model, optimizer, scheduler, step, is_loading=False)
+    dist_checkpointing.save(state, str(partial))
+    dist.barrier()
+    if ranks.local_rank == 0:
+        write_text(partial / "recipe.json", json.dumps(recipe.resolved(), indent=2))
+        shutil.rmtree(final, ignore_errors=True)
+        os.replace(partial, final)
+        write_text(folder / _LATEST, str(step))
+    dist.barrier()
+
+
+def load(folder: Path, recipe: Recipe, model: Any, optimizer: Any, scheduler: Any) -> int:
+    """Restore the newest state; returns the number of steps behind it."""
+    step = check_loadable(folder, recipe)
+    _allocate_adam_state(optimizer)
+    template = _state(model, optimizer, scheduler, step, is_loading=True)
+    state = dist_checkpointing.load(template, str(step_folder(folder, step)))
+    model.module.load_state_dict(state["model"], strict=True)
+    with _own_group_settings(optimizer):
+        optimizer.load_state_dict(state["optimizer"])
+    _unshare_step_counts(optimizer)
+    scheduler.load_state_dict(state["scheduler"])
+    return int(state["step"])
+
+
+def _allocate_adam_state(optimizer: Any) -> None:
+    """Give each parameter its Adam state, to be overwritten: megatron reads a step count from it before it loads."""
+    for parameter, state in _adam_states(optimizer):
+        state["step"] = torch.zeros((), dtype=torch.float32)
+        state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
+
+
+@contextmanager
+def _own_group_settings(optimizer: Any) -> Iterator[None]:
+    """Keep each parameter group's decay and rate multipliers: the checkpoint holds rank 0's groups, and pipeline
+    stages order theirs differently. (The schedule sets rates and decay from the multipliers afterwards.)
+    """
+    settings = [{key: group[key] for key in group if key != "params"} for group in optimizer.param_groups]
+    yield
+    for group, own in zip(optimizer.param_groups, settings, strict=True):
+        group.update(own)
+
+
+def _unshare_step_counts(optimizer: Any) -> None:
+    """megatron restores one step tensor for all parameters, which torch's Adam would then raise once for each."""
+    for _, state in _adam_states(optimizer):
+        state["step"] = state["step"].clone()
+
+
+def _adam_states(optimizer: Any) -> Iterator[tuple[torch.Tensor, dict[str, torch.Tensor]]]:
+    """Each local parameter with its state, over the dense and the expert optimizer."""
+    for part in getattr(optimizer, "chained_optimizers", [optimizer]):
+        for group in part.optimizer.param_groups:
+            for parameter in group["params"]:
+                yield parameter, part.optimizer.state[parameter]
+
+
+def _state(model: Any, optimizer: Any, scheduler: Any, step: int, is_loading: bool) -> dict[str, Any]:
+    weights = model.module.sharded_state_dict()
+    return {
+        "model": weights,
+        "optimizer": optimizer.sharded_state_dict(weights, is_loading=is_loading),
+        "scheduler": scheduler.state_dict(),
+        "step": step,
+    }

@@ -1,0 +1,393 @@
+"""The recipe: everything that decides what a training step computes, frozen and self-checking.
+
+A recipe is a TOML file read into frozen objects that refuse bad values before any process starts.
+It counts its own parameters and FLOPs and estimates its own memory, all without torch.
+Formulas: 6 N T for the matrix products of forward and backward, causal attention counted as half of
+the full T x T matrix, the LM head counted, the embedding lookup not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:  # Python 3.10 is what the Ascend stack runs
+    import tomli as tomllib
+
+_MAX_RECIPE_BYTES = 64 * 1024
+_MATMUL_FLOPS = 6  # 2 for multiply and add, times 3 for forward and the two products of backward
+
+
+class RecipeError(ValueError):
+    """A recipe, or an override of one, that cannot be run; the message names the value and the remedy."""
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
+
+
+class Model(_Frozen):
+    """Sizes and the choices in which the two published Grok-1s differ."""
+
+    num_layers: int = Field(ge=1, le=1024)
+    hidden_size: int = Field(ge=1, le=1 << 20)
+    ffn_hidden_size: int = Field(ge=1, le=1 << 22)
+    num_attention_heads: int = Field(ge=1, le=4096)
+    num_query_groups: int = Field(ge=1, le=4096)
+    head_dim: int = Field(ge=2, le=4096)
+    vocab_size: int = Field(ge=2, le=1 << 24)
+    num_experts: int = Field(ge=1, le=4096)
+    experts_per_token: int = Field(ge=1, le=64)
+    activation: Literal["swiglu", "geglu"]
+    attention_logit_cap: float = Field(ge=0.0, description="30 in xAI's model; 0 means no cap")
+    tie_embeddings: bool
+    router: Literal["topk_then_softmax", "softmax_then_topk"]
+    aux_loss_coefficient: float = Field(ge=0.0, le=10.0)
+    embedding_multiplier: float = Field(gt=0.0)
+    output_multiplier: float = Field(gt=0.0)
+    norm_epsilon: float = Field(default=1e-5, gt=0.0)
+    rope_base: int = Field(default=10000, ge=1)
+    init_std: float = Field(default=0.01, gt=0.0)
+
+    @model_validator(mode="after")
+    def _check(self) -> Model:
+        _divides("model.num_query_groups", self.num_query_groups, "num_attention_heads", self.num_attention_heads)
+        if self.experts_per_token > self.num_experts:
+            raise ValueError(
+                f"model.experts_per_token {self.experts_per_token} exceeds num_experts {self.num_experts}; "
+                "choose at most that many"
+            )
+        if self.head_dim % 2:
+            raise ValueError(f"model.head_dim {self.head_dim} is odd; rotary embedding needs an even one")
+        return self
+
+    @property
+    def query_size(self) -> int:
+        """Width of all query heads together."""
+        return self.num_attention_heads * self.head_dim
+
+    @property
+    def key_value_size(self) -> int:
+        """Width of all key heads together, which is also that of all value heads."""
+        return self.num_query_groups * self.head_dim
+
+
+class Parallel(_Frozen):
+    """How many ways each axis is split, over how many ranks."""
+
+    world_size: int = Field(ge=1, le=1 << 16)
+    tensor: int = Field(default=1, ge=1)
+    pipeline: int = Field(default=1, ge=1)
+    expert: int = Field(default=1, ge=1)
+    expert_tensor: int = Field(default=1, ge=1, description="how many ways one expert's matrices are split")
+    sequence_parallel: bool = True
+    dispatcher: Literal["allgather", "alltoall"] = "alltoall"
+
+    @model_validator(mode="after")
+    def _check(self) -> Parallel:
+        _divides("tensor x pipeline", self.tensor * self.pipeline, "parallel.world_size", self.world_size)
+        _divides(
+            "expert_tensor x expert x pipeline",
+            self.expert_tensor * self.expert * self.pipeline,
+            "parallel.world_size",
+            self.world_size,
+        )
+        if self.tensor > 1 and self.expert_tensor == 1 and self.expert == 1:
+            raise ValueError(
+                f"parallel.expert_tensor 1 and expert 1 beside tensor {self.tensor}: megatron-core 0.12 then sums the "
+                f"experts' outputs over the tensor ranks; set parallel.expert_tensor={self.tensor}, or expert above 1"
+            )
+        if self.tensor > 1 and not self.sequence_parallel:
+            raise ValueError(
+                f"parallel.sequence_parallel is false with tensor {self.tensor}: mixture-of-experts training "
+                "under tensor parallelism needs it; set parallel.sequence_parallel=true"
+            )
+        return self
+
+    @property
+    def data(self) -> int:
+        """Data-parallel replicas of the dense parameters."""
+        return self.world_size // (self.tensor * self.pipeline)
+
+    @property
+    def expert_data(self) -> int:
+        """Data-parallel replicas of each expert."""
+        return self.world_size // (self.expert_tensor * self.expert * self.pipeline)
+
+
+class Training(_Frozen):
+    """Batch, precision, optimizer and schedule."""
+
+    sequence_length: int = Field(ge=1, le=1 << 24)
+    micro_batch: int = Field(default=1, ge=1)
+    global_batch: int = Field(ge=1, le=1 << 20)
+    dtype: Literal["fp32", "bf16"]
+    learning_rate: float = Field(gt=0.0)
+    min_learning_rate: float = Field(ge=0.0)
+    warmup_steps: int = Field(ge=0)
+    decay_steps: int = Field(ge=1)
+    weight_decay: float = Field(ge=0.0)
+    adam_beta1: float = Field(default=0.9, ge=0.0, lt=1.0)
+    adam_beta2: float = Field(default=0.95, ge=0.0, lt=1.0)
+    adam_epsilon: float = Field(default=1e-8, gt=0.0)
+    clip_grad: float = Field(ge=0.0, description="0 means no clipping")
+    recompute: Literal["none", "full"] = "none"
+    seed: int = Field(default=1234, ge=0, lt=1 << 31)
+
+    @model_validator(mode="after")
+    def _check(self) -> Training:
+        if self.warmup_steps >= self.decay_steps:
+            raise ValueError(
+                f"training.warmup_steps {self.warmup_steps} is not below decay_steps {self.decay_steps}; shorten it"
+            )
+        if self.min_learning_rate > self.learning_rate:
+            raise ValueError(
+                f"training.min_learning_rate {self.min_learning_rate} exceeds learning_rate {self.learning_rate}"
+            )
+        return self
+
+
+class Data(_Frozen):
+    """Which tokenizer made the tokens, and how documents are split."""
+
+    tokenizer_type: Literal["PretrainedFromHF", "SentencePiece"] = "SentencePiece"
+    split: str = Field(default="99990,8,2", max_length=64)
+
+    @model_validator(mode="after")
+    def _check(self) -> Data:
+        parts = self.split.split(",")
+        try:
+            weights = [float(part) for part in parts]
+        except ValueError:
+            weights = []
+        if len(weights) != 3 or min(weights, default=-1) < 0 or not 0 < weights[0] <= sum(weights) < 1e12:
+            raise ValueError(
+                f"data.split {self.split!r} is not three weights train,valid,test with a share for training; "
+                'write it like "99990,8,2"'
+            )
+        return self
+
+
+class Recipe(_Frozen):
+    """One training job, whole. Construction fails when the parts do not fit together."""
+
+    name: str = Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    description: str = Field(default="", max_length=1000)
+    model: Model
+    parallel: Parallel
+    training: Training
+    data: Data = Data()
+
+    @model_validator(mode="after")
+    def _check(self) -> Recipe:
+        model, parallel, training = self.model, self.parallel, self.training
+        tensor = parallel.tensor
+        _divides("parallel.tensor", tensor, "model.num_attention_heads", model.num_attention_heads)
+        _divides("parallel.tensor", tensor, "model.num_query_groups", model.num_query_groups)
+        _divides("parallel.tensor", tensor, "model.vocab_size", model.vocab_size)
+        _divides("parallel.expert", parallel.expert, "model.num_experts", model.num_experts)
+        _divides("parallel.expert_tensor", parallel.expert_tensor, "model.ffn_hidden_size", model.ffn_hidden_size)
+        _divides("parallel.pipeline", parallel.pipeline, "model.num_layers", model.num_layers)
+        if parallel.sequence_parallel:
+            _divides("parallel.tensor", tensor, "training.sequence_length", training.sequence_length)
+        replicas = training.micro_batch * parallel.data
+        _divides("micro_batch x data parallel", replicas, "training.global_batch", training.global_batch)
+        return self
+
+    # ---- counts -------------------------------------------------------------------------------------
+
+    @property
+    def num_micro_batches(self) -> int:
+        """Micro-batches that each data-parallel replica runs a step."""
+        return self.training.global_batch // (self.training.micro_batch * self.parallel.data)
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens of one global batch."""
+        return self.training.global_batch * self.training.sequence_length
+
+    @property
+    def attention_parameters(self) -> int:
+        """Matrix parameters of one layer's attention: query, key, value, output."""
+        model = self.model
+        return model.hidden_size * (2 * model.query_size + 2 * model.key_value_size)
+
+    @property
+    def expert_parameters(self) -> int:
+        """Parameters of one expert: gate, value and output matrices."""
+        return 3 * self.model.hidden_size * self.model.ffn_hidden_size
+
+    def parameters(self) -> int:
+        """All parameters of the model, counted once whatever the layout."""
+        model = self.model
+        layer = (
+            self.attention_parameters
+            + model.num_experts * (self.expert_parameters + model.hidden_size)  # experts and router rows
+            + 4 * model.hidden_size  # the sandwich norms
+        )
+        embeddings = model.vocab_size * model.hidden_size * (1 if model.tie_embeddings else 2)
+        return model.num_layers * layer + embeddings + model.hidden_size
+
+    def active_parameters(self) -> int:
+        """Matrix parameters that one token is multiplied with: attention, router, its experts, LM head."""
+        model = self.model
+        layer = (
+            self.attention_parameters
+            + model.experts_per_token * self.expert_parameters
+            + model.num_experts * model.hidden_size
+        )
+        return model.num_layers * layer + model.vocab_size * model.hidden_size
+
+    def flops_per_token(self) -> float:
+        """Model FLOPs of forward and backward for one token; causal attention, no recompute."""
+        causal_attention = _MATMUL_FLOPS * self.model.num_layers * self.model.query_size * self.training.sequence_length
+        return float(_MATMUL_FLOPS * self.active_parameters() + causal_attention)
+
+    def flops_per_step(self) -> float:
+        """Model FLOPs of one global batch, over all ranks."""
+        return self.flops_per_token() * self.tokens_per_step
+
+    def parameters_per_rank(self) -> tuple[int, int]:
+        """(dense, expert) parameters that the fullest rank holds."""
+        model, parallel = self.model, self.parallel
+        layers = model.num_layers // parallel.pipeline
+        # the router and the norms are not split
+        dense_layer = self.attention_parameters // parallel.tensor + model.hidden_size * (model.num_experts + 4)
+        ends = 2 if parallel.pipeline == 1 and not model.tie_embeddings else 1
+        dense = layers * dense_layer + ends * model.vocab_size * model.hidden_size // parallel.tensor
+        experts = model.num_experts // parallel.expert
+        return dense, layers * experts * self.expert_parameters // parallel.expert_tensor
+
+    def bytes_per_rank(self) -> int:
+        """Estimated peak bytes on the fullest rank: weights, fp32 gradients, sharded Adam state, activations.
+
+        Weights and gradients are exact. Activations count the tensors that backward keeps per layer and
+        in-flight micro-batch (the first pipeline stage keeps `pipeline` of them), so they are an estimate.
+        """
+        dense, expert = self.parameters_per_rank()
+        width = 2 if self.training.dtype == "bf16" else 4
+        # fp32 keeps no separate main parameters; bf16 does
+        state_width = 12 if self.training.dtype == "bf16" else 8
+        static = (dense + expert) * (width + 4)
+        static += state_width * (dense // self.parallel.data + expert // self.parallel.expert_data)
+        return static + self._activation_bytes(width)
+
+    def _activation_bytes(self, width: int) -> int:
+        model, parallel, training = self.model, self.parallel, self.training
+        tokens = training.sequence_length * training.micro_batch
+        in_flight = min(parallel.pipeline, self.num_micro_batches)
+        layers = model.num_layers // parallel.pipeline
+        kept_hidden = 2 if training.recompute == "full" else 12
+        routed = tokens * model.experts_per_token
+        layer = kept_hidden * tokens * model.hidden_size // parallel.tensor
+        if training.recompute == "none":
+            layer += (2 * model.query_size + 2 * model.key_value_size) * tokens // parallel.tensor
+            per_expert_rank = routed // parallel.expert_tensor
+            layer += per_expert_rank * (2 * model.hidden_size + 3 * model.ffn_hidden_size)
+            if model.attention_logit_cap:  # the capped scores are a full matrix
+                heads = model.num_attention_heads // parallel.tensor
+                layer += 3 * heads * training.sequence_length * tokens
+        logits = 3 * tokens * model.vocab_size // parallel.tensor
+        return width * (layers * layer * in_flight + logits)
+
+    # ---- identity -----------------------------------------------------------------------------------
+
+    def resolved(self) -> dict[str, Any]:
+        """The whole recipe as plain JSON data, every default written out."""
+        return self.model_dump(mode="json")
+
+    def hash(self) -> str:
+        """12 hex digits over all that decides the step; name and description do not."""
+        content = {key: value for key, value in self.resolved().items() if key not in ("name", "description")}
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def recipe_names() -> list[str]:
+    """Names of the shipped recipes, sorted."""
+    folder = resources.files("grok1") / "recipes"
+    return sorted(entry.name[: -len(".toml")] for entry in folder.iterdir() if entry.name.endswith(".toml"))
+
+
+def load_recipe(name_or_path: str, overrides: tuple[str, ...] | list[str] = ()) -> Recipe:
+    """The recipe of that shipped name or TOML file, with `section.key=value` overrides applied.
+
+    Raises:
+        RecipeError: one line that names what is wrong and what to do.
+    """
+    fields = _read_toml(name_or_path)
+    for override in overrides:
+        _apply_override(fields, override)
+    try:
+        return Recipe.model_validate(fields)
+    except ValidationError as error:
+        raise RecipeError(f"recipe {name_or_path}: {describe_validation_error(error)}") from None
+
+
+def describe_validation_error(error: ValidationError) -> str:
+    """All of a pydantic error's complaints on one line, at most five of them."""
+    complaints = []
+    for item in error.errors(include_url=False)[:5]:
+        where = ".".join(str(part) for part in item["loc"])
+        message = item["msg"].removeprefix("Value error, ")
+        if item["type"] == "extra_forbidden":
+            message = "is no such key; remove it or check its spelling"
+        elif item["type"] not in ("value_error", "missing"):
+            message = f"{message} (got {str(item['input'])[:80]!r})"
+        complaints.append(f"{where}: {message}" if where and item["type"] != "value_error" else message)
+    return "; ".join(complaints)
+
+
+def _read_toml(name_or_path: str) -> dict[str, Any]:
+    if name_or_path.endswith(".toml"):
+        path = Path(name_or_path)
+        if not path.is_file():
+            raise RecipeError(f"recipe file {path} does not exist; give a .toml file or one of {_names()}")
+        content = path.read_bytes()[: _MAX_RECIPE_BYTES + 1]
+    elif name_or_path in recipe_names():
+        content = (resources.files("grok1") / "recipes" / f"{name_or_path}.toml").read_bytes()
+    else:
+        raise RecipeError(f"unknown recipe {name_or_path!r}; choose one of {_names()}, or give a .toml file")
+    if len(content) > _MAX_RECIPE_BYTES:
+        raise RecipeError(f"recipe file {name_or_path} is larger than {_MAX_RECIPE_BYTES} bytes")
+    try:
+        return tomllib.loads(content.decode("utf-8"))
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+        raise RecipeError(f"recipe file {name_or_path} is not valid TOML: {error}") from None
+
+
+def _names() -> str:
+    return ", ".join(recipe_names())
+
+
+def _apply_override(fields: dict[str, Any], override: str) -> None:
+    """`parallel.tensor=2` sets fields["parallel"]["tensor"]; the value is read as TOML, else as a string."""
+    key, separator, text = override.partition("=")
+    path = key.strip().split(".")
+    if not separator or not all(path):
+        raise RecipeError(f"override {override!r} is not of the form section.key=value, like parallel.tensor=2")
+    try:
+        value = tomllib.loads(f"value = {text.strip()}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()
+    *sections, leaf = path
+    for section in sections:
+        fields = fields.setdefault(section, {})
+        if not isinstance(fields, dict):
+            raise RecipeError(f"override {override!r}: {section} is a value, not a section")
+    fields[leaf] = value
+
+
+def _divides(divisor_name: str, divisor: int, name: str, value: int) -> None:
+    if value % divisor:
+        raise ValueError(
+            f"{name} {value} is not a multiple of {divisor_name} {divisor}; "
+            f"change one of them (the nearest multiple is {max(1, round(value / divisor)) * divisor})"
+        )

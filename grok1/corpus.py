@@ -1,0 +1,155 @@
+"""Documents out of files: parquet, JSON lines, a JSON array, plain text. One row is one document.
+
+Every error names the file, the row (counted from 1) and the column.
+"""
+
+from __future__ import annotations
+
+import glob
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+_SUFFIXES = ".parquet, .jsonl, .json, .txt"
+
+
+class Row(NamedTuple):
+    """One document."""
+
+    text: str
+    text_bytes: int  # as UTF-8
+
+
+def find_inputs(patterns: Sequence[str]) -> list[Path]:
+    """The files that the paths and globs name, each glob's in sorted order."""
+    files: list[Path] = []
+    for pattern in patterns:
+        # a path that exists is taken as it is, even with brackets in its name
+        found = [pattern] if Path(pattern).is_file() else sorted(glob.glob(pattern, recursive=True))
+        matches = [Path(name) for name in found if Path(name).is_file()]
+        if not matches:
+            raise ValueError(f"--input {pattern} matches no file; give a file or a quoted glob like 'data/*.parquet'")
+        files += matches
+    return files
+
+
+def read_rows(path: Path, column: str) -> Iterator[Row]:
+    """The documents of one file, in order. In a text file each line that is not blank is one."""
+    readers = {".parquet": _parquet, ".jsonl": _json_lines, ".json": _json, ".txt": _lines}
+    reader = readers.get(path.suffix.lower())
+    if reader is None:
+        raise ValueError(
+            f"{path} ends in {path.suffix or 'nothing'}, which is none of {_SUFFIXES}; rename or convert it"
+        )
+    if not path.is_file():
+        raise ValueError(f"{path} is not a file; check --input")
+    for number, text in reader(path, column):
+        yield Row(text, _size(text, path, number, column))
+
+
+def count_rows(path: Path) -> int:
+    """How many rows a progress bar should expect; a JSON array counts as its lines."""
+    if path.suffix.lower() == ".parquet":
+        return int(_open_parquet(path).metadata.num_rows)
+    with path.open("rb") as stream:
+        return sum(block.count(b"\n") for block in iter(lambda: stream.read(1 << 20), b""))
+
+
+def _size(text: Any, path: Path, row: int, column: str) -> int:
+    if not isinstance(text, str):
+        raise ValueError(
+            f"{path} row {row}: column {column!r} is {type(text).__name__}, not text; mend or drop the row"
+        )
+    try:
+        return len(text.encode())
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{path} row {row}: column {column!r} holds half a surrogate pair; mend or drop it") from error
+
+
+def _open_parquet(path: Path) -> Any:
+    from pyarrow import ArrowException
+    from pyarrow.parquet import ParquetFile
+
+    try:
+        return ParquetFile(path)
+    except (ArrowException, OSError) as error:
+        raise ValueError(f"{path} is not a whole parquet file ({_one_line(error)}); fetch it again") from error
+
+
+def _parquet(path: Path, column: str) -> Iterator[tuple[int, Any]]:
+    from pyarrow import ArrowException
+
+    row = 0
+    with _open_parquet(path) as file:
+        names = file.schema_arrow.names
+        if column not in names:
+            raise ValueError(
+                f"{path} row 1: no column {column!r}; it has {', '.join(names)}: choose with --text-column"
+            )
+        try:
+            for batch in file.iter_batches(batch_size=1024, columns=[column]):
+                for value in batch.column(0).to_pylist():
+                    row += 1
+                    yield row, value
+        except (ArrowException, OSError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path} row {row + 1}: column {column!r} is damaged ({_one_line(error)})") from error
+
+
+def _json_lines(path: Path, column: str) -> Iterator[tuple[int, Any]]:
+    for number, line in _text_lines(path, column):
+        if line.strip():
+            yield number, _field(_parse(line, path, number, column), path, number, column)
+
+
+def _json(path: Path, column: str) -> Iterator[tuple[int, Any]]:
+    """A `.json` is either one array of objects, as alpaca is published, or lines like a `.jsonl`."""
+    with path.open("rb") as stream:
+        head = stream.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()
+    if not head.startswith(b"["):
+        yield from _json_lines(path, column)
+        return
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} row 1: column {column!r}: the file is not UTF-8 ({error.reason})") from error
+    for number, entry in enumerate(_parse(text, path, 1, column), start=1):
+        yield number, _field(entry, path, number, column)
+
+
+def _lines(path: Path, column: str) -> Iterator[tuple[int, str]]:
+    for number, line in _text_lines(path, column):
+        if line.strip():
+            yield number, line
+
+
+def _text_lines(path: Path, column: str) -> Iterator[tuple[int, str]]:
+    """Lines without their ends. Decoded one by one, so that an error knows its row."""
+    with path.open("rb") as stream:
+        for number, line in enumerate(stream, start=1):
+            if number == 1:
+                line = line.removeprefix(b"\xef\xbb\xbf")
+            try:
+                yield number, line.rstrip(b"\r\n").decode()
+            except UnicodeDecodeError as error:
+                raise ValueError(f"{path} row {number}: column {column!r} is not UTF-8 ({error.reason})") from error
+
+
+def _parse(text: str, path: Path, row: int, column: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} row {row}: column {column!r}: broken JSON ({_one_line(error)})") from error
+
+
+def _field(entry: Any, path: Path, row: int, column: str) -> Any:
+    if not isinstance(entry, dict):
+        raise ValueError(f"{path} row {row}: column {column!r}: the row is {type(entry).__name__}, not a JSON object")
+    if column not in entry:
+        names = ", ".join(map(str, list(entry)[:8])) or "no columns"
+        raise ValueError(f"{path} row {row}: no column {column!r}; it has {names}: choose with --text-column")
+    return entry[column]
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:160] or type(error).__name__

@@ -1,0 +1,463 @@
+"""The seam: makes `torch.cuda` mean this device before megatron is imported.
+
+megatron-core is written for CUDA. This file is the only one that patches other people's modules.
+`activate()` runs once a process, before any import of megatron: on cuda it checks, on npu it lets
+torch_npu and MindSpeed do their patching in the order they need, on cpu it applies `_CPU_PATCHES`.
+Each patch says what, why and for which version; tests/grok1/test_device.py fails when one is no longer needed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+import importlib.util
+import logging
+import os
+import queue
+import resource
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy
+import torch
+import torch.distributed as dist
+
+from grok1.accelerator import (
+    PEAKS,
+    DeviceError,
+    check_mindspeed_installed,
+    describe_device,
+    import_torch_npu,
+    installed,
+    mindspeed_flags,
+    use_cuda,
+    use_npu,
+)
+
+Kind = Literal["cpu", "cuda", "npu"]
+KINDS: tuple[Kind, ...] = ("cpu", "cuda", "npu")
+KIND_VARIABLE = "GROK1_DEVICE"  # how a launcher tells its ranks; a rank cannot change its mind later
+
+_BACKENDS: dict[Kind, str] = {"cpu": "gloo", "cuda": "nccl", "npu": "hccl"}
+
+# ---- choosing and activating -------------------------------------------------------------------------
+
+
+def detect() -> Kind:
+    """The device this machine has: npu, else cuda, else cpu."""
+    if installed("torch_npu"):
+        return "npu"
+    return "cuda" if torch.cuda.device_count() else "cpu"
+
+
+def kind() -> Kind:
+    """The device of this process: what the launcher said, else what the machine has."""
+    named = os.environ.get(KIND_VARIABLE, "")
+    if not named:
+        return detect()
+    if named not in KINDS:
+        raise DeviceError(f"device {named!r} is none of {', '.join(KINDS)}; unset {KIND_VARIABLE} or choose one")
+    return named
+
+
+def activate() -> Kind:
+    """Make torch.cuda mean this process's device. Must run before megatron is imported; later calls do nothing."""
+    chosen = kind()
+    if getattr(torch, "_grok1_device", None) == chosen:
+        return chosen
+    if "megatron.core" in sys.modules:
+        raise DeviceError("megatron was imported before grok1.device; import grok1.engine first")
+    if chosen == "npu":
+        use_npu(mindspeed_flags())
+    elif chosen == "cuda":
+        use_cuda()
+    else:
+        _use_cpu()
+    _count_traffic()
+    torch._grok1_device = chosen  # type: ignore[attr-defined]  # a mark on torch itself: patches are process-wide
+    return chosen
+
+
+def patch_megatron() -> None:
+    """Patches that need megatron imported: for its dependencies' newer versions, and for a CPU."""
+    _patch_checkpointing()
+    if kind() == "cpu":
+        _patch_megatron_for_cpu()
+
+
+def backend() -> str:
+    """The torch.distributed backend of this device."""
+    return _BACKENDS[kind()]
+
+
+def check_available(device: Kind, local_ranks: int) -> None:
+    """Refuse a device that is absent or too small for this many ranks, before any process starts."""
+    if device == "npu":
+        import_torch_npu(local_ranks)
+        check_mindspeed_installed()
+    elif device == "cuda":
+        use_cuda(local_ranks)
+
+
+def memory_bytes(device: Kind) -> int:
+    """Memory of the first processor of that kind on this machine."""
+    module: Any = torch.cuda if device == "cuda" else importlib.import_module("torch_npu").npu
+    return int(module.get_device_properties(0).total_memory)
+
+
+def bind(local_rank: int) -> None:
+    """Give this process its processor."""
+    torch.cuda.set_device(local_rank)
+
+
+# ---- measuring ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Description:
+    """What the hardware says of itself."""
+
+    kind: Kind
+    name: str
+    memory_bytes: int | None
+    peak_flops_per_second: float | None
+    peak_source: str | None
+
+
+def describe() -> Description:
+    """Name, memory and bf16 peak of this process's processor."""
+    chosen = kind()
+    if chosen == "cpu":
+        return Description("cpu", _cpu_name(), None, None, None)
+    name, memory = torch.cuda.get_device_name(), torch.cuda.get_device_properties(torch.cuda.current_device())
+    peak, source = PEAKS.get(name, (None, None))
+    return Description(chosen, name, int(memory.total_memory), peak, source)
+
+
+def _cpu_name() -> str:
+    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as lines:
+        for line in lines:
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return "cpu"
+
+
+def stamp() -> Any:
+    """A point in this device's time: seconds on a CPU, an event in the stream elsewhere (no synchronisation)."""
+    if kind() == "cpu":
+        return time.perf_counter()
+    event = torch.cuda.Event(enable_timing=True)
+    event.record()
+    return event
+
+
+def seconds_between(start: Any, end: Any) -> float:
+    """Seconds from one stamp to another; off the CPU both must have been reached (see `synchronize`)."""
+    if isinstance(start, float):
+        return float(end - start)
+    return float(start.elapsed_time(end)) / 1e3
+
+
+def synchronize() -> None:
+    """Wait for all that was issued to this device."""
+    torch.cuda.synchronize()
+
+
+def peak_bytes() -> tuple[int, int | None]:
+    """(peak allocated, peak reserved) bytes. On a CPU: the process's peak resident size, and None."""
+    if kind() == "cpu":
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, None
+    return int(torch.cuda.max_memory_allocated()), int(torch.cuda.max_memory_reserved())
+
+
+class Traffic:
+    """Counts the collectives that this process issues, with their bytes and their time.
+
+    Bytes are those of the larger side of each call (the gathered output, the unreduced input).
+    """
+
+    def __init__(self) -> None:
+        self.enabled = True  # off only to measure what counting costs
+        self.calls = 0
+        self.bytes = 0
+        self._spans: list[tuple[Any, Any]] = []
+
+    def drain(self) -> tuple[int, int, float]:
+        """(calls, bytes, seconds) since the last drain."""
+        seconds = sum(seconds_between(start, end) for start, end in self._spans)
+        result = self.calls, self.bytes, seconds
+        self.calls, self.bytes, self._spans = 0, 0, []
+        return result
+
+    def add(self, num_bytes: int, start: Any, end: Any) -> None:
+        self.calls += 1
+        self.bytes += num_bytes
+        self._spans.append((start, end))
+
+
+TRAFFIC = Traffic()  # one a process, as torch.distributed itself is
+
+_COUNTED = (
+    "all_reduce",
+    "all_gather_into_tensor",
+    "reduce_scatter_tensor",
+    "_all_gather_base",
+    "_reduce_scatter_base",
+    "all_gather",
+    "reduce_scatter",
+    "all_to_all_single",
+    "broadcast",
+)
+
+
+def _count_traffic() -> None:
+    """Wrap torch.distributed's collectives; megatron binds some at import, so this runs before."""
+    for name in _COUNTED:
+        original = getattr(dist, name, None)
+        if original is not None:
+            setattr(dist, name, _counted(original))
+
+
+def _counted(original: Callable[..., Any]) -> Callable[..., Any]:
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if not TRAFFIC.enabled:
+            return original(*args, **kwargs)
+        start = stamp()
+        result = original(*args, **kwargs)
+        TRAFFIC.add(max(map(_bytes_of, [*args[:2], *kwargs.values()]), default=0), start, stamp())
+        return result
+
+    call.__name__ = original.__name__
+    call.__wrapped__ = original  # type: ignore[attr-defined]
+    return call
+
+
+def _bytes_of(argument: Any) -> int:
+    if isinstance(argument, torch.Tensor):
+        return argument.numel() * argument.element_size()
+    if isinstance(argument, list | tuple):
+        return sum(_bytes_of(item) for item in argument if isinstance(item, torch.Tensor))
+    return 0
+
+
+# ---- cpu ---------------------------------------------------------------------------------------------
+
+
+class _Stream:
+    """Stands for a CUDA stream: a CPU has one, and it is always done."""
+
+    def __init__(self, *_args: Any, **_kwargs: Any) -> None: ...
+
+    def wait_stream(self, _other: Any) -> None: ...
+
+    def wait_event(self, _event: Any) -> None: ...
+
+    def synchronize(self) -> None: ...
+
+
+_CPU = torch.device("cpu")
+_THE_STREAM = _Stream()
+
+
+@contextlib.contextmanager
+def _stream_context(_stream: Any) -> Iterator[None]:
+    yield
+
+
+# torch.cuda names that megatron-core 0.12 calls without asking whether there is a GPU
+_CPU_CUDA_NAMES: dict[str, Any] = {
+    "current_device": lambda: _CPU,
+    "synchronize": lambda *_: None,
+    "set_device": lambda *_: None,
+    "Stream": _Stream,
+    "current_stream": lambda *_: _THE_STREAM,
+    "default_stream": lambda *_: _THE_STREAM,
+    "stream": _stream_context,
+    "manual_seed": torch.manual_seed,
+    "get_rng_state": lambda *_: torch.get_rng_state(),
+    "set_rng_state": lambda state, *_: torch.set_rng_state(state),
+}
+
+# factories that megatron-core 0.12 calls with device="cuda"
+_CPU_FACTORIES = ("tensor", "zeros", "ones", "empty", "full", "arange", "empty_like", "zeros_like")
+
+
+def _use_cpu() -> None:
+    for name, value in _CPU_CUDA_NAMES.items():
+        setattr(torch.cuda, name, value)
+    for name in _CPU_FACTORIES:
+        setattr(torch, name, _on_cpu(getattr(torch, name)))
+    # Tensor.cuda / Module.cuda: "move to the device", where it already is (schedules, ddp)
+    torch.Tensor.cuda = lambda self, *_a, **_k: self  # type: ignore[method-assign]
+    torch.nn.Module.cuda = lambda self, *_a, **_k: self  # type: ignore[method-assign]
+    _name_types_as_cuda()
+    _adapt_collectives_to_gloo()
+
+
+def _on_cpu(factory: Callable[..., Any]) -> Callable[..., Any]:
+    def call(*args: Any, **kwargs: Any) -> Any:
+        device = kwargs.get("device")
+        if device is not None and str(device).startswith("cuda"):
+            kwargs["device"] = _CPU
+        return factory(*args, **kwargs)
+
+    call.__name__ = factory.__name__
+    call.__wrapped__ = factory  # type: ignore[attr-defined]
+    return call
+
+
+def _name_types_as_cuda() -> None:
+    """Tensor.type(): the distributed optimizer of 0.12 sorts parameters by 'torch.cuda.FloatTensor' and the like."""
+    original = torch.Tensor.type
+
+    def type_name(self: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        result = original(self, *args, **kwargs)
+        return result.replace("torch.", "torch.cuda.", 1) if isinstance(result, str) else result
+
+    torch.Tensor.type = type_name  # type: ignore[method-assign,assignment]
+
+
+def _adapt_collectives_to_gloo() -> None:
+    """gloo refuses uneven all_gather and reduce_scatter lists, which split experts need: pad, call, cut (2.13)."""
+    gather, scatter = dist.all_gather, dist.reduce_scatter
+
+    def all_gather(outputs: list[torch.Tensor], tensor: torch.Tensor, **kwargs: Any) -> Any:
+        longest = max(output.shape[0] for output in outputs)
+        if all(output.shape[0] == longest for output in outputs):
+            return gather(outputs, tensor, **kwargs)
+        padded = [tensor.new_empty((longest, *tensor.shape[1:])) for _ in outputs]
+        work = gather(padded, _padded(tensor, longest), **kwargs)
+        for output, whole in zip(outputs, padded, strict=True):
+            output.copy_(whole[: output.shape[0]])
+        return work
+
+    def reduce_scatter(output: torch.Tensor, inputs: list[torch.Tensor], *args: Any, **kwargs: Any) -> Any:
+        longest = max(part.shape[0] for part in inputs)
+        if all(part.shape[0] == longest for part in inputs):
+            return scatter(output, inputs, *args, **kwargs)
+        padded = output.new_empty((longest, *output.shape[1:]))
+        work = scatter(padded, [_padded(part, longest) for part in inputs], *args, **kwargs)
+        output.copy_(padded[: output.shape[0]])
+        return work
+
+    exchange = dist.all_to_all_single
+
+    def all_to_all_single(*args: Any, **kwargs: Any) -> Any:
+        # megatron 0.12 hands numpy split sizes on, gloo wants lists of ints
+        for key in ("output_split_sizes", "input_split_sizes"):
+            if isinstance(kwargs.get(key), numpy.ndarray):
+                kwargs[key] = kwargs[key].tolist()
+        return exchange(*args, **kwargs)
+
+    for replacement in (all_gather, reduce_scatter, all_to_all_single):
+        setattr(dist, replacement.__name__, replacement)
+
+
+def _padded(tensor: torch.Tensor, length: int) -> torch.Tensor:
+    """`tensor` with zero rows appended up to `length` rows."""
+    result = tensor.new_zeros((length, *tensor.shape[1:]))
+    result[: tensor.shape[0]] = tensor
+    return result
+
+
+def _patch_megatron_for_cpu() -> None:
+    rng: Any = importlib.import_module("megatron.core.tensor_parallel.random")
+    # the tracker keeps the CUDA generator's state; a CPU's generator is torch's own (0.12)
+    rng._get_cuda_rng_state = lambda *_a, **_k: torch.get_rng_state()
+    rng._set_cuda_rng_state = lambda state, *_a, **_k: torch.set_rng_state(state)
+    distrib: Any = importlib.import_module("megatron.core.optimizer.distrib_optimizer")
+    # raises without Transformer Engine even when there is no fp8 parameter to quantize (0.12)
+    quantize = distrib.quantize_param_shard
+    distrib.quantize_param_shard = lambda params, *a: quantize(params, *a) if params else None
+    dispatcher: Any = importlib.import_module("megatron.core.transformer.moe.token_dispatcher")
+    # makes numpy arrays of split sizes, as its callers expect, but only of cuda tensors (0.12)
+    dispatcher.maybe_move_tensor_to_cpu = _as_host_splits
+
+
+def _as_host_splits(tensor: Any, as_numpy: bool = False, record_stream: bool = False) -> Any:
+    return tensor.numpy() if as_numpy and torch.is_tensor(tensor) else tensor
+
+
+# ---- megatron's checkpoints beside newer torch and numpy ----------------------------------------------
+
+
+def _patch_checkpointing() -> None:
+    # numpy 2 dropped np.product, which dist_checkpointing 0.12 calls
+    if not hasattr(numpy, "product"):
+        numpy.product = numpy.prod  # type: ignore[attr-defined]
+    _save_in_this_process()
+    _bind_serialization_format()
+    _restore_only_tensors_of_the_checkpoint()
+
+
+def _save_in_this_process() -> None:
+    """A synchronous save forks a writer and gets its results through a spawned manager process, once a rank, which
+    re-imports the main module and outlives a killed rank. Run the writer's steps here instead (0.12).
+    """
+    base: Any = importlib.import_module("megatron.core.dist_checkpointing.strategies.base")
+    writer: Any = importlib.import_module("megatron.core.dist_checkpointing.strategies.filesystem_async")
+    writer._get_write_results_queue = functools.cache(queue.Queue)
+
+    def save(self: Any, state: Any, folder: Any) -> None:
+        self.async_save(state, folder).execute_sync()
+
+    base.AsyncSaveShardedStrategy.save = save
+
+
+def _bind_serialization_format() -> None:
+    """torch 2.9 and later hand `_write_item` a serialization format that megatron 0.12 does not know of."""
+    writer: Any = importlib.import_module("megatron.core.dist_checkpointing.strategies.filesystem_async")
+    filesystem: Any = importlib.import_module("torch.distributed.checkpoint.filesystem")
+    if not hasattr(filesystem, "SerializationFormat"):
+        return
+    original, torch_save = writer._write_item, filesystem.SerializationFormat.TORCH_SAVE
+    writer._write_item = lambda *args: original(*args, torch_save)
+
+
+def _restore_only_tensors_of_the_checkpoint() -> None:
+    """Torch's Adam keeps a `step` in each state, which the checkpoint holds once: do not look for it there (0.12)."""
+    distrib: Any = importlib.import_module("megatron.core.optimizer.distrib_optimizer")
+    original = distrib.DistributedOptimizer._set_main_param_and_optimizer_states
+
+    def restore(self: Any, model_param: Any, tensors: dict[str, torch.Tensor]) -> None:
+        group, order = self.model_param_group_index_map[model_param]
+        state = self.optimizer.state[self.optimizer.param_groups[group]["params"][order]]
+        missing = {key: state[key] for key in ("step",) if key in state and key not in tensors}
+        original(self, model_param, {**tensors, **missing})
+
+    distrib.DistributedOptimizer._set_main_param_and_optimizer_states = restore
+
+
+def quiet_imports() -> contextlib.AbstractContextManager[None]:
+    """Hush megatron's import-time warnings about packages that are optional (apex, Transformer Engine)."""
+
+    @contextlib.contextmanager
+    def hush() -> Iterator[None]:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+        for name in ("megatron", "torch.distributed"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+
+    return hush()
+
+
+def versions(
+    packages: Sequence[str] = ("torch", "megatron-core", "torch-npu", "mindspeed", "numpy"),
+) -> dict[str, str]:
+    """Versions of the software that can move the numbers; packages that are absent are left out."""
+    metadata = importlib.import_module("importlib.metadata")
+    found = {"python": ".".join(map(str, sys.version_info[:3]))}
+    for package in packages:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[package.replace("-", "_")] = metadata.version(package)
+    chosen = kind()
+    if chosen != "cpu":
+        skip = ("kind", "name", "memory_bytes")
+        found |= {key: str(value) for key, value in describe_device(chosen).items() if value and key not in skip}
+    return found

@@ -1,0 +1,63 @@
+"""Experts: megatron's router and dispatcher around its per-expert MLPs, and a count of what each expert got."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from grok1.config import Model
+from grok1.engine import (
+    ColumnParallelLinear,
+    MLPSubmodules,
+    ModuleSpec,
+    MoELayer,
+    MoESubmodules,
+    RowParallelLinear,
+    SequentialMLP,
+)
+
+
+def moe_spec() -> ModuleSpec:
+    """The mixture-of-experts block: router and dispatcher come with megatron's MoELayer."""
+    expert = MLPSubmodules(linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear)
+    return ModuleSpec(
+        module=MoELayer,
+        submodules=MoESubmodules(experts=ModuleSpec(module=SequentialMLP, submodules=expert)),
+    )
+
+
+def gelu_tanh(x: Tensor) -> Tensor:
+    """GELU in its tanh approximation, which is what jax.nn.gelu means by default."""
+    return F.gelu(x, approximate="tanh")
+
+
+def activation(model: Model) -> Callable[[Tensor], Tensor]:
+    """What is applied to the gate branch of an expert."""
+    return F.silu if model.activation == "swiglu" else gelu_tanh
+
+
+class ExpertLoad:
+    """Counts the tokens that this rank's routers send to each expert, by layer."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        self._counts_by_layer: dict[int, Tensor] = {}
+        for module in model.modules():
+            if isinstance(module, MoELayer):
+                module.router.register_forward_hook(self._count)
+
+    def _count(self, router: Any, _inputs: object, output: tuple[Tensor, Tensor]) -> None:
+        _, routing_map_TE = output
+        counts_E = routing_map_TE.sum(dim=0)
+        layer = int(router.layer_number) - 1  # megatron counts layers from 1
+        seen = self._counts_by_layer.get(layer)
+        self._counts_by_layer[layer] = counts_E if seen is None else seen + counts_E
+
+    def drain(self) -> dict[int, list[int]]:
+        """Tokens per expert by layer index since the last drain."""
+        counts = {layer: counts_E.tolist() for layer, counts_E in self._counts_by_layer.items()}
+        self._counts_by_layer = {}
+        return counts

@@ -1,0 +1,174 @@
+"""megatron's indexed dataset on disk: written whole or not at all, and checked before ranks are started.
+
+Layout of PREFIX.idx, little-endian (megatron.core.datasets.indexed_dataset):
+
+    magic 9s | version u64 = 1 | dtype code u8 | sequences S u64 | document ends D u64
+    lengths i32[S], in tokens | pointers i64[S], byte offsets into PREFIX.bin | ends i64[D]; D = documents + 1
+
+PREFIX.bin is the tokens, one after the other. One document is one sequence here, or none if it is empty.
+"""
+
+from __future__ import annotations
+
+import shutil
+import struct
+import tempfile
+from array import array
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+_HEADER = struct.Struct("<9sQBQQ")
+_MAGIC = b"MMIDIDX\x00\x00"
+_DTYPES = {1: "uint8", 2: "int8", 3: "int16", 4: "int32", 5: "int64", 6: "float64", 7: "float32", 8: "uint16"}
+_UINT16_VOCABULARY = 65500  # megatron's bound, some way below 65536
+_REMEDY = "make it again with `grok1 preprocess`, or copy both files whole"
+
+
+def indexed_path(prefix: Path, suffix: str) -> Path:
+    """PREFIX.bin or PREFIX.idx; a dot in the prefix's name stays."""
+    return prefix.with_name(prefix.name + suffix)
+
+
+class IndexedWriter:
+    """Writes PREFIX.bin and PREFIX.idx: in place when the block ends normally, nothing after an error."""
+
+    def __init__(self, prefix: Path, vocab_size: int) -> None:
+        self._prefix = prefix
+        self._dtype = np.dtype("<u2" if vocab_size < _UINT16_VOCABULARY else "<i4")
+        self._lengths = array("i")
+        self._ends = array("q", [0])
+        self.tokens = 0
+
+    def __enter__(self) -> IndexedWriter:
+        try:
+            self._prefix.parent.mkdir(parents=True, exist_ok=True)
+            # on the target's file system, so that the final rename is atomic
+            self._folder = Path(tempfile.mkdtemp(dir=self._prefix.parent, prefix=f".{self._prefix.name}."))
+            self._bin = (self._folder / "bin").open("wb")
+        except OSError as error:
+            raise ValueError(f"cannot write {self._prefix}.bin: {error.strerror}; choose another prefix") from error
+        return self
+
+    def add_document(self, ids: array[int]) -> None:
+        """Append one document; without tokens it gets an end but no sequence, as megatron's builder does."""
+        if ids:
+            self._write(self._bin, np.frombuffer(ids, dtype=np.int32).astype(self._dtype))
+            self._lengths.append(len(ids))
+            self.tokens += len(ids)
+        self._ends.append(len(self._lengths))
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                self._finish()
+        finally:
+            self._bin.close()
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _finish(self) -> None:
+        lengths = np.frombuffer(self._lengths, dtype=np.int32) if self._lengths else np.zeros(0, np.int32)
+        pointers = np.cumsum(lengths, dtype=np.int64) - lengths
+        code = next(code for code, name in _DTYPES.items() if np.dtype(name) == self._dtype)
+        with (self._folder / "idx").open("wb") as stream:
+            stream.write(_HEADER.pack(_MAGIC, 1, code, len(lengths), len(self._ends)))
+            self._write(stream, lengths.astype("<i4"))
+            self._write(stream, (pointers * self._dtype.itemsize).astype("<i8"))
+            self._write(stream, np.frombuffer(self._ends, dtype=np.int64).astype("<i8"))
+        self._put_in_place()
+
+    def _put_in_place(self) -> None:
+        try:
+            self._bin.close()
+            # an old index must not meet the new tokens, even if we are stopped between the two renames
+            indexed_path(self._prefix, ".idx").unlink(missing_ok=True)
+            for suffix in (".bin", ".idx"):
+                (self._folder / suffix[1:]).replace(indexed_path(self._prefix, suffix))
+        except OSError as error:
+            raise ValueError(f"cannot write {self._prefix}.bin: {error.strerror}; choose another prefix") from error
+
+    def _write(self, stream: Any, values: Any) -> None:
+        try:
+            stream.write(values.tobytes())
+        except OSError as error:
+            raise ValueError(f"cannot write {self._prefix}.bin: {error.strerror}; free some space") from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexInfo:
+    """What an index says of its corpus."""
+
+    sequences: int
+    documents: int
+    tokens: int
+    dtype: str
+
+
+def check_indexed(prefix: Path) -> IndexInfo:
+    """Read PREFIX.idx whole and hold it against the size of PREFIX.bin.
+
+    Raises:
+        ValueError: one line: a file is missing or truncated, or the two are not a pair.
+    """
+    bin_path, idx_path = (indexed_path(prefix, suffix) for suffix in (".bin", ".idx"))
+    for path in (bin_path, idx_path):
+        if not path.is_file():
+            raise ValueError(f"{path} does not exist; give the prefix of a .bin/.idx pair made with `grok1 preprocess`")
+    try:
+        bin_size, idx_size = bin_path.stat().st_size, idx_path.stat().st_size
+        sequences, ends, dtype = _read_header(idx_path, idx_size)
+        lengths, pointers, document_ends = _map_arrays(idx_path, sequences, ends)
+    except OSError as error:
+        raise ValueError(f"cannot read {idx_path}: {error.strerror}") from error
+    _check_arrays(idx_path, lengths, pointers, document_ends, np.dtype(dtype).itemsize)
+    tokens = int(lengths.sum(dtype=np.int64))
+    expected = tokens * np.dtype(dtype).itemsize
+    if bin_size != expected:
+        raise ValueError(f"{bin_path} has {bin_size} bytes, its index says {expected}; {_REMEDY}")
+    return IndexInfo(sequences=sequences, documents=ends - 1, tokens=tokens, dtype=dtype)
+
+
+def _read_header(idx_path: Path, idx_size: int) -> tuple[int, int, str]:
+    """(sequences, document ends, dtype), with the file long enough for them."""
+    with idx_path.open("rb") as stream:
+        head = stream.read(_HEADER.size)
+    if len(head) < _HEADER.size:
+        raise ValueError(f"{idx_path} is truncated ({idx_size} bytes); {_REMEDY}")
+    magic, version, code, sequences, ends = _HEADER.unpack(head)
+    if magic != _MAGIC or version != 1 or not _DTYPES.get(code, "float").startswith(("int", "uint")):
+        raise ValueError(f"{idx_path} is not an index of megatron's format, version 1; {_REMEDY}")
+    expected = _HEADER.size + 12 * sequences + 8 * ends
+    if idx_size != expected:
+        raise ValueError(f"{idx_path} has {idx_size} bytes, its header says {expected}; {_REMEDY}")
+    if sequences == 0 or ends < 2:
+        raise ValueError(f"{idx_path} holds no document; preprocess text that is not empty")
+    return sequences, ends, _DTYPES[code]
+
+
+def _map_arrays(idx_path: Path, sequences: int, ends: int) -> tuple[Any, Any, Any]:
+    """Lengths, pointers and document ends, as views of the file."""
+    raw = np.memmap(idx_path, dtype=np.uint8, mode="r")
+    first, second = _HEADER.size + 4 * sequences, _HEADER.size + 12 * sequences
+    return (
+        raw[_HEADER.size : first].view("<i4"),
+        raw[first:second].view("<i8"),
+        raw[second : second + 8 * ends].view("<i8"),
+    )
+
+
+def _check_arrays(idx_path: Path, lengths: Any, pointers: Any, ends: Any, item_bytes: int) -> None:
+    offsets = (np.cumsum(lengths, dtype=np.int64) - lengths) * item_bytes
+    whole = (
+        lengths.min() >= 0
+        and np.array_equal(pointers, offsets)
+        and ends[0] == 0
+        and ends[-1] == len(lengths)
+        and bool(np.all(ends[1:] >= ends[:-1]))
+    )
+    if not whole:
+        raise ValueError(f"{idx_path} contradicts itself; {_REMEDY}")

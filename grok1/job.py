@@ -1,0 +1,83 @@
+"""The job: what to train, on what, for how long, as plain data that travels to every rank. No torch.
+
+`prepare` turns a user's words into a Job or refuses them before any process starts.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import platformdirs
+
+from grok1.config import Recipe
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training run."""
+
+    recipe: Recipe
+    num_steps: int
+    data_prefix: Path
+    tokenizer_path: Path
+    save: Path | None = None
+    save_interval: int = 0
+    load: Path | None = None
+    shared_storage: bool = True
+    launched_at: float = 0.0  # seconds since the epoch, to tell how long the ranks took to start
+
+
+def prepare(
+    recipe: Recipe,
+    num_steps: int,
+    data: Path | None = None,
+    tokenizer: Path | None = None,
+    save: Path | None = None,
+    save_interval: int = 0,
+    load: Path | None = None,
+    shared_storage: bool = True,
+) -> Job:
+    """A job whose corpus exists and is whole. Without `data`: the sample corpus, made on first use.
+
+    Raises:
+        ValueError: one line that says what is missing or damaged and what to do.
+    """
+    from grok1.preprocess import check_indexed
+
+    if num_steps < 1:
+        raise ValueError(f"--steps {num_steps} is not positive; give at least 1")
+    if data is None:
+        if recipe.data.tokenizer_type != "SentencePiece":
+            raise ValueError(
+                f"recipe {recipe.name} has no sample corpus: give --data PREFIX and --tokenizer PATH, "
+                "made with `grok1 preprocess`"
+            )
+        data, tokenizer = sample_data(recipe)
+    if tokenizer is None:
+        raise ValueError(f"--data {data} needs --tokenizer PATH: the tokenizer that made it")
+    if not tokenizer.exists():
+        raise ValueError(
+            f"tokenizer {tokenizer} does not exist; give a tokenizer.model file or a folder that holds one"
+        )
+    check_indexed(data)
+    return Job(
+        recipe=recipe,
+        num_steps=num_steps,
+        data_prefix=data.absolute(),
+        tokenizer_path=tokenizer.absolute(),
+        save=save.absolute() if save else None,
+        save_interval=save_interval,
+        load=load.absolute() if load else None,
+        shared_storage=shared_storage,
+        launched_at=time.time(),
+    )
+
+
+def sample_data(recipe: Recipe) -> tuple[Path, Path]:
+    """(prefix, tokenizer) of the sample corpus in the recipe's vocabulary, cached for the user."""
+    from grok1.sample import sample_corpus
+
+    corpus = sample_corpus(platformdirs.user_cache_path("grok1-bench"), recipe.model.vocab_size)
+    return corpus.prefix, corpus.tokenizer_path

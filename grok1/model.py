@@ -1,0 +1,132 @@
+"""The model: Grok-1 as megatron's GPT with the recipe's choices, wrapped for data parallelism."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from grok1 import device
+from grok1.config import Recipe
+from grok1.engine import (
+    DistributedDataParallel,
+    DistributedDataParallelConfig,
+    Float16Module,
+    GPTModel,
+    TransformerBlockSubmodules,
+    TransformerConfig,
+    get_num_layers_to_build,
+)
+from grok1.experts import activation
+from grok1.layers import RMSNorm, layer_spec
+from grok1.parallel import Ranks
+from grok1.weights import initialise
+
+
+class Grok(GPTModel):
+    """megatron's GPT with Grok-1's two multipliers: on the embedding and on the logits."""
+
+    def __init__(self, recipe: Recipe, config: TransformerConfig, ranks: Ranks) -> None:
+        self.recipe_model = recipe.model
+        layers = [layer_spec(recipe.model)] * get_num_layers_to_build(config)
+        super().__init__(
+            config,
+            TransformerBlockSubmodules(layer_specs=layers, layer_norm=RMSNorm),
+            vocab_size=recipe.model.vocab_size,
+            max_sequence_length=recipe.training.sequence_length,
+            pre_process=ranks.is_first_stage,
+            post_process=ranks.is_last_stage,
+            share_embeddings_and_output_weights=recipe.model.tie_embeddings,
+            position_embedding_type="rope",
+            rotary_base=recipe.model.rope_base,
+        )
+
+    def forward(self, input_ids: Tensor, position_ids: Tensor, attention_mask: Any = None, **kwargs: Any) -> Tensor:
+        """Per-token losses [B, S] given labels, else logits [B, S, vocab/TP]; hidden states between stages."""
+        embedded = None
+        if self.pre_process:
+            embedded = self.embedding(input_ids=input_ids, position_ids=position_ids)
+            embedded = embedded * self.recipe_model.embedding_multiplier
+        output: Tensor = super().forward(input_ids, position_ids, attention_mask, decoder_input=embedded, **kwargs)
+        if self.post_process and kwargs.get("labels") is None:
+            output = output * self.recipe_model.output_multiplier
+        return output
+
+    def compute_language_model_loss(self, labels: Tensor, logits: Tensor) -> Tensor:
+        """Vocabulary-parallel cross-entropy of the scaled logits, [B, S]."""
+        loss: Tensor = super().compute_language_model_loss(labels, logits * self.recipe_model.output_multiplier)
+        return loss
+
+
+def transformer_config(recipe: Recipe) -> TransformerConfig:
+    """The recipe in megatron's words. The one place that knows both."""
+    model, parallel, training = recipe.model, recipe.parallel, recipe.training
+    dtype = torch.bfloat16 if training.dtype == "bf16" else torch.float32
+    recompute: dict[str, Any] = {}
+    if training.recompute == "full":
+        recompute = {
+            "recompute_granularity": "full",
+            "recompute_method": "uniform",
+            "recompute_num_layers": 1,
+        }
+    return TransformerConfig(
+        num_layers=model.num_layers,
+        hidden_size=model.hidden_size,
+        ffn_hidden_size=model.ffn_hidden_size,
+        num_attention_heads=model.num_attention_heads,
+        num_query_groups=model.num_query_groups,
+        kv_channels=model.head_dim,
+        num_moe_experts=model.num_experts,
+        moe_router_topk=model.experts_per_token,
+        moe_router_pre_softmax=model.router == "softmax_then_topk",
+        moe_router_load_balancing_type="aux_loss" if model.aux_loss_coefficient else "none",
+        moe_aux_loss_coeff=model.aux_loss_coefficient,
+        moe_router_dtype="fp32",
+        moe_token_dispatcher_type=parallel.dispatcher,
+        moe_ffn_hidden_size=model.ffn_hidden_size,
+        activation_func=activation(model),
+        gated_linear_unit=True,
+        add_bias_linear=False,
+        normalization="RMSNorm",
+        layernorm_epsilon=model.norm_epsilon,
+        hidden_dropout=0.0,
+        attention_dropout=0.0,
+        bias_activation_fusion=False,
+        bias_dropout_fusion=False,
+        masked_softmax_fusion=False,
+        gradient_accumulation_fusion=False,
+        persist_layer_norm=False,
+        init_method_std=model.init_std,
+        # grok1.weights sets the values, the same in every layout, but only here does megatron mark which
+        # parameters are split; unmarked ones count once too few times in the gradient norm
+        perform_initialization=True,
+        tensor_model_parallel_size=parallel.tensor,
+        pipeline_model_parallel_size=parallel.pipeline,
+        expert_model_parallel_size=parallel.expert,
+        expert_tensor_parallel_size=parallel.expert_tensor,
+        sequence_parallel=parallel.sequence_parallel and parallel.tensor > 1,
+        bf16=training.dtype == "bf16",
+        params_dtype=dtype,
+        pipeline_dtype=dtype,
+        **recompute,
+    )
+
+
+def build_model(recipe: Recipe, ranks: Ranks) -> torch.nn.Module:
+    """This rank's part of the model on its device, initialised, in data-parallel buffers."""
+    config = transformer_config(recipe)
+    model: torch.nn.Module = Grok(recipe, config, ranks)
+    initialise(model, recipe, ranks)
+    if device.kind() != "cpu":
+        model.cuda(torch.cuda.current_device())
+    if recipe.training.dtype == "bf16":
+        model = Float16Module(config, model)
+    ddp = DistributedDataParallelConfig(
+        grad_reduce_in_fp32=True,
+        overlap_grad_reduce=False,
+        use_distributed_optimizer=True,
+        check_for_nan_in_grad=False,  # a loss that is not finite voids the run, with a better message
+    )
+    wrapped: torch.nn.Module = DistributedDataParallel(config=config, ddp_config=ddp, module=model)
+    return wrapped

@@ -1,0 +1,99 @@
+"""Process groups: joins the job, builds megatron's groups for a recipe, and hands on one `Ranks` object.
+
+The only user of megatron's parallel_state.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch.distributed as dist
+
+from grok1 import device
+from grok1.config import Parallel
+from grok1.engine import parallel_state, tensor_parallel
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process's coordinates in the layout."""
+
+    rank: int
+    world_size: int
+    local_rank: int
+    tensor: int
+    pipeline: int
+    data: int
+    expert: int
+    expert_tensor: int
+    is_first_stage: bool
+    is_last_stage: bool
+
+    @property
+    def reports_loss(self) -> bool:
+        """True on the one rank of each data-parallel replica whose loss counts."""
+        return self.is_last_stage and self.tensor == 0
+
+
+@dataclass(frozen=True)
+class Rendezvous:
+    """How the ranks of a job find each other: `file:///...` on one machine, `tcp://host:port` on several."""
+
+    url: str
+    rank: int
+    world_size: int
+    local_rank: int
+    ranks_per_node: int
+    timeout_seconds: float = 600.0
+
+
+@contextmanager
+def joined(where: Rendezvous, parallel: Parallel, seed: int) -> Iterator[Ranks]:
+    """Join the job and build its groups; leave it at the end, unless by an error."""
+    device.bind(where.local_rank)
+    if where.url.startswith("file://"):  # one machine: no name look-up, no other network
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    dist.init_process_group(
+        device.backend(),
+        init_method=where.url,
+        rank=where.rank,
+        world_size=where.world_size,
+        timeout=timedelta(seconds=where.timeout_seconds),
+    )
+    yield _build_groups(where, parallel, seed)
+    # not after an error: leaving closes the connections, and the others' complaints would hide the cause
+    parallel_state.destroy_model_parallel()
+    dist.destroy_process_group()
+
+
+def _build_groups(where: Rendezvous, parallel: Parallel, seed: int) -> Ranks:
+    parallel_state.initialize_model_parallel(
+        tensor_model_parallel_size=parallel.tensor,
+        pipeline_model_parallel_size=parallel.pipeline,
+        expert_model_parallel_size=parallel.expert,
+        expert_tensor_parallel_size=parallel.expert_tensor,
+        create_gloo_process_groups=False,  # only legacy checkpoints use them, and they double the start-up time
+    )
+    tensor_parallel.model_parallel_cuda_manual_seed(seed)
+    return Ranks(
+        rank=where.rank,
+        world_size=where.world_size,
+        local_rank=where.local_rank,
+        tensor=parallel_state.get_tensor_model_parallel_rank(),
+        pipeline=parallel_state.get_pipeline_model_parallel_rank(),
+        data=parallel_state.get_data_parallel_rank(),
+        expert=parallel_state.get_expert_model_parallel_rank(),
+        expert_tensor=parallel_state.get_expert_tensor_parallel_rank(),
+        is_first_stage=parallel_state.is_pipeline_first_stage(),
+        is_last_stage=parallel_state.is_pipeline_last_stage(),
+    )
+
+
+def aux_loss_sums() -> dict[str, object]:
+    """megatron's running sums of the routers' auxiliary losses: name -> {"values": tensor [layers], ...}."""
+    tracker: dict[str, object] = parallel_state.get_moe_layer_wise_logging_tracker()
+    return tracker

@@ -1,0 +1,69 @@
+"""`python -m reports RECORDS... -o DIR`: judge stored records again and write the report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bench.gate import exit_code, load_baselines
+from bench.record import Record
+from reports.document import assess, verdicts_of, write_report
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+Records = Annotated[
+    list[Path], typer.Argument(metavar="RECORDS...", help="Record files, or folders that hold them (*.json).")
+]
+Output = Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for report.md and its plots.")]
+Baselines = Annotated[Path, typer.Option(metavar="DIR", help="Folder of stored reference figures.")]
+RequireBaseline = Annotated[bool, typer.Option("--require-baseline", help="A case without a baseline fails.")]
+StepSummary = Annotated[
+    Path | None,
+    typer.Option(envvar="GITHUB_STEP_SUMMARY", metavar="FILE", help="Append the report here too, without plots."),
+]
+
+
+@app.command()
+def report(
+    records: Records,
+    output: Output,
+    baselines: Baselines = Path("baselines"),
+    require_baseline: RequireBaseline = False,
+    step_summary: StepSummary = None,
+) -> None:
+    """Write a Markdown report with plots from benchmark records, judged against stored baselines.
+
+    Example: python -m reports results/records -o results/report
+
+    Exit code: 0 all cases pass (or have no baseline), 1 a case fails or is void, 2 the input is bad.
+    """
+    try:
+        loaded = [Record.read(path) for path in _files(records)]
+        stored = load_baselines(baselines)
+        results = assess(loaded, stored)
+        path = write_report(loaded, stored, output, step_summary=step_summary)
+    except (ValueError, OSError) as error:
+        typer.echo(f"error: {' '.join(str(error).split())}", err=True)
+        raise typer.Exit(2) from None
+    verdicts = verdicts_of(results)
+    for verdict in verdicts:
+        typer.echo(verdict.sentence)
+    typer.echo(f"report: {path}")
+    raise typer.Exit(max(exit_code(verdict, require_baseline) for verdict in verdicts))
+
+
+def _files(given: list[Path]) -> list[Path]:
+    """The record files named, and those inside the folders named."""
+    files: list[Path] = []
+    for path in given:
+        inside = sorted(path.glob("*.json")) if path.is_dir() else [path]
+        if not inside:
+            raise ValueError(f"{path}: holds no *.json records; run the benchmark first")
+        files += inside
+    return files
+
+
+if __name__ == "__main__":
+    app(prog_name="python -m reports")

@@ -1,0 +1,56 @@
+"""Markdown that cannot be broken out of: records and baselines may come from strangers."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable, Sequence
+
+from tabulate import tabulate
+
+_MAX_CELL = 500
+# Structure of Markdown, tables, HTML and GitHub's own extensions (math, mentions, references).
+_SPECIAL = frozenset("\\`*_{}[]<>()#+!|~$&@^=:")
+# As character references they stay text wherever Markdown looks at them, in tables and in HTML alike.
+_HARMLESS = {"(", ")", "=", "+", ":", "_"}
+
+
+def text(value: object) -> str:
+    """Any value as plain, visible text of one line, with nothing left that Markdown or HTML would act on."""
+    visible = "".join(" " if unicodedata.category(char) in ("Cc", "Zl", "Zp") else char for char in str(value))
+    # Invisible and direction-changing characters can make a report read differently from what it says.
+    visible = "".join(char for char in visible if unicodedata.category(char) not in ("Cf", "Cs", "Co"))
+    line = " ".join(visible.split())
+    if len(line) > _MAX_CELL:
+        line = line[: _MAX_CELL - 1] + "…"
+    return "".join(_escaped(line, index) for index in range(len(line)))
+
+
+def _escaped(line: str, index: int) -> str:
+    char = line[index]
+    if char not in _SPECIAL:
+        # "www." becomes a link by itself on GitHub.
+        return "&#46;" if char == "." and line[max(0, index - 3) : index].lower() == "www" else char
+    if char == "_" and _inside_word(line, index):
+        return char
+    if char in _HARMLESS and char not in "_:":
+        return char
+    if char == ":" and line[index : index + 3] != "://":
+        return char
+    return f"&#{ord(char)};"
+
+
+def _inside_word(line: str, index: int) -> bool:
+    """Underscores within a word are never emphasis."""
+    return 0 < index < len(line) - 1 and line[index - 1].isalnum() and line[index + 1].isalnum()
+
+
+def table(headers: Sequence[str], rows: Iterable[Sequence[object]], *, numbers: Sequence[int] = ()) -> str:
+    """A GitHub table; every cell is escaped, and the columns listed in `numbers` are aligned to the right."""
+    align = ["right" if index in numbers else "left" for index in range(len(headers))]
+    cells = [[text(cell) for cell in row] for row in rows]
+    return tabulate(cells, [text(h) for h in headers], tablefmt="github", disable_numparse=True, colalign=align)
+
+
+def details(summary: str, body: str) -> str:
+    """A section that the reader unfolds."""
+    return f"<details>\n<summary>{text(summary)}</summary>\n\n{body}\n\n</details>"

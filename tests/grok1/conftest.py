@@ -1,0 +1,68 @@
+"""Ranks for tests: jobs on random text, run through the same launcher as training, with a time limit."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from grok1.config import Recipe, load_recipe
+from grok1.job import Job
+from grok1.launch import launch
+from grok1.sample import sample_corpus
+
+ONE_RANK = (
+    "parallel.world_size=1",
+    "parallel.tensor=1",
+    "parallel.pipeline=1",
+    "parallel.expert=1",
+    "parallel.expert_tensor=1",
+)
+RANK_SECONDS = 60.0  # a collective that takes longer is a hang, and fails
+
+Train = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """(prefix, tokenizer) of the sample text in grok1-nano's vocabulary."""
+    made = sample_corpus(tmp_path_factory.mktemp("corpus"), load_recipe("grok1-nano").model.vocab_size)
+    return made.prefix, made.tokenizer_path
+
+
+@pytest.fixture(scope="session")
+def make_job(corpus: tuple[Path, Path]) -> Callable[..., Job]:
+    """A grok1-nano job with overrides: make_job(steps, "parallel.tensor=2", ..., save=folder)."""
+
+    def make(steps: int, *overrides: str, **settings: Any) -> Job:
+        recipe: Recipe = load_recipe("grok1-nano", overrides)
+        return Job(recipe, steps, *corpus, launched_at=time.time(), **settings)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def train(make_job: Callable[..., Job]) -> Train:
+    """Train grok1-nano on CPU ranks; returns what rank 0 gathered."""
+
+    def run(steps: int, *overrides: str, entry: str = "grok1.train:run_rank", **settings: Any) -> dict[str, Any]:
+        job = make_job(steps, *overrides, **settings)
+        result: dict[str, Any] = launch(job, job.recipe, "cpu", entry=entry, timeout_seconds=RANK_SECONDS)
+        return result
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def one_rank(train: Train) -> dict[str, Any]:
+    """Ten steps of grok1-nano on one rank: what every layout must reproduce."""
+    return train(10, *ONE_RANK)
+
+
+@pytest.fixture(scope="session")
+def sixteen_ranks(train: Train) -> dict[str, Any]:
+    """Ten steps of grok1-nano in its own layout: tensor 4 x pipeline 2 x expert 2."""
+    return train(10)

@@ -1,0 +1,123 @@
+"""The CPU side of the seam: what each patch gives, and that each is still needed."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+# (megatron file, what it says that makes a patch of grok1/device.py needed)
+NEEDED = [
+    ("tensor_parallel/mappings.py", "device=torch.cuda.current_device()"),
+    ("optimizer/optimizer.py", "device='cuda'"),
+    ("optimizer/distrib_optimizer.py", "'torch.cuda.FloatTensor'"),
+    ("optimizer/distrib_optimizer.py", "for key in dst_tensors:\n                dst_tensors[key].copy_(tensors[key])"),
+    ("tensor_parallel/random.py", "torch.cuda.default_generators[idx]"),
+    ("transformer/moe/moe_utils.py", "if torch.is_tensor(tensor) and tensor.is_cuda:"),
+    ("dist_checkpointing/mapping.py", "np.product("),
+    ("dist_checkpointing/strategies/filesystem_async.py", "ctx.Manager().Queue()"),
+    ("dist_checkpointing/strategies/filesystem_async.py", "_write_item(*transform_list, stream, data"),
+    ("dist_checkpointing/strategies/base.py", "async_calls.schedule_async_request(async_request)"),
+]
+
+
+@pytest.mark.parametrize(("file", "text"), NEEDED)
+def test_each_patch_is_still_needed_by_megatron(file: str, text: str) -> None:
+    distribution = importlib.metadata.distribution("megatron-core")
+    source = Path(str(distribution.locate_file(f"megatron/core/{file}"))).read_text(encoding="utf-8")
+    assert text in source, f"{file} changed: look whether its patch in grok1/device.py can go"
+
+
+def _in_a_cpu_process(script: str) -> Any:
+    """What the script prints last, as JSON; the seam is active in it and in no other test's process."""
+    start = "import json\nfrom grok1 import device\ndevice.activate()\nimport torch\n"
+    done = subprocess.run(
+        [sys.executable, "-c", start + script],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={"GROK1_DEVICE": "cpu", "PATH": "", "OMP_NUM_THREADS": "1"},
+        timeout=60,
+        check=True,
+    )
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_torch_cuda_means_the_cpu() -> None:
+    said = _in_a_cpu_process(
+        "made = [torch.zeros(2, device='cuda'), torch.tensor([1], device=torch.cuda.current_device()),"
+        " torch.ones(1).cuda(), torch.empty(3, device=torch.device('cuda', 0))]\n"
+        "with torch.cuda.stream(torch.cuda.Stream()): torch.cuda.synchronize()\n"
+        "print(json.dumps([[t.device.type for t in made], torch.ones(1).type(), torch.ones(1).int().type(),"
+        " torch.ones(1).type(torch.float64).dtype == torch.float64]))"
+    )
+    assert said == [["cpu"] * 4, "torch.cuda.FloatTensor", "torch.cuda.IntTensor", True]
+
+
+def test_activating_twice_patches_once() -> None:
+    said = _in_a_cpu_process(
+        "before = torch.zeros\ndevice.activate()\n"
+        "print(json.dumps([torch.zeros is before, hasattr(before, '__wrapped__')]))"
+    )
+    assert said == [True, True]
+
+
+def test_an_unknown_device_is_refused_by_name() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "from grok1 import device\ndevice.activate()"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={"GROK1_DEVICE": "tpu", "PATH": ""},
+        timeout=60,
+    )
+    assert "device 'tpu' is none of cpu, cuda, npu" in done.stderr
+
+
+def test_importing_megatron_first_is_refused() -> None:
+    script = (
+        "import sys\nsys.modules['megatron.core'] = sys\nfrom grok1 import device\n"
+        "try: device.activate()\nexcept device.DeviceError as error: print(error)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={"GROK1_DEVICE": "cpu", "PATH": ""},
+        timeout=60,
+    )
+    assert "megatron was imported before grok1.device" in done.stdout
+
+
+def test_collectives_are_counted_with_their_bytes() -> None:
+    said = _in_a_cpu_process(
+        "import tempfile, torch.distributed as dist\n"
+        "folder = tempfile.mkdtemp()\n"
+        "dist.init_process_group('gloo', init_method=f'file://{folder}/r', rank=0, world_size=1)\n"
+        "dist.all_reduce(torch.zeros(10))\n"
+        "dist.all_gather([torch.zeros(4), ], torch.zeros(4))\n"
+        "calls, num_bytes, seconds = device.TRAFFIC.drain()\n"
+        "print(json.dumps([calls, num_bytes, seconds > 0, device.TRAFFIC.drain()]))"
+    )
+    assert said == [2, 56, True, [0, 0, 0]]
+
+
+def test_uneven_gathers_and_scatters_work_on_gloo(train: Any) -> None:
+    # routing is uneven from the first step, and expert tensor parallelism gathers what the experts got
+    result = train(
+        1,
+        "parallel.world_size=2",
+        "parallel.tensor=2",
+        "parallel.pipeline=1",
+        "parallel.expert=1",
+        "parallel.expert_tensor=2",
+    )
+    assert result["steps"][0]["loss"] > 0

@@ -1,0 +1,130 @@
+"""Starting and ending ranks: failures name the rank, nothing is left running, bad jobs never start."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from grok1.job import Job
+from grok1.launch import LaunchError, Nodes, RankFailedError, check_machine, launch
+
+ROOT = Path(__file__).parents[2]
+TWO_RANKS = (
+    "parallel.world_size=2",
+    "parallel.tensor=1",
+    "parallel.pipeline=1",
+    "parallel.expert=1",
+    "parallel.expert_tensor=1",
+)
+SOON_SECONDS = 30  # the promise: a failed rank ends the run within this
+
+MakeJob = Callable[..., Job]
+
+
+def _launch(make_job: MakeJob, entry: str) -> None:
+    job = make_job(1, *TWO_RANKS)
+    launch(job, job.recipe, "cpu", entry=f"tests.grok1.rank_entries:{entry}")
+
+
+def test_a_rank_that_raises_ends_the_run_and_shows_its_traceback(make_job: MakeJob) -> None:
+    started = time.monotonic()
+    with pytest.raises(RankFailedError, match=r"(?s)rank 1 failed.*the sky fell on rank one") as caught:
+        _launch(make_job, "raise_on_rank_one")
+    assert caught.value.rank == 1
+    assert time.monotonic() - started < SOON_SECONDS
+
+
+def test_a_rank_that_is_killed_ends_the_run_and_is_named(make_job: MakeJob) -> None:
+    started = time.monotonic()
+    with pytest.raises(RankFailedError, match="rank 1 failed.*\n.*killed by signal 9.*out of memory"):
+        _launch(make_job, "die_on_rank_one")
+    assert time.monotonic() - started < SOON_SECONDS
+
+
+def test_a_rank_that_refuses_its_input_gives_one_line(make_job: MakeJob) -> None:
+    with pytest.raises(LaunchError, match=r"^the corpus is empty; add text$"):
+        _launch(make_job, "refuse")
+
+
+def test_a_failed_run_leaves_no_rank_running(make_job: MakeJob) -> None:
+    with pytest.raises(RankFailedError):
+        _launch(make_job, "raise_on_rank_one")
+    forkserver = [child for child in psutil.Process().children() if child.children()]
+    assert not forkserver
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_ending_the_launcher_ends_every_rank(number: signal.Signals, tmp_path: Path) -> None:
+    script = tmp_path / "run.py"
+    script.write_text(
+        textwrap.dedent(
+            f"""
+            import sys
+            sys.path.insert(0, {str(ROOT)!r})
+            from grok1.config import load_recipe
+            from grok1.launch import launch
+
+            def say(event):
+                print(event["pid"], flush=True)
+
+            if __name__ == "__main__":
+                recipe = load_recipe("grok1-nano", {TWO_RANKS!r})
+                launch(None, recipe, "cpu", on_event=say, entry="tests.grok1.rank_entries:wait_for_ever")
+            """
+        )
+    )
+    with subprocess.Popen(
+        [sys.executable, str(script)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=ROOT
+    ) as run:
+        assert run.stdout is not None
+        ranks = [int(run.stdout.readline()) for _ in range(2)]
+        os.kill(run.pid, number)
+        run.wait(SOON_SECONDS)
+        deadline = time.monotonic() + SOON_SECONDS
+        while any(map(psutil.pid_exists, ranks)) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        left = [pid for pid in ranks if psutil.pid_exists(pid)]
+        for pid in left:
+            os.kill(pid, signal.SIGKILL)
+    assert not left
+
+
+def test_a_port_in_use_is_refused_before_any_rank_starts(make_job: MakeJob) -> None:
+    job = make_job(1, *TWO_RANKS)
+    with socket.socket() as taken:
+        taken.bind(("", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(LaunchError, match=f"port {port} cannot be used .*--master-port"):
+            launch(job, job.recipe, "cpu", Nodes(nnodes=2, nproc_per_node=1, master_port=port))
+
+
+@pytest.mark.parametrize(
+    ("nodes", "complaint"),
+    [
+        (Nodes(nnodes=3), "3 nodes x 0 processes are not the recipe's 2 ranks"),
+        (Nodes(nproc_per_node=4), "1 nodes x 4 processes are not the recipe's 2 ranks"),
+        (Nodes(nnodes=2, node_rank=2), "--node-rank 2 is not below --nnodes 2"),
+    ],
+)
+def test_processes_that_do_not_make_up_the_world_are_refused(make_job: MakeJob, nodes: Nodes, complaint: str) -> None:
+    job = make_job(1, *TWO_RANKS)
+    with pytest.raises(LaunchError, match=complaint):
+        launch(job, job.recipe, "cpu", nodes)
+
+
+def test_a_recipe_too_large_for_the_machine_is_refused() -> None:
+    from grok1.config import load_recipe
+
+    with pytest.raises(LaunchError, match=r"grok1-314b needs about \d+\.\d GiB for 256 ranks.*smaller recipe"):
+        check_machine(load_recipe("grok1-314b"), "cpu", 256)

@@ -1,0 +1,124 @@
+"""Training in real layouts: the same numbers everywhere, resumable, and honest about its own time."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from grok1.config import load_recipe
+from grok1.step import PHASES
+
+from .conftest import ONE_RANK, Train
+
+SAME = 1e-5  # relative; fp32 sums in another order
+
+
+def _column(result: dict[str, Any], name: str) -> list[float]:
+    return [step[name] for step in result["steps"]]
+
+
+@pytest.mark.parametrize("name", ["loss", "grad_norm", "aux_loss"])
+def test_sixteen_ranks_give_the_numbers_of_one(
+    name: str, one_rank: dict[str, Any], sixteen_ranks: dict[str, Any]
+) -> None:
+    assert _column(sixteen_ranks, name) == pytest.approx(_column(one_rank, name), rel=SAME)
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        ("parallel.world_size=2", "parallel.tensor=2", "parallel.pipeline=1", "parallel.expert=1")
+        + ("parallel.expert_tensor=2",),
+        ("parallel.world_size=2", "parallel.tensor=1", "parallel.pipeline=2", "parallel.expert=1"),
+        ("parallel.world_size=2", "parallel.tensor=1", "parallel.pipeline=1", "parallel.expert=2"),
+        ("parallel.world_size=2", "parallel.tensor=1", "parallel.pipeline=1", "parallel.expert=1"),
+        ("parallel.world_size=8", "parallel.tensor=4", "parallel.pipeline=1", "parallel.expert=8"),
+        ("parallel.world_size=4", "parallel.tensor=2", "parallel.expert=2", "parallel.pipeline=1")
+        + ("parallel.dispatcher=allgather",),
+    ],
+    ids=["tensor", "pipeline", "expert", "data", "expert 8 unsplit", "allgather"],
+)
+def test_each_axis_alone_gives_the_numbers_of_one(
+    layout: tuple[str, ...], train: Train, one_rank: dict[str, Any]
+) -> None:
+    result = train(4, "parallel.expert_tensor=1", *layout)
+    for name in ("loss", "grad_norm"):
+        assert _column(result, name) == pytest.approx(_column(one_rank, name)[:4], rel=SAME)
+
+
+def test_xais_model_also_gives_the_same_numbers_in_both_layouts(train: Train) -> None:
+    choices = (
+        "model.activation=geglu",
+        "model.attention_logit_cap=30.0",
+        "model.tie_embeddings=true",
+        "model.router=softmax_then_topk",
+        "model.aux_loss_coefficient=0.0",
+    )
+    alone, together = train(3, *choices, *ONE_RANK), train(3, *choices)
+    for name in ("loss", "grad_norm"):
+        assert _column(together, name) == pytest.approx(_column(alone, name), rel=SAME)
+    assert _column(alone, "aux_loss") == [0.0] * 3
+
+
+def test_bfloat16_trains_near_the_float32_losses(train: Train, one_rank: dict[str, Any]) -> None:
+    result = train(4, "training.dtype=bf16", *ONE_RANK)
+    assert _column(result, "loss") == pytest.approx(_column(one_rank, "loss")[:4], rel=0.02)
+    assert _column(result, "loss") != _column(one_rank, "loss")[:4]
+
+
+def test_recomputing_activations_changes_nothing(train: Train, one_rank: dict[str, Any]) -> None:
+    result = train(3, "training.recompute=full", *ONE_RANK)
+    assert _column(result, "loss") == _column(one_rank, "loss")[:3]
+
+
+def test_the_loss_starts_at_the_uniform_one_and_falls(one_rank: dict[str, Any]) -> None:
+    losses = _column(one_rank, "loss")
+    assert losses[0] == pytest.approx(math.log(load_recipe("grok1-nano").model.vocab_size), rel=0.01)
+    assert losses[-1] < losses[0] - 0.1
+
+
+def test_the_learning_rate_warms_up_then_follows_a_cosine(one_rank: dict[str, Any]) -> None:
+    training = load_recipe("grok1-nano").training
+    peak, low, warm, decay = (
+        training.learning_rate,
+        training.min_learning_rate,
+        training.warmup_steps,
+        training.decay_steps,
+    )
+    expected = [
+        peak * step / warm
+        if step <= warm
+        else low + (peak - low) * 0.5 * (1 + math.cos(math.pi * (step - warm) / (decay - warm)))
+        for step in range(10)
+    ]
+    assert _column(one_rank, "learning_rate") == pytest.approx(expected, rel=1e-9)
+
+
+def test_a_resumed_run_is_bitwise_the_one_that_never_stopped(
+    train: Train, sixteen_ranks: dict[str, Any], tmp_path: Path
+) -> None:
+    train(4, save=tmp_path)
+    resumed = train(7, load=tmp_path)
+    assert [step["step"] for step in resumed["steps"]] == [4, 5, 6]
+    for name in ("loss", "grad_norm", "learning_rate"):
+        assert _column(resumed, name) == _column(sixteen_ranks, name)[4:7]
+
+
+def test_the_measured_parts_cover_the_step(sixteen_ranks: dict[str, Any]) -> None:
+    for rank in sixteen_ranks["ranks"]:
+        parts = sum(sum(rank["phases_seconds"][phase]) for phase in PHASES)
+        assert parts == pytest.approx(sum(rank["step_seconds"]), rel=0.05)
+
+
+def test_every_token_reaches_its_experts(sixteen_ranks: dict[str, Any]) -> None:
+    recipe = load_recipe("grok1-nano")
+    routed = recipe.tokens_per_step * recipe.model.experts_per_token * 10
+    assert [sum(layer) for layer in sixteen_ranks["expert_load"]] == [routed] * recipe.model.num_layers
+
+
+def test_all_ranks_report_with_their_stage(sixteen_ranks: dict[str, Any]) -> None:
+    assert [rank["rank"] for rank in sixteen_ranks["ranks"]] == list(range(16))
+    assert [rank["stage"] for rank in sixteen_ranks["ranks"]] == [0] * 8 + [1] * 8

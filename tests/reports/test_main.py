@@ -1,0 +1,78 @@
+"""`python -m reports` as a pipeline calls it: exit codes and one-line errors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from reports.__main__ import app
+
+BASELINES = str(Path(__file__).parents[2] / "baselines")
+
+
+@pytest.fixture
+def records(synthetic_record, tmp_path: Path) -> Path:
+    synthetic_record().write(tmp_path / "records" / "good.json")
+    return tmp_path / "records"
+
+
+def call(*arguments: object, **environment: str):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], env=environment)
+
+
+def test_a_pass_exits_zero_and_says_where_the_report_is(records: Path, tmp_path: Path) -> None:
+    result = call(records, "-o", tmp_path / "out", "--baselines", BASELINES)
+    assert result.exit_code == 0
+    assert result.stdout.splitlines()[0].startswith("PASS: grok1-40b")
+    assert (tmp_path / "out" / "report.md").exists()
+
+
+def test_a_fail_exits_one_with_its_report_written(synthetic_record, tmp_path: Path) -> None:
+    synthetic_record(median_seconds=50.0).write(tmp_path / "slow.json")
+    result = call(tmp_path / "slow.json", "-o", tmp_path / "out", "--baselines", BASELINES)
+    assert result.exit_code == 1
+    assert (tmp_path / "out" / "report.md").read_text().startswith("# FAIL")
+
+
+def test_a_missing_baseline_fails_only_on_request(records: Path, tmp_path: Path) -> None:
+    (tmp_path / "none").mkdir()
+    arguments = (records, "-o", tmp_path / "out", "--baselines", tmp_path / "none")
+    assert call(*arguments).exit_code == 0
+    assert call(*arguments, "--require-baseline").exit_code == 1
+
+
+def test_the_step_summary_comes_from_the_environment(records: Path, tmp_path: Path) -> None:
+    summary = tmp_path / "summary.md"
+    call(records, "-o", tmp_path / "out", "--baselines", BASELINES, GITHUB_STEP_SUMMARY=str(summary))
+    assert summary.read_text().startswith("# PASS")
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [("{", "bad.json: not a usable JSON file"), ("{}", "bad.json: "), (None, "bad.json")],
+)
+def test_bad_input_exits_two_with_one_line(tmp_path: Path, content: str | None, complaint: str) -> None:
+    bad = tmp_path / "bad.json"
+    if content is not None:
+        bad.write_text(content)
+    result = call(bad, "-o", tmp_path / "out", "--baselines", BASELINES)
+    assert result.exit_code == 2
+    assert complaint in result.stderr
+    assert result.stderr.startswith("error: ")
+    assert len(result.stderr.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_empty_folder_and_absent_baselines_are_bad_input(records: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    assert call(tmp_path / "empty", "-o", tmp_path / "out", "--baselines", BASELINES).exit_code == 2
+    assert call(records, "-o", tmp_path / "out", "--baselines", tmp_path / "gone").exit_code == 2
+
+
+def test_help_teaches() -> None:
+    result = call("--help")
+    assert result.exit_code == 0
+    for part in ("Example: python -m reports", "Exit code", "--baselines", "--require-baseline"):
+        assert part in result.stdout

@@ -1,0 +1,259 @@
+"""The house rules that no linter holds, read from the sources' syntax trees.
+
+Each rule is a function from a parsed file (or text) to the complaints about it. Every rule is run on the
+house, and shown to complain about a file that breaks it.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+HOUSE = Path(__file__).resolve().parents[1]
+ROOMS = ("grok1", "bench", "reports")
+
+ENGINE, DEVICE, PARALLEL = "grok1/engine.py", "grok1/device.py", "grok1/parallel.py"
+ACCELERATOR = "grok1/accelerator.py"  # the part of the seam that hands torch_npu and MindSpeed their words
+ACCELERATOR_PACKAGES = {"megatron", "mindspeed", "torch_npu"}
+
+# The edges, where the outside world is read; everything else is handed what it needs.
+ENVIRONMENT_READERS = {
+    DEVICE,
+    ACCELERATOR,  # where CANN is installed
+    PARALLEL,
+    "grok1/__main__.py",  # whether torchrun or Slurm started this process
+    "grok1/progress.py",  # CI or a person's terminal
+    "grok1/launch.py",  # what the ranks inherit
+    "grok1/train.py",  # how torchrun and Slurm tell a rank who it is
+    "bench/measure.py",  # the allow-list of variables that a record keeps
+    "bench/conftest.py",  # GITHUB_STEP_SUMMARY
+    "bench/test_ops.py",  # becomes a rank itself, so it says on which device
+    "reports/__main__.py",  # the same
+}
+
+# [.] and [-] keep these expressions from matching their own source
+MACHINE_PATH = re.compile(r"(?<![\w.:~/$}])/(?:work|tmp|root|home|Users|opt)(?:/|\b)")
+REGISTRY = re.compile(r"pypi[.]|pythonhosted[.]|download[.]pytorch[.]|[-]index[-]url|find[-]links|[/]simple/", re.I)
+
+Rule = Callable[[str, ast.Module], Iterator[str]]
+
+
+def engine_has_one_door(path: str, tree: ast.Module) -> Iterator[str]:
+    """Megatron is imported by engine.py, and by device.py to patch it; process groups are parallel.py's."""
+    for node in ast.walk(tree):
+        packages = {name.split(".")[0] for name in _imported(node)}
+        if packages & ACCELERATOR_PACKAGES and path not in (ENGINE, DEVICE, ACCELERATOR):
+            yield f"{path}:{_line(node)} imports {', '.join(sorted(packages))}; ask grok1.engine for the name"
+        if _mentions(node, "parallel_state") and path not in (ENGINE, DEVICE, PARALLEL):
+            yield f"{path}:{_line(node)} uses parallel_state; ask grok1.parallel's Ranks"
+
+
+def only_device_patches(path: str, tree: ast.Module) -> Iterator[str]:
+    """Nobody but device.py assigns an attribute of something imported."""
+    if path in (DEVICE, ACCELERATOR):
+        return
+    imported = {
+        alias.asname or alias.name.split(".")[0]
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for alias in node.names
+    }
+    for node in ast.walk(tree):
+        for target in _attribute_targets(node):
+            root = target
+            while isinstance(root, ast.Attribute):
+                root = root.value
+            if isinstance(root, ast.Name) and root.id in imported:
+                yield f"{path}:{_line(node)} patches {ast.unparse(target)}; move it to {DEVICE}"
+
+
+def names_shadow_nothing(path: str, tree: ast.Module) -> Iterator[str]:
+    """No module is named like the standard library's, nor after nothing in particular."""
+    name = Path(path).stem
+    if name in sys.stdlib_module_names and not name.startswith("__"):
+        yield f"{path} shadows the standard library's {name}"
+    if name in ("utils", "util", "helpers", "common", "misc"):
+        yield f"{path}: name the file for what it knows"
+
+
+def environment_is_read_at_the_edges(path: str, tree: ast.Module) -> Iterator[str]:
+    """os.environ is for the files that talk to the outside world."""
+    if path in ENVIRONMENT_READERS:
+        return
+    for node in ast.walk(tree):
+        if any(_mentions(node, name) for name in ("environ", "getenv", "putenv")):
+            yield f"{path}:{_line(node)} touches the environment; pass the value in"
+
+
+def text_names_no_machine(path: str, text: str) -> Iterator[str]:
+    """Nothing that only holds on one machine: absolute paths, registries."""
+    for number, line in enumerate(text.splitlines(), start=1):
+        for found in filter(None, (MACHINE_PATH.search(line), REGISTRY.search(line))):
+            yield f"{path}:{number} names {found.group()!r}, which other machines lack"
+
+
+def pins_lie_in_ranges(requirements: list[str], pins: list[str]) -> Iterator[str]:
+    """Each requirement has a pin on every Python we support, and each such pin is in its range."""
+    pinned = [Requirement(line) for line in pins if line.strip() and not line.startswith("#")]
+    for wanted in map(Requirement, requirements):
+        for python in ("3.10", "3.11", "3.12"):
+            here = {"python_version": python, "python_full_version": f"{python}.0", "sys_platform": "linux"}
+            if wanted.marker and not wanted.marker.evaluate(here):
+                continue
+            found = [p for p in pinned if _same(p, wanted) and (not p.marker or p.marker.evaluate(here))]
+            versions = [str(pin.specifier).removeprefix("==") for pin in found]
+            if len(versions) != 1 or not wanted.specifier.contains(versions[0]):
+                yield f"{wanted} on Python {python}: pinned {versions or 'nowhere'}"
+
+
+RULES: list[Rule] = [
+    engine_has_one_door,
+    only_device_patches,
+    names_shadow_nothing,
+    environment_is_read_at_the_edges,
+]
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_the_house_keeps_its_rules(rule: Rule) -> None:
+    sources = sorted(path for room in ROOMS for path in (HOUSE / room).rglob("*.py"))
+    assert sources
+    assert not [complaint for path in sources for complaint in _complaints(rule, HOUSE, path)]
+
+
+def test_the_root_conftest_imports_pytest_only() -> None:
+    assert not _conftest_imports((HOUSE / "conftest.py").read_text(encoding="utf-8"))
+
+
+def test_tracked_text_names_no_machine_and_no_registry() -> None:
+    assert not [line for path, text in _tracked_texts() for line in text_names_no_machine(path, text)]
+
+
+def test_pins_lie_within_the_declared_ranges() -> None:
+    project = tomllib.loads((HOUSE / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    pins = (HOUSE / "constraints" / "dev.txt").read_text(encoding="utf-8").splitlines()
+    assert not list(pins_lie_in_ranges(project["dependencies"] + project["optional-dependencies"]["dev"], pins))
+    ascend = (HOUSE / "constraints" / "ascend.txt").read_text(encoding="utf-8").splitlines()
+    assert not list(pins_lie_in_ranges(project["optional-dependencies"]["npu"], ascend))
+
+
+@pytest.mark.parametrize(
+    ("rule", "path", "source"),
+    [
+        (engine_has_one_door, "grok1/model.py", "import megatron.core.models"),
+        (engine_has_one_door, "bench/test_ops.py", "from megatron import core"),
+        (engine_has_one_door, "grok1/model.py", "import importlib\nimportlib.import_module('megatron.core')"),
+        (engine_has_one_door, "grok1/step.py", "from grok1.engine import parallel_state"),
+        (engine_has_one_door, "grok1/step.py", "from grok1 import engine\nengine.parallel_state.destroy()"),
+        (only_device_patches, "grok1/model.py", "import torch\ntorch.cuda.synchronize = None"),
+        (only_device_patches, "grok1/model.py", "import numpy as np\nsetattr(np, 'product', np.prod)"),
+        (only_device_patches, "bench/gate.py", "from grok1.engine import GPTModel\ndel GPTModel.forward"),
+        (only_device_patches, "grok1/data.py", "import torch\ndef f():\n    torch.a, x = 1, 2"),
+        (names_shadow_nothing, "bench/statistics.py", ""),
+        (names_shadow_nothing, "grok1/utils.py", ""),
+        (environment_is_read_at_the_edges, "grok1/model.py", "import os\nos.environ['A'] = '1'"),
+        (environment_is_read_at_the_edges, "bench/gate.py", "from os import getenv"),
+    ],
+)
+def test_a_file_that_breaks_a_rule_is_named(tmp_path: Path, rule: Rule, path: str, source: str) -> None:
+    broken = tmp_path / path
+    broken.parent.mkdir(parents=True)
+    broken.write_text(source, encoding="utf-8")
+    complaints = list(_complaints(rule, tmp_path, broken))
+    assert complaints
+    assert all(complaint.startswith(path) for complaint in complaints)
+
+
+def test_the_files_that_may_do_so_are_left_alone() -> None:
+    assert not list(engine_has_one_door(ENGINE, ast.parse("from megatron.core import parallel_state")))
+    assert not list(only_device_patches(DEVICE, ast.parse("import torch\ntorch.cuda.synchronize = None")))
+    assert not list(only_device_patches("grok1/model.py", ast.parse("import torch\nself.weight.shared = torch.x")))
+    assert not list(environment_is_read_at_the_edges(DEVICE, ast.parse("import os\nos.environ['A']")))
+
+
+@pytest.mark.parametrize("text", ["see /" + "work/notes", "DATA=/" + "tmp/x", "(/" + "root)", "--index" + "-url x"])
+def test_a_text_that_names_a_machine_is_refused(text: str) -> None:
+    assert list(text_names_no_machine("README.md", text))
+
+
+@pytest.mark.parametrize("text", ["results/tmp/x", "https://example.org/work/", "$HOME/work", "a /worker"])
+def test_relative_paths_and_addresses_pass(text: str) -> None:
+    assert not list(text_names_no_machine("README.md", text))
+
+
+@pytest.mark.parametrize("pins", [[], ["a==3"], ["a==1.5; python_version < '3.12'"], ["a==1.5", "a==1.6"]])
+def test_a_pin_outside_its_range_or_missing_is_named(pins: list[str]) -> None:
+    assert list(pins_lie_in_ranges(["A>=1,<2"], pins))
+    assert not list(pins_lie_in_ranges(["A>=1,<2"], ["a==1.5"]))
+
+
+def test_a_conftest_that_imports_torch_is_refused() -> None:
+    assert _conftest_imports("import pytest\nimport torch\n") == ["torch"]
+
+
+def _complaints(rule: Rule, root: Path, path: Path) -> Iterator[str]:
+    tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+    return rule(path.relative_to(root).as_posix(), tree)
+
+
+def _conftest_imports(source: str) -> list[str]:
+    names = {name.split(".")[0] for node in ast.walk(ast.parse(source)) for name in _imported(node)}
+    return sorted(names - {"pytest"} - set(sys.stdlib_module_names))
+
+
+def _tracked_texts() -> Iterator[tuple[str, str]]:
+    """Files in git or about to be; a binary file has no text."""
+    command = ["git", "-c", f"safe.directory={HOUSE}", "ls-files", "-z", "-c", "-o", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=HOUSE, check=True, capture_output=True, text=True).stdout
+    paths = [path for path in listed.split("\0") if path and (HOUSE / path).is_file()]
+    assert paths
+    for path in paths:
+        content = (HOUSE / path).read_bytes()
+        if b"\0" not in content:
+            yield path, content.decode("utf-8")
+
+
+def _imported(node: ast.AST) -> list[str]:
+    """Modules that this node imports, by statement or by importlib."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if isinstance(node, ast.ImportFrom):
+        return [node.module or ""]
+    if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__")):
+        return [arg.value for arg in node.args[:1] if isinstance(arg, ast.Constant) and isinstance(arg.value, str)]
+    return []
+
+
+def _mentions(node: ast.AST, name: str) -> bool:
+    """Whether this very node (not its children) names it."""
+    if isinstance(node, ast.ImportFrom):
+        return any(alias.name == name for alias in node.names)
+    return (isinstance(node, ast.Name) and node.id == name) or (isinstance(node, ast.Attribute) and node.attr == name)
+
+
+def _attribute_targets(node: ast.AST) -> Iterator[ast.expr]:
+    """The attributes that this node sets or deletes; for setattr, the object it is done to."""
+    if isinstance(node, ast.Attribute) and not isinstance(node.ctx, ast.Load):
+        yield node
+    elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("setattr", "delattr"):
+        yield from node.args[:1]
+
+
+def _line(node: ast.AST) -> int:
+    return getattr(node, "lineno", 0)
+
+
+def _same(pin: Requirement, wanted: Requirement) -> bool:
+    return pin.name.lower().replace("_", "-") == wanted.name.lower().replace("_", "-")
