@@ -25,7 +25,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     try:
         cases = _session(metafunc.config).cases()
     except ValueError as error:
-        raise pytest.UsageError(str(error)) from None
+        pytest.exit(str(error), returncode=2)
     metafunc.parametrize("case", cases, ids=[case.name for case in cases])
 
 

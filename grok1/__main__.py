@@ -15,6 +15,8 @@ from grok1.config import Recipe, load_recipe, recipe_names
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
+_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+
 Overrides = Annotated[
     Optional[list[str]],  # noqa: UP045  typer of the oldest supported Python reads this form
     typer.Option("--set", metavar="KEY=VALUE", help="Change one recipe value, like parallel.tensor=2. Repeatable."),
@@ -131,10 +133,14 @@ def main() -> None:
     # a job that is told to end must end its ranks as if interrupted
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
-        app(standalone_mode=False)
+        # typer returns the exit code of what it caught itself, Ctrl-C included
+        code = app(standalone_mode=False)
+        if code == _INTERRUPTED:
+            raise KeyboardInterrupt
+        sys.exit(code)
     except (KeyboardInterrupt, typer.Abort):
-        print("grok1: interrupted; all ranks were ended", file=sys.stderr)
-        sys.exit(130)
+        print("grok1: interrupted; all processes were ended", file=sys.stderr)
+        sys.exit(_INTERRUPTED)
     except typer.Exit as done:
         sys.exit(done.exit_code)
     except ValueError as error:

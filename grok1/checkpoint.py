@@ -1,6 +1,6 @@
 """Checkpoints through megatron's dist_checkpointing: a folder a step, complete or absent, loadable in the same layout.
 
-Layout on disk: DIR/iter_0000010/ (megatron's files and recipe.json) and DIR/latest_checkpointed_iteration.txt.
+All nodes must see the folder. Layout on disk: DIR/iter_0000010/ (megatron's files and recipe.json) and DIR/latest_checkpointed_iteration.txt.
 """
 
 from __future__ import annotations
@@ -63,14 +63,14 @@ def save(folder: Path, step: int, recipe: Recipe, ranks: Ranks, model: Any, opti
     """Write the state after `step` steps. The folder appears under its name only when it is whole."""
     final = step_folder(folder, step)
     partial = final.with_name(final.name + _PARTIAL)
-    if ranks.local_rank == 0:
+    if ranks.rank == 0:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
     dist.barrier()
     state = _state(model, optimizer, scheduler, step, is_loading=False)
     dist_checkpointing.save(state, str(partial))
     dist.barrier()
-    if ranks.local_rank == 0:
+    if ranks.rank == 0:
         write_text(partial / "recipe.json", json.dumps(recipe.resolved(), indent=2))
         shutil.rmtree(final, ignore_errors=True)
         os.replace(partial, final)

@@ -51,7 +51,7 @@ def read_rows(path: Path, column: str) -> Iterator[Row]:
 def count_rows(path: Path) -> int:
     """How many rows a progress bar should expect; a JSON array counts as its lines."""
     if path.suffix.lower() == ".parquet":
-        return int(_open_parquet(path).metadata.num_rows)
+        return int(_open_parquet(path)[0].metadata.num_rows)
     with path.open("rb") as stream:
         return sum(block.count(b"\n") for block in iter(lambda: stream.read(1 << 20), b""))
 
@@ -67,26 +67,28 @@ def _size(text: Any, path: Path, row: int, column: str) -> int:
         raise ValueError(f"{path} row {row}: column {column!r} holds half a surrogate pair; mend or drop it") from error
 
 
-def _open_parquet(path: Path) -> Any:
+def _open_parquet(path: Path) -> tuple[Any, list[str]]:
+    """The file and its columns' names, whose bytes may be damaged as well."""
     from pyarrow import ArrowException
     from pyarrow.parquet import ParquetFile
 
     try:
-        return ParquetFile(path)
-    except (ArrowException, OSError) as error:
+        file = ParquetFile(path)
+        return file, file.schema_arrow.names
+    except (ArrowException, OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not a whole parquet file ({_one_line(error)}); fetch it again") from error
 
 
 def _parquet(path: Path, column: str) -> Iterator[tuple[int, Any]]:
     from pyarrow import ArrowException
 
-    row = 0
-    with _open_parquet(path) as file:
-        names = file.schema_arrow.names
+    file, names = _open_parquet(path)
+    with file:
         if column not in names:
             raise ValueError(
                 f"{path} row 1: no column {column!r}; it has {', '.join(names)}: choose with --text-column"
             )
+        row = 0
         try:
             for batch in file.iter_batches(batch_size=1024, columns=[column]):
                 for value in batch.column(0).to_pylist():

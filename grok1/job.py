@@ -48,6 +48,8 @@ def prepare(
 
     if num_steps < 1:
         raise ValueError(f"--steps {num_steps} is not positive; give at least 1")
+    if not shared_storage and (save or load):
+        raise ValueError("--save and --load need a disk that all nodes share; drop --no-shared-storage, or them")
     if data is None:
         if recipe.data.tokenizer_type != "SentencePiece":
             raise ValueError(

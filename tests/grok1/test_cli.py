@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -84,9 +85,26 @@ def test_train_joins_a_job_that_torchrun_started(corpus: tuple[Path, Path], tmp_
     assert json.loads(target.read_text())["layout"]["pipeline"] == 2
 
 
+def test_two_launchers_make_up_one_job_without_shared_storage(corpus: tuple[Path, Path], tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        port = probe.getsockname()[1]
+    words = [*one_rank_words(corpus), "--set", "parallel.world_size=2", "--steps", "2", "--no-shared-storage"]
+    words += ["--nnodes", "2", "--nproc-per-node", "1", "--master-port", str(port)]
+    command = [sys.executable, "-m", "grok1", "train", *words]
+    target = tmp_path / "run.json"
+    second = subprocess.Popen([*command, "--node-rank", "1"], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    first = grok1("train", *words, "--node-rank", "0", "--json", str(target))
+    said_by_second, _ = second.communicate(timeout=60)
+    assert (first.returncode, second.returncode) == (0, 0), first.stderr
+    assert json.loads(target.read_text())["layout"]["nodes"] == 2
+    assert (len(first.stdout.splitlines()), said_by_second) == (2, "")
+
+
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
+        (["--save", "ck", "--no-shared-storage"], r"--save and --load need a disk that all nodes share"),
         (["--recipe", "grok2"], r"unknown recipe 'grok2'; choose one of grok1-314b"),
         (["--set", "parallel.tensor=5"], r"world_size 16 is not a multiple of tensor x pipeline 10"),
         (["--steps", "0"], r"--steps 0 is not positive"),

@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 from array import array
-from contextlib import suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -268,26 +268,30 @@ def test_bad_input_ends_the_command_with_one_line_and_code_2(tmp_path, corpus):
     assert "no column 'story'" in done.stderr
 
 
-def start(line):
+@contextmanager
+def started(line):
     """The command as from a terminal: one that a script put in the background would ignore Ctrl-C."""
 
     def restore():
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-    return subprocess.Popen(line, stderr=subprocess.PIPE, text=True, preexec_fn=restore)
+    with subprocess.Popen(line, stderr=subprocess.PIPE, text=True, preexec_fn=restore) as process:
+        try:
+            yield process
+        finally:
+            process.kill()  # where the test failed: a hanging command must not hang the test
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_an_interrupted_command_leaves_no_process_and_no_output(tmp_path, corpus, how):
     line = command_for(tmp_path, corpus, 60_000, "--workers", 2)
-    with start(line) as process:
+    with started(line) as process:
         assert process.stderr is not None
         assert process.stderr.readline().startswith("processed 100 ")
         children = psutil.Process(process.pid).children(recursive=True)
         assert len(children) >= 2
         process.send_signal(how)
-        with suppress(subprocess.TimeoutExpired):
-            process.communicate(timeout=30)
+        process.communicate(timeout=30)
     _gone, alive = psutil.wait_procs(children, timeout=30)
     assert not alive
     assert not list(tmp_path.glob("out*"))
@@ -298,13 +302,13 @@ def test_an_interrupted_command_leaves_no_process_and_no_output(tmp_path, corpus
 
 def test_a_worker_that_dies_ends_the_command_with_an_error(tmp_path, corpus):
     line = command_for(tmp_path, corpus, 60_000, "--workers", 2)
-    with start(line) as process:
+    with started(line) as process:
         assert process.stderr is not None
         process.stderr.readline()
         workers = [
             child for child in psutil.Process(process.pid).children() if "spawn_main" in " ".join(child.cmdline())
         ]
-        workers[0].kill()
+        workers[-1].kill()
         _, rest = process.communicate(timeout=30)
     assert process.returncode == 1
     assert "a tokenizing process died" in rest
@@ -365,6 +369,17 @@ def test_a_corrupted_index_is_refused_in_one_line(tmp_path, data):
     # only where documents end, and the name of an equally wide token, can change and still make sense
     info = check_indexed(prefix)
     assert (info.sequences, info.tokens) == (3, 9)
+
+
+@pytest.mark.parametrize("where", [*range(34, 34 + 12 * 3), 34 + 12 * 3, 34 + 12 * 3 + 8 * 4])
+def test_a_wrong_length_or_pointer_or_first_or_last_end_is_refused(tmp_path, where):
+    prefix = small_pair(tmp_path)
+    path = indexed_path(prefix, ".idx")
+    content = bytearray(path.read_bytes())
+    content[where] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"contradicts itself|data\.bin has"):
+        check_indexed(prefix)
 
 
 def test_an_old_index_never_meets_new_tokens(tmp_path, monkeypatch):

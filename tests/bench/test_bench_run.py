@@ -1,0 +1,170 @@
+"""`pytest bench/ --benchmark` as CI runs it: what it skips, judges, writes and exits with."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+from bench.baseline import BaselineFile, recorded_baseline
+from bench.cases import CASES, select
+from bench.record import Record
+from grok1.config import load_recipe
+
+ROOT = Path(__file__).parents[2]
+ONE_RANK = [
+    word
+    for axis in ("world_size", "tensor", "pipeline", "expert", "expert_tensor")
+    for word in ("--set", f"parallel.{axis}=1")
+]
+
+
+def bench(*words: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    environment = {key: value for key, value in os.environ.items() if key not in ("GROK1_DEVICE", "CI")}
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", "bench/", "-p", "no:cacheprovider", *words],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**environment, **variables},
+        timeout=110,
+    )
+
+
+def nano(results: Path, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """The pretraining case on one rank, six steps."""
+    options = ["--case", "grok1-nano", "--device", "cpu", "--steps", "6", "--results", str(results), *ONE_RANK]
+    return bench("-k", "test_pretrain", "--benchmark", *options, *words, **variables)
+
+
+def records_in(results: Path) -> list[Record]:
+    return [Record.read(path) for path in sorted((results / "records").glob("*.json"))]
+
+
+@pytest.fixture(scope="module")
+def first_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[subprocess.CompletedProcess[str], Path]:
+    results = tmp_path_factory.mktemp("first")
+    summary, table = results / "summary.md", results / "table.json"
+    words = ["--baselines", str(results / "none"), "--benchmark-json", str(table)]
+    (results / "none").mkdir()
+    return nano(results, *words, GITHUB_STEP_SUMMARY=str(summary)), results
+
+
+def test_without_the_option_nothing_runs_and_it_says_why() -> None:
+    done = bench()
+    assert done.returncode == 0
+    assert "benchmarks run only with --benchmark" in done.stdout
+    assert "passed" not in done.stdout.splitlines()[-1]
+
+
+def test_a_run_without_a_baseline_passes_and_says_so_first(
+    first_run: tuple[subprocess.CompletedProcess[str], Path],
+) -> None:
+    done, results = first_run
+    assert done.returncode == 0, done.stdout
+    report = (results / "report" / "report.md").read_text()
+    assert report.startswith("# NO BASELINE: grok1-nano ran at ")
+    assert report.splitlines()[0].lstrip("# ") in done.stdout
+    assert "NO BASELINE" in (results / "summary.md").read_text()
+    for plot in (results / "report").glob("*.png"):
+        assert f"({plot.name})" in report
+
+
+def test_its_record_holds_every_step_of_every_rank_and_where_it_came_from(
+    first_run: tuple[subprocess.CompletedProcess[str], Path],
+) -> None:
+    (record,) = records_in(first_run[1])
+    recipe = load_recipe("grok1-nano", ONE_RANK[1::2])
+    assert record.valid
+    assert len(record.ranks[0].step_seconds) == 6
+    assert (record.recipe.hash, record.recipe.resolved) == (recipe.hash(), recipe.resolved())
+    assert {"python", "torch", "megatron_core"} <= record.software.keys()
+    assert record.environment["OMP_NUM_THREADS"]
+    assert record.work.tokens_per_step == recipe.tokens_per_step
+
+
+def test_its_steady_steps_are_in_pytest_benchmarks_json(
+    first_run: tuple[subprocess.CompletedProcess[str], Path],
+) -> None:
+    table: dict[str, Any] = json.loads((first_run[1] / "table.json").read_text())
+    (row,) = table["benchmarks"]
+    (record,) = records_in(first_run[1])
+    assert set(row["stats"]["data"]) <= set(record.ranks[0].step_seconds)
+    assert row["extra_info"]["record_ids"] == [record.id]
+
+
+def test_a_missing_baseline_fails_where_one_is_required(tmp_path: Path) -> None:
+    (tmp_path / "none").mkdir()
+    done = nano(tmp_path, "--require-baseline", "--baselines", str(tmp_path / "none"))
+    assert done.returncode == 1
+
+
+def test_a_slower_run_fails_and_the_sentence_is_in_the_junit_file(
+    first_run: tuple[subprocess.CompletedProcess[str], Path], tmp_path: Path
+) -> None:
+    (record,) = records_in(first_run[1])
+    # the same run, said to have been a hundred times as fast
+    content = json.loads(record.model_dump_json(by_alias=True))
+    for rank in content["ranks"]:
+        rank["step_seconds"] = [seconds / 100 for seconds in rank["step_seconds"]]
+        rank["phases_seconds"] = {}
+        rank["communication_seconds"] = rank["communication_calls"] = rank["communication_bytes"] = []
+    faster = Record.model_validate(content)
+    stored = recorded_baseline([faster], "made faster than it was, so that the next run fails")
+    BaselineFile(schema=1, baselines=[stored]).write(tmp_path / "baselines" / "cpu" / "grok1-nano.json")
+    done = nano(tmp_path, "--baselines", str(tmp_path / "baselines"), "--junitxml", str(tmp_path / "out.xml"))
+    assert done.returncode == 1
+    failure = ElementTree.parse(tmp_path / "out.xml").getroot().find(".//failure")
+    assert failure is not None
+    for part in ("FAIL", "grok1-nano", "tokens/s/p", "%"):
+        assert part in str(failure.get("message"))
+    assert (tmp_path / "report" / "report.md").read_text().startswith("# FAIL")
+
+
+def test_a_loss_that_is_not_a_number_voids_the_run(tmp_path: Path) -> None:
+    wild = ["--set", "training.learning_rate=1e30", "--set", "training.min_learning_rate=0.0"]
+    done = nano(tmp_path, *wild, "--set", "training.clip_grad=0.0")
+    assert done.returncode == 1, done.stdout
+    (record,) = records_in(tmp_path)
+    assert not record.valid
+    assert any("is not finite" in reason for reason in record.void_reasons)
+    assert "VOID" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "complaint"),
+    [
+        (["--case", "grok2"], 2, "unknown case 'grok2'; choose from grok1-tiny"),
+        (["--recipe", "grok2"], 2, "unknown recipe 'grok2'"),
+        (["--set", "parallel.tensor=3"], 2, "is not a multiple of"),
+        (["--steps", "0"], 2, "--steps 0 is not positive"),
+        (["--device", "npu"], 2, "torch_npu"),
+        (["--nnodes", "3"], 2, "3 nodes x 5 processes are not the recipe's 16 ranks"),
+    ],
+)
+def test_a_mistake_ends_the_run_with_its_reason(words: list[str], code: int, complaint: str, tmp_path: Path) -> None:
+    done = bench("-k", "test_pretrain", "--benchmark", "--case", "grok1-nano", "--results", str(tmp_path), *words)
+    assert done.returncode == code, done.stdout + done.stderr
+    assert complaint in done.stdout + done.stderr
+    assert not (tmp_path / "records").exists()
+
+
+@pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
+def test_each_row_of_the_table_names_a_shipped_recipe(case: Any) -> None:
+    assert load_recipe(case.recipe).name == case.recipe
+    assert case.steps > 3
+    assert case.runs >= 1
+
+
+def test_each_device_has_a_case_of_its_own() -> None:
+    assert {device: [case.name for case in select(None, device)] for device in ("cpu", "cuda", "npu")} == {
+        "cpu": ["grok1-tiny"],
+        "cuda": ["grok1-40b"],
+        "npu": ["grok1-40b"],
+    }
