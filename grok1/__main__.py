@@ -131,7 +131,7 @@ def main() -> None:
 
     app.command(name="preprocess")(preprocess_command)
     # a job that is told to end must end its ranks as if interrupted
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         # typer returns the exit code of what it caught itself, Ctrl-C included
         code = app(standalone_mode=False)

@@ -1,6 +1,7 @@
 """Checkpoints through megatron's dist_checkpointing: a folder a step, complete or absent, loadable in the same layout.
 
-All nodes must see the folder. Layout on disk: DIR/iter_0000010/ (megatron's files and recipe.json) and DIR/latest_checkpointed_iteration.txt.
+All nodes must see the folder. It holds iter_0000010/ (megatron's files and recipe.json), one for each saved step,
+and latest_checkpointed_iteration.txt.
 """
 
 from __future__ import annotations

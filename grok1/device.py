@@ -56,7 +56,10 @@ def detect() -> Kind:
 
 
 def kind() -> Kind:
-    """The device of this process: what the launcher said, else what the machine has."""
+    """The device of this process: what it was activated for, else what the launcher said, else what there is."""
+    if hasattr(torch, "_grok1_device"):
+        active: Kind = torch._grok1_device
+        return active
     named = os.environ.get(KIND_VARIABLE, "")
     if not named:
         return detect()

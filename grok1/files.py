@@ -16,6 +16,7 @@ def write_text(path: Path, text: str) -> None:
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as stream:
             stream.write(text)
+        os.chmod(temporary, 0o644)  # mkstemp's own mode would hide the file from everyone else
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)

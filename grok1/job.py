@@ -9,9 +9,12 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import platformdirs
 
 from grok1.config import Recipe
+
+_TOKENS_LOOKED_AT = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,7 @@ def prepare(
         raise ValueError(
             f"tokenizer {tokenizer} does not exist; give a tokenizer.model file or a folder that holds one"
         )
-    check_indexed(data)
+    _check_token_ids(data, check_indexed(data).dtype, recipe.model.vocab_size)
     return Job(
         recipe=recipe,
         num_steps=num_steps,
@@ -75,6 +78,17 @@ def prepare(
         shared_storage=shared_storage,
         launched_at=time.time(),
     )
+
+
+def _check_token_ids(prefix: Path, dtype: str, vocab_size: int) -> None:
+    """Refuse ids that the model has no row for; looks at the first tokens only, as corpora can be huge."""
+    path = prefix.with_name(f"{prefix.name}.bin")
+    largest = int(np.fromfile(path, dtype=dtype, count=_TOKENS_LOOKED_AT).max(initial=0))
+    if largest >= vocab_size:
+        raise ValueError(
+            f"{path} holds token id {largest}, the recipe's vocab_size is {vocab_size}; "
+            "preprocess with the recipe's tokenizer, or set model.vocab_size"
+        )
 
 
 def sample_data(recipe: Recipe) -> tuple[Path, Path]:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from grok1.config import recipe_names
@@ -137,6 +138,18 @@ def test_a_truncated_corpus_is_refused_and_left_alone(corpus: tuple[Path, Path],
     assert (done.returncode, len(done.stderr.strip().splitlines())) == (2, 1)
     assert "cut.bin" in done.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cut.bin", "cut.idx"]
+
+
+def test_a_corpus_of_another_vocabulary_is_refused(corpus: tuple[Path, Path], tmp_path: Path) -> None:
+    prefix, tokenizer = corpus
+    foreign = tmp_path / "foreign"
+    tokens = np.fromfile(f"{prefix}.bin", dtype=np.uint16)
+    tokens[100] = 600
+    tokens.tofile(f"{foreign}.bin")
+    foreign.with_name("foreign.idx").write_bytes(Path(f"{prefix}.idx").read_bytes())
+    done = grok1("train", *one_rank_words(corpus), "--data", str(foreign), "--steps", "1")
+    assert done.returncode == 2
+    assert "foreign.bin holds token id 600, the recipe's vocab_size is 512" in done.stderr
 
 
 def test_a_checkpoint_of_another_layout_is_refused(corpus: tuple[Path, Path], tmp_path: Path) -> None:
