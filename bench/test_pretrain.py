@@ -22,12 +22,13 @@ _RUN_SECONDS = 24 * 3600  # the ranks have their own time limits; a real job may
 def test_pretrain(case: Case, session: BenchSession, request: pytest.FixtureRequest) -> None:
     """tokens/s/p and s/step hold against the stored baselines."""
     try:
+        baselines = session.baselines()  # a damaged one is refused before hours of training, not after
         records = _run(case, session)
     except (LaunchError, ValueError) as error:
         pytest.exit(f"{case.name}: {error}", returncode=2)
     if not records:
         return  # this node does not hold rank 0, which records for all
-    verdict = judge(records, session.baselines())
+    verdict = judge(records, baselines)
     print(verdict.sentence)
     if verdict.state != "void":
         # asked for only now: the fixture complains where a run was refused and it had nothing to time

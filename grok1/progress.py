@@ -26,7 +26,7 @@ def log_line(event: dict[str, Any], recipe: Recipe, total: int) -> str:
             f"lr {event['learning_rate']:.3e}",
             f"{seconds:.3f} s/step",
             f"{recipe.tokens_per_step / seconds / ranks:.1f} tokens/s/p",
-            f"{recipe.flops_per_step() / seconds / ranks / 1e12:.5f} TFLOP/s/p",
+            f"{recipe.flops_per_step() / seconds / ranks / 1e12:.4g} TFLOP/s/p",
             f"{event['peak_bytes'] / 2**20:.0f} MiB",
         )
     )

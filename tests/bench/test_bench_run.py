@@ -143,6 +143,7 @@ def test_a_loss_that_is_not_a_number_voids_the_run(tmp_path: Path) -> None:
         (["--case", "grok2"], 2, "unknown case 'grok2'; choose from grok1-tiny"),
         (["--recipe", "grok2"], 2, "unknown recipe 'grok2'"),
         (["--set", "parallel.tensor=3"], 2, "is not a multiple of"),
+        (["--baselines", "nowhere"], 2, "nowhere"),
         (["--steps", "0"], 2, "--steps 0 is not positive"),
         (["--device", "npu"], 2, "torch_npu"),
         (["--nnodes", "3"], 2, "3 nodes x 5 processes are not the recipe's 16 ranks"),
