@@ -25,11 +25,6 @@ def training_split(recipe: Recipe, prefix: Path, tokenizer_path: Path, num_steps
     first rank of each node must therefore call it once before joining.
     """
     tokenizer = load_tokenizer(recipe.data.tokenizer_type, tokenizer_path)
-    if tokenizer.vocab_size > recipe.model.vocab_size:
-        raise ValueError(
-            f"tokenizer {tokenizer_path} has {tokenizer.vocab_size} entries, more than the recipe's vocab_size "
-            f"{recipe.model.vocab_size}; set model.vocab_size or use the tokenizer the recipe was made for"
-        )
     config = GPTDatasetConfig(
         random_seed=recipe.training.seed,
         sequence_length=recipe.training.sequence_length,

@@ -66,6 +66,7 @@ def prepare(
         raise ValueError(
             f"tokenizer {tokenizer} does not exist; give a tokenizer.model file or a folder that holds one"
         )
+    _check_tokenizer(tokenizer, recipe)
     _check_token_ids(data, check_indexed(data).dtype, recipe.model.vocab_size)
     return Job(
         recipe=recipe,
@@ -78,6 +79,17 @@ def prepare(
         shared_storage=shared_storage,
         launched_at=time.time(),
     )
+
+
+def _check_tokenizer(path: Path, recipe: Recipe) -> None:
+    from grok1.tokenizer import load_tokenizer
+
+    entries = load_tokenizer(recipe.data.tokenizer_type, path).vocab_size
+    if entries > recipe.model.vocab_size:
+        raise ValueError(
+            f"tokenizer {path} has {entries} entries, more than the recipe's vocab_size {recipe.model.vocab_size}; "
+            "set model.vocab_size, or use the tokenizer the recipe was made for"
+        )
 
 
 def _check_token_ids(prefix: Path, dtype: str, vocab_size: int) -> None:
