@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from grok1.config import Recipe, RecipeError, load_recipe, recipe_names
+
+RECIPES = Path(__file__).parents[2] / "grok1" / "recipes"
 
 REFUSALS = [
     (["parallel.tensor=8"], "num_query_groups 4 is not a multiple of parallel.tensor 8"),
@@ -40,8 +43,27 @@ REFUSALS = [
     (["training.learning_rate=inf"], "training.learning_rate: "),
     (["training.dtype=fp64"], "training.dtype: .*got 'fp64'"),
     (["parallel.tensor"], "override 'parallel.tensor' is not of the form section.key=value"),
+    (["parallel..tensor=2"], "is not of the form section.key=value"),
     (["name.tensor=1"], "name is a value, not a section"),
+    (["parallel.world_size=true"], "parallel.world_size: .*got 'True'"),
+    (["data.split=nan,1,1"], "is not three weights"),
+    (["data.split=1,-1,1"], "is not three weights"),
+    (["training.weight_decay=-inf"], "training.weight_decay: "),
 ]
+
+# Each of these once ended in something else than one line: a traceback, two lines, or a page of digits.
+HOSTILE = {
+    "an integer of 5000 digits": "training.seed=" + "9" * 5000,
+    "a hexadecimal integer of 9000 digits": "model.rope_base=0x" + "f" * 9000,
+    "a schedule without end": "training.decay_steps=0x" + "f" * 9000,
+    "a split into 2^36000 ways": "parallel.tensor=0x" + "f" * 9000,
+    "a batch of 400 digits": "training.micro_batch=" + "9" * 400,
+    "lists in lists": "training.seed=" + "[" * 5000,
+    "sections in sections": "model.rope_base." + "a." * 3000 + "a=1",
+    "a key with a line break": "data.a\nPASSED=1",
+    "a key that clears the screen": "data.\x1b[2J=1",
+    "a long key": "data." + "k" * 50000 + "=1",
+}
 
 
 @pytest.mark.parametrize(("overrides", "complaint"), REFUSALS)
@@ -49,6 +71,31 @@ def test_what_cannot_run_is_refused_with_its_value_and_a_remedy(overrides: list[
     with pytest.raises(RecipeError, match=complaint) as caught:
         load_recipe("grok1-nano", overrides)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("override", HOSTILE.values(), ids=HOSTILE.keys())
+def test_a_hostile_override_is_refused_in_one_short_printable_line(override: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        load_recipe("grok1-nano", [override])
+    assert str(caught.value).isprintable()
+    assert override.partition(".")[0] + "." in str(caught.value)  # it names the key, or at least its section
+    assert len(str(caught.value)) < 500
+
+
+def test_overrides_are_read_as_toml_or_else_as_text_and_the_last_one_wins() -> None:
+    recipe = load_recipe(
+        "grok1-nano",
+        [
+            "training.seed=5",
+            " training.seed = 7 ",
+            "training.dtype=bf16",
+            'training.recompute="full"',
+            "model.rope_base=5",
+        ],
+    )
+    training = recipe.training
+    assert (training.seed, training.dtype, training.recompute, recipe.model.rope_base) == (7, "bf16", "full", 5)
+    assert load_recipe("grok1-nano").training.seed == 1234
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -67,38 +114,65 @@ def test_the_40b_job_counts_what_is_published() -> None:
     layer = 6144 * (6144 + 2 * 1024 + 6144) + 8 * 3 * 6144 * 32768 + 8 * 6144 + 4 * 6144
     assert recipe.parameters() == 8 * layer + 2 * 131072 * 6144 + 6144
     assert recipe.parameters() == pytest.approx(40.97e9, rel=1e-4)
+    active = 8 * (6144 * (6144 + 2 * 1024 + 6144) + 2 * 3 * 6144 * 32768 + 8 * 6144) + 131072 * 6144
+    assert recipe.active_parameters() == active
+    assert recipe.flops_per_token() == 6 * active + 6 * 8 * 6144 * 8192  # matrices, and half of each score matrix
     assert recipe.flops_per_token() == pytest.approx(69.46e9, rel=1e-4)
+    assert recipe.flops_per_step() == recipe.flops_per_token() * 2**20
     assert recipe.tokens_per_step == 2**20
     assert recipe.tokens_per_step / (1646.633 * 16) == pytest.approx(39.8, rel=1e-5)
     assert (recipe.parallel.data, recipe.parallel.expert_data, recipe.num_micro_batches) == (2, 1, 64)
 
 
 def test_xais_model_has_its_published_size() -> None:
-    assert load_recipe("grok1-314b").parameters() == pytest.approx(314e9, rel=0.01)
+    parameters = load_recipe("grok1-314b").parameters()
+    layer = 6144 * (6144 + 2 * 1024 + 6144) + 8 * 3 * 6144 * 32768 + 8 * 6144 + 4 * 6144
+    assert parameters == 64 * layer + 131072 * 6144 + 6144  # one matrix for input and output
+    assert parameters == pytest.approx(314e9, rel=0.01)
 
 
 @pytest.mark.parametrize("tied", ["true", "false"])
-def test_the_parts_of_all_ranks_make_up_the_whole(tied: str) -> None:
-    recipe = load_recipe("grok1-nano", ["parallel.pipeline=1", "parallel.world_size=8", f"model.tie_embeddings={tied}"])
+@pytest.mark.parametrize("pipeline", [1, 2])
+def test_the_parts_of_all_ranks_make_up_the_whole(pipeline: int, tied: str) -> None:
+    layout = [f"parallel.pipeline={pipeline}", f"parallel.world_size={8 * pipeline}"]
+    recipe = load_recipe("grok1-nano", [*layout, f"model.tie_embeddings={tied}"])
     dense, expert = recipe.parameters_per_rank()
-    model, parallel = recipe.model, recipe.parallel
-    copied = model.num_layers * model.hidden_size * (model.num_experts + 4)  # router and norms are on every rank
-    split = (dense - copied) * parallel.tensor + expert * parallel.expert * parallel.expert_tensor
-    assert split + copied + model.hidden_size == recipe.parameters()
+    copied = (2 // pipeline) * (8 + 4) * 96  # router and norms are on every tensor rank
+    whole = pipeline * ((dense - copied) * 4 + copied + expert * 2 * 4)
+    if pipeline == 2 and tied == "true":
+        whole -= 512 * 96  # the first and the last stage each hold the one embedding
+    assert whole == recipe.parameters() - recipe.model.hidden_size  # the final norm, too small to count
 
 
-def test_the_hash_knows_what_decides_the_step_and_nothing_else() -> None:
+OTHER = {
+    "swiglu": "geglu",
+    "topk_then_softmax": "softmax_then_topk",
+    "alltoall": "allgather",
+    "fp32": "bf16",
+    "none": "full",
+    "SentencePiece": "PretrainedFromHF",
+    "99990,8,2": "9,1,0",
+}
+SECTIONS: dict[str, Any] = load_recipe("grok1-nano").resolved()
+KEYS = [(section, key) for section in ("model", "parallel", "training", "data") for key in SECTIONS[section]]
+
+
+@pytest.mark.parametrize(("section", "key"), KEYS)
+def test_the_hash_changes_with_every_value_that_decides_the_step(section: str, key: str) -> None:
     base = load_recipe("grok1-nano")
-    assert load_recipe("grok1-nano", ["name=other", "description=words"]).hash() == base.hash()
-    changes = [
-        "training.seed=1",
-        "training.global_batch=8",
-        "model.num_layers=4",
-        "data.split=9,1,0",
-        "model.init_std=0.02",
-    ]
-    hashes = {load_recipe("grok1-nano", [change]).hash() for change in changes}
-    assert len(hashes | {base.hash()}) == len(changes) + 1
+    part = getattr(base, section)
+    value = getattr(part, key)
+    other = OTHER[value] if isinstance(value, str) else not value if isinstance(value, bool) else value + 1
+    # copied, not loaded: no single size can change without another in a recipe that is checked
+    changed = base.model_copy(update={section: part.model_copy(update={key: other})})
+    assert changed.hash() != base.hash()
+
+
+def test_the_hash_does_not_know_the_name_or_how_a_number_is_written() -> None:
+    base = load_recipe("grok1-nano")
+    same = ["name=other", "description=words", "training.weight_decay=1e-1", "model.attention_logit_cap=0"]
+    assert load_recipe("grok1-nano", [*same, "training.seed=1_234"]).hash() == base.hash()
+    assert len(base.hash()) == 12
 
 
 def test_the_estimate_grows_with_what_it_counts() -> None:
@@ -112,8 +186,7 @@ def test_the_estimate_grows_with_what_it_counts() -> None:
 
 def test_a_recipe_file_of_ones_own_is_read(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
-    shipped = Path(__file__).parents[2] / "grok1" / "recipes" / "grok1-nano.toml"
-    path.write_text(shipped.read_text().replace('name = "grok1-nano"', 'name = "mine"'))
+    path.write_text((RECIPES / "grok1-nano.toml").read_text().replace('name = "grok1-nano"', 'name = "mine"'))
     assert load_recipe(str(path)).hash() == load_recipe("grok1-nano").hash()
 
 
@@ -125,15 +198,27 @@ def test_a_damaged_file_is_refused_in_one_line(content: bytes, tmp_path: Path) -
         load_recipe(str(path))
 
 
-@pytest.mark.parametrize("name", ["nope", "nope.toml", "", "../grok1-nano"])
-def test_an_unknown_recipe_is_refused(name: str) -> None:
-    with pytest.raises(RecipeError, match=r"unknown recipe|does not exist"):
+def test_an_oversized_file_is_refused_without_reading_it_all(tmp_path: Path) -> None:
+    path = tmp_path / "big.toml"
+    with path.open("wb") as file:
+        file.truncate(64 * 2**20)
+    tracemalloc.start()
+    try:
+        with pytest.raises(RecipeError, match="is larger than [0-9]+ bytes"):
+            load_recipe(str(path))
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < 2**20
+
+
+@pytest.mark.parametrize("name", ["nope", "nope.toml", "", "../grok1-nano", "a\0.toml", "a" * 5000 + ".toml"])
+def test_an_unknown_recipe_is_refused_with_the_names_to_choose_from(name: str) -> None:
+    with pytest.raises(RecipeError, match=r"(unknown recipe|does not exist|cannot be read).*grok1-40b"):
         load_recipe(name)
 
 
 leaves = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)
-SECTIONS: dict[str, Any] = load_recipe("grok1-nano").resolved()
-KEYS = [(section, key) for section in ("model", "parallel", "training", "data") for key in SECTIONS[section]]
 
 
 @given(st.lists(st.tuples(st.sampled_from(KEYS), leaves), min_size=1, max_size=4))
@@ -152,3 +237,24 @@ def test_any_values_make_a_recipe_or_a_recipe_error(changes: list[tuple[tuple[st
 def test_any_override_text_makes_a_recipe_or_a_recipe_error(text: str) -> None:
     with contextlib.suppress(RecipeError):
         assert isinstance(load_recipe("grok1-nano", [text]), Recipe)
+
+
+NANO = (RECIPES / "grok1-nano.toml").read_bytes()
+damaged = st.builds(
+    lambda start, length, patch: NANO[:start] + patch + NANO[start + length :],
+    st.integers(0, len(NANO)),
+    st.integers(0, 40),
+    st.binary(max_size=20) | st.text(max_size=10).map(lambda text: text.encode("utf-8", "surrogatepass")),
+)
+
+
+@given(content=st.binary(max_size=200) | damaged)
+def test_any_recipe_text_makes_a_recipe_or_a_recipe_error(tmp_path_factory: Any, content: bytes) -> None:
+    path = tmp_path_factory.getbasetemp() / "any.toml"
+    path.write_bytes(content)
+    try:
+        recipe = load_recipe(str(path))
+    except RecipeError:
+        return
+    assert len(recipe.hash()) == 12
+    assert recipe.bytes_per_rank() > 0
