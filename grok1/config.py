@@ -22,7 +22,7 @@ if sys.version_info >= (3, 11):
 else:  # Python 3.10 is what the Ascend stack runs
     import tomli as tomllib
 
-_MAX_RECIPE_BYTES = 64 * 1024
+_MAX_RECIPE_BYTES = 16 * 1024  # tomllib takes quadratic time on hostile keys; the shipped recipes need 1.5 KiB
 _MATMUL_FLOPS = 6  # 2 for multiply and add, times 3 for forward and the two products of backward
 
 
@@ -54,7 +54,7 @@ class Model(_Frozen):
     embedding_multiplier: float = Field(gt=0.0)
     output_multiplier: float = Field(gt=0.0)
     norm_epsilon: float = Field(default=1e-5, gt=0.0)
-    rope_base: int = Field(default=10000, ge=1)
+    rope_base: int = Field(default=10000, ge=1, le=1 << 40)
     init_std: float = Field(default=0.01, gt=0.0)
 
     @model_validator(mode="after")
@@ -84,10 +84,10 @@ class Parallel(_Frozen):
     """How many ways each axis is split, over how many ranks."""
 
     world_size: int = Field(ge=1, le=1 << 16)
-    tensor: int = Field(default=1, ge=1)
-    pipeline: int = Field(default=1, ge=1)
-    expert: int = Field(default=1, ge=1)
-    expert_tensor: int = Field(default=1, ge=1, description="how many ways one expert's matrices are split")
+    tensor: int = Field(default=1, ge=1, le=1 << 16)
+    pipeline: int = Field(default=1, ge=1, le=1 << 16)
+    expert: int = Field(default=1, ge=1, le=1 << 16)
+    expert_tensor: int = Field(default=1, ge=1, le=1 << 16, description="how many ways one expert's matrices are split")
     sequence_parallel: bool = True
     dispatcher: Literal["allgather", "alltoall"] = "alltoall"
 
@@ -127,13 +127,13 @@ class Training(_Frozen):
     """Batch, precision, optimizer and schedule."""
 
     sequence_length: int = Field(ge=1, le=1 << 24)
-    micro_batch: int = Field(default=1, ge=1)
+    micro_batch: int = Field(default=1, ge=1, le=1 << 20)
     global_batch: int = Field(ge=1, le=1 << 20)
     dtype: Literal["fp32", "bf16"]
     learning_rate: float = Field(gt=0.0)
     min_learning_rate: float = Field(ge=0.0)
-    warmup_steps: int = Field(ge=0)
-    decay_steps: int = Field(ge=1)
+    warmup_steps: int = Field(ge=0, le=1 << 40)
+    decay_steps: int = Field(ge=1, le=1 << 40)
     weight_decay: float = Field(ge=0.0)
     adam_beta1: float = Field(default=0.9, ge=0.0, lt=1.0)
     adam_beta2: float = Field(default=0.95, ge=0.0, lt=1.0)
@@ -335,32 +335,51 @@ def describe_validation_error(error: ValidationError) -> str:
     """All of a pydantic error's complaints on one line, at most five of them."""
     complaints = []
     for item in error.errors(include_url=False)[:5]:
-        where = ".".join(str(part) for part in item["loc"])
+        where = ".".join(str(part)[:40] for part in item["loc"])
         message = item["msg"].removeprefix("Value error, ")
         if item["type"] == "extra_forbidden":
             message = "is no such key; remove it or check its spelling"
         elif item["type"] not in ("value_error", "missing"):
-            message = f"{message} (got {str(item['input'])[:80]!r})"
+            message = f"{message} (got {_shown(item['input'])})"
         complaints.append(f"{where}: {message}" if where and item["type"] != "value_error" else message)
-    return "; ".join(complaints)
+    # keys come from the file as they are: a line break in one must not look like a line of ours
+    return "".join(char if char.isprintable() else "?" for char in "; ".join(complaints))
+
+
+def _shown(value: object) -> str:
+    """A refused value, short; one too large or too deep for str() by its kind alone."""
+    if isinstance(value, (dict, list)):
+        return "a section" if isinstance(value, dict) else "a list"
+    if isinstance(value, int) and value.bit_length() > 64:
+        return f"an integer of {value.bit_length()} bits"
+    return repr(str(value)[:80])
 
 
 def _read_toml(name_or_path: str) -> dict[str, Any]:
     if name_or_path.endswith(".toml"):
-        path = Path(name_or_path)
-        if not path.is_file():
-            raise RecipeError(f"recipe file {path} does not exist; give a .toml file or one of {_names()}")
-        content = path.read_bytes()[: _MAX_RECIPE_BYTES + 1]
+        content = _read_file(Path(name_or_path))
     elif name_or_path in recipe_names():
         content = (resources.files("grok1") / "recipes" / f"{name_or_path}.toml").read_bytes()
     else:
         raise RecipeError(f"unknown recipe {name_or_path!r}; choose one of {_names()}, or give a .toml file")
     if len(content) > _MAX_RECIPE_BYTES:
-        raise RecipeError(f"recipe file {name_or_path} is larger than {_MAX_RECIPE_BYTES} bytes")
+        raise RecipeError(f"recipe file {name_or_path} is larger than {_MAX_RECIPE_BYTES} bytes; shorten it")
     try:
         return tomllib.loads(content.decode("utf-8"))
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise RecipeError(f"recipe file {name_or_path} is not valid TOML: {error}") from None
+
+
+def _read_file(path: Path) -> bytes:
+    """At most one byte more than a recipe may have, so that the caller sees the excess."""
+    remedy = f"give a .toml file or one of {_names()}"
+    try:
+        if not path.is_file():
+            raise RecipeError(f"recipe file {path} does not exist; {remedy}")
+        with path.open("rb") as file:
+            return file.read(_MAX_RECIPE_BYTES + 1)
+    except OSError as error:
+        raise RecipeError(f"recipe file {str(path)[:80]!r} cannot be read: {error.strerror}; {remedy}") from None
 
 
 def _names() -> str:
@@ -375,7 +394,7 @@ def _apply_override(fields: dict[str, Any], override: str) -> None:
         raise RecipeError(f"override {override!r} is not of the form section.key=value, like parallel.tensor=2")
     try:
         value = tomllib.loads(f"value = {text.strip()}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):  # also integers of too many digits, and lists too deep
         value = text.strip()
     *sections, leaf = path
     for section in sections:

@@ -27,7 +27,8 @@ import psutil
 from grok1.config import Recipe
 
 _KIND_VARIABLE = "GROK1_DEVICE"  # read by grok1.device, which this module must not import: it imports torch
-_SHARE_OF_MEMORY = 0.9
+_SHARE_OF_FREE_MEMORY = 0.9  # on a CPU other programs want some; a device's memory is all ours
+_PROCESS_BYTES = 128 << 20  # what a rank needs beside its model: torch's and gloo's own, not shared with the forkserver
 _SETTLE_SECONDS = 2.0  # after a first failure, time for an earlier one to arrive
 _STOP_SECONDS = 3.0
 
@@ -115,17 +116,17 @@ def launch(
 def check_machine(recipe: Recipe, device: str, local_ranks: int) -> None:
     """Refuse what this machine cannot hold, before any process starts."""
     if device == "cpu":
-        available = psutil.virtual_memory().available
-        needed, where = recipe.bytes_per_rank() * local_ranks, f"{local_ranks} ranks on this machine"
+        available = int(psutil.virtual_memory().available * _SHARE_OF_FREE_MEMORY)
+        needed, where = (recipe.bytes_per_rank() + _PROCESS_BYTES) * local_ranks, f"{local_ranks} ranks on this machine"
     else:
         seam = importlib.import_module("grok1.device")
         seam.check_available(device, local_ranks)
         available = seam.memory_bytes(device)
         needed, where = recipe.bytes_per_rank(), f"one rank on {device}"
-    if needed > available * _SHARE_OF_MEMORY:
+    if needed > available:
         raise LaunchError(
             f"recipe {recipe.name} needs about {needed / 2**30:.1f} GiB for {where}, of which "
-            f"{available / 2**30:.1f} GiB are free; choose a smaller recipe, or split it over more ranks"
+            f"{available / 2**30:.1f} GiB can be used; choose a smaller recipe, or split it over more ranks"
         )
 
 
