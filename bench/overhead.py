@@ -1,7 +1,8 @@
 """What measuring costs: the harness's step beside the same step in a bare loop, in turns, in one run.
 
 Both train the same model on the same data through the same schedule. The bare loop has no timers, no counted
-collectives, no expert counts, no result and no log line. The test beside it says how to read the two lists.
+collectives, no expert counts, no result and no log line. A third side, also bare, is the control: its ratio to
+the second shows what this machine makes of two things that are equal. The test beside it reads the three lists.
 """
 
 from __future__ import annotations
@@ -25,20 +26,22 @@ from grok1.parallel import Rendezvous, joined
 from grok1.step import Stepper, forward_step
 from grok1.train import Emit, log_fields
 
-BLOCK_STEPS = 5
-_ORDER = ("harness", "bare", "bare", "harness")  # ABBA: a steady drift of the machine cancels out
-_WARM_UP_BLOCKS = 4  # one ABBA round
+SIDES = ("harness", "bare", "control")
+# one round: single steps, and the same backwards, so that neither a drift of the machine nor a place in the order
+# favours a side
+_ROUND = SIDES + SIDES[::-1]
+_WARM_UP_ROUNDS = 2
 
 
 def run_rank(job: Job, where: Rendezvous, emit: Emit) -> dict[str, list[float]] | None:
     """Wall seconds of each timed step, by side; rank 0 returns them, the others None.
 
-    `job.num_steps` is the least number of timed steps a side; whole ABBA rounds are run.
+    `job.num_steps` is the least number of timed steps a side; whole rounds are run, so steps 2 i and 2 i + 1 of
+    each side belong to round i.
     """
-    rounds = math.ceil(job.num_steps / (2 * BLOCK_STEPS))
-    blocks = _WARM_UP_BLOCKS + rounds * len(_ORDER)
+    rounds = _WARM_UP_ROUNDS + math.ceil(job.num_steps / 2)
     # the length of the dataset decides its order; this is the one that training uses
-    dataset_steps = max(blocks * BLOCK_STEPS, job.recipe.training.decay_steps)
+    dataset_steps = max(rounds * len(_ROUND), job.recipe.training.decay_steps)
     split = functools.partial(training_split, job.recipe, job.data_prefix, job.tokenizer_path, dataset_steps)
     if where.rank == 0 or (where.local_rank == 0 and not job.shared_storage):
         split()  # the sample index must exist before the ranks meet
@@ -48,7 +51,7 @@ def run_rank(job: Job, where: Rendezvous, emit: Emit) -> dict[str, list[float]] 
         batches = Batches(job.recipe, ranks, split())
         stepper = Stepper(job.recipe, ranks, model, optimizer, scheduler, batches)
         log = emit if ranks.rank == 0 else _drop
-        seconds = _in_turns(blocks, lambda step: _harness_step(stepper, log, step), stepper, batches)
+        seconds = _in_turns(rounds, lambda step: _harness_step(stepper, log, step), stepper, batches)
         return seconds if ranks.rank == 0 else None
 
 
@@ -56,23 +59,20 @@ def _drop(_event: dict[str, Any]) -> None: ...
 
 
 def _in_turns(
-    blocks: int, harness_step: Callable[[int], float], stepper: Stepper, batches: Batches
+    rounds: int, harness_step: Callable[[int], float], stepper: Stepper, batches: Batches
 ) -> dict[str, list[float]]:
     bare_step = functools.partial(_bare_step, stepper, batches, get_forward_backward_func())
-    seconds: dict[str, list[float]] = {"harness": [], "bare": []}
-    for block in range(blocks):
-        side = _ORDER[block % len(_ORDER)]
+    seconds: dict[str, list[float]] = {side: [] for side in SIDES}
+    for step in range(rounds * len(_ROUND)):
+        side = _ROUND[step % len(_ROUND)]
+        is_harness = side == "harness"
         dist.barrier()
-        # switched between blocks, so never inside a timed step
-        with bare(stepper) if side == "bare" else nullcontext():
-            times = [
-                _timed(bare_step if side == "bare" else harness_step, step)
-                for step in range(block * BLOCK_STEPS, (block + 1) * BLOCK_STEPS)
-            ]
+        with nullcontext() if is_harness else bare(stepper):  # outside the timed part
+            taken = _timed(harness_step if is_harness else bare_step, step)
         # a harness step drains the counts, so any left here were made by a step that should have made none
-        assert side == "harness" or device.TRAFFIC.calls == 0, "the bare loop's collectives are still counted"
-        if block >= _WARM_UP_BLOCKS:
-            seconds[side] += times
+        assert is_harness or device.TRAFFIC.calls == 0, "the bare loop's collectives are still counted"
+        if step >= _WARM_UP_ROUNDS * len(_ROUND):
+            seconds[side].append(taken)
     return seconds
 
 

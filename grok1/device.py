@@ -232,7 +232,11 @@ def _counted(original: Callable[..., Any]) -> Callable[..., Any]:
             return original(*args, **kwargs)
         start = stamp()
         result = original(*args, **kwargs)
-        TRAFFIC.add(max(map(_bytes_of, [*args[:2], *kwargs.values()]), default=0), start, stamp())
+        end = stamp()
+        num_bytes = max(_bytes_of(args[0]), _bytes_of(args[1])) if len(args) > 1 else _bytes_of(args[0]) if args else 0
+        for value in kwargs.values():
+            num_bytes = max(num_bytes, _bytes_of(value))
+        TRAFFIC.add(num_bytes, start, end)
         return result
 
     call.__name__ = original.__name__

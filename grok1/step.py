@@ -153,6 +153,7 @@ class Stepper:
             self.scheduler.step(increment=1)
         with self.timers.phase("report"):
             loss, aux_loss = self.reduce_losses([entry["loss"] for entry in losses])
+            self.expert_load.settle()
         end = device.stamp()
         device.synchronize()
         calls, num_bytes, communication_seconds = device.TRAFFIC.drain()
