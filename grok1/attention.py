@@ -1,6 +1,6 @@
 """Attention: megatron's self-attention around a core that may cap its logits.
 
-Legend: S sequence, B micro-batch, H local query heads, G local key/value heads, D head size.
+Legend: S sequence of queries, T of keys, B micro-batch, H local query heads, G local key/value heads, D head size.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from grok1.engine import (
     TransformerConfig,
 )
 
+_HIDDEN = -1e30  # xAI's score of what a query may not see
+
 
 def attention_spec(model: Model) -> ModuleSpec:
     """Self-attention for this model on this process's device."""
@@ -44,47 +46,80 @@ def attention_spec(model: Model) -> ModuleSpec:
 
 
 def _core_attention(model: Model) -> type | ModuleSpec:
-    if device.kind() == "npu" and not model.attention_logit_cap:
+    if device.kind() == "npu" and not model.attention_logit_cap and not model.attention_multiplier:
         return DotProductAttention  # MindSpeed replaces its forward with the fused NPU kernel
-    return ModuleSpec(module=CausalAttention, params={"logit_cap": model.attention_logit_cap})
+    multiplier = model.attention_multiplier or 1.0 / math.sqrt(model.head_dim)
+    return ModuleSpec(module=CausalAttention, params={"multiplier": multiplier, "logit_cap": model.attention_logit_cap})
 
 
 class CausalAttention(MegatronModule):
-    """softmax(cap(q k^T / sqrt(D)), causal) v, with cap(s) = c tanh(s / c) where c > 0.
+    """softmax(cap(m q k^T), causal) v, with cap(s) = c tanh(s / c) where c > 0, and m = 1 / sqrt(D) unless given.
 
     Without a cap this is torch's fused attention; with one, scores are computed in float32 as xAI does:
-    the multiplier before the cap, the mask after it.
+    the multiplier before the cap, the mask after it. Queries are the last of the keys' positions, so that a
+    cache of earlier keys works.
     """
 
-    def __init__(self, config: TransformerConfig, logit_cap: float = 0.0, **_unused: Any) -> None:
+    def __init__(self, config: TransformerConfig, multiplier: float, logit_cap: float = 0.0, **_unused: Any) -> None:
         super().__init__(config=config)
-        self.logit_cap = logit_cap
+        self.multiplier, self.logit_cap = multiplier, logit_cap
 
     def forward(
         self,
         query_SBHD: Tensor,
-        key_SBGD: Tensor,
-        value_SBGD: Tensor,
-        attention_mask: Any = None,
+        key_TBGD: Tensor,
+        value_TBGD: Tensor,
+        attention_mask: Tensor | None = None,
         **_unused: Any,
     ) -> Tensor:
-        """Context [S, B, H*D] of query [S, B, H, D] against key and value [S, B, G, D]."""
-        group = query_SBHD.shape[2] // key_SBGD.shape[2]
+        """Context [S, B, H*D] of query [S, B, H, D] against key and value [T, B, G, D], T >= S.
+
+        `attention_mask` is a bias [B, 1, 1, T] over keys, in place of whose scores it stands where it is not 0: see
+        `key_bias`.
+        """
+        group = query_SBHD.shape[2] // key_TBGD.shape[2]
         query = query_SBHD.permute(1, 2, 0, 3)
         # head h reads key/value head h // group
-        key = key_SBGD.permute(1, 2, 0, 3).repeat_interleave(group, dim=1)
-        value = value_SBGD.permute(1, 2, 0, 3).repeat_interleave(group, dim=1)
-        if self.logit_cap:
-            context = _capped(query, key, value, self.logit_cap)
+        key = key_TBGD.permute(1, 2, 0, 3).repeat_interleave(group, dim=1)
+        value = value_TBGD.permute(1, 2, 0, 3).repeat_interleave(group, dim=1)
+        if self.logit_cap or attention_mask is not None:
+            context = _capped(query, key, value, self.multiplier, self.logit_cap, attention_mask)
         else:
-            context = F.scaled_dot_product_attention(query, key, value, is_causal=True)
+            whole = query.shape[2] == key.shape[2]
+            mask = None if whole or query.shape[2] == 1 else ~_future(query, key)
+            context = F.scaled_dot_product_attention(
+                query, key, value, attn_mask=mask, is_causal=whole, scale=self.multiplier
+            )
         return context.permute(2, 0, 1, 3).flatten(2)
 
 
-def _capped(query: Tensor, key: Tensor, value: Tensor, cap: float) -> Tensor:
-    scores = (query @ key.transpose(-1, -2)).float() / math.sqrt(query.shape[-1])
-    scores = cap * torch.tanh(scores / cap)
-    length = scores.shape[-1]
-    future = torch.ones(length, length, dtype=torch.bool, device=scores.device).triu(1)
-    # xAI masks with -1e30, not -inf: a row with nothing to see is then uniform, not NaN
-    return scores.masked_fill(future, -1e30).softmax(-1).to(value.dtype) @ value
+def key_bias(tokens_BT: Tensor, pad_token: int, length: int | None = None) -> Tensor:
+    """What stands in place of scores [B, 1, 1, T]: 0 none, -1e30 for pads, -inf from `length` on.
+
+    xAI hides a pad from every query, itself included. -1e30, not -inf: a query that sees nothing but pads then
+    attends to all positions alike, future ones included, as in xAI's model, instead of giving NaN. Positions from
+    `length` on are filler of ours, which nothing attends to.
+    """
+    bias = torch.zeros(tokens_BT.shape, dtype=torch.float32, device=tokens_BT.device)
+    bias.masked_fill_(tokens_BT <= pad_token, _HIDDEN)
+    if length is not None:
+        bias[:, length:] = -math.inf
+    return bias[:, None, None, :]
+
+
+def _future(query: Tensor, key: Tensor) -> Tensor:
+    """True where a key [.., T, D] lies after a query [.., S, D], the queries being the last S positions."""
+    queries, keys = query.shape[-2], key.shape[-2]
+    return torch.ones(queries, keys, dtype=torch.bool, device=query.device).triu(1 + keys - queries)
+
+
+def _capped(
+    query: Tensor, key: Tensor, value: Tensor, multiplier: float, cap: float, bias_B11T: Tensor | None
+) -> Tensor:
+    scores = (query @ key.transpose(-1, -2)).float() * multiplier
+    if cap:
+        scores = cap * torch.tanh(scores / cap)
+    scores = scores.masked_fill(_future(query, key), _HIDDEN)
+    if bias_B11T is not None:
+        scores = torch.where(bias_B11T == 0.0, scores, bias_B11T)
+    return scores.softmax(-1).to(value.dtype) @ value

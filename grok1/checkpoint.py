@@ -48,9 +48,13 @@ def latest_step(folder: Path) -> int:
 
 def check_loadable(folder: Path, recipe: Recipe) -> int:
     """The step that `load` would resume after, or ValueError where the checkpoint is of another model or layout."""
+    return _check_stored(folder, recipe, ("model", "parallel"))
+
+
+def _check_stored(folder: Path, recipe: Recipe, sections: tuple[str, ...]) -> int:
     step = latest_step(folder)
     stored = json.loads((step_folder(folder, step) / "recipe.json").read_text())
-    for section in ("model", "parallel"):
+    for section in sections:
         for key, value in recipe.resolved()[section].items():
             if stored[section].get(key) != value:
                 raise ValueError(
@@ -91,6 +95,14 @@ def load(folder: Path, recipe: Recipe, model: Any, optimizer: Any, scheduler: An
     _unshare_step_counts(optimizer)
     scheduler.load_state_dict(state["scheduler"])
     return int(state["step"])
+
+
+def load_weights(folder: Path, recipe: Recipe, model: Any) -> int:
+    """Restore the newest weights alone into a bare model of any layout; returns the number of steps behind them."""
+    step = _check_stored(folder, recipe, ("model",))
+    state = dist_checkpointing.load({"model": model.sharded_state_dict()}, str(step_folder(folder, step)))
+    model.load_state_dict(state["model"], strict=True)
+    return step
 
 
 def _allocate_adam_state(optimizer: Any) -> None:

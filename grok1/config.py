@@ -48,6 +48,7 @@ class Model(_Frozen):
     experts_per_token: int = Field(ge=1, le=64)
     activation: Literal["swiglu", "geglu"]
     attention_logit_cap: float = Field(ge=0.0, description="30 in xAI's model; 0 means no cap")
+    attention_multiplier: float = Field(default=0.0, ge=0.0, description="on the scores; 0 means 1 / sqrt(head_dim)")
     tie_embeddings: bool
     router: Literal["topk_then_softmax", "softmax_then_topk"]
     aux_loss_coefficient: float = Field(ge=0.0, le=10.0)

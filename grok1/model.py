@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from grok1 import device
@@ -29,6 +30,7 @@ class Grok(GPTModel):
 
     def __init__(self, recipe: Recipe, config: TransformerConfig, ranks: Ranks) -> None:
         self.recipe_model = recipe.model
+        self.kept_logits: list[Tensor] | None = None  # a list here receives each micro-batch's [S, B, vocab/TP]
         layers = [layer_spec(recipe.model)] * get_num_layers_to_build(config)
         super().__init__(
             config,
@@ -55,7 +57,10 @@ class Grok(GPTModel):
 
     def compute_language_model_loss(self, labels: Tensor, logits: Tensor) -> Tensor:
         """Vocabulary-parallel cross-entropy of the scaled logits, [B, S]."""
-        loss: Tensor = super().compute_language_model_loss(labels, logits * self.recipe_model.output_multiplier)
+        logits = logits * self.recipe_model.output_multiplier
+        if self.kept_logits is not None:
+            self.kept_logits.append(logits.detach().clone())
+        loss: Tensor = super().compute_language_model_loss(labels, logits)
         return loss
 
 
@@ -130,3 +135,13 @@ def build_model(recipe: Recipe, ranks: Ranks) -> torch.nn.Module:
     )
     wrapped: torch.nn.Module = DistributedDataParallel(config=config, ddp_config=ddp, module=model)
     return wrapped
+
+
+def gather_gradients(model: torch.nn.Module) -> None:
+    """Make each parameter's `main_grad` whole after a step's reduction, which leaves each replica its own share."""
+    wrapped: Any = model
+    for buffer in wrapped.buffers + wrapped.expert_parallel_buffers:
+        group = buffer.data_parallel_group
+        for bucket in buffer.buckets:
+            share = bucket.grad_data.view(group.size(), -1)[group.rank()].clone()
+            dist.all_gather_into_tensor(bucket.grad_data, share, group=group)

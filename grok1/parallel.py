@@ -30,6 +30,7 @@ class Ranks:
     data: int
     expert: int
     expert_tensor: int
+    expert_data: int
     is_first_stage: bool
     is_last_stage: bool
 
@@ -88,6 +89,7 @@ def _build_groups(where: Rendezvous, parallel: Parallel, seed: int) -> Ranks:
         data=parallel_state.get_data_parallel_rank(),
         expert=parallel_state.get_expert_model_parallel_rank(),
         expert_tensor=parallel_state.get_expert_tensor_parallel_rank(),
+        expert_data=parallel_state.get_expert_data_parallel_rank(),
         is_first_stage=parallel_state.is_pipeline_first_stage(),
         is_last_stage=parallel_state.is_pipeline_last_stage(),
     )

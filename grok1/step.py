@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -135,24 +136,13 @@ class Stepper:
         start = device.stamp()
         with self.timers.phase("data"):
             batches = self._batches.step(step)
-        with self.timers.phase("optimizer"):
-            self.model.zero_grad_buffer()  # type: ignore[operator]
-            self.optimizer.zero_grad()
-        losses = self._forward_backward(
-            forward_step_func=forward_step,
-            data_iterator=iter(batches),
-            model=[self.model],
-            num_microbatches=len(batches),
-            seq_length=self.recipe.training.sequence_length,
-            micro_batch_size=self.recipe.training.micro_batch,
-            forward_only=False,
-        )
+        losses = self.accumulate(batches)
         with self.timers.phase("optimizer"):
             updated, grad_norm, _ = self.optimizer.step()
             learning_rate = float(self.optimizer.param_groups[0]["lr"])
             self.scheduler.step(increment=1)
         with self.timers.phase("report"):
-            loss, aux_loss = self.reduce_losses([entry["loss"] for entry in losses])
+            loss, aux_loss = self.reduce_losses(losses)
             self.expert_load.settle()
         end = device.stamp()
         device.synchronize()
@@ -170,6 +160,22 @@ class Stepper:
             communication_bytes=num_bytes,
             communication_seconds=communication_seconds,
         )
+
+    def accumulate(self, batches: list[Batch]) -> list[Tensor]:
+        """Forward and backward of the micro-batches, gradients reduced; the last stage's losses."""
+        with self.timers.phase("optimizer"):
+            self.model.zero_grad_buffer()  # type: ignore[operator]
+            self.optimizer.zero_grad()
+        losses = self._forward_backward(
+            forward_step_func=forward_step,
+            data_iterator=iter(batches),
+            model=[self.model],
+            num_microbatches=len(batches),
+            seq_length=batches[0]["tokens"].shape[1],
+            micro_batch_size=self.recipe.training.micro_batch,
+            forward_only=False,
+        )
+        return [entry["loss"] for entry in losses]
 
     def _finalize_gradients(self, model: list[torch.nn.Module], num_tokens: Tensor | None = None) -> None:
         with self.timers.phase("gradients"):
@@ -194,11 +200,11 @@ class Stepper:
 def forward_step(batches: Iterator[Batch], model: torch.nn.Module) -> tuple[Tensor, Callable[..., Any]]:
     """One micro-batch forward, in the form megatron's schedules want."""
     batch = next(batches)
-    output = model(batch["tokens"], batch["position_ids"], None, labels=batch["labels"])
-    return output, _mean_loss
+    output = model(batch["tokens"], batch["position_ids"], batch.get("key_bias"), labels=batch["labels"])
+    return output, functools.partial(_mean_loss, mask=batch.get("loss_mask"))
 
 
-def _mean_loss(losses: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    """Mean over all tokens [B, S]; pads count, as in xAI's maths."""
-    loss = losses.float().mean()
+def _mean_loss(losses: Tensor, mask: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+    """Mean over all tokens [B, S], or those that `mask` (0 or 1) leaves; pads count, as in xAI's maths."""
+    loss = losses.float().mean() if mask is None else (losses.float() * mask).sum() / mask.sum()
     return loss, {"loss": loss.detach().clone()}

@@ -1,21 +1,24 @@
-"""Which part of which whole weight each local parameter holds, and initial values that no layout changes.
+"""Which part of which whole weight each local parameter holds; initial values and published weights in any layout.
 
-A weight is named and cut as megatron cuts it, so that its values depend on (seed, name, row) alone: sixteen
-ranks and one rank start from the same model. Rows are drawn in blocks, so no rank ever holds a whole expert.
+A weight is named and cut as megatron cuts it, so that its initial values depend on (seed, name, row) alone:
+sixteen ranks and one rank start from the same model. Rows are drawn in blocks, so no rank ever holds a whole
+expert. `slabs` says the same in the published names, for weights that come from elsewhere or go there.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
-from grok1.config import Recipe
+from grok1.config import Model, Recipe
 from grok1.parallel import Ranks
+from grok1.published import published_name, published_shapes
 
 _ROWS_PER_BLOCK = 256
 
@@ -34,10 +37,27 @@ class Part:
 
 @dataclass(frozen=True)
 class LocalWeight:
-    """A local parameter and the parts it consists of, stacked by rows; no parts means a norm, whose start is 1."""
+    """A local parameter and the parts it consists of, stacked by rows; no parts means a norm, whose start is 1.
 
+    Of the ranks that hold the same weight, all but one hold a `is_copy`.
+    """
+
+    name: str
     parameter: torch.nn.Parameter
     parts: tuple[Part, ...]
+    is_copy: bool
+
+
+@dataclass(frozen=True)
+class Slab:
+    """Rows (and of a matrix, columns) of one published weight, and the local rows that hold them."""
+
+    key: str
+    local_row: int
+    row: int
+    rows: int
+    column: int
+    columns: int  # 0: a vector
 
 
 def local_weights(model: torch.nn.Module, recipe: Recipe, ranks: Ranks) -> Iterator[LocalWeight]:
@@ -48,7 +68,17 @@ def local_weights(model: torch.nn.Module, recipe: Recipe, ranks: Ranks) -> Itera
         name = local_name.removeprefix("module.").removeprefix("module.")
         name = _shifted(name, r"decoder\.layers\.(\d+)\.", layers_per_stage * ranks.pipeline)
         name = _shifted(name, r"local_experts\.(\d+)\.", experts_per_rank * ranks.expert)
-        yield LocalWeight(parameter, _parts(name, parameter, recipe, ranks))
+        parts = _parts(name, parameter, recipe, ranks)
+        yield LocalWeight(name, parameter, parts, _is_copy(name, bool(parts), recipe, ranks))
+
+
+def _is_copy(name: str, is_matrix: bool, recipe: Recipe, ranks: Ranks) -> bool:
+    if ".local_experts." in name:
+        return ranks.expert_data > 0
+    if name == "output_layer.weight" and recipe.model.tie_embeddings and not ranks.is_first_stage:
+        return True
+    is_split = is_matrix and not name.endswith("router.weight")
+    return ranks.data > 0 or (ranks.tensor > 0 and not is_split)
 
 
 def initialise(model: torch.nn.Module, recipe: Recipe, ranks: Ranks) -> None:
@@ -67,6 +97,69 @@ def initialise(model: torch.nn.Module, recipe: Recipe, ranks: Ranks) -> None:
                     recipe.model.init_std,
                 )
                 start += part.rows
+
+
+def slabs(weight: LocalWeight, model: Model) -> Iterator[Slab]:
+    """What a local parameter holds, in the published weights' names and orientation."""
+    if not weight.parts:
+        yield Slab(published_name(weight.name), 0, 0, weight.parameter.shape[0], 0, 0)
+    local = 0
+    for part in weight.parts:
+        for name, offset, row, rows in _runs(part, model):
+            yield Slab(published_name(name), local + offset, row, rows, part.column, part.columns)
+        local += part.rows
+
+
+def _runs(part: Part, model: Model) -> Iterator[tuple[str, int, int, int]]:
+    """(name, offset in the part, row, rows); query, key and value rows lie interleaved by group in megatron's."""
+    if not part.name.endswith("linear_qkv.weight"):
+        yield part.name, 0, part.row, part.rows
+        return
+    size = model.head_dim
+    queries = model.num_attention_heads // model.num_query_groups * size
+    branches = (("query", 0, queries), ("key", queries, size), ("value", queries + size, size))
+    for group in range(model.num_query_groups):
+        for branch, start, rows in branches:
+            first = group * (queries + 2 * size) + start
+            low, high = max(first, part.row), min(first + rows, part.row + part.rows)
+            if low < high:
+                yield f"{part.name}.{branch}", low - part.row, group * rows + low - first, high - low
+
+
+Read = Callable[[Slab], Tensor]
+
+
+def load_published(model: torch.nn.Module, recipe: Recipe, ranks: Ranks, read: Read) -> None:
+    """Fill this rank's parameters, a slab at a time; `read` gives [rows, columns], or [rows] of a vector."""
+    with torch.no_grad():
+        for weight in local_weights(model, recipe, ranks):
+            for slab in slabs(weight, recipe.model):
+                weight.parameter[slab.local_row : slab.local_row + slab.rows].copy_(read(slab))
+
+
+def gather_published(
+    model: torch.nn.Module, recipe: Recipe, ranks: Ranks, value: Callable[[torch.nn.Parameter], Tensor]
+) -> dict[str, Tensor]:
+    """`value` of every parameter, whole and under published names, on rank 0 in float32; empty on the others.
+
+    For comparisons: rank 0 then holds as much as the whole model.
+    """
+    mine = [
+        (slab, value(weight.parameter).detach()[slab.local_row : slab.local_row + slab.rows].float().cpu().clone())
+        for weight in local_weights(model, recipe, ranks)
+        if not weight.is_copy
+        for slab in slabs(weight, recipe.model)
+    ]
+    gathered: list[list[tuple[Slab, Tensor]]] | None = [[]] * ranks.world_size if ranks.rank == 0 else None
+    dist.gather_object(mine, gathered)
+    if gathered is None:
+        return {}
+    # what no rank sends stays NaN, and is seen
+    wholes = {key: torch.full(shape, torch.nan) for key, shape in published_shapes(recipe.model).items()}
+    for slab, values in (item for rank in gathered for item in rank):
+        rows = wholes[slab.key][slab.row : slab.row + slab.rows]
+        (rows[:, slab.column : slab.column + slab.columns] if slab.columns else rows).copy_(values)
+    return wholes
 
 
 def _shifted(name: str, pattern: str, offset: int) -> str:
