@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
@@ -44,13 +45,11 @@ def train(
 ) -> None:
     """Train a recipe: starts its ranks here, or joins as one rank under torchrun or Slurm."""
     from grok1.job import prepare
-    from grok1.launch import Nodes, default_device
+    from grok1.launch import Nodes
 
     chosen = load_recipe(recipe, overrides or [])
     job = prepare(chosen, steps, data, tokenizer, save, save_interval, load, not no_shared_storage)
-    kind = device or os.environ.get("GROK1_DEVICE") or default_device()
-    if kind not in ("cpu", "cuda", "npu"):
-        raise ValueError(f"--device {kind} is none of cpu, cuda, npu")
+    kind = _device(device)
     nodes = Nodes(nnodes, node_rank, master_addr, master_port, nproc_per_node)
     result = _run(job, chosen, kind, nodes, lambda event: print(_line(event, chosen, steps), flush=True))
     if result is None:
@@ -64,12 +63,21 @@ def train(
         raise RuntimeError(f"step {last['step'] + 1}: loss or grad norm is not a number; the run is void")
 
 
-def _run(job: Any, recipe: Recipe, kind: str, nodes: Any, on_event: Any) -> Any:
-    """The job's measurements on its first rank; None on other ranks under torchrun or Slurm."""
+def _device(named: str | None) -> str:
+    from grok1.launch import default_device
+
+    kind = named or os.environ.get("GROK1_DEVICE") or default_device()
+    if kind not in ("cpu", "cuda", "npu"):
+        raise ValueError(f"--device {kind} is none of cpu, cuda, npu")
+    return kind
+
+
+def _run(job: Any, recipe: Recipe, kind: str, nodes: Any, on_event: Any, entry: str = "grok1.train:run_rank") -> Any:
+    """What the job's first rank returns; None on other ranks under torchrun or Slurm."""
     if "RANK" in os.environ or "SLURM_PROCID" in os.environ:
         os.environ.setdefault("GROK1_DEVICE", kind)
         os.environ.setdefault("OMP_NUM_THREADS", "1")
-        from grok1.train import prepare_process, rendezvous_from_environment, run_rank
+        from grok1.train import prepare_process, rendezvous_from_environment
 
         where = rendezvous_from_environment()
         if where is not None:
@@ -79,16 +87,108 @@ def _run(job: Any, recipe: Recipe, kind: str, nodes: Any, on_event: Any) -> Any:
                     f"use --set parallel.world_size={where.world_size} or start that many"
                 )
             prepare_process()
-            return run_rank(job, where, on_event)
+            module, _, name = entry.partition(":")
+            return getattr(importlib.import_module(module), name)(job, where, on_event)
     from grok1.launch import launch
 
-    return launch(job, recipe, kind, nodes, on_event)
+    return launch(job, recipe, kind, nodes, on_event, entry)
 
 
 def _line(event: dict[str, Any], recipe: Recipe, total: int) -> str:
     from grok1.progress import log_line
 
     return log_line(event, recipe, total)
+
+
+@app.command()
+def verify(
+    oracle: Annotated[Path, typer.Option(help="A reference dump NAME.npz; NAME.grads*.npz lies beside it.")],
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or npu; default: what the machine has.")] = None,
+    overrides: Overrides = None,
+    json_path: Annotated[Optional[Path], typer.Option("--json", help="Write the comparison here.")] = None,  # noqa: UP045
+) -> None:
+    """Compare logits, loss and every gradient with a dump of xAI's own model; exit 1 where they differ.
+
+    One rank, unless --set names a layout: --set parallel.tensor=4 --set parallel.pipeline=2 --set parallel.expert=2.
+    """
+    from grok1.launch import ONE_MACHINE
+    from grok1.oracle import check_dump, oracle_recipe
+
+    dump = check_dump(oracle.absolute())
+    recipe = oracle_recipe(dump, overrides or [])
+    from grok1.job import VerifyJob
+    from grok1.progress import comparison_table
+
+    job = VerifyJob(recipe, dump.path)
+    result = _run(job, recipe, _device(device), ONE_MACHINE, lambda event: None, "grok1.verify:run_rank")
+    if result is None:
+        return
+    print(comparison_table(result))
+    if json_path is not None:
+        from grok1.files import write_json
+
+        write_json(json_path, {"schema": 1, "recipe": recipe.resolved(), **result})
+    if not result["passed"]:
+        raise typer.Exit(1)
+
+
+@app.command()
+def generate(
+    load: Annotated[Path, typer.Option(help="The folder that `grok1 train --save` wrote.")],
+    prompt: Annotated[Optional[list[str]], typer.Option(help="Text to continue. Repeatable.")] = None,  # noqa: UP045
+    prompts_file: Annotated[Optional[Path], typer.Option(help="More of them, one a line.")] = None,  # noqa: UP045
+    recipe: Annotated[Optional[str], typer.Option(help="Default: the checkpoint's own.")] = None,  # noqa: UP045
+    overrides: Overrides = None,
+    tokenizer: Annotated[Optional[Path], typer.Option(help="Of its training; default: the sample text's.")] = None,  # noqa: UP045
+    max_new_tokens: Annotated[int, typer.Option(help="Tokens a prompt gets at most.")] = 64,
+    temperature: Annotated[float, typer.Option(help="0: always the likeliest token.")] = 0.0,
+    top_p: Annotated[float, typer.Option(help="Sample from the likeliest tokens of this joint probability.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="The same seed draws the same tokens.")] = 0,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or npu; default: what the machine has.")] = None,
+    json_path: Annotated[Optional[Path], typer.Option("--json", help="Write the completions here.")] = None,  # noqa: UP045
+) -> None:
+    """Continue prompts with a checkpoint's newest weights, on the recipe's layout with one pipeline stage."""
+    from grok1.generate import Sampling, prepare_generate, read_prompts, transcript
+    from grok1.launch import ONE_MACHINE
+
+    prompts = [*(prompt or []), *(read_prompts(prompts_file) if prompts_file else [])]
+    sampling = Sampling(max_new_tokens, temperature, top_p, seed)
+    job = prepare_generate(load, prompts, sampling, recipe, overrides or [], tokenizer)
+    result = _run(job, job.sized, _device(device), ONE_MACHINE, lambda event: None, "grok1.decode:run_rank")
+    if result is None:
+        return
+    print(transcript(result))
+    if json_path is not None:
+        from grok1.files import write_json
+
+        write_json(json_path, {"schema": 1, "recipe": job.recipe.resolved(), **result})
+
+
+@app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(help="A folder of safetensors, or one that `grok1 train --save` wrote.")],
+    target: Annotated[Path, typer.Argument(help="A new folder for the other of the two.")],
+    recipe: Annotated[str, typer.Option(help="What the safetensors are; a checkpoint knows its own.")] = "grok1-314b",
+    overrides: Overrides = None,
+    shard_gib: Annotated[float, typer.Option(help="Largest safetensors file to write.", min=0.001)] = 5.0,
+) -> None:
+    """Published weights (safetensors, hpcai-tech/grok-1's names) into a checkpoint for any layout, or back.
+
+    Streams: no more than one shard is in memory. Dtypes stay, so a round trip is bitwise.
+    """
+    from grok1.progress import conversion
+    from grok1.saved import LATEST
+
+    if not source.is_dir():
+        raise ValueError(f"{source} is not a folder; give one of safetensors files, or a checkpoint's")
+    from grok1.convert import export_weights, import_weights
+
+    with conversion(f"{source.name} to {target.name}") as progress:
+        if (source / LATEST).exists():
+            export_weights(source, target, int(shard_gib * 2**30), progress)
+        else:
+            import_weights(source, target, load_recipe(recipe, overrides or []), progress)
+    print(f"wrote {target}")
 
 
 @app.command()

@@ -79,9 +79,8 @@ class CausalAttention(MegatronModule):
         """
         group = query_SBHD.shape[2] // key_TBGD.shape[2]
         query = query_SBHD.permute(1, 2, 0, 3)
-        # head h reads key/value head h // group
-        key = key_TBGD.permute(1, 2, 0, 3).repeat_interleave(group, dim=1)
-        value = value_TBGD.permute(1, 2, 0, 3).repeat_interleave(group, dim=1)
+        key = _for_query_heads(key_TBGD.permute(1, 2, 0, 3), group)
+        value = _for_query_heads(value_TBGD.permute(1, 2, 0, 3), group)
         if self.logit_cap or attention_mask is not None:
             context = _capped(query, key, value, self.multiplier, self.logit_cap, attention_mask)
         else:
@@ -105,6 +104,11 @@ def key_bias(tokens_BT: Tensor, pad_token: int, length: int | None = None) -> Te
     if length is not None:
         bias[:, length:] = -math.inf
     return bias[:, None, None, :]
+
+
+def _for_query_heads(heads_BGTD: Tensor, group: int) -> Tensor:
+    """[B, H, T, D]: query head h reads key/value head h // group."""
+    return heads_BGTD.repeat_interleave(group, dim=1)
 
 
 def _future(query: Tensor, key: Tensor) -> Tensor:

@@ -1,7 +1,6 @@
-"""Checkpoints through megatron's dist_checkpointing: a folder a step, complete or absent, loadable in the same layout.
+"""Checkpoints through megatron's dist_checkpointing: a folder a step, complete or absent, resumable in the same layout.
 
-All nodes must see the folder. It holds iter_0000010/ (megatron's files and recipe.json), one for each saved step,
-and latest_checkpointed_iteration.txt.
+All nodes must see the folder (grok1.saved says what lies in it). Weights alone load in any layout.
 """
 
 from __future__ import annotations
@@ -21,47 +20,27 @@ from grok1.config import Recipe
 from grok1.engine import dist_checkpointing
 from grok1.files import write_text
 from grok1.parallel import Ranks
+from grok1.saved import LATEST, WEIGHTS_ONLY_STEP, latest_step, step_folder, stored_recipe
 
-_LATEST = "latest_checkpointed_iteration.txt"
 _PARTIAL = ".partial"
-
-
-def step_folder(folder: Path, step: int) -> Path:
-    """Where the state after `step` steps lies."""
-    return folder / f"iter_{step:07d}"
-
-
-def latest_step(folder: Path) -> int:
-    """Number of steps that the newest complete checkpoint has behind it.
-
-    Raises:
-        ValueError: there is none, or the file that names it is damaged.
-    """
-    tracker = folder / _LATEST
-    if not tracker.is_file():
-        raise ValueError(f"{folder} holds no checkpoint ({_LATEST} is missing); give the folder that --save wrote")
-    text = tracker.read_text()[:32].strip()
-    if not text.isdecimal() or not step_folder(folder, int(text)).is_dir():
-        raise ValueError(f"{tracker} names step {text!r}, whose folder is not there; write an existing step into it")
-    return int(text)
 
 
 def check_loadable(folder: Path, recipe: Recipe) -> int:
     """The step that `load` would resume after, or ValueError where the checkpoint is of another model or layout."""
-    return _check_stored(folder, recipe, ("model", "parallel"))
-
-
-def _check_stored(folder: Path, recipe: Recipe, sections: tuple[str, ...]) -> int:
     step = latest_step(folder)
-    stored = json.loads((step_folder(folder, step) / "recipe.json").read_text())
+    _check_same(folder, recipe, ("model",) if step == WEIGHTS_ONLY_STEP else ("model", "parallel"))
+    return step
+
+
+def _check_same(folder: Path, recipe: Recipe, sections: tuple[str, ...]) -> None:
+    stored = stored_recipe(folder).resolved()
     for section in sections:
         for key, value in recipe.resolved()[section].items():
-            if stored[section].get(key) != value:
+            if stored[section][key] != value:
                 raise ValueError(
-                    f"checkpoint {folder} was written with {section}.{key}={stored[section].get(key)}, the recipe "
+                    f"checkpoint {folder} was written with {section}.{key}={stored[section][key]}, the recipe "
                     f"says {value}; use the recipe it was written with"
                 )
-    return step
 
 
 def save(folder: Path, step: int, recipe: Recipe, ranks: Ranks, model: Any, optimizer: Any, scheduler: Any) -> None:
@@ -79,13 +58,17 @@ def save(folder: Path, step: int, recipe: Recipe, ranks: Ranks, model: Any, opti
         write_text(partial / "recipe.json", json.dumps(recipe.resolved(), indent=2))
         shutil.rmtree(final, ignore_errors=True)
         os.replace(partial, final)
-        write_text(folder / _LATEST, str(step))
+        write_text(folder / LATEST, str(step))
     dist.barrier()
 
 
 def load(folder: Path, recipe: Recipe, model: Any, optimizer: Any, scheduler: Any) -> int:
-    """Restore the newest state; returns the number of steps behind it."""
+    """Restore the newest state, or weights alone where that is all there is; returns the number of steps behind it."""
     step = check_loadable(folder, recipe)
+    if step == WEIGHTS_ONLY_STEP:
+        load_weights(folder, recipe, model.module)
+        optimizer.reload_model_params()
+        return step
     _allocate_adam_state(optimizer)
     template = _state(model, optimizer, scheduler, step, is_loading=True)
     state = dist_checkpointing.load(template, str(step_folder(folder, step)))
@@ -99,8 +82,11 @@ def load(folder: Path, recipe: Recipe, model: Any, optimizer: Any, scheduler: An
 
 def load_weights(folder: Path, recipe: Recipe, model: Any) -> int:
     """Restore the newest weights alone into a bare model of any layout; returns the number of steps behind them."""
-    step = _check_stored(folder, recipe, ("model",))
-    state = dist_checkpointing.load({"model": model.sharded_state_dict()}, str(step_folder(folder, step)))
+    step = latest_step(folder)
+    _check_same(folder, recipe, ("model",))
+    # megatron's layers keep an extra state, which is always None here and not in checkpoints from elsewhere
+    wanted = {name: each for name, each in model.sharded_state_dict().items() if not name.endswith("_extra_state")}
+    state = dist_checkpointing.load({"model": wanted}, str(step_folder(folder, step)))
     model.load_state_dict(state["model"], strict=True)
     return step
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
+from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -323,13 +324,27 @@ def load_recipe(name_or_path: str, overrides: tuple[str, ...] | list[str] = ()) 
     Raises:
         RecipeError: one line that names what is wrong and what to do.
     """
-    fields = _read_toml(name_or_path)
+    return build_recipe(f"recipe {name_or_path}", _read_toml(name_or_path), overrides)
+
+
+def build_recipe(
+    what: str,
+    fields: dict[str, Any],
+    overrides: tuple[str, ...] | list[str] = (),
+    complete: Callable[[dict[str, Any]], None] = lambda fields: None,
+) -> Recipe:
+    """A recipe from plain fields with overrides applied; `complete` then fills in what follows from them.
+
+    Raises:
+        RecipeError: one line that starts with `what`.
+    """
     for override in overrides:
         _apply_override(fields, override)
+    complete(fields)
     try:
         return Recipe.model_validate(fields)
     except ValidationError as error:
-        raise RecipeError(f"recipe {name_or_path}: {describe_validation_error(error)}") from None
+        raise RecipeError(f"{what}: {describe_validation_error(error)}") from None
 
 
 def describe_validation_error(error: ValidationError) -> str:

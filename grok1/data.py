@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -15,6 +15,17 @@ from grok1.parallel import Ranks
 from grok1.tokenizer import load_tokenizer
 
 Batch = dict[str, Tensor]
+
+
+class BatchSource(Protocol):
+    """Where a step's micro-batches come from."""
+
+    def step(self, step: int) -> list[Batch]:
+        """This replica's micro-batches at a step (counted from 0): tokens, labels, position_ids [B, S], on the device.
+
+        May hold loss_mask [B, S] (1 where a token counts) and key_bias [B, 1, 1, S] (see grok1.attention).
+        """
+        ...
 
 
 def training_split(recipe: Recipe, prefix: Path, tokenizer_path: Path, num_steps: int) -> Any:

@@ -21,7 +21,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy
 import torch
@@ -178,6 +178,14 @@ def peak_bytes() -> tuple[int, int | None]:
     return int(torch.cuda.max_memory_allocated()), int(torch.cuda.max_memory_reserved())
 
 
+class Listener(Protocol):
+    """Hears of each communication call before it is made."""
+
+    def __call__(self, operation: str, group: Any, num_bytes: int, dtype: torch.dtype | None) -> None:
+        """`num_bytes` as Traffic counts them; a group of None is the whole job."""
+        ...
+
+
 class Traffic:
     """Counts the collectives that this process issues, with their bytes and their time.
 
@@ -189,6 +197,7 @@ class Traffic:
         self.calls = 0
         self.bytes = 0
         self._spans: list[tuple[Any, Any]] = []
+        self.listener: Listener | None = None  # hears of each call, pipeline sends and receives included
 
     def drain(self) -> tuple[int, int, float]:
         """(calls, bytes, seconds) since the last drain."""
@@ -196,6 +205,15 @@ class Traffic:
         result = self.calls, self.bytes, seconds
         self.calls, self.bytes, self._spans = 0, 0, []
         return result
+
+    @contextlib.contextmanager
+    def heard_by(self, listener: Listener) -> Iterator[None]:
+        """Tell the listener of every call meanwhile."""
+        self.listener = listener
+        try:
+            yield
+        finally:
+            self.listener = None
 
     def add(self, num_bytes: int, start: Any, end: Any) -> None:
         self.calls += 1
@@ -224,10 +242,16 @@ def _count_traffic() -> None:
         original = getattr(dist, name, None)
         if original is not None:
             setattr(dist, name, _counted(original))
+    dist.batch_isend_irecv = _heard(dist.batch_isend_irecv)
 
 
 def _counted(original: Callable[..., Any]) -> Callable[..., Any]:
     def call(*args: Any, **kwargs: Any) -> Any:
+        if TRAFFIC.listener is not None:
+            tensors = [leaf for leaf in [*args, *kwargs.values()] for leaf in _tensors_of(leaf)]
+            num_bytes = max(map(_bytes_of, [*args[:2], *kwargs.values()]), default=0)
+            group = kwargs.get("group", next((each for each in args if isinstance(each, dist.ProcessGroup)), None))
+            TRAFFIC.listener(original.__name__, group, num_bytes, tensors[0].dtype if tensors else None)
         if not TRAFFIC.enabled:
             return original(*args, **kwargs)
         start = stamp()
@@ -244,12 +268,67 @@ def _counted(original: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
+def _heard(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Tell the listener of each send and receive in a batch of them; its time is the pipeline phase's, not counted."""
+
+    def call(operations: list[Any]) -> Any:
+        if TRAFFIC.listener is not None:
+            for each in operations:
+                name = "send" if each.op in (dist.isend, dist.send) else "receive"
+                TRAFFIC.listener(name, each.group, _bytes_of(each.tensor), each.tensor.dtype)
+        return original(operations)
+
+    call.__name__ = original.__name__
+    call.__wrapped__ = original  # type: ignore[attr-defined]
+    return call
+
+
+def _tensors_of(argument: Any) -> list[torch.Tensor]:
+    items = argument if isinstance(argument, list | tuple) else [argument]
+    return [item for item in items if isinstance(item, torch.Tensor)]
+
+
 def _bytes_of(argument: Any) -> int:
     if isinstance(argument, torch.Tensor):
         return argument.numel() * argument.element_size()
     if isinstance(argument, list | tuple):
         return sum(_bytes_of(item) for item in argument if isinstance(item, torch.Tensor))
     return 0
+
+
+# ---- no data (see grok1.dry) ---------------------------------------------------------------------------
+
+
+def init_fake_process_group(rank: int, world_size: int) -> None:
+    """Join a job whose other ranks do not exist: every collective returns at once."""
+    fake: Any = importlib.import_module("torch.testing._internal.distributed.fake_pg")
+    dist.init_process_group("fake", store=fake.FakeStore(), rank=rank, world_size=world_size)
+
+
+@contextlib.contextmanager
+def without_data() -> Iterator[None]:
+    """What torch 2.13's fake tensors cannot do and a training step does; put back at the end."""
+    tensor, bfloat16 = torch.tensor, torch.nn.Module.bfloat16
+
+    def stacked(data: Any, *args: Any, **kwargs: Any) -> Any:
+        """torch.tensor of (lists of) tensors reads their values; megatron's gradient norm calls it so (0.12)."""
+        if isinstance(data, list | tuple) and any(isinstance(each, list | tuple | torch.Tensor) for each in data):
+            rows = [stacked(each) if isinstance(each, list | tuple) else each for each in data]
+            if all(isinstance(row, torch.Tensor) for row in rows):
+                return torch.stack(rows)
+        return tensor(data, *args, **kwargs)
+
+    def already_bfloat16(module: torch.nn.Module) -> torch.nn.Module:
+        """Module.bfloat16 swaps a fake parameter for its copy, which weak references forbid; ours need no copy."""
+        others = {str(each.dtype) for each in module.parameters()} - {"torch.bfloat16"}
+        assert not others, f"parameters of {others} would have to be converted"
+        return module
+
+    torch.tensor, torch.nn.Module.bfloat16 = stacked, already_bfloat16  # type: ignore[method-assign,assignment]
+    try:
+        yield
+    finally:
+        torch.tensor, torch.nn.Module.bfloat16 = tensor, bfloat16  # type: ignore[method-assign]
 
 
 # ---- cpu ---------------------------------------------------------------------------------------------
@@ -455,11 +534,11 @@ def quiet_imports() -> contextlib.AbstractContextManager[None]:
 
 
 def versions(
-    packages: Sequence[str] = ("torch", "megatron-core", "torch-npu", "mindspeed", "numpy"),
+    packages: Sequence[str] = ("torch", "megatron-core", "torch-npu", "mindspeed", "numpy"), with_python: bool = True
 ) -> dict[str, str]:
     """Versions of the software that can move the numbers; packages that are absent are left out."""
     metadata = importlib.import_module("importlib.metadata")
-    found = {"python": ".".join(map(str, sys.version_info[:3]))}
+    found = {"python": ".".join(map(str, sys.version_info[:3]))} if with_python else {}
     for package in packages:
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[package.replace("-", "_")] = metadata.version(package)

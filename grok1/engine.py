@@ -17,6 +17,7 @@ with device.quiet_imports():
         DistributedDataParallelConfig,
         finalize_model_grads,
     )
+    from megatron.core.inference.contexts import StaticInferenceContext
     from megatron.core.models.gpt.gpt_model import GPTModel
     from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
     from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
@@ -69,6 +70,7 @@ __all__ = [
     "SelfAttention",
     "SelfAttentionSubmodules",
     "SequentialMLP",
+    "StaticInferenceContext",
     "TransformerBlockSubmodules",
     "TransformerConfig",
     "TransformerLayer",

@@ -32,6 +32,14 @@ class Job:
     launched_at: float = 0.0  # seconds since the epoch, to tell how long the ranks took to start
 
 
+@dataclass(frozen=True)
+class VerifyJob:
+    """A reference dump that `grok1.oracle.check_dump` found whole, and `oracle_recipe`'s layout for it."""
+
+    recipe: Recipe
+    path: Path
+
+
 def prepare(
     recipe: Recipe,
     num_steps: int,

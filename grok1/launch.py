@@ -92,7 +92,7 @@ def launch(
     world_size = recipe.parallel.world_size
     local = nodes.local_ranks(world_size)
     check_machine(recipe, device, local)
-    context = _context(device)
+    context = rank_context(device)
     with tempfile.TemporaryDirectory(prefix="grok1-") as folder:
         url = f"file://{folder}/rendezvous"
         if nodes.nnodes > 1:
@@ -140,7 +140,7 @@ def default_device() -> str:
     return "cuda" if os.path.exists("/dev/nvidiactl") else "cpu"
 
 
-def _context(device: str) -> multiprocessing.context.ForkServerContext:
+def rank_context(device: str) -> multiprocessing.context.ForkServerContext:
     """The forkserver, with the environment that its ranks inherit; one device a process, it cannot change later."""
     running = os.environ.get(_KIND_VARIABLE)
     if running not in (None, device):

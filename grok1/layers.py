@@ -46,11 +46,19 @@ class GrokLayer(TransformerLayer):
         self.post_mlp_layernorm = RMSNorm(config, config.hidden_size, config.layernorm_epsilon)
 
     def forward(
-        self, hidden_states: Tensor, attention_mask: Any = None, rotary_pos_emb: Any = None, **_unused: Any
+        self,
+        hidden_states: Tensor,
+        attention_mask: Any = None,
+        rotary_pos_emb: Any = None,
+        inference_context: Any = None,
+        **_unused: Any,
     ) -> tuple[Tensor, None]:
         """[S/TP, B, hidden] in and out; the second item is megatron's cross-attention context."""
         attended, _ = self.self_attention(
-            self.input_layernorm(hidden_states), attention_mask=attention_mask, rotary_pos_emb=rotary_pos_emb
+            self.input_layernorm(hidden_states),
+            attention_mask=attention_mask,
+            inference_context=inference_context,
+            rotary_pos_emb=rotary_pos_emb,
         )
         hidden_states = hidden_states + self.post_attention_layernorm(attended)
         expert_output, _ = self.mlp(self.pre_mlp_layernorm(hidden_states))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -118,11 +119,12 @@ def transformer_config(recipe: Recipe) -> TransformerConfig:
     )
 
 
-def build_model(recipe: Recipe, ranks: Ranks) -> torch.nn.Module:
-    """This rank's part of the model on its device, initialised, in data-parallel buffers."""
+def build_model(recipe: Recipe, ranks: Ranks, with_values: bool = True) -> torch.nn.Module:
+    """This rank's part of the model on its device, initialised unless told otherwise, in data-parallel buffers."""
     config = transformer_config(recipe)
     model: torch.nn.Module = Grok(recipe, config, ranks)
-    initialise(model, recipe, ranks)
+    if with_values:
+        initialise(model, recipe, ranks)
     if device.kind() != "cpu":
         model.cuda(torch.cuda.current_device())
     if recipe.training.dtype == "bf16":
@@ -135,6 +137,24 @@ def build_model(recipe: Recipe, ranks: Ranks) -> torch.nn.Module:
     )
     wrapped: torch.nn.Module = DistributedDataParallel(config=config, ddp_config=ddp, module=model)
     return wrapped
+
+
+def build_for_inference(recipe: Recipe, ranks: Ranks) -> torch.nn.Module:
+    """This rank's part of the model on its device, to be loaded and decoded with; it has no gradients.
+
+    Without sequence parallelism, as a decoding step is one token long.
+    """
+    # our own attention everywhere: MindSpeed's kernel takes queries for the first positions, not the last
+    multiplier = recipe.model.attention_multiplier or 1.0 / math.sqrt(recipe.model.head_dim)
+    sizes = recipe.model.model_copy(update={"attention_multiplier": multiplier})
+    config = transformer_config(recipe)
+    config.sequence_parallel = False  # its constructor refuses this beside experts, which only training minds
+    model: torch.nn.Module = Grok(recipe.model_copy(update={"model": sizes}), config, ranks)
+    if device.kind() != "cpu":
+        model.cuda(torch.cuda.current_device())
+    if recipe.training.dtype == "bf16":
+        model = Float16Module(config, model)
+    return model.eval().requires_grad_(False)
 
 
 def gather_gradients(model: torch.nn.Module) -> None:

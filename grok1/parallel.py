@@ -17,6 +17,8 @@ from grok1 import device
 from grok1.config import Parallel
 from grok1.engine import parallel_state, tensor_parallel
 
+FAKE_URL = "fake://"  # a rendezvous with nobody, for a rank that computes nothing (see grok1.dry)
+
 
 @dataclass(frozen=True)
 class Ranks:
@@ -56,6 +58,12 @@ class Rendezvous:
 def joined(where: Rendezvous, parallel: Parallel, seed: int) -> Iterator[Ranks]:
     """Join the job and build its groups; leave it at the end, unless by an error."""
     device.bind(where.local_rank)
+    if where.url == FAKE_URL:
+        device.init_fake_process_group(where.rank, where.world_size)
+        yield _build_groups(where, parallel, seed)
+        parallel_state.destroy_model_parallel()
+        dist.destroy_process_group()
+        return
     if where.url.startswith("file://"):  # one machine: no name look-up, no other network
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     dist.init_process_group(
@@ -99,3 +107,25 @@ def aux_loss_sums() -> dict[str, object]:
     """megatron's running sums of the routers' auxiliary losses: name -> {"values": tensor [layers], ...}."""
     tracker: dict[str, object] = parallel_state.get_moe_layer_wise_logging_tracker()
     return tracker
+
+
+def group_kinds() -> list[tuple[str, dist.ProcessGroup]]:
+    """This rank's groups, by what is split over them. The first name fits where two kinds share a group."""
+    state = parallel_state
+    kinds = [
+        ("tensor", state.get_tensor_model_parallel_group()),
+        ("tensor", state.get_tensor_and_context_parallel_group()),
+        ("expert", state.get_expert_model_parallel_group()),
+        ("expert-tensor", state.get_expert_tensor_parallel_group()),
+        ("expert-tensor x expert", state.get_expert_tensor_and_model_parallel_group()),
+        ("data", state.get_data_parallel_group()),
+        ("data", state.get_data_parallel_group(with_context_parallel=True)),
+        ("expert-data", state.get_expert_data_parallel_group()),
+        ("pipeline", state.get_pipeline_model_parallel_group()),
+        ("tensor x pipeline", state.get_model_parallel_group()),
+        ("embedding", state._EMBEDDING_GROUP),
+        ("tensor x data", state.get_tensor_and_data_parallel_group()),
+        ("expert-tensor x expert x pipeline", state.get_expert_tensor_model_pipeline_parallel_group()),
+        ("world", dist.group.WORLD),
+    ]
+    return [(name, group) for name, group in kinds if isinstance(group, dist.ProcessGroup)]

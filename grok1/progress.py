@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from tabulate import tabulate
 
 from grok1.config import Recipe
 
@@ -29,6 +30,32 @@ def log_line(event: dict[str, Any], recipe: Recipe, total: int) -> str:
             f"{recipe.flops_per_step() / seconds / ranks / 1e12:.4g} TFLOP/s/p",
             f"{event['peak_bytes'] / 2**20:.0f} MiB",
         )
+    )
+
+
+def comparison_table(result: dict[str, Any]) -> str:
+    """What `grok1 verify` found: every tensor's errors beside its bound, and the verdict."""
+    layout = result["layout"]
+    rows = [
+        (
+            each["name"],
+            f"{each['max_abs_error']:.2e}",
+            f"{each['relative_error']:.2e}",
+            f"{each['tolerance']:.0e} {'relative' if each['name'].startswith('grad.') else 'absolute'}",
+            "pass" if each["passed"] else "FAIL",
+        )
+        for each in result["tensors"]
+    ]
+    headers = ("tensor", "max abs error", "max rel error", "tolerance", "")
+    failed = sum(not each["passed"] for each in result["tensors"])
+    verdict = f"FAIL: {failed} of {len(rows)} tensors differ" if failed else f"PASS: all {len(rows)} tensors agree"
+    worst = result["worst_gradient"]
+    return (
+        f"{tabulate(rows, headers, disable_numparse=True)}\n\n"
+        f"{verdict} with {result['oracle']} on {layout['world_size']} rank{'s' * (layout['world_size'] > 1)} "
+        f"(TP{layout['tensor']} PP{layout['pipeline']} EP{layout['expert']} ETP{layout['expert_tensor']} "
+        f"DP{layout['data']}): loss {result['loss']:.6f}, logits within {result['max_logit_abs_error']:.1e}, "
+        f"gradients within {worst['relative_error']:.1e} ({worst['name']})"
     )
 
 
@@ -54,3 +81,16 @@ def progress(recipe: Recipe, total: int, title: str) -> Iterator[Callable[[dict[
             bar.update(task, completed=event["step"] + 1, status=status)
 
         yield advance
+
+
+@contextmanager
+def conversion(title: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on a terminal, nothing elsewhere; yields what to call with (done, of all)."""
+    console = Console(file=sys.stderr)
+    if not console.is_terminal or os.environ.get("CI"):
+        yield lambda done, total: None
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(title, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from grok1 import device
 from grok1.config import Recipe
-from grok1.data import Batch, Batches
+from grok1.data import Batch, BatchSource
 from grok1.engine import (
     clear_aux_losses_tracker,
     finalize_model_grads,
@@ -119,12 +119,13 @@ class Stepper:
         model: torch.nn.Module,
         optimizer: Any,
         scheduler: Any,
-        batches: Batches,
+        batches: BatchSource,
+        timers: PhaseTimers | None = None,
     ) -> None:
         self.recipe, self.ranks, self.model = recipe, ranks, model
         self.optimizer, self.scheduler, self._batches = optimizer, scheduler, batches
         self.expert_load = ExpertLoad(model)
-        self.timers = PhaseTimers()
+        self.timers = timers or PhaseTimers()
         config = get_model_config(model)
         config.timers = self.timers
         config.grad_scale_func = optimizer.scale_loss
