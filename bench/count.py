@@ -25,6 +25,7 @@ from grok1.launch import rank_context
 
 _PROCESSES = 2
 _TIMELINE_POINTS = 200
+_PACKAGES = ("torch", "megatron-core")  # what can move a ledger beside our own code
 
 # innermost match wins; what is outside the model is the schedule's, the optimizer's or the report's
 _COMPONENTS = (
@@ -88,26 +89,36 @@ def _count_rank(job: tuple[Recipe, int, tuple[float, ...], int]) -> tuple[RankLe
     prepare_process()
     phases = MarkedPhases()
     meter = Meter(phases)
+    total = recipe.num_micro_batches
+    small = min(total, recipe.parallel.pipeline + 1)
     with dry_rank(recipe, rank, Routing(routing), phases, meter) as (stepper, batches, where):
-        settle(meter, stepper, batches)
-        small = min(recipe.num_micro_batches, recipe.parallel.pipeline + 1)
-        counts = []
-        for micro_batches in sorted({small, min(recipe.num_micro_batches, small + 1)}):
-            batches.num_micro_batches = micro_batches
-            meter.reset()
-            stepper.run(0)
-            counts.append(meter.counts)
-        ledger = RankLedger(
-            rank=rank,
-            stage=where.pipeline,
-            ranks_alike=alike,
-            parameters=_parameters(stepper.model),
-            costs=_cost_rows(counts, recipe.num_micro_batches - small),
-            collectives=_collective_rows(counts, recipe.num_micro_batches - small),
-            memory=_memory(counts[-1], meter),
-            timeline=_timeline(counts[-1].timeline),
-        )
-    return ledger, dict(counts[-1].unknown), device.versions(("torch", "megatron-core"), with_python=False)
+        ledger = rank_ledger(meter, stepper, batches, where, alike, sorted({small, min(total, small + 1)}))
+    versions = {name: version.partition("+")[0] for name, version in device.versions(_PACKAGES, False).items()}
+    return ledger, dict(meter.counts.unknown), versions
+
+
+def rank_ledger(
+    meter: Any, stepper: Any, batches: Any, ranks: Any, alike: int, micro_batches: Sequence[int]
+) -> RankLedger:
+    """The ledger of a rank whose stepper was built under the meter: one step for each of `micro_batches`, extended."""
+    meter.watch(stepper.model)
+    settle(meter, stepper, batches)
+    counts = []
+    for batches.num_micro_batches in micro_batches:
+        meter.reset()
+        stepper.run(0)
+        counts.append(meter.counts)
+    more = stepper.recipe.num_micro_batches - micro_batches[0]
+    return RankLedger(
+        rank=ranks.rank,
+        stage=ranks.pipeline,
+        ranks_alike=alike,
+        parameters=_parameters(stepper.model),
+        costs=_cost_rows(counts, more),
+        collectives=_collective_rows(counts, more),
+        memory=_memory(counts[-1], meter),
+        timeline=_timeline(counts[-1].timeline),
+    )
 
 
 def settle(meter: Any, stepper: Any, batches: Any) -> None:

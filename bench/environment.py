@@ -16,7 +16,7 @@ ALLOWED_ENVIRONMENT = (
     "GOMP_CPU_AFFINITY",
     "HCCL_",
     "KMP_",
-    "MALLOC_ARENA_MAX",
+    "MALLOC_",
     "MKL_NUM_THREADS",
     "NCCL_",
     "NPU_ASD_ENABLE",

@@ -8,20 +8,21 @@ tensor storages; what a kernel allocates inside itself is not seen. An operator 
 
 from __future__ import annotations
 
+import functools
 import re
 import weakref
 from collections import defaultdict
-from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
-from torch.utils.module_tracker import ModuleTracker
 
 from grok1 import device
 from grok1.parallel import group_kinds
@@ -148,21 +149,26 @@ class Meter(TorchDispatchMode):
         super().__init__()
         self.counts = Counts()
         self._phases = phases
-        self._modules = ModuleTracker()
+        self._modules = _Modules()
         self._memory = _LiveMemory()
         self._groups: list[tuple[str, Any]] = []
         self._entered = ExitStack()
+        self._inside_calls = 0
 
     def __enter__(self) -> Meter:
         self._groups = group_kinds()
         self._entered.enter_context(self._modules)
-        self._entered.enter_context(device.TRAFFIC.heard_by(self._hear))
+        self._entered.enter_context(device.TRAFFIC.heard_by(self._hear, self._pause))
         super().__enter__()
         return self
 
     def __exit__(self, *error: Any) -> None:
         super().__exit__(*error)
         self._entered.close()
+
+    def watch(self, model: torch.nn.Module) -> None:
+        """Name the model's modules in what is counted from now on."""
+        self._modules.watch(model)
 
     def reset(self) -> None:
         """Forget what was counted; what is alive stays known, and is what the peak starts from."""
@@ -186,7 +192,7 @@ class Meter(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
-        if func.namespace not in ("aten", "prims"):
+        if self._inside_calls or func.namespace not in ("aten", "prims"):
             return out
         results = [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
         name = func._schema.name.split("::")[1]
@@ -221,16 +227,30 @@ class Meter(TorchDispatchMode):
 
     def _phase(self) -> str:
         phase = self._phases.current
-        # autograd runs without gradients; where it runs with them, activations are being computed again
-        is_recomputing = phase == "backward" and torch.is_grad_enabled() and torch._C._current_graph_task_id() != -1
-        return "recompute" if is_recomputing else phase
+        # a module runs forward inside a backward where activations are computed again
+        return "recompute" if phase == "backward" and self._modules.forward else phase
 
     def _module(self) -> str:
         """The innermost module, its layer and expert numbers left out."""
-        name = max(self._modules.parents, key=lambda each: (each.count("."), len(each)))
-        return _NUMBER.sub(".*", name.partition(".")[2].replace("module.", "")) or "(outside the model)"
+        name = self._modules.innermost(is_backward=self._phases.current == "backward")
+        return _NUMBER.sub(".*", name) or "(outside the model)"
 
-    def _hear(self, operation: str, group: Any, num_bytes: int, dtype: torch.dtype | None) -> None:
+    @contextmanager
+    def _hear(self, operation: str, group: Any, num_bytes: int, dtype: torch.dtype | None) -> Iterator[None]:
+        """Count a communication call; what its backend does with tensors meanwhile is the backend's own."""
+        self._count_call(operation, group, num_bytes, dtype)
+        with self._pause():
+            yield
+
+    @contextmanager
+    def _pause(self) -> Iterator[None]:
+        self._inside_calls += 1
+        try:
+            yield
+        finally:
+            self._inside_calls -= 1
+
+    def _count_call(self, operation: str, group: Any, num_bytes: int, dtype: torch.dtype | None) -> None:
         group = group if group is not None else torch.distributed.group.WORLD
         kind = next((name for name, known in self._groups if known is group), "other")
         if kind != "other" and group.size() == 1:
@@ -250,6 +270,50 @@ class Meter(TorchDispatchMode):
             counts.timeline[-1] = (*where, max(live, counts.timeline[-1][2]))
         else:
             counts.timeline.append((*where, live))
+
+
+class _Modules:
+    """Which module runs: forward by its hooks; backward by what a node saved, which remembers the module it was in.
+
+    A node that saved nothing (a view, a sum) counts as its predecessor's. torch's own ModuleTracker loses its way at
+    a module that returns its input, as megatron's IdentityOp does, and keeps inputs of pipeline stages alive.
+    """
+
+    def __init__(self) -> None:
+        self.forward: list[str] = []
+        self._backward = ""
+        self._hooks = saved_tensors_hooks(self._pack, self._unpack)
+
+    def __enter__(self) -> _Modules:
+        self._hooks.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._hooks.__exit__(*error)
+
+    def watch(self, model: torch.nn.Module) -> None:
+        for path, module in model.named_modules():
+            name = path.replace("module.", "")
+            module.register_forward_pre_hook(functools.partial(self._enter, name))
+            module.register_forward_hook(self._leave)
+
+    def innermost(self, is_backward: bool) -> str:
+        if not is_backward:
+            self._backward = ""
+        return self.forward[-1] if self.forward else self._backward
+
+    def _enter(self, name: str, _module: Any, _inputs: Any) -> None:
+        self.forward.append(name)
+
+    def _leave(self, _module: Any, _inputs: Any, _output: Any) -> None:
+        self.forward.pop()
+
+    def _pack(self, tensor: Tensor) -> tuple[Tensor, str]:
+        return tensor, self.forward[-1] if self.forward else ""
+
+    def _unpack(self, packed: tuple[Tensor, str]) -> Tensor:
+        tensor, self._backward = packed
+        return tensor
 
 
 _NUMBER = re.compile(r"\.\d+(?=\.|$)")

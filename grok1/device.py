@@ -179,11 +179,16 @@ def peak_bytes() -> tuple[int, int | None]:
 
 
 class Listener(Protocol):
-    """Hears of each communication call before it is made."""
+    """Hears of each communication call; the call is made inside the context that it returns."""
 
-    def __call__(self, operation: str, group: Any, num_bytes: int, dtype: torch.dtype | None) -> None:
+    def __call__(
+        self, operation: str, group: Any, num_bytes: int, dtype: torch.dtype | None
+    ) -> contextlib.AbstractContextManager[None]:
         """`num_bytes` as Traffic counts them; a group of None is the whole job."""
         ...
+
+
+Pause = Callable[[], contextlib.AbstractContextManager[None]]
 
 
 class Traffic:
@@ -207,13 +212,22 @@ class Traffic:
         return result
 
     @contextlib.contextmanager
-    def heard_by(self, listener: Listener) -> Iterator[None]:
-        """Tell the listener of every call meanwhile."""
-        self.listener = listener
+    def heard_by(self, listener: Listener, pause: Pause) -> Iterator[None]:
+        """Tell the listener of every call meanwhile; waiting for one to end happens inside `pause()`.
+
+        (gloo does part of a reduce-scatter with tensor operators of its own, some of them while it is waited for.)
+        """
+        wait = dist.Work.wait
+
+        def paused(work: Any, *args: Any, **kwargs: Any) -> Any:
+            with pause():
+                return wait(work, *args, **kwargs)
+
+        self.listener, dist.Work.wait = listener, paused  # type: ignore[method-assign,assignment]
         try:
             yield
         finally:
-            self.listener = None
+            self.listener, dist.Work.wait = None, wait  # type: ignore[method-assign]
 
     def add(self, num_bytes: int, start: Any, end: Any) -> None:
         self.calls += 1
@@ -248,10 +262,8 @@ def _count_traffic() -> None:
 def _counted(original: Callable[..., Any]) -> Callable[..., Any]:
     def call(*args: Any, **kwargs: Any) -> Any:
         if TRAFFIC.listener is not None:
-            tensors = [leaf for leaf in [*args, *kwargs.values()] for leaf in _tensors_of(leaf)]
-            num_bytes = max(map(_bytes_of, [*args[:2], *kwargs.values()]), default=0)
-            group = kwargs.get("group", next((each for each in args if isinstance(each, dist.ProcessGroup)), None))
-            TRAFFIC.listener(original.__name__, group, num_bytes, tensors[0].dtype if tensors else None)
+            with TRAFFIC.listener(*_described(original.__name__, args, kwargs)):
+                return original(*args, **kwargs)
         if not TRAFFIC.enabled:
             return original(*args, **kwargs)
         start = stamp()
@@ -268,15 +280,27 @@ def _counted(original: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
+def _described(operation: str, args: Any, kwargs: Any) -> tuple[str, Any, int, torch.dtype | None]:
+    """What a listener hears of a collective."""
+    arguments = [*args, *kwargs.values()]
+    tensors = [tensor for each in arguments for tensor in _tensors_of(each)]
+    group = kwargs.get("group", next((each for each in args if isinstance(each, dist.ProcessGroup)), None))
+    num_bytes = max(map(_bytes_of, [*args[:2], *kwargs.values()]), default=0)
+    return operation, group, num_bytes, tensors[0].dtype if tensors else None
+
+
 def _heard(original: Callable[..., Any]) -> Callable[..., Any]:
     """Tell the listener of each send and receive in a batch of them; its time is the pipeline phase's, not counted."""
 
     def call(operations: list[Any]) -> Any:
-        if TRAFFIC.listener is not None:
+        listener = TRAFFIC.listener
+        if listener is None:
+            return original(operations)
+        with contextlib.ExitStack() as stack:
             for each in operations:
                 name = "send" if each.op in (dist.isend, dist.send) else "receive"
-                TRAFFIC.listener(name, each.group, _bytes_of(each.tensor), each.tensor.dtype)
-        return original(operations)
+                stack.enter_context(listener(name, each.group, _bytes_of(each.tensor), each.tensor.dtype))
+            return original(operations)
 
     call.__name__ = original.__name__
     call.__wrapped__ = original  # type: ignore[attr-defined]
@@ -305,18 +329,23 @@ def init_fake_process_group(rank: int, world_size: int) -> None:
     dist.init_process_group("fake", store=fake.FakeStore(), rank=rank, world_size=world_size)
 
 
+HOST_READS = 2.0  # what the host reads where there is no data
+
+
+def _without_tensors(data: Any) -> Any:
+    if isinstance(data, list | tuple):
+        return [_without_tensors(each) for each in data]
+    return HOST_READS if isinstance(data, torch.Tensor) and data.is_floating_point() else data
+
+
 @contextlib.contextmanager
 def without_data() -> Iterator[None]:
     """What torch 2.13's fake tensors cannot do and a training step does; put back at the end."""
     tensor, bfloat16 = torch.tensor, torch.nn.Module.bfloat16
 
-    def stacked(data: Any, *args: Any, **kwargs: Any) -> Any:
+    def unread(data: Any, *args: Any, **kwargs: Any) -> Any:
         """torch.tensor of (lists of) tensors reads their values; megatron's gradient norm calls it so (0.12)."""
-        if isinstance(data, list | tuple) and any(isinstance(each, list | tuple | torch.Tensor) for each in data):
-            rows = [stacked(each) if isinstance(each, list | tuple) else each for each in data]
-            if all(isinstance(row, torch.Tensor) for row in rows):
-                return torch.stack(rows)
-        return tensor(data, *args, **kwargs)
+        return tensor(_without_tensors(data), *args, **kwargs)
 
     def already_bfloat16(module: torch.nn.Module) -> torch.nn.Module:
         """Module.bfloat16 swaps a fake parameter for its copy, which weak references forbid; ours need no copy."""
@@ -324,7 +353,7 @@ def without_data() -> Iterator[None]:
         assert not others, f"parameters of {others} would have to be converted"
         return module
 
-    torch.tensor, torch.nn.Module.bfloat16 = stacked, already_bfloat16  # type: ignore[method-assign,assignment]
+    torch.tensor, torch.nn.Module.bfloat16 = unread, already_bfloat16  # type: ignore[method-assign,assignment]
     try:
         yield
     finally:

@@ -31,8 +31,6 @@ from grok1.optim import build_optimizer
 from grok1.parallel import FAKE_URL, Ranks, Rendezvous, joined
 from grok1.step import PhaseTimers, Stepper
 
-_HOST_READS = 2.0
-
 
 @dataclass(frozen=True)
 class Routing:
@@ -135,7 +133,7 @@ class _DryMode(TorchDispatchMode):
         if func.namespace == "c10d" and is_fake:
             return _shapeless_collective(func, args, kwargs)
         if func is torch.ops.aten._local_scalar_dense.default and is_fake:
-            return _HOST_READS
+            return device.HOST_READS
         if func is torch.ops.aten.masked_select.default and is_fake and not isinstance(args[1], FakeTensor):
             with unset_fake_temporarily():
                 chosen = int(args[1].sum())

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from bench.gate import exit_code, load_baselines
+from bench.ledger import read_ledger
 from bench.record import Record
 from reports.document import assess, verdicts_of, write_report
 
@@ -23,6 +24,10 @@ StepSummary = Annotated[
     Path | None,
     typer.Option(envvar="GITHUB_STEP_SUMMARY", metavar="FILE", help="Append the report here too, without plots."),
 ]
+Ledgers = Annotated[
+    list[Path] | None,
+    typer.Option("--ledger", metavar="FILE", help="A cost ledger to report on after the records; repeat for more."),
+]
 
 
 @app.command()
@@ -32,6 +37,7 @@ def report(
     baselines: Baselines = Path("baselines"),
     require_baseline: RequireBaseline = False,
     step_summary: StepSummary = None,
+    ledger: Ledgers = None,
 ) -> None:
     """Write a Markdown report with plots from benchmark records, judged against stored baselines.
 
@@ -42,8 +48,9 @@ def report(
     try:
         loaded = [Record.read(path) for path in _files(records)]
         stored = load_baselines(baselines)
+        ledgers = [read_ledger(path) for path in ledger or ()]
         results = assess(loaded, stored)
-        path = write_report(loaded, stored, output, step_summary=step_summary)
+        path = write_report(loaded, stored, output, step_summary=step_summary, ledgers=ledgers)
     except (ValueError, OSError) as error:
         typer.echo(f"error: {' '.join(str(error).split())}", err=True)
         raise typer.Exit(2) from None

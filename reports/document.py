@@ -7,9 +7,11 @@ from pathlib import Path
 
 from bench.gate import Baseline, Verdict, judge
 from bench.jsonfile import write_atomically
+from bench.ledger import Ledger
 from bench.record import Record
 from bench.stats import Summary, summarise
 from reports import plots, tables
+from reports.ledger import section_of
 from reports.markdown import details, text
 from reports.tables import Result
 
@@ -25,20 +27,21 @@ def write_report(
     output: Path,
     *,
     step_summary: Path | None = None,
+    ledgers: Sequence[Ledger] = (),
 ) -> Path:
     """Write `report.md` and its plots into the folder `output` and return the report's path.
 
     The plots are written before the text that shows them. `step_summary` names a file that the report is
-    appended to without its plots, as GitHub's job summaries take no files.
+    appended to without its plots, as GitHub's job summaries take no files. Cost ledgers follow the cases.
     """
     results = assess(records, baselines)
     for index, result in enumerate(results):
         for name, picture in _pictures(result).items():
             write_atomically(output / _plot_name(index, name), picture)
     report = output / REPORT_NAME
-    write_atomically(report, render(results).encode())
+    write_atomically(report, render(results, more=_ledgers(ledgers, output)).encode())
     if step_summary is not None:
-        _append_summary(step_summary, render(results, with_plots=False))
+        _append_summary(step_summary, render(results, with_plots=False, more=_ledgers(ledgers, None)))
     return report
 
 
@@ -59,8 +62,8 @@ def verdicts_of(results: Sequence[Result]) -> list[Verdict]:
     return sorted(distinct, key=lambda verdict: _WORST_FIRST.index(verdict.state))
 
 
-def render(results: Sequence[Result], *, with_plots: bool = True) -> str:
-    """The whole report as Markdown."""
+def render(results: Sequence[Result], *, with_plots: bool = True, more: Sequence[str] = ()) -> str:
+    """The whole report as Markdown, with `more` at its end."""
     verdicts = verdicts_of(results)
     parts = [_headline(verdicts)]
     if len(verdicts) > 1:
@@ -73,7 +76,7 @@ def render(results: Sequence[Result], *, with_plots: bool = True) -> str:
     ]
     for index, result in enumerate(results):
         parts += _section(index, result, with_plots)
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join([*parts, *more]) + "\n"
 
 
 _LEGEND = (
@@ -106,6 +109,10 @@ def _section(index: int, result: Result, with_plots: bool) -> list[str]:
         details("The whole recipe", tables.resolved_recipe(record)),
     ]
     return parts
+
+
+def _ledgers(ledgers: Sequence[Ledger], folder: Path | None) -> list[str]:
+    return [part for index, ledger in enumerate(ledgers) for part in section_of(ledger, folder, index)]
 
 
 def _measured(index: int, record: Record, summary: Summary, with_plots: bool) -> list[str]:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -16,7 +17,10 @@ from bench.stats import Summary
 
 _DPI = 110
 _WIDTH_INCHES = 8.0
-_BLUE, _GREY, _ORANGE = "#1f5fa8", "#9aa3ad", "#c8641b"
+_BLUE, GREY, _ORANGE = "#1f5fa8", "#9aa3ad", "#c8641b"
+# matplotlib's ten colours without its grey, which is for what has no name
+PALETTE = ("#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2", "#bcbd22", "#17becf")
+_LEGEND_LETTERS = 120  # that fit beside each other
 _MAX_EXPERT_LABELS = 16
 
 
@@ -43,7 +47,7 @@ def step_times(record: Record, summary: Summary) -> bytes:
             axes.axvspan(
                 steps[0] - 0.5,
                 edge,
-                color=_GREY,
+                color=GREY,
                 alpha=0.25,
                 lw=0,
                 label=f"warm-up, {summary.steady_from} steps",
@@ -52,7 +56,7 @@ def step_times(record: Record, summary: Summary) -> bytes:
         _focus_on_steady(axes, summary)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
-    return _png(draw, height=3.8)
+    return png(draw, height=3.8)
 
 
 def _focus_on_steady(axes: Axes, summary: Summary) -> None:
@@ -80,7 +84,7 @@ def phases(summary: Summary) -> bytes:
                 value,
                 left=left,
                 color=colours[index % len(colours)],
-                label=f"{_plain(name)} {value:.3g} s",
+                label=f"{plain(name)} {value:.3g} s",
             )
             left += value
         rest = summary.median_step_seconds - left
@@ -89,7 +93,7 @@ def phases(summary: Summary) -> bytes:
         axes.set(yticks=[], xlabel="seconds", title="Where a step's time goes (mean over ranks)")
         axes.margins(x=0, y=0.1)
 
-    return _png(draw, height=2.6)
+    return png(draw, height=2.6)
 
 
 def expert_load(record: Record) -> bytes:
@@ -111,7 +115,7 @@ def expert_load(record: Record) -> bytes:
             _write_cells(axes, relative_LE, spread)
         axes.figure.colorbar(image, ax=axes, pad=0.02)
 
-    return _png(draw, height=min(8.0, 1.6 + 0.34 * layers))
+    return png(draw, height=min(8.0, 1.6 + 0.34 * layers))
 
 
 def _write_cells(axes: Axes, relative_LE: np.ndarray, spread: float) -> None:
@@ -120,22 +124,36 @@ def _write_cells(axes: Axes, relative_LE: np.ndarray, spread: float) -> None:
         axes.text(expert, layer, f"{value:.0f}", ha="center", va="center", fontsize=8, color=colour)
 
 
-def _png(draw: Callable[[Axes], None], *, height: float) -> bytes:
+def png(
+    *draws: Callable[[Axes], None], height: float, title: str = "", limits: tuple[float, float] | None = None
+) -> bytes:
+    """A picture of one panel for each function, which draws it; `limits` of the y axis hold for all."""
     figure = Figure(figsize=(_WIDTH_INCHES, height), layout="constrained")
-    axes = figure.subplots()
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    draw(axes)
-    handles, labels = axes.get_legend_handles_labels()
-    if handles:
+    panels = figure.subplots(len(draws), squeeze=False)[:, 0]
+    legend: list[tuple[Artist, str]] = []
+    for axes, draw in zip(panels, draws, strict=True):
+        for side in ("top", "right"):
+            axes.spines[side].set_visible(False)
+        draw(axes)
+        if limits is not None:
+            axes.set_ylim(limits)
+        earlier = {label for _, label in legend}
+        entries = zip(*axes.get_legend_handles_labels(), strict=True)
+        legend += [(handle, label) for handle, label in entries if label not in earlier]
+    if title:
+        figure.suptitle(title, fontsize="large")
+    if legend:
         # Outside, so that it never covers a step.
-        figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=8, frameon=False)
+        handles, labels = zip(*legend, strict=True)
+        columns = max(1, min(4, _LEGEND_LETTERS // max(map(len, labels))))
+        figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=8, frameon=False)
     stream = io.BytesIO()
     # Without a date or version in it, the same record gives the same picture.
     figure.savefig(stream, format="png", dpi=_DPI, metadata={"Software": None})
     return stream.getvalue()
 
 
-def _plain(name: str) -> str:
-    """A name from a record as a label: matplotlib would read dollars as maths."""
-    return "".join(char if char.isascii() and char.isprintable() else "?" for char in name)[:40].replace("$", r"\$")
+def plain(name: str) -> str:
+    """A stranger's name as a label: matplotlib would read dollars as maths, and hide what begins with a line."""
+    shown = "".join(char if char.isascii() and char.isprintable() else "?" for char in name)[:40].replace("$", r"\$")
+    return f" {shown}" if not shown or shown.startswith("_") else shown

@@ -122,3 +122,14 @@ def test_every_token_reaches_its_experts(sixteen_ranks: dict[str, Any]) -> None:
 def test_all_ranks_report_with_their_stage(sixteen_ranks: dict[str, Any]) -> None:
     assert [rank["rank"] for rank in sixteen_ranks["ranks"]] == list(range(16))
     assert [rank["stage"] for rank in sixteen_ranks["ranks"]] == [0] * 8 + [1] * 8
+
+
+def test_recomputing_activations_changes_no_number(train: Train, one_rank: dict[str, Any]) -> None:
+    """Neither the losses nor what each expert got, though every router then runs twice."""
+    result = train(2, *ONE_RANK, "training.recompute=full")
+    for ours, theirs in zip(result["steps"], one_rank["steps"][:2], strict=True):
+        for name in ("loss", "aux_loss", "grad_norm"):
+            assert ours[name] == pytest.approx(theirs[name], rel=1e-6)
+    recipe = load_recipe("grok1-nano")
+    pairs = 2 * recipe.tokens_per_step * recipe.model.experts_per_token
+    assert [sum(layer) for layer in result["expert_load"]] == [pairs] * recipe.model.num_layers

@@ -1,0 +1,38 @@
+"""The exact cost of the shipped recipes against what is stored, with zero tolerance; needs no hardware of theirs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from bench import ledger_store
+from bench.ledger import read_ledger
+from grok1.config import load_recipe
+
+_COUNT_SECONDS = 600
+# what a newcomer waits for; --recipe names another one, of which the 314B takes a minute on two cores
+_QUICK = ("grok1-nano", "grok1-tiny", "grok1-40b-2layer", "grok1-40b")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """The quick ones, or the one that --recipe names, if its ledger is stored."""
+    named = metafunc.config.getoption("--recipe")
+    names = [name for name in ledger_store.SHIPPED if name == named] if named else _QUICK
+    metafunc.parametrize("name", names)
+
+
+@pytest.mark.timeout(_COUNT_SECONDS)
+def test_a_step_costs_what_is_stored(name: str, benchmark: Any) -> None:
+    """FLOPs, bytes, collectives, operators and memory of one step; the time shown is the counting's own."""
+    stored = read_ledger(ledger_store.path_of(ledger_store.FOLDER, name))
+    counted = benchmark.pedantic(ledger_store.counted, args=(load_recipe(name),), rounds=1)
+    benchmark.extra_info.update(
+        recipe=name,
+        recipe_hash=counted.recipe_hash,
+        matrix_flops_per_step=counted.total("matrix_flops"),
+        peak_bytes=max(rank.memory.peak_bytes for rank in counted.ranks),
+    )
+    complaint = ledger_store.complaint(stored, counted)
+    if complaint:
+        pytest.fail(complaint, pytrace=False)

@@ -1,0 +1,23 @@
+"""A rank's ledger counted without extrapolating, as an entry for a pool of processes."""
+
+from __future__ import annotations
+
+from bench.count import rank_ledger
+from bench.ledger import RankLedger
+from grok1.config import Recipe
+
+
+def counted_directly(job: tuple[Recipe, int]) -> RankLedger:
+    """(recipe, rank): a step of all the recipe's micro-batches, each of which ran; balanced routing."""
+    # here, in a process that the forkserver made: the test's own must not import torch or megatron
+    from bench.meter import MarkedPhases, Meter
+    from grok1.dry import Routing, dry_rank
+    from grok1.train import prepare_process
+
+    recipe, rank = job
+    prepare_process()
+    phases = MarkedPhases()
+    meter = Meter(phases)
+    routing = Routing.balanced(recipe.model.num_experts)
+    with dry_rank(recipe, rank, routing, phases, meter) as (stepper, batches, ranks):
+        return rank_ledger(meter, stepper, batches, ranks, 1, [recipe.num_micro_batches])
