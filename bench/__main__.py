@@ -41,6 +41,7 @@ def ledger(
     ] = False,
     update: Annotated[bool, typer.Option("--update", help="Store this ledger; needs --rationale.")] = False,
     rationale: Annotated[str, typer.Option(help="Why the cost of the step changed; kept in the stored ledger.")] = "",
+    memory_gib: Annotated[float, typer.Option(help="What a rank's device has; an Ascend 910B has 64.", min=0.0)] = 64.0,
     baselines: Annotated[Path, typer.Option(help="The folder of stored ledgers.")] = ledger_store.FOLDER,
     diff: Annotated[
         Optional[tuple[str, str]],  # noqa: UP045
@@ -64,7 +65,7 @@ def ledger(
     counted = ledger_store.counted(chosen, _ranks(ranks, chosen), _shares(routing))
     if json_path is not None:
         write_ledger(json_path, counted)
-    print(ledger_store.summary(counted, chosen))
+    print(ledger_store.summary(counted, chosen, memory_gib))
     if update:
         print(f"wrote {ledger_store.store(counted, baselines, rationale)}")
     elif check:

@@ -43,6 +43,7 @@ def session(request: pytest.FixtureRequest) -> Iterator[BenchSession]:
             session.baselines(),
             session.results / "report",
             step_summary=Path(summary) if summary else None,
+            ledgers=session.ledgers,
         )
 
 

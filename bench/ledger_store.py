@@ -188,20 +188,28 @@ def _headline(rank: RankLedger) -> tuple[float, ...]:
 # ---- one ---------------------------------------------------------------------------------------------
 
 
-def summary(ledger: Ledger, recipe: Recipe) -> str:
-    """What a person wants to know of one ledger, in a terminal."""
+def summary(ledger: Ledger, recipe: Recipe, memory_gib: float) -> str:
+    """What a person wants to know of one ledger, in a terminal; `memory_gib` is what a rank's device has."""
     parts = [
         f"{ledger.recipe_name} ({ledger.recipe_hash}): a step of {ledger.num_micro_batches} micro-batches, "
         f"{recipe.parallel.world_size} ranks, {', '.join(f'{k} {v}' for k, v in ledger.software.items())}"
     ]
     for rank in ledger.ranks:
         parts += ["", *_rank_summary(rank)]
+    fullest = max(ledger.ranks, key=lambda rank: rank.memory.peak_bytes)
+    margin = memory_gib - fullest.memory.peak_bytes / _GIB
+    fits = f"fits with {margin:.2f} GiB to spare" if margin >= 0 else f"DOES NOT FIT: {-margin:.2f} GiB too much"
+    parts += [
+        "",
+        f"peak memory of rank {fullest.rank} on a device of {memory_gib:g} GiB: {fits} (tensors alone, without what "
+        "the allocator and the driver keep)",
+    ]
     total = ledger.total("matrix_flops")
     if sum(rank.ranks_alike for rank in ledger.ranks) == recipe.parallel.world_size:
         parts += [
             "",
             f"all ranks: {total / _TERA:,.1f} matrix TFLOP a step; the recipe's model FLOPs are "
-            f"{recipe.flops_per_step() / _TERA:,.1f} (their attention backward counts 2, the fused one runs 2.5)",
+            f"{recipe.flops_per_step() / _TERA:,.1f} (causal attention, no recompute)",
         ]
     if not ledger.is_complete:
         names = ", ".join(f"{name} ({calls})" for name, calls in ledger.unknown_operators.items())

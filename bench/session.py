@@ -11,6 +11,7 @@ import pytest
 
 from bench.baseline import Baseline, load_baselines
 from bench.cases import Case, select
+from bench.ledger import Ledger
 from bench.record import Record
 from grok1.config import load_recipe
 from grok1.job import Job, prepare
@@ -23,6 +24,7 @@ class BenchSession:
 
     config: pytest.Config
     records: list[Record] = field(default_factory=list)
+    ledgers: list[Ledger] = field(default_factory=list)  # of the full-size job, for the report
     report: Path | None = None
 
     @property

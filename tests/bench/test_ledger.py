@@ -135,7 +135,13 @@ def test_an_unknown_operator_fails_the_gate(tiny: Ledger) -> None:
     after = changed(tiny, lambda content: content["unknown_operators"].update(mystery=3))
     assert not after.is_complete
     assert "mystery" in ledger_store.complaint(tiny, after)
-    assert "INCOMPLETE: no FLOP formula for mystery (3)" in ledger_store.summary(after, load_recipe("grok1-tiny"))
+    assert "INCOMPLETE: no FLOP formula for mystery (3)" in ledger_store.summary(after, load_recipe("grok1-tiny"), 64.0)
+
+
+def test_a_peak_above_the_devices_memory_is_said(tiny: Ledger) -> None:
+    peak_gib = max(rank.memory.peak_bytes for rank in tiny.ranks) / 2**30
+    assert "fits with 1.00 GiB to spare" in ledger_store.summary(tiny, load_recipe("grok1-tiny"), peak_gib + 1.0)
+    assert "DOES NOT FIT: 0.01 GiB too much" in ledger_store.summary(tiny, load_recipe("grok1-tiny"), peak_gib - 0.01)
 
 
 def test_a_changed_recipe_changes_the_ledger(tiny: Ledger) -> None:
