@@ -21,3 +21,24 @@ def counted_directly(job: tuple[Recipe, int]) -> RankLedger:
     routing = Routing.balanced(recipe.model.num_experts)
     with dry_rank(recipe, rank, routing, phases, meter) as (stepper, batches, ranks):
         return rank_ledger(meter, stepper, batches, ranks, 1, [recipe.num_micro_batches])
+
+
+def cost_of_a_singular_value_decomposition(_job: None) -> tuple[dict[str, int], list[tuple[str, int, int]]]:
+    """(operators without a formula, (phase, calls, matrix FLOPs) of all else) of one such and one matrix product."""
+    import torch
+
+    from bench.meter import MarkedPhases, Meter
+    from grok1.config import load_recipe
+    from grok1.dry import Routing, dry_rank
+    from grok1.train import prepare_process
+
+    prepare_process()
+    recipe, phases = load_recipe("grok1-nano"), MarkedPhases()
+    meter = Meter(phases)
+    with dry_rank(recipe, 0, Routing.balanced(recipe.model.num_experts), phases, meter):
+        matrix = torch.empty(4, 4)
+        meter.reset()
+        with phases.phase("optimizer"):
+            torch.linalg.svd(matrix @ matrix)
+        rows = [(phase, cost.calls, cost.matrix_flops) for (phase, _), cost in meter.counts.costs.items()]
+        return dict(meter.counts.unknown), rows

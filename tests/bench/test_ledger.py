@@ -6,14 +6,17 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
 
+import tests.bench.ledger_entries as entries
 from bench import ledger_store
 from bench.count import count
 from bench.ledger import Ledger, differences, read_ledger, write_ledger
 from grok1.config import load_recipe
+from grok1.launch import rank_context
 
 REMEDY = "python -m bench ledger --recipe"
 
@@ -136,6 +139,14 @@ def test_an_unknown_operator_fails_the_gate(tiny: Ledger) -> None:
     assert not after.is_complete
     assert "mystery" in ledger_store.complaint(tiny, after)
     assert "INCOMPLETE: no FLOP formula for mystery (3)" in ledger_store.summary(after, load_recipe("grok1-tiny"), 64.0)
+
+
+def test_an_operator_without_a_formula_is_named() -> None:
+    """Counted as a call and as no FLOPs, under its name, so that the ledger cannot be silently low."""
+    with ProcessPoolExecutor(1, mp_context=rank_context("cpu")) as pool:
+        unknown, rows = pool.submit(entries.cost_of_a_singular_value_decomposition, None).result(timeout=100)
+    assert unknown == {"_linalg_svd": 1}
+    assert rows == [("optimizer", 2, 2 * 4 * 4 * 4)]
 
 
 def test_a_peak_above_the_devices_memory_is_said(tiny: Ledger) -> None:
