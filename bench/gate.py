@@ -1,8 +1,11 @@
 """Judge records against baselines: floats in, a verdict and the sentence an engineer needs out.
 
-A fixed, stated, one-sided tolerance decides (5 % unless the baseline says otherwise): more than that slower
-fails, more than that faster asks for a fresh baseline, which is not a failure. A baseline for another recipe,
-layout or device is refused and the difference named; it is never compared with a warning.
+A recorded baseline of five runs or more is judged by its between-run variance (bench.evidence): a slowdown that is
+both sure and above the floor fails, one that cannot be told from none passes only where the tolerance can be ruled
+out, and is inconclusive otherwise. A published figure knows no variance: there a fixed, stated, one-sided tolerance
+decides (5 % unless the baseline says otherwise). More than either faster asks for a fresh baseline, which is not a
+failure. A baseline for another recipe, layout or device is refused and the difference named; it is never compared
+with a warning.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from bench.baseline import Baseline, load_baselines, recorded_baseline
+from bench.evidence import FAMILY_ERROR, FLOOR_PERCENT, MIN_BASELINE_RUNS, Evidence, decide
 from bench.record import Record
 from bench.stats import summarise
 
@@ -31,15 +35,23 @@ MIN_STEADY_STEPS = 3
 # Above the hardware's own peak, the clock, the FLOP count or the peak is wrong, and so is the speed.
 MAX_MFU = 1.0
 
-State = Literal["pass", "fail", "improved", "no_baseline", "void"]
-RowState = Literal["pass", "fail", "improved", "compared"]
-_WORST_FIRST: tuple[RowState, ...] = ("fail", "improved", "pass", "compared")
-_STATE_OF_ROW: dict[RowState, State] = {"fail": "fail", "improved": "improved", "pass": "pass"}
+State = Literal["pass", "fail", "improved", "inconclusive", "no_baseline", "void"]
+RowState = Literal["pass", "fail", "improved", "inconclusive", "compared"]
+_WORST_FIRST: tuple[RowState, ...] = ("fail", "inconclusive", "improved", "pass", "compared")
+_STATE_OF_ROW: dict[RowState, State] = {
+    "fail": "fail",
+    "inconclusive": "inconclusive",
+    "improved": "improved",
+    "pass": "pass",
+}
 
 
 @dataclass(frozen=True)
 class Row:
-    """One metric beside one baseline. `limit_percent` is the change beyond which it fails."""
+    """One metric beside one baseline. `limit_percent` is the change beyond which it fails, or that must be ruled out.
+
+    `evidence` says how sure that is, of step seconds; a published figure has none.
+    """
 
     metric: str
     measured: float
@@ -49,6 +61,7 @@ class Row:
     state: RowState
     label: str
     source: str
+    evidence: Evidence | None = None
 
 
 @dataclass(frozen=True)
@@ -83,7 +96,8 @@ def judge(records: Record | Sequence[Record], baselines: Sequence[Baseline]) -> 
     differences = [(baseline, baseline.differences(first)) for baseline in related]
     refusals = tuple(Refusal(baseline.label, found) for baseline, found in differences if found)
     matched = [baseline for baseline, found in differences if not found]
-    rows = tuple(row for baseline in matched for row in _rows(baseline, tokens_rate, step_seconds))
+    medians = [summarise(run).median_step_seconds for run in runs]
+    rows = tuple(row for baseline in matched for row in _rows(baseline, tokens_rate, step_seconds, medians))
     measured = f"{tokens_rate:,.5g} tokens/s/p ({step_seconds:.4g} s/step)"
     if len(runs) > 1:
         measured += f", the median of {len(runs)} runs,"
@@ -91,8 +105,8 @@ def judge(records: Record | Sequence[Record], baselines: Sequence[Baseline]) -> 
 
 
 def exit_code(verdict: Verdict, require_baseline: bool) -> int:
-    """0 if the case may pass a gate, else 1. A missing baseline fails only where one is required."""
-    if verdict.state == "no_baseline":
+    """0 if the case may pass a gate, else 1. Where a baseline is required, so is an answer: neither may be missing."""
+    if verdict.state in ("no_baseline", "inconclusive"):
         return int(require_baseline)
     return int(verdict.state in ("fail", "void"))
 
@@ -129,7 +143,9 @@ def _more(count: int) -> str:
     return f" (and {count - 1} more reasons)" if count > 1 else ""
 
 
-def _rows(baseline: Baseline, tokens_rate: float, step_seconds: float) -> list[Row]:
+def _rows(baseline: Baseline, tokens_rate: float, step_seconds: float, medians: Sequence[float]) -> list[Row]:
+    if baseline.role == "judge" and len(baseline.runs) >= MIN_BASELINE_RUNS:
+        return _weighed_rows(baseline, tokens_rate, step_seconds, medians)
     limit = baseline.tolerance_percent
     # The same limit said in seconds: 5 % fewer tokens a second are 5.26 % longer steps, so both rows agree.
     longer, shorter = 100 * limit / (100 - limit), 100 * limit / (100 + limit)
@@ -137,6 +153,31 @@ def _rows(baseline: Baseline, tokens_rate: float, step_seconds: float) -> list[R
     return [
         _row(baseline, "tokens_per_second_per_processor", tokens_rate, rate, -limit, limit),
         _row(baseline, "step_seconds", step_seconds, seconds, longer, -shorter),
+    ]
+
+
+def _weighed_rows(baseline: Baseline, tokens_rate: float, step_seconds: float, medians: Sequence[float]) -> list[Row]:
+    """Both metrics say the same of a run, so they are one test and get one state."""
+    theirs = [statistics.median(run.steady_step_seconds) for run in baseline.runs]
+    limit = 100 * baseline.tolerance_percent / (100 - baseline.tolerance_percent)  # in seconds, as in _rows
+    judged = decide({"step_seconds": (theirs, medians)}, limit)["step_seconds"]
+    figures = (
+        ("tokens_per_second_per_processor", tokens_rate, -baseline.tolerance_percent),
+        ("step_seconds", step_seconds, limit),
+    )
+    return [
+        Row(
+            metric=metric,
+            measured=measured,
+            baseline=getattr(baseline.metrics, metric),
+            change_percent=100 * (measured / getattr(baseline.metrics, metric) - 1),
+            limit_percent=worst,
+            state=judged.state,
+            label=baseline.label,
+            source=baseline.source,
+            evidence=judged.evidence,
+        )
+        for metric, measured, worst in figures
     ]
 
 
@@ -172,9 +213,31 @@ def _sentence(record: Record, rows: tuple[Row, ...], worst: Row, measured: str) 
     change = rate.change_percent
     moved = f"{abs(change):.1f} % {'faster' if change > 0 else 'slower'} than its baseline"
     ending = f"the limit is {abs(rate.limit_percent or 0):g} %"
+    if worst.evidence is not None:
+        return _weighed_sentence(record, worst, worst.evidence, f"{measured} against {against}")
     if worst.state == "improved":
         ending = "store a fresh baseline, so that losing this speed again is noticed"
     return f"{worst.state.upper()}: {record.case} ran {moved}: {measured} against {against}; {ending}"
+
+
+def _weighed_sentence(record: Record, worst: Row, evidence: Evidence, figures: str) -> str:
+    """The change with its interval, and what to do where that is not enough to tell."""
+    theirs, ours = evidence.runs
+    changed = (
+        f"{worst.state.upper()}: {record.case} took {evidence.change_percent:+.1f} % a step against its baseline "
+        f"({evidence.low_percent:+.1f} to {evidence.high_percent:+.1f} % at {1 - FAMILY_ERROR:.0%} each way, "
+        f"{ours} run{'s' * (ours > 1)} against {theirs}): {figures}"
+    )
+    endings = {
+        "fail": f"sure, and above the floor of {FLOOR_PERCENT:g} %",
+        "improved": "store a fresh baseline, so that losing this speed again is noticed",
+        "pass": f"a slowdown of {evidence.visible_percent:.1f} % would have been seen",
+        "inconclusive": (
+            f"runs vary by {evidence.spread_percent:.1f} %, so only {evidence.visible_percent:.1f} % would surely have "
+            "been seen; add --runs, or compare both revisions on one machine"
+        ),
+    }
+    return f"{changed}; {endings[worst.state]}"
 
 
 def _why_none(refusals: tuple[Refusal, ...]) -> str:

@@ -18,7 +18,7 @@ from reports.tables import Result
 REPORT_NAME = "report.md"
 # GitHub drops a step summary of more than 1 MiB.
 _MAX_STEP_SUMMARY_BYTES = 1_000_000
-_WORST_FIRST = ("void", "fail", "no_baseline", "improved", "pass")
+_WORST_FIRST = ("void", "fail", "inconclusive", "no_baseline", "improved", "pass")
 
 
 def write_report(
