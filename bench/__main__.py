@@ -9,7 +9,8 @@ from typing import Annotated, Optional
 
 import typer
 
-from bench import ledger_store
+from bench import ingest, ledger_store
+from bench.jsonfile import write_atomically
 from bench.ledger import Ledger, read_ledger, write_ledger
 from grok1.config import Recipe, load_recipe
 
@@ -70,6 +71,91 @@ def ledger(
         print(f"wrote {ledger_store.store(counted, baselines, rationale)}")
     elif check:
         _compare(counted, baselines)
+
+
+@app.command(name="selftest")
+def selftest_command(
+    records: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="A folder of records of one unchanged program, to replay instead of what ships."),
+    ] = None,
+    condition: Annotated[str, typer.Option(help="What those runs ran under, like quiet or busy neighbour.")] = "given",
+    trials: Annotated[int, typer.Option(help="Draws of runs a figure.", min=10, max=100_000)] = 1000,
+    store: Annotated[Optional[Path], typer.Option(help="Keep the records as a series in this file.")] = None,  # noqa: UP045
+    plot: Annotated[Optional[Path], typer.Option(help="Draw the power curves into this PNG file.")] = None,  # noqa: UP045
+) -> None:
+    """Replay recorded noise through the gate with slowdowns put in: how often it is wrong, and others' rules beside it.
+
+    Exit 1 where the gate's false alarms are surely above the 1 % that it states.
+    """
+    from bench import selftest
+    from bench.record import Record
+
+    if records is None:
+        series = [selftest.read_series(path) for path in sorted(selftest.FOLDER.glob("*.json"))]
+    else:
+        found = [Record.read(path) for path in sorted(records.glob("*.json"))]
+        series = [selftest.series_of(condition, found)]
+    if store is not None:
+        selftest.write_series(store, series[0])
+    outcomes = []
+    for each in series:
+        replayed = selftest.replay(each, trials)
+        print(f"{selftest.table(replayed, each)}\n")
+        outcomes += replayed
+    if plot is not None:
+        from reports.plots import power_curves
+
+        write_atomically(plot, power_curves(outcomes))
+    if not selftest.is_sound(outcomes):
+        print("the gate's false alarms are surely above what it states")
+        raise typer.Exit(1)
+
+
+@app.command(name="ingest")
+def ingest_command(
+    logs: Annotated[list[Path], typer.Argument(help="The logs of one job, in the order in which they were written.")],
+    case: Annotated[str, typer.Option(help="The case that the record is of, as baselines name it.")],
+    recipe: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="The recipe that ran; default: what the log says."),
+    ] = None,
+    overrides: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option("--set", metavar="KEY=VALUE", help="Change one value of --recipe. Repeatable."),
+    ] = None,
+    world_size: Annotated[Optional[int], typer.Option(min=1)] = None,  # noqa: UP045
+    nodes: Annotated[Optional[int], typer.Option(min=1)] = None,  # noqa: UP045
+    tensor: Annotated[Optional[int], typer.Option(min=1)] = None,  # noqa: UP045
+    pipeline: Annotated[Optional[int], typer.Option(min=1)] = None,  # noqa: UP045
+    expert: Annotated[Optional[int], typer.Option(min=1)] = None,  # noqa: UP045
+    expert_tensor: Annotated[Optional[int], typer.Option(min=1)] = None,  # noqa: UP045
+    sequence_length: Annotated[Optional[int], typer.Option(min=1)] = None,  # noqa: UP045
+    global_batch: Annotated[Optional[int], typer.Option(min=1)] = None,  # noqa: UP045
+    micro_batch: Annotated[Optional[int], typer.Option(min=1)] = None,  # noqa: UP045
+    parameters: Annotated[Optional[int], typer.Option(min=1)] = None,  # noqa: UP045
+    active_parameters: Annotated[Optional[int], typer.Option(min=1, help="That one token meets.")] = None,  # noqa: UP045
+    dtype: Annotated[Optional[str], typer.Option(help="bf16, fp16 or fp32.")] = None,  # noqa: UP045
+    device_name: Annotated[Optional[str], typer.Option(help="Like Ascend910B3.")] = None,  # noqa: UP045
+    device_kind: Annotated[Optional[str], typer.Option(help="npu, cuda or cpu; default: by name.")] = None,  # noqa: UP045
+    software: Annotated[Optional[list[str]], typer.Option(metavar="KEY=VALUE", help="Repeatable.")] = None,  # noqa: UP045
+    from_step: Annotated[int, typer.Option(min=0, help="Leave out lines before this step, as the log counts.")] = 0,
+    output: Annotated[Optional[Path], typer.Option(help="Default: results/records/<case>-<id>.json.")] = None,  # noqa: UP045
+) -> None:
+    """Make a record of a job that was not started here, from its log.
+
+    Understood are the logs of Megatron-LM, ModelLink and MindSpeed-LLM, of torchtitan and of NeMo. A flag states what
+    the log does not; one that contradicts the log is refused.
+    """
+    stated = locals()
+    names = (*ingest.NEEDED, "parameters", "active_parameters", "device_kind")
+    given = {name: stated[name] for name in names if stated[name] is not None}
+    chosen = None if recipe is None else load_recipe(recipe, overrides or [])
+    log = ingest.read_logs(logs, from_step)
+    made = ingest.make_record(log, case, given, chosen, ingest.key_values(software or []))
+    path = output or Path("results/records") / f"{ingest.file_name(made.record)}"
+    made.record.write(path)
+    print(f"{ingest.described(made)}\nwrote {path}")
 
 
 def _compare(counted: Ledger, folder: Path) -> None:

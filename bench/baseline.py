@@ -34,6 +34,7 @@ from bench.stats import summarise
 MAX_BASELINE_BYTES = 4 * 2**20
 MAX_BASELINE_FILES = 1000
 DEFAULT_TOLERANCE_PERCENT = 5.0
+_NOT_BASELINES = ("ledger", "noise")
 
 # Two published roundings (2057 tokens/s/p and 32 s/step) disagree by 0.44 % about the tokens of a step.
 _ROUNDING = 0.005
@@ -178,8 +179,8 @@ def load_baselines(folder: Path) -> list[Baseline]:
     """Every baseline under a folder; a ValueError of one line names the file at fault."""
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder of baselines; give --baselines a folder that exists")
-    # ledger/ holds costs that are counted, not times that were measured: bench.ledger_store reads those
-    paths = sorted(path for path in folder.rglob("*.json") if path.relative_to(folder).parts[0] != "ledger")
+    # counted costs and whole series of runs: bench.ledger_store and bench.selftest read those
+    paths = sorted(path for path in folder.rglob("*.json") if path.relative_to(folder).parts[0] not in _NOT_BASELINES)
     if len(paths) > MAX_BASELINE_FILES:
         raise ValueError(f"{folder}: {len(paths)} files, more than the {MAX_BASELINE_FILES} allowed")
     loaded: dict[str, Baseline] = {}

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from bench.baseline import Baseline, load_baselines, recorded_baseline
-from bench.evidence import FAMILY_ERROR, FLOOR_PERCENT, MIN_BASELINE_RUNS, Evidence, decide
+from bench.evidence import FAMILY_ERROR, FLOOR_PERCENT, MIN_BASELINE_RUNS, MIN_RUNS_TO_DECIDE, Evidence, decide
 from bench.record import Record
 from bench.stats import summarise
 
@@ -234,7 +234,7 @@ def _weighed_sentence(record: Record, worst: Row, evidence: Evidence, figures: s
         "pass": f"a slowdown of {evidence.visible_percent:.1f} % would have been seen",
         "inconclusive": (
             f"runs vary by {evidence.spread_percent:.1f} %, so only {evidence.visible_percent:.1f} % would surely have "
-            "been seen; add --runs, or compare both revisions on one machine"
+            f"been seen, and it takes {MIN_RUNS_TO_DECIDE} runs to decide; add --runs, or compare on one quiet machine"
         ),
     }
     return f"{changed}; {endings[worst.state]}"

@@ -140,13 +140,16 @@ class Work(Strict):
 
 
 class Step(Strict):
-    """One optimizer step. A null `loss` or `grad_norm` was not finite; a null `aux_loss` was not used."""
+    """One optimizer step. A null `loss` or `grad_norm` was not finite; a null `aux_loss` was not used.
+
+    A null `learning_rate`, or a null `grad_norm` in a valid record, was not in an ingested log.
+    """
 
     step: Count
     loss: float | None
     aux_loss: float | None
     grad_norm: float | None
-    learning_rate: Annotated[float, Field(ge=0)]
+    learning_rate: Annotated[float, Field(ge=0)] | None
     skipped: bool
 
 
@@ -192,13 +195,16 @@ class Record(Strict):
     software: Annotated[dict[Name, Text], Field(max_length=100)]
     commit: Commit
     environment: Annotated[dict[Name, Text], Field(max_length=500)]
-    host: Host
+    host: Host | None
     work: Work
     startup_seconds: Seconds | None
     steps: Annotated[list[Step], Field(max_length=MAX_STEPS)]
     ranks: Annotated[list[RankSamples], Field(max_length=MAX_RANKS)]
     # Tokens that each expert of each layer was given, summed over the steps; empty where it was not counted.
     expert_load: Annotated[list[Annotated[list[Count], Field(max_length=4096)]], Field(max_length=1024)]
+    # Null for a run of ours. Of an ingested log: where it came from and what its samples are. Such a record holds one
+    # time a step for the whole job, as rank 0; it may lack the host, gradient norms and memory (0 bytes: not known).
+    source: Text | None = None
 
     @field_validator("created_at")
     @classmethod
@@ -231,6 +237,8 @@ class Record(Strict):
     def _consistent(self) -> Record:
         self._check_steps()
         self._check_ranks()
+        if self.source is None and (self.host is None or any(step.learning_rate is None for step in self.steps)):
+            raise ValueError("a record without a source is a run of ours: it states its host and learning rates")
         micro_batches = self.layout.data * self.work.num_micro_batches
         if self.work.global_batch % micro_batches:
             raise ValueError(f"work.global_batch is not a multiple of data x num_micro_batches = {micro_batches}")
@@ -247,7 +255,7 @@ class Record(Strict):
         if not self.steps:
             raise ValueError("a record without steps cannot be valid")
         for step in self.steps:
-            if step.loss is None or (step.grad_norm is None and not step.skipped):
+            if step.loss is None or (step.grad_norm is None and not step.skipped and self.source is None):
                 raise ValueError(f"step {step.step} has a loss or grad_norm that is not finite: valid must be false")
 
     def _check_ranks(self) -> None:
@@ -255,8 +263,9 @@ class Record(Strict):
         expected = set(range(self.layout.world_size))
         if len(set(numbers)) != len(numbers) or not set(numbers) <= expected:
             raise ValueError(f"ranks repeat or exceed world_size {self.layout.world_size}")
-        if self.valid and set(numbers) != expected:
-            raise ValueError(f"rank {min(expected - set(numbers))} is missing: valid must be false")
+        missing = (expected if self.source is None else {0}) - set(numbers)
+        if self.valid and missing:
+            raise ValueError(f"rank {min(missing)} is missing: valid must be false")
         for rank in self.ranks:
             if rank.stage >= self.layout.pipeline:
                 raise ValueError(f"rank {rank.rank}: stage {rank.stage} of {self.layout.pipeline} pipeline stages")

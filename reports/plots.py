@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import matplotlib as mpl
 import numpy as np
@@ -13,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from bench.record import Record
+from bench.selftest import Outcome
 from bench.stats import Summary
 
 _DPI = 110
@@ -116,6 +118,26 @@ def expert_load(record: Record) -> bytes:
         axes.figure.colorbar(image, ax=axes, pad=0.02)
 
     return png(draw, height=min(8.0, 1.6 + 0.34 * layers))
+
+
+def power_curves(outcomes: Sequence[Outcome]) -> bytes:
+    """How often each rule fails a slowdown of every step, by its size, a panel for each condition."""
+    conditions = list(dict.fromkeys(each.condition for each in outcomes))
+
+    def draw(condition: str, axes: Axes) -> None:
+        for colour, rule in zip(PALETTE, dict.fromkeys(each.rule for each in outcomes), strict=False):
+            of_rule = [
+                each for each in outcomes if (each.condition, each.rule, each.kind) == (condition, rule, "every step")
+            ]
+            percents, shares = [each.percent for each in of_rule], [each.failed for each in of_rule]
+            axes.plot(
+                percents, [100 * each.value for each in shares], color=colour, marker="o", ms=3.5, label=plain(rule)
+            )
+            low, high = ([100 * each.interval[end] for each in shares] for end in (0, 1))
+            axes.fill_between(percents, low, high, color=colour, alpha=0.15, lw=0)
+        axes.set(title=plain(condition), xlabel="slowdown put in, %", ylabel="runs failed, %", ylim=(-2, 102))
+
+    return png(*(functools.partial(draw, each) for each in conditions), height=0.8 + 2.6 * len(conditions))
 
 
 def _write_cells(axes: Axes, relative_LE: np.ndarray, spread: float) -> None:

@@ -48,7 +48,7 @@ def _overview_row(result: Result) -> list[str]:
         percent(summary.cv),
         f"{summary.tflops_per_second_per_processor:.4g}",
         "–" if summary.mfu is None else percent(summary.mfu),
-        gibibytes(summary.peak.max_bytes),
+        gibibytes(summary.peak.max_bytes) if summary.peak.max_bytes else "–",
         f"{number(summary.loss_first)} to {number(summary.loss_last)}",
     ]
 
@@ -118,12 +118,16 @@ def steadiness(record: Record, summary: Summary) -> str:
             "not measured" if share is None else f"{percent(share)} of a step, mean over ranks",
         ),
         ("pipeline bubble, ideal", percent(summary.bubble_ideal)),
-        ("peak memory, most", f"{gibibytes(peak.max_bytes)} GiB (rank {peak.max_rank})"),
-        ("peak memory, least", f"{gibibytes(peak.min_bytes)} GiB (rank {peak.min_rank})"),
+        ("peak memory, most", _peak(peak.max_bytes, peak.max_rank)),
+        ("peak memory, least", _peak(peak.min_bytes, peak.min_rank)),
         ("reserved memory, most", f"{gibibytes(max(reserved))} GiB" if reserved else "not measured"),
         ("start-up", "not measured" if record.startup_seconds is None else f"{record.startup_seconds:.3g} s"),
     ]
     return table(["", "value"], rows)
+
+
+def _peak(used: int, rank: int) -> str:
+    return f"{gibibytes(used)} GiB (rank {rank})" if used else "not measured"
 
 
 def losses(record: Record, *, rows: int = 12) -> str:
@@ -136,7 +140,7 @@ def losses(record: Record, *, rows: int = 12) -> str:
             number(step.loss),
             "–" if step.aux_loss is None else f"{step.aux_loss:.4g}",
             number(step.grad_norm),
-            f"{step.learning_rate:.3g}",
+            "–" if step.learning_rate is None else f"{step.learning_rate:.3g}",
             "skipped" if step.skipped else "",
         )
         for step in (record.steps[index] for index in picked)
@@ -184,8 +188,12 @@ def provenance(record: Record) -> str:
         ("commit", f"{record.commit.sha or 'not a git checkout'}{dirty}"),
         (
             "host",
-            f"{host.cpu_name}, {host.cores} cores, {gibibytes(host.memory_bytes)} GiB, load {host.load_average_1m:.2f}",
+            "not known"
+            if host is None
+            else f"{host.cpu_name}, {host.cores} cores, {gibibytes(host.memory_bytes)} GiB, "
+            f"load {host.load_average_1m:.2f}",
         ),
+        *([] if record.source is None else [("source", record.source)]),
         *((f"software: {name}", version) for name, version in sorted(record.software.items())),
         *((f"environment: {name}", value) for name, value in sorted(record.environment.items())),
     ]

@@ -49,7 +49,7 @@ CASES: dict[str, tuple[str, ...]] = {
 }
 
 # ([phase,] group, operation, dtype) -> (calls, bytes)
-Traffic = dict[tuple[str, ...], tuple[int, int]]  # (phase, group, operation, type): (calls, bytes)
+Traffic = dict[tuple[str, ...], tuple[int, int]]
 Ledgers = Callable[[str], Ledger]
 
 
@@ -301,13 +301,6 @@ def measured_traffic(rank: RankLedger) -> Traffic:
     return {(row.phase, row.group, row.operation, row.dtype): (row.calls, row.bytes) for row in rank.collectives}
 
 
-def router_with_projections(flops: Counter[str]) -> Counter[str]:
-    """Without the border between the two that the ledger draws in the wrong place (see the expected failures)."""
-    merged = Counter(flops)
-    merged["attention projections"] += merged.pop("router", 0)
-    return merged
-
-
 @pytest.fixture(scope="module")
 def ledgers() -> Ledgers:
     """The ledger of a case by its name, counted when first asked for."""
@@ -377,20 +370,12 @@ def test_matrix_flops_of_forward(ledgers: Ledgers, case: str) -> None:
         assert measured_flops(rank, "forward") == scaled(sizes.forward_flops(rank.stage), sizes.micro_batches)
 
 
-@without_recompute
+@every_case
 def test_matrix_flops_of_backward(ledgers: Ledgers, case: str) -> None:
+    """Recomputation is a phase of its own and adds none here."""
     sizes = sizes_of(case)
     for rank in ledgers(case).ranks:
-        expected = scaled(sizes.backward_flops(rank.stage), sizes.micro_batches)
-        assert router_with_projections(measured_flops(rank, "backward")) == router_with_projections(expected)
-
-
-@pytest.mark.parametrize("case", [TINY, TINY_WHOLE, TINY_XAI, FORTY])  # a single layer a stage has no other below it
-def test_matrix_flops_of_backward_by_component(ledgers: Ledgers, case: str) -> None:
-    sizes = sizes_of(case)
-    for rank in ledgers(case).ranks:
-        expected = scaled(sizes.backward_flops(rank.stage), sizes.micro_batches)
-        assert measured_flops(rank, "backward") == expected
+        assert measured_flops(rank, "backward") == scaled(sizes.backward_flops(rank.stage), sizes.micro_batches)
 
 
 @without_recompute
@@ -424,22 +409,13 @@ def test_capped_attention_costs_full_matrices(ledgers: Ledgers) -> None:
 
 
 def test_recomputation_repeats_the_layers_forward(ledgers: Ledgers) -> None:
-    """All of a layer once more, the head not."""
-    sizes = sizes_of(TINY_RECOMPUTE)
-    for rank in ledgers(TINY_RECOMPUTE).ranks:
-        again = sizes.forward_flops(rank.stage)
-        del again["head"]
-        expected = scaled(sizes.backward_flops(rank.stage) + again, sizes.micro_batches)
-        measured = measured_flops(rank, "backward", "recompute")
-        assert router_with_projections(measured) == router_with_projections(expected)
-
-
-def test_recomputation_is_a_phase_of_its_own(ledgers: Ledgers) -> None:
+    """All matrices of a layer once more, the head's not."""
     sizes = sizes_of(TINY_RECOMPUTE)
     for rank in ledgers(TINY_RECOMPUTE).ranks:
         again = sizes.forward_flops(rank.stage)
         del again["head"]
         assert measured_flops(rank, "recompute") == scaled(again, sizes.micro_batches)
+        assert {row.phase for row in rank.costs if row.matrix_flops} == {"forward", "backward", "recompute"}
 
 
 # ---- communication -------------------------------------------------------------------------------------
@@ -470,22 +446,8 @@ def test_recomputation_repeats_the_layers_communication(ledgers: Ledgers) -> Non
         expected = dict(sizes.traffic(rank.stage))
         del expected["forward", "tensor", "all_reduce", "int64"]
         for key, (calls, size) in sizes.layer_traffic("forward").items():
-            add(expected, ("backward", *key), times(sizes.micro_batches * sizes.layers, size, calls))
-        measured: Traffic = {}
-        for key, moved in measured_traffic(rank).items():
-            add(measured, ("backward" if key[0] == "recompute" else key[0], *key[1:]), moved)
-        assert measured == expected
-
-
-def test_recomputed_communication_is_a_phase_of_its_own(ledgers: Ledgers) -> None:
-    sizes = sizes_of(TINY_RECOMPUTE)
-    for rank in ledgers(TINY_RECOMPUTE).ranks:
-        expected = {
-            ("recompute", *key): times(sizes.micro_batches * sizes.layers, size, calls)
-            for key, (calls, size) in sizes.layer_traffic("forward").items()
-        }
-        measured = measured_traffic(rank)
-        assert {key: moved for key, moved in measured.items() if key[0] == "recompute"} == expected
+            expected[("recompute", *key)] = times(sizes.micro_batches * sizes.layers, size, calls)
+        assert measured_traffic(rank) == expected
 
 
 def expert_bytes(case: str, ledger: Ledger, of_wire: bool) -> list[Fraction]:
@@ -559,8 +521,8 @@ def test_optimizer_state(ledgers: Ledgers, case: str) -> None:
     """The state, and all else that outlives a step, which the ledger counts as optimizer's too.
 
     Exact: the state (no padding in these), megatron's workspace for a gathered hidden state, the rotary angles
-    [S, D] in fp32. Between nothing and 2 hidden states of a sequence shard: the last micro-batch's, which leave with
-    the next step's. Below 16 bytes a token of a shard: the batch, the planned routing, Adam's step numbers.
+    [S, D] in fp32. Not exact: the batch, the planned routing, Adam's step numbers and other small change, below 16
+    bytes a token of a shard and 4 KiB; a hidden state would be H values a token.
     """
     sizes = sizes_of(case)
     model, length = sizes.recipe.model, sizes.recipe.training.sequence_length
@@ -571,17 +533,17 @@ def test_optimizer_state(ledgers: Ledgers, case: str) -> None:
         memory = rank.memory
         rest = memory.static_bytes - memory.weights_bytes - memory.gradients_bytes
         rest -= state_bytes(sizes, rank.stage) + workspace
-        assert 0 <= rest <= 2 * sizes.shard * hidden + 16 * sizes.shard + 2048
+        assert 0 <= rest <= 16 * sizes.shard + 4096, (rest, rank.stage)
         assert memory.optimizer_bytes >= state_bytes(sizes, rank.stage)
 
 
 def test_40b_state_is_12_bytes_a_parameter_sharded(ledgers: Ledgers) -> None:
-    """Dense over 2 replicas, experts over 1; the ledger's excess is what the test above names, below 0.6 %."""
+    """Dense over 2 replicas, experts over 1; the ledger's excess is what the test above names, below 0.35 %."""
     for rank in ledgers(FORTY).ranks:
         parameters = rank.parameters
         state = 12 * ((parameters.dense + parameters.embedding) // 2 + parameters.expert)
         assert state == state_bytes(sizes_of(FORTY), rank.stage)
-        assert state <= rank.memory.optimizer_bytes <= state * 1.006
+        assert state <= rank.memory.optimizer_bytes <= state * 1.0035
 
 
 # ---- what the counting itself promises -----------------------------------------------------------------
