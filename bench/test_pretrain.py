@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import pytest
@@ -23,7 +24,8 @@ def test_pretrain(case: Case, session: BenchSession, request: pytest.FixtureRequ
     """tokens/s/p and s/step hold against the stored baselines."""
     try:
         baselines = session.baselines()  # a damaged one is refused before hours of training, not after
-        records = _run(case, session)
+        with _uncaptured(request.config):  # or nobody would see the progress
+            records = _run(case, session)
     except (LaunchError, ValueError) as error:
         pytest.exit(f"{case.name}: {error}", returncode=2)
     if not records:
@@ -35,6 +37,12 @@ def test_pretrain(case: Case, session: BenchSession, request: pytest.FixtureRequ
         _show(request.getfixturevalue("benchmark"), records)
     if exit_code(verdict, session.require_baseline):
         pytest.fail(verdict.sentence, pytrace=False)
+
+
+def _uncaptured(config: pytest.Config) -> AbstractContextManager[None]:
+    """Where pytest captures what is printed: not meanwhile."""
+    capture = config.pluginmanager.getplugin("capturemanager")
+    return nullcontext() if capture is None else capture.global_and_fixture_disabled()
 
 
 def _run(case: Case, session: BenchSession) -> list[Record]:

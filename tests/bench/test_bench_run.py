@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import pty
 import subprocess
 import sys
 from pathlib import Path
@@ -169,3 +171,32 @@ def test_each_device_has_a_case_of_its_own() -> None:
         "cuda": ["grok1-40b"],
         "npu": ["grok1-40b"],
     }
+
+
+def test_progress_is_live_on_a_terminal(tmp_path: Path) -> None:
+    """pytest captures what tests print; the bar must reach the terminal all the same, and only a terminal."""
+    terminal, side = pty.openpty()
+    environment = {key: value for key, value in os.environ.items() if key not in ("GROK1_DEVICE", "CI", "NO_COLOR")}
+    words = ["bench/test_pretrain.py", "--benchmark", "--case", "grok1-nano", "--device", "cpu", "--steps", "20"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *words, "--results", str(tmp_path), *ONE_RANK],
+        cwd=ROOT,
+        env={**environment, "TERM": "xterm-256color", "COLUMNS": "120"},
+        stdin=subprocess.DEVNULL,
+        stdout=side,
+        stderr=side,
+    )
+    os.close(side)
+    shown = b""
+    with contextlib.suppress(OSError):  # how a terminal ends whose other side was closed
+        while part := os.read(terminal, 65536):
+            shown += part
+    os.close(terminal)
+    assert process.wait(timeout=110) == 0
+    assert b"starting ranks" in shown
+    assert b"s/step" in shown
+
+
+def test_no_progress_in_a_pipe(first_run: tuple[subprocess.CompletedProcess[str], Path]) -> None:
+    done, _ = first_run
+    assert "starting ranks" not in done.stdout + done.stderr
