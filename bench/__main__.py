@@ -2,41 +2,33 @@
 
 from __future__ import annotations
 
-import signal
-import sys
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
 from bench import ingest, ledger_store
 from bench.jsonfile import write_atomically
 from bench.ledger import Ledger, read_ledger, write_ledger
+from grok1 import console
 from grok1.config import Recipe, load_recipe
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
-
-_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
-
-
-@app.callback()
-def _group() -> None:
-    """Keep the command's name even while there is one command only."""
 
 
 @app.command()
 def ledger(
     recipe: Annotated[str, typer.Option(help="A shipped recipe (see `grok1 recipes`) or a .toml file.")] = "grok1-40b",
     overrides: Annotated[
-        Optional[list[str]],  # noqa: UP045  typer of the oldest supported Python reads this form
+        list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Change one recipe value. Repeatable."),
     ] = None,
     ranks: Annotated[str, typer.Option(help="stages (the first rank of each), all, or numbers like 0,15.")] = "stages",
     routing: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(help="Each expert's share of the (token, expert) pairs, like 0.3,0.1,...; default: all alike."),
     ] = None,
-    json_path: Annotated[Optional[Path], typer.Option("--json", help="Write the whole ledger here.")] = None,  # noqa: UP045
+    json_path: Annotated[Path | None, typer.Option("--json", help="Write the whole ledger here.")] = None,
     check: Annotated[
         bool, typer.Option("--check", help="Compare with the stored one; exit 1 at any difference.")
     ] = False,
@@ -45,7 +37,7 @@ def ledger(
     memory_gib: Annotated[float, typer.Option(help="What a rank's device has; an Ascend 910B has 64.", min=0.0)] = 64.0,
     baselines: Annotated[Path, typer.Option(help="The folder of stored ledgers.")] = ledger_store.FOLDER,
     diff: Annotated[
-        Optional[tuple[str, str]],  # noqa: UP045
+        tuple[str, str] | None,
         typer.Option(
             help="Compare two: each a ledger's file, a recipe, or a git revision at which --recipe is counted."
         ),
@@ -76,13 +68,13 @@ def ledger(
 @app.command(name="selftest")
 def selftest_command(
     records: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option(help="A folder of records of one unchanged program, to replay instead of what ships."),
     ] = None,
     condition: Annotated[str, typer.Option(help="What those runs ran under, like quiet or busy neighbour.")] = "given",
     trials: Annotated[int, typer.Option(help="Draws of runs a figure.", min=10, max=100_000)] = 1000,
-    store: Annotated[Optional[Path], typer.Option(help="Keep the records as a series in this file.")] = None,  # noqa: UP045
-    plot: Annotated[Optional[Path], typer.Option(help="Draw the power curves into this PNG file.")] = None,  # noqa: UP045
+    store: Annotated[Path | None, typer.Option(help="Keep the records as a series in this file.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw the power curves into this PNG file.")] = None,
 ) -> None:
     """Replay recorded noise through the gate with slowdowns put in: how often it is wrong, and others' rules beside it.
 
@@ -117,30 +109,30 @@ def ingest_command(
     logs: Annotated[list[Path], typer.Argument(help="The logs of one job, in the order in which they were written.")],
     case: Annotated[str, typer.Option(help="The case that the record is of, as baselines name it.")],
     recipe: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(help="The recipe that ran; default: what the log says."),
     ] = None,
     overrides: Annotated[
-        Optional[list[str]],  # noqa: UP045
+        list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Change one value of --recipe. Repeatable."),
     ] = None,
-    world_size: Annotated[Optional[int], typer.Option(min=1)] = None,  # noqa: UP045
-    nodes: Annotated[Optional[int], typer.Option(min=1)] = None,  # noqa: UP045
-    tensor: Annotated[Optional[int], typer.Option(min=1)] = None,  # noqa: UP045
-    pipeline: Annotated[Optional[int], typer.Option(min=1)] = None,  # noqa: UP045
-    expert: Annotated[Optional[int], typer.Option(min=1)] = None,  # noqa: UP045
-    expert_tensor: Annotated[Optional[int], typer.Option(min=1)] = None,  # noqa: UP045
-    sequence_length: Annotated[Optional[int], typer.Option(min=1)] = None,  # noqa: UP045
-    global_batch: Annotated[Optional[int], typer.Option(min=1)] = None,  # noqa: UP045
-    micro_batch: Annotated[Optional[int], typer.Option(min=1)] = None,  # noqa: UP045
-    parameters: Annotated[Optional[int], typer.Option(min=1)] = None,  # noqa: UP045
-    active_parameters: Annotated[Optional[int], typer.Option(min=1, help="That one token meets.")] = None,  # noqa: UP045
-    dtype: Annotated[Optional[str], typer.Option(help="bf16, fp16 or fp32.")] = None,  # noqa: UP045
-    device_name: Annotated[Optional[str], typer.Option(help="Like Ascend910B3.")] = None,  # noqa: UP045
-    device_kind: Annotated[Optional[str], typer.Option(help="npu, cuda or cpu; default: by name.")] = None,  # noqa: UP045
-    software: Annotated[Optional[list[str]], typer.Option(metavar="KEY=VALUE", help="Repeatable.")] = None,  # noqa: UP045
+    world_size: Annotated[int | None, typer.Option(min=1)] = None,
+    nodes: Annotated[int | None, typer.Option(min=1)] = None,
+    tensor: Annotated[int | None, typer.Option(min=1)] = None,
+    pipeline: Annotated[int | None, typer.Option(min=1)] = None,
+    expert: Annotated[int | None, typer.Option(min=1)] = None,
+    expert_tensor: Annotated[int | None, typer.Option(min=1)] = None,
+    sequence_length: Annotated[int | None, typer.Option(min=1)] = None,
+    global_batch: Annotated[int | None, typer.Option(min=1)] = None,
+    micro_batch: Annotated[int | None, typer.Option(min=1)] = None,
+    parameters: Annotated[int | None, typer.Option(min=1)] = None,
+    active_parameters: Annotated[int | None, typer.Option(min=1, help="That one token meets.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="bf16, fp16 or fp32.")] = None,
+    device_name: Annotated[str | None, typer.Option(help="Like Ascend910B3.")] = None,
+    device_kind: Annotated[str | None, typer.Option(help="npu, cuda or cpu; default: by name.")] = None,
+    software: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Repeatable.")] = None,
     from_step: Annotated[int, typer.Option(min=0, help="Leave out lines before this step, as the log counts.")] = 0,
-    output: Annotated[Optional[Path], typer.Option(help="Default: results/records/<case>-<id>.json.")] = None,  # noqa: UP045
+    output: Annotated[Path | None, typer.Option(help="Default: results/records/<case>-<id>.json.")] = None,
 ) -> None:
     """Make a record of a job that was not started here, from its log.
 
@@ -189,26 +181,7 @@ def _shares(text: str | None) -> list[float] | None:
 
 def main() -> None:
     """Entry point."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        code = app(standalone_mode=False)
-        if code == _INTERRUPTED:
-            raise KeyboardInterrupt
-        sys.exit(code)
-    except (KeyboardInterrupt, typer.Abort):
-        print("bench: interrupted; all processes were ended", file=sys.stderr)
-        sys.exit(_INTERRUPTED)
-    except typer.Exit as done:
-        sys.exit(done.exit_code)
-    except ValueError as error:
-        print(f"bench: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
-    except Exception as error:
-        show = getattr(error, "show", None)
-        if show is None:
-            raise
-        show()  # typer's own complaints: an unknown option, a bad number
-        sys.exit(getattr(error, "exit_code", 2))
+    console.run(app, "bench")
 
 
 if __name__ == "__main__":

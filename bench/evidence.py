@@ -96,8 +96,9 @@ def decide(
     likewise. Either takes three runs of ours; fewer are inconclusive. Otherwise it passes if a slowdown of
     `limit_percent` can be ruled out, and is inconclusive if not.
     """
-    alphas = _holm({name: weigh(*pair).worse_p for name, pair in pairs.items()}, family_error)
-    better = _holm({name: weigh(*pair).better_p for name, pair in pairs.items()}, family_error)
+    weighed = {name: weigh(*pair) for name, pair in pairs.items()}
+    alphas = _holm({name: each.worse_p for name, each in weighed.items()}, family_error)
+    better = _holm({name: each.better_p for name, each in weighed.items()}, family_error)
     found = {}
     for name, pair in pairs.items():
         is_worse, alpha = alphas[name]

@@ -90,13 +90,14 @@ def judge(records: Record | Sequence[Record], baselines: Sequence[Baseline]) -> 
     if reason := _why_void(runs):
         return Verdict("void", runs[0].case, f"VOID: {runs[0].case} cannot be judged: {reason}")
     first = runs[0]
-    tokens_rate = statistics.median(summarise(run).tokens_per_second_per_processor for run in runs)
+    summaries = [summarise(run) for run in runs]
+    tokens_rate = statistics.median(each.tokens_per_second_per_processor for each in summaries)
     step_seconds = first.work.tokens_per_step / tokens_rate / first.layout.world_size
     related = [b for b in baselines if b.case == first.case or b.recipe.name == first.recipe.name]
     differences = [(baseline, baseline.differences(first)) for baseline in related]
     refusals = tuple(Refusal(baseline.label, found) for baseline, found in differences if found)
     matched = [baseline for baseline, found in differences if not found]
-    medians = [summarise(run).median_step_seconds for run in runs]
+    medians = [each.median_step_seconds for each in summaries]
     rows = tuple(row for baseline in matched for row in _rows(baseline, tokens_rate, step_seconds, medians))
     measured = f"{tokens_rate:,.5g} tokens/s/p ({step_seconds:.4g} s/step)"
     if len(runs) > 1:

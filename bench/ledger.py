@@ -191,19 +191,19 @@ def _figures(rank: RankLedger) -> Iterator[tuple[tuple[str, str], int]]:
 
 def phase_totals(rank: RankLedger) -> dict[str, dict[str, int]]:
     """Sums of the cost figures by phase, in the order in which the phases first appear."""
-    totals: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
-    for row in rank.costs:
-        for figure, value in row.model_dump(exclude={"phase", "component"}).items():
-            totals[row.phase][figure] += value
-    return totals
+    return _cost_totals(rank, "phase")
 
 
 def component_totals(rank: RankLedger) -> dict[str, dict[str, int]]:
     """Sums of the cost figures by component."""
+    return _cost_totals(rank, "component")
+
+
+def _cost_totals(rank: RankLedger, axis: Literal["phase", "component"]) -> dict[str, dict[str, int]]:
     totals: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
     for row in rank.costs:
         for figure, value in row.model_dump(exclude={"phase", "component"}).items():
-            totals[row.component][figure] += value
+            totals[getattr(row, axis)][figure] += value
     return totals
 
 

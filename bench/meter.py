@@ -28,8 +28,6 @@ from grok1 import device
 from grok1.parallel import group_kinds
 from grok1.step import PhaseTimers
 
-aten = torch.ops.aten
-
 _ATTENTION_MATRICES_FORWARD = 2  # q k^T and p v
 _ATTENTION_MATRICES_BACKWARD = 5  # q k^T again, and one for each of dv, dp, dq, dk
 

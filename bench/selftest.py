@@ -211,6 +211,7 @@ def replay(series: Series, trials: int, seed: int = 0, kinds: Sequence[Kind] = K
             f"series {series.condition} has {len(runs)} runs, a trial draws {MIN_BASELINE_RUNS + most}: record more"
         )
     draws = [random.permutation(len(runs))[: MIN_BASELINE_RUNS + most] for _ in range(trials)]
+    before = {name: [rule.figure(run) for run in runs] for name, rule in RULES.items()}
     outcomes = []
     for kind in kinds:
         for percent in SLOWDOWNS_PERCENT:
@@ -218,10 +219,10 @@ def replay(series: Series, trials: int, seed: int = 0, kinds: Sequence[Kind] = K
                 continue  # nothing put in is the same of every kind
             slow = [slowed(run, percent, kind) for run in runs]
             for name, rule in RULES.items():
-                before, after = [rule.figure(run) for run in runs], [rule.figure(run) for run in slow]
+                after = [rule.figure(run) for run in slow]
                 said = [
                     rule.judge(
-                        [before[index] for index in draw[:MIN_BASELINE_RUNS]],
+                        [before[name][index] for index in draw[:MIN_BASELINE_RUNS]],
                         [after[index] for index in draw[MIN_BASELINE_RUNS:][: rule.runs]],
                     )
                     for draw in draws

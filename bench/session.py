@@ -17,6 +17,9 @@ from grok1.config import load_recipe
 from grok1.job import Job, prepare
 from grok1.launch import Nodes, default_device
 
+# what is timed on one rank in this process, or without the waiting of sixteen for each other on two cores
+ONE_RANK = tuple(f"parallel.{axis}=1" for axis in ("world_size", "tensor", "pipeline", "expert", "expert_tensor"))
+
 
 @dataclass
 class BenchSession:

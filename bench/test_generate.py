@@ -7,14 +7,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from bench.session import BenchSession, show_in_benchmark_table
+from bench.session import ONE_RANK, BenchSession, show_in_benchmark_table
 from grok1.config import load_recipe
 from grok1.generate import Sampling, prepare_generate
 from grok1.job import prepare
 from grok1.launch import launch
 
-# one rank, as sixteen on two cores would time their waiting for each other
-_ONE_RANK = [f"parallel.{axis}=1" for axis in ("world_size", "tensor", "pipeline", "expert", "expert_tensor")]
 _PROMPTS = [
     "Below is an instruction that describes a task.",
     "The function returns",
@@ -26,7 +24,7 @@ _NEW_TOKENS = 32
 
 def test_decode_speed(session: BenchSession, benchmark: Any, tmp_path: Path) -> None:
     """Seconds a decoding step and tokens a second, from a checkpoint of one training step."""
-    recipe = load_recipe("grok1-tiny", _ONE_RANK)
+    recipe = load_recipe("grok1-tiny", ONE_RANK)
     launch(prepare(recipe, 1, save=tmp_path), recipe, session.device)
     job = prepare_generate(tmp_path, _PROMPTS, Sampling(max_new_tokens=_NEW_TOKENS))
     endless = replace(job, end_token=-1)  # every run then decodes as many tokens

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from bench.session import BenchSession
+from bench.session import ONE_RANK, BenchSession
 from grok1.config import Recipe, load_recipe
 from grok1.job import Job, prepare
 from grok1.launch import LaunchError, check_machine
@@ -26,7 +26,6 @@ if TYPE_CHECKING:  # torch and the engine come in once the device is known
 
     from grok1.parallel import Ranks
 
-_ONE_RANK = [f"parallel.{axis}=1" for axis in ("world_size", "tensor", "pipeline", "expert", "expert_tensor")]
 _XAI_LOGIT_CAP = 30.0
 _OPTIMIZER_ROUNDS = 30
 
@@ -45,6 +44,8 @@ class Parts:
 
     @property
     def model(self) -> Any:
+        from grok1.model import unwrapped
+
         return unwrapped(self.wrapped)
 
     @property
@@ -64,18 +65,11 @@ class Parts:
         return self.random(training.sequence_length, training.micro_batch, self.recipe.model.hidden_size)
 
 
-def unwrapped(model: Any) -> Any:
-    """The bare model inside its data-parallel and dtype wrappers."""
-    while hasattr(model, "module"):
-        model = model.module
-    return model
-
-
 @pytest.fixture(scope="module")
 def parts(session: BenchSession, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Parts]:
     """The recipe's whole model on one rank."""
     option = session.config.getoption
-    recipe = load_recipe(option("--recipe") or "grok1-tiny", [*option("--set"), *_ONE_RANK])
+    recipe = load_recipe(option("--recipe") or "grok1-tiny", [*option("--set"), *ONE_RANK])
     try:
         check_machine(recipe, session.device, 1)
     except LaunchError as error:  # a recipe meant for many ranks; its case is still run
@@ -167,7 +161,7 @@ def test_experts(parts: Parts, time_it: Callable[..., None]) -> None:
 
 @pytest.mark.parametrize("logit_cap", [0.0, _XAI_LOGIT_CAP], ids=["uncapped", "capped"])
 def test_attention(parts: Parts, logit_cap: float, time_it: Callable[..., None]) -> None:
-    from grok1.model import build_model
+    from grok1.model import build_model, unwrapped
 
     # a model of its own, because the cap decides which kernel a device gets
     sizes = parts.recipe.model.model_copy(update={"attention_logit_cap": logit_cap, "num_layers": 1})

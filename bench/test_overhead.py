@@ -10,13 +10,12 @@ from typing import Any
 import pytest
 from scipy.stats import binom
 
-from bench.session import BenchSession, show_in_benchmark_table
+from bench.session import ONE_RANK, BenchSession, show_in_benchmark_table
 from grok1.config import load_recipe
 from grok1.job import prepare
 from grok1.launch import launch
 
-# one rank: no waiting for others, so the harness's own time is not hidden behind theirs
-_ONE_RANK = [f"parallel.{axis}=1" for axis in ("world_size", "tensor", "pipeline", "expert", "expert_tensor")]
+# on one rank nothing waits for others, so the harness's own time is not hidden behind theirs
 _STEPS = 40  # a side
 _RUN_SECONDS = 600
 
@@ -24,7 +23,7 @@ _RUN_SECONDS = 600
 @pytest.mark.timeout(_RUN_SECONDS)
 def test_harness_overhead(session: BenchSession, benchmark: Any) -> None:
     """Median over rounds of harness over bare, on the default case."""
-    recipe = load_recipe("grok1-tiny", _ONE_RANK)
+    recipe = load_recipe("grok1-tiny", ONE_RANK)
     seconds = launch(prepare(recipe, _STEPS), recipe, session.device, entry="bench.overhead:run_rank")
     assert len(seconds["harness"]) == len(seconds["bare"]) == len(seconds["control"]) >= _STEPS
     overhead, control = (paired_excess(seconds[side], seconds["bare"]) for side in ("harness", "control"))

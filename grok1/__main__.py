@@ -1,25 +1,22 @@
-"""The `grok1` command: train, preprocess, recipes. Parses, refuses bad input with exit code 2, calls the rest."""
+"""The `grok1` command: training, and what goes in and out of it. Parses, refuses bad input with exit code 2."""
 
 from __future__ import annotations
 
 import importlib
 import json
 import os
-import signal
-import sys
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
 
+from grok1 import console
 from grok1.config import Recipe, load_recipe, recipe_names
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
-_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
-
 Overrides = Annotated[
-    Optional[list[str]],  # noqa: UP045  typer of the oldest supported Python reads this form
+    list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change one recipe value, like parallel.tensor=2. Repeatable."),
 ]
 
@@ -29,19 +26,19 @@ def train(
     recipe: Annotated[str, typer.Option(help="A shipped recipe (see `grok1 recipes`) or a .toml file.")] = "grok1-tiny",
     steps: Annotated[int, typer.Option(help="Train until this many steps are done.")] = 20,
     data: Annotated[Path | None, typer.Option(help="Prefix of the .bin/.idx pair; default: sample text.")] = None,
-    tokenizer: Annotated[Optional[Path], typer.Option(help="The tokenizer that made --data.")] = None,  # noqa: UP045
-    save: Annotated[Optional[Path], typer.Option(help="Write checkpoints below this folder.")] = None,  # noqa: UP045
+    tokenizer: Annotated[Path | None, typer.Option(help="The tokenizer that made --data.")] = None,
+    save: Annotated[Path | None, typer.Option(help="Write checkpoints below this folder.")] = None,
     save_interval: Annotated[int, typer.Option(help="Steps between checkpoints; 0: at the end only.", min=0)] = 0,
-    load: Annotated[Optional[Path], typer.Option(help="Resume from the newest checkpoint here.")] = None,  # noqa: UP045
+    load: Annotated[Path | None, typer.Option(help="Resume from the newest checkpoint here.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or npu; default: what the machine has.")] = None,
     overrides: Overrides = None,
-    json_path: Annotated[Optional[Path], typer.Option("--json", help="Write all measurements here.")] = None,  # noqa: UP045
+    json_path: Annotated[Path | None, typer.Option("--json", help="Write all measurements here.")] = None,
     no_shared_storage: Annotated[bool, typer.Option("--no-shared-storage", help="Nodes share no disk.")] = False,
     nnodes: Annotated[int, typer.Option(help="Machines of the job, when not under torchrun.", min=1)] = 1,
     node_rank: Annotated[int, typer.Option(help="Which of them this is.", min=0)] = 0,
     master_addr: Annotated[str, typer.Option(help="Address of the first machine.")] = "127.0.0.1",
     master_port: Annotated[int, typer.Option(help="A free port there.", min=1, max=65535)] = 29500,
-    nproc_per_node: Annotated[Optional[int], typer.Option(help="Ranks on this machine.", min=1)] = None,  # noqa: UP045
+    nproc_per_node: Annotated[int | None, typer.Option(help="Ranks on this machine.", min=1)] = None,
 ) -> None:
     """Train a recipe: starts its ranks here, or joins as one rank under torchrun or Slurm."""
     from grok1.job import prepare
@@ -105,7 +102,7 @@ def verify(
     oracle: Annotated[Path, typer.Option(help="A reference dump NAME.npz; NAME.grads*.npz lies beside it.")],
     device: Annotated[str | None, typer.Option(help="cpu, cuda or npu; default: what the machine has.")] = None,
     overrides: Overrides = None,
-    json_path: Annotated[Optional[Path], typer.Option("--json", help="Write the comparison here.")] = None,  # noqa: UP045
+    json_path: Annotated[Path | None, typer.Option("--json", help="Write the comparison here.")] = None,
 ) -> None:
     """Compare logits, loss and every gradient with a dump of xAI's own model; exit 1 where they differ.
 
@@ -135,17 +132,17 @@ def verify(
 @app.command()
 def generate(
     load: Annotated[Path, typer.Option(help="The folder that `grok1 train --save` wrote.")],
-    prompt: Annotated[Optional[list[str]], typer.Option(help="Text to continue. Repeatable.")] = None,  # noqa: UP045
-    prompts_file: Annotated[Optional[Path], typer.Option(help="More of them, one a line.")] = None,  # noqa: UP045
-    recipe: Annotated[Optional[str], typer.Option(help="Default: the checkpoint's own.")] = None,  # noqa: UP045
+    prompt: Annotated[list[str] | None, typer.Option(help="Text to continue. Repeatable.")] = None,
+    prompts_file: Annotated[Path | None, typer.Option(help="More of them, one a line.")] = None,
+    recipe: Annotated[str | None, typer.Option(help="Default: the checkpoint's own.")] = None,
     overrides: Overrides = None,
-    tokenizer: Annotated[Optional[Path], typer.Option(help="Of its training; default: the sample text's.")] = None,  # noqa: UP045
+    tokenizer: Annotated[Path | None, typer.Option(help="Of its training; default: the sample text's.")] = None,
     max_new_tokens: Annotated[int, typer.Option(help="Tokens a prompt gets at most.")] = 64,
     temperature: Annotated[float, typer.Option(help="0: always the likeliest token.")] = 0.0,
     top_p: Annotated[float, typer.Option(help="Sample from the likeliest tokens of this joint probability.")] = 1.0,
     seed: Annotated[int, typer.Option(help="The same seed draws the same tokens.")] = 0,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or npu; default: what the machine has.")] = None,
-    json_path: Annotated[Optional[Path], typer.Option("--json", help="Write the completions here.")] = None,  # noqa: UP045
+    json_path: Annotated[Path | None, typer.Option("--json", help="Write the completions here.")] = None,
 ) -> None:
     """Continue prompts with a checkpoint's newest weights, on the recipe's layout with one pipeline stage."""
     from grok1.generate import Sampling, prepare_generate, read_prompts, transcript
@@ -193,7 +190,7 @@ def convert(
 
 @app.command()
 def recipes(
-    name: Annotated[Optional[str], typer.Argument(help="Show this one whole.")] = None,  # noqa: UP045
+    name: Annotated[str | None, typer.Argument(help="Show this one whole.")] = None,
     overrides: Overrides = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
@@ -230,36 +227,7 @@ def main() -> None:
     from grok1.preprocess import preprocess_command
 
     app.command(name="preprocess")(preprocess_command)
-    # a job that is told to end must end its ranks as if interrupted
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        # typer returns the exit code of what it caught itself, Ctrl-C included
-        code = app(standalone_mode=False)
-        if code == _INTERRUPTED:
-            raise KeyboardInterrupt
-        sys.exit(code)
-    except (KeyboardInterrupt, typer.Abort):
-        print("grok1: interrupted; all processes were ended", file=sys.stderr)
-        sys.exit(_INTERRUPTED)
-    except typer.Exit as done:
-        sys.exit(done.exit_code)
-    except ValueError as error:
-        print(f"grok1: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
-    except RuntimeError as error:
-        print(f"grok1: {error}", file=sys.stderr)
-        sys.exit(1)
-    except Exception as error:
-        _exit_for_usage(error)
-
-
-def _exit_for_usage(error: Exception) -> None:
-    """Typer's own complaints (an unknown option, a bad number) print as they do by default; others are ours to fix."""
-    show = getattr(error, "show", None)
-    if show is None:
-        raise error
-    show()
-    sys.exit(getattr(error, "exit_code", 2))
+    console.run(app, "grok1", failures=(RuntimeError,))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -358,8 +358,18 @@ def describe_validation_error(error: ValidationError) -> str:
         elif item["type"] not in ("value_error", "missing"):
             message = f"{message} (got {_shown(item['input'])})"
         complaints.append(f"{where}: {message}" if where and item["type"] != "value_error" else message)
-    # keys come from the file as they are: a line break in one must not look like a line of ours
-    return "".join(char if char.isprintable() else "?" for char in "; ".join(complaints))
+    return printable("; ".join(complaints))
+
+
+def printable(text: str) -> str:
+    """Text that came from a file, safe in an error: a line break in it must not look like a line of ours."""
+    return "".join(char if char.isprintable() else "?" for char in text)
+
+
+def listed(problems: Sequence[str], shown: int) -> str:
+    """The first `shown` problems on one line, and how many more there are."""
+    more = len(problems) - shown
+    return printable("; ".join(problems[:shown]) + (f"; and {more} more" if more > 0 else ""))
 
 
 def _shown(value: object) -> str:

@@ -41,7 +41,7 @@ from torch.distributed.checkpoint.planner import (
 )
 from torch.distributed.checkpoint.planner_helpers import create_read_items_for_chunk_list
 
-from grok1.config import Model, Recipe
+from grok1.config import Model, Recipe, listed, printable
 from grok1.files import write_text
 from grok1.published import EMBEDDING, HEAD, published_shapes
 from grok1.saved import LATEST, WEIGHTS_ONLY_STEP, latest_step, step_folder, stored_recipe
@@ -52,6 +52,7 @@ Shape = tuple[int, ...]
 _MAX_INDEX_BYTES = 64 << 20
 _FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _SHARD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.safetensors")
+_MAX_CHARACTERS = 8000  # of what a file made an error say
 _SHOWN_PROBLEMS = 40
 _INDEX = "model.safetensors.index.json"
 
@@ -261,9 +262,8 @@ def check_published(folder: Path, recipe: Recipe) -> PublishedFiles:
     if not problems and HEAD in places.keys() - expected.keys() and not _are_equal(files, HEAD, EMBEDDING):
         problems.append(f"{HEAD}: differs from {EMBEDDING}, which the recipe ties; set model.tie_embeddings=false")
     if problems:
-        more = len(problems) - _SHOWN_PROBLEMS
-        listed = "; ".join(problems[:_SHOWN_PROBLEMS]) + (f"; and {more} more" if more > 0 else "")
-        raise ValueError(f"{folder} does not hold the weights of {recipe.name}: {_printable(listed)}")
+        complaint = listed(problems, _SHOWN_PROBLEMS)[:_MAX_CHARACTERS]
+        raise ValueError(f"{folder} does not hold the weights of {recipe.name}: {complaint}")
     return files
 
 
@@ -287,7 +287,7 @@ def _shards(folder: Path) -> list[Path]:
         if unsafe:
             raise ValueError(f"it names {unsafe[0]!r}, which is no file of this folder")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(f"{index} is not an index of safetensors: {_printable(str(error))}") from None
+        raise ValueError(f"{index} is not an index of safetensors: {printable(str(error))[:_MAX_CHARACTERS]}") from None
     missing = sorted(name for name in names if not (folder / name).is_file())
     if missing:
         raise ValueError(f"{folder} lacks {', '.join(missing[:5])}, which its index names; copy the whole model")
@@ -301,16 +301,14 @@ def _headers(path: Path) -> Iterator[tuple[str, Shape, str]]:
                 cut = file.get_slice(name)
                 yield name, tuple(cut.get_shape()), cut.get_dtype()
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} is not a whole safetensors file: {_printable(str(error))}; copy it again") from None
+        raise ValueError(
+            f"{path} is not a whole safetensors file: {printable(str(error))[:_MAX_CHARACTERS]}; copy it again"
+        ) from None
 
 
 def _as_published(name: str) -> str:
     """A norm's vector is `.scale` in the original checkpoint."""
     return f"{name.removesuffix('.scale')}.weight" if name.endswith("norm.scale") else name
-
-
-def _printable(text: str) -> str:
-    return "".join(char if char.isprintable() else "?" for char in text)[:8000]
 
 
 # ---- out: a checkpoint to safetensors ------------------------------------------------------------------

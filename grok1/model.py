@@ -157,6 +157,13 @@ def build_for_inference(recipe: Recipe, ranks: Ranks) -> torch.nn.Module:
     return model.eval().requires_grad_(False)
 
 
+def unwrapped(model: Any) -> Any:
+    """The bare model inside its data-parallel and dtype wrappers."""
+    while hasattr(model, "module"):
+        model = model.module
+    return model
+
+
 def gather_gradients(model: torch.nn.Module) -> None:
     """Make each parameter's `main_grad` whole after a step's reduction, which leaves each replica its own share."""
     wrapped: Any = model

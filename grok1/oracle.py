@@ -21,13 +21,14 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from grok1.config import Recipe, RecipeError, build_recipe, describe_validation_error
+from grok1.config import Recipe, RecipeError, build_recipe, describe_validation_error, listed, printable
 from grok1.published import EMBEDDING, HEAD
 
 Array = npt.NDArray[Any]
 
 _MAX_BYTES = 8 << 30  # of one archive, unpacked
 _MAX_CONFIG_CHARACTERS = 64 << 10
+_MAX_CHARACTERS = 1000  # of what a file made an error say
 _SHOWN_PROBLEMS = 5
 # what zipfile, zlib and numpy raise at broken, encrypted or oddly compressed content
 _DAMAGE = (zipfile.BadZipFile, zlib.error, OSError, ValueError, KeyError, EOFError, NotImplementedError, RuntimeError)
@@ -212,9 +213,7 @@ def check_dump(path: Path) -> Dump:
     if shards:
         problems += [f"grad.{name}: is in no shard" for name in config.shapes() if f"grad.{name}" not in found]
     if problems:
-        more = len(problems) - _SHOWN_PROBLEMS
-        listed = "; ".join(problems[:_SHOWN_PROBLEMS]) + (f"; and {more} more" if more > 0 else "")
-        raise OracleError(f"dump {path}: {_printable(listed)}")
+        raise OracleError(f"dump {path}: {listed(problems, _SHOWN_PROBLEMS)[:_MAX_CHARACTERS]}")
     return Dump(path)
 
 
@@ -265,7 +264,7 @@ def _members(path: Path) -> dict[str, zipfile.ZipInfo]:
             members = archive.infolist()
     except _DAMAGE as error:
         raise OracleError(
-            f"dump {path} is not a whole .npz archive ({_printable(str(error))}); copy it again"
+            f"dump {path} is not a whole .npz archive ({printable(str(error))[:_MAX_CHARACTERS]}); copy it again"
         ) from None
     if sum(member.file_size for member in members) > _MAX_BYTES:
         raise OracleError(f"dump {path} unpacks to more than {_MAX_BYTES >> 30} GiB; use a smaller one")
@@ -279,7 +278,7 @@ def _header(path: Path, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
             read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
             shape, _, dtype = read(stream)
     except _DAMAGE as error:
-        raise OracleError(f"dump {path}: {name}: is damaged ({_printable(str(error))})") from None
+        raise OracleError(f"dump {path}: {name}: is damaged ({printable(str(error))[:_MAX_CHARACTERS]})") from None
     return tuple(shape), dtype
 
 
@@ -289,7 +288,7 @@ def _array(path: Path, name: str) -> Array:
         with np.load(path, allow_pickle=False) as archive:
             values: Array = archive[name]
     except _DAMAGE as error:
-        raise OracleError(f"dump {path}: {name}: is damaged ({_printable(str(error))})") from None
+        raise OracleError(f"dump {path}: {name}: is damaged ({printable(str(error))[:_MAX_CHARACTERS]})") from None
     return values
 
 
@@ -297,10 +296,6 @@ def _cut(values: Array, place: Place) -> Array:
     if place.expert is not None:
         values = values[place.expert]
     return values.T if place.transposed else values
-
-
-def _printable(text: str) -> str:
-    return "".join(char if char.isprintable() else "?" for char in text)[:1000]
 
 
 # ---- the recipe ----------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from grok1.attention import key_bias
 from grok1.config import Recipe
 from grok1.data import Batch
 from grok1.job import VerifyJob
-from grok1.model import build_model, gather_gradients
+from grok1.model import build_model, gather_gradients, unwrapped
 from grok1.optim import build_optimizer
 from grok1.oracle import Dump, in_dump_orientation, place_of
 from grok1.parallel import Ranks, Rendezvous, joined
@@ -62,7 +62,7 @@ def compare(job: VerifyJob, ranks: Ranks) -> dict[str, Any] | None:
     batches = DumpBatches(dump, recipe, ranks)
     stepper = Stepper(recipe, ranks, model, optimizer, scheduler, batches)
     kept: list[Tensor] = []
-    _bare(model).kept_logits = kept
+    unwrapped(model).kept_logits = kept
     loss, _ = stepper.reduce_losses(stepper.accumulate(batches.step(0)))
     gather_gradients(model)
     gradients = gather_published(model, recipe, ranks, lambda parameter: parameter.main_grad)  # type: ignore[attr-defined]
@@ -105,12 +105,6 @@ def _rows(recipe: Recipe, replica: int) -> list[list[int]]:
     size, replicas = recipe.training.micro_batch, recipe.parallel.data
     firsts = [(micro * replicas + replica) * size for micro in range(recipe.num_micro_batches)]
     return [list(range(first, first + size)) for first in firsts]
-
-
-def _bare(model: Any) -> Any:
-    while hasattr(model, "module"):
-        model = model.module
-    return model
 
 
 def _slab(dump: Dump, slab: Slab) -> Tensor:

@@ -24,9 +24,9 @@ from grok1.oracle import Dump, oracle_recipe
 from grok1.published import EMBEDDING, HEAD, published_shapes
 from grok1.saved import latest_step
 
+from .conftest import ONE_RANK, RANK_SECONDS
+
 FIXTURES = Path(__file__).parent / "fixtures"
-RANK_SECONDS = 60.0
-ONE_RANK = tuple(f"parallel.{axis}=1" for axis in ("world_size", "tensor", "pipeline", "expert", "expert_tensor"))
 XAI = ("model.tie_embeddings=true", "model.attention_logit_cap=30.0", "model.activation=geglu")
 LAYOUTS = {
     "1 rank": ONE_RANK,

@@ -19,8 +19,9 @@ from grok1.job import VerifyJob
 from grok1.launch import launch
 from grok1.oracle import Dump, check_dump, oracle_recipe
 
+from .conftest import RANK_SECONDS
+
 FIXTURES = Path(__file__).parent / "fixtures"
-RANK_SECONDS = 60.0
 TP2_PP2_EP2 = ("parallel.tensor=2", "parallel.pipeline=2", "parallel.expert=2")
 TP4_PP2_EP2 = ("parallel.tensor=4", "parallel.pipeline=2", "parallel.expert=2")
 
