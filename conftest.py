@@ -20,6 +20,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add("--device", choices=("cpu", "cuda", "npu"), help="processor to run on (default: what the machine has)")
     add("--steps", type=int, metavar="N", help="training steps a run (default: the case's own)")
     add("--runs", type=int, metavar="N", help="runs a case (default: the case's own)")
+    add(
+        "--confirm",
+        type=int,
+        default=0,
+        metavar="N",
+        help="N more runs of a case in doubt, judged once more with the first ones at an error stated beforehand",
+    )
     add("--data", metavar="PREFIX", help="prefix of the .bin/.idx pair (default: sample text)")
     add("--tokenizer", metavar="PATH", help="the tokenizer that made --data")
     add(

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from bench import ingest, ledger_store
+from bench import baseline_commands, gate_commands, history_commands, ingest, ledger_store
 from bench.jsonfile import write_atomically
 from bench.ledger import Ledger, read_ledger, write_ledger
 from grok1 import console
 from grok1.config import Recipe, load_recipe
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+app.add_typer(baseline_commands.app, name="baseline")
+app.add_typer(history_commands.app, name="history")
+app.command(name="gate")(gate_commands.gate)
 
 
 @app.command()
@@ -75,26 +79,32 @@ def selftest_command(
     trials: Annotated[int, typer.Option(help="Draws of runs a figure.", min=10, max=100_000)] = 1000,
     store: Annotated[Path | None, typer.Option(help="Keep the records as a series in this file.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw the power curves into this PNG file.")] = None,
+    json_path: Annotated[Path | None, typer.Option("--json", help="Write every count here.")] = None,
 ) -> None:
     """Replay recorded noise through the gate with slowdowns put in: how often it is wrong, and others' rules beside it.
 
-    Exit 1 where the gate's false alarms are surely above the 1 % that it states.
+    Without --records also simulated noise of 1 %. Exit 1 where the gate's false alarms are surely above the 1 % that it
+    states.
     """
     from bench import selftest
     from bench.record import Record
 
     if records is None:
         series = [selftest.read_series(path) for path in sorted(selftest.FOLDER.glob("*.json"))]
+        series.append(selftest.simulated(spread_percent=1.0))
     else:
         found = [Record.read(path) for path in sorted(records.glob("*.json"))]
         series = [selftest.series_of(condition, found)]
     if store is not None:
         selftest.write_series(store, series[0])
-    outcomes = []
+    outcomes, parts = [], []
     for each in series:
-        replayed = selftest.replay(each, trials)
-        print(f"{selftest.table(replayed, each)}\n")
+        replayed, halves = selftest.replay(each, trials), selftest.held_back(each, trials)
+        print(f"{selftest.table(replayed, each)}\n\n{selftest.halves_table(halves)}\n")
         outcomes += replayed
+        parts.append(selftest.as_json(each, replayed, halves))
+    if json_path is not None:
+        write_atomically(json_path, selftest.json_text(parts))
     if plot is not None:
         from reports.plots import power_curves
 
@@ -102,6 +112,48 @@ def selftest_command(
     if not selftest.is_sound(outcomes):
         print("the gate's false alarms are surely above what it states")
         raise typer.Exit(1)
+
+
+@app.command(name="ab")
+def ab_command(
+    base: Annotated[str, typer.Option(metavar="REV", help="The git revision to compare with.")],
+    case: Annotated[str, typer.Option(metavar="NAME", help="The case that both run.")],
+    head: Annotated[
+        str | None, typer.Option(metavar="REV", help="The revision in question; default: the working tree as it is.")
+    ] = None,
+    pairs: Annotated[int, typer.Option(help="Runs a side.", min=3, max=1000)] = 5,
+    confirm: Annotated[
+        int, typer.Option(help="More pairs if the first look leaves a doubt; the two looks share one error.", min=0)
+    ] = 0,
+    recipe: Annotated[str | None, typer.Option(help="Run this recipe in place of the case's own.")] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change one recipe value. Repeatable."),
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Training steps a run; default: the case's own.", min=1)] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or npu; default: what the machine has.")] = None,
+    results: Annotated[Path, typer.Option(help="Where records and logs of both sides go.")] = Path("results/ab"),
+    json_path: Annotated[Path | None, typer.Option("--json", help="Write all that was found here.")] = None,
+    require_answer: Annotated[bool, typer.Option("--require-answer", help="Exit 1 if it is inconclusive.")] = False,
+) -> None:
+    """Compare two revisions on this machine: both run in turns, so that what disturbs one disturbs the other.
+
+    Exit 1 where head is surely slower, or does not learn what base learns.
+    """
+    from bench import ab
+    from bench.sides import RunFailedError
+
+    request = ab.Request(base, head, case, pairs, confirm, recipe, tuple(overrides or ()), steps, device, results)
+    try:
+        outcome = ab.compare(request)
+    except RunFailedError as error:
+        print(f"bench: {error}", file=sys.stderr)
+        raise typer.Exit(1) from None
+    print(outcome.as_markdown())
+    if json_path is not None:
+        ab.write(json_path, outcome)
+    if code := outcome.exit_code(require_answer):
+        raise typer.Exit(code)
 
 
 @app.command(name="ingest")

@@ -7,14 +7,17 @@ were accepted.
 
 from __future__ import annotations
 
+import hashlib
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
+from bench.evidence import FLOOR_PERCENT
 from bench.jsonfile import read_model, write_model
+from bench.metrics import STEP, figures_of, metric_of
 from bench.record import (
     Commit,
     Count,
@@ -34,13 +37,18 @@ from bench.stats import summarise
 MAX_BASELINE_BYTES = 4 * 2**20
 MAX_BASELINE_FILES = 1000
 DEFAULT_TOLERANCE_PERCENT = 5.0
-_NOT_BASELINES = ("ledger", "noise")
+# Counted costs and whole series of runs: bench.ledger_store and bench.selftest read those.
+NOT_BASELINES = ("ledger", "noise")
 
 # Two published roundings (2057 tokens/s/p and 32 s/step) disagree by 0.44 % about the tokens of a step.
 _ROUNDING = 0.005
 # Recipes of one name may be overridden to another size; vocabulary padding moves the count by less than this.
 _SAME_SIZE = 0.005
+# Runs of one program on one machine; beyond it a between-run spread is no number to judge by.
+_MAX_RUN_RATIO = 1000.0
 
+Figure = Annotated[float, Field(ge=0, le=1e30)]
+Percent = Annotated[float, Field(gt=0, le=50)]
 Sentence = Annotated[str, StringConstraints(min_length=1, max_length=2000)]
 
 
@@ -55,6 +63,12 @@ class LayoutKey(Strict):
     data: Positive | None
     nodes: Positive | None
     ranks_per_node: Positive | None
+
+    @property
+    def short(self) -> str:
+        """What people say: 16 ranks, TP4 PP2 EP2, 2 nodes."""
+        split = f"{self.world_size} ranks, TP{self.tensor} PP{self.pipeline} EP{self.expert}"
+        return split if self.nodes is None else f"{split}, {self.nodes} node{'s' * (self.nodes > 1)}"
 
 
 class DeviceKey(Strict):
@@ -94,14 +108,36 @@ class RecordedRun(Strict):
     environment: Annotated[dict[Name, Text], Field(max_length=500)]
     warmup_steps: Count
     steady_step_seconds: Annotated[list[StepSeconds], Field(min_length=1, max_length=100_000)]
+    # bench.metrics.figures_of; empty in a file from before other metrics than the step's time were judged
+    figures: Annotated[dict[Name, Figure], Field(max_length=500)] = {}
+    # of every step from the first: another run of the same program must learn the same
+    losses: Annotated[list[float | None], Field(max_length=100_000)] = []
+    grad_norms: Annotated[list[float | None], Field(max_length=100_000)] = []
+
+    @model_validator(mode="after")
+    def _consistent(self) -> RecordedRun:
+        """What is judged is what the steps say; a figure that is judged as a ratio is never zero."""
+        if not self.figures:
+            return self
+        median = statistics.median(self.steady_step_seconds)
+        if abs(self.figures.get(STEP, 0.0) / median - 1) > 1e-6:
+            raise ValueError(f"figures.{STEP} is not {median:.6g}, the median of the steady steps")
+        for name, value in self.figures.items():
+            if _is_ratio(name) and value <= 0:
+                raise ValueError(f"figures.{name} is {value:g}, which no run can have")
+        return self
 
 
 class Baseline(Strict):
-    """One figure to hold. `judge` baselines can fail a record; `compare` ones are only shown beside it."""
+    """One figure to hold.
+
+    `judge` baselines can fail a record; `compare` ones are only shown beside it; `retired` ones say why in their
+    rationale and are kept for people to read.
+    """
 
     label: Name
     kind: Literal["published", "recorded"]
-    role: Literal["judge", "compare"]
+    role: Literal["judge", "compare", "retired"]
     case: Name
     recipe: RecipeKey
     sequence_length: Positive
@@ -111,7 +147,11 @@ class Baseline(Strict):
     layout: LayoutKey
     device: DeviceKey
     metrics: Metrics
-    tolerance_percent: Annotated[float, Field(gt=0, le=50)]
+    software: Annotated[dict[Name, Text], Field(max_length=100)] = {}  # empty: not stated, not compared
+    tolerance_percent: Percent
+    floor_percent: Percent = FLOOR_PERCENT
+    loss_tolerance_percent: Percent = 2.0
+    grad_norm_tolerance_percent: Percent = 10.0
     source: Sentence
     rationale: Sentence
     runs: Annotated[list[RecordedRun], Field(max_length=1000)] = []
@@ -139,7 +179,11 @@ class Baseline(Strict):
             raise ValueError("a recorded baseline states its recipe hash, whole layout and exact device")
         if len({run.record_id for run in self.runs}) != len(self.runs):
             raise ValueError("runs repeat a record_id: one run is one piece of evidence")
-        median = statistics.median(statistics.median(run.steady_step_seconds) for run in self.runs)
+        medians = [statistics.median(run.steady_step_seconds) for run in self.runs]
+        _check_alike("the median of the steady steps", medians)
+        for name in {name for run in self.runs for name in run.figures if _is_ratio(name)}:
+            _check_alike(name, [run.figures[name] for run in self.runs if name in run.figures])
+        median = statistics.median(medians)
         if abs(median / self.metrics.step_seconds - 1) > 1e-6:
             raise ValueError(f"metrics.step_seconds is not {median:.6g}, the median of the runs' medians")
 
@@ -161,7 +205,20 @@ class Baseline(Strict):
             found.append(f"device.kind {record.device.kind} (baseline {' or '.join(self.device.kinds)})")
         elif not self.device.accepts(record.device.name):
             found.append(f"device.name {record.device.name} (baseline {self.device.name})")
-        return tuple(found)
+        software = software_differences(record.software, self.software) if self.software else []
+        return (*found, *software)
+
+
+def _is_ratio(name: str) -> bool:
+    metric = metric_of(name)
+    return metric is not None and metric.scale == "ratio"
+
+
+def _check_alike(name: str, values: Sequence[float]) -> None:
+    if max(values) > _MAX_RUN_RATIO * min(values):
+        raise ValueError(
+            f"{name} goes from {min(values):.4g} to {max(values):.4g} between runs: not of one program on one machine"
+        )
 
 
 class BaselineFile(Strict):
@@ -177,17 +234,21 @@ class BaselineFile(Strict):
 
 def load_baselines(folder: Path) -> list[Baseline]:
     """Every baseline under a folder; a ValueError of one line names the file at fault."""
+    return [baseline for _, baseline in stored_baselines(folder)]
+
+
+def stored_baselines(folder: Path) -> list[tuple[Path, Baseline]]:
+    """Every baseline under a folder, and the file that holds it; a ValueError of one line names the file at fault."""
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder of baselines; give --baselines a folder that exists")
-    # counted costs and whole series of runs: bench.ledger_store and bench.selftest read those
-    paths = sorted(path for path in folder.rglob("*.json") if path.relative_to(folder).parts[0] not in _NOT_BASELINES)
+    paths = sorted(path for path in folder.rglob("*.json") if path.relative_to(folder).parts[0] not in NOT_BASELINES)
     if len(paths) > MAX_BASELINE_FILES:
         raise ValueError(f"{folder}: {len(paths)} files, more than the {MAX_BASELINE_FILES} allowed")
-    loaded: dict[str, Baseline] = {}
+    loaded: dict[str, tuple[Path, Baseline]] = {}
     for path in paths:
         for baseline in read_baselines(path):
             # A verdict names its baseline by label, so that two of one label would leave a reader guessing.
-            if loaded.setdefault(baseline.label, baseline) is not baseline:
+            if loaded.setdefault(baseline.label, (path, baseline))[1] is not baseline:
                 raise ValueError(f"{path}: the label {baseline.label!r} is already taken by another baseline")
     return list(loaded.values())
 
@@ -198,7 +259,11 @@ def read_baselines(path: Path) -> list[Baseline]:
 
 
 def recorded_baseline(
-    records: Sequence[Record], rationale: str, *, tolerance_percent: float = DEFAULT_TOLERANCE_PERCENT
+    records: Sequence[Record],
+    rationale: str,
+    *,
+    tolerance_percent: float = DEFAULT_TOLERANCE_PERCENT,
+    floor_percent: float = FLOOR_PERCENT,
 ) -> Baseline:
     """A baseline from our own records of one key, for a person to review and store."""
     if not records:
@@ -207,10 +272,12 @@ def recorded_baseline(
     for record in records:
         if not record.valid:
             raise ValueError(f"record {record.id} is void ({record.void_reasons[0]}) and cannot be a baseline")
+        if other := software_differences(record.software, first.software, "first"):
+            raise ValueError(f"record {record.id} differs from the first in {other[0]}")
     runs = [_recorded_run(record) for record in records]
     step_seconds = statistics.median(statistics.median(run.steady_step_seconds) for run in runs)
     baseline = Baseline(
-        label=f"{first.case} recorded on {first.device.name}"[:200],
+        label=_label(records),
         kind="recorded",
         role="judge",
         case=first.case,
@@ -225,7 +292,9 @@ def recorded_baseline(
             tokens_per_second_per_processor=first.work.tokens_per_step / step_seconds / first.layout.world_size,
             step_seconds=step_seconds,
         ),
+        software=first.software,
         tolerance_percent=tolerance_percent,
+        floor_percent=floor_percent,
         source=f"{len(runs)} recorded run(s) of this project",
         rationale=rationale,
         runs=runs,
@@ -234,6 +303,19 @@ def recorded_baseline(
         if differences := baseline.differences(record):
             raise ValueError(f"record {record.id} differs from the first in {differences[0]}")
     return baseline
+
+
+def _label(records: Sequence[Record]) -> str:
+    """Case, device and date, and a digest of the runs: a baseline of other runs has another label."""
+    first, date = records[0], max(record.created_at for record in records)[:10]
+    digest = hashlib.sha256(" ".join(sorted(record.id for record in records)).encode()).hexdigest()[:8]
+    return f"{first.case[:80]} on {first.device.name[:80]}, {date} ({digest})"
+
+
+def software_differences(ours: Mapping[str, str], theirs: Mapping[str, str], other: str = "baseline") -> list[str]:
+    """Which packages are of another version, or on one side only."""
+    pairs = [(name, ours.get(name, "absent"), theirs.get(name, "absent")) for name in sorted({*theirs, *ours})]
+    return [f"software.{name} {mine} ({other} {its})" for name, mine, its in pairs if mine != its]
 
 
 def _recorded_run(record: Record) -> RecordedRun:
@@ -246,4 +328,7 @@ def _recorded_run(record: Record) -> RecordedRun:
         environment=record.environment,
         warmup_steps=summary.steady_from,
         steady_step_seconds=list(summary.step_seconds[summary.steady_from :]),
+        figures=figures_of(summary),
+        losses=[step.loss for step in record.steps],
+        grad_norms=[step.grad_norm for step in record.steps],
     )

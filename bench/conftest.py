@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from bench import history
 from bench.session import BenchSession
 
 _SESSION = pytest.StashKey[BenchSession]()
@@ -34,7 +35,7 @@ def session(request: pytest.FixtureRequest) -> Iterator[BenchSession]:
     """The session's settings; writes the report when the last test is done."""
     session = _session(request.config)
     yield session
-    if session.records:
+    if session.records or session.missing:
         from reports import write_report
 
         summary = os.environ.get("GITHUB_STEP_SUMMARY")
@@ -44,7 +45,22 @@ def session(request: pytest.FixtureRequest) -> Iterator[BenchSession]:
             session.results / "report",
             step_summary=Path(summary) if summary else None,
             ledgers=session.ledgers,
+            missing=session.missing,
+            verdicts=None if session.verdicts is None else list(session.verdicts.values()),
         )
+        session.history = _remember(session)
+
+
+def _remember(session: BenchSession) -> str:
+    """Append the records to the history; a history that cannot be read fails no benchmark."""
+    path = session.results / history.FILE_NAME
+    try:
+        added = history.append(
+            path, session.records, {case: verdict.state for case, verdict in (session.verdicts or {}).items()}
+        )
+    except ValueError as error:
+        return f"nothing was added to the history: {error}"
+    return f"history: {path} ({added} more run{'s' * (added != 1)}; python -m bench history check)"
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
@@ -54,3 +70,4 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     terminalreporter.section("performance report")
     terminalreporter.write_line(session.report.read_text(encoding="utf-8").splitlines()[0].lstrip("# "))
     terminalreporter.write_line(f"report: {session.report}")
+    terminalreporter.write_line(session.history)

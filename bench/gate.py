@@ -1,8 +1,9 @@
 """Judge records against baselines: floats in, a verdict and the sentence an engineer needs out.
 
-A recorded baseline of five runs or more is judged by its between-run variance (bench.evidence): a slowdown that is
-both sure and above the floor fails, one that cannot be told from none passes only where the tolerance can be ruled
-out, and is inconclusive otherwise. A published figure knows no variance: there a fixed, stated, one-sided tolerance
+A recorded baseline of five runs or more is judged by its between-run variance (bench.evidence), in speed, memory, skew
+and each phase (bench.metrics): what is both surely worse and above the floor fails, what cannot be told from nothing
+passes only where the tolerance can be ruled out, and is inconclusive otherwise. All metrics of all cases of a suite
+share one error. A published figure knows no variance: there a fixed, stated, one-sided tolerance
 decides (5 % unless the baseline says otherwise). More than either faster asks for a fresh baseline, which is not a
 failure. A baseline for another recipe, layout or device is refused and the difference named; it is never compared
 with a warning.
@@ -11,14 +12,24 @@ with a warning.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
+from bench.attribution import Attribution, attribute
 from bench.baseline import Baseline, load_baselines, recorded_baseline
-from bench.evidence import FAMILY_ERROR, FLOOR_PERCENT, MIN_BASELINE_RUNS, MIN_RUNS_TO_DECIDE, Evidence, decide
+from bench.evidence import (
+    FAMILY_ERROR,
+    MIN_BASELINE_RUNS,
+    MIN_RUNS_TO_DECIDE,
+    Comparison,
+    Evidence,
+    Judgement,
+    decide,
+)
+from bench.metrics import STEP, family, figures_of, metric_of
 from bench.record import Record
-from bench.stats import summarise
+from bench.stats import Summary, summarise
 
 __all__ = [
     "Baseline",
@@ -26,7 +37,10 @@ __all__ = [
     "Refusal",
     "Verdict",
     "exit_code",
+    "grouped",
+    "missing",
     "judge",
+    "judge_suite",
     "load_baselines",
     "recorded_baseline",
 ]
@@ -35,7 +49,9 @@ MIN_STEADY_STEPS = 3
 # Above the hardware's own peak, the clock, the FLOP count or the peak is wrong, and so is the speed.
 MAX_MFU = 1.0
 
-State = Literal["pass", "fail", "improved", "inconclusive", "no_baseline", "void"]
+RATE = "tokens_per_second_per_processor"
+
+State = Literal["pass", "fail", "improved", "inconclusive", "no_baseline", "void", "missing"]
 RowState = Literal["pass", "fail", "improved", "inconclusive", "compared"]
 _WORST_FIRST: tuple[RowState, ...] = ("fail", "inconclusive", "improved", "pass", "compared")
 _STATE_OF_ROW: dict[RowState, State] = {
@@ -63,6 +79,11 @@ class Row:
     source: str
     evidence: Evidence | None = None
 
+    @property
+    def decides(self) -> bool:
+        """Whether the verdict can hang on it: of metrics beside speed, only where there is something to say."""
+        return self.state != "compared" and (self.metric in (RATE, STEP) or self.state in ("fail", "improved"))
+
 
 @dataclass(frozen=True)
 class Refusal:
@@ -81,35 +102,123 @@ class Verdict:
     sentence: str
     rows: tuple[Row, ...] = ()
     refusals: tuple[Refusal, ...] = ()
+    attribution: Attribution | None = None
 
 
-def judge(records: Record | Sequence[Record], baselines: Sequence[Baseline]) -> Verdict:
-    """Judge the runs of one case: the median of their medians against every baseline with the same key."""
-    runs = [records] if isinstance(records, Record) else list(records)
+def judge(
+    records: Record | Sequence[Record], baselines: Sequence[Baseline], family_error: float = FAMILY_ERROR
+) -> Verdict:
+    """Judge the runs of one case against every baseline with the same key."""
+    return judge_suite([[records] if isinstance(records, Record) else records], baselines, family_error)[0]
+
+
+def judge_suite(
+    groups: Sequence[Sequence[Record]], baselines: Sequence[Baseline], family_error: float = FAMILY_ERROR
+) -> list[Verdict]:
+    """Judge several cases, each by its runs: all their metrics are one family, which errs at most `family_error`."""
+    cases = [_prepare(list(runs), baselines) for runs in groups]
+    tests = {
+        (index, baseline.label, metric): comparison
+        for index, case in enumerate(cases)
+        for baseline in case.weighed
+        for metric, comparison in _comparisons(baseline, case).items()
+    }
+    judged = decide(tests, family_error)
+    return [
+        _conclude(case, {(label, metric): found for (at, label, metric), found in judged.items() if at == index})
+        for index, case in enumerate(cases)
+    ]
+
+
+@dataclass(frozen=True)
+class _Case:
+    """The runs of one case, their figures, and the baselines that may be compared with them."""
+
+    runs: list[Record]
+    void: str | None
+    tokens_rate: float
+    figures: list[dict[str, float]]
+    matched: list[Baseline]
+    refusals: tuple[Refusal, ...]
+
+    @property
+    def step_seconds(self) -> float:
+        first = self.runs[0]
+        return first.work.tokens_per_step / self.tokens_rate / first.layout.world_size
+
+    @property
+    def weighed(self) -> list[Baseline]:
+        return [each for each in self.matched if _is_weighed(each)] if self.void is None else []
+
+    @property
+    def measured(self) -> str:
+        text = f"{self.tokens_rate:,.5g} tokens/s/p ({self.step_seconds:.4g} s/step)"
+        return text + (f", the median of {len(self.runs)} runs," if len(self.runs) > 1 else "")
+
+
+def _prepare(runs: list[Record], baselines: Sequence[Baseline]) -> _Case:
     _require_one_case(runs)
-    if reason := _why_void(runs):
-        return Verdict("void", runs[0].case, f"VOID: {runs[0].case} cannot be judged: {reason}")
     first = runs[0]
+    if void := next((reason for run in runs if (reason := _why_invalid(run))), None):
+        return _Case(runs, void, 1.0, [], [], ())
     summaries = [summarise(run) for run in runs]
-    tokens_rate = statistics.median(each.tokens_per_second_per_processor for each in summaries)
-    step_seconds = first.work.tokens_per_step / tokens_rate / first.layout.world_size
-    related = [b for b in baselines if b.case == first.case or b.recipe.name == first.recipe.name]
+    void = next((reason for pair in zip(runs, summaries, strict=True) if (reason := _why_void(*pair))), None)
+    related = [
+        each
+        for each in baselines
+        if each.role != "retired" and (each.case == first.case or each.recipe.name == first.recipe.name)
+    ]
     differences = [(baseline, baseline.differences(first)) for baseline in related]
-    refusals = tuple(Refusal(baseline.label, found) for baseline, found in differences if found)
     matched = [baseline for baseline, found in differences if not found]
-    medians = [each.median_step_seconds for each in summaries]
-    rows = tuple(row for baseline in matched for row in _rows(baseline, tokens_rate, step_seconds, medians))
-    measured = f"{tokens_rate:,.5g} tokens/s/p ({step_seconds:.4g} s/step)"
-    if len(runs) > 1:
-        measured += f", the median of {len(runs)} runs,"
-    return _conclude(first, rows, refusals, measured)
+    return _Case(
+        runs=runs,
+        void=void or _other_learning(runs, matched),
+        tokens_rate=statistics.median(each.tokens_per_second_per_processor for each in summaries),
+        figures=[figures_of(each) for each in summaries],
+        matched=matched,
+        refusals=tuple(Refusal(baseline.label, found) for baseline, found in differences if found),
+    )
+
+
+def grouped(records: Iterable[Record]) -> list[list[Record]]:
+    """The records that are runs of one case, recipe, layout, device and work, in the order of their first."""
+    groups: dict[tuple[str, ...], list[Record]] = {}
+    for record in records:
+        parts = (part.model_dump_json() for part in (record.layout, record.device, record.work))
+        groups.setdefault((record.case, record.recipe.hash, *parts), []).append(record)
+    return list(groups.values())
+
+
+def missing(
+    records: Iterable[Record], baselines: Sequence[Baseline], expected: Iterable[str] | None = None
+) -> list[Verdict]:
+    """A verdict for each case that should have been run and was not: renamed, skipped, crashed or empty.
+
+    `expected` names them; without it they are the cases of the recorded baselines of the devices that ran.
+    """
+    ran = list(records)
+    devices = [record.device for record in ran]
+    stored = {
+        each.case: f"the baseline {each.label} stands for it"
+        for each in baselines
+        if each.kind == "recorded"
+        and each.role == "judge"
+        and any(device.kind in each.device.kinds and each.device.accepts(device.name) for device in devices)
+    }
+    wanted = stored if expected is None else dict.fromkeys(expected, "it was asked for")
+    found = {record.case for record in ran if record.steps}
+    return [
+        Verdict("missing", case, f"MISSING: {case} has no run to judge, but {why}; run it, or retire its baseline")
+        for case, why in wanted.items()
+        if case not in found
+    ]
 
 
 def exit_code(verdict: Verdict, require_baseline: bool) -> int:
     """0 if the case may pass a gate, else 1. Where a baseline is required, so is an answer: neither may be missing."""
     if verdict.state in ("no_baseline", "inconclusive"):
         return int(require_baseline)
-    return int(verdict.state in ("fail", "void"))
+    return int(verdict.state in ("fail", "void", "missing"))
 
 
 def _require_one_case(runs: list[Record]) -> None:
@@ -128,15 +237,61 @@ def _require_one_case(runs: list[Record]) -> None:
             raise ValueError(f"records {first.id} and {run.id} are not runs of one case, recipe, layout and device")
 
 
-def _why_void(runs: list[Record]) -> str | None:
-    for run in runs:
-        if not run.valid:
-            return run.void_reasons[0] + _more(len(run.void_reasons))
-        summary = summarise(run)
-        if summary.steady_steps < MIN_STEADY_STEPS:
-            return f"{summary.steady_steps} steady steps of {len(run.steps)}, at least {MIN_STEADY_STEPS} needed"
-        if summary.mfu is not None and summary.mfu > MAX_MFU:
-            return f"{summary.mfu:.0%} of the device's stated peak is impossible; check peak_flops_per_second"
+def _why_invalid(run: Record) -> str | None:
+    """What keeps a run from being summarised at all."""
+    return None if run.valid else run.void_reasons[0] + _more(len(run.void_reasons))
+
+
+def _why_void(run: Record, summary: Summary) -> str | None:
+    """What makes a speed meaningless: fast but wrong is not fast."""
+    if summary.steady_steps < MIN_STEADY_STEPS:
+        return f"{summary.steady_steps} steady steps of {len(run.steps)}, at least {MIN_STEADY_STEPS} needed"
+    if summary.mfu is not None and summary.mfu > MAX_MFU:
+        return f"{summary.mfu:.0%} of the device's stated peak is impossible; check peak_flops_per_second"
+    return _dropped(run)
+
+
+def _dropped(run: Record) -> str | None:
+    """Tokens that some layer's experts did not get; None too where the recipe or the load is not recorded."""
+    model = run.recipe.resolved.get("model")
+    each_goes_to = model.get("experts_per_token") if isinstance(model, dict) else None
+    if not isinstance(each_goes_to, int) or isinstance(each_goes_to, bool):
+        return None
+    expected = len(run.steps) * run.work.tokens_per_step * each_goes_to
+    for layer, load in enumerate(run.expert_load):
+        if sum(load) != expected:
+            return f"layer {layer}: its experts got {sum(load):,} of {expected:,} (token, expert) pairs"
+    return None
+
+
+def _other_learning(runs: Sequence[Record], matched: Sequence[Baseline]) -> str | None:
+    """The first step whose loss or gradient norm is not that of a baseline's run."""
+    for baseline in matched:
+        if not baseline.runs:
+            continue
+        stored = baseline.runs[0]
+        traces = (
+            ("loss", stored.losses, baseline.loss_tolerance_percent),
+            ("grad norm", stored.grad_norms, baseline.grad_norm_tolerance_percent),
+        )
+        for run in runs:
+            for name, theirs, tolerance in traces:
+                ours = [step.loss if name == "loss" else step.grad_norm for step in run.steps]
+                if found := _first_apart(ours, theirs, tolerance):
+                    step, mine, other = found
+                    return (
+                        f"step {run.steps[step].step}: {name} {mine:.6g} where {baseline.label} had {other:.6g}, more "
+                        f"than {tolerance:g} % apart: it computes something else, or reads other data"
+                    )
+    return None
+
+
+def _first_apart(
+    ours: Sequence[float | None], theirs: Sequence[float | None], tolerance_percent: float
+) -> tuple[int, float, float] | None:
+    for index, (mine, other) in enumerate(zip(ours, theirs, strict=False)):
+        if mine is not None and other is not None and abs(mine - other) > tolerance_percent / 100 * abs(other):
+            return index, mine, other
     return None
 
 
@@ -144,41 +299,64 @@ def _more(count: int) -> str:
     return f" (and {count - 1} more reasons)" if count > 1 else ""
 
 
-def _rows(baseline: Baseline, tokens_rate: float, step_seconds: float, medians: Sequence[float]) -> list[Row]:
-    if baseline.role == "judge" and len(baseline.runs) >= MIN_BASELINE_RUNS:
-        return _weighed_rows(baseline, tokens_rate, step_seconds, medians)
+def _is_weighed(baseline: Baseline) -> bool:
+    return baseline.role == "judge" and len(baseline.runs) >= MIN_BASELINE_RUNS
+
+
+def _limits(baseline: Baseline) -> tuple[float, float]:
+    """The tolerance said in seconds: 5 % fewer tokens a second are 5.26 % longer steps, 5 % more are 4.76 % shorter."""
+    tolerance = baseline.tolerance_percent
+    return 100 * tolerance / (100 - tolerance), 100 * tolerance / (100 + tolerance)
+
+
+def _comparisons(baseline: Baseline, case: _Case) -> dict[str, Comparison]:
+    theirs = [run.figures or {STEP: statistics.median(run.steady_step_seconds)} for run in baseline.runs]
+    return {
+        name: replace(each, limit_percent=_limits(baseline)[0], floor_percent=baseline.floor_percent)
+        for name, each in family(theirs, case.figures).items()
+    }
+
+
+def _rows(baseline: Baseline, case: _Case, judged: Mapping[tuple[str, str], Judgement]) -> list[Row]:
+    if _is_weighed(baseline):
+        return _weighed_rows(
+            baseline, case, {name: each for (label, name), each in judged.items() if label == baseline.label}
+        )
     limit = baseline.tolerance_percent
-    # The same limit said in seconds: 5 % fewer tokens a second are 5.26 % longer steps, so both rows agree.
-    longer, shorter = 100 * limit / (100 - limit), 100 * limit / (100 + limit)
+    longer, shorter = _limits(baseline)
     rate, seconds = baseline.metrics.tokens_per_second_per_processor, baseline.metrics.step_seconds
     return [
-        _row(baseline, "tokens_per_second_per_processor", tokens_rate, rate, -limit, limit),
-        _row(baseline, "step_seconds", step_seconds, seconds, longer, -shorter),
+        _row(baseline, RATE, case.tokens_rate, rate, -limit, limit),
+        _row(baseline, STEP, case.step_seconds, seconds, longer, -shorter),
     ]
 
 
-def _weighed_rows(baseline: Baseline, tokens_rate: float, step_seconds: float, medians: Sequence[float]) -> list[Row]:
-    """Both metrics say the same of a run, so they are one test and get one state."""
-    theirs = [statistics.median(run.steady_step_seconds) for run in baseline.runs]
-    limit = 100 * baseline.tolerance_percent / (100 - baseline.tolerance_percent)  # in seconds, as in _rows
-    judged = decide({"step_seconds": (theirs, medians)}, limit)["step_seconds"]
-    figures = (
-        ("tokens_per_second_per_processor", tokens_rate, -baseline.tolerance_percent),
-        ("step_seconds", step_seconds, limit),
-    )
+def _weighed_rows(baseline: Baseline, case: _Case, judged: Mapping[str, Judgement]) -> list[Row]:
+    """tokens/s/p and s/step say the same of a run, so they are one test and get one state."""
+    longest = _limits(baseline)[0]
+    sides = _comparisons(baseline, case)
+    figures = [
+        (RATE, STEP, case.tokens_rate, baseline.metrics.tokens_per_second_per_processor, -baseline.tolerance_percent),
+        (STEP, STEP, case.step_seconds, baseline.metrics.step_seconds, longest),
+        *(
+            (name, name, statistics.median(side.after), statistics.median(side.before), longest)
+            for name, side in sides.items()
+            if name != STEP
+        ),
+    ]
     return [
         Row(
             metric=metric,
             measured=measured,
-            baseline=getattr(baseline.metrics, metric),
-            change_percent=100 * (measured / getattr(baseline.metrics, metric) - 1),
-            limit_percent=worst,
-            state=judged.state,
+            baseline=stored,
+            change_percent=100 * (measured / stored - 1) if tested == STEP else judged[tested].evidence.change_percent,
+            limit_percent=limit,
+            state=judged[tested].state,
             label=baseline.label,
             source=baseline.source,
-            evidence=judged.evidence,
+            evidence=judged[tested].evidence,
         )
-        for metric, measured, worst in figures
+        for metric, tested, measured, stored, limit in figures
     ]
 
 
@@ -197,19 +375,37 @@ def _row(baseline: Baseline, metric: str, measured: float, stored: float, worst:
     return Row(metric, measured, stored, change, limit, state, baseline.label, baseline.source)
 
 
-def _conclude(record: Record, rows: tuple[Row, ...], refusals: tuple[Refusal, ...], measured: str) -> Verdict:
-    """The worst row makes the verdict, and the sentence is about it."""
-    judged = [row for row in rows if row.state != "compared"]
-    if not judged:
-        sentence = f"NO BASELINE: {record.case} ran at {measured} on {record.device.name}; {_why_none(refusals)}"
-        return Verdict("no_baseline", record.case, sentence, rows, refusals)
-    worst = min(judged, key=lambda row: _WORST_FIRST.index(row.state))
-    sentence = _sentence(record, rows, worst, measured)
-    return Verdict(_STATE_OF_ROW[worst.state], record.case, sentence, rows, refusals)
+def _conclude(case: _Case, judged: Mapping[tuple[str, str], Judgement]) -> Verdict:
+    """The worst row that decides makes the verdict, and the sentence is about it."""
+    record = case.runs[0]
+    if case.void is not None:
+        return Verdict("void", record.case, f"VOID: {record.case} cannot be judged: {case.void}")
+    rows = tuple(row for baseline in case.matched for row in _rows(baseline, case, judged))
+    deciding = [row for row in rows if row.decides]
+    if not deciding:
+        sentence = (
+            f"NO BASELINE: {record.case} ran at {case.measured} on {record.device.name}; {_why_none(case.refusals)}"
+        )
+        return Verdict("no_baseline", record.case, sentence, rows, case.refusals)
+    worst = min(deciding, key=lambda row: _WORST_FIRST.index(row.state))
+    attribution = _attribution(case, worst)
+    sentence = _sentence(record, rows, worst, case.measured)
+    if attribution is not None and attribution.sentence:
+        sentence += f". Where: {attribution.sentence}"
+    return Verdict(_STATE_OF_ROW[worst.state], record.case, sentence, rows, case.refusals, attribution)
+
+
+def _attribution(case: _Case, worst: Row) -> Attribution | None:
+    """Of a change that is one: where it is."""
+    baseline = next(each for each in case.matched if each.label == worst.label)
+    stored = [run.figures for run in baseline.runs if run.figures]
+    return attribute(stored, case.figures) if worst.state in ("fail", "improved") and stored else None
 
 
 def _sentence(record: Record, rows: tuple[Row, ...], worst: Row, measured: str) -> str:
-    rate, seconds = (row for row in rows if row.label == worst.label)
+    rate, seconds = (
+        next(row for row in rows if (row.label, row.metric) == (worst.label, name)) for name in (RATE, STEP)
+    )
     against = f"{rate.baseline:,.7g} ({seconds.baseline:.4g}) of {worst.label}"
     change = rate.change_percent
     moved = f"{abs(change):.1f} % {'faster' if change > 0 else 'slower'} than its baseline"
@@ -224,13 +420,18 @@ def _sentence(record: Record, rows: tuple[Row, ...], worst: Row, measured: str) 
 def _weighed_sentence(record: Record, worst: Row, evidence: Evidence, figures: str) -> str:
     """The change with its interval, and what to do where that is not enough to tell."""
     theirs, ours = evidence.runs
+    metric = metric_of(STEP if worst.metric == RATE else worst.metric)
+    assert metric is not None
+    unit = "% of a step" if metric.scale == "of a step" else "%"
+    took = "took" if metric.name == STEP else f"{metric.title}:"
     changed = (
-        f"{worst.state.upper()}: {record.case} took {evidence.change_percent:+.1f} % a step against its baseline "
+        f"{worst.state.upper()}: {record.case} {took} {evidence.change_percent:+.1f} {unit}"
+        f"{' a step' if metric.name == STEP else ''} against its baseline "
         f"({evidence.low_percent:+.1f} to {evidence.high_percent:+.1f} % at {1 - FAMILY_ERROR:.0%} each way, "
         f"{ours} run{'s' * (ours > 1)} against {theirs}): {figures}"
     )
     endings = {
-        "fail": f"sure, and above the floor of {FLOOR_PERCENT:g} %",
+        "fail": "sure, and above the floor",
         "improved": "store a fresh baseline, so that losing this speed again is noticed",
         "pass": f"a slowdown of {evidence.visible_percent:.1f} % would have been seen",
         "inconclusive": (

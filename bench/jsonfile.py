@@ -2,7 +2,8 @@
 
 Records and baselines travel by pull request. Everything read here is refused, in one line that names the
 file, before a schema sees it: oversized, deeply nested, with repeated keys, or with numbers that JSON does
-not have (NaN, Infinity).
+not have (NaN, Infinity). Most of a record is lists of numbers, which a schema alone can check, so that what a schema
+does not see is looked for in the file without those lists.
 """
 
 from __future__ import annotations
@@ -10,7 +11,10 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
+import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -18,21 +22,42 @@ from typing import Any, NoReturn, TypeVar
 from pydantic import BaseModel, ValidationError
 
 MAX_DEPTH = 16
+MAX_VALUES = 10_000_000  # of one file; an honest one of 64 MiB, indented, holds seven million
+MAX_OTHER_VALUES = 2_000_000  # of them, outside lists of numbers
+MAX_NAMES = 20_000  # of one object
+_MAX_FAULTS = 100_000  # beyond, building them all to name the first takes seconds
+
+_NUMBERS = re.compile(r"\[[-+.0-9eE,\s]*\]")
+_STRING = re.compile(r'"[^"]*"')  # without escaped quotes
+_NO_BRACKETS = re.compile(r"[^\[\]{}]+")
+_INNERMOST = re.compile(r"\[\]|\{\}")
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
 def read_model(path: Path, model: type[ModelT], *, max_bytes: int) -> ModelT:
     """Read one model from a JSON file; a ValueError of one line names the file, the field and the fault."""
-    raw = _read_bounded(path, max_bytes)
+    raw = read_bounded(path, max_bytes)
     try:
-        _check_json(raw)
+        return parse_model(raw, model)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def parse_model(raw: bytes, model: type[ModelT]) -> ModelT:
+    """One model from JSON text; a ValueError of one line names the field and the fault.
+
+    The model must forbid fields that it does not know, NaN and infinities, and give what is free-form in it to
+    `check_plain_json`.
+    """
+    try:
+        check_json(raw)
         return model.model_validate_json(raw)
     except ValidationError as error:
-        raise ValueError(f"{path}: {first_fault(error)}") from None
+        raise ValueError(first_fault(error)) from None
     except (ValueError, RecursionError) as error:
-        reason = "nested too deeply" if isinstance(error, RecursionError) else _one_line(str(error))
-        raise ValueError(f"{path}: not a usable JSON file: {reason}") from None
+        reason = "nested too deeply" if isinstance(error, RecursionError) else one_line(str(error))
+        raise ValueError(f"not a usable JSON file: {reason}") from None
 
 
 def write_model(path: Path, model: BaseModel) -> None:
@@ -59,9 +84,11 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 def first_fault(error: ValidationError) -> str:
     """The first fault of a pydantic error as one line: the field's path, then what is wrong with it."""
+    if error.error_count() > _MAX_FAULTS:
+        return f"the file: {error.error_count():,} faults, too many to name one"
     fault = error.errors(include_url=False, include_input=False)[0]
-    where = ".".join(_one_line(str(part)) for part in fault["loc"]) or "the file"
-    message = _one_line(fault["msg"].removeprefix("Value error, "))
+    where = ".".join(one_line(str(part)) for part in fault["loc"]) or "the file"
+    message = one_line(fault["msg"].removeprefix("Value error, "))
     more = f" (and {error.error_count() - 1} more faults)" if error.error_count() > 1 else ""
     return f"{where}: {message}{more}"
 
@@ -91,10 +118,12 @@ def _children(node: Any) -> Iterable[Any]:
         raise ValueError(f"holds a {type(node).__name__}, which JSON does not have")
     if isinstance(node, float) and not math.isfinite(node):
         raise ValueError("holds a number that is not finite")
+    if isinstance(node, int) and abs(node) > sys.float_info.max:
+        raise ValueError("holds an integer that is larger than any float")
     return ()
 
 
-def _read_bounded(path: Path, max_bytes: int) -> bytes:
+def read_bounded(path: Path, max_bytes: int) -> bytes:
     try:
         # One byte more than allowed tells a full file from an oversized one without trusting its stated size.
         with path.open("rb") as stream:
@@ -106,26 +135,67 @@ def _read_bounded(path: Path, max_bytes: int) -> bytes:
     return raw
 
 
-def _check_json(raw: bytes) -> None:
-    """What pydantic's own parser lets through and we do not: repeated keys, NaN tokens, deep nesting."""
-    parsed = json.loads(raw.decode("utf-8"), parse_constant=_refuse_constant, object_pairs_hook=_unique_keys)
-    check_plain_json(parsed, max_nodes=50_000_000)
+def check_json(raw: bytes) -> None:
+    """Refuse repeated keys, NaN tokens, deep nesting and far too many values; numbers within lists are not looked at.
+
+    Without backslashes two keys are equal where their texts are, so that emptying lists of numbers, also those within
+    strings, hides no repeated key; what it makes up is looked up in the whole text.
+    """
+    _bound_values(raw, MAX_VALUES)
+    text = raw.decode("utf-8")
+    skeleton = _NUMBERS.sub("[]", text)
+    _bound_values(skeleton.encode(), MAX_OTHER_VALUES)
+    if "\\" in text:
+        _check_text(text)
+        return
+    try:
+        _check_text(skeleton)
+    except _RepeatedKeyError:
+        _check_text(text)
+
+
+def _bound_values(raw: bytes, most: int) -> None:
+    """Before anything is built of them."""
+    if sum(raw.count(sign) for sign in (b",", b"[", b"{")) > most:
+        raise ValueError(f"holds more than {most:,} values")
+
+
+def _check_text(text: str) -> None:
+    json.loads(text, parse_float=_finite, parse_constant=_refuse_constant, object_pairs_hook=_unique_keys)
+    brackets = _NO_BRACKETS.sub("", _STRING.sub("", text.replace(r"\\", "").replace(r"\"", "")))
+    for _ in range(MAX_DEPTH):
+        brackets = _INNERMOST.sub("", brackets)
+    if brackets:
+        raise ValueError(f"nested deeper than {MAX_DEPTH} levels")
+
+
+def _finite(digits: str) -> float:
+    value = float(digits)
+    if math.isinf(value):
+        raise ValueError("holds a number that is not finite")
+    return value
 
 
 def _refuse_constant(token: str) -> NoReturn:
     raise ValueError(f"{token} is not a JSON number")
 
 
+class _RepeatedKeyError(ValueError):
+    pass
+
+
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(pairs) > MAX_NAMES:
+        raise ValueError(f"an object holds more than {MAX_NAMES:,} names")
     unique = dict(pairs)
     if len(unique) != len(pairs):
-        names = [name for name, _ in pairs]
-        repeated = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the key {_one_line(repeated)!r} is repeated")
+        times = Counter(name for name, _ in pairs)
+        repeated = next(name for name, count in times.items() if count > 1)
+        raise _RepeatedKeyError(f"the key {one_line(repeated)!r} is repeated")
     return unique
 
 
-def _one_line(message: str) -> str:
+def one_line(message: str) -> str:
     """Whatever a file made an error say, on one printable line of bounded length."""
     printable = "".join(char if char.isprintable() else " " for char in message)
     return " ".join(printable.split())[:300]

@@ -23,11 +23,12 @@ from bench.ledger import (
     read_ledger,
     write_ledger,
 )
+from bench.worktree import commit_of, worktree
 from grok1.config import Recipe, load_recipe, recipe_names
 
 FOLDER = Path(__file__).resolve().parents[1] / "baselines" / "ledger"
 # stored and held by a test; the 314B one takes a minute and is held by the benchmark run
-SHIPPED = ("grok1-nano", "grok1-tiny", "grok1-40b-2layer", "grok1-40b", "grok1-60b", "grok1-314b")
+SHIPPED = ("grok1-nano", "grok1-tiny", "grok1-small", "grok1-40b-2layer", "grok1-40b", "grok1-60b", "grok1-314b")
 
 _SHOWN_DIFFERENCES = 40
 _REVISION_SECONDS = 900
@@ -110,36 +111,37 @@ def resolve(what: str, recipe: str, overrides: Sequence[str]) -> Ledger:
 
 
 def _at_revision(revision: str, recipe: str, overrides: Sequence[str]) -> Ledger:
-    root = FOLDER.parents[1]
-    if revision.startswith("-") or _git(root, "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}").returncode:
-        raise ValueError(f"--diff {revision}: is no ledger's .json file, no recipe and no git revision of {root}")
+    try:
+        commit_of(revision)
+    except ValueError as error:
+        raise ValueError(
+            f"--diff {revision}: is no ledger's .json file, no recipe and no git revision: {error}"
+        ) from None
+    with worktree(revision) as tree:
+        return counted_in(tree, recipe, overrides)
+
+
+def counted_in(tree: Path, recipe: str, overrides: Sequence[str], python: str = sys.executable) -> Ledger:
+    """A recipe's ledger, counted by the code of another checkout.
+
+    Raises:
+        ValueError: that code cannot count it, or not in time.
+    """
     with tempfile.TemporaryDirectory(prefix="grok1-ledger-") as folder:
-        tree, result = Path(folder) / "tree", Path(folder) / "ledger.json"
-        added = _git(root, "worktree", "add", "--detach", str(tree), revision)
-        if added.returncode:
-            raise ValueError(f"--diff {revision}: git cannot check it out: {added.stderr.strip()}")
+        result = Path(folder) / "ledger.json"
+        command = [python, "-m", "bench", "ledger", "--recipe", recipe, "--json", str(result)]
+        command += [word for override in overrides for word in ("--set", override)]
+        # run in the tree, whose packages then come before the installed ones
         try:
-            command = [sys.executable, "-m", "bench", "ledger", "--recipe", recipe, "--json", str(result)]
-            # run in the tree, whose packages then come before the installed ones
-            command += [word for override in overrides for word in ("--set", override)]
             done = subprocess.run(
-                command,
-                cwd=tree,
-                capture_output=True,
-                text=True,
-                timeout=_REVISION_SECONDS,
-                check=False,
+                command, cwd=tree, capture_output=True, text=True, timeout=_REVISION_SECONDS, check=False
             )
-            if done.returncode or not result.is_file():
-                reason = (done.stderr.strip().splitlines() or ["it says nothing"])[-1]
-                raise ValueError(f"--diff {revision}: cannot count its ledger: {reason}")
-            return read_ledger(result)
-        finally:
-            _git(root, "worktree", "remove", "--force", str(tree))
-
-
-def _git(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=False)
+        except subprocess.TimeoutExpired:
+            raise ValueError(f"its ledger took longer than {_REVISION_SECONDS} s to count") from None
+        if done.returncode or not result.is_file():
+            reason = (done.stderr.strip().splitlines() or ["it says nothing"])[-1]
+            raise ValueError(f"its ledger cannot be counted: {reason}")
+        return read_ledger(result)
 
 
 def as_markdown(before: Ledger, after: Ledger, names: tuple[str, str]) -> str:

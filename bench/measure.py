@@ -8,7 +8,7 @@ import os
 import platform
 import subprocess
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,9 @@ from grok1.job import Job
 from grok1.launch import ONE_MACHINE, Nodes, launch
 
 _GIT_SECONDS = 10
+_MAX_REASONS = 100  # what a record holds
+_CGROUPS = Path("/sys/fs/cgroup")
+_THROTTLED_UNIT_SECONDS = {"throttled_usec": 1e-6, "throttled_time": 1e-9}  # cgroup v2, v1
 
 
 def run(
@@ -31,13 +34,16 @@ def run(
     on_event: Callable[[dict[str, Any]], None] = lambda event: None,
 ) -> Record | None:
     """One run of a job as a record; None on the nodes that do not hold rank 0."""
+    machine, before = host(), lost_seconds()
     result = launch(job, job.recipe, device, nodes, on_event)
-    return None if result is None else make_record(case, job, result)
+    if result is None:
+        return None
+    return make_record(case, job, result, machine | seconds_since(before, lost_seconds()))
 
 
-def make_record(case: str, job: Job, result: dict[str, Any]) -> Record:
-    """The record of one run, void when what it computed cannot be trusted."""
-    reasons = void_reasons(job, result["steps"])
+def make_record(case: str, job: Job, result: dict[str, Any], machine: dict[str, Any]) -> Record:
+    """The record of one run, void when what it computed cannot be trusted; `machine` is the record's host."""
+    reasons = void_reasons(job, result)
     return Record.model_validate(
         {
             "schema": 1,
@@ -52,7 +58,7 @@ def make_record(case: str, job: Job, result: dict[str, Any]) -> Record:
             "software": result["software"],
             "commit": commit(),
             "environment": allowed_environment(os.environ),
-            "host": host(),
+            "host": machine,
             "work": work(job.recipe),
             "startup_seconds": result["startup_seconds"],
             "steps": [_finite(step) for step in result["steps"]],
@@ -62,9 +68,9 @@ def make_record(case: str, job: Job, result: dict[str, Any]) -> Record:
     )
 
 
-def void_reasons(job: Job, steps: list[dict[str, Any]]) -> list[str]:
-    """Why a run's times mean nothing: fast but wrong is not fast."""
-    reasons = []
+def void_reasons(job: Job, result: dict[str, Any]) -> list[str]:
+    """Why a run's times mean nothing: fast but wrong is not fast. The first hundred reasons."""
+    reasons, steps = [], result["steps"]
     if len(steps) < job.num_steps:
         reasons.append(f"{len(steps)} of {job.num_steps} steps ran")
     for step in steps:
@@ -73,7 +79,17 @@ def void_reasons(job: Job, steps: list[dict[str, Any]]) -> list[str]:
                 reasons.append(f"step {step['step'] + 1}: {name.replace('_', ' ')} is not finite")
         if step["skipped"]:
             reasons.append(f"step {step['step'] + 1}: the optimizer skipped its update")
-    return reasons
+    reasons += _dropped(
+        result["expert_load"], len(steps) * job.recipe.tokens_per_step * job.recipe.model.experts_per_token
+    )
+    return reasons[:_MAX_REASONS]
+
+
+def _dropped(expert_load: list[list[int]], pairs: int) -> Iterator[str]:
+    """The layers whose experts got fewer (token, expert) pairs than were routed; numbered from 0, as in the report."""
+    for layer, tokens in enumerate(expert_load):
+        if sum(tokens) < pairs:
+            yield f"layer {layer}: {pairs - sum(tokens):,} of {pairs:,} (token, expert) pairs were dropped"
 
 
 def _finite(step: dict[str, Any]) -> dict[str, Any]:
@@ -103,6 +119,35 @@ def host() -> dict[str, Any]:
         "load_average_1m": psutil.getloadavg()[0],
         "cpu_name": _cpu_name(),
     }
+
+
+def lost_seconds(cgroups: Path = _CGROUPS) -> dict[str, float | None]:
+    """Time so far that all cores together did not get to run in, by the names of the record's host.
+
+    Stolen: since this machine started. Throttled: since this control group was made.
+    """
+    return {
+        "stolen_seconds": getattr(psutil.cpu_times(), "steal", None),  # Linux alone says
+        "throttled_seconds": _throttled_seconds(cgroups),
+    }
+
+
+def seconds_since(before: dict[str, float | None], after: dict[str, float | None]) -> dict[str, float | None]:
+    """What was lost between two readings; None where either is. A clock that goes backwards, as steal may, says 0."""
+    return {
+        name: None if start is None or (end := after[name]) is None else max(0.0, end - start)
+        for name, start in before.items()
+    }
+
+
+def _throttled_seconds(cgroups: Path) -> float | None:
+    for path in (cgroups / "cpu.stat", cgroups / "cpu" / "cpu.stat"):
+        with contextlib.suppress(OSError):
+            for line in path.read_text(encoding="ascii").splitlines():
+                name, _, value = line.partition(" ")
+                if name in _THROTTLED_UNIT_SECONDS:
+                    return int(value) * _THROTTLED_UNIT_SECONDS[name]
+    return None
 
 
 def _cpu_name() -> str:

@@ -25,7 +25,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from grok1 import device
-from grok1.parallel import group_kinds
+from grok1.parallel import group_names
 from grok1.step import PhaseTimers
 
 _ATTENTION_MATRICES_FORWARD = 2  # q k^T and p v
@@ -46,11 +46,13 @@ _MOVES = {
 _VECTOR = {
     "_fused_rms_norm", "_fused_rms_norm_backward", "_log_softmax", "_log_softmax_backward_data", "_softmax",
     "_softmax_backward_data", "all", "amax", "amin", "any", "argmax", "argsort", "bincount", "count_nonzero", "cumsum",
-    "embedding_dense_backward", "index_add", "index_add_", "index_reduce", "linalg_vector_norm", "logsumexp", "max",
-    "mean", "min", "nonzero", "norm", "prod", "scatter_add", "scatter_add_", "sort", "sum", "topk", "var", "var_mean",
+    "embedding_dense_backward", "gelu_backward", "index_add", "index_add_", "index_reduce", "linalg_vector_norm",
+    "logsumexp", "max", "mean", "min", "nonzero", "norm", "prod", "scatter_add", "scatter_add_", "sort", "sum", "topk",
+    "var", "var_mean",
 }  # fmt: skip
 # questions of the host, and the two that make a scalar or a number of a tensor
 _FREE = {"_local_scalar_dense", "device", "is_same_size", "sym_size", "sym_numel", "sym_stride", "equal"}
+_NAMESPACES = {"aten", "prims", "grok1"}  # grok1: products of grok1.gemm, whichever library computes them
 _LOOKUPS = {"embedding", "gather", "index", "index_select", "masked_select"}
 
 
@@ -149,12 +151,12 @@ class Meter(TorchDispatchMode):
         self._phases = phases
         self._modules = _Modules()
         self._memory = _LiveMemory()
-        self._groups: list[tuple[str, Any]] = []
+        self._groups: dict[Any, str] = {}
         self._entered = ExitStack()
         self._inside_calls = 0
 
     def __enter__(self) -> Meter:
-        self._groups = group_kinds()
+        self._groups = group_names()
         self._entered.enter_context(self._modules)
         self._entered.enter_context(device.TRAFFIC.heard_by(self._hear, self._pause))
         super().__enter__()
@@ -190,7 +192,7 @@ class Meter(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
-        if self._inside_calls or func.namespace not in ("aten", "prims"):
+        if self._inside_calls or func.namespace not in _NAMESPACES:
             return out
         results = [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
         name = func._schema.name.split("::")[1]
@@ -250,7 +252,7 @@ class Meter(TorchDispatchMode):
 
     def _count_call(self, operation: str, group: Any, num_bytes: int, dtype: torch.dtype | None) -> None:
         group = group if group is not None else torch.distributed.group.WORLD
-        kind = next((name for name, known in self._groups if known is group), "other")
+        kind = self._groups.get(group, "other")
         if kind != "other" and group.size() == 1:
             return  # a group of one moves nothing
         key = (self._phase(), kind, operation, str(dtype).removeprefix("torch."))

@@ -24,14 +24,17 @@ MAX_STEPS = 100_000
 MAX_RANKS = 65_536
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+# Of a phase or collective: figures (bench.metrics) put a prefix before it, and are named by a Name again.
+PartName = Annotated[str, StringConstraints(min_length=1, max_length=150)]
 Text = Annotated[str, StringConstraints(max_length=1000)]
 HexId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{8,64}$")]
 Count = Annotated[int, Field(ge=0, le=2**62)]
 Positive = Annotated[int, Field(ge=1, le=2**62)]
-# A single step or phase longer than four months is a broken clock.
+# A single step or phase longer than four months is a broken clock, and so is a step of less than a nanosecond: it would
+# make rates and shares infinite.
 Seconds = Annotated[float, Field(ge=0, le=1e7)]
-StepSeconds = Annotated[float, Field(gt=0, le=1e7)]
-Rate = Annotated[float, Field(gt=0, le=1e30)]
+StepSeconds = Annotated[float, Field(ge=1e-9, le=1e7)]
+Rate = Annotated[float, Field(ge=1e-30, le=1e30)]
 
 
 class Strict(BaseModel):
@@ -117,6 +120,10 @@ class Host(Strict):
     memory_bytes: Positive
     load_average_1m: Annotated[float, Field(ge=0, le=1e6)]
     cpu_name: Name
+    # During the run, of all cores together; null where the system does not say. Stolen: by the hypervisor for other
+    # guests. Throttled: waited for, over this group's quota.
+    stolen_seconds: Seconds | None = None
+    throttled_seconds: Seconds | None = None
 
 
 class Work(Strict):
@@ -153,30 +160,71 @@ class Step(Strict):
     skipped: bool
 
 
+class Collective(Strict):
+    """One kind of collective on one rank: seconds inside it each step; calls and bytes of all steps together."""
+
+    seconds: Annotated[list[Seconds], Field(max_length=MAX_STEPS)]
+    calls: Count
+    bytes: Count
+
+
+class Span(Strict):
+    """A stretch of one phase within a step, in seconds from that step's start on that rank."""
+
+    phase: PartName
+    start_seconds: Seconds
+    end_seconds: Seconds
+
+    @model_validator(mode="after")
+    def _forwards(self) -> Span:
+        if self.end_seconds < self.start_seconds:
+            raise ValueError(f"a span of {self.phase} ends before it starts")
+        return self
+
+
 class RankSamples(Strict):
     """What one rank measured, one number a step. An empty communication list was not measured."""
 
     rank: Count
     stage: Count
     step_seconds: Annotated[list[StepSeconds], Field(max_length=MAX_STEPS)]
-    phases_seconds: Annotated[dict[Name, Annotated[list[Seconds], Field(max_length=MAX_STEPS)]], Field(max_length=32)]
+    phases_seconds: Annotated[
+        dict[PartName, Annotated[list[Seconds], Field(max_length=MAX_STEPS)]], Field(max_length=32)
+    ]
     communication_seconds: Annotated[list[Seconds], Field(max_length=MAX_STEPS)]
     communication_calls: Annotated[list[Count], Field(max_length=MAX_STEPS)]
     communication_bytes: Annotated[list[Count], Field(max_length=MAX_STEPS)]
     peak_bytes: Count
     reserved_bytes: Count | None
     host_bytes: Count
+    # By "group operation", as in "tensor all_gather": the parts of the communication above.
+    collectives: Annotated[dict[PartName, Collective], Field(max_length=64)] = {}
+    # The last step, phase by phase, in the order of time.
+    timeline: Annotated[list[Span], Field(max_length=20_000)] = []
 
     def check_lengths(self, steps: int) -> None:
         """Refuse a list that does not hold one number for each of `steps`."""
         lists: dict[str, list[float] | list[int]] = {"step_seconds": self.step_seconds}
         lists |= {f"phases_seconds.{name}": values for name, values in self.phases_seconds.items()}
+        lists |= {f"collectives.{name}.seconds": each.seconds for name, each in self.collectives.items()}
         for name in ("communication_seconds", "communication_calls", "communication_bytes"):
             if getattr(self, name):
                 lists[name] = getattr(self, name)
         for name, values in lists.items():
             if len(values) != steps:
                 raise ValueError(f"rank {self.rank}: {name} holds {len(values)} numbers for {steps} steps")
+
+
+def utc_moment(text: str) -> datetime:
+    """The moment of a `created_at`; a ValueError says what is wrong with it."""
+    try:
+        # Python 3.10 does not read the Z suffix.
+        moment = datetime.fromisoformat(text.removesuffix("Z") + ("+00:00" if text.endswith("Z") else ""))
+    except ValueError:
+        raise ValueError("is not an ISO 8601 time such as 2025-01-31T12:00:00Z") from None
+    if moment.utcoffset() is None or moment.utcoffset() != timezone.utc.utcoffset(None):
+        raise ValueError("is not in UTC: end it with Z or +00:00")
+    return moment
 
 
 class Record(Strict):
@@ -209,13 +257,7 @@ class Record(Strict):
     @field_validator("created_at")
     @classmethod
     def _is_utc(cls, value: str) -> str:
-        try:
-            # Python 3.10 does not read the Z suffix.
-            moment = datetime.fromisoformat(value.removesuffix("Z") + ("+00:00" if value.endswith("Z") else ""))
-        except ValueError:
-            raise ValueError("is not an ISO 8601 time such as 2025-01-31T12:00:00Z") from None
-        if moment.utcoffset() is None or moment.utcoffset() != timezone.utc.utcoffset(None):
-            raise ValueError("is not in UTC: end it with Z or +00:00")
+        utc_moment(value)
         return value
 
     @field_validator("environment")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,8 @@ import pytest
 
 from bench.baseline import Baseline, load_baselines
 from bench.cases import Case, select
+from bench.evidence import FAMILY_ERROR, FIRST_LOOK
+from bench.gate import Verdict, grouped, judge_suite
 from bench.ledger import Ledger
 from bench.record import Record
 from grok1.config import load_recipe
@@ -28,7 +30,10 @@ class BenchSession:
     config: pytest.Config
     records: list[Record] = field(default_factory=list)
     ledgers: list[Ledger] = field(default_factory=list)  # of the full-size job, for the report
+    verdicts: dict[str, Verdict] | None = None  # by case
+    missing: list[Verdict] = field(default_factory=list)
     report: Path | None = None
+    history: str = ""  # what became of the records in results/history.jsonl
 
     @property
     def device(self) -> str:
@@ -70,8 +75,47 @@ class BenchSession:
         runs = self.config.getoption("--runs")
         return case.runs if runs is None else int(runs)
 
+    @property
+    def holds_rank_0(self) -> bool:
+        return int(self.config.getoption("--node-rank")) == 0
+
     def baselines(self) -> list[Baseline]:
         return load_baselines(Path(self.config.getoption("--baselines")))
+
+    def records_of(self, case: Case) -> list[Record]:
+        return [record for record in self.records if record.case == case.name]
+
+    def confirm_runs(self) -> int:
+        """More runs that a doubtful case may have.
+
+        Raises:
+            ValueError: several nodes, of which only one knows the doubt.
+        """
+        more = int(self.config.getoption("--confirm"))
+        if more < 0 or (more and self.nodes().nnodes > 1):
+            raise ValueError(f"--confirm {more} needs a positive number and one machine; give --runs instead")
+        return more
+
+    def settle(self, run_more: Callable[[Case, int], None]) -> dict[str, Verdict]:
+        """The verdict of each case that ran, by name; all their metrics share one error. Judged once, then kept.
+
+        With --confirm it looks twice (bench.evidence.FIRST_LOOK): what the first look leaves in doubt is run again, and
+        judged on all its runs at the error that is left. There is no third look.
+        """
+        if self.verdicts is None:
+            more = self.confirm_runs()
+            self.verdicts = self._judged(FAMILY_ERROR * FIRST_LOOK if more else FAMILY_ERROR)
+            doubtful = [name for name, verdict in self.verdicts.items() if more and verdict.state == "inconclusive"]
+            for case in self.cases():
+                if case.name in doubtful:
+                    run_more(case, more)
+            if doubtful:
+                second = self._judged(FAMILY_ERROR * (1 - FIRST_LOOK))
+                self.verdicts |= {name: second[name] for name in doubtful}
+        return self.verdicts
+
+    def _judged(self, error: float) -> dict[str, Verdict]:
+        return {each.case: each for each in judge_suite(grouped(self.records), self.baselines(), error)}
 
 
 def show_in_benchmark_table(benchmark: Any, seconds: Iterable[float]) -> None:

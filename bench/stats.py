@@ -8,7 +8,7 @@ from the warm-up.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -56,6 +56,7 @@ class Summary:
     warmup_rule: WarmupRule
     steady_steps: int
     median_step_seconds: float
+    mean_step_seconds: float
     p5_step_seconds: float
     p95_step_seconds: float
     cv: float
@@ -63,11 +64,16 @@ class Summary:
     tflops_per_second_per_processor: float
     mfu: float | None
     skew: float
+    skew_seconds: float
     peak: PeakMemory
     phase_seconds: dict[str, float]
     coverage: float | None
     communication_share: float | None
+    collective_seconds: dict[str, float]
+    collective_calls: dict[str, int]
+    collective_bytes: dict[str, int]
     bubble_ideal: float
+    bubble_measured: float | None
     expert_imbalance: tuple[float | None, ...]
     loss_first: float | None
     loss_last: float | None
@@ -79,30 +85,40 @@ def summarise(record: Record) -> Summary:
         raise ValueError(f"record {record.id} of {record.case} holds no steps: there is nothing to summarise")
     seconds_RS = np.array([rank.step_seconds for rank in record.ranks], dtype=np.float64)
     slowest_S = seconds_RS.max(axis=0)
-    warmup = find_steady(slowest_S.tolist())
+    step_seconds = tuple(slowest_S.tolist())
+    warmup = find_steady(step_seconds)
     steady = slice(warmup.steady_from, None)
-    median = float(np.median(slowest_S[steady]))
+    steady_S = slowest_S[steady]
+    middle_S = np.median(seconds_RS, axis=0)[steady]
+    p5, median, p95 = np.percentile(steady_S, [5, 50, 95]).tolist()
+    mean = float(steady_S.mean())
     flops_per_second = record.work.model_flops_per_step / median / record.layout.world_size
     peak_flops = record.device.peak_flops_per_second
     phases, coverage = _phases(record, seconds_RS, steady)
     return Summary(
-        step_seconds=tuple(slowest_S.tolist()),
+        step_seconds=step_seconds,
         steady_from=warmup.steady_from,
         warmup_rule=warmup.rule,
-        steady_steps=len(slowest_S[steady]),
+        steady_steps=len(steady_S),
         median_step_seconds=median,
-        p5_step_seconds=float(np.percentile(slowest_S[steady], 5)),
-        p95_step_seconds=float(np.percentile(slowest_S[steady], 95)),
-        cv=float(slowest_S[steady].std(ddof=1) / slowest_S[steady].mean()) if len(slowest_S[steady]) > 1 else 0.0,
+        mean_step_seconds=mean,
+        p5_step_seconds=p5,
+        p95_step_seconds=p95,
+        cv=float(steady_S.std(ddof=1) / mean) if len(steady_S) > 1 else 0.0,
         tokens_per_second_per_processor=record.work.tokens_per_step / median / record.layout.world_size,
         tflops_per_second_per_processor=flops_per_second / 1e12,
         mfu=None if peak_flops is None else flops_per_second / peak_flops,
-        skew=float(np.median(slowest_S[steady] / np.median(seconds_RS, axis=0)[steady])) - 1.0,
+        skew=float(np.median(steady_S / middle_S)) - 1.0,
+        skew_seconds=float(np.median(steady_S - middle_S)),
         peak=_peak(record),
         phase_seconds=phases,
         coverage=coverage,
         communication_share=_communication_share(record, seconds_RS, steady),
+        collective_seconds=_collective_seconds(record, steady),
+        collective_calls=_collective_totals(record, "calls"),
+        collective_bytes=_collective_totals(record, "bytes"),
         bubble_ideal=ideal_bubble(record.layout.pipeline, record.work.num_micro_batches),
+        bubble_measured=_bubble(phases),
         expert_imbalance=tuple(imbalance(layer) for layer in record.expert_load),
         loss_first=record.steps[0].loss,
         loss_last=record.steps[-1].loss,
@@ -123,9 +139,9 @@ def find_steady(step_seconds: Sequence[float]) -> Warmup:
         return Warmup(min(max(1, math.ceil(count * FIXED_SHARE)), max(count - 1, 0)), "fixed share")
     seconds = np.asarray(step_seconds, dtype=np.float64)
     lowest, highest = _usual_range(seconds)
-    errors = _squared_errors(np.clip(seconds, lowest, highest))
+    errors = _squared_errors(np.clip(seconds, lowest, highest), (lowest + highest) / 2)
     # Rounding noise must not order cuts of a series that does not vary at all.
-    nearly_best = errors.min() * _NEARLY_BEST + 1e-18 * float(np.square(step_seconds).max())
+    nearly_best = errors.min() * _NEARLY_BEST + 1e-18 * float(np.square(seconds).max())
     cut = 1 + int(np.argmax(errors <= nearly_best))
     # Clipping also hides how slow a slow start was: leading steps above the usual range go in any case.
     while cut < count // 2 and seconds[cut] > highest:
@@ -133,9 +149,16 @@ def find_steady(step_seconds: Sequence[float]) -> Warmup:
     return Warmup(cut, "unsettled" if cut == count // 2 else "detected")
 
 
-def _squared_errors(seconds: Floats) -> Floats:
-    """The squared standard error of the mean after each cut of 1 .. half of the steps."""
-    return np.array([seconds[cut:].var() / (len(seconds) - cut) for cut in range(1, len(seconds) // 2 + 1)])
+def _squared_errors(seconds: Floats, centre: float) -> Floats:
+    """The squared standard error of the mean after each cut of 1 .. half of the steps, from sums over each tail.
+
+    Clipped times are near the centre, so that the difference of squares loses no digits that matter.
+    """
+    half = len(seconds) // 2
+    from_centre = (seconds - centre)[::-1]
+    counts = np.arange(len(seconds) - 1, len(seconds) - half - 1, -1)
+    sums, squares = (np.cumsum(values)[counts - 1] for values in (from_centre, np.square(from_centre)))
+    return np.asarray((squares - np.square(sums) / counts) / np.square(counts), dtype=np.float64)
 
 
 def _usual_range(seconds: Floats) -> tuple[float, float]:
@@ -153,6 +176,17 @@ def ideal_bubble(pipeline: int, num_micro_batches: int) -> float:
     return (pipeline - 1) / (num_micro_batches + pipeline - 1)
 
 
+def _bubble(phases: dict[str, float]) -> float | None:
+    """The share of the 1F1B part of a step that stages spent waiting for each other, mean over ranks.
+
+    Sends and receives themselves are in it: they are not told apart from the waiting.
+    """
+    if not {"forward", "backward", "pipeline"} <= phases.keys():
+        return None
+    whole = phases["forward"] + phases["backward"] + phases["pipeline"]
+    return phases["pipeline"] / whole if whole else None
+
+
 def imbalance(tokens: Sequence[int]) -> float | None:
     """The busiest expert's tokens over the mean expert's: 1 is even; None if no token came."""
     total = sum(tokens)
@@ -165,13 +199,10 @@ def _phases(record: Record, seconds_RS: Floats, steady: slice) -> tuple[dict[str
     A phase that a rank does not list took it no time. Coverage compares phases with each rank's own step, not
     with the slowest rank's, so that skew between ranks does not look like unmeasured time.
     """
-    names = list(dict.fromkeys(name for rank in record.ranks for name in rank.phases_seconds))
+    listed = [rank.phases_seconds for rank in record.ranks]
+    names, phases_PS = _mean_over_ranks(listed, len(record.steps))
     if not names:
         return {}, None
-    nothing = [0.0] * len(record.steps)
-    phases_PS = np.array(
-        [np.mean([rank.phases_seconds.get(name, nothing) for rank in record.ranks], axis=0) for name in names]
-    )
     medians = np.median(phases_PS[:, steady], axis=1)
     coverage = float(np.median((phases_PS.sum(axis=0) / seconds_RS.mean(axis=0))[steady]))
     return dict(zip(names, medians.tolist(), strict=True)), coverage
@@ -183,6 +214,36 @@ def _communication_share(record: Record, seconds_RS: Floats, steady: slice) -> f
         return None
     communication_RS = np.array([rank.communication_seconds for rank in record.ranks])
     return float(np.median((communication_RS.mean(axis=0) / seconds_RS.mean(axis=0))[steady]))
+
+
+def _collective_seconds(record: Record, steady: slice) -> dict[str, float]:
+    """Seconds a step inside each kind of collective, mean over ranks, median over the steady steps."""
+    listed = [{name: each.seconds for name, each in rank.collectives.items()} for rank in record.ranks]
+    names, collectives_CS = _mean_over_ranks(listed, len(record.steps))
+    if not names:
+        return {}
+    return dict(zip(names, np.median(collectives_CS[:, steady], axis=1).tolist(), strict=True))
+
+
+def _mean_over_ranks(listed: Sequence[Mapping[str, Sequence[float]]], steps: int) -> tuple[list[str], Floats]:
+    """Every name that a rank lists, and its mean over all ranks [names, steps]; absent is nothing."""
+    names = list(dict.fromkeys(name for each in listed for name in each))
+    nothing = [0.0] * steps
+    values = [each.get(name, nothing) for name in names for each in listed]
+    together = np.array(values, dtype=np.float64).reshape(len(names), len(listed), steps)
+    return names, np.asarray(together.mean(axis=1), dtype=np.float64)
+
+
+def _collective_totals(record: Record, field: Literal["calls", "bytes"]) -> dict[str, int]:
+    """Calls or bytes of each kind of collective in all steps on all ranks: exact, without noise."""
+    return {
+        name: sum(getattr(rank.collectives[name], field) for rank in record.ranks if name in rank.collectives)
+        for name in _collective_names(record)
+    }
+
+
+def _collective_names(record: Record) -> list[str]:
+    return list(dict.fromkeys(name for rank in record.ranks for name in rank.collectives))
 
 
 def _peak(record: Record) -> PeakMemory:

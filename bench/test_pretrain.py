@@ -1,42 +1,83 @@
-"""The main job: fixed-step pretraining of each selected case, recorded and judged."""
+"""The main job: fixed-step pretraining of each selected case, recorded; then all of it judged together."""
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
 from bench import measure
 from bench.cases import Case
-from bench.gate import exit_code, judge
+from bench.gate import exit_code, missing
 from bench.record import Record
 from bench.session import BenchSession, show_in_benchmark_table
 from bench.stats import summarise
 from grok1.launch import LaunchError
 from grok1.progress import progress
 
+T = TypeVar("T")
+
 _RUN_SECONDS = 24 * 3600  # the ranks have their own time limits; a real job may take hours
 
 
 @pytest.mark.timeout(_RUN_SECONDS)
 def test_pretrain(case: Case, session: BenchSession, request: pytest.FixtureRequest) -> None:
-    """tokens/s/p and s/step hold against the stored baselines."""
-    try:
-        baselines = session.baselines()  # a damaged one is refused before hours of training, not after
-        with _uncaptured(request.config):  # or nobody would see the progress
-            records = _run(case, session)
-    except (LaunchError, ValueError) as error:
-        pytest.exit(f"{case.name}: {error}", returncode=2)
+    """The case trains, and what it computes can be trusted."""
+    _refusing(
+        lambda: [*session.baselines(), session.confirm_runs()], case
+    )  # a damaged one is refused before hours of training, not after
+    records = _measured(case, session, session.runs(case), request.config)
     if not records:
         return  # this node does not hold rank 0, which records for all
-    verdict = judge(records, baselines)
+    void = next((record.void_reasons[0] for record in records if not record.valid), None)
+    if void is not None:
+        pytest.fail(f"VOID: {case.name} cannot be judged: {void}", pytrace=False)
+    # asked for only now: the fixture complains where a run was refused and it had nothing to time
+    _show(request.getfixturevalue("benchmark"), records)
+
+
+@pytest.mark.timeout(_RUN_SECONDS)
+def test_verdict(case: Case, session: BenchSession, request: pytest.FixtureRequest) -> None:
+    """tokens/s/p, s/step, memory, skew and phases hold against the stored baselines."""
+    if not session.holds_rank_0:
+        pytest.skip("the node of rank 0 records and judges for all")
+    if not session.records_of(case):
+        pytest.fail(f"MISSING: {case.name} left no record to judge", pytrace=False)
+    verdict = session.settle(functools.partial(_confirm, session, request.config))[case.name]
     print(verdict.sentence)
-    if verdict.state != "void":
-        # asked for only now: the fixture complains where a run was refused and it had nothing to time
-        _show(request.getfixturevalue("benchmark"), records)
     if exit_code(verdict, session.require_baseline):
         pytest.fail(verdict.sentence, pytrace=False)
+
+
+def test_nothing_is_missing(session: BenchSession) -> None:
+    """Each case with a recorded baseline of this device ran; only where no --case chose among them."""
+    if session.config.getoption("--case") or not session.records:
+        pytest.skip("cases were chosen by name" if session.records else "nothing ran")
+    session.missing = missing(session.records, session.baselines())
+    if session.missing:
+        pytest.fail("\n".join(verdict.sentence for verdict in session.missing), pytrace=False)
+
+
+def _confirm(session: BenchSession, config: pytest.Config, case: Case, runs: int) -> None:
+    with _uncaptured(config):
+        print(f"\n{case.name} is in doubt at the first look: {runs} more runs, then the last look", flush=True)
+    _measured(case, session, runs, config)
+
+
+def _measured(case: Case, session: BenchSession, runs: int, config: pytest.Config) -> list[Record]:
+    with _uncaptured(config):  # or nobody would see the progress
+        return list(_refusing(lambda: _run(case, session, runs), case))
+
+
+def _refusing(do: Callable[[], list[T]], case: Case) -> list[T]:
+    """Bad input ends the session in one line, as it would fail every case alike."""
+    try:
+        return do()
+    except (LaunchError, ValueError) as error:
+        pytest.exit(f"{case.name}: {error}", returncode=2)
 
 
 def _uncaptured(config: pytest.Config) -> AbstractContextManager[None]:
@@ -45,17 +86,18 @@ def _uncaptured(config: pytest.Config) -> AbstractContextManager[None]:
     return nullcontext() if capture is None else capture.global_and_fixture_disabled()
 
 
-def _run(case: Case, session: BenchSession) -> list[Record]:
+def _run(case: Case, session: BenchSession, runs: int) -> list[Record]:
     records = []
-    for index in range(session.runs(case)):
+    done = len(session.records_of(case))
+    for index in range(done, done + runs):
         job = session.job(case)
-        title = f"{case.name} run {index + 1}/{session.runs(case)}"
+        title = f"{case.name} run {index + 1}/{done + runs}"
         with progress(job.recipe, job.num_steps, title) as on_event:
             record = measure.run(case.name, job, session.device, session.nodes(), on_event)
         if record is not None:
             record.write(session.results / "records" / f"{case.name}-{record.id}.json")
             records.append(record)
-    session.records.extend(records)
+            session.records.append(record)
     return records
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -34,6 +35,11 @@ def train(
     overrides: Overrides = None,
     json_path: Annotated[Path | None, typer.Option("--json", help="Write all measurements here.")] = None,
     no_shared_storage: Annotated[bool, typer.Option("--no-shared-storage", help="Nodes share no disk.")] = False,
+    profile: Annotated[
+        str | None, typer.Option(metavar="STEPS", help="Profile these steps, like 5 or 4,8-9: traces, and top tables.")
+    ] = None,
+    profile_ranks: Annotated[str, typer.Option(metavar="RANKS", help="Ranks to profile, like 0 or 0,8.")] = "0",
+    profile_dir: Annotated[Path, typer.Option(help="Folder of the traces.")] = Path("profile"),
     nnodes: Annotated[int, typer.Option(help="Machines of the job, when not under torchrun.", min=1)] = 1,
     node_rank: Annotated[int, typer.Option(help="Which of them this is.", min=0)] = 0,
     master_addr: Annotated[str, typer.Option(help="Address of the first machine.")] = "127.0.0.1",
@@ -41,11 +47,14 @@ def train(
     nproc_per_node: Annotated[int | None, typer.Option(help="Ranks on this machine.", min=1)] = None,
 ) -> None:
     """Train a recipe: starts its ranks here, or joins as one rank under torchrun or Slurm."""
-    from grok1.job import prepare
+    from grok1.job import prepare, profile_request
     from grok1.launch import Nodes
 
     chosen = load_recipe(recipe, overrides or [])
     job = prepare(chosen, steps, data, tokenizer, save, save_interval, load, not no_shared_storage)
+    if profile is not None:
+        world_size = chosen.parallel.world_size
+        job = replace(job, profile=profile_request(profile, profile_ranks, profile_dir, steps, world_size))
     kind = _device(device)
     nodes = Nodes(nnodes, node_rank, master_addr, master_port, nproc_per_node)
     result = _run(job, chosen, kind, nodes, lambda event: print(_line(event, chosen, steps), flush=True))
@@ -92,8 +101,10 @@ def _run(job: Any, recipe: Recipe, kind: str, nodes: Any, on_event: Any, entry: 
 
 
 def _line(event: dict[str, Any], recipe: Recipe, total: int) -> str:
-    from grok1.progress import log_line
+    from grok1.progress import log_line, profile_tables
 
+    if "profile" in event:
+        return "\n\n".join(profile_tables(each) for each in event["profile"])
     return log_line(event, recipe, total)
 
 

@@ -178,6 +178,17 @@ class Data(_Frozen):
         return self
 
 
+class Kernels(_Frozen):
+    """Which implementation computes a part of the step. The maths is the same; time and memory are not.
+
+    The defaults are megatron's own parts. What is left at its default is not in the recipe's hash, so that a new
+    choice changes no recipe that does not make it.
+    """
+
+    experts: Literal["sequential", "fused"] = "sequential"
+    dispatch: Literal["megatron", "merged"] = "megatron"
+
+
 class Recipe(_Frozen):
     """One training job, whole. Construction fails when the parts do not fit together."""
 
@@ -187,6 +198,7 @@ class Recipe(_Frozen):
     parallel: Parallel
     training: Training
     data: Data = Data()
+    kernels: Kernels = Kernels()
 
     @model_validator(mode="after")
     def _check(self) -> Recipe:
@@ -201,6 +213,11 @@ class Recipe(_Frozen):
         if parallel.sequence_parallel:
             _divides("parallel.tensor", tensor, "training.sequence_length", training.sequence_length)
         replicas = training.micro_batch * parallel.data
+        if self.kernels.dispatch == "merged" and parallel.dispatcher != "alltoall":
+            raise ValueError(
+                f"kernels.dispatch merged with parallel.dispatcher {parallel.dispatcher}: it is an all-to-all; "
+                "set parallel.dispatcher=alltoall, or kernels.dispatch=megatron"
+            )
         _divides("micro_batch x data parallel", replicas, "training.global_batch", training.global_batch)
         return self
 
@@ -307,8 +324,11 @@ class Recipe(_Frozen):
         return self.model_dump(mode="json")
 
     def hash(self) -> str:
-        """12 hex digits over all that decides the step; name and description do not."""
+        """12 hex digits over all that decides the step; name and description do not, nor kernels left at defaults."""
         content = {key: value for key, value in self.resolved().items() if key not in ("name", "description")}
+        content["kernels"] = self.kernels.model_dump(mode="json", exclude_defaults=True)
+        if not content["kernels"]:
+            del content["kernels"]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
 

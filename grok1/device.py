@@ -19,7 +19,8 @@ import resource
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -171,6 +172,16 @@ def synchronize() -> None:
     torch.cuda.synchronize()
 
 
+def profiler() -> tuple[Any, list[Any]]:
+    """The module with this device's `profile`, and the activities that it is to record."""
+    if kind() == "npu":
+        module = importlib.import_module("torch_npu.profiler")
+        return module, [module.ProfilerActivity.CPU, module.ProfilerActivity.NPU]
+    module = importlib.import_module("torch.profiler")
+    here = [] if kind() == "cpu" else [module.ProfilerActivity.CUDA]
+    return module, [module.ProfilerActivity.CPU, *here]
+
+
 def peak_bytes() -> tuple[int, int | None]:
     """(peak allocated, peak reserved) bytes. On a CPU: the process's peak resident size, and None."""
     if kind() == "cpu":
@@ -191,6 +202,15 @@ class Listener(Protocol):
 Pause = Callable[[], contextlib.AbstractContextManager[None]]
 
 
+@dataclass
+class Communication:
+    """What some collectives were together; bytes are of the larger side of each call."""
+
+    seconds: float = 0.0
+    calls: int = 0
+    bytes: int = 0
+
+
 class Traffic:
     """Counts the collectives that this process issues, with their bytes and their time.
 
@@ -199,17 +219,32 @@ class Traffic:
 
     def __init__(self) -> None:
         self.enabled = True  # off only to measure what counting costs
-        self.calls = 0
-        self.bytes = 0
-        self._spans: list[tuple[Any, Any]] = []
+        # (bytes, start, end) of each call, by its operation and group; sorted out once a step, in `drain`
+        self._calls: dict[tuple[str, Any], list[tuple[int, Any, Any]]] = defaultdict(list)
         self.listener: Listener | None = None  # hears of each call, pipeline sends and receives included
 
-    def drain(self) -> tuple[int, int, float]:
-        """(calls, bytes, seconds) since the last drain."""
-        seconds = sum(seconds_between(start, end) for start, end in self._spans)
-        result = self.calls, self.bytes, seconds
-        self.calls, self.bytes, self._spans = 0, 0, []
-        return result
+    @property
+    def calls(self) -> int:
+        """How many since the last drain."""
+        return sum(map(len, self._calls.values()))
+
+    def drain(self, group_names: Mapping[Any, str]) -> dict[str, Communication]:
+        """What was issued since the last drain, by "group operation"; a group without a name is "other".
+
+        Off the CPU, call after the device was synchronised.
+        """
+        drained: dict[str, Communication] = {}
+        for (operation, group), calls in self._calls.items():
+            sums = drained.setdefault(f"{group_names.get(group, 'other')} {operation}", Communication())
+            sums.seconds += sum(seconds_between(start, end) for _, start, end in calls)
+            sums.calls += len(calls)
+            sums.bytes += sum(num_bytes for num_bytes, _, _ in calls)
+        self.forget()
+        return drained
+
+    def forget(self) -> None:
+        """Start again from nothing."""
+        self._calls.clear()
 
     @contextlib.contextmanager
     def heard_by(self, listener: Listener, pause: Pause) -> Iterator[None]:
@@ -229,10 +264,8 @@ class Traffic:
         finally:
             self.listener, dist.Work.wait = None, wait  # type: ignore[method-assign]
 
-    def add(self, num_bytes: int, start: Any, end: Any) -> None:
-        self.calls += 1
-        self.bytes += num_bytes
-        self._spans.append((start, end))
+    def add(self, operation: str, group: Any, num_bytes: int, start: Any, end: Any) -> None:
+        self._calls[operation, group].append((num_bytes, start, end))
 
 
 TRAFFIC = Traffic()  # one a process, as torch.distributed itself is
@@ -260,9 +293,11 @@ def _count_traffic() -> None:
 
 
 def _counted(original: Callable[..., Any]) -> Callable[..., Any]:
+    operation = original.__name__
+
     def call(*args: Any, **kwargs: Any) -> Any:
         if TRAFFIC.listener is not None:
-            with TRAFFIC.listener(*_described(original.__name__, args, kwargs)):
+            with TRAFFIC.listener(*_described(operation, args, kwargs)):
                 return original(*args, **kwargs)
         if not TRAFFIC.enabled:
             return original(*args, **kwargs)
@@ -272,10 +307,10 @@ def _counted(original: Callable[..., Any]) -> Callable[..., Any]:
         num_bytes = max(_bytes_of(args[0]), _bytes_of(args[1])) if len(args) > 1 else _bytes_of(args[0]) if args else 0
         for value in kwargs.values():
             num_bytes = max(num_bytes, _bytes_of(value))
-        TRAFFIC.add(num_bytes, start, end)
+        TRAFFIC.add(operation, _group_of(args, kwargs), num_bytes, start, end)
         return result
 
-    call.__name__ = original.__name__
+    call.__name__ = operation
     call.__wrapped__ = original  # type: ignore[attr-defined]
     return call
 
@@ -284,9 +319,8 @@ def _described(operation: str, args: Any, kwargs: Any) -> tuple[str, Any, int, t
     """What a listener hears of a collective."""
     arguments = [*args, *kwargs.values()]
     tensors = [tensor for each in arguments for tensor in _tensors_of(each)]
-    group = kwargs.get("group", next((each for each in args if isinstance(each, dist.ProcessGroup)), None))
     num_bytes = max(map(_bytes_of, [*args[:2], *kwargs.values()]), default=0)
-    return operation, group, num_bytes, tensors[0].dtype if tensors else None
+    return operation, _group_of(args, kwargs), num_bytes, tensors[0].dtype if tensors else None
 
 
 def _heard(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -305,6 +339,13 @@ def _heard(original: Callable[..., Any]) -> Callable[..., Any]:
     call.__name__ = original.__name__
     call.__wrapped__ = original  # type: ignore[attr-defined]
     return call
+
+
+def _group_of(args: Any, kwargs: Any) -> Any:
+    """The group that a collective was called on; None is the whole job."""
+    if "group" in kwargs:
+        return kwargs["group"]
+    return next((each for each in args if isinstance(each, dist.ProcessGroup)), None)
 
 
 def _tensors_of(argument: Any) -> list[torch.Tensor]:

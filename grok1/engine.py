@@ -32,6 +32,7 @@ with device.quiet_imports():
     from megatron.core.transformer.moe.experts import SequentialMLP
     from megatron.core.transformer.moe.moe_layer import MoELayer, MoESubmodules
     from megatron.core.transformer.moe.moe_utils import clear_aux_losses_tracker
+    from megatron.core.transformer.moe.token_dispatcher import MoEAlltoAllTokenDispatcher
     from megatron.core.transformer.spec_utils import ModuleSpec
     from megatron.core.transformer.transformer_block import (
         TransformerBlockSubmodules,
@@ -61,6 +62,7 @@ __all__ = [
     "MLPSubmodules",
     "MegatronModule",
     "MegatronTokenizer",
+    "MoEAlltoAllTokenDispatcher",
     "MoELayer",
     "MoESubmodules",
     "ModuleSpec",

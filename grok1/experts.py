@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from grok1.config import Model
+from grok1.config import Kernels, Model
+from grok1.dispatch import MergedDispatcher
 from grok1.engine import (
     ColumnParallelLinear,
     MLPSubmodules,
@@ -19,15 +20,30 @@ from grok1.engine import (
     RowParallelLinear,
     SequentialMLP,
 )
+from grok1.fused_experts import FusedExperts
 
 
-def moe_spec() -> ModuleSpec:
+def moe_spec(model: Model, kernels: Kernels) -> ModuleSpec:
     """The mixture-of-experts block: router and dispatcher come with megatron's MoELayer."""
     expert = MLPSubmodules(linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear)
     return ModuleSpec(
-        module=MoELayer,
-        submodules=MoESubmodules(experts=ModuleSpec(module=SequentialMLP, submodules=expert)),
+        module=MergedMoELayer if kernels.dispatch == "merged" else MoELayer,
+        submodules=MoESubmodules(experts=_experts_spec(model, kernels, expert)),
     )
+
+
+def _experts_spec(model: Model, kernels: Kernels, expert: MLPSubmodules) -> ModuleSpec:
+    if kernels.experts == "fused":
+        return ModuleSpec(module=FusedExperts, submodules=expert, params={"activation": model.activation})
+    return ModuleSpec(module=SequentialMLP, submodules=expert)
+
+
+class MergedMoELayer(MoELayer):
+    """megatron's layer, which makes its dispatcher itself, with ours."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.token_dispatcher = MergedDispatcher(self.num_local_experts, self.local_expert_indices, self.config)
 
 
 def gelu_tanh(x: Tensor) -> Tensor:

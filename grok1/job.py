@@ -18,6 +18,15 @@ _TOKENS_LOOKED_AT = 1 << 24
 
 
 @dataclass(frozen=True)
+class ProfileRequest:
+    """Which steps, counted from 1, of which ranks to profile, and where their traces go."""
+
+    steps: frozenset[int]
+    ranks: frozenset[int]
+    folder: Path
+
+
+@dataclass(frozen=True)
 class Job:
     """One training run."""
 
@@ -29,7 +38,35 @@ class Job:
     save_interval: int = 0
     load: Path | None = None
     shared_storage: bool = True
+    profile: ProfileRequest | None = None
     launched_at: float = 0.0  # seconds since the epoch, to tell how long the ranks took to start
+
+
+def profile_request(steps: str, ranks: str, folder: Path, num_steps: int, world_size: int) -> ProfileRequest:
+    """What `--profile 5,8-9` and its ranks ask for.
+
+    Raises:
+        ValueError: not numbers, or outside the job.
+    """
+    return ProfileRequest(
+        frozenset(_numbers("--profile", steps, 1, num_steps)),
+        frozenset(_numbers("--profile-ranks", ranks, 0, world_size - 1)),
+        folder.absolute(),
+    )
+
+
+def _numbers(option: str, text: str, least: int, most: int) -> set[int]:
+    """The numbers of a list like 1,4-6."""
+    found: set[int] = set()
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        if not first.isdecimal() or not (last or first).isdecimal():
+            raise ValueError(f"{option} {text!r} is no list of numbers like 5 or 2,8-9")
+        low, high = int(first), int(last or first)
+        if not least <= low <= high <= most:
+            raise ValueError(f"{option} {text!r}: {part} is not within {least} to {most}")
+        found |= set(range(low, high + 1))
+    return found
 
 
 @dataclass(frozen=True)

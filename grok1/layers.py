@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from grok1.attention import attention_spec
-from grok1.config import Model
+from grok1.config import Kernels, Model
 from grok1.engine import (
     ModuleSpec,
     TransformerConfig,
@@ -65,7 +65,7 @@ class GrokLayer(TransformerLayer):
         return hidden_states + self.post_mlp_layernorm(expert_output), None
 
 
-def layer_spec(model: Model) -> ModuleSpec:
+def layer_spec(model: Model, kernels: Kernels) -> ModuleSpec:
     """One Grok-1 layer as megatron's transformer block wants it."""
     return ModuleSpec(
         module=GrokLayer,
@@ -73,6 +73,6 @@ def layer_spec(model: Model) -> ModuleSpec:
             input_layernorm=RMSNorm,
             self_attention=attention_spec(model),
             pre_mlp_layernorm=RMSNorm,
-            mlp=moe_spec(),
+            mlp=moe_spec(model, kernels),
         ),
     )

@@ -32,7 +32,7 @@ class Grok(GPTModel):
     def __init__(self, recipe: Recipe, config: TransformerConfig, ranks: Ranks) -> None:
         self.recipe_model = recipe.model
         self.kept_logits: list[Tensor] | None = None  # a list here receives each micro-batch's [S, B, vocab/TP]
-        layers = [layer_spec(recipe.model)] * get_num_layers_to_build(config)
+        layers = [layer_spec(recipe.model, recipe.kernels)] * get_num_layers_to_build(config)
         super().__init__(
             config,
             TransformerBlockSubmodules(layer_specs=layers, layer_norm=RMSNorm),

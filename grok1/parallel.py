@@ -109,8 +109,11 @@ def aux_loss_sums() -> dict[str, object]:
     return tracker
 
 
-def group_kinds() -> list[tuple[str, dist.ProcessGroup]]:
-    """This rank's groups, by what is split over them. The first name fits where two kinds share a group."""
+def group_names() -> dict[dist.ProcessGroup | None, str]:
+    """What is split over each of this rank's groups; None, as in torch's calls, is the whole job.
+
+    The first name fits where two kinds share a group.
+    """
     state = parallel_state
     kinds = [
         ("tensor", state.get_tensor_model_parallel_group()),
@@ -128,4 +131,8 @@ def group_kinds() -> list[tuple[str, dist.ProcessGroup]]:
         ("expert-tensor x expert x pipeline", state.get_expert_tensor_model_pipeline_parallel_group()),
         ("world", dist.group.WORLD),
     ]
-    return [(name, group) for name, group in kinds if isinstance(group, dist.ProcessGroup)]
+    names: dict[dist.ProcessGroup | None, str] = {None: "world"}
+    for name, group in kinds:
+        if isinstance(group, dist.ProcessGroup):
+            names.setdefault(group, name)
+    return names

@@ -59,6 +59,41 @@ def comparison_table(result: dict[str, Any]) -> str:
     )
 
 
+def profile_tables(profile: dict[str, Any], rows: int = 20) -> str:
+    """One profiled step of one rank: its time by module, by operator and by kind of collective."""
+    step = profile["seconds"]
+    modules = [
+        (name, f"{1e3 * forward:.2f}", f"{1e3 * backward:.2f}", f"{(forward + backward) / step:.1%}")
+        for name, (forward, backward) in list(profile["modules"].items())[:rows]
+    ]
+    operators = [
+        (name, f"{calls:,}", f"{1e3 * seconds:.2f}", f"{seconds / step:.1%}")
+        for name, (seconds, calls) in list(profile["operators"].items())[:rows]
+    ]
+    collectives = [
+        (
+            name,
+            f"{each['calls']:,}",
+            f"{each['bytes']:,}",
+            f"{1e3 * each['seconds']:.2f}",
+            f"{each['seconds'] / step:.1%}",
+        )
+        for name, each in sorted(profile["collectives"].items(), key=lambda item: -item[1]["seconds"])
+    ]
+    return "\n\n".join(
+        (
+            f"rank {profile['rank']}, step {profile['step']}: {step:.4g} s while profiled",
+            tabulate(modules, ("module, its own operators", "forward ms", "backward ms", "of the step"), **_PLAIN),
+            tabulate(operators, ("operator", "calls", "own ms", "of the step"), **_PLAIN),
+            tabulate(collectives, ("collective", "calls", "bytes", "ms", "of the step"), **_PLAIN),
+            f"trace for chrome://tracing or ui.perfetto.dev: {profile['trace']}",
+        )
+    )
+
+
+_PLAIN: dict[str, Any] = {"disable_numparse": True}
+
+
 @contextmanager
 def progress(recipe: Recipe, total: int, title: str) -> Iterator[Callable[[dict[str, Any]], None]]:
     """A bar on a terminal, nothing elsewhere; yields what to call with each step's event."""

@@ -23,7 +23,7 @@ from grok1.engine import (
     get_model_config,
 )
 from grok1.experts import ExpertLoad
-from grok1.parallel import Ranks, aux_loss_sums
+from grok1.parallel import Ranks, aux_loss_sums, group_names
 
 # the parts that make up a step, none inside another
 PHASES = ("data", "forward", "backward", "pipeline", "gradients", "optimizer", "report")
@@ -53,6 +53,7 @@ class PhaseTimers:
 
     def __init__(self) -> None:
         self._spans: dict[str, list[tuple[Any, Any]]] = {phase: [] for phase in PHASES}
+        self._drained: dict[str, list[tuple[Any, Any]]] = {}
         self._ignored = _Span(None)
         self._by_timer = {timer: _Span(self._spans[phase]) for timer, phase in _PHASE_OF_TIMER.items()}
 
@@ -69,10 +70,19 @@ class PhaseTimers:
     def drain(self) -> dict[str, float]:
         """Seconds by phase since the last drain; off the CPU, call after the device was synchronised."""
         seconds = {}
+        self._drained = {phase: spans[:] for phase, spans in self._spans.items()}
         for phase, spans in self._spans.items():
             seconds[phase] = sum(device.seconds_between(start, end) for start, end in spans)
             spans.clear()
         return seconds
+
+    def timeline(self, origin: Any) -> list[tuple[float, float, str]]:
+        """(start, end, phase) of all that was last drained, in the order of time, in seconds since a stamp."""
+        return sorted(
+            (device.seconds_between(origin, start), device.seconds_between(origin, end), phase)
+            for phase, spans in self._drained.items()
+            for start, end in spans
+        )
 
 
 class _Span:
@@ -90,7 +100,10 @@ class _Span:
 
 @dataclass(frozen=True)
 class StepResult:
-    """What one step gave; the same on every rank, but for this rank's own times and traffic."""
+    """What one step gave; the same on every rank, but for this rank's own times and traffic.
+
+    Collectives are by "group operation", as in "tensor all_gather_into_tensor".
+    """
 
     step: int
     loss: float
@@ -100,9 +113,7 @@ class StepResult:
     skipped: bool
     seconds: float
     phase_seconds: dict[str, float]
-    communication_calls: int
-    communication_bytes: int
-    communication_seconds: float
+    collectives: dict[str, device.Communication]
 
     @property
     def is_finite(self) -> bool:
@@ -131,10 +142,12 @@ class Stepper:
         config.grad_scale_func = optimizer.scale_loss
         config.finalize_model_grads_func = self._finalize_gradients
         self._forward_backward = get_forward_backward_func()
+        self._group_names = group_names()
+        self._started: Any = None  # when the latest step did
 
     def run(self, step: int) -> StepResult:
         """Step number `step`, counted from 0, forward to updated weights."""
-        start = device.stamp()
+        self._started = start = device.stamp()
         with self.timers.phase("data"):
             batches = self._batches.step(step)
         losses = self.accumulate(batches)
@@ -147,7 +160,6 @@ class Stepper:
             self.expert_load.settle()
         end = device.stamp()
         device.synchronize()
-        calls, num_bytes, communication_seconds = device.TRAFFIC.drain()
         return StepResult(
             step=step,
             loss=loss,
@@ -157,10 +169,12 @@ class Stepper:
             skipped=not updated,
             seconds=device.seconds_between(start, end),
             phase_seconds=self.timers.drain(),
-            communication_calls=calls,
-            communication_bytes=num_bytes,
-            communication_seconds=communication_seconds,
+            collectives=device.TRAFFIC.drain(self._group_names),
         )
+
+    def timeline(self) -> list[tuple[float, float, str]]:
+        """(start, end, phase) of each stretch of the latest step, in the order of time, in seconds since it began."""
+        return self.timers.timeline(self._started)
 
     def accumulate(self, batches: list[Batch]) -> list[Tensor]:
         """Forward and backward of the micro-batches, gradients reduced; the last stage's losses."""

@@ -21,9 +21,14 @@ from grok1.job import Job
 from grok1.model import build_model
 from grok1.optim import build_optimizer
 from grok1.parallel import Ranks, Rendezvous, joined
+from grok1.profiling import StepProfiler
 from grok1.step import PHASES, Stepper, StepResult
 
 Emit = Callable[[dict[str, Any]], None]
+
+# a record of more is too large to be read: on one rank, and on all together
+_MAX_SPANS_OF_RANK = 20_000
+_MAX_SPANS = 320_000
 
 
 def run_rank(job: Job, where: Rendezvous, emit: Emit) -> dict[str, Any] | None:
@@ -43,15 +48,19 @@ def run_rank(job: Job, where: Rendezvous, emit: Emit) -> dict[str, Any] | None:
         stepper = Stepper(job.recipe, ranks, model, optimizer, scheduler, Batches(job.recipe, ranks, dataset))
         dist.barrier()
         startup_seconds = time.time() - job.launched_at
-        results = _loop(job, ranks, stepper, first, emit)
+        profiler = StepProfiler(job.profile, ranks.rank, model)
+        results = _loop(job, ranks, stepper, first, emit, profiler)
+        if profiler.found:
+            emit({"profile": _with_collectives(profiler.found, results)})
         return _gather(job, where, ranks, stepper, results, startup_seconds)
 
 
-def _loop(job: Job, ranks: Ranks, stepper: Stepper, first: int, emit: Emit) -> list[StepResult]:
-    device.TRAFFIC.drain()
+def _loop(job: Job, ranks: Ranks, stepper: Stepper, first: int, emit: Emit, profiler: StepProfiler) -> list[StepResult]:
+    device.TRAFFIC.forget()
     results: list[StepResult] = []
     for step in range(first, job.num_steps):
-        result = stepper.run(step)
+        with profiler.step(step):
+            result = stepper.run(step)
         results.append(result)
         if ranks.rank == 0:
             emit(log_fields(result))
@@ -85,9 +94,8 @@ def _gather(
         "stage": ranks.pipeline,
         "step_seconds": [result.seconds for result in results],
         "phases_seconds": {phase: [result.phase_seconds[phase] for result in results] for phase in PHASES},
-        "communication_seconds": [result.communication_seconds for result in results],
-        "communication_calls": [result.communication_calls for result in results],
-        "communication_bytes": [result.communication_bytes for result in results],
+        **communication_samples(results),
+        "timeline": timeline_samples(stepper.timeline(), where.world_size),
         "peak_bytes": peak,
         "reserved_bytes": reserved,
         "host_bytes": int(psutil.Process().memory_info().rss),
@@ -106,6 +114,45 @@ def _gather(
         "device": {**asdict(device.describe()), "dtype": job.recipe.training.dtype},
         "software": device.versions(),
     }
+
+
+def _with_collectives(found: list[dict[str, Any]], results: list[StepResult]) -> list[dict[str, Any]]:
+    """Each profiled step with what the harness itself timed of its collectives."""
+    by_step = {result.step + 1: result for result in results}
+    return [
+        each
+        | {"seconds": by_step[each["step"]].seconds}
+        | {"collectives": {name: asdict(sums) for name, sums in by_step[each["step"]].collectives.items()}}
+        for each in found
+    ]
+
+
+def communication_samples(results: list[StepResult]) -> dict[str, Any]:
+    """Of each step, and by kind of collective; a kind takes no time in a step where it does not occur."""
+    names = dict.fromkeys(name for result in results for name in result.collectives)
+    nothing = device.Communication()
+    by_name = {name: [result.collectives.get(name, nothing) for result in results] for name in names}
+    by_step = [list(result.collectives.values()) for result in results]
+    return {
+        "communication_seconds": [sum((each.seconds for each in step), 0.0) for step in by_step],
+        "communication_calls": [sum(each.calls for each in step) for step in by_step],
+        "communication_bytes": [sum(each.bytes for each in step) for step in by_step],
+        "collectives": {
+            name: {
+                "seconds": [each.seconds for each in steps],
+                "calls": sum(each.calls for each in steps),
+                "bytes": sum(each.bytes for each in steps),
+            }
+            for name, steps in by_name.items()
+        },
+    }
+
+
+def timeline_samples(spans: list[tuple[float, float, str]], world_size: int) -> list[dict[str, Any]]:
+    """A rank's (start, end, phase) as plain data; none where they are too many, for half a step misleads."""
+    if len(spans) > min(_MAX_SPANS_OF_RANK, _MAX_SPANS // world_size):
+        return []
+    return [{"phase": phase, "start_seconds": start, "end_seconds": end} for start, end, phase in spans]
 
 
 def _step_fields(result: StepResult) -> dict[str, Any]:

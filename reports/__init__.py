@@ -1,4 +1,4 @@
-"""Records in, one Markdown report with plots out. Runs without torch, on any machine."""
+"""Records in, one report out: Markdown, HTML, JSON and plots. Runs without torch, on any machine."""
 
 from reports.document import write_report
 

@@ -8,16 +8,18 @@ from typing import Annotated
 import typer
 
 from bench.gate import exit_code, load_baselines
+from bench.junit import write_junit
 from bench.ledger import read_ledger
 from bench.record import Record
-from reports.document import assess, verdicts_of, write_report
+from reports.case import assess
+from reports.document import write_cases
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 Records = Annotated[
-    list[Path], typer.Argument(metavar="RECORDS...", help="Record files, or folders that hold them (*.json).")
+    list[Path] | None, typer.Argument(metavar="RECORDS...", help="Record files, or folders that hold them (*.json).")
 ]
-Output = Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for report.md and its plots.")]
+Output = Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the report and its plots.")]
 Baselines = Annotated[Path, typer.Option(metavar="DIR", help="Folder of stored reference figures.")]
 RequireBaseline = Annotated[bool, typer.Option("--require-baseline", help="A case without a baseline fails.")]
 StepSummary = Annotated[
@@ -28,37 +30,43 @@ Ledgers = Annotated[
     list[Path] | None,
     typer.Option("--ledger", metavar="FILE", help="A cost ledger to report on after the records; repeat for more."),
 ]
+JunitXml = Annotated[Path | None, typer.Option("--junitxml", metavar="FILE", help="The verdicts as a JUnit file.")]
 
 
 @app.command()
 def report(
-    records: Records,
     output: Output,
+    records: Records = None,
     baselines: Baselines = Path("baselines"),
     require_baseline: RequireBaseline = False,
     step_summary: StepSummary = None,
     ledger: Ledgers = None,
+    junitxml: JunitXml = None,
 ) -> None:
-    """Write a Markdown report with plots from benchmark records, judged against stored baselines.
+    """Write a report from benchmark records, judged against stored baselines: report.md, report.html, report.json.
 
     Example: python -m reports results/records -o results/report
+
+    A cost ledger can be reported alone: python -m reports --ledger FILE -o DIR
 
     Exit code: 0 all cases pass (or have no baseline), 1 a case fails or is void, 2 the input is bad.
     """
     try:
-        loaded = [Record.read(path) for path in _files(records)]
-        stored = load_baselines(baselines)
+        loaded = [Record.read(path) for path in _files(records or [])]
+        stored = load_baselines(baselines) if loaded else []
         ledgers = [read_ledger(path) for path in ledger or ()]
-        results = assess(loaded, stored)
-        path = write_report(loaded, stored, output, step_summary=step_summary, ledgers=ledgers)
+        cases = assess(loaded, stored)
+        path = write_cases(cases, output, step_summary=step_summary, ledgers=ledgers)
+        verdicts = [case.verdict for case in cases]
+        if junitxml is not None:
+            write_junit(junitxml, verdicts, require_baseline)
     except (ValueError, OSError) as error:
         typer.echo(f"error: {' '.join(str(error).split())}", err=True)
         raise typer.Exit(2) from None
-    verdicts = verdicts_of(results)
     for verdict in verdicts:
         typer.echo(verdict.sentence)
     typer.echo(f"report: {path}")
-    raise typer.Exit(max(exit_code(verdict, require_baseline) for verdict in verdicts))
+    raise typer.Exit(max((exit_code(verdict, require_baseline) for verdict in verdicts), default=0))
 
 
 def _files(given: list[Path]) -> list[Path]:

@@ -1,24 +1,29 @@
-"""The report: a verdict first, the figures, how far to trust them, and where they come from."""
+"""The report: a verdict first, then each case with its comparisons, figures and plots, and where they come from."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.gate import Baseline, Verdict, judge
+from bench.gate import Baseline, Verdict
 from bench.jsonfile import write_atomically
 from bench.ledger import Ledger
 from bench.record import Record
-from bench.stats import Summary, summarise
-from reports import plots, tables
+from reports import comparison, plots, tables
+from reports.case import WORST_FIRST, CaseResult, Measured, assess
+from reports.data import as_json
+from reports.figures import figures
 from reports.ledger import section_of
 from reports.markdown import details, text
-from reports.tables import Result
+from reports.page import page
+from reports.schedule import schedule
 
 REPORT_NAME = "report.md"
+_MAX_CASES_WITH_PLOTS = 12
+_MAX_SENTENCES = 12
+_MAX_REASONS = 20
 # GitHub drops a step summary of more than 1 MiB.
 _MAX_STEP_SUMMARY_BYTES = 1_000_000
-_WORST_FIRST = ("void", "fail", "inconclusive", "no_baseline", "improved", "pass")
 
 
 def write_report(
@@ -28,135 +33,174 @@ def write_report(
     *,
     step_summary: Path | None = None,
     ledgers: Sequence[Ledger] = (),
+    missing: Sequence[Verdict] = (),
+    verdicts: Sequence[Verdict] | None = None,
 ) -> Path:
-    """Write `report.md` and its plots into the folder `output` and return the report's path.
+    """Judge the records and write their report; returns the path of its Markdown. `verdicts` as in `assess`."""
+    cases = assess(records, baselines, missing, verdicts)
+    return write_cases(cases, output, step_summary=step_summary, ledgers=ledgers)
 
-    The plots are written before the text that shows them. `step_summary` names a file that the report is
-    appended to without its plots, as GitHub's job summaries take no files. Cost ledgers follow the cases.
+
+def write_cases(
+    cases: Sequence[CaseResult], output: Path, *, step_summary: Path | None = None, ledgers: Sequence[Ledger] = ()
+) -> Path:
+    """Write `report.md`, `report.html`, `report.json` and the plots into `output`; returns the first one's path.
+
+    The plots are written before the text that shows them. `step_summary` names a file that the report is appended to
+    without its plots, as GitHub's job summaries take no files. Cost ledgers follow the cases.
     """
-    results = assess(records, baselines)
-    for index, result in enumerate(results):
-        for name, picture in _pictures(result).items():
+    if not cases and not ledgers:
+        raise ValueError("nothing to report on: no record and no ledger")
+    shown = []
+    for index, case in enumerate(cases):
+        pictures = _pictures(case) if index < _MAX_CASES_WITH_PLOTS else {}
+        for name, picture in pictures.items():
             write_atomically(output / _plot_name(index, name), picture)
-    report = output / REPORT_NAME
-    write_atomically(report, render(results, more=_ledgers(ledgers, output)).encode())
+        shown.append(tuple(pictures))
+    markdown = _render(cases, shown, _ledgers(ledgers, output), ledgers)
+    title = markdown.splitlines()[0].lstrip("# ")
+    state = cases[0].verdict.state if cases else "none"
+    write_atomically(output / "report.json", as_json(cases))
+    write_atomically(output / "report.html", page(markdown, output, title, state).encode())
+    write_atomically(output / REPORT_NAME, markdown.encode())
     if step_summary is not None:
-        _append_summary(step_summary, render(results, with_plots=False, more=_ledgers(ledgers, None)))
-    return report
+        _append_summary(step_summary, _render(cases, None, _ledgers(ledgers, None), ledgers))
+    return output / REPORT_NAME
 
 
-def assess(records: Sequence[Record], baselines: Sequence[Baseline]) -> list[Result]:
-    """Each record with its summary and verdict; runs of one case and recipe are judged together."""
-    if not records:
-        raise ValueError("no record to report on")
-    groups: dict[tuple[str, ...], list[Record]] = {}
-    for record in records:
-        groups.setdefault(_group_key(record), []).append(record)
-    verdicts = {key: judge(group, baselines) for key, group in groups.items()}
-    return [Result(record, _summary(record), verdicts[_group_key(record)]) for record in records]
-
-
-def verdicts_of(results: Sequence[Result]) -> list[Verdict]:
-    """The distinct verdicts, the worst first."""
-    distinct = list({id(result.verdict): result.verdict for result in results}.values())
-    return sorted(distinct, key=lambda verdict: _WORST_FIRST.index(verdict.state))
-
-
-def render(results: Sequence[Result], *, with_plots: bool = True, more: Sequence[str] = ()) -> str:
-    """The whole report as Markdown, with `more` at its end."""
-    verdicts = verdicts_of(results)
-    parts = [_headline(verdicts)]
-    if len(verdicts) > 1:
-        parts.append("\n".join(f"- {text(verdict.sentence)}" for verdict in verdicts))
-    parts += [
-        tables.overview(results),
-        _LEGEND,
-        "## Against the baselines",
-        tables.against_baselines(results),
-    ]
-    for index, result in enumerate(results):
-        parts += _section(index, result, with_plots)
+def _render(
+    cases: Sequence[CaseResult],
+    shown: Sequence[Sequence[str]] | None,
+    more: Sequence[str],
+    ledgers: Sequence[Ledger],
+) -> str:
+    """The whole report as Markdown, with the plots `shown` of each case (None: without any) and `more` at its end."""
+    parts = [_headline(cases, ledgers)]
+    unsettled = [case.verdict.sentence for case in cases if case.verdict.state != "pass"]
+    if len(cases) > 1 and unsettled:
+        listed = "\n".join(f"- {text(sentence)}" for sentence in unsettled[:_MAX_SENTENCES])
+        parts.append(listed + tables.more(len(unsettled), _MAX_SENTENCES))
+    if cases:
+        changes = [comparison.change_of_speed(case.verdict) for case in cases]
+        parts += [tables.overview(cases, changes), _LEGEND]
+    if shown is not None and len(cases) > _MAX_CASES_WITH_PLOTS:
+        parts.append(f"Only the first {_MAX_CASES_WITH_PLOTS} cases have plots: report on fewer to see the others'.")
+    for index, case in enumerate(cases):
+        parts += _section(index, case, [] if shown is None else shown[index], is_only=len(cases) == 1)
     return "\n\n".join([*parts, *more]) + "\n"
 
 
 _LEGEND = (
     "tokens/s/p: tokens per second per processor. A step takes as long as its slowest rank; figures are "
-    "medians over the steady steps, after the warm-up. CV: standard deviation over mean. MFU: model "
-    "FLOP/s over the processor's stated peak."
+    "medians over the steady steps, after the warm-up, and of the median run of a case. CV: standard deviation over "
+    "mean. MFU: model FLOP/s over the processor's stated peak. Change: of tokens/s/p against the baseline."
 )
 
 
-def _headline(verdicts: list[Verdict]) -> str:
-    if len(verdicts) == 1:
-        return f"# {text(verdicts[0].sentence)}"
-    counts = [
-        f"{sum(verdict.state == state for verdict in verdicts)} {state.replace('_', ' ')}"
-        for state in _WORST_FIRST
-        if any(verdict.state == state for verdict in verdicts)
-    ]
-    return f"# {tables.verdict_word(verdicts[0])}: {len(verdicts)} cases, {', '.join(counts)}"
+def _headline(cases: Sequence[CaseResult], ledgers: Sequence[Ledger]) -> str:
+    if not cases:
+        return f"# Cost of a step: {', '.join(text(ledger.recipe_name) for ledger in ledgers)}; no run was judged"
+    if len(cases) == 1:
+        return f"# {text(cases[0].verdict.sentence)}"
+    states = [case.verdict.state for case in cases]
+    counts = [f"{states.count(state)} {state.replace('_', ' ')}" for state in WORST_FIRST if state in states]
+    return f"# {tables.verdict_word(cases[0].verdict)}: {len(cases)} cases, {', '.join(counts)}"
 
 
-def _section(index: int, result: Result, with_plots: bool) -> list[str]:
-    record, summary = result.record, result.summary
-    parts = [f"## {text(record.case)}, run {record.id[:8]}"]
-    if record.void_reasons:
-        parts.append("\n".join(f"- void: {text(reason)}" for reason in record.void_reasons))
-    if summary is not None:
-        parts += _measured(index, record, summary, with_plots)
-    parts += [
+def _section(index: int, case: CaseResult, shown: Sequence[str], *, is_only: bool) -> list[str]:
+    verdict = case.verdict
+    parts = [f'<a id="case-{index + 1}"></a>', f"## {text(verdict.case)}: {tables.verdict_word(verdict)}"]
+    parts += [] if is_only else [text(verdict.sentence)]
+    if not case.runs:
+        return parts
+    reasons = [(run.record.id[:8], reason) for run in case.runs for reason in run.record.void_reasons]
+    if reasons:
+        listed = "\n".join(f"- void: {text(reason)} (run {run})" for run, reason in reasons[:_MAX_REASONS])
+        parts.append(listed + tables.more(len(reasons), _MAX_REASONS))
+    if verdict.rows or verdict.refusals or verdict.state == "no_baseline":
+        parts += ["### Against the baselines", comparison.against_baselines(case)]
+    if verdict.attribution is not None:
+        parts += ["### What moved", comparison.attribution(verdict.attribution)]
+    return [*parts, *_measured(index, case, shown)]
+
+
+def _measured(index: int, case: CaseResult, shown: Sequence[str]) -> list[str]:
+    run = case.median_run
+    record = case.runs[0].record if run is None else run.record
+    parts = []
+    if run is not None:
+        parts += ["### Figures", figures(case)]
+    parts += ["### Runs", tables.runs(case)]
+    if run is not None:
+        if len(case.runs) > 1:
+            parts.append(f"What follows is of the median run, {record.id[:8]}.")
+        parts += _split(index, run, shown)
+    return [
+        *parts,
         details("Provenance: recipe, layout, device, software, environment", tables.provenance(record)),
         details("The whole recipe", tables.resolved_recipe(record)),
     ]
-    return parts
+
+
+def _split(index: int, run: Measured, shown: Sequence[str]) -> list[str]:
+    """Where the time, the memory and the tokens of one run went."""
+    record, summary = run.record, run.summary
+    parts = [_image(index, name) for name in ("steps", "distribution", "ranks") if name in shown]
+    if summary.phase_seconds:
+        parts += ["### Where the time goes"]
+        parts += [_image(index, name) for name in ("schedule", "phases") if name in shown]
+        parts += [tables.time_split(record, summary)]
+    if summary.collective_seconds:
+        parts += ["### Collectives", tables.collectives(record, summary), _COLLECTIVES]
+    if record.expert_load:
+        parts += ["### Expert load"]
+        parts += [_image(index, "experts")] if "experts" in shown else []
+        parts += [details("Tokens of each layer's experts", tables.expert_load(record, summary))]
+    return [*parts, details("Loss of the steps", tables.losses(record))]
+
+
+_COLLECTIVES = "Seconds: mean over ranks, waiting for the others included. Calls and bytes: of all ranks together."
 
 
 def _ledgers(ledgers: Sequence[Ledger], folder: Path | None) -> list[str]:
     return [part for index, ledger in enumerate(ledgers) for part in section_of(ledger, folder, index)]
 
 
-def _measured(index: int, record: Record, summary: Summary, with_plots: bool) -> list[str]:
-    parts = [_image(index, "steps", "Time of each step")] if with_plots else []
-    parts.append(tables.steadiness(record, summary))
-    if summary.phase_seconds:
-        parts += ["### Where the time goes"]
-        parts += [_image(index, "phases", "Phases of a step")] if with_plots else []
-        parts += [tables.time_split(record, summary)]
-    parts += ["### Loss", tables.losses(record)]
-    if record.expert_load:
-        parts += ["### Expert load"]
-        parts += [_image(index, "experts", "Expert load by layer")] if with_plots else []
-        parts += [tables.expert_load(record, summary)]
-    return parts
-
-
-def _pictures(result: Result) -> dict[str, bytes]:
-    if result.summary is None:
+def _pictures(case: CaseResult) -> dict[str, bytes]:
+    run = case.median_run
+    if run is None:
         return {}
-    pictures = {"steps": plots.step_times(result.record, result.summary)}
-    if result.summary.phase_seconds:
-        pictures["phases"] = plots.phases(result.summary)
-    if result.record.expert_load:
-        pictures["experts"] = plots.expert_load(result.record)
-    return pictures
+    record, summary = run.record, run.summary
+    ours = [each.summary.step_seconds[each.summary.steady_from :] for each in case.measured]
+    theirs = [each.steady_step_seconds for each in case.stored.runs] if case.stored is not None else []
+    pictures = {
+        "steps": plots.step_times(record, summary),
+        "distribution": plots.distribution(ours, theirs),
+        "ranks": plots.ranks(record, summary) if len(record.ranks) > 1 else None,
+        "schedule": schedule(record, summary),
+        "phases": plots.phases(summary) if summary.phase_seconds else None,
+        "experts": plots.expert_load(record) if record.expert_load else None,
+    }
+    return {name: picture for name, picture in pictures.items() if picture is not None}
 
 
-def _image(index: int, name: str, caption: str) -> str:
-    return f"![{caption}]({_plot_name(index, name)})"
+_CAPTIONS = {
+    "steps": "Time of each step",
+    "distribution": "Distribution of the steady steps",
+    "ranks": "Each rank's step and memory",
+    "schedule": "The pipeline's schedule as it ran",
+    "phases": "Phases of a step",
+    "experts": "Expert load by layer",
+}
+
+
+def _image(index: int, name: str) -> str:
+    return f"![{_CAPTIONS[name]}]({_plot_name(index, name)})"
 
 
 def _plot_name(index: int, name: str) -> str:
     """Plain numbers, as a record's own words have no place in a path."""
     return f"plot-{index + 1}-{name}.png"
-
-
-def _group_key(record: Record) -> tuple[str, ...]:
-    identity = (record.layout, record.device, record.work)
-    return (record.case, record.recipe.hash, *(part.model_dump_json() for part in identity))
-
-
-def _summary(record: Record) -> Summary | None:
-    return summarise(record) if record.steps and record.ranks else None
 
 
 def _append_summary(path: Path, report: str) -> None:

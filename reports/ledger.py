@@ -18,14 +18,14 @@ from matplotlib.ticker import MaxNLocator
 from bench.jsonfile import write_atomically
 from bench.ledger import Ledger, RankLedger, component_totals, group_totals, phase_totals
 from reports.markdown import table, text
-from reports.plots import GREY, PALETTE, plain, png
+from reports.plots import GREY, PALETTE, PHASE_COLOURS, plain, png
 
 _PHASES = ("data", "forward", "recompute", "backward", "pipeline", "gradients", "optimizer", "report", "between")
 _COMPONENTS = ("experts", "attention projections", "attention core", "head", "router", "embedding", "dispatch", "norms")
 _GROUPS = ("tensor", "expert", "expert-tensor", "data", "expert-data", "pipeline", "embedding", "world")
 # The phases that the report's plot of times has too are in its colours here.
 _PHASE_COLOURS = {
-    **dict(zip(("data", "forward", "backward", "pipeline", "gradients", "optimizer", "report"), PALETTE, strict=False)),
+    **PHASE_COLOURS,
     "recompute": PALETTE[7],
     "between": GREY,
 }

@@ -44,11 +44,15 @@ def _inside_word(line: str, index: int) -> bool:
     return 0 < index < len(line) - 1 and line[index - 1].isalnum() and line[index + 1].isalnum()
 
 
+class Markup(str):
+    """Markdown of our own making, which a table takes as it is."""
+
+
 def table(headers: Sequence[str], rows: Iterable[Sequence[object]], *, numbers: Sequence[int] = ()) -> str:
-    """A GitHub table; every cell is escaped, and the columns listed in `numbers` are aligned to the right."""
+    """A GitHub table; every cell but Markup is escaped; the columns listed in `numbers` are aligned to the right."""
     align = ["right" if index in numbers else "left" for index in range(len(headers))]
-    cells = [[text(cell) for cell in row] for row in rows]
-    return tabulate(cells, [text(h) for h in headers], tablefmt="github", disable_numparse=True, colalign=align)
+    cells = [[cell if isinstance(cell, Markup) else text(cell) for cell in row] for row in rows]
+    return tabulate(cells, [text(h) for h in headers], tablefmt="pipe", disable_numparse=True, colalign=align)
 
 
 def details(summary: str, body: str) -> str:

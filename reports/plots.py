@@ -6,24 +6,35 @@ import functools
 import io
 from collections.abc import Callable, Sequence
 
-import matplotlib as mpl
 import numpy as np
+import numpy.typing as npt
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from bench.history import Entry
 from bench.record import Record
 from bench.selftest import Outcome
 from bench.stats import Summary
 
 _DPI = 110
-_WIDTH_INCHES = 8.0
+WIDTH_INCHES = 8.0
 _BLUE, GREY, _ORANGE = "#1f5fa8", "#9aa3ad", "#c8641b"
 # matplotlib's ten colours without its grey, which is for what has no name
 PALETTE = ("#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2", "#bcbd22", "#17becf")
+_PHASES = ("data", "forward", "backward", "pipeline", "gradients", "optimizer", "report")
+# One colour a phase in every picture of a report.
+PHASE_COLOURS = dict(zip(_PHASES, PALETTE, strict=False))
 _LEGEND_LETTERS = 120  # that fit beside each other
 _MAX_EXPERT_LABELS = 16
+_MAX_CURVES = 60
+_MAX_BARS = 128
+_MAX_STAGES = 8  # that get a colour of their own
+_MAX_TRENDS = 20  # panels
+_MAX_COMMIT_LABELS = 20
+
+Floats = npt.NDArray[np.float64]
 
 
 def step_times(record: Record, summary: Summary) -> bytes:
@@ -52,7 +63,7 @@ def step_times(record: Record, summary: Summary) -> bytes:
                 color=GREY,
                 alpha=0.25,
                 lw=0,
-                label=f"warm-up, {summary.steady_from} steps",
+                label=f"warm-up, {summary.steady_from} step{'s' * (summary.steady_from > 1)}",
             )
         axes.set(xlabel="step", ylabel="seconds", title="Time of each step", xlim=(steps[0] - 0.5, steps[-1] + 0.5))
         _focus_on_steady(axes, summary)
@@ -73,21 +84,105 @@ def _focus_on_steady(axes: Axes, summary: Summary) -> None:
         axes.annotate(note, (0.99, 0.97), xycoords="axes fraction", fontsize=8, ha="right", va="top")
 
 
+def distribution(ours: Sequence[Sequence[float]], theirs: Sequence[Sequence[float]]) -> bytes:
+    """The steady steps of each run as a thin line, ours over the baseline's, with the median of each side's runs."""
+    sides = [(name, runs, colour) for name, runs, colour in _sides(ours, theirs) if runs]
+
+    def draw(axes: Axes) -> None:
+        for name, runs, colour in sides:
+            picked = runs[:: -(-len(runs) // _MAX_CURVES)]
+            for run in picked:
+                axes.ecdf(run, color=colour, lw=0.9, alpha=max(0.25, 0.8 - 0.02 * len(picked)))
+            medians = [float(np.median(run)) for run in runs]
+            middle = float(np.median(medians))
+            axes.plot(medians, [0.5] * len(medians), color=colour, marker="|", ms=9, mew=1.5, ls="none")
+            label = f"{name}: median {middle:.4g} s, {len(runs)} run{'s' * (len(runs) > 1)}"
+            axes.axvline(middle, color=colour, ls="--", lw=1.6, label=label)
+        low, high, note = _usual(np.concatenate([run for _, runs, _ in sides for run in runs]))
+        if note:
+            axes.annotate(note, (0.99, 0.06), xycoords="axes fraction", fontsize=8, ha="right")
+        axes.set(xlabel="seconds", ylabel="share of steady steps", title="Steady steps: how many took at most so long")
+        axes.set(xlim=(low, high), ylim=(0, 1.02))
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+
+    return png(draw, height=3.6)
+
+
+def _sides(
+    ours: Sequence[Sequence[float]], theirs: Sequence[Sequence[float]]
+) -> list[tuple[str, Sequence[Sequence[float]], str]]:
+    return [("baseline", theirs, "#6d7680"), ("measured", ours, _ORANGE)]
+
+
+def _usual(seconds: Floats) -> tuple[float, float, str]:
+    """Limits that a few late steps do not stretch, and what lies beyond."""
+    low, middle, late = np.percentile(seconds, [0, 50, 95])
+    reach = low + 1.3 * max(late - low, 0.01 * middle)
+    beyond = seconds[seconds > reach]
+    high = min(float(seconds.max()), reach) if len(beyond) else float(seconds.max())
+    margin = 0.03 * max(high - low, 0.01 * middle)
+    note = f"{len(beyond)} beyond the plot, up to {beyond.max():.3g} s" if len(beyond) else ""
+    return float(low) - margin, high + margin, note
+
+
+def ranks(record: Record, summary: Summary) -> bytes:
+    """Each rank's median step with its part in collectives, and its peak memory by pipeline stage."""
+    ordered = sorted(record.ranks, key=lambda rank: rank.rank)
+    numbers = [rank.rank for rank in ordered]
+    steady = slice(summary.steady_from, None)
+    whole = [float(np.median(rank.step_seconds[steady])) for rank in ordered]
+    inside = [float(np.median(rank.communication_seconds[steady] or [0.0])) for rank in ordered]
+
+    limits = (numbers[0] - 0.6, numbers[-1] + 0.6)
+
+    def times(axes: Axes) -> None:
+        _bars(axes, numbers, whole, _BLUE, "step")
+        if any(inside):
+            _bars(axes, numbers, inside, _ORANGE, "inside collectives, waiting included")
+        axes.set(ylabel="seconds", title=f"Median steady step of each rank, {_apart(numbers, whole)}", xlim=limits)
+
+    def memory(axes: Axes) -> None:
+        stages = sorted({rank.stage for rank in ordered})
+        for place, stage in enumerate(stages if len(stages) <= _MAX_STAGES else [None]):
+            chosen = [rank for rank in ordered if stage in (rank.stage, None)]
+            peaks = [rank.peak_bytes / 2**30 for rank in chosen]
+            label = "memory, all stages" if stage is None else f"memory, stage {stage}"
+            _bars(axes, [rank.rank for rank in chosen], peaks, _STAGES[place], label)
+        peaks = [rank.peak_bytes / 2**30 for rank in ordered]
+        axes.set(xlabel="rank", ylabel="GiB", title=f"Peak memory of each rank, {_apart(numbers, peaks)}", xlim=limits)
+
+    return png(*[times, memory][: 1 + any(rank.peak_bytes for rank in ordered)], height=4.8)
+
+
+_STAGES = ("#1f5fa8", "#6aa3dc", "#2f7f5f", "#86c5a4", "#6b4fa0", "#b39ddb", "#8c564b", "#c9a79c")
+
+
+def _apart(numbers: Sequence[int], values: Sequence[float]) -> str:
+    """How far the highest is above the median, which tells a straggler."""
+    middle, most = float(np.median(values)), max(values)
+    above = 100 * (most / middle - 1) if middle else 0.0
+    return f"most on rank {numbers[values.index(most)]}: {above:.1f} % above the median"
+
+
+def _bars(axes: Axes, numbers: Sequence[int], values: Sequence[float], colour: str, label: str) -> None:
+    """Bars, or for too many of them an outline."""
+    if len(numbers) <= _MAX_BARS:
+        axes.bar(numbers, values, color=colour, label=label, width=0.75)
+    else:
+        axes.vlines(numbers, 0, values, color=colour, label=label, lw=1)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=20))
+    axes.set_ylim(bottom=0)
+
+
 def phases(summary: Summary) -> bytes:
     """One stacked bar: where the median steady step went, with what no phase covers in grey."""
-    names, seconds = list(summary.phase_seconds), list(summary.phase_seconds.values())
-    colours = mpl.colormaps["tab10"].colors  # type: ignore[attr-defined]
+    free = [colour for colour in PALETTE if colour not in PHASE_COLOURS.values()]
 
     def draw(axes: Axes) -> None:
         left = 0.0
-        for index, (name, value) in enumerate(zip(names, seconds, strict=True)):
-            axes.barh(
-                0,
-                value,
-                left=left,
-                color=colours[index % len(colours)],
-                label=f"{plain(name)} {value:.3g} s",
-            )
+        for index, (name, value) in enumerate(summary.phase_seconds.items()):
+            colour = PHASE_COLOURS.get(name, free[index % len(free)])
+            axes.barh(0, value, left=left, color=colour, label=f"{plain(name)} {value:.3g} s")
             left += value
         rest = summary.median_step_seconds - left
         if rest > 0:
@@ -95,7 +190,7 @@ def phases(summary: Summary) -> bytes:
         axes.set(yticks=[], xlabel="seconds", title="Where a step's time goes (mean over ranks)")
         axes.margins(x=0, y=0.1)
 
-    return png(draw, height=2.6)
+    return png(draw, height=2.4)
 
 
 def expert_load(record: Record) -> bytes:
@@ -150,7 +245,7 @@ def png(
     *draws: Callable[[Axes], None], height: float, title: str = "", limits: tuple[float, float] | None = None
 ) -> bytes:
     """A picture of one panel for each function, which draws it; `limits` of the y axis hold for all."""
-    figure = Figure(figsize=(_WIDTH_INCHES, height), layout="constrained")
+    figure = Figure(figsize=(WIDTH_INCHES, height), layout="constrained")
     panels = figure.subplots(len(draws), squeeze=False)[:, 0]
     legend: list[tuple[Artist, str]] = []
     for axes, draw in zip(panels, draws, strict=True):
@@ -179,3 +274,50 @@ def plain(name: str) -> str:
     """A stranger's name as a label: matplotlib would read dollars as maths, and hide what begins with a line."""
     shown = "".join(char if char.isascii() and char.isprintable() else "?" for char in name)[:40].replace("$", r"\$")
     return f" {shown}" if not shown or shown.startswith("_") else shown
+
+
+def trends(series: Sequence[tuple[str, Sequence[Entry]]], level_starts: Sequence[Sequence[int]]) -> bytes:
+    """A panel for each series of a history: every run's median step, its levels, and where one ends and another begins.
+
+    The band holds nine tenths of a level's runs. Colours take turns at every other commit.
+    """
+
+    def draw(title: str, entries: Sequence[Entry], starts: Sequence[int], axes: Axes) -> None:
+        seconds = np.array([entry.step_seconds for entry in entries])
+        edges = [0, *starts, len(entries)]
+        for start, end in zip(edges[:-1], edges[1:], strict=True):
+            low, middle, high = np.percentile(seconds[start:end], [5, 50, 95])
+            ends = (start - 0.5, end - 0.5)
+            axes.fill_between(ends, low, high, color=GREY, alpha=0.3, lw=0, label="9 of 10 runs of a level")
+            axes.plot(ends, (middle, middle), color=GREY, lw=1.4, label="median of a level")
+        for place, part in enumerate(_by_commit(entries)):
+            colour = (_BLUE, "#6aa3dc")[place % 2]
+            axes.plot(part, seconds[part], color=colour, marker="o", ms=3.5, ls="none", label=_TURNS[place % 2])
+        for start in starts:
+            axes.axvline(start - 0.5, color=_ORANGE, ls="--", lw=1.4, label="change")
+        axes.set(title=plain(title), xlabel="run, by commit", ylabel="s/step", xlim=(-0.7, len(entries) - 0.3))
+        _name_commits(axes, entries)
+
+    picked = list(zip(series, level_starts, strict=True))[:_MAX_TRENDS]
+    panels = (functools.partial(draw, title, entries, starts) for (title, entries), starts in picked)
+    return png(*panels, height=0.8 + 2.8 * len(picked))
+
+
+_TURNS = ("run", "run of the next commit")
+
+
+def _by_commit(entries: Sequence[Entry]) -> list[list[int]]:
+    """The places of runs of one commit after another."""
+    found: list[list[int]] = []
+    for place, entry in enumerate(entries):
+        if not place or entry.commit != entries[place - 1].commit:
+            found.append([])
+        found[-1].append(place)
+    return found
+
+
+def _name_commits(axes: Axes, entries: Sequence[Entry]) -> None:
+    """The first run of a commit bears its name; of many, so many that they can be read."""
+    firsts = [part[0] for part in _by_commit(entries)]
+    shown = firsts[:: -(-len(firsts) // _MAX_COMMIT_LABELS)]
+    axes.set_xticks(shown, [(entries[place].commit.sha or "unknown")[:7] for place in shown], rotation=30, fontsize=7)

@@ -1,48 +1,46 @@
-"""The tables of a report: each function takes records, summaries and verdicts and gives Markdown."""
+"""The tables of a report about what was measured: each takes cases, or a run of one, and gives Markdown."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from bench.gate import Row, Verdict
+from bench.gate import Verdict
 from bench.record import Record
 from bench.stats import Summary
-from reports.markdown import table, text
+from reports.case import CaseResult, Measured, Run
+from reports.markdown import Markup, table, text
 
-_METRICS = {"tokens_per_second_per_processor": "tokens/s/p", "step_seconds": "s/step"}
 _RESOLVED_ROWS = 400
-_WARMUP = {
-    "detected": "read from the data",
-    "fixed share": "a fixed share, too few steps to tell",
-    "unsettled": "the run never settled",
-}
+_MAX_RUNS = 20
+_MAX_NAMES = 40
+_MAX_LAYERS = 64
 
 
-@dataclass(frozen=True)
-class Result:
-    """One record with everything derived from it; `summary` is None where no step was recorded."""
-
-    record: Record
-    summary: Summary | None
-    verdict: Verdict
-
-
-def overview(results: Sequence[Result]) -> str:
-    """One row a run: the figures a reader came for."""
-    headers = ["verdict", "case", "processors", "tokens/s/p", "s/step", "p5 to p95", "CV"]
+def overview(cases: Sequence[CaseResult], changes: Sequence[str]) -> str:
+    """One row a case: the figures a reader came for, with a link to the rest; `changes` of speed are given."""
+    headers = ["verdict", "case", "processors", "runs", "tokens/s/p", "change", "s/step", "p5 to p95", "CV"]
     headers += ["TFLOP/s/p", "MFU", "peak GiB", "loss"]
-    return table(headers, [_overview_row(result) for result in results], numbers=range(3, 10))
+    rows = [
+        [
+            verdict_word(case.verdict),
+            Markup(f"[{text(case.verdict.case)}](#case-{index + 1})"),
+            *_overview(case, change),
+        ]
+        for index, (case, change) in enumerate(zip(cases, changes, strict=True))
+    ]
+    return table(headers, rows, numbers=range(3, 12))
 
 
-def _overview_row(result: Result) -> list[str]:
-    record, summary = result.record, result.summary
-    row = [verdict_word(result.verdict), record.case, f"{record.layout.world_size} x {record.device.name}"]
-    if summary is None:
-        return [*row, *["–"] * 8]
+def _overview(case: CaseResult, change: str) -> list[str]:
+    run = case.median_run
+    if run is None:
+        return ["–", str(len(case.runs)), *["–"] * 9]
+    record, summary = run.record, run.summary
     return [
-        *row,
+        f"{record.layout.world_size} x {record.device.name}",
+        str(len(case.runs)),
         f"{summary.tokens_per_second_per_processor:,.5g}",
+        change,
         f"{summary.median_step_seconds:.4g}",
         f"{summary.p5_step_seconds:.4g} to {summary.p95_step_seconds:.4g}",
         percent(summary.cv),
@@ -53,81 +51,64 @@ def _overview_row(result: Result) -> list[str]:
     ]
 
 
-def against_baselines(results: Sequence[Result]) -> str:
-    """Every comparison that was made, then every baseline that was refused and why."""
-    verdicts = list({id(result.verdict): result.verdict for result in results}.values())
-    rows = [_comparison(verdict, row) for verdict in verdicts for row in verdict.rows]
-    headers = [
-        "case",
-        "metric",
-        "measured",
-        "baseline",
-        "change",
-        "fails beyond",
-        "result",
-        "which baseline",
-    ]
-    parts = [table(headers, rows, numbers=range(2, 6)) if rows else "No stored baseline matches."]
-    sources = dict.fromkeys((row.label, row.source) for verdict in verdicts for row in verdict.rows)
-    parts += ["\n".join(f"- {text(label)}: {text(source)}." for label, source in sources)] if sources else []
-    refused = [(v.case, r.label, "; ".join(r.differences)) for v in verdicts for r in v.refusals]
-    if refused:
-        parts += ["Refused, because the key differs:", table(["case", "baseline", "what differs"], refused)]
-    return "\n\n".join(parts)
+def runs(case: CaseResult) -> str:
+    """One row a run: the void ones first, then the slowest."""
+    ordered = sorted(case.runs, key=lambda run: (run.record.valid, -_seconds(run)))
+    rows = [_run(run, case.median_run) for run in ordered[:_MAX_RUNS]]
+    headers = ["run", "s/step", "p5 to p95", "CV", "steps, of which warm-up", "peak GiB", "last loss", "state"]
+    return table(headers, rows, numbers=range(1, 7)) + more(len(ordered), _MAX_RUNS, "runs")
 
 
-def _comparison(verdict: Verdict, row: Row) -> list[str]:
+def _seconds(run: Run) -> float:
+    return 0.0 if run.summary is None else run.summary.median_step_seconds
+
+
+def _run(run: Run, median: Measured | None) -> list[str]:
+    record, summary = run.record, run.summary
+    state = "ok" if record.valid else f"void: {record.void_reasons[0]}"
+    if median is not None and record is median.record:
+        state += ", the median run"
+    if summary is None:
+        return [record.id[:8], *["–"] * 6, state]
     return [
-        verdict.case,
-        _METRICS[row.metric],
-        f"{row.measured:,.6g}",
-        f"{row.baseline:,.7g}",
-        f"{row.change_percent:+.1f} %",
-        "–" if row.limit_percent is None else f"{row.limit_percent:+.3g} %",
-        row.state,
-        row.label,
+        record.id[:8],
+        f"{summary.median_step_seconds:.4g}",
+        f"{summary.p5_step_seconds:.4g} to {summary.p95_step_seconds:.4g}",
+        percent(summary.cv),
+        f"{len(record.steps)}, {summary.steady_from}",
+        gibibytes(summary.peak.max_bytes) if summary.peak.max_bytes else "–",
+        number(summary.loss_last),
+        state + (", never settled" if summary.warmup_rule == "unsettled" else ""),
     ]
+
+
+def collectives(record: Record, summary: Summary) -> str:
+    """Each kind of collective of a run: seconds as the mean over ranks, calls and bytes of all ranks."""
+    step, steps = summary.median_step_seconds, len(record.steps)
+    kinds = sorted(summary.collective_seconds.items(), key=lambda item: -item[1])
+    rows = [
+        (
+            name,
+            f"{seconds:.4g}",
+            percent(seconds / step),
+            f"{summary.collective_calls[name] / steps:,.6g}",
+            traffic(summary.collective_bytes[name] / steps),
+        )
+        for name, seconds in kinds[:_MAX_NAMES]
+    ]
+    headers = ["group and operation", "seconds a step", "of the step", "calls a step", "moved a step"]
+    return table(headers, rows, numbers=range(1, 5)) + more(len(kinds), _MAX_NAMES)
 
 
 def time_split(record: Record, summary: Summary) -> str:
     """Where the time of a step went: each phase as the mean over ranks."""
     step = summary.median_step_seconds
-    rows = [(name, f"{seconds:.4g}", percent(seconds / step)) for name, seconds in summary.phase_seconds.items()]
+    phases = list(summary.phase_seconds.items())
+    rows = [(name, f"{seconds:.4g}", percent(seconds / step)) for name, seconds in phases[:_MAX_NAMES]]
     rest = step - sum(summary.phase_seconds.values())
     rows.append(("outside these, or waiting for the slowest rank", f"{rest:.4g}", percent(rest / step)))
     rows.append(("step of the slowest rank", f"{step:.4g}", percent(1.0)))
     return table(["phase", "seconds", "of the step"], rows, numbers=(1, 2))
-
-
-def steadiness(record: Record, summary: Summary) -> str:
-    """How far the figures can be trusted, and what the machine did with its time and memory."""
-    reserved = [rank.reserved_bytes for rank in record.ranks if rank.reserved_bytes is not None]
-    peak, share = summary.peak, summary.communication_share
-    rows = [
-        (
-            "steps, of which warm-up",
-            f"{len(record.steps)}, {summary.steady_from} ({_WARMUP[summary.warmup_rule]})",
-        ),
-        ("slowest rank over median rank", f"+{percent(summary.skew)}"),
-        (
-            "phases cover",
-            "not measured" if summary.coverage is None else f"{percent(summary.coverage)} of a step",
-        ),
-        (
-            "communication",
-            "not measured" if share is None else f"{percent(share)} of a step, mean over ranks",
-        ),
-        ("pipeline bubble, ideal", percent(summary.bubble_ideal)),
-        ("peak memory, most", _peak(peak.max_bytes, peak.max_rank)),
-        ("peak memory, least", _peak(peak.min_bytes, peak.min_rank)),
-        ("reserved memory, most", f"{gibibytes(max(reserved))} GiB" if reserved else "not measured"),
-        ("start-up", "not measured" if record.startup_seconds is None else f"{record.startup_seconds:.3g} s"),
-    ]
-    return table(["", "value"], rows)
-
-
-def _peak(used: int, rank: int) -> str:
-    return f"{gibibytes(used)} GiB (rank {rank})" if used else "not measured"
 
 
 def losses(record: Record, *, rows: int = 12) -> str:
@@ -160,7 +141,8 @@ def expert_load(record: Record, summary: Summary) -> str:
         )
         for layer, (tokens, ratio) in enumerate(zip(record.expert_load, summary.expert_imbalance, strict=True))
     ]
-    return table(["layer", "tokens", "least", "most", "most / mean"], rows, numbers=range(5))
+    told = table(["layer", "tokens", "least", "most", "most / mean"], rows[:_MAX_LAYERS], numbers=range(5))
+    return told + more(len(rows), _MAX_LAYERS, "layers")
 
 
 def provenance(record: Record) -> str:
@@ -203,9 +185,7 @@ def provenance(record: Record) -> str:
 def resolved_recipe(record: Record) -> str:
     """The recipe after overrides, one row a value."""
     rows = [(name, value) for name, value in _flatten("", record.recipe.resolved)]
-    hidden = len(rows) - _RESOLVED_ROWS
-    more = f"\n\n{hidden} more values are in the record." if hidden > 0 else ""
-    return table(["key", "value"], rows[:_RESOLVED_ROWS]) + more
+    return table(["key", "value"], rows[:_RESOLVED_ROWS]) + more(len(rows), _RESOLVED_ROWS, "values")
 
 
 def _flatten(prefix: str, value: object) -> list[tuple[str, object]]:
@@ -219,14 +199,28 @@ def verdict_word(verdict: Verdict) -> str:
     return verdict.state.replace("_", " ").upper()
 
 
+def more(count: int, shown: int, what: str = "") -> str:
+    """What follows a table that was cut short; nothing where it was not."""
+    return f"\n\nand {count - shown:,} more{f' {what}' if what else ''}" if count > shown else ""
+
+
 def percent(share: float) -> str:
     """A share as percent with one decimal."""
     return f"{100 * share:.1f} %"
 
 
-def gibibytes(count: int) -> str:
+def gibibytes(count: float) -> str:
     """Bytes as GiB, without the unit."""
     return f"{count / 2**30:.2f}"
+
+
+def traffic(count: float) -> str:
+    """Bytes on the wire, in powers of ten as networks are sold."""
+    size, unit = next(((size, unit) for size, unit in _UNITS if count >= size), _UNITS[-1])
+    return f"{count / size:,.4g} {unit}"
+
+
+_UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1, "B"))
 
 
 def number(value: float | None) -> str:

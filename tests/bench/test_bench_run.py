@@ -89,6 +89,8 @@ def test_its_record_holds_every_step_of_every_rank_and_where_it_came_from(
     assert {"python", "torch", "megatron_core"} <= record.software.keys()
     assert record.environment["OMP_NUM_THREADS"]
     assert record.work.tokens_per_step == recipe.tokens_per_step
+    assert "world all_reduce" in record.ranks[0].collectives
+    assert record.ranks[0].timeline[-1].phase == "report"
 
 
 def test_its_steady_steps_are_in_pytest_benchmarks_json(
@@ -200,3 +202,58 @@ def test_progress_is_live_on_a_terminal(tmp_path: Path) -> None:
 def test_no_progress_in_a_pipe(first_run: tuple[subprocess.CompletedProcess[str], Path]) -> None:
     done, _ = first_run
     assert "starting ranks" not in done.stdout + done.stderr
+
+
+# ---- judged together, with a second look -----------------------------------------------------------------
+
+
+def _sessions(tmp_path: Path, records: list[Record], baselines: list[Any], confirm: int) -> Any:
+    """A session of one case that has these records."""
+    from bench.session import BenchSession
+
+    options = {"--confirm": confirm, "--case": ["grok1-40b"], "--device": "npu", "--baselines": str(tmp_path)}
+    options |= {"--nnodes": 1, "--node-rank": 0, "--master-addr": "", "--master-port": 1, "--nproc-per-node": None}
+    config = type("Config", (), {"getoption": lambda self, name: options.get(name)})()
+    session = BenchSession(config)
+    session.records = list(records)
+    if baselines:
+        BaselineFile(schema=1, baselines=baselines).write(tmp_path / "npu" / "grok1-40b.json")
+    return session
+
+
+def _runs(synthetic_record: Any, factors: list[float], first: int) -> list[Record]:
+    return [
+        synthetic_record(seed=first + index, median_seconds=39.8 * factor, noise=0.0)
+        for index, factor in enumerate(factors)
+    ]
+
+
+def test_a_doubtful_case_gets_more_runs_once_and_all_runs_are_judged_together(
+    tmp_path: Path, synthetic_record: Any
+) -> None:
+    stored = recorded_baseline(_runs(synthetic_record, [1.0, 1.04, 0.97, 1.02, 0.98], 0), "invented")
+    session = _sessions(tmp_path, _runs(synthetic_record, [1.0, 1.1, 1.0], 10), [stored], confirm=4)
+    asked: list[int] = []
+
+    def run_more(case: Any, runs: int) -> None:
+        asked.append(runs)
+        session.records += _runs(synthetic_record, [1.0, 1.01, 0.99, 1.0], 20)
+
+    verdict = session.settle(run_more)["grok1-40b"]
+    assert asked == [4]
+    assert "7 runs against 5" in verdict.sentence
+    assert session.settle(run_more)["grok1-40b"] is verdict
+    assert asked == [4], "there is no third look"
+
+
+@pytest.mark.parametrize(("factors", "state"), [([1.0, 1.001, 0.999], "pass"), ([1.3, 1.301, 1.299], "fail")])
+def test_a_sure_case_gets_no_more_runs(tmp_path: Path, synthetic_record: Any, factors: list[float], state: str) -> None:
+    stored = recorded_baseline(_runs(synthetic_record, [1.0, 1.001, 0.999, 1.002, 0.998], 0), "invented")
+    session = _sessions(tmp_path, _runs(synthetic_record, factors, 10), [stored], confirm=4)
+    assert session.settle(lambda case, runs: pytest.fail("ran more"))["grok1-40b"].state == state
+
+
+def test_confirming_needs_one_machine(tmp_path: Path) -> None:
+    session = _sessions(tmp_path, [], [], confirm=-1)
+    with pytest.raises(ValueError, match="--confirm -1 needs a positive number"):
+        session.confirm_runs()

@@ -35,17 +35,20 @@ XAI = (
     "model.tie_embeddings=true",
     "model.router=softmax_then_topk",
 )
+MEGATRON = ("kernels.experts=sequential", "kernels.dispatch=megatron")
 EXPERTS_WHOLE = ("parallel.expert=8", "parallel.expert_tensor=1")
 TINY, TINY_WHOLE, TINY_XAI, TINY_RECOMPUTE = "tiny", "tiny, whole experts", "tiny, xAI's maths", "tiny, recompute"
+TINY_OURS = "tiny, our experts and dispatcher"
 FORTY, REPLICATED = "40b", "nano, experts twice"
 CASES: dict[str, tuple[str, ...]] = {
-    TINY: ("grok1-tiny",),
-    TINY_WHOLE: ("grok1-tiny", *EXPERTS_WHOLE),
-    TINY_XAI: ("grok1-tiny", *XAI),
-    TINY_RECOMPUTE: ("grok1-tiny", "training.recompute=full"),
+    TINY: ("grok1-tiny", *MEGATRON),
+    TINY_OURS: ("grok1-tiny", "kernels.experts=fused", "kernels.dispatch=merged"),
+    TINY_WHOLE: ("grok1-tiny", *MEGATRON, *EXPERTS_WHOLE),
+    TINY_XAI: ("grok1-tiny", *MEGATRON, *XAI),
+    TINY_RECOMPUTE: ("grok1-tiny", *MEGATRON, "training.recompute=full"),
     FORTY: ("grok1-40b",),
     # 4 data-parallel replicas, 2 of each expert; norms of 96 do not fill a bucket's 64-value slots
-    REPLICATED: ("grok1-nano", "parallel.world_size=32", "training.global_batch=16"),
+    REPLICATED: ("grok1-nano", *MEGATRON, "parallel.world_size=32", "training.global_batch=16"),
 }
 
 # ([phase,] group, operation, dtype) -> (calls, bytes)
@@ -175,9 +178,13 @@ class Sizes:
         # out: hidden states and their fp32 probabilities; back: hidden states. Backward: the mirror
         there_and_back = times(2, sent * self.width)
         probabilities = times(1, self.pairs * FP32)
-        add(rows, ("expert", "all_to_all_single", self.dtype), there_and_back)
-        add(rows, ("expert", "all_to_all_single", "float32"), probabilities)
-        if parallel.expert_tensor > 1:
+        if self.recipe.kernels.dispatch == "merged":  # straight to each rank with a part of the expert, and back
+            straight = times(2, parallel.expert_tensor * sent * self.width)
+            add(rows, ("expert-tensor x expert", "all_to_all_single", self.dtype), straight)
+        else:
+            add(rows, ("expert", "all_to_all_single", self.dtype), there_and_back)
+            add(rows, ("expert", "all_to_all_single", "float32"), probabilities)
+        if parallel.expert_tensor > 1 and self.recipe.kernels.dispatch == "megatron":
             # each of ETP ranks needs all their pairs, ETP times as many. The sum of their outputs is reduced in the
             # router's fp32 whatever the activations' type, so its mirror in backward gathers fp32 too
             out, back = ("all_gather", "reduce_scatter") if is_forward else ("reduce_scatter", "all_gather")
@@ -605,7 +612,7 @@ def test_two_interpreters_count_the_same_bytes() -> None:
 
 def test_a_loaded_expert_costs_its_rank_more() -> None:
     """Of 16 pairs that a rank routes, 12 go to the experts of ranks 0 to 3 and 4 to those of ranks 4 to 7."""
-    recipe = load_recipe("grok1-nano")
+    recipe = load_recipe("grok1-nano", MEGATRON)
     sizes, sixteenths = Sizes(recipe), (4, 4, 2, 2, 1, 1, 1, 1)
     assert (sizes.pairs, sizes.layers) == (16, 1)
     ledger = count(recipe, ranks=[0, 4], shares=[each / 16 for each in sixteenths])

@@ -31,6 +31,8 @@ REFUSALS = [
     (["model.head_dim=5"], "head_dim 5 is odd"),
     (["parallel.sequence_parallel=false"], "set parallel.sequence_parallel=true"),
     (["parallel.expert=1", "parallel.expert_tensor=1"], "set parallel.expert_tensor=4, or expert above 1"),
+    (["parallel.dispatcher=allgather"], "set parallel.dispatcher=alltoall, or kernels.dispatch=megatron"),
+    (["kernels.experts=grouped"], "kernels.experts: .*got 'grouped'"),
     (["training.warmup_steps=500"], "warmup_steps 500 is not below decay_steps 200"),
     (["training.min_learning_rate=1.0"], "min_learning_rate 1.0 exceeds learning_rate"),
     (["data.split=1,2"], r"data.split '1,2' is not three weights .*99990,8,2"),
@@ -152,9 +154,11 @@ OTHER = {
     "none": "full",
     "SentencePiece": "PretrainedFromHF",
     "99990,8,2": "9,1,0",
+    "fused": "sequential",
+    "merged": "megatron",
 }
 SECTIONS: dict[str, Any] = load_recipe("grok1-nano").resolved()
-KEYS = [(section, key) for section in ("model", "parallel", "training", "data") for key in SECTIONS[section]]
+KEYS = [(section, key) for section in ("model", "parallel", "training", "data", "kernels") for key in SECTIONS[section]]
 
 
 @pytest.mark.parametrize(("section", "key"), KEYS)
@@ -173,6 +177,13 @@ def test_the_hash_does_not_know_the_name_or_how_a_number_is_written() -> None:
     same = ["name=other", "description=words", "training.weight_decay=1e-1", "model.attention_logit_cap=0"]
     assert load_recipe("grok1-nano", [*same, "training.seed=1_234"]).hash() == base.hash()
     assert len(base.hash()) == 12
+
+
+def test_kernels_left_at_their_defaults_are_not_in_the_hash() -> None:
+    """So that records and baselines from before there was a choice still fit."""
+    assert load_recipe("grok1-40b").hash() == "988c14099de0"
+    assert load_recipe("grok1-40b", ["kernels.experts=sequential"]).hash() == "988c14099de0"
+    assert load_recipe("grok1-40b", ["kernels.experts=fused"]).hash() != "988c14099de0"
 
 
 def test_the_estimate_grows_with_what_it_counts() -> None:

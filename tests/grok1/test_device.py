@@ -104,10 +104,43 @@ def test_collectives_are_counted_with_their_bytes() -> None:
         "dist.init_process_group('gloo', init_method=f'file://{folder}/r', rank=0, world_size=1)\n"
         "dist.all_reduce(torch.zeros(10))\n"
         "dist.all_gather([torch.zeros(4), ], torch.zeros(4))\n"
-        "calls, num_bytes, seconds = device.TRAFFIC.drain()\n"
-        "print(json.dumps([calls, num_bytes, seconds > 0, device.TRAFFIC.drain()]))"
+        "drained = device.TRAFFIC.drain({})\n"
+        "print(json.dumps([[each.calls, each.bytes, each.seconds > 0] for each in drained.values()]\n"
+        " + [list(drained), device.TRAFFIC.drain({})]))"
     )
-    assert said == [2, 56, True, [0, 0, 0]]
+    assert said == [[1, 40, True], [1, 16, True], ["other all_reduce", "other all_gather"], {}]
+
+
+def test_collectives_are_told_apart_by_group_however_it_is_given() -> None:
+    said = _in_a_cpu_process(
+        "import tempfile, torch.distributed as dist\n"
+        "folder = tempfile.mkdtemp()\n"
+        "dist.init_process_group('gloo', init_method=f'file://{folder}/r', rank=0, world_size=1)\n"
+        "one, two, unnamed = (dist.new_group([0]) for _ in range(3))\n"
+        "ten = torch.zeros(10)\n"
+        "dist.all_reduce(ten, group=one)\n"
+        "dist.all_reduce(ten, dist.ReduceOp.SUM, one)\n"
+        "dist.all_reduce(ten, group=two)\n"
+        "dist.broadcast(ten, 0, two)\n"
+        "dist.all_reduce(ten, group=unnamed)\n"
+        "dist.all_reduce(ten)\n"
+        "dist.all_reduce(ten, group=dist.group.WORLD)\n"
+        "names = {one: 'tensor', two: 'data', None: 'world', dist.group.WORLD: 'world'}\n"
+        "before = device.TRAFFIC.calls\n"
+        "drained = device.TRAFFIC.drain(names)\n"
+        "print(json.dumps([before, {name: [each.calls, each.bytes] for name, each in drained.items()}]))\n"
+        "dist.destroy_process_group()"  # gloo aborts now and then where Python ends with its threads running
+    )
+    assert said == [
+        7,
+        {
+            "tensor all_reduce": [2, 80],
+            "data all_reduce": [1, 40],
+            "data broadcast": [1, 40],
+            "other all_reduce": [1, 40],
+            "world all_reduce": [2, 80],
+        },
+    ]
 
 
 def test_uneven_gathers_and_scatters_work_on_gloo(train: Any) -> None:

@@ -100,7 +100,7 @@ def test_a_prompt_in_a_batch_gets_what_it_gets_alone(greedy: dict[str, Any], pre
         ("world_size=2", "expert=2"),
         ("world_size=2", "expert_tensor=2"),
         ("world_size=2", "tensor=2", "expert=2"),
-        ("world_size=2", "tensor=2", "expert=2", "dispatcher=allgather"),
+        ("world_size=2", "tensor=2", "expert=2", "dispatcher=allgather", "kernels.dispatch=megatron"),
         ("world_size=4", "tensor=2", "expert=2", "expert_tensor=2"),
     ],
     ids=["TP2 ETP2", "EP2 DP2", "ETP2 DP2", "TP2 EP2", "TP2 EP2 allgather", "TP2 EP2 ETP2 DP2"],
@@ -108,7 +108,7 @@ def test_a_prompt_in_a_batch_gets_what_it_gets_alone(greedy: dict[str, Any], pre
 def test_every_layout_gives_the_tokens_of_one_rank(
     layout: tuple[str, ...], greedy: dict[str, Any], prepare: Prepare
 ) -> None:
-    overrides = (*ONE_RANK, *(f"parallel.{setting}" for setting in layout))
+    overrides = (*ONE_RANK, *(setting if "." in setting else f"parallel.{setting}" for setting in layout))
     assert tokens(run(prepare(overrides=overrides))) == tokens(greedy)
 
 

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from grok1.config import load_recipe
-from grok1.step import PHASES
+from grok1.device import Communication
+from grok1.step import PHASES, StepResult
+from grok1.train import communication_samples, timeline_samples
 
 from .conftest import ONE_RANK, Train
 
@@ -37,7 +39,7 @@ def test_sixteen_ranks_give_the_numbers_of_one(
         ("parallel.world_size=2", "parallel.tensor=1", "parallel.pipeline=1", "parallel.expert=1"),
         ("parallel.world_size=8", "parallel.tensor=4", "parallel.pipeline=1", "parallel.expert=8"),
         ("parallel.world_size=4", "parallel.tensor=2", "parallel.expert=2", "parallel.pipeline=1")
-        + ("parallel.dispatcher=allgather",),
+        + ("parallel.dispatcher=allgather", "kernels.dispatch=megatron"),
     ],
     ids=["tensor", "pipeline", "expert", "data", "expert 8 unsplit", "allgather"],
 )
@@ -111,6 +113,63 @@ def test_the_measured_parts_cover_the_step(sixteen_ranks: dict[str, Any]) -> Non
     for rank in sixteen_ranks["ranks"]:
         parts = sum(sum(rank["phases_seconds"][phase]) for phase in PHASES)
         assert parts == pytest.approx(sum(rank["step_seconds"]), rel=0.05)
+
+
+def test_kinds_of_collectives_sum_to_the_communication(sixteen_ranks: dict[str, Any]) -> None:
+    for rank in sixteen_ranks["ranks"]:
+        kinds = rank["collectives"].values()
+        sums = [sum(kind["seconds"][step] for kind in kinds) for step in range(10)]
+        assert rank["communication_seconds"] == pytest.approx(sums, rel=1e-9)
+        assert min(rank["communication_seconds"]) > 0
+        for name in ("calls", "bytes"):
+            assert sum(rank[f"communication_{name}"]) == sum(kind[name] for kind in kinds)
+
+
+def test_a_kind_of_collective_that_not_every_step_has_takes_no_time_in_the_others() -> None:
+    both = {"tensor broadcast": Communication(0.5, 2, 8), "world all_reduce": Communication(0.25, 1, 4)}
+    results = [_result(both), _result({}), _result({"world all_reduce": Communication(0.125, 3, 16)})]
+    assert communication_samples(results) == {
+        "communication_seconds": [0.75, 0.0, 0.125],
+        "communication_calls": [3, 0, 3],
+        "communication_bytes": [12, 0, 16],
+        "collectives": {
+            "tensor broadcast": {"seconds": [0.5, 0.0, 0.0], "calls": 2, "bytes": 8},
+            "world all_reduce": {"seconds": [0.25, 0.0, 0.125], "calls": 4, "bytes": 20},
+        },
+    }
+
+
+def _result(collectives: dict[str, Communication]) -> StepResult:
+    return StepResult(0, 1.0, 0.0, 1.0, 0.1, False, 1.0, {}, collectives)
+
+
+def test_the_timeline_is_the_last_step_in_order(sixteen_ranks: dict[str, Any]) -> None:
+    for rank in sixteen_ranks["ranks"]:
+        spans = rank["timeline"]
+        times = [time for span in spans for time in (span["start_seconds"], span["end_seconds"])]
+        assert times == sorted(times)  # so no span lies inside another either
+        assert times[0] >= 0
+        assert times[-1] <= rank["step_seconds"][-1]
+        for phase in PHASES:
+            seconds = sum(span["end_seconds"] - span["start_seconds"] for span in spans if span["phase"] == phase)
+            assert seconds == pytest.approx(rank["phases_seconds"][phase][-1], abs=1e-9)
+
+
+def test_the_timeline_shows_one_forward_one_backward(sixteen_ranks: dict[str, Any]) -> None:
+    """Two micro-batches on two stages: the first stage fills the pipeline, the last never waits to go back."""
+    for rank in sixteen_ranks["ranks"]:
+        passes = [span["phase"][0] for span in rank["timeline"] if span["phase"] in ("forward", "backward")]
+        assert "".join(passes) == ("ffbb", "fbfb")[rank["stage"]]
+        phases = [span["phase"] for span in rank["timeline"]]
+        assert (phases[0], phases[-1]) == ("data", "report")
+        assert "pipeline" in phases
+
+
+def test_a_timeline_that_no_record_could_hold_is_left_out() -> None:
+    spans = [(float(index), float(index), "forward") for index in range(20_000)]
+    assert len(timeline_samples(spans, world_size=16)) == 20_000
+    assert timeline_samples(spans, world_size=17) == []
+    assert timeline_samples([*spans, spans[-1]], world_size=1) == []
 
 
 def test_every_token_reaches_its_experts(sixteen_ranks: dict[str, Any]) -> None:

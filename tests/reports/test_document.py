@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+import base64
+import html
+import json
 import re
+from collections import Counter
+from html.parser import HTMLParser
 from pathlib import Path
+from statistics import median
+from typing import NoReturn
 
+import pytest
 from markdown_it import MarkdownIt
 
-from bench.baseline import load_baselines
+from bench.baseline import Baseline, load_baselines, recorded_baseline
+from bench.gate import Row, Verdict
+from bench.record import Record
+from bench.stats import Summary, summarise
 from reports import write_report
+from reports.case import CaseResult
+from reports.data import as_json
+from reports.markdown import text
+from reports.page import page as html_page
 
 STORED = load_baselines(Path(__file__).parents[2] / "baselines")
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -23,9 +38,9 @@ def test_the_first_line_is_the_verdict(synthetic_record, tmp_path: Path) -> None
 def test_every_plot_that_the_report_shows_is_there(synthetic_record, tmp_path: Path) -> None:
     report = write_report([synthetic_record(), synthetic_record(seed=1)], STORED, tmp_path)
     shown = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", report.read_text())
-    assert len(shown) == 6
+    assert len(shown) == 5
     assert all((tmp_path / name).read_bytes().startswith(PNG) for name in shown)
-    assert {path.name for path in tmp_path.iterdir()} == {"report.md", *shown}
+    assert {path.name for path in tmp_path.iterdir()} == {"report.md", "report.html", "report.json", *shown}
 
 
 def test_the_same_record_gives_the_same_report(synthetic_record, tmp_path: Path) -> None:
@@ -51,12 +66,15 @@ def test_figures_provenance_and_sources_are_in_it(synthetic_record, tmp_path: Pa
         assert part in report, part
 
 
-def test_several_cases_are_counted_in_the_first_line_and_listed_below(synthetic_record, tmp_path: Path) -> None:
+def test_several_cases_are_counted_in_the_first_line_and_listed_below(
+    synthetic_record, tmp_path: Path, without_plots
+) -> None:
     records = [synthetic_record(), synthetic_record(case="other", recipe={"name": "other"})]
     lines = write_report(records, STORED, tmp_path).read_text().splitlines()
     assert lines[0] == "# NO BASELINE: 2 cases, 1 no baseline, 1 pass"
     assert lines[2].startswith("- NO BASELINE: other ran at ")
-    assert lines[3].startswith("- PASS: grok1-40b ran ")
+    assert [line for line in lines if line.startswith("## ")] == ["## other: NO BASELINE", "## grok1-40b: PASS"]
+    assert [line for line in lines if line.startswith("PASS: grok1-40b ran ")]
 
 
 def test_a_void_record_without_steps_is_still_reported(synthetic_record, tmp_path: Path) -> None:
@@ -74,24 +92,257 @@ def test_a_record_that_measured_little_is_reported_without_inventing(synthetic_r
     unknown = {"peak_flops_per_second": None, "peak_source": None}
     record = synthetic_record(ranks=ranks, expert_load=[], startup_seconds=None, device=unknown)
     report = write_report([record], STORED, tmp_path).read_text()
-    assert report.count("not measured") == 4
+    assert report.count("not measured") == 6
     assert "plot-1-phases" not in report
     assert "plot-1-experts" not in report
 
 
-def test_hostile_names_stay_text(synthetic_record, tmp_path: Path) -> None:
-    hostile = "<script>alert(1)</script>|`x`\n\n# PASS $$\\frac$"
+HOSTILE = '<script>alert(1)</script>|`x`\n\n# PASS $$\\frac$ [a](javascript:b)" onload="c \x1b[31m\u202e' + "long" * 12
+
+
+def test_hostile_names_stay_text_everywhere(synthetic_record, tmp_path: Path) -> None:
+    ranks = [
+        rank.model_dump()
+        | {
+            "phases_seconds": {HOSTILE: [1.0] * 20},
+            "collectives": {HOSTILE: {"seconds": [0.5] * 20, "calls": 20, "bytes": 40}},
+            "timeline": [{"phase": HOSTILE, "start_seconds": 0.0, "end_seconds": 1.0}],
+        }
+        for rank in synthetic_record().ranks
+    ]
     record = synthetic_record(
-        case=hostile,
-        software={hostile: hostile},
-        host={"cpu_name": hostile},
-        recipe={"resolved": {hostile: hostile}},
-        ranks=[rank.model_dump() | {"phases_seconds": {hostile: [1.0] * 20}} for rank in synthetic_record().ranks],
+        case=HOSTILE,
+        software={HOSTILE: HOSTILE},
+        host={"cpu_name": HOSTILE},
+        recipe={"name": HOSTILE, "resolved": {HOSTILE: HOSTILE}},
+        device={"name": HOSTILE, "peak_source": HOSTILE},
+        ranks=ranks,
     )
-    report = write_report([record], STORED, tmp_path).read_text()
-    rendered = MarkdownIt("commonmark").enable("table").render(report)
+    missing = [Verdict("missing", HOSTILE, HOSTILE)]
+    report = write_report([record], STORED, tmp_path, missing=missing)
+    rendered = MarkdownIt("commonmark").enable("table").render(report.read_text())
     assert "<script" not in rendered
     assert rendered.count("<h1>") == 1
+    page = Page()
+    page.feed((tmp_path / "report.html").read_text())
+    page.check()
+    assert json.loads((tmp_path / "report.json").read_text())["records"][0]["case"] == HOSTILE
+
+
+OURS = set(
+    re.findall(
+        r"\w+",
+        "html head meta title style body main h1 h2 h3 h4 p ul li a div table thead tbody tr th td img details summary",
+    )
+)
+
+
+class Page(HTMLParser):
+    """What a browser would make of the page."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: Counter[str] = Counter()
+        self.attributes: set[tuple[str, str]] = set()
+        self.targets: list[str] = []
+        self.title = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags[tag] += 1
+        self.attributes |= {(tag, name) for name, _ in attrs}
+        self.targets += [value or "" for name, value in attrs if name in ("href", "src")]
+        if tag not in ("meta", "img", "br", "hr"):
+            self.open.append(tag)
+
+    def handle_data(self, data: str) -> None:
+        self.title += data * (self.open[-1:] == ["title"])
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def check(self) -> None:
+        """Nothing but what we write: no script, no handler, no address outside the page."""
+        assert not self.open
+        assert set(self.tags) <= OURS
+        assert self.attributes <= {
+            *(("meta", name) for name in ("charset", "name", "content", "http-equiv")),
+            *(("img", name) for name in ("src", "alt")),
+            *(("a", name) for name in ("id", "href")),
+            *((tag, "class") for tag in ("div", "body")),
+            *((tag, "style") for tag in ("th", "td")),
+            ("html", "lang"),
+        }
+        assert all(re.fullmatch(r"#case-\d+|data:image/png;base64,[A-Za-z0-9+/=]+", each) for each in self.targets)
+
+
+def test_a_title_is_the_headline_and_nothing_else(tmp_path: Path) -> None:
+    page = Page()
+    page.feed(html_page("# headline", tmp_path, text("</title><b onload=x>&amp;"), "pass"))
+    page.check()
+    assert page.tags["title"] == 1
+    assert page.title == "</title><b onload=x>&amp;"
+
+
+def test_the_page_holds_its_plots_and_tables(synthetic_record, tmp_path: Path) -> None:
+    report = write_report([synthetic_record()], STORED, tmp_path)
+    page = Page()
+    page.feed((tmp_path / "report.html").read_text())
+    page.check()
+    plots = re.findall(r"\]\((plot[^)]+)\)", report.read_text())
+    encoded = [base64.b64encode((tmp_path / name).read_bytes()).decode() for name in plots]
+    assert [each for each in page.targets if each.startswith("data")] == [f"data:image/png;base64,{e}" for e in encoded]
+    assert page.tags["table"] == len(re.findall(r"[-:]\|\n\|", report.read_text()))
+    assert (tmp_path / "report.html").read_text().count('<body class="pass">') == 1
+
+
+@pytest.fixture
+def without_plots(monkeypatch) -> None:
+    """Drawing takes most of the time of a report."""
+    monkeypatch.setattr("reports.document._pictures", lambda case: {})
+
+
+def test_the_runs_of_a_case_are_one_section_with_a_bounded_table(synthetic_record, tmp_path: Path, monkeypatch) -> None:
+    summarised = Counter[str]()
+
+    def counted(record: Record) -> Summary:
+        summarised[record.id] += 1
+        return summarise(record)
+
+    monkeypatch.setattr("reports.case.summarise", counted)
+    records = [
+        synthetic_record(seed=seed, id=f"{seed:08x}" * 4, median_seconds=39.0 + 0.1 * (7 * seed % 25))
+        for seed in range(25)
+    ]
+    report = write_report(records, STORED, tmp_path).read_text()
+    assert re.findall(r"\n## (.*)", report) == ["grok1-40b: PASS"]
+    table = report[report.index("### Runs") : report.index("and 5 more runs")]
+    assert table.count("| ok") == 20
+    slowest_first = sorted(records, key=lambda record: -summarise(record).median_step_seconds)
+    assert f"What follows is of the median run, {slowest_first[12].id[:8]}." in report
+    assert [line.split("|")[1].strip() for line in table.splitlines()[4:24]] == [r.id[:8] for r in slowest_first[:20]]
+    assert report.count("![") == 5
+    assert set(summarised.values()) == {1}
+
+
+def test_only_the_worst_cases_have_plots_and_it_says_so(synthetic_record, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("reports.document._MAX_CASES_WITH_PLOTS", 1)
+    monkeypatch.setattr("reports.document._pictures", lambda case: {"steps": PNG})
+    records = [synthetic_record(), synthetic_record(case="other", recipe={"name": "other"})]
+    report = write_report(records, STORED, tmp_path).read_text()
+    assert "Only the first 1 cases have plots" in report
+    assert report.index("## other") < report.index("![") < report.index("## grok1-40b")
+    assert report.count("![") == 1
+
+
+def test_a_missing_case_is_reported(synthetic_record, tmp_path: Path, without_plots) -> None:
+    gone = Verdict("missing", "gone", "MISSING: gone has no run to judge")
+    report = write_report([synthetic_record()], STORED, tmp_path, missing=[gone]).read_text()
+    assert report.startswith("# MISSING: 2 cases, 1 missing, 1 pass\n\n- MISSING: gone has no run")
+    assert report.index("## gone: MISSING") < report.index("## grok1-40b: PASS")
+
+
+def test_verdicts_that_were_given_are_kept(synthetic_record, tmp_path: Path, without_plots) -> None:
+    settled = Verdict("inconclusive", "grok1-40b", "INCONCLUSIVE: at the second look")
+    report = write_report([synthetic_record()], STORED, tmp_path, verdicts=[settled]).read_text()
+    assert report.startswith("# INCONCLUSIVE: at the second look")
+
+
+def refuse(token: str) -> NoReturn:
+    raise AssertionError(token)
+
+
+def with_collectives(record: Record, calls: int, share: float) -> Record:
+    """The record with one kind of collective that takes that share of a step and so many calls a step of a rank."""
+    ranks = [
+        rank.model_dump()
+        | {
+            "collectives": {
+                "tensor all_gather": {
+                    "seconds": [share * seconds for seconds in rank.step_seconds],
+                    "calls": calls * len(rank.step_seconds),
+                    "bytes": 1_500_000 * len(rank.step_seconds),
+                }
+            }
+        }
+        for rank in record.ranks
+    ]
+    return Record.model_validate(record.model_dump(by_alias=True) | {"ranks": ranks})
+
+
+@pytest.fixture
+def slower(synthetic_record) -> tuple[list[Record], Baseline]:
+    """Three runs a fifth slower than the five of a baseline, in a collective that is called more often."""
+    before = [with_collectives(synthetic_record(seed=seed), 10, 0.1) for seed in range(5)]
+    after = [with_collectives(synthetic_record(seed=9 + s, median_seconds=48.0), 11, 0.25) for s in range(3)]
+    return after, recorded_baseline(before, "invented")
+
+
+def test_a_slowdown_is_shown_with_its_evidence_and_its_place(slower, tmp_path: Path, without_plots) -> None:
+    records, baseline = slower
+    report = write_report(records, [baseline], tmp_path).read_text()
+    rows = rows_of(report, "### Against the baselines")
+    assert rows["tokens/s/p"][-1] == rows["s/step"][-1] == rows["forward"][-1] == "fail"
+    longer = median(summarise(each).median_step_seconds for each in records) / baseline.metrics.step_seconds
+    assert (rows["s/step"][2], rows["s/step"][4]) == (f"{100 * (longer - 1):+.2f} %", "+5.26 %")
+    assert (rows["tokens/s/p"][2], rows["tokens/s/p"][4]) == (f"{100 * (1 / longer - 1):+.2f} %", "-5 %")
+    assert re.fullmatch(r"\+\S+ to \+\S+ %", rows["s/step"][3])
+    low, high = rows["tokens/s/p"][3].removesuffix(" %").split(" to ")
+    assert float(low) < 100 * (1 / longer - 1) < float(high)
+    assert (rows["s/step"][5][0], rows["tokens/s/p"][5][0]) == ("+", "-")
+    assert rows["peak memory"][:2] == ["52.00 GiB", "52.00 GiB"]
+    assert rows["forward"][2].endswith("% of a step")
+    moved = rows_of(report, "### What moved")
+    assert moved["phase"][0] == "backward"
+    assert moved["tensor all_gather"] == ["calls", "160", "176"]
+    assert rows_of(report, "### Collectives")["tensor all_gather"][1:] == ["24.9 %", "176", "24 MB"]
+    figures = rows_of(report, "### Figures")
+    assert figures["loss, furthest from the baseline's (limit 2 %)"][0] == "the same to the last digit"
+    assert figures["MFU of 353.9 TFLOP/s"][0].endswith(" %")
+    assert figures["pipeline bubble (ideal 1.5 %), of forward, backward and waits"][0] == "8.9 %"
+
+
+def rows_of(report: str, heading: str) -> dict[str, list[str]]:
+    """The rows below a heading by their first cell; of several alike the first."""
+    section = report[report.index(heading) + 3 :].split("\n#")[0]
+    rows: dict[str, list[str]] = {}
+    for line in section.splitlines():
+        if line.startswith("|"):
+            first, *rest = [html.unescape(cell.strip()) for cell in line.split("|")[1:-1]]
+            rows.setdefault(first, rest)
+    return rows
+
+
+def test_how_far_the_losses_are_apart_is_told(slower, tmp_path: Path, without_plots) -> None:
+    records, baseline = slower
+    steps = [
+        step.model_dump() | {"loss": (step.loss or 0) * (1.01 if step.step == 7 else 1)} for step in records[0].steps
+    ]
+    other = Record.model_validate(records[0].model_dump(by_alias=True) | {"steps": steps})
+    report = write_report([other, *records[1:]], [baseline], tmp_path).read_text()
+    assert "1 % at step 7" in report
+
+
+def test_programs_read_strict_json(slower, tmp_path: Path, without_plots) -> None:
+    records, baseline = slower
+    write_report(records, [baseline], tmp_path)
+    read = json.loads((tmp_path / "report.json").read_text(), parse_constant=refuse)
+    (verdict,) = read["verdicts"]
+    assert verdict["state"] == "fail"
+    assert verdict["records"] == [record.id for record in records]
+    assert verdict["rows"][0]["evidence"]["runs"] == [5, 3]
+    assert verdict["attribution"]["counted"][0]["after"] == 176
+    figures = read["records"][0]["figures"]
+    assert figures["step_seconds"] == summarise(records[0]).median_step_seconds
+    assert read["records"][0]["summary"]["bubble_ideal"] == pytest.approx(1 / 65)
+
+
+def test_what_is_not_finite_is_null(synthetic_record) -> None:
+    row = Row("step_seconds", float("inf"), 1.0, float("nan"), None, "compared", "label", "source")
+    case = CaseResult(Verdict("pass", "case", "PASS", rows=(row,)))
+    read = json.loads(as_json([case]), parse_constant=refuse)
+    assert read["verdicts"][0]["rows"][0]["measured"] is None
+    assert read["verdicts"][0]["rows"][0]["change_percent"] is None
 
 
 def test_the_step_summary_is_appended_to_and_has_no_pictures(synthetic_record, tmp_path: Path) -> None:

@@ -254,8 +254,8 @@ def test_ledgers_follow_the_cases_of_a_report(synthetic_record, tmp_path: Path) 
     places = [written.index(f"\n## {title}") for title in ("grok1-40b", "Cost ledger: grok1-inv", "Cost ledger: ano")]
     assert places == sorted(places)
     shown = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", written)
-    assert len(shown) == len(set(shown)) == 9
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"report.md", *shown}
+    assert len(shown) == len(set(shown)) == 5 + 2 * 3
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"report.md", "report.html", "report.json", *shown}
     assert "## Cost ledger: another" in summary.read_text()
     assert "![" not in summary.read_text()
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from typer.testing import CliRunner
@@ -63,6 +65,32 @@ def test_bad_input_exits_two_with_one_line(tmp_path: Path, content: str | None, 
     assert result.stderr.startswith("error: ")
     assert len(result.stderr.splitlines()) == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_the_verdicts_are_in_a_junit_file_that_agrees_with_the_exit_code(records: Path, tmp_path: Path) -> None:
+    (tmp_path / "none").mkdir()
+    arguments = (records, "-o", tmp_path / "out", "--baselines", tmp_path / "none", "--junitxml", tmp_path / "j.xml")
+    for more, outcome, code in (((), "skipped", 0), (("--require-baseline",), "failure", 1)):
+        assert call(*arguments, *more).exit_code == code
+        (case,) = ElementTree.parse(tmp_path / "j.xml").getroot().iter("testcase")
+        assert [child.tag for child in case] == [outcome]
+
+
+def test_a_ledger_is_reported_without_any_record(tmp_path: Path) -> None:
+    ledger = Path(BASELINES) / "ledger" / "grok1-nano.json"
+    result = call("--ledger", ledger, "-o", tmp_path / "out", "--baselines", tmp_path / "not needed")
+    assert result.exit_code == 0
+    report = (tmp_path / "out" / "report.md").read_text()
+    assert report.startswith("# Cost of a step: grok1-nano; no run was judged\n\n## Cost ledger: grok1-nano")
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert page.count("data:image/png") == report.count("![") > 0
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["verdicts"] == []
+
+
+def test_nothing_at_all_is_bad_input(tmp_path: Path) -> None:
+    result = call("-o", tmp_path / "out", "--baselines", BASELINES)
+    assert result.exit_code == 2
+    assert result.stderr == "error: nothing to report on: no record and no ledger\n"
 
 
 def test_an_empty_folder_and_absent_baselines_are_bad_input(records: Path, tmp_path: Path) -> None:

@@ -1,0 +1,99 @@
+"""Which part of the step moved, and by how much of the whole change: from the split that every run records.
+
+Seconds say where the time went; calls and bytes of collectives are exact, so that any difference there is a change of
+the program and not of the weather.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from bench.metrics import COLLECTIVE, PHASE, STEP
+
+_CALLS, _BYTES = "collective_calls.", "collective_bytes."
+_LEAST_SHARE = 0.1  # of the whole change: less is not worth a word in a sentence
+_EXACT = 1e-9
+
+
+@dataclass(frozen=True)
+class Part:
+    """A phase, or a kind of collective (which is inside phases): seconds of a step before and after."""
+
+    kind: str
+    name: str
+    before_seconds: float
+    after_seconds: float
+    share: float  # of the step's change; negative where it moved the other way
+
+    @property
+    def change_seconds(self) -> float:
+        return self.after_seconds - self.before_seconds
+
+
+@dataclass(frozen=True)
+class Counted:
+    """Calls or bytes a step, over all ranks, of one kind of collective that are not what they were."""
+
+    name: str
+    unit: str
+    before: float
+    after: float
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """The parts of a step by how much they moved, the largest first, and the exact counts that differ."""
+
+    step_change_seconds: float
+    parts: tuple[Part, ...]
+    counted: tuple[Counted, ...]
+
+    @property
+    def sentence(self) -> str:
+        """For the end of a verdict; empty where nothing was recorded to tell."""
+        phases = [part for part in self.parts if part.kind == "phase" and part.share >= _LEAST_SHARE][:2]
+        moved = ", ".join(f"{part.name} {part.change_seconds:+.3g} s" for part in phases)
+        collectives = [part for part in self.parts if part.kind == "collective" and part.share >= _LEAST_SHARE]
+        if moved and collectives:
+            moved += f" (of it {collectives[0].name} {collectives[0].change_seconds:+.3g} s)"
+        counts = "; ".join(
+            f"{each.name}: {each.before:,.6g} {each.unit} a step became {each.after:,.6g}" for each in self.counted[:2]
+        )
+        where = f"the step moved {self.step_change_seconds:+.3g} s, most in {moved}" if moved else ""
+        return "; ".join(each for each in (where, counts) if each)
+
+
+def attribute(before: Sequence[Mapping[str, float]], after: Sequence[Mapping[str, float]]) -> Attribution:
+    """Compare the figures (bench.metrics) of two sides' runs, each by its median over runs."""
+    old, new = _medians(before), _medians(after)
+    change = new[STEP] - old[STEP]
+    parts = [
+        Part(kind, name.removeprefix(prefix), old.get(name, 0.0), new.get(name, 0.0), _share(old, new, name, change))
+        for prefix, kind in ((PHASE, "phase"), (COLLECTIVE, "collective"))
+        if any(name.startswith(prefix) for name in old) and any(name.startswith(prefix) for name in new)
+        for name in dict.fromkeys([*old, *new])
+        if name.startswith(prefix)
+    ]
+    counted = [
+        Counted(name.removeprefix(prefix), unit, old.get(name, 0.0), new.get(name, 0.0))
+        for prefix, unit in ((_CALLS, "calls"), (_BYTES, "bytes"))
+        if any(name.startswith(prefix) for name in old) and any(name.startswith(prefix) for name in new)
+        for name in dict.fromkeys([*old, *new])
+        if name.startswith(prefix) and _differs(old.get(name, 0.0), new.get(name, 0.0))
+    ]
+    return Attribution(change, tuple(sorted(parts, key=lambda part: -part.share)), tuple(counted))
+
+
+def _share(old: Mapping[str, float], new: Mapping[str, float], name: str, change: float) -> float:
+    return (new.get(name, 0.0) - old.get(name, 0.0)) / change if change else 0.0
+
+
+def _differs(before: float, after: float) -> bool:
+    return abs(after - before) > _EXACT * max(abs(before), abs(after))
+
+
+def _medians(runs: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    names = dict.fromkeys(name for run in runs for name in run)
+    return {name: median(run[name] for run in runs if name in run) for name in names}

@@ -1,0 +1,82 @@
+"""The runs of one case, judged together, with everything that is derived from them: what a report is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from bench.gate import Baseline, Verdict, grouped, judge_suite
+from bench.record import Record
+from bench.stats import Summary, summarise
+
+WORST_FIRST = ("void", "fail", "missing", "inconclusive", "no_baseline", "improved", "pass")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One record with its figures; None where no step was recorded."""
+
+    record: Record
+    summary: Summary | None
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A run that measured something."""
+
+    record: Record
+    summary: Summary
+
+
+@dataclass(frozen=True)
+class CaseResult:
+    """A case, its runs and its verdict; without runs where it is missing.
+
+    `stored` is the recorded baseline with the same key, whose runs can be shown beside these.
+    """
+
+    verdict: Verdict
+    runs: tuple[Run, ...] = ()
+    stored: Baseline | None = None
+
+    @property
+    def measured(self) -> list[Measured]:
+        """Runs with steps, the valid ones if there are any."""
+        found = [Measured(run.record, run.summary) for run in self.runs if run.summary is not None]
+        return [each for each in found if each.record.valid] or found
+
+    @property
+    def median_run(self) -> Measured | None:
+        """The run whose step is the median of all; of an even number the faster of the middle two."""
+        ordered = sorted(self.measured, key=lambda each: each.summary.median_step_seconds)
+        return ordered[(len(ordered) - 1) // 2] if ordered else None
+
+
+def assess(
+    records: Sequence[Record],
+    baselines: Sequence[Baseline],
+    missing: Sequence[Verdict] = (),
+    verdicts: Sequence[Verdict] | None = None,
+) -> list[CaseResult]:
+    """Every case with its runs and verdict, the worst first.
+
+    `verdicts` are those of `grouped(records)` where they were given already, in its order; else all cases are judged
+    here, as one suite.
+    """
+    groups = grouped(records)
+    judged = judge_suite(groups, baselines) if verdicts is None else verdicts
+    cases = [
+        CaseResult(verdict, tuple(Run(each, _summary(each)) for each in group), _stored(group[0], baselines))
+        for group, verdict in zip(groups, judged, strict=True)
+    ]
+    cases += [CaseResult(verdict) for verdict in missing]
+    return sorted(cases, key=lambda case: WORST_FIRST.index(case.verdict.state))
+
+
+def _summary(record: Record) -> Summary | None:
+    return summarise(record) if record.steps and record.ranks else None
+
+
+def _stored(record: Record, baselines: Sequence[Baseline]) -> Baseline | None:
+    with_runs = (each for each in baselines if each.runs and each.role != "retired")
+    return next((each for each in with_runs if not each.differences(record)), None)

@@ -1,0 +1,127 @@
+"""What a case is held against: each metric beside each baseline, where a change is, and what was refused."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bench.attribution import Attribution
+from bench.evidence import FAMILY_ERROR
+from bench.gate import RATE, Row, Verdict
+from bench.metrics import STEP, metric_of
+from reports.case import CaseResult
+from reports.markdown import table, text
+from reports.tables import gibibytes, more, percent
+
+_MAX_BASELINES = 8
+_MAX_ROWS = 60
+_MAX_PARTS = 12
+_MAX_COUNTS = 40
+_MAX_REFUSALS = 10
+
+
+def against_baselines(case: CaseResult) -> str:
+    """Every comparison that was made, a table a baseline, then the baselines that were refused and why."""
+    verdict = case.verdict
+    labels = list(dict.fromkeys(row.label for row in verdict.rows))
+    parts = [] if labels else ["No stored baseline matches."]
+    for label in labels[:_MAX_BASELINES]:
+        rows = [row for row in verdict.rows if row.label == label]
+        parts += [f"{text(label)}: {text(rows[0].source)}.", _rows(rows)]
+    parts += [more(len(labels), _MAX_BASELINES, "baselines")] if len(labels) > _MAX_BASELINES else []
+    if any(row.evidence for row in verdict.rows):
+        parts.append(_HOW)
+    return "\n\n".join([*parts, *_refused(verdict)])
+
+
+_HOW = (
+    f"Change: + is more of it. Interval: where the true change lies, {1 - FAMILY_ERROR:.0%} each way, shared with all "
+    "else that was judged. Would have seen: the smallest slowdown that this many runs show with 95 % certainty."
+)
+
+
+def change_of_speed(verdict: Verdict) -> str:
+    """Of tokens/s/p against the baseline that judges, for one cell."""
+    row = next((row for row in verdict.rows if row.metric == RATE and row.state != "compared"), None)
+    return "–" if row is None else f"{row.change_percent:+.1f} %"
+
+
+def _rows(rows: Sequence[Row]) -> str:
+    headers = ["metric", "measured", "baseline", "change", "interval", "fails beyond", "would have seen", "result"]
+    told = [_cells(row) for row in rows[:_MAX_ROWS]]
+    return table(headers, told, numbers=range(1, 7)) + more(len(rows), _MAX_ROWS)
+
+
+def _cells(row: Row) -> list[str]:
+    metric = metric_of(row.metric)
+    unit = "% of a step" if metric is not None and metric.scale == "of a step" else "%"
+    interval = seen = "–"
+    if row.evidence is not None:
+        ends = [row.evidence.low_percent, row.evidence.high_percent]
+        visible = row.evidence.visible_percent
+        if row.metric == RATE:  # the test was of seconds, which grow as the rate falls
+            ends, visible = [_of_rate(each) for each in reversed(ends)], _of_rate(visible)
+        interval, seen = f"{ends[0]:+.3g} to {ends[1]:+.3g} {unit}", f"{visible:+.3g} {unit}"
+    return [
+        title_of(row.metric),
+        figure_of(row.metric, row.measured),
+        figure_of(row.metric, row.baseline),
+        f"{row.change_percent:+.2f} {unit}",
+        interval,
+        "–" if row.limit_percent is None else f"{row.limit_percent:+.3g} {unit}",
+        seen,
+        row.state,
+    ]
+
+
+def _of_rate(percent_of_seconds: float) -> float:
+    """What a change of seconds is of tokens a second."""
+    return 100 * (1 / max(1 + percent_of_seconds / 100, 1e-9) - 1)
+
+
+def title_of(name: str) -> str:
+    """A metric as people call it."""
+    metric = metric_of(name)
+    if name == RATE or metric is None:
+        return "tokens/s/p" if name == RATE else name
+    return metric.title
+
+
+def figure_of(name: str, value: float) -> str:
+    """A metric's figure with its unit, where the title does not say it."""
+    if name.endswith("_bytes"):
+        return f"{gibibytes(value)} GiB"
+    if name == RATE:
+        return f"{value:,.7g}"
+    return f"{value:.4g}" if name in (STEP, "mean_step_seconds") else f"{value:.4g} s"
+
+
+def attribution(found: Attribution) -> str:
+    """The parts of a step that moved, the largest first, and the exact counts that differ."""
+    rows = [
+        (
+            part.kind,
+            part.name,
+            f"{part.before_seconds:.4g}",
+            f"{part.after_seconds:.4g}",
+            f"{part.change_seconds:+.3g}",
+            percent(part.share),
+        )
+        for part in found.parts
+    ]
+    headers = ["part", "name", "seconds before", "after", "change", "of the step's change"]
+    parts = [f"The step moved {found.step_change_seconds:+.3g} s. Collectives are inside the phases."]
+    if rows:
+        parts.append(table(headers, rows[:_MAX_PARTS], numbers=range(2, 6)) + more(len(rows), _MAX_PARTS))
+    counts = [(each.name, each.unit, f"{each.before:,.6g}", f"{each.after:,.6g}") for each in found.counted]
+    if counts:
+        told = table(["collective", "a step", "before", "after"], counts[:_MAX_COUNTS], numbers=(2, 3))
+        parts += ["Counted exactly, so a change of the program:", told + more(len(counts), _MAX_COUNTS)]
+    return "\n\n".join(parts)
+
+
+def _refused(verdict: Verdict) -> list[str]:
+    rows = [(each.label, "; ".join(each.differences)) for each in verdict.refusals]
+    if not rows:
+        return []
+    told = table(["baseline", "what differs"], rows[:_MAX_REFUSALS]) + more(len(rows), _MAX_REFUSALS)
+    return ["Refused, because the key differs:", told]

@@ -1,0 +1,153 @@
+"""From what ranks measured to a record: what it holds, and what voids it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+import tests.bench.measure_entries as entries
+from bench import measure
+from bench.count import count
+from bench.ledger import RankLedger, group_totals
+from bench.record import Record
+from bench.session import ONE_RANK
+from grok1.config import load_recipe
+from grok1.job import Job, prepare
+from grok1.launch import launch
+
+STEPS = 2
+ONE_OF_EACH_STAGE = (0, 8)
+# what these move depends on the routing, which a ledger plans and a run learns
+ROUTED = ("expert", "expert-tensor", "expert-tensor x expert")
+
+
+@pytest.fixture(scope="module")
+def record(tmp_path_factory: pytest.TempPathFactory) -> Record:
+    """Two steps of grok1-nano on its sixteen ranks, written and read back."""
+    made = measure.run("grok1-nano", prepare(load_recipe("grok1-nano"), STEPS), "cpu")
+    assert made is not None
+    path = tmp_path_factory.mktemp("record") / "record.json"
+    made.write(path)
+    return Record.read(path)
+
+
+@pytest.fixture(scope="module")
+def ledgers() -> dict[int, RankLedger]:
+    """The same step counted without running it, by rank."""
+    return {rank.rank: rank for rank in count(load_recipe("grok1-nano"), ONE_OF_EACH_STAGE).ranks}
+
+
+def test_a_sound_run_is_valid(record: Record) -> None:
+    assert record.valid
+    assert all(rank.collectives and rank.timeline for rank in record.ranks)
+
+
+def test_collectives_are_those_of_the_ledger(record: Record, ledgers: dict[int, RankLedger]) -> None:
+    for number, ledger in ledgers.items():
+        counted = {
+            f"{group} {operation}": totals
+            for (group, operation), totals in group_totals(ledger).items()
+            if operation not in ("send", "receive")  # the pipeline's time, not a collective
+        }
+        samples = record.ranks[number]
+        # a ledger leaves out groups of one, which move nothing: on sixteen ranks of grok1-nano no expert is held twice
+        assert {name.split()[0] for name in set(samples.collectives) - set(counted)} == {"expert-data"}
+        assert {name: samples.collectives[name].calls for name in counted} == {
+            name: STEPS * totals["calls"] for name, totals in counted.items()
+        }
+        fixed = [name for name in counted if not name.startswith(tuple(f"{group} " for group in ROUTED))]
+        assert {name.split()[0] for name in fixed} == {"tensor", "data", "world"}
+        assert {name: samples.collectives[name].bytes for name in fixed} == {
+            name: STEPS * counted[name]["bytes"] for name in fixed
+        }
+
+
+def test_the_host_says_what_the_run_did_not_get(record: Record) -> None:
+    assert record.host is not None
+    stolen, throttled = record.host.stolen_seconds, record.host.throttled_seconds
+    assert (stolen is not None) == hasattr(psutil.cpu_times(), "steal")
+    assert (throttled is not None) == (measure.lost_seconds()["throttled_seconds"] is not None)
+
+
+def test_lost_seconds_are_those_of_the_run(monkeypatch: pytest.MonkeyPatch, record: Record) -> None:
+    now = _lost(5.0, 1.0)
+
+    def ran(*_arguments: Any) -> dict[str, Any]:
+        now.update(_lost(7.5, 1.25))
+        return _result(record)
+
+    monkeypatch.setattr(measure, "lost_seconds", lambda: dict(now))
+    monkeypatch.setattr(measure, "launch", ran)
+    job = prepare(load_recipe("grok1-nano"), STEPS)
+    made = measure.run("grok1-nano", job, "cpu")
+    assert made is not None
+    assert made.host is not None
+    assert (made.host.stolen_seconds, made.host.throttled_seconds) == (2.5, 0.25)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"), [(1.0, 3.5, 2.5), (None, None, None), (None, 1.0, None), (2.0, 1.0, 0.0)]
+)
+def test_seconds_since(before: float | None, after: float | None, expected: float | None) -> None:
+    assert measure.seconds_since(_lost(before, 0.0), _lost(after, 0.0)) == _lost(expected, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "seconds"),
+    [
+        ("cpu.stat", "usage_usec 9\nnr_throttled 3\nthrottled_usec 2500000\n", 2.5),
+        ("cpu/cpu.stat", "nr_periods 9\nnr_throttled 3\nthrottled_time 1500000000\nburst_time 0\n", 1.5),
+        ("cpu.stat", "usage_usec 9\n\n", None),  # a machine's root group has no quota
+        ("memory.stat", "throttled_usec 1\n", None),
+    ],
+    ids=["v2", "v1", "no quota", "no file"],
+)
+def test_throttled_seconds(file: str, text: str, seconds: float | None, tmp_path: Path) -> None:
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).write_text(text)
+    assert measure.lost_seconds(tmp_path)["throttled_seconds"] == seconds
+
+
+def test_one_token_that_misses_an_expert_voids(record: Record) -> None:
+    job = prepare(load_recipe("grok1-nano"), STEPS)
+    result = _result(record)
+    assert measure.void_reasons(job, result) == []
+    result["expert_load"][1][3] -= 1
+    pairs = STEPS * 4 * 32 * 2  # steps x sequences x tokens x experts a token
+    assert measure.void_reasons(job, result) == [f"layer 1: 1 of {pairs} (token, expert) pairs were dropped"]
+    made = measure.make_record("grok1-nano", job, result, measure.host())
+    assert not made.valid
+
+
+def test_a_load_that_was_not_counted_is_not_checked(record: Record) -> None:
+    job = prepare(load_recipe("grok1-nano"), STEPS)
+    assert measure.void_reasons(job, _result(record) | {"expert_load": []}) == []
+
+
+def test_no_more_reasons_than_a_record_holds(record: Record) -> None:
+    job = prepare(load_recipe("grok1-nano"), STEPS)
+    result = _result(record) | {"expert_load": [[0, 0]] * 200}
+    assert len(measure.make_record("grok1-nano", job, result, measure.host()).void_reasons) == 100
+
+
+def test_a_router_that_drops_tokens_voids_its_run() -> None:
+    recipe = load_recipe("grok1-nano", (*ONE_RANK, "kernels.dispatch=megatron"))  # the merged one knows no dropping
+    job: Job = prepare(recipe, STEPS)
+    result = launch(job, recipe, "cpu", entry=f"{entries.__name__}:drop_tokens", timeout_seconds=60.0)
+    made = measure.make_record("grok1-nano", job, result, measure.host())
+    assert [reason.split(":")[0] for reason in made.void_reasons] == ["layer 0", "layer 1"]
+    assert all("(token, expert) pairs were dropped" in reason for reason in made.void_reasons)
+
+
+def _lost(stolen: float | None, throttled: float | None) -> dict[str, float | None]:
+    return {"stolen_seconds": stolen, "throttled_seconds": throttled}
+
+
+def _result(record: Record) -> dict[str, Any]:
+    """What rank 0 gathered, from the record that was made of it."""
+    content = record.model_dump()
+    names = ("layout", "device", "software", "startup_seconds", "steps", "ranks", "expert_load")
+    return {name: content[name] for name in names}

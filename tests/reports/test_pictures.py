@@ -1,0 +1,122 @@
+"""What the plots show, read from matplotlib's own objects. All numbers are invented."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from matplotlib.image import imread
+
+from bench.record import Record
+from bench.stats import summarise
+from reports import plots
+from reports.schedule import schedule
+
+Drawn = dict[str, Any]
+
+
+@pytest.fixture
+def figures(monkeypatch) -> list[Figure]:
+    """The figures that a test draws, in order."""
+    kept: list[Figure] = []
+    save = Figure.savefig
+
+    def keep(figure: Figure, *arguments: Any, **named: Any) -> None:
+        kept.append(figure)
+        save(figure, *arguments, **named)
+
+    monkeypatch.setattr(Figure, "savefig", keep)
+    return kept
+
+
+def piped(record: Record, micro_batches: int) -> Record:
+    """The record with a timeline of two stages: forwards one second, then backwards two; the second waits one."""
+    ranks = []
+    for rank in record.ranks:
+        spans, clock = [], 0.0
+        for phase, seconds, count in (
+            ("pipeline", 1.0, rank.stage),
+            ("forward", 1.0, micro_batches),
+            ("backward", 2.0, micro_batches),
+        ):
+            for _ in range(count):
+                spans.append({"phase": phase, "start_seconds": clock, "end_seconds": clock + seconds})
+                clock += seconds
+        ranks.append(rank.model_dump() | {"timeline": spans})
+    return Record.model_validate(record.model_dump(by_alias=True) | {"ranks": ranks})
+
+
+def build(synthetic_record, micro_batches: int) -> Record:
+    return piped(synthetic_record(work={"num_micro_batches": micro_batches}), micro_batches)
+
+
+def test_the_schedule_shows_a_rank_of_each_stage_with_its_micro_batches(synthetic_record, figures) -> None:
+    record = build(synthetic_record, 4)
+    assert schedule(record, summarise(record))
+    (axes,) = figures[0].axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["stage 0\nrank 0", "stage 1\nrank 8"]
+    numbers = [(round(text.get_position()[0], 3), text.get_position()[1], text.get_text()) for text in axes.texts]
+    assert numbers[:4] == [(0.5, 0, "1"), (1.5, 0, "2"), (2.5, 0, "3"), (3.5, 0, "4")]
+    assert numbers[8:10] == [(1.5, 1, "1"), (2.5, 1, "2")]
+    assert axes.get_title() == "Step 19 by pipeline stage, as measured: bubble 8.9%, ideal 20.0%"
+    hatched = [bars for bars in axes.collections if bars.get_hatch()]
+    assert [bars.get_label() for bars in hatched] == ["pipeline: waits and transfers"]
+    assert sorted(axes.get_legend_handles_labels()[1]) == ["backward", "forward", "pipeline: waits and transfers"]
+
+
+def test_of_many_micro_batches_the_start_and_the_end_are_enlarged(synthetic_record, figures) -> None:
+    record = build(synthetic_record, 64)
+    assert schedule(record, summarise(record))
+    whole, start, end = figures[0].axes
+    assert (whole.get_xlim(), start.get_xlim()) == ((0, 193), (0, 193 / 8))
+    assert end.get_xlim() == (193 - 193 / 8, 193)
+    assert "64" in {text.get_text() for text in end.texts}
+    assert not whole.texts
+
+
+def test_bars_that_are_not_micro_batches_get_no_number(synthetic_record, figures) -> None:
+    record = piped(synthetic_record(work={"num_micro_batches": 8}), 4)
+    assert schedule(record, summarise(record))
+    assert not figures[0].axes[0].texts
+
+
+def test_no_timeline_is_no_schedule(synthetic_record) -> None:
+    assert schedule(synthetic_record(), summarise(synthetic_record())) is None
+
+
+def test_the_distribution_has_a_line_a_run_and_both_medians(figures) -> None:
+    ours, theirs = [[2.0, 2.1, 2.2], [2.1, 2.2, 2.3]], [[1.0, 1.1, 1.2]] * 5
+    assert plots.distribution(ours, theirs)
+    (axes,) = figures[0].axes
+    assert axes.get_legend_handles_labels()[1] == ["baseline: median 1.1 s, 5 runs", "measured: median 2.15 s, 2 runs"]
+    assert sum(len(line.get_xdata()) > 3 for line in axes.lines) == 5 + 2 + 1  # and the marks of five medians
+    assert plots.distribution(ours, [])
+    assert axes is not figures[1].axes[0]
+    assert figures[1].axes[0].get_legend_handles_labels()[1] == ["measured: median 2.15 s, 2 runs"]
+
+
+def test_late_steps_do_not_hide_the_others(figures) -> None:
+    assert plots.distribution([[1.0 + 0.01 * step for step in range(39)] + [500.0]], [])
+    (axes,) = figures[0].axes
+    assert axes.get_xlim()[1] < 2
+    assert axes.texts[0].get_text() == "1 beyond the plot, up to 500 s"
+
+
+def test_a_straggler_is_named(synthetic_record, figures) -> None:
+    ranks = [rank.model_dump() for rank in synthetic_record().ranks]
+    ranks[5]["step_seconds"] = [1.5 * seconds for seconds in ranks[5]["step_seconds"]]
+    record = synthetic_record(ranks=ranks)
+    assert plots.ranks(record, summarise(record))
+    times, memory = figures[0].axes
+    assert times.get_title().startswith("Median steady step of each rank, most on rank 5: 49.8 %")
+    assert memory.get_title() == "Peak memory of each rank, most on rank 2: 2.0 % above the median"
+    assert memory.get_legend_handles_labels()[1] == ["memory, stage 0", "memory, stage 1"]
+
+
+def test_a_picture_is_one_that_can_be_read(synthetic_record) -> None:
+    picture = imread(io.BytesIO(plots.ranks(synthetic_record(), summarise(synthetic_record()))))
+    assert picture.shape[2] == 4
+    assert np.ptp(picture[..., :3]) > 0.5
