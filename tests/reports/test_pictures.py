@@ -22,13 +22,13 @@ Drawn = dict[str, Any]
 def figures(monkeypatch) -> list[Figure]:
     """The figures that a test draws, in order."""
     kept: list[Figure] = []
-    save = Figure.savefig
+    start = Figure.__init__
 
     def keep(figure: Figure, *arguments: Any, **named: Any) -> None:
         kept.append(figure)
-        save(figure, *arguments, **named)
+        start(figure, *arguments, **named)
 
-    monkeypatch.setattr(Figure, "savefig", keep)
+    monkeypatch.setattr(Figure, "__init__", keep)
     return kept
 
 
