@@ -9,6 +9,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("grok1", "Grok-1 performance validation")
     add = group.addoption
     add("--benchmark", action="store_true", help="run what is in bench/ (without it, those tests are skipped)")
+    add("--peers", action="store_true", help="also time megatron's own parts and Hugging Face's Mixtral: ten minutes")
     add(
         "--case",
         action="append",

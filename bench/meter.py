@@ -54,6 +54,8 @@ _VECTOR = {
 _FREE = {"_local_scalar_dense", "device", "is_same_size", "sym_size", "sym_numel", "sym_stride", "equal"}
 _NAMESPACES = {"aten", "prims", "grok1"}  # grok1: products of grok1.gemm, whichever library computes them
 _LOOKUPS = {"embedding", "gather", "index", "index_select", "masked_select"}
+# lists of tensors updated in place, nothing returned: which arguments are written; one FLOP an element of the first
+_LIST_UPDATES = {"_fused_adamw_": (0, 2, 3, 4), "_foreach_add_": (0,)}
 
 
 @dataclass
@@ -194,8 +196,9 @@ class Meter(TorchDispatchMode):
         out = func(*args, **kwargs)
         if self._inside_calls or func.namespace not in _NAMESPACES:
             return out
-        results = [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
         name = func._schema.name.split("::")[1]
+        written = [args[index] for index in _LIST_UPDATES[name]] if name in _LIST_UPDATES else out
+        results = [leaf for leaf in tree_leaves(written) if isinstance(leaf, Tensor)]
         if name in _FREE or _is_view(func):
             return out
         inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
@@ -220,6 +223,8 @@ class Meter(TorchDispatchMode):
             return int(formula(*args, **kwargs, out_val=out)), 0
         if name in _MOVES:
             return 0, 0
+        if name in _LIST_UPDATES:
+            return 0, sum(tensor.numel() for tensor in args[0])
         if torch.Tag.pointwise in func.tags or name in _VECTOR:
             return 0, max((tensor.numel() for tensor in [*inputs, *results]), default=0)
         self.counts.unknown[name] += 1

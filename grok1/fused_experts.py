@@ -6,7 +6,7 @@ first product and the output, and computes the activation again. The probabiliti
 products are grok1.gemm's. With few tokens an expert, weights and their gradients are what a CPU waits for.
 
 torch.nn.functional.grouped_mm wants the weights of all experts stacked, and on a CPU it is the same loop of products:
-copying the weights together costs more than it saves at every size but the smallest (docs/recipes.md has figures).
+even on weights that lie stacked it is quicker than this only at the smallest size (docs/recipes.md has figures).
 
 Legend: P (token, expert) pairs, sorted by expert; p those of one expert; H hidden; F this rank's part of an expert's
 width; fc1 [2F, H] has the gate's rows above the value's, fc2 is [H, F].

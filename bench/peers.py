@@ -1,0 +1,260 @@
+"""Our step beside stock parts' and Hugging Face Mixtral's: same size, same batch, same threads, in turns.
+
+Stock is the same model of megatron-core's own parts: SequentialMLP, its all-to-all dispatcher, DotProductAttention,
+torch's plain AdamW. Mixtral has two norms a layer where Grok-1 has four, transformers' defaults otherwise, and AdamW by
+torch's fused kernel. Beside them, in every round, what the machine's matrix products reach. The test beside it reads
+the lists.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.nn import functional as F
+
+from grok1 import device
+from grok1.config import Recipe
+from grok1.data import Batches, training_split
+from grok1.engine import AttnMaskType, DotProductAttention, TransformerConfig
+from grok1.gemm import matmul
+from grok1.job import Job
+from grok1.model import build_model, transformer_config, unwrapped
+from grok1.optim import build_optimizer
+from grok1.parallel import Ranks, Rendezvous, joined
+from grok1.step import Stepper
+from grok1.train import Emit
+
+STOCK_KERNELS = ("kernels.experts=sequential", "kernels.dispatch=megatron")
+_GEMM_SIZE = 1024
+_GEMM_REPEATS = 5
+
+Batch = dict[str, Tensor]
+
+
+def one_rank(job: Job, where: Rendezvous, _emit: Emit) -> dict[str, list[float]]:
+    """Wall seconds of each step of "ours", "stock" and "mixtral", and the FLOP/s of products by "torch" and "onednn".
+
+    `job.num_steps` rounds, each with a step of every side and the products; the first is a warm-up and left out.
+    """
+    recipe = job.recipe
+    with joined(where, recipe.parallel, recipe.training.seed) as ranks:
+        dataset = training_split(recipe, job.data_prefix, job.tokenizer_path, recipe.training.decay_steps)
+        batches = Batches(recipe, ranks, dataset)
+        sides = {
+            "ours": _ours(recipe, ranks, batches),
+            "stock": _stock(stock(recipe), ranks, batches),
+            "mixtral": _mixtral(recipe, batches),
+        }
+        found: dict[str, list[float]] = {name: [] for name in (*sides, "torch", "onednn")}
+        for step in range(job.num_steps):
+            for name, run in sides.items():
+                taken = _timed(run, step)
+                if step:
+                    found[name].append(taken)
+            found["torch"].append(_flops_per_second(torch.mm))
+            found["onednn"].append(_flops_per_second(matmul))
+        return found
+
+
+def ours(job: Job, where: Rendezvous, _emit: Emit) -> dict[str, list[float]] | None:
+    """Wall seconds of the steps after the first, and each rank's peak bytes, of the recipe as it is."""
+    return _measured(job, job.recipe, where, _ours)
+
+
+def stock_parts(job: Job, where: Rendezvous, _emit: Emit) -> dict[str, list[float]] | None:
+    """The same of the recipe with megatron's parts."""
+    return _measured(job, stock(job.recipe), where, _stock)
+
+
+def products(_job: Job, _where: Rendezvous, _emit: Emit) -> list[float]:
+    """FLOP/s of each of a few products on this rank, the quicker library's."""
+    return [max(_flops_per_second(torch.mm), _flops_per_second(matmul)) for _ in range(_GEMM_REPEATS)]
+
+
+def stock(recipe: Recipe) -> Recipe:
+    """The recipe with megatron's experts and dispatcher."""
+    kernels = recipe.kernels.model_copy(update=dict(each.split(".")[1].split("=") for each in STOCK_KERNELS))
+    return recipe.model_copy(update={"kernels": kernels})
+
+
+def _measured(
+    job: Job, recipe: Recipe, where: Rendezvous, side: Callable[[Recipe, Ranks, Batches], Callable[[int], float]]
+) -> dict[str, list[float]] | None:
+    if where.rank == 0:
+        training_split(recipe, job.data_prefix, job.tokenizer_path, recipe.training.decay_steps)
+    with joined(where, recipe.parallel, recipe.training.seed) as ranks:
+        dataset = training_split(recipe, job.data_prefix, job.tokenizer_path, recipe.training.decay_steps)
+        run = side(recipe, ranks, Batches(recipe, ranks, dataset))
+        seconds = []
+        for step in range(job.num_steps):
+            dist.barrier()
+            seconds.append(_timed(run, step))
+        peaks: list[Any] = [None] * ranks.world_size
+        dist.all_gather_object(peaks, device.peak_bytes()[0])
+        return {"seconds": seconds[1:], "peak_bytes": peaks} if ranks.rank == 0 else None
+
+
+def _ours(recipe: Recipe, ranks: Ranks, batches: Batches) -> Callable[[int], float]:
+    model = build_model(recipe, ranks)
+    return _stepper(recipe, ranks, model, batches)
+
+
+def _stock(recipe: Recipe, ranks: Ranks, batches: Batches) -> Callable[[int], float]:
+    model = build_model(recipe, ranks)
+    config = transformer_config(recipe)
+    for layer in unwrapped(model).decoder.layers:
+        layer.self_attention.core_attention = _StockAttention(config, layer.layer_number)
+    return _stepper(recipe, ranks, model, batches, plain_adam=True)
+
+
+class _StockAttention(DotProductAttention):
+    """megatron's own, given the causal mask that it would otherwise make on a CUDA device."""
+
+    def __init__(self, config: TransformerConfig, layer_number: int) -> None:
+        super().__init__(config, layer_number, AttnMaskType.causal, "self")
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any = None, **kwargs: Any) -> Tensor:
+        """Context [S, B, H*D]."""
+        length = query.shape[0]
+        future_SS = torch.ones(length, length, dtype=torch.bool, device=query.device).triu(1)
+        context: Tensor = super().forward(query, key, value, future_SS[None, None], **kwargs)
+        return context
+
+
+def _stepper(
+    recipe: Recipe, ranks: Ranks, model: Any, batches: Batches, plain_adam: bool = False
+) -> Callable[[int], float]:
+    optimizer, scheduler = build_optimizer(model, recipe.training)
+    if plain_adam:
+        for group in (group for part in optimizer.chained_optimizers for group in part.optimizer.param_groups):
+            group["fused"] = False
+    stepper = Stepper(recipe, ranks, model, optimizer, scheduler, batches)
+    return lambda step: stepper.run(step).loss
+
+
+def _mixtral(recipe: Recipe, batches: Batches) -> Callable[[int], float]:
+    """A step over the same micro-batches, clipped, of a model of the same sizes."""
+    from transformers import MixtralConfig, MixtralForCausalLM
+
+    sizes, training = recipe.model, recipe.training
+    model = MixtralForCausalLM(
+        MixtralConfig(
+            vocab_size=sizes.vocab_size,
+            hidden_size=sizes.hidden_size,
+            intermediate_size=sizes.ffn_hidden_size,
+            num_hidden_layers=sizes.num_layers,
+            num_attention_heads=sizes.num_attention_heads,
+            num_key_value_heads=sizes.num_query_groups,
+            head_dim=sizes.head_dim,
+            max_position_embeddings=training.sequence_length,
+            num_local_experts=sizes.num_experts,
+            num_experts_per_tok=sizes.experts_per_token,
+            output_router_logits=True,
+            router_aux_loss_coef=sizes.aux_loss_coefficient,
+            use_cache=False,
+        )
+    ).train()
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay, fused=True
+    )
+
+    def run(step: int) -> float:
+        micro_batches = batches.step(step)
+        optimizer.zero_grad()
+        losses = []
+        for batch in micro_batches:
+            output = model(input_ids=batch["tokens"], labels=batch["tokens"])
+            (output.loss / len(micro_batches)).backward()
+            losses.append(output.loss.detach())
+        torch.nn.utils.clip_grad_norm_(model.parameters(), training.clip_grad)
+        optimizer.step()
+        return float(torch.stack(losses).mean())
+
+    return run
+
+
+def _timed(run: Callable[[int], float], step: int) -> float:
+    start = time.perf_counter()
+    loss = run(step)
+    seconds = time.perf_counter() - start
+    if not torch.isfinite(torch.tensor(loss)):
+        raise ValueError(f"step {step + 1}: the loss is not finite, so its time means nothing")
+    return seconds
+
+
+def _flops_per_second(product: Callable[[Tensor, Tensor], Tensor]) -> float:
+    """The best of a few square products, which is what a limit is."""
+    left, right = torch.randn(_GEMM_SIZE, _GEMM_SIZE), torch.randn(_GEMM_SIZE, _GEMM_SIZE)
+    product(left, right)
+    seconds = []
+    for _ in range(_GEMM_REPEATS):
+        start = time.perf_counter()
+        product(left, right)
+        seconds.append(time.perf_counter() - start)
+    return float(2 * _GEMM_SIZE**3 / min(seconds))
+
+
+def experts_alone(job: Job, where: Rendezvous, _emit: Emit) -> dict[str, list[float]]:
+    """Seconds of one layer's experts, forward and backward, gradients added up, over a micro-batch's even load.
+
+    "ours" and "megatron": this recipe's experts and SequentialMLP. "grouped_mm": torch's on weights that lie stacked.
+    """
+    recipe = job.recipe
+    with joined(where, recipe.parallel, recipe.training.seed) as ranks:
+        sides = {
+            "ours": _expert_step(recipe, _first_experts(recipe, ranks)),
+            "megatron": _expert_step(recipe, _first_experts(stock(recipe), ranks)),
+            "grouped_mm": _expert_step(recipe, _GroupedExperts(recipe)),
+        }
+        found: dict[str, list[float]] = {name: [] for name in sides}
+        for turn in range(job.num_steps):
+            for name, run in sides.items():
+                start = time.perf_counter()
+                run()
+                if turn:
+                    found[name].append(time.perf_counter() - start)
+        return found
+
+
+def _first_experts(recipe: Recipe, ranks: Ranks) -> torch.nn.Module:
+    experts: torch.nn.Module = unwrapped(build_model(recipe, ranks)).decoder.layers[0].mlp.experts
+    return experts
+
+
+def _expert_step(recipe: Recipe, experts: torch.nn.Module) -> Callable[[], None]:
+    sizes, training = recipe.model, recipe.training
+    pairs = training.micro_batch * training.sequence_length * sizes.experts_per_token
+    tokens_PH = torch.randn(pairs, sizes.hidden_size, requires_grad=True)
+    probs_P = torch.rand(pairs, requires_grad=True)
+    upstream_PH = torch.randn(pairs, sizes.hidden_size)
+    counts_E = torch.full((sizes.num_experts,), pairs // sizes.num_experts)
+
+    def run() -> None:
+        tokens_PH.grad = probs_P.grad = None
+        output_PH, _ = experts(tokens_PH, counts_E, probs_P)
+        output_PH.backward(upstream_PH)
+
+    return run
+
+
+class _GroupedExperts(torch.nn.Module):
+    """The same sums by torch.nn.functional.grouped_mm."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        super().__init__()
+        sizes = recipe.model
+        hidden, width = sizes.hidden_size, sizes.ffn_hidden_size
+        self.fc1_EH2F = torch.nn.Parameter(0.01 * torch.randn(sizes.num_experts, hidden, 2 * width))
+        self.fc2_EFH = torch.nn.Parameter(0.01 * torch.randn(sizes.num_experts, width, hidden))
+
+    def forward(self, tokens_PH: Tensor, counts_E: Tensor, probs_P: Tensor) -> tuple[Tensor, None]:
+        """[P, H] in and out."""
+        ends_E = counts_E.cumsum(0).int()
+        gate_PF, value_PF = F.grouped_mm(tokens_PH, self.fc1_EH2F, offs=ends_E).chunk(2, dim=-1)
+        output_PH = F.grouped_mm(F.silu(gate_PF) * value_PF, self.fc2_EFH, offs=ends_E)
+        return output_PH * probs_P[:, None], None
