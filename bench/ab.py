@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from tabulate import tabulate
 
-from bench import gate, ledger_store
+from bench import gate, ledger_store, metrics
 from bench.attribution import attribute
 from bench.cases import select
 from bench.evidence import FAMILY_ERROR, FIRST_LOOK, MIN_PAIRS, Judgement, decide
@@ -38,7 +38,6 @@ LOSS_PERCENT, GRAD_NORM_PERCENT = 2.0, 10.0  # of a step, between the sides: mor
 State = Literal["pass", "fail", "improved", "inconclusive", "void"]
 Figures = Mapping[str, float]
 Pair = tuple[Record, Record]  # base, head
-_WORST_FIRST: tuple[State, ...] = ("fail", "inconclusive", "improved", "pass")
 
 
 class VoidError(Exception):
@@ -75,10 +74,9 @@ def _judged(pairs: Sequence[tuple[Figures, Figures]], error: float) -> dict[str,
 
 
 def deciding(judged: Mapping[str, Judgement]) -> tuple[str, State]:
-    """The metric that makes the verdict, as in bench.gate: beside the step's time only one that fails or improves."""
-    told = {name: each.state for name, each in judged.items() if name == STEP or each.state in ("fail", "improved")}
-    worst = min(told, key=lambda name: (_WORST_FIRST.index(told[name]), name != STEP))
-    return worst, told[worst]
+    """The metric that makes the verdict, and its state."""
+    worst = metrics.deciding({name: each.state for name, each in judged.items()})
+    return worst, judged[worst].state
 
 
 # ---- what may be compared ----------------------------------------------------------------------------------
@@ -134,7 +132,7 @@ def _learning_apart(base: Record, head: Record) -> str | None:
         ):
             if before is None or after is None:
                 continue
-            if abs(after - before) > tolerance / 100 * abs(before):
+            if gate.is_apart(after, before, tolerance):
                 return (
                     f"step {ours.step + 1}: {name} {after:.6g} at head where base has {before:.6g}, more than "
                     f"{tolerance:g} % apart: head computes something else"
@@ -317,12 +315,15 @@ class Request:
             )
 
     @property
+    def own_recipe(self) -> str | None:
+        """In place of the case's; a file is the same one for both sides, which run elsewhere."""
+        is_file = self.recipe is not None and self.recipe.endswith(".toml")
+        return str(Path(self.recipe).resolve()) if self.recipe is not None and is_file else self.recipe
+
+    @property
     def words(self) -> list[str]:
         """Of a run's command line, the same for both sides."""
-        recipe = self.recipe
-        if recipe is not None and recipe.endswith(".toml"):
-            recipe = str(Path(recipe).resolve())  # the same file for both sides, which run elsewhere
-        options = [("case", self.case), ("recipe", recipe), ("steps", self.steps), ("device", self.device)]
+        options = [("case", self.case), ("recipe", self.own_recipe), ("steps", self.steps), ("device", self.device)]
         options += [("set", each) for each in self.overrides]
         # joined: pytest takes a path that stands alone for one of tests, and looks for its settings above it
         return [f"--{name}={value}" for name, value in options if value is not None]
@@ -406,9 +407,7 @@ class _Meeting:
 
 def _ledger(request: Request, base: Side, head: Side) -> str:
     """Whether the exact cost of the step moved as well: then the program changed, not only its speed."""
-    recipe, changes = request.recipe or select([request.case], "cpu")[0].recipe, list(request.overrides)
-    if recipe.endswith(".toml"):
-        recipe = str(Path(recipe).resolve())
+    recipe, changes = request.own_recipe or select([request.case], "cpu")[0].recipe, list(request.overrides)
     print("counting the exact cost of a step on both sides", file=sys.stderr)
     try:
         before = ledger_store.counted_in(base.tree, recipe, changes, base.python)

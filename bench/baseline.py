@@ -114,6 +114,11 @@ class RecordedRun(Strict):
     losses: Annotated[list[float | None], Field(max_length=100_000)] = []
     grad_norms: Annotated[list[float | None], Field(max_length=100_000)] = []
 
+    @property
+    def known_figures(self) -> Mapping[str, float]:
+        """The figures; of a file from before there were any, the step's time."""
+        return self.figures or {STEP: statistics.median(self.steady_step_seconds)}
+
     @model_validator(mode="after")
     def _consistent(self) -> RecordedRun:
         """What is judged is what the steps say; a figure that is judged as a ratio is never zero."""

@@ -15,7 +15,7 @@ import typer
 from bench import baseline_store
 from bench.baseline import DEFAULT_TOLERANCE_PERCENT, Baseline, RecordedRun, stored_baselines
 from bench.evidence import FAMILY_ERROR, FLOOR_PERCENT, MIN_BASELINE_RUNS, POWER, Comparison, Evidence, weigh
-from bench.metrics import STEP, family, metric_of
+from bench.metrics import family, metric_of
 from bench.noise import MAX_CV_PERCENT
 from bench.record_files import read_records
 from bench.terminal import pairs, plain, table
@@ -250,7 +250,7 @@ def _nearest(candidate: Baseline, stored: list[Baseline]) -> str:
 
 def _changes(candidate: Baseline, stored: Baseline) -> str:
     """Every metric that the runs of both sides have, with its interval where the stored ones are enough for one."""
-    before, after = ([_figures(run) for run in side.runs] for side in (stored, candidate))
+    before, after = ([run.known_figures for run in side.runs] for side in (stored, candidate))
     compared = {name: side for name, side in family(before, after).items() if metric_of(name) is not None}
     rows = []
     for name, side in compared.items():
@@ -275,10 +275,6 @@ def _change(evidence: Evidence | None, side: Comparison, unit: str) -> tuple[str
         return f"{evidence.change_percent:+.2f} {unit}", interval(evidence)
     before, after = statistics.median(side.before), statistics.median(side.after)
     return f"{100 * (after - before) / (side.whole or before):+.2f} {unit}", "too few stored runs"
-
-
-def _figures(run: RecordedRun) -> Mapping[str, float]:
-    return run.figures or {STEP: statistics.median(run.steady_step_seconds)}
 
 
 def interval(evidence: Evidence) -> str:

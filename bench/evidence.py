@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal, TypeVar
@@ -94,10 +94,7 @@ def weigh(comparison: Comparison, alpha: float = FAMILY_ERROR) -> Evidence:
     Raises:
         ValueError: too few runs for a between-run variance, or a figure that cannot be one.
     """
-    _check(comparison)
-    units = _ratio_percent if comparison.whole is None else _share_percent
-    before, after = (_scaled(side, comparison.whole) for side in (comparison.before, comparison.after))
-    found = _paired(before, after) if comparison.is_paired else _unpaired(before, after)
+    units, found = _units(comparison), _difference(comparison)
     critical, visible = _critical(_two_digits(alpha), found.freedom)
     return Evidence(
         change_percent=units(found.change),
@@ -107,8 +104,19 @@ def weigh(comparison: Comparison, alpha: float = FAMILY_ERROR) -> Evidence:
         worse_p=float(distributions.t.sf(found.change / found.error, found.freedom)),
         better_p=float(distributions.t.cdf(found.change / found.error, found.freedom)),
         spread_percent=units(found.spread),
-        runs=(len(before), len(after)),
+        runs=(len(comparison.before), len(comparison.after)),
     )
+
+
+def _units(comparison: Comparison) -> Callable[[float], float]:
+    """From the scale that is tested to percent."""
+    return _ratio_percent if comparison.whole is None else _share_percent
+
+
+def _difference(comparison: Comparison) -> _Difference:
+    _check(comparison)
+    before, after = (_scaled(side, comparison.whole) for side in (comparison.before, comparison.after))
+    return _paired(before, after) if comparison.is_paired else _unpaired(before, after)
 
 
 def _check(comparison: Comparison) -> None:
@@ -160,16 +168,23 @@ def decide(family: Mapping[Key, Comparison], family_error: float = FAMILY_ERROR)
     for name, comparison in family.items():
         is_worse, alpha = alphas[name]
         evidence = weigh(comparison, alpha=alpha)
-        state: State = "inconclusive"
-        can_decide = len(comparison.after) >= MIN_RUNS_TO_DECIDE
-        if is_worse and evidence.change_percent > comparison.floor_percent:
-            state = "fail" if can_decide else "inconclusive"
-        elif better[name][0] and evidence.change_percent < -comparison.floor_percent:
-            state = "improved" if can_decide else "inconclusive"
-        elif evidence.high_percent < comparison.limit_percent:
-            state = "pass"
+        state = _state(comparison, evidence.change_percent, evidence.high_percent, is_worse, better[name][0])
         found[name] = Judgement(state, evidence, alpha)
     return found
+
+
+def _state(
+    comparison: Comparison, change_percent: float, high_percent: float, is_worse: bool, is_better: bool
+) -> State:
+    """What a change is; `is_worse` and `is_better` say whether Holm's procedure calls it that."""
+    decided: State = "inconclusive"
+    if is_worse and change_percent > comparison.floor_percent:
+        decided = "fail"
+    elif is_better and change_percent < -comparison.floor_percent:
+        decided = "improved"
+    elif high_percent < comparison.limit_percent:
+        return "pass"
+    return decided if len(comparison.after) >= MIN_RUNS_TO_DECIDE else "inconclusive"
 
 
 def _holm(
@@ -217,29 +232,20 @@ def _share_percent(share: float) -> float:
 
 def states(family: Mapping[Key, Comparison], family_error: float = FAMILY_ERROR) -> dict[Key, State]:
     """The states of `decide` and nothing else, many times as fast: for replays of a hundred thousand judgements."""
-    differences = {}
-    for name, each in family.items():
-        _check(each)
-        before, after = (_scaled(side, each.whole) for side in (each.before, each.after))
-        differences[name] = _paired(before, after) if each.is_paired else _unpaired(before, after)
+    differences = {name: _difference(each) for name, each in family.items()}
     weights = {name: each.weight for name, each in family.items()}
     worse_p = {name: _upper_tail(each.change / each.error, each.freedom) for name, each in differences.items()}
     better_p = {name: _upper_tail(-each.change / each.error, each.freedom) for name, each in differences.items()}
     worse, better = (_holm(p_values, weights, family_error) for p_values in (worse_p, better_p))
-    return {name: _state(each, differences[name], worse[name], better[name][0]) for name, each in family.items()}
+    return {
+        name: _state(each, *_change_and_high(each, differences[name], worse[name][1]), worse[name][0], better[name][0])
+        for name, each in family.items()
+    }
 
 
-def _state(comparison: Comparison, found: _Difference, worse: tuple[bool, float], is_better: bool) -> State:
-    units = _ratio_percent if comparison.whole is None else _share_percent
-    change, (is_worse, alpha) = units(found.change), worse
-    decided: State = "inconclusive"
-    if is_worse and change > comparison.floor_percent:
-        decided = "fail"
-    elif is_better and change < -comparison.floor_percent:
-        decided = "improved"
-    elif units(found.change + _critical(_two_digits(alpha), found.freedom)[0] * found.error) < comparison.limit_percent:
-        return "pass"
-    return decided if len(comparison.after) >= MIN_RUNS_TO_DECIDE else "inconclusive"
+def _change_and_high(comparison: Comparison, found: _Difference, alpha: float) -> tuple[float, float]:
+    units, critical = _units(comparison), _critical(_two_digits(alpha), found.freedom)[0]
+    return units(found.change), units(found.change + critical * found.error)
 
 
 def _upper_tail(t: float, freedom: int) -> float:

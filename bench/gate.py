@@ -52,8 +52,10 @@ MAX_MFU = 1.0
 RATE = "tokens_per_second_per_processor"
 
 State = Literal["pass", "fail", "improved", "inconclusive", "no_baseline", "void", "missing"]
+# Of cases: what a reader must look at comes first.
+WORST_FIRST: tuple[State, ...] = ("void", "fail", "missing", "inconclusive", "no_baseline", "improved", "pass")
 RowState = Literal["pass", "fail", "improved", "inconclusive", "compared"]
-_WORST_FIRST: tuple[RowState, ...] = ("fail", "inconclusive", "improved", "pass", "compared")
+_WORST_ROW_FIRST: tuple[RowState, ...] = ("fail", "inconclusive", "improved", "pass", "compared")
 _STATE_OF_ROW: dict[RowState, State] = {
     "fail": "fail",
     "inconclusive": "inconclusive",
@@ -184,9 +186,13 @@ def grouped(records: Iterable[Record]) -> list[list[Record]]:
     """The records that are runs of one case, recipe, layout, device and work, in the order of their first."""
     groups: dict[tuple[str, ...], list[Record]] = {}
     for record in records:
-        parts = (part.model_dump_json() for part in (record.layout, record.device, record.work))
-        groups.setdefault((record.case, record.recipe.hash, *parts), []).append(record)
+        groups.setdefault(_key(record), []).append(record)
     return list(groups.values())
+
+
+def _key(record: Record) -> tuple[str, ...]:
+    parts = (part.model_dump_json() for part in (record.layout, record.device, record.work))
+    return (record.case, record.recipe.hash, *parts)
 
 
 def missing(
@@ -226,14 +232,7 @@ def _require_one_case(runs: list[Record]) -> None:
         raise ValueError("no record to judge")
     first = runs[0]
     for run in runs[1:]:
-        same = (run.case, run.recipe.hash, run.layout, run.device, run.work) == (
-            first.case,
-            first.recipe.hash,
-            first.layout,
-            first.device,
-            first.work,
-        )
-        if not same:
+        if _key(run) != _key(first):
             raise ValueError(f"records {first.id} and {run.id} are not runs of one case, recipe, layout and device")
 
 
@@ -290,9 +289,14 @@ def _first_apart(
     ours: Sequence[float | None], theirs: Sequence[float | None], tolerance_percent: float
 ) -> tuple[int, float, float] | None:
     for index, (mine, other) in enumerate(zip(ours, theirs, strict=False)):
-        if mine is not None and other is not None and abs(mine - other) > tolerance_percent / 100 * abs(other):
+        if mine is not None and other is not None and is_apart(mine, other, tolerance_percent):
             return index, mine, other
     return None
+
+
+def is_apart(mine: float, other: float, tolerance_percent: float) -> bool:
+    """Whether a loss or gradient norm is not the other's."""
+    return abs(mine - other) > tolerance_percent / 100 * abs(other)
 
 
 def _more(count: int) -> str:
@@ -310,7 +314,7 @@ def _limits(baseline: Baseline) -> tuple[float, float]:
 
 
 def _comparisons(baseline: Baseline, case: _Case) -> dict[str, Comparison]:
-    theirs = [run.figures or {STEP: statistics.median(run.steady_step_seconds)} for run in baseline.runs]
+    theirs = [run.known_figures for run in baseline.runs]
     return {
         name: replace(each, limit_percent=_limits(baseline)[0], floor_percent=baseline.floor_percent)
         for name, each in family(theirs, case.figures).items()
@@ -387,7 +391,7 @@ def _conclude(case: _Case, judged: Mapping[tuple[str, str], Judgement]) -> Verdi
             f"NO BASELINE: {record.case} ran at {case.measured} on {record.device.name}; {_why_none(case.refusals)}"
         )
         return Verdict("no_baseline", record.case, sentence, rows, case.refusals)
-    worst = min(deciding, key=lambda row: _WORST_FIRST.index(row.state))
+    worst = min(deciding, key=lambda row: _WORST_ROW_FIRST.index(row.state))
     attribution = _attribution(case, worst)
     sentence = _sentence(record, rows, worst, case.measured)
     if attribution is not None and attribution.sentence:

@@ -14,13 +14,11 @@ import typer
 from bench.baseline_commands import Baselines, Records, figure, interval
 from bench.baseline_store import write_file
 from bench.evidence import FAMILY_ERROR
-from bench.gate import RATE, Row, State, Verdict, exit_code, grouped, judge_suite, load_baselines, missing
-from bench.junit import write_junit
+from bench.gate import RATE, WORST_FIRST, Row, Verdict, exit_code, grouped, judge_suite, load_baselines, missing
+from bench.junit import as_junit
 from bench.metrics import metric_of
 from bench.record_files import read_records
 from bench.terminal import plain, table
-
-_WORST_FIRST: tuple[State, ...] = ("void", "fail", "missing", "inconclusive", "no_baseline", "improved", "pass")
 
 Required = Annotated[bool, typer.Option("--require-baseline", help="A case without an answer fails.")]
 Expected = Annotated[
@@ -52,7 +50,7 @@ def gate(
     if json_path is not None:
         write_file(json_path, _json(verdicts, code))
     if junitxml is not None:
-        _write_junit(junitxml, verdicts, require_baseline)
+        write_file(junitxml, as_junit(verdicts, require_baseline))
     for verdict in verdicts:
         print(plain(verdict.sentence, 2000))
     if any(verdict.rows for verdict in verdicts):
@@ -77,7 +75,7 @@ def _judged(paths: Sequence[Path], folder: Path, expected: list[str] | None) -> 
     if not records:
         where = ", ".join(str(path) for path in paths)
         verdicts.append(Verdict("missing", "all cases", f"MISSING: no records in {where}; nothing ran, or elsewhere"))
-    return sorted(verdicts, key=lambda verdict: _WORST_FIRST.index(verdict.state))
+    return sorted(verdicts, key=lambda verdict: WORST_FIRST.index(verdict.state))
 
 
 def _table(verdicts: Sequence[Verdict]) -> str:
@@ -121,10 +119,3 @@ def _json(verdicts: Sequence[Verdict], code: int) -> bytes:
         "verdicts": [asdict(verdict) for verdict in verdicts],
     }
     return (json.dumps(content, indent=1, allow_nan=False) + "\n").encode()
-
-
-def _write_junit(path: Path, verdicts: Sequence[Verdict], require_baseline: bool) -> None:
-    try:
-        write_junit(path, verdicts, require_baseline)
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be written: {error.strerror or error}") from None

@@ -14,24 +14,23 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from filelock import FileLock, Timeout
-from pydantic import Field, StringConstraints, field_validator
+from pydantic import Field
 
+from bench.gate import State
 from bench.jsonfile import parse_model, read_bounded
 from bench.metrics import STEP, figures_of, metric_of
-from bench.record import Commit, HexId, Name, Record, Strict, utc_moment
+from bench.record import Commit, HexId, Name, Record, Strict, UtcTime, utc_moment
 from bench.stats import summarise
 
 MAX_HISTORY_BYTES = 64 << 20
 MAX_LINE_BYTES = 256 << 10
 MAX_FIGURES = 100
 MAX_RUNS = 50_000
-RATE = "tokens_per_second_per_processor"
 FILE_NAME = "history.jsonl"
 _LOCK_SECONDS = 60.0
 
 Figure = Annotated[float, Field(ge=0, le=1e30)]
 Positive = Annotated[float, Field(gt=0, le=1e30)]
-State = Literal["pass", "fail", "improved", "inconclusive", "no_baseline", "void", "missing"]
 
 
 class Entry(Strict):
@@ -39,7 +38,7 @@ class Entry(Strict):
 
     schema_: Literal[1] = Field(alias="schema", default=1)
     record_id: HexId
-    created_at: Annotated[str, StringConstraints(max_length=40)]
+    created_at: UtcTime
     case: Name
     key: HexId
     device_name: Name
@@ -48,12 +47,6 @@ class Entry(Strict):
     tokens_per_second_per_processor: Positive
     figures: Annotated[dict[Name, Figure], Field(max_length=MAX_FIGURES)]
     state: State | None = None  # of its verdict, where it was judged
-
-    @field_validator("created_at")
-    @classmethod
-    def _is_utc(cls, value: str) -> str:
-        utc_moment(value)
-        return value
 
 
 def key_of(record: Record) -> str:

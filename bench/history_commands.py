@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from bench import history
+from bench.baseline_commands import Records
 from bench.changes import LEAST_RUNS, Change, changes_of
 from bench.history import Entry
 from bench.jsonfile import write_atomically
@@ -20,9 +21,6 @@ app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help=__doc__)
 _MONITOR = "This watches and does not judge, so the exit code is 0; `python -m bench gate` and `ab` decide."
 _SHA_LETTERS = 12
 
-Records = Annotated[
-    list[Path], typer.Argument(metavar="RECORDS...", help="Record files, or folders that hold them (*.json).")
-]
 File = Annotated[Path, typer.Option("--history", metavar="FILE", help="The history.")]
 Case = Annotated[str | None, typer.Option(metavar="NAME", help="This case only.")]
 DEFAULT = Path("results") / history.FILE_NAME

@@ -14,7 +14,12 @@ _SKIPPED = ("inconclusive", "no_baseline")
 
 
 def write_junit(path: Path, verdicts: Sequence[Verdict], require_baseline: bool) -> None:
-    """Write one test case a verdict: failed where a gate would be, skipped where there is no answer.
+    """Write `as_junit`, atomically."""
+    write_atomically(path, as_junit(verdicts, require_baseline))
+
+
+def as_junit(verdicts: Sequence[Verdict], require_baseline: bool) -> bytes:
+    """One test case a verdict: failed where a gate would be, skipped where there is no answer.
 
     A case without an answer fails too where `require_baseline` asks for one.
     """
@@ -36,7 +41,7 @@ def write_junit(path: Path, verdicts: Sequence[Verdict], require_baseline: bool)
     root = ElementTree.Element("testsuites")
     root.append(suite)
     ElementTree.indent(root)
-    write_atomically(path, ElementTree.tostring(root, encoding="utf-8", xml_declaration=True) + b"\n")
+    return bytes(ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)) + b"\n"
 
 
 def _outcome(verdict: Verdict, require_baseline: bool) -> str | None:

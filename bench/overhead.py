@@ -68,7 +68,7 @@ def _in_turns(
         is_harness = side == "harness"
         dist.barrier()
         with nullcontext() if is_harness else bare(stepper):  # outside the timed part
-            taken = _timed(harness_step if is_harness else bare_step, step)
+            taken = timed(harness_step if is_harness else bare_step, step)
         # a harness step drains the counts, so any left here were made by a step that should have made none
         assert is_harness or device.TRAFFIC.calls == 0, "the bare loop's collectives are still counted"
         if step >= _WARM_UP_ROUNDS * len(_ROUND):
@@ -76,7 +76,8 @@ def _in_turns(
     return seconds
 
 
-def _timed(run: Callable[[int], float], step: int) -> float:
+def timed(run: Callable[[int], float], step: int) -> float:
+    """Wall seconds of one step, which returns its loss; a ValueError where that is not finite."""
     device.synchronize()
     start = time.perf_counter()
     loss = run(step)

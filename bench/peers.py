@@ -17,8 +17,9 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional as F
 
+from bench.overhead import timed
 from grok1 import device
-from grok1.config import Recipe
+from grok1.config import Kernels, Recipe
 from grok1.data import Batches, training_split
 from grok1.engine import AttnMaskType, DotProductAttention, TransformerConfig
 from grok1.gemm import matmul
@@ -29,7 +30,6 @@ from grok1.parallel import Ranks, Rendezvous, joined
 from grok1.step import Stepper
 from grok1.train import Emit
 
-STOCK_KERNELS = ("kernels.experts=sequential", "kernels.dispatch=megatron")
 _GEMM_SIZE = 1024
 _GEMM_REPEATS = 5
 
@@ -53,7 +53,7 @@ def one_rank(job: Job, where: Rendezvous, _emit: Emit) -> dict[str, list[float]]
         found: dict[str, list[float]] = {name: [] for name in (*sides, "torch", "onednn")}
         for step in range(job.num_steps):
             for name, run in sides.items():
-                taken = _timed(run, step)
+                taken = timed(run, step)
                 if step:
                     found[name].append(taken)
             found["torch"].append(_flops_per_second(torch.mm))
@@ -78,8 +78,7 @@ def products(_job: Job, _where: Rendezvous, _emit: Emit) -> list[float]:
 
 def stock(recipe: Recipe) -> Recipe:
     """The recipe with megatron's experts and dispatcher."""
-    kernels = recipe.kernels.model_copy(update=dict(each.split(".")[1].split("=") for each in STOCK_KERNELS))
-    return recipe.model_copy(update={"kernels": kernels})
+    return recipe.model_copy(update={"kernels": Kernels()})
 
 
 def _measured(
@@ -93,15 +92,14 @@ def _measured(
         seconds = []
         for step in range(job.num_steps):
             dist.barrier()
-            seconds.append(_timed(run, step))
+            seconds.append(timed(run, step))
         peaks: list[Any] = [None] * ranks.world_size
         dist.all_gather_object(peaks, device.peak_bytes()[0])
         return {"seconds": seconds[1:], "peak_bytes": peaks} if ranks.rank == 0 else None
 
 
 def _ours(recipe: Recipe, ranks: Ranks, batches: Batches) -> Callable[[int], float]:
-    model = build_model(recipe, ranks)
-    return _stepper(recipe, ranks, model, batches)
+    return _stepper(recipe, ranks, build_model(recipe, ranks), batches)
 
 
 def _stock(recipe: Recipe, ranks: Ranks, batches: Batches) -> Callable[[int], float]:
@@ -176,15 +174,6 @@ def _mixtral(recipe: Recipe, batches: Batches) -> Callable[[int], float]:
         return float(torch.stack(losses).mean())
 
     return run
-
-
-def _timed(run: Callable[[int], float], step: int) -> float:
-    start = time.perf_counter()
-    loss = run(step)
-    seconds = time.perf_counter() - start
-    if not torch.isfinite(torch.tensor(loss)):
-        raise ValueError(f"step {step + 1}: the loss is not finite, so its time means nothing")
-    return seconds
 
 
 def _flops_per_second(product: Callable[[Tensor, Tensor], Tensor]) -> float:

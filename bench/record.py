@@ -12,7 +12,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
 # The launch glue and tests meet both through this module.
 from bench.environment import ALLOWED_ENVIRONMENT as ALLOWED_ENVIRONMENT
@@ -227,13 +227,21 @@ def utc_moment(text: str) -> datetime:
     return moment
 
 
+def _in_utc(text: str) -> str:
+    utc_moment(text)
+    return text
+
+
+UtcTime = Annotated[str, StringConstraints(max_length=40), AfterValidator(_in_utc)]
+
+
 class Record(Strict):
     """One run of one case. A void record is kept for people to read; it is never judged nor a baseline."""
 
     # `schema` is the name on disk, but also a (deprecated) method of pydantic's models.
     schema_: Literal[1] = Field(alias="schema", default=1)
     id: HexId
-    created_at: Annotated[str, StringConstraints(max_length=40)]
+    created_at: UtcTime
     case: Name
     valid: bool
     void_reasons: Annotated[list[Text], Field(max_length=100)]
@@ -253,12 +261,6 @@ class Record(Strict):
     # Null for a run of ours. Of an ingested log: where it came from and what its samples are. Such a record holds one
     # time a step for the whole job, as rank 0; it may lack the host, gradient norms and memory (0 bytes: not known).
     source: Text | None = None
-
-    @field_validator("created_at")
-    @classmethod
-    def _is_utc(cls, value: str) -> str:
-        utc_moment(value)
-        return value
 
     @field_validator("environment")
     @classmethod

@@ -20,9 +20,9 @@ from pydantic import Field, model_validator
 from scipy import stats as distributions
 from tabulate import tabulate
 
-from bench.evidence import FAMILY_ERROR, FIRST_LOOK, MIN_BASELINE_RUNS, State, states
+from bench.evidence import FAMILY_ERROR, FIRST_LOOK, MIN_BASELINE_RUNS, states
 from bench.jsonfile import read_model, write_model
-from bench.metrics import STEP, family
+from bench.metrics import STEP, deciding, family
 from bench.record import Name, Positive, Record, Strict
 from bench.stats import find_steady
 
@@ -187,9 +187,7 @@ def _mean(seconds_RS: Floats) -> Figures:
 def _ours(before: Sequence[Figures], after: Sequence[Figures], error: float = FAMILY_ERROR) -> Said:
     """The gate itself: every figure in one family, of which any that fails is enough."""
     found = states(family(before, after), error)
-    others = {state for name, state in found.items() if name != STEP and state != "inconclusive"}
-    order: tuple[State, ...] = ("fail", "inconclusive", "improved")
-    return next((state for state in order if state in {found[STEP], *others}), "pass")
+    return found[deciding(found)]
 
 
 def _ours_in_two_looks(before: Sequence[Figures], after: Sequence[Figures]) -> Said:

@@ -11,6 +11,7 @@ from bench.gate import exit_code, load_baselines
 from bench.junit import write_junit
 from bench.ledger import read_ledger
 from bench.record import Record
+from bench.record_files import files_at
 from reports.case import assess
 from reports.document import write_cases
 
@@ -73,7 +74,7 @@ def _files(given: list[Path]) -> list[Path]:
     """The record files named, and those inside the folders named."""
     files: list[Path] = []
     for path in given:
-        inside = sorted(path.glob("*.json")) if path.is_dir() else [path]
+        inside = files_at(path)
         if not inside:
             raise ValueError(f"{path}: holds no *.json records; run the benchmark first")
         files += inside

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bench.gate import Baseline, Verdict, grouped, judge_suite
+from bench.gate import WORST_FIRST, Baseline, Verdict, grouped, judge_suite
 from bench.record import Record
 from bench.stats import Summary, summarise
-
-WORST_FIRST = ("void", "fail", "missing", "inconclusive", "no_baseline", "improved", "pass")
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.gate import Baseline, Verdict
+from bench.gate import WORST_FIRST, Baseline, Verdict
 from bench.jsonfile import write_atomically
 from bench.ledger import Ledger
 from bench.record import Record
 from reports import comparison, plots, tables
-from reports.case import WORST_FIRST, CaseResult, Measured, assess
+from reports.case import CaseResult, Measured, assess
 from reports.data import as_json
 from reports.figures import figures
 from reports.ledger import section_of

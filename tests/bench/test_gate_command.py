@@ -6,7 +6,6 @@ import json
 import math
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -14,27 +13,11 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from bench import __main__
 from bench.baseline import BaselineFile, load_baselines, recorded_baseline
 
-Gate = Callable[..., tuple[int, str, str]]
+from .conftest import Command
+
 SECONDS = 39.8
-
-
-@pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Gate:
-    """Runs `python -m bench ...` in an empty folder that has baselines/: (exit code, output, errors)."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "baselines").mkdir()
-
-    def run(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["bench", *map(str, words)])
-        with pytest.raises(SystemExit) as ended:
-            __main__.main()
-        printed = capsys.readouterr()
-        return int(ended.value.code or 0), printed.out, printed.err
-
-    return run
 
 
 def runs(synthetic_record, count: int = 5, first: int = 1, seconds: float = SECONDS, **changes: Any) -> list[Any]:
@@ -65,45 +48,45 @@ def outcomes(path: str) -> dict[str, str]:
     }
 
 
-def test_record_promote_gate_and_every_way_out(command: Gate, synthetic_record) -> None:
-    assert command("baseline", "record", write(runs(synthetic_record), "base"), "-o", "candidate.json")[0] == 0
-    assert command("baseline", "promote", "candidate.json", "--rationale", "first")[0] == 0
+def test_record_promote_gate_and_every_way_out(bench: Command, synthetic_record) -> None:
+    assert bench("baseline", "record", write(runs(synthetic_record), "base"), "-o", "candidate.json")[0] == 0
+    assert bench("baseline", "promote", "candidate.json", "--rationale", "first")[0] == 0
     same = write(runs(synthetic_record, 3, first=11), "same")
-    code, output, _ = command("gate", same, "--require-baseline")
+    code, output, _ = bench("gate", same, "--require-baseline")
     assert code == 0
     assert output.startswith("PASS: grok1-40b took")
     slower = write(runs(synthetic_record, 3, first=11, seconds=1.05 * SECONDS), "slower")
-    code, output, _ = command("gate", slower)
+    code, output, _ = bench("gate", slower)
     assert code == 1
     assert output.startswith("FAIL: grok1-40b took +")
     faster = write(runs(synthetic_record, 3, first=11, seconds=0.9 * SECONDS), "faster")
-    code, output, _ = command("gate", faster)
+    code, output, _ = bench("gate", faster)
     assert (code, output.split(":")[0]) == (0, "IMPROVED")
     other = write(runs(synthetic_record, 3, first=11, software={"python": "3.10.0", "torch": "2.8.0"}), "other")
-    code, output, _ = command("gate", other)
+    code, output, _ = bench("gate", other)
     assert code == 0
     assert "software.torch 2.8.0 (baseline 2.7.1)" in output
-    assert command("gate", other, "--require-baseline")[0] == 1
+    assert bench("gate", other, "--require-baseline")[0] == 1
     label = load_baselines(Path("baselines"))[0].label
-    assert command("baseline", "retire", label, "--rationale", "gone")[0] == 0
-    code, output, _ = command("gate", slower)
+    assert bench("baseline", "retire", label, "--rationale", "gone")[0] == 0
+    code, output, _ = bench("gate", slower)
     assert code == 0
     assert output.startswith("NO BASELINE: grok1-40b ran at")
-    assert command("gate", slower, "--require-baseline")[0] == 1
+    assert bench("gate", slower, "--require-baseline")[0] == 1
 
 
-def test_one_run_in_doubt_is_skipped_and_not_passed(command: Gate, synthetic_record) -> None:
+def test_one_run_in_doubt_is_skipped_and_not_passed(bench: Command, synthetic_record) -> None:
     store(runs(synthetic_record))
     one = write(runs(synthetic_record, 1, first=11, seconds=1.2 * SECONDS), "one")
-    code, output, _ = command("gate", one, "--junitxml", "out.xml", "--json", "out.json")
+    code, output, _ = bench("gate", one, "--junitxml", "out.xml", "--json", "out.json")
     assert (code, output.split(":")[0]) == (0, "INCONCLUSIVE")
     assert outcomes("out.xml") == {"grok1-40b": "skipped"}
-    code, _, _ = command("gate", one, "--junitxml", "out.xml", "--require-baseline")
+    code, _, _ = bench("gate", one, "--junitxml", "out.xml", "--require-baseline")
     assert code == 1
     assert outcomes("out.xml") == {"grok1-40b": "failure"}
 
 
-def test_the_worst_comes_first_and_all_rows_follow(command: Gate, synthetic_record) -> None:
+def test_the_worst_comes_first_and_all_rows_follow(bench: Command, synthetic_record) -> None:
     store(runs(synthetic_record))
     store(runs(synthetic_record, case="slow"), "slow", label="slow's")
     store(runs(synthetic_record, case="gone"), "gone", label="gone's")
@@ -111,7 +94,7 @@ def test_the_worst_comes_first_and_all_rows_follow(command: Gate, synthetic_reco
     write(runs(synthetic_record, 3, first=21, case="slow", seconds=1.1 * SECONDS), "all")
     write(runs(synthetic_record, 3, first=31, case="new", recipe={"name": "new"}), "all")
     write([synthetic_record(seed=99, case="bad", valid=False, void_reasons=["loss is not finite"])], "all")
-    code, output, _ = command("gate", "all", "--json", "a/b/out.json", "--junitxml", "c/out.xml")
+    code, output, _ = bench("gate", "all", "--json", "a/b/out.json", "--junitxml", "c/out.xml")
     assert code == 1
     said = output.split("\n\n")[0].splitlines()
     assert [each.split(":")[0] for each in said] == ["VOID", "FAIL", "MISSING", "NO BASELINE", "PASS"]
@@ -131,35 +114,35 @@ def test_the_worst_comes_first_and_all_rows_follow(command: Gate, synthetic_reco
     assert row["evidence"]["low_percent"] < row["change_percent"] == pytest.approx(10, abs=0.6)
 
 
-def test_no_records_are_a_failure_and_not_a_pass(command: Gate, synthetic_record) -> None:
+def test_no_records_are_a_failure_and_not_a_pass(bench: Command, synthetic_record) -> None:
     Path("empty").mkdir()
     for words in ([], ["--expect", "grok1-40b"]):
-        code, output, _ = command("gate", "empty", *words, "--junitxml", "out.xml", "--json", "out.json")
+        code, output, _ = bench("gate", "empty", *words, "--junitxml", "out.xml", "--json", "out.json")
         assert code == 1
         assert "no records in empty" in output
         assert set(outcomes("out.xml").values()) == {"failure"}
     assert set(outcomes("out.xml")) == {"grok1-40b", "all cases"}
 
 
-def test_a_baseline_s_own_runs_are_remarked(command: Gate, synthetic_record) -> None:
+def test_a_baseline_s_own_runs_are_remarked(bench: Command, synthetic_record) -> None:
     store(runs(synthetic_record))
-    assert "5 of these runs are a baseline's own" in command("gate", write(runs(synthetic_record), "own"))[2]
-    assert command("gate", write(runs(synthetic_record, first=11), "others"))[2] == ""
+    assert "5 of these runs are a baseline's own" in bench("gate", write(runs(synthetic_record), "own"))[2]
+    assert bench("gate", write(runs(synthetic_record, first=11), "others"))[2] == ""
 
 
-def test_an_expected_case_without_a_run_fails(command: Gate, synthetic_record) -> None:
+def test_an_expected_case_without_a_run_fails(bench: Command, synthetic_record) -> None:
     records = write(runs(synthetic_record, 3), "records")
-    code, output, _ = command("gate", records, "--expect", "grok1-40b", "--expect", "renamed")
+    code, output, _ = bench("gate", records, "--expect", "grok1-40b", "--expect", "renamed")
     assert code == 1
     assert "MISSING: renamed" in output
     assert "MISSING: grok1-40b" not in output
-    assert command("gate", records, "--expect", "grok1-40b")[0] == 0
+    assert bench("gate", records, "--expect", "grok1-40b")[0] == 0
 
 
-def test_a_run_given_twice_is_refused(command: Gate, synthetic_record) -> None:
+def test_a_run_given_twice_is_refused(bench: Command, synthetic_record) -> None:
     folder = write(runs(synthetic_record, 3), "records")
     one = sorted(Path(folder).iterdir())[0]
-    code, _, errors = command("gate", folder, one)
+    code, _, errors = bench("gate", folder, one)
     assert code == 2
     assert "give each run once" in errors
     assert len(errors.splitlines()) == 1
@@ -180,9 +163,9 @@ def test_a_run_given_twice_is_refused(command: Gate, synthetic_record) -> None:
         ('{"\\u001b[31m": 1}', "bad.json"),
     ],
 )
-def test_a_file_that_is_no_record_is_refused_in_one_line(command: Gate, content: str, words: str) -> None:
+def test_a_file_that_is_no_record_is_refused_in_one_line(bench: Command, content: str, words: str) -> None:
     Path("bad.json").write_text(content)
-    code, output, errors = command("gate", "bad.json")
+    code, output, errors = bench("gate", "bad.json")
     assert (code, output) == (2, "")
     assert words in errors
     assert len(errors.splitlines()) == 1
@@ -201,17 +184,17 @@ def test_a_file_that_is_no_record_is_refused_in_one_line(command: Gate, content:
     ],
 )
 def test_a_record_of_wrong_types_or_huge_numbers_is_refused(
-    command: Gate, synthetic_record, change: dict[str, Any]
+    bench: Command, synthetic_record, change: dict[str, Any]
 ) -> None:
     content = synthetic_record().model_dump(mode="json", by_alias=True)
     Path("bad.json").write_text(json.dumps(content | change))
-    code, _, errors = command("gate", "bad.json")
+    code, _, errors = bench("gate", "bad.json")
     assert code == 2
     assert errors.startswith(f"bench: bad.json: {next(iter(change))}")
     assert len(errors.splitlines()) == 1
 
 
-def test_times_beyond_all_reason_end_in_a_verdict(command: Gate, synthetic_record) -> None:
+def test_times_beyond_all_reason_end_in_a_verdict(bench: Command, synthetic_record) -> None:
     """Each is a legal record; together they are nothing that anybody measured."""
     unknown = {"peak_flops_per_second": None, "peak_source": None}
     store(runs(synthetic_record, device=unknown))
@@ -219,43 +202,43 @@ def test_times_beyond_all_reason_end_in_a_verdict(command: Gate, synthetic_recor
         changes = {"step_seconds": [seconds] * 20, "phases_seconds": {}, "peak_bytes": peak}
         ranks = [each.model_dump() | changes for each in synthetic_record().ranks]
         write([synthetic_record(seed=90 + index, ranks=ranks, device=unknown)], "odd")
-    code, output, errors = command("gate", "odd", "--json", "out.json", "--junitxml", "out.xml")
+    code, output, errors = bench("gate", "odd", "--json", "out.json", "--junitxml", "out.xml")
     assert (code, errors) == (0, "")
     assert output.startswith("INCONCLUSIVE")
     assert json.loads(Path("out.json").read_text())["verdicts"][0]["state"] == "inconclusive"
 
 
-def test_numbers_that_overflow_are_one_line(command: Gate, synthetic_record, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_numbers_that_overflow_are_one_line(bench: Command, synthetic_record, monkeypatch: pytest.MonkeyPatch) -> None:
     """It takes thousands of such cases in one family to get there."""
 
     def overflow(*given: object) -> None:
         math.expm1(1e3)
 
     monkeypatch.setattr("bench.gate_commands.judge_suite", overflow)
-    code, _, errors = command("gate", write(runs(synthetic_record, 1), "records"))
+    code, _, errors = bench("gate", write(runs(synthetic_record, 1), "records"))
     assert (code, len(errors.splitlines())) == (2, 1)
     assert "further apart" in errors
 
 
-def test_words_of_strangers_reach_the_terminal_and_the_files_harmless(command: Gate, synthetic_record) -> None:
+def test_words_of_strangers_reach_the_terminal_and_the_files_harmless(bench: Command, synthetic_record) -> None:
     case = "<b>|x|\x1b[31m\u202e`${{ }}`"
     store(runs(synthetic_record, case=case), label="\x1b]0;title\x07<script>|")
     write(runs(synthetic_record, 3, first=11, case=case), "records")
-    code, output, errors = command("gate", "records", "--json", "out.json", "--junitxml", "out.xml")
+    code, output, errors = bench("gate", "records", "--json", "out.json", "--junitxml", "out.xml")
     assert code == 0, errors
     assert not any(char in output for char in "\x1b\x07\u202e")
     assert json.loads(Path("out.json").read_text())["verdicts"][0]["case"] == case
     assert len(outcomes("out.xml")) == 1
 
 
-def test_files_that_cannot_be_written_are_one_line(command: Gate, synthetic_record) -> None:
+def test_files_that_cannot_be_written_are_one_line(bench: Command, synthetic_record) -> None:
     Path("file").write_text("")
     records = write(runs(synthetic_record, 1), "records")
     for option in ("--json", "--junitxml"):
-        code, _, errors = command("gate", records, option, "file/out")
+        code, _, errors = bench("gate", records, option, "file/out")
         assert code == 2
         assert "file/out: cannot be written" in errors
-    code, _, errors = command("gate", records, "--baselines", "nowhere")
+    code, _, errors = bench("gate", records, "--baselines", "nowhere")
     assert code == 2
     assert "no such folder" in errors
 
