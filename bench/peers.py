@@ -33,8 +33,6 @@ from grok1.train import Emit
 _GEMM_SIZE = 1024
 _GEMM_REPEATS = 5
 
-Batch = dict[str, Tensor]
-
 
 def one_rank(job: Job, where: Rendezvous, _emit: Emit) -> dict[str, list[float]]:
     """Wall seconds of each step of "ours", "stock" and "mixtral", and the FLOP/s of products by "torch" and "onednn".
