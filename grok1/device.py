@@ -28,6 +28,7 @@ import numpy
 import torch
 import torch.distributed as dist
 
+from grok1 import gloo
 from grok1.accelerator import (
     PEAKS,
     DeviceError,
@@ -44,7 +45,7 @@ Kind = Literal["cpu", "cuda", "npu"]
 KINDS: tuple[Kind, ...] = ("cpu", "cuda", "npu")
 KIND_VARIABLE = "GROK1_DEVICE"  # how a launcher tells its ranks; a rank cannot change its mind later
 
-_BACKENDS: dict[Kind, str] = {"cpu": "gloo", "cuda": "nccl", "npu": "hccl"}
+_BACKENDS: dict[Kind, str] = {"cpu": gloo.BACKEND, "cuda": "nccl", "npu": "hccl"}
 
 # ---- choosing and activating -------------------------------------------------------------------------
 
@@ -96,6 +97,8 @@ def patch_megatron() -> None:
 
 def backend() -> str:
     """The torch.distributed backend of this device."""
+    if kind() == "cpu":
+        gloo.register()
     return _BACKENDS[kind()]
 
 

@@ -35,6 +35,7 @@ ENVIRONMENT_READERS = {
     PARALLEL,
     "grok1/__main__.py",  # whether torchrun or Slurm started this process
     "grok1/progress.py",  # CI or a person's terminal
+    "grok1/gloo.py",  # which interfaces to connect over
     "grok1/launch.py",  # what the ranks inherit
     "grok1/train.py",  # how torchrun and Slurm tell a rank who it is
     "bench/measure.py",  # the allow-list of variables that a record keeps

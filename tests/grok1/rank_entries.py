@@ -5,7 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections import Counter
+from pathlib import Path
 from typing import Any
+
+from grok1.parallel import joined
 
 
 def raise_on_rank_one(_job: Any, where: Any, _emit: Any) -> None:
@@ -31,3 +35,13 @@ def wait_for_ever(_job: Any, where: Any, emit: Any) -> None:
     """Rank 0 says its process id, then all hang."""
     emit({"pid": os.getpid(), "rank": where.rank})
     time.sleep(600)
+
+
+def describe_threads(job: Any, where: Any, _emit: Any) -> dict[str, Any]:
+    """Rank 0's threads once its groups are built: how many of each name, and how they are scheduled."""
+    with joined(where, job.recipe.parallel, 0):
+        threads = list(Path("/proc/self/task").iterdir())
+        return {
+            "names": dict(Counter((thread / "comm").read_text().strip() for thread in threads)),
+            "policies": sorted({os.sched_getscheduler(int(thread.name)) for thread in threads}),
+        }

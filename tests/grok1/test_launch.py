@@ -56,6 +56,15 @@ def test_a_rank_that_refuses_its_input_gives_one_line(make_job: MakeJob) -> None
         _launch(make_job, "refuse")
 
 
+@pytest.mark.skipif(not hasattr(os, "SCHED_BATCH"), reason="Linux alone schedules batches and lists threads")
+def test_ranks_of_a_cpu_take_turns_and_share_one_connection_loop(make_job: MakeJob) -> None:
+    job = make_job(1, *TWO_RANKS)
+    found = launch(job, job.recipe, "cpu", entry="tests.grok1.rank_entries:describe_threads")
+    assert found["policies"] == [os.SCHED_BATCH]
+    assert found["names"]["gloo_tcp_loop"] == 1  # torch's own has one a group
+    assert found["names"]["pt_gloo_runloop"] > 5  # a worker a group
+
+
 def test_a_failed_run_leaves_no_rank_running(make_job: MakeJob) -> None:
     with pytest.raises(RankFailedError):
         _launch(make_job, "raise_on_rank_one")
