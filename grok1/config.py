@@ -187,6 +187,7 @@ class Kernels(_Frozen):
 
     experts: Literal["sequential", "fused"] = "sequential"
     dispatch: Literal["megatron", "merged"] = "megatron"
+    cross_entropy: Literal["megatron", "fused"] = "megatron"
 
 
 class Recipe(_Frozen):

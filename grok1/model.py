@@ -11,6 +11,7 @@ from torch import Tensor
 
 from grok1 import device
 from grok1.config import Recipe
+from grok1.cross_entropy import cross_entropy
 from grok1.engine import (
     DistributedDataParallel,
     DistributedDataParallelConfig,
@@ -22,7 +23,7 @@ from grok1.engine import (
 )
 from grok1.experts import activation
 from grok1.layers import RMSNorm, layer_spec
-from grok1.parallel import Ranks
+from grok1.parallel import Ranks, tensor_group
 from grok1.weights import initialise
 
 
@@ -31,6 +32,7 @@ class Grok(GPTModel):
 
     def __init__(self, recipe: Recipe, config: TransformerConfig, ranks: Ranks) -> None:
         self.recipe_model = recipe.model
+        self._fuses_cross_entropy = recipe.kernels.cross_entropy == "fused"
         self.kept_logits: list[Tensor] | None = None  # a list here receives each micro-batch's [S, B, vocab/TP]
         layers = [layer_spec(recipe.model, recipe.kernels)] * get_num_layers_to_build(config)
         super().__init__(
@@ -58,10 +60,13 @@ class Grok(GPTModel):
 
     def compute_language_model_loss(self, labels: Tensor, logits: Tensor) -> Tensor:
         """Vocabulary-parallel cross-entropy of the scaled logits, [B, S]."""
-        logits = logits * self.recipe_model.output_multiplier
+        multiplier = self.recipe_model.output_multiplier
         if self.kept_logits is not None:
-            self.kept_logits.append(logits.detach().clone())
-        loss: Tensor = super().compute_language_model_loss(labels, logits)
+            self.kept_logits.append(logits.detach() * multiplier)
+        if self._fuses_cross_entropy:
+            losses_SB = cross_entropy(logits, labels.t(), multiplier, tensor_group())
+            return losses_SB.t().contiguous()
+        loss: Tensor = super().compute_language_model_loss(labels, logits * multiplier)
         return loss
 
 

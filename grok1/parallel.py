@@ -103,6 +103,12 @@ def _build_groups(where: Rendezvous, parallel: Parallel, seed: int) -> Ranks:
     )
 
 
+def tensor_group() -> dist.ProcessGroup:
+    """The ranks that share each matrix with this one."""
+    group: dist.ProcessGroup = parallel_state.get_tensor_model_parallel_group()
+    return group
+
+
 def aux_loss_sums() -> dict[str, object]:
     """megatron's running sums of the routers' auxiliary losses: name -> {"values": tensor [layers], ...}."""
     tracker: dict[str, object] = parallel_state.get_moe_layer_wise_logging_tracker()

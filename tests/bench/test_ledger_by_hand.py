@@ -35,7 +35,7 @@ XAI = (
     "model.tie_embeddings=true",
     "model.router=softmax_then_topk",
 )
-MEGATRON = ("kernels.experts=sequential", "kernels.dispatch=megatron")
+MEGATRON = ("kernels.experts=sequential", "kernels.dispatch=megatron", "kernels.cross_entropy=megatron")
 EXPERTS_WHOLE = ("parallel.expert=8", "parallel.expert_tensor=1")
 TINY, TINY_WHOLE, TINY_XAI, TINY_RECOMPUTE = "tiny", "tiny, whole experts", "tiny, xAI's maths", "tiny, recompute"
 TINY_OURS = "tiny, our experts and dispatcher"
@@ -213,10 +213,13 @@ class Sizes:
             add(rows, scatter if direction == "forward" else gather, times(1, whole))
         if self.is_last(stage):
             add(rows, gather, times(1, whole))  # in backward again, for the head's gradient
-            if direction == "forward":  # cross-entropy over split logits: the maximum, the target's logit, the sum
-                add(rows, ("tensor", "all_reduce", "float32"), times(3, self.tokens * FP32))
-            else:
+            if direction == "backward":
                 add(rows, scatter, times(1, whole))
+            # cross-entropy over split logits: the maximum, the target's logit, the sum
+            elif self.recipe.kernels.cross_entropy == "fused":  # of every rank to every rank
+                add(rows, gather, times(1, self.recipe.parallel.tensor * 3 * self.tokens * FP32))
+            else:
+                add(rows, ("tensor", "all_reduce", "float32"), times(3, self.tokens * FP32))
         return rows
 
     def step_traffic(self, stage: int) -> Traffic:

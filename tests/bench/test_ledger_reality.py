@@ -20,7 +20,12 @@ CHANGES = ("training.clip_grad=1e-6", "training.global_batch=12")
 XAI = ("model.attention_logit_cap=30.0", "model.activation=geglu", "model.tie_embeddings=true")
 CASES = {
     "Ascend": CHANGES,
-    "Ascend, megatron's own parts": (*CHANGES, "kernels.experts=sequential", "kernels.dispatch=megatron"),
+    "Ascend, megatron's own parts": (
+        *CHANGES,
+        "kernels.experts=sequential",
+        "kernels.dispatch=megatron",
+        "kernels.cross_entropy=megatron",
+    ),
     "xAI, ETP1 EP8, recompute": (
         *(*CHANGES, *XAI, "model.router=softmax_then_topk", "training.recompute=full"),
         *("parallel.expert=8", "parallel.expert_tensor=1"),

@@ -9,8 +9,8 @@ import pytest
 from .conftest import ONE_RANK, Train
 
 SAME = 1e-5  # relative; fp32 sums in another order
-OURS = ("kernels.experts=fused", "kernels.dispatch=merged")
-MEGATRONS = ("kernels.experts=sequential", "kernels.dispatch=megatron")
+OURS = ("kernels.experts=fused", "kernels.dispatch=merged", "kernels.cross_entropy=fused")
+MEGATRONS = ("kernels.experts=sequential", "kernels.dispatch=megatron", "kernels.cross_entropy=megatron")
 XAIS = (
     "model.activation=geglu",
     "model.attention_logit_cap=30.0",
