@@ -28,8 +28,22 @@ _PARTIAL = ".partial"
 def check_loadable(folder: Path, recipe: Recipe) -> int:
     """The step that `load` would resume after, or ValueError where the checkpoint is of another model or layout."""
     step = latest_step(folder)
-    _check_same(folder, recipe, ("model",) if step == WEIGHTS_ONLY_STEP else ("model", "parallel"))
+    if step == WEIGHTS_ONLY_STEP:
+        _check_same(folder, recipe, ("model",))
+    else:
+        _check_same(folder, recipe, ("model", "parallel"))
+        _check_same_experts(folder, recipe)
     return step
+
+
+def _check_same_experts(folder: Path, recipe: Recipe) -> None:
+    """Grouped experts lie transposed, so their optimizer state fits no others; sequential and fused ones lie alike."""
+    stored, wanted = stored_recipe(folder).kernels.experts, recipe.kernels.experts
+    if (stored == "grouped") != (wanted == "grouped"):
+        raise ValueError(
+            f"checkpoint {folder} was written with kernels.experts={stored}, the recipe says {wanted}, whose "
+            f"optimizer state lies otherwise; resume with kernels.experts={stored}"
+        )
 
 
 def _check_same(folder: Path, recipe: Recipe, sections: tuple[str, ...]) -> None:

@@ -185,7 +185,7 @@ class Kernels(_Frozen):
     choice changes no recipe that does not make it.
     """
 
-    experts: Literal["sequential", "fused"] = "sequential"
+    experts: Literal["sequential", "fused", "grouped"] = "sequential"
     dispatch: Literal["megatron", "merged"] = "megatron"
     cross_entropy: Literal["megatron", "fused"] = "megatron"
 
@@ -219,6 +219,8 @@ class Recipe(_Frozen):
                 f"kernels.dispatch merged with parallel.dispatcher {parallel.dispatcher}: it is an all-to-all; "
                 "set parallel.dispatcher=alltoall, or kernels.dispatch=megatron"
             )
+        if self.kernels.experts == "grouped":
+            _check_grouped(model, training)
         _divides("micro_batch x data parallel", replicas, "training.global_batch", training.global_batch)
         return self
 
@@ -449,6 +451,21 @@ def _apply_override(fields: dict[str, Any], override: str) -> None:
         if not isinstance(fields, dict):
             raise RecipeError(f"override {override!r}: {section} is a value, not a section")
     fields[leaf] = value
+
+
+def _check_grouped(model: Model, training: Training) -> None:
+    """What megatron's GroupedMLP and the products under it refuse, each only once a rank has started."""
+    remedy = "or kernels.experts=sequential"
+    if training.dtype != "bf16":
+        raise ValueError(
+            f"kernels.experts grouped with training.dtype {training.dtype}: grouped_gemm multiplies bf16 only; "
+            f"set training.dtype=bf16, {remedy}"
+        )
+    if model.activation != "swiglu":
+        raise ValueError(
+            f"kernels.experts grouped with model.activation {model.activation}: megatron's grouped experts know "
+            f"silu and exact GELU, not its tanh form; set model.activation=swiglu, {remedy}"
+        )
 
 
 def _divides(divisor_name: str, divisor: int, name: str, value: int) -> None:

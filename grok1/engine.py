@@ -29,7 +29,8 @@ with device.quiet_imports():
     from megatron.core.transformer.identity_op import IdentityOp
     from megatron.core.transformer.mlp import MLPSubmodules
     from megatron.core.transformer.module import Float16Module, MegatronModule
-    from megatron.core.transformer.moe.experts import SequentialMLP
+    from megatron.core.transformer.moe import grouped_gemm_util
+    from megatron.core.transformer.moe.experts import GroupedMLP, SequentialMLP
     from megatron.core.transformer.moe.moe_layer import MoELayer, MoESubmodules
     from megatron.core.transformer.moe.moe_utils import clear_aux_losses_tracker
     from megatron.core.transformer.moe.token_dispatcher import MoEAlltoAllTokenDispatcher
@@ -56,6 +57,7 @@ __all__ = [
     "GPTDataset",
     "GPTDatasetConfig",
     "GPTModel",
+    "GroupedMLP",
     "IdentityOp",
     "IndexedDataset",
     "IndexedDatasetBuilder",
@@ -84,6 +86,7 @@ __all__ = [
     "get_megatron_optimizer",
     "get_model_config",
     "get_num_layers_to_build",
+    "grouped_gemm_util",
     "parallel_state",
     "tensor_parallel",
 ]

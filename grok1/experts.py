@@ -13,12 +13,14 @@ from grok1.config import Kernels, Model
 from grok1.dispatch import MergedDispatcher
 from grok1.engine import (
     ColumnParallelLinear,
+    GroupedMLP,
     MLPSubmodules,
     ModuleSpec,
     MoELayer,
     MoESubmodules,
     RowParallelLinear,
     SequentialMLP,
+    grouped_gemm_util,
 )
 from grok1.fused_experts import FusedExperts
 
@@ -35,7 +37,19 @@ def moe_spec(model: Model, kernels: Kernels) -> ModuleSpec:
 def _experts_spec(model: Model, kernels: Kernels, expert: MLPSubmodules) -> ModuleSpec:
     if kernels.experts == "fused":
         return ModuleSpec(module=FusedExperts, submodules=expert, params={"activation": model.activation})
+    if kernels.experts == "grouped":
+        _check_grouped_gemm()
+        return ModuleSpec(module=GroupedMLP)
     return ModuleSpec(module=SequentialMLP, submodules=expert)
+
+
+def _check_grouped_gemm() -> None:
+    """megatron asserts this with a traceback; asked here too for what starts without a launcher."""
+    if not grouped_gemm_util.grouped_gemm_is_available():  # looked up late: MindSpeed replaces it
+        raise ValueError(
+            "kernels.experts grouped: megatron finds no grouped GEMM in this process; install grouped_gemm on cuda "
+            "(docs/gpus.md), or set kernels.experts=sequential"
+        )
 
 
 class MergedMoELayer(MoELayer):

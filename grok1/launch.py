@@ -123,7 +123,7 @@ def launch(
 
 
 def check_machine(recipe: Recipe, device: str, local_ranks: int) -> None:
-    """Refuse what this machine cannot hold, before any process starts."""
+    """Refuse what this machine cannot hold or compute, before any process starts."""
     if device == "cpu":
         available = int(psutil.virtual_memory().available * _SHARE_OF_FREE_MEMORY)
         needed, where = (recipe.bytes_per_rank() + _PROCESS_BYTES) * local_ranks, f"{local_ranks} ranks on this machine"
@@ -132,6 +132,8 @@ def check_machine(recipe: Recipe, device: str, local_ranks: int) -> None:
         seam.check_available(device, local_ranks)
         available = seam.memory_bytes(device)
         needed, where = recipe.bytes_per_rank(), f"one rank on {device}"
+    if recipe.kernels.experts == "grouped":
+        importlib.import_module("grok1.accelerator").check_grouped_gemm(device)
     if needed > available:
         raise LaunchError(
             f"recipe {recipe.name} needs about {needed / 2**30:.1f} GiB for {where}, of which "

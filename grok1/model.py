@@ -96,6 +96,7 @@ def transformer_config(recipe: Recipe) -> TransformerConfig:
         moe_router_dtype="fp32",
         moe_token_dispatcher_type=parallel.dispatcher,
         moe_ffn_hidden_size=model.ffn_hidden_size,
+        moe_grouped_gemm=recipe.kernels.experts == "grouped",
         activation_func=activation(model),
         gated_linear_unit=True,
         add_bias_linear=False,

@@ -7,6 +7,7 @@ expert. `slabs` says the same in the published names, for weights that come from
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 from collections.abc import Callable, Iterator
@@ -37,13 +38,16 @@ class Part:
 
 @dataclass(frozen=True)
 class LocalWeight:
-    """A local parameter and the parts it consists of, stacked by rows; no parts means a norm, whose start is 1.
+    """A local weight and the parts it consists of, stacked by rows; no parts means a norm, whose start is 1.
 
-    Of the ranks that hold the same weight, all but one hold a `is_copy`.
+    `matrix` gives the weight's rows as a view of the parameter, or of a tensor shaped like it: all of it, but for
+    grouped experts, which megatron keeps in one parameter, transposed. Of the ranks that hold the same weight, all but
+    one hold a `is_copy`.
     """
 
     name: str
     parameter: torch.nn.Parameter
+    matrix: Callable[[Tensor], Tensor]
     parts: tuple[Part, ...]
     is_copy: bool
 
@@ -61,15 +65,35 @@ class Slab:
 
 
 def local_weights(model: torch.nn.Module, recipe: Recipe, ranks: Ranks) -> Iterator[LocalWeight]:
-    """Every parameter of this rank's part of the model, with where it lies in the whole."""
+    """Every weight of this rank's part of the model, with where it lies in the whole."""
     layers_per_stage = recipe.model.num_layers // recipe.parallel.pipeline
     experts_per_rank = recipe.model.num_experts // recipe.parallel.expert
     for local_name, parameter in model.named_parameters():
-        name = local_name.removeprefix("module.").removeprefix("module.")
-        name = _shifted(name, r"decoder\.layers\.(\d+)\.", layers_per_stage * ranks.pipeline)
-        name = _shifted(name, r"local_experts\.(\d+)\.", experts_per_rank * ranks.expert)
-        parts = _parts(name, parameter, recipe, ranks)
-        yield LocalWeight(name, parameter, parts, _is_copy(name, bool(parts), recipe, ranks))
+        stripped = local_name.removeprefix("module.").removeprefix("module.")
+        for name, matrix in _matrices(stripped, experts_per_rank):
+            name = _shifted(name, r"decoder\.layers\.(\d+)\.", layers_per_stage * ranks.pipeline)
+            name = _shifted(name, r"local_experts\.(\d+)\.", experts_per_rank * ranks.expert)
+            parts = _parts(name, matrix(parameter), recipe, ranks)
+            yield LocalWeight(name, parameter, matrix, parts, _is_copy(name, bool(parts), recipe, ranks))
+
+
+def _matrices(name: str, num_experts: int) -> Iterator[tuple[str, Callable[[Tensor], Tensor]]]:
+    """(name, view) of each weight in a parameter; grouped experts under the names of sequential ones."""
+    grouped = re.fullmatch(r"(.+\.experts)\.weight([12])", name)
+    if grouped is None:
+        yield name, lambda whole: whole
+        return
+    layer, which = grouped.groups()
+    for expert in range(num_experts):
+        view = functools.partial(_expert_matrix, which=which, num_experts=num_experts, expert=expert)
+        yield f"{layer}.local_experts.{expert}.linear_fc{which}.weight", view
+
+
+def _expert_matrix(whole: Tensor, which: str, num_experts: int, expert: int) -> Tensor:
+    """One expert's rows, as megatron's GroupedMLP.forward reads them but transposed: fc1 [2F, H] or fc2 [H, F]."""
+    hidden = whole.shape[0 if which == "1" else 1]
+    shape = (num_experts, hidden, -1) if which == "1" else (num_experts, -1, hidden)
+    return whole.view(shape)[expert].t()
 
 
 def _is_copy(name: str, is_matrix: bool, recipe: Recipe, ranks: Ranks) -> bool:
@@ -91,7 +115,7 @@ def initialise(model: torch.nn.Module, recipe: Recipe, ranks: Ranks) -> None:
             start = 0
             for part in weight.parts:
                 _fill(
-                    weight.parameter[start : start + part.rows],
+                    weight.matrix(weight.parameter)[start : start + part.rows],
                     part,
                     recipe.training.seed,
                     recipe.model.init_std,
@@ -134,7 +158,8 @@ def load_published(model: torch.nn.Module, recipe: Recipe, ranks: Ranks, read: R
     with torch.no_grad():
         for weight in local_weights(model, recipe, ranks):
             for slab in slabs(weight, recipe.model):
-                weight.parameter[slab.local_row : slab.local_row + slab.rows].copy_(read(slab))
+                rows = weight.matrix(weight.parameter)[slab.local_row : slab.local_row + slab.rows]
+                rows.copy_(read(slab))
 
 
 def gather_published(
@@ -145,9 +170,10 @@ def gather_published(
     For comparisons: rank 0 then holds as much as the whole model.
     """
     mine = [
-        (slab, value(weight.parameter).detach()[slab.local_row : slab.local_row + slab.rows].float().cpu().clone())
+        (slab, whole[slab.local_row : slab.local_row + slab.rows].float().cpu().clone())
         for weight in local_weights(model, recipe, ranks)
         if not weight.is_copy
+        for whole in [weight.matrix(value(weight.parameter).detach())]
         for slab in slabs(weight, recipe.model)
     ]
     gathered: list[list[tuple[Slab, Tensor]]] | None = [[]] * ranks.world_size if ranks.rank == 0 else None
@@ -170,10 +196,10 @@ def _shifted(name: str, pattern: str, offset: int) -> str:
     return f"{name[: match.start(1)]}{int(match.group(1)) + offset}{name[match.end(1) :]}"
 
 
-def _parts(name: str, parameter: torch.nn.Parameter, recipe: Recipe, ranks: Ranks) -> tuple[Part, ...]:
-    if parameter.dim() == 1:
+def _parts(name: str, matrix: Tensor, recipe: Recipe, ranks: Ranks) -> tuple[Part, ...]:
+    if matrix.dim() == 1:
         return ()
-    rows, columns = parameter.shape
+    rows, columns = matrix.shape
     if name.endswith("router.weight"):
         return (Part(name, 0, rows, 0, columns, columns),)
     if name.endswith("linear_fc1.weight"):  # this rank's gate rows above its value rows

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor
 
-from grok1.engine import SequentialMLP
+from grok1.engine import GroupedMLP, SequentialMLP, grouped_gemm_util
 from grok1.fused_experts import FusedExperts
 from grok1.job import Job
 from grok1.model import Grok, transformer_config
 from grok1.parallel import Ranks, Rendezvous, joined
+from grok1.train import run_rank
+from grok1.weights import LocalWeight, initialise, local_weights
+
+from .weights_entries import loaded_weights
 
 COUNTS = {  # tokens that each of eight experts gets
     "even": [5] * 8,
@@ -27,28 +36,114 @@ def experts_beside_sequential(job: Job, where: Rendezvous, _emit: Any) -> dict[s
 
     Cases: each of COUNTS, with gradients made by autograd ("returned") and added to `main_grad` ("main_grad"), twice.
     """
+    return _beside_sequential(job, where, "fused", FusedExperts)
+
+
+def grouped_beside_sequential(job: Job, where: Rendezvous, _emit: Any) -> dict[str, dict[str, float]]:
+    """The same of megatron's grouped experts, over a package grouped_gemm that is there."""
+    with with_package():
+        return _beside_sequential(job, where, "grouped", GroupedMLP)
+
+
+def grouped_beside_sequential_patched(job: Job, where: Rendezvous, _emit: Any) -> dict[str, dict[str, float]]:
+    """The same where the package is not there, and MindSpeed has replaced what megatron asks."""
+    with as_mindspeed_patches():
+        return _beside_sequential(job, where, "grouped", GroupedMLP)
+
+
+def train_grouped(job: Job, where: Rendezvous, emit: Any) -> Any:
+    """A training run with grouped experts, which the launcher refuses on a CPU."""
+    with with_package():
+        return run_rank(_grouped(job), where, emit)
+
+
+def grouped_weights(job: Job, where: Rendezvous, emit: Any) -> Any:
+    """A checkpoint's weights, loaded by grouped experts."""
+    with with_package():
+        return loaded_weights(_grouped(job), where, emit)
+
+
+def build_grouped(job: Job, where: Rendezvous, _emit: Any) -> None:
+    """Grouped experts with nothing that could compute them."""
+    with joined(where, job.recipe.parallel, job.recipe.training.seed) as ranks:
+        Grok(_with_experts(job.recipe, "grouped"), transformer_config(job.recipe), ranks)
+
+
+class Ops:
+    """The call that megatron makes of grouped_gemm.ops, with what that package and MindSpeed's stand-in for it check.
+
+    (The package also wants bf16 on a GPU.)
+    """
+
+    @staticmethod
+    def gmm(a: Tensor, b: Tensor, batch_sizes: Tensor, trans_b: bool = False) -> Tensor:
+        """Rows [P, K] of each group times its matrix of [E, K, N]."""
+        assert not trans_b
+        assert (a.dim(), b.dim()) == (2, 3)
+        assert (batch_sizes.dtype, batch_sizes.device.type, batch_sizes.dim()) == (torch.int64, "cpu", 1)
+        assert batch_sizes.count_nonzero()
+        parts = a.split(batch_sizes.tolist())
+        assert len(parts) == len(b)
+        return torch.cat([rows @ matrix for rows, matrix in zip(parts, b, strict=True)])
+
+
+@contextlib.contextmanager
+def with_package() -> Iterator[None]:
+    """As if the package had been there when megatron was imported; and without compiling the activation."""
+    package = mock.Mock(ops=Ops)
+    with mock.patch.multiple(grouped_gemm_util, grouped_gemm=package, ops=Ops), _not_compiled():
+        yield
+
+
+@contextlib.contextmanager
+def as_mindspeed_patches() -> Iterator[None]:
+    """The three names that its grouped-matmul feature replaces; it also turns torch.compile off."""
+    names: dict[str, Any] = {
+        "ops": Ops,
+        "grouped_gemm_is_available": lambda: True,
+        "assert_grouped_gemm_is_available": lambda: None,
+    }
+    with mock.patch.multiple(grouped_gemm_util, **names), _not_compiled():
+        assert grouped_gemm_util.grouped_gemm is None
+        yield
+
+
+def _not_compiled() -> Any:
+    return mock.patch.object(sys.modules[GroupedMLP.__module__], "jit_fuser", lambda function: function)
+
+
+def _grouped(job: Job) -> Job:
+    return replace(job, recipe=_with_experts(job.recipe, "grouped"))
+
+
+def _with_experts(recipe: Any, choice: str) -> Any:
+    """Copied, not loaded: float32 is refused beside grouped, and tells more here."""
+    return recipe.model_copy(update={"kernels": recipe.kernels.model_copy(update={"experts": choice})})
+
+
+def _beside_sequential(job: Job, where: Rendezvous, choice: str, kind: type) -> dict[str, dict[str, float]]:
     recipe = job.recipe
     with joined(where, recipe.parallel, recipe.training.seed) as ranks:
-        plain = _experts(recipe, ranks, "sequential")
-        ours = _experts(recipe, ranks, "fused")
-        assert type(plain) is SequentialMLP
-        assert type(ours) is FusedExperts
-        ours.load_state_dict(plain.state_dict())
+        plain, ours = _experts(recipe, ranks, "sequential"), _experts(recipe, ranks, choice)
+        assert type(plain[0]) is SequentialMLP
+        assert type(ours[0]) is kind
         errors = {}
         for name, counts in COUNTS.items():
             for way in ("returned", "main_grad"):
-                for module in (plain, ours):
+                for module, _ in (plain, ours):
                     _set_main_grads(module, torch.float32 if way == "main_grad" else None)
-                results = [_forward_backward_twice(module, counts) for module in (plain, ours)]
+                results = [_forward_backward_twice(*experts, counts) for experts in (plain, ours)]
                 errors[f"{name}, {way}"] = {key: _relative(results[1][key], value) for key, value in results[0].items()}
         return errors
 
 
-def _experts(recipe: Any, ranks: Ranks, choice: str) -> Any:
-    kernels = recipe.kernels.model_copy(update={"experts": choice})
-    chosen = recipe.model_copy(update={"kernels": kernels})
+def _experts(recipe: Any, ranks: Ranks, choice: str) -> tuple[Any, list[LocalWeight]]:
+    """The first layer's experts, and their weights by name, which have the same values whatever the choice."""
+    chosen = _with_experts(recipe, choice)
     model: Any = Grok(chosen, transformer_config(chosen), ranks)
-    return model.decoder.layers[0].mlp.experts
+    initialise(model, chosen, ranks)
+    weights = [each for each in local_weights(model, chosen, ranks) if ".layers.0.mlp.experts." in each.name]
+    return model.decoder.layers[0].mlp.experts, weights
 
 
 def _set_main_grads(module: torch.nn.Module, dtype: torch.dtype | None) -> None:
@@ -60,18 +155,18 @@ def _set_main_grads(module: torch.nn.Module, dtype: torch.dtype | None) -> None:
             del parameter.main_grad
 
 
-def _forward_backward_twice(module: Any, counts: list[int]) -> dict[str, Tensor]:
+def _forward_backward_twice(module: Any, weights: list[LocalWeight], counts: list[int]) -> dict[str, Tensor]:
     """Outputs and gradients of two micro-batches; the weights' are sums over both."""
-    weight = next(module.parameters())
+    hidden, dtype = module.config.hidden_size, weights[0].parameter.dtype
     generator = torch.Generator().manual_seed(sum(counts))
     results: dict[str, Tensor] = {}
     for micro_batch in range(2):
-        tokens_PH = torch.randn(sum(counts), weight.shape[1], generator=generator).to(weight.dtype).requires_grad_()
+        tokens_PH = torch.randn(sum(counts), hidden, generator=generator).to(dtype).requires_grad_()
         probs_P = torch.rand(sum(counts), generator=generator).requires_grad_()
         output_PH, bias = module(tokens_PH, torch.tensor(counts), probs_P)
         assert bias is None
         # transposed: not contiguous, as a gradient from upstream may be
-        upstream_PH = torch.randn(weight.shape[1], sum(counts), generator=generator).to(weight.dtype).t()
+        upstream_PH = torch.randn(hidden, sum(counts), generator=generator).to(dtype).t()
         output_PH.backward(upstream_PH)
         assert tokens_PH.grad is not None
         assert probs_P.grad is not None
@@ -80,8 +175,8 @@ def _forward_backward_twice(module: Any, counts: list[int]) -> dict[str, Tensor]
             f"tokens {micro_batch}": tokens_PH.grad,
             f"probs {micro_batch}": probs_P.grad,
         }
-    for name, parameter in module.named_parameters():
-        results[name] = _gradient(parameter)
+    for weight in weights:
+        results[weight.name] = weight.matrix(_gradient(weight.parameter))
     return results
 
 

@@ -32,7 +32,12 @@ REFUSALS = [
     (["parallel.sequence_parallel=false"], "set parallel.sequence_parallel=true"),
     (["parallel.expert=1", "parallel.expert_tensor=1"], "set parallel.expert_tensor=4, or expert above 1"),
     (["parallel.dispatcher=allgather"], "set parallel.dispatcher=alltoall, or kernels.dispatch=megatron"),
-    (["kernels.experts=grouped"], "kernels.experts: .*got 'grouped'"),
+    (["kernels.experts=grouped_gemm"], "kernels.experts: .*got 'grouped_gemm'"),
+    (["kernels.experts=grouped"], "grouped with training.dtype fp32.*set training.dtype=bf16"),
+    (
+        ["kernels.experts=grouped", "training.dtype=bf16", "model.activation=geglu"],
+        "grouped with model.activation geglu.*set model.activation=swiglu",
+    ),
     (["training.warmup_steps=500"], "warmup_steps 500 is not below decay_steps 200"),
     (["training.min_learning_rate=1.0"], "min_learning_rate 1.0 exceeds learning_rate"),
     (["data.split=1,2"], r"data.split '1,2' is not three weights .*99990,8,2"),
