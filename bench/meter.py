@@ -56,6 +56,7 @@ _NAMESPACES = {"aten", "prims", "grok1"}  # grok1: products of grok1.gemm, which
 _LOOKUPS = {"embedding", "gather", "index", "index_select", "masked_select"}
 # lists of tensors updated in place, nothing returned: which arguments are written; one FLOP an element of the first
 _LIST_UPDATES = {"_fused_adamw_": (0, 2, 3, 4), "_foreach_add_": (0,)}
+_GRADIENTS = 1  # which argument of _fused_adamw_ they are
 
 
 @dataclass
@@ -197,8 +198,7 @@ class Meter(TorchDispatchMode):
         if self._inside_calls or func.namespace not in _NAMESPACES:
             return out
         name = func._schema.name.split("::")[1]
-        written = [args[index] for index in _LIST_UPDATES[name]] if name in _LIST_UPDATES else out
-        results = [leaf for leaf in tree_leaves(written) if isinstance(leaf, Tensor)]
+        results = [leaf for leaf in tree_leaves(_written(name, args, kwargs, out)) if isinstance(leaf, Tensor)]
         if name in _FREE or _is_view(func):
             return out
         inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
@@ -357,6 +357,14 @@ class _LiveMemory:
         kind, size = self._kinds.pop(key)
         self.bytes -= size
         self.bytes_by_kind[kind] -= size
+
+
+def _written(name: str, args: Any, kwargs: Any, out: Any) -> Any:
+    """What an operator writes: what it returns, or lists that it updates."""
+    if name not in _LIST_UPDATES:
+        return out
+    clipped = [args[_GRADIENTS]] if kwargs.get("grad_scale") is not None else []  # scaled in place on the way
+    return [*(args[index] for index in _LIST_UPDATES[name]), *clipped]
 
 
 def _is_view(func: Any) -> bool:

@@ -1,9 +1,9 @@
 """Our step beside stock parts' and Hugging Face Mixtral's: same size, same batch, same threads, in turns.
 
-Stock is the same model of megatron-core's own parts: SequentialMLP, its all-to-all dispatcher, DotProductAttention,
-torch's plain AdamW. Mixtral has two norms a layer where Grok-1 has four, transformers' defaults otherwise, and AdamW by
-torch's fused kernel. Beside them, in every round, what the machine's matrix products reach. The test beside it reads
-the lists.
+Stock is the same model of megatron-core's own parts: SequentialMLP, its all-to-all dispatcher, DotProductAttention, its
+optimizer's own steps with torch's plain AdamW. Mixtral has two norms a layer where Grok-1 has four, transformers'
+defaults otherwise, and AdamW by torch's fused kernel. Beside them, in every round, what the machine's matrix products
+reach. The test beside it reads the lists.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def _stock(recipe: Recipe, ranks: Ranks, batches: Batches) -> Callable[[int], fl
     config = transformer_config(recipe)
     for layer in unwrapped(model).decoder.layers:
         layer.self_attention.core_attention = _StockAttention(config, layer.layer_number)
-    return _stepper(recipe, ranks, model, batches, plain_adam=True)
+    return _stepper(recipe, ranks, model, batches, is_ours=False)
 
 
 class _StockAttention(DotProductAttention):
@@ -123,14 +123,26 @@ class _StockAttention(DotProductAttention):
 
 
 def _stepper(
-    recipe: Recipe, ranks: Ranks, model: Any, batches: Batches, plain_adam: bool = False
+    recipe: Recipe, ranks: Ranks, model: Any, batches: Batches, is_ours: bool = True
 ) -> Callable[[int], float]:
     optimizer, scheduler = build_optimizer(model, recipe.training)
-    if plain_adam:
+    if not is_ours:
+        give_back_to_megatron(model, optimizer)
         for group in (group for part in optimizer.chained_optimizers for group in part.optimizer.param_groups):
             group["fused"] = False
     stepper = Stepper(recipe, ranks, model, optimizer, scheduler, batches)
     return lambda step: stepper.run(step).loss
+
+
+def give_back_to_megatron(model: Any, optimizer: Any) -> None:
+    """Take off what build_model and build_optimizer put on megatron's objects, but for the fused AdamW."""
+    for group in model.bucket_groups + model.expert_parallel_bucket_groups:
+        for name in ("start_grad_sync", "start_param_sync"):
+            vars(group).pop(name, None)
+    for name in ("step", "count_zeros"):
+        vars(optimizer).pop(name, None)
+    for part in optimizer.chained_optimizers:
+        part.model_chunks = [model]
 
 
 def _mixtral(recipe: Recipe, batches: Batches) -> Callable[[int], float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -142,7 +143,28 @@ def build_model(recipe: Recipe, ranks: Ranks, with_values: bool = True) -> torch
         check_for_nan_in_grad=False,  # a loss that is not finite voids the run, with a better message
     )
     wrapped: torch.nn.Module = DistributedDataParallel(config=config, ddp_config=ddp, module=model)
+    if device.kind() == "cpu":
+        _share_with_nobody(wrapped)
     return wrapped
+
+
+def _share_with_nobody(wrapped: Any) -> None:
+    """Leave out the collectives of data-parallel groups of one, where gloo copies the whole buffer several times."""
+    for group in wrapped.bucket_groups + wrapped.expert_parallel_bucket_groups:
+        if group.intra_distributed_optimizer_instance_size == 1:
+            group.start_grad_sync = functools.partial(_scale_gradients, group.buckets)
+            group.start_param_sync = _keep_weights
+
+
+def _scale_gradients(buckets: list[Any]) -> None:
+    """What is left of a reduction: experts that are not replicated still average over the replicas of the rest."""
+    for bucket in buckets:
+        if bucket.gradient_scaling_factor != 1.0:
+            bucket.grad_data *= bucket.gradient_scaling_factor
+
+
+def _keep_weights(force_sync: bool = False) -> None:
+    """What is left of gathering: this rank has all of them."""
 
 
 def build_for_inference(recipe: Recipe, ranks: Ranks) -> torch.nn.Module:

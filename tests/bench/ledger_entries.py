@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from bench.count import rank_ledger
 from bench.ledger import RankLedger
 from grok1.config import Recipe
@@ -42,3 +44,36 @@ def cost_of_a_singular_value_decomposition(_job: None) -> tuple[dict[str, int], 
             torch.linalg.svd(matrix @ matrix)
         rows = [(phase, cost.calls, cost.matrix_flops) for (phase, _), cost in meter.counts.costs.items()]
         return dict(meter.counts.unknown), rows
+
+
+def bytes_of_a_fused_update(is_scaled: bool) -> tuple[int, int]:
+    """(read, written) by torch's fused AdamW over four values, its gradient scaled on the way or not."""
+    import torch
+
+    from bench.meter import MarkedPhases, Meter
+    from grok1.config import load_recipe
+    from grok1.dry import Routing, dry_rank
+    from grok1.train import prepare_process
+
+    prepare_process()
+    recipe, phases = load_recipe("grok1-nano"), MarkedPhases()
+    meter = Meter(phases)
+    with dry_rank(recipe, 0, Routing.balanced(recipe.model.num_experts), phases, meter):
+        weight, gradient, first, second = (torch.zeros(4) for _ in range(4))
+        scale = torch.zeros(()) if is_scaled else None
+        lists: Any = ([weight], [gradient], [first], [second], [], [torch.ones(())])
+        meter.reset()
+        torch._fused_adamw_(*lists, **_SETTINGS, grad_scale=scale)
+        (cost,) = meter.counts.costs.values()
+        return cost.bytes_read, cost.bytes_written
+
+
+_SETTINGS: dict[str, Any] = {
+    "lr": 1.0,
+    "beta1": 0.9,
+    "beta2": 0.9,
+    "weight_decay": 0.0,
+    "eps": 1.0,
+    "amsgrad": False,
+    "maximize": False,
+}

@@ -149,6 +149,14 @@ def test_an_operator_without_a_formula_is_named() -> None:
     assert rows == [("optimizer", 2, 2 * 4 * 4 * 4)]
 
 
+def test_a_fused_update_that_scales_its_gradient_writes_it_too() -> None:
+    with ProcessPoolExecutor(1, mp_context=rank_context("cpu")) as pool:
+        plain, scaled = pool.map(entries.bytes_of_a_fused_update, (False, True), timeout=100)
+    tensor, scalar = 16, 4
+    assert plain == (4 * tensor + scalar, 3 * tensor)
+    assert scaled == (4 * tensor + 2 * scalar, 4 * tensor)
+
+
 def test_a_peak_above_the_devices_memory_is_said(tiny: Ledger) -> None:
     peak_gib = max(rank.memory.peak_bytes for rank in tiny.ranks) / 2**30
     assert "fits with 1.00 GiB to spare" in ledger_store.summary(tiny, load_recipe("grok1-tiny"), peak_gib + 1.0)

@@ -235,16 +235,13 @@ class Sizes:
             if sizes:
                 key = ("gradients", group, "reduce_scatter_tensor", "float32")
                 rows[key] = len(sizes), sum(sizes) * FP32
-                # one optimizer for the dense parameters and one for the experts, each of which, when done, has the
-                # whole model gather its weights (megatron-core 0.12): everything is gathered twice
                 key = ("optimizer", group, "all_gather_into_tensor", self.dtype)
-                rows[key] = 2 * len(sizes), 2 * sum(sizes) * self.width
+                rows[key] = len(sizes), sum(sizes) * self.width
         # of what sequence parallelism leaves each tensor rank a part of
         rows["gradients", "tensor", "all_reduce", "float32"] = 1, sum(self.replicated(stage)) * FP32
         if model.tie_embeddings:
             rows["gradients", "embedding", "all_reduce", "float32"] = 1, self.head * FP32
-        # the gradient's norm, and its count of zeros, which two optimizers in a chain take without being asked
-        rows["optimizer", "world", "all_reduce", "float32"] = 2, 2 * FP32
+        rows["optimizer", "world", "all_reduce", "float32"] = 1, FP32  # the gradient's norm
         rows["report", "world", "all_reduce", "float32"] = 1, 2 * FP32  # the loss and the auxiliary loss
         return rows
 
