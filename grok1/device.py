@@ -606,6 +606,35 @@ def quiet_imports() -> contextlib.AbstractContextManager[None]:
     return hush()
 
 
+@contextlib.contextmanager
+def compile_when_called() -> Iterator[None]:
+    """Import megatron without torch's compiler, which is a third of what a CPU rank would import.
+
+    megatron decorates with torch.compile (0.12), which loads the compiler (2.13) for functions that no recipe calls on
+    a CPU. What was decorated meanwhile loads it at its first call.
+    """
+    original = torch.compile
+    if kind() == "cpu":
+        torch.compile = functools.partial(_compiled_when_called, original)
+    try:
+        yield
+    finally:
+        torch.compile = original
+
+
+def _compiled_when_called(compiler: Callable[..., Any], function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.cache
+    def compiled() -> Callable[..., Any]:
+        made: Callable[..., Any] = compiler(function)
+        return made
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return compiled()(*args, **kwargs)
+
+    return call
+
+
 def versions(
     packages: Sequence[str] = ("torch", "megatron-core", "torch-npu", "mindspeed", "numpy"), with_python: bool = True
 ) -> dict[str, str]:

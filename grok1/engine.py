@@ -6,7 +6,7 @@ from grok1 import device
 
 device.activate()
 
-with device.quiet_imports():
+with device.quiet_imports(), device.compile_when_called():
     from megatron.core import dist_checkpointing, parallel_state, tensor_parallel
     from megatron.core.datasets.blended_megatron_dataset_builder import BlendedMegatronDatasetBuilder
     from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig

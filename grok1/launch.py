@@ -12,6 +12,7 @@ import multiprocessing
 import os
 import signal
 import socket
+import sys
 import tempfile
 import threading
 import time
@@ -38,6 +39,8 @@ _MEMORY_SETTINGS = {
     "MALLOC_MMAP_THRESHOLD_": str(1 << 28),
     "MALLOC_ARENA_MAX": "1",
 }
+# multiprocessing runs the script of the launcher's command again in each rank, which should find its imports done
+_COMMANDS = ("pytest", "grok1.__main__")
 _SETTLE_SECONDS = 2.0  # after a first failure, time for an earlier one to arrive
 _STOP_SECONDS = 3.0
 
@@ -159,7 +162,7 @@ def rank_context(device: str) -> multiprocessing.context.ForkServerContext:
     if device == "cpu":
         for name, value in _MEMORY_SETTINGS.items():
             os.environ.setdefault(name, value)
-        context.set_forkserver_preload(["grok1.train"])
+        context.set_forkserver_preload([*(name for name in _COMMANDS if name in sys.modules), "grok1.forkserver"])
     else:
         # a driver that was asked anything before the fork does not work after it: each rank imports for itself
         context.set_forkserver_preload([])

@@ -1,14 +1,19 @@
-"""Things that go wrong on a rank, as entries for the launcher."""
+"""What a rank may do, go wrong mostly, as entries for the launcher."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
+import sys
 import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from grok1 import step, train
 from grok1.parallel import joined
 
 
@@ -45,3 +50,29 @@ def describe_threads(job: Any, where: Any, _emit: Any) -> dict[str, Any]:
             "names": dict(Counter((thread / "comm").read_text().strip() for thread in threads)),
             "policies": sorted({os.sched_getscheduler(int(thread.name)) for thread in threads}),
         }
+
+
+def train_and_say_the_weights(job: Any, where: Any, emit: Any) -> Any:
+    """Each rank says a digest of its trained weights."""
+    made: list[step.Stepper] = []
+
+    class Kept(step.Stepper):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            made.append(self)
+
+    setattr(train, "Stepper", Kept)  # noqa: B010  # this process runs nothing else
+    result = train.run_rank(job, where, emit)
+    digest = hashlib.sha256()
+    for name, weight in made[0].model.named_parameters():
+        digest.update(name.encode() + weight.detach().contiguous().view(torch.uint8).numpy().tobytes())
+    emit({"rank": where.rank, "weights": digest.hexdigest()})
+    return result
+
+
+def say_what_was_imported(job: Any, where: Any, emit: Any) -> Any:
+    """What a rank had to import for itself, and whether torch's compiler is among all it has."""
+    before = set(sys.modules)
+    result = train.run_rank(job, where, emit)
+    emit({"imported": sorted(set(sys.modules) - before), "compiler": "torch._inductor.compile_fx" in sys.modules})
+    return result

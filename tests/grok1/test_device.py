@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[2]
 
 # (megatron file, what it says that makes a patch of grok1/device.py needed)
 NEEDED = [
+    ("jit.py", "jit_fuser = torch.compile"),
     ("tensor_parallel/mappings.py", "device=torch.cuda.current_device()"),
     ("optimizer/optimizer.py", "device='cuda'"),
     ("optimizer/distrib_optimizer.py", "'torch.cuda.FloatTensor'"),
@@ -38,8 +39,9 @@ def test_each_patch_is_still_needed_by_megatron(file: str, text: str) -> None:
 def _in_a_cpu_process(script: str) -> Any:
     """What the script prints last, as JSON; the seam is active in it and in no other test's process."""
     start = "import json\nfrom grok1 import device\ndevice.activate()\nimport torch\n"
+    end = "\nimport os, sys\nsys.stdout.flush()\nos._exit(0)"  # gloo aborts now and then where Python takes it apart
     done = subprocess.run(
-        [sys.executable, "-c", start + script],
+        [sys.executable, "-c", start + script + end],
         capture_output=True,
         text=True,
         cwd=ROOT,
@@ -67,6 +69,20 @@ def test_activating_twice_patches_once() -> None:
         "print(json.dumps([torch.zeros is before, hasattr(before, '__wrapped__')]))"
     )
     assert said == [True, True]
+
+
+def test_what_megatron_decorates_is_compiled_at_its_first_call() -> None:
+    said = _in_a_cpu_process(
+        "compiled = []\n"
+        "def compile(function): compiled.append(function.__name__); return function\n"
+        "torch.compile = compile\n"
+        "from grok1 import engine\n"
+        "from megatron.core.transformer.utils import gelu_impl\n"
+        "before = list(compiled)\n"
+        "values = [gelu_impl(torch.zeros(1)).item() for _ in range(2)]\n"
+        "print(json.dumps([before, compiled, values, torch.compile is compile]))"
+    )
+    assert said == [[], ["gelu_impl"], [0.0, 0.0], True]
 
 
 def test_an_unknown_device_is_refused_by_name() -> None:
@@ -129,7 +145,6 @@ def test_collectives_are_told_apart_by_group_however_it_is_given() -> None:
         "before = device.TRAFFIC.calls\n"
         "drained = device.TRAFFIC.drain(names)\n"
         "print(json.dumps([before, {name: [each.calls, each.bytes] for name, each in drained.items()}]))\n"
-        "dist.destroy_process_group()"  # gloo aborts now and then where Python ends with its threads running
     )
     assert said == [
         7,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import pickle
 import signal
 import socket
 import subprocess
@@ -11,6 +13,7 @@ import textwrap
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -106,6 +109,66 @@ def test_ending_the_launcher_ends_every_rank(number: signal.Signals, tmp_path: P
         for pid in left:
             os.kill(pid, signal.SIGKILL)
     assert not left
+
+
+def _numbers(job: Job) -> dict[str, Any]:
+    """What the job computes: each step's numbers, and a digest of each rank's weights."""
+    weights: dict[str, str] = {}
+
+    def on_event(event: dict[str, Any]) -> None:
+        if "weights" in event:
+            weights[str(event["rank"])] = event["weights"]
+
+    result = launch(
+        job, job.recipe, "cpu", on_event=on_event, entry="tests.grok1.rank_entries:train_and_say_the_weights"
+    )
+    return {"steps": result["steps"], "weights": weights}
+
+
+def test_a_run_after_others_is_bitwise_that_of_a_fresh_command(make_job: MakeJob, tmp_path: Path) -> None:
+    job = make_job(3)
+    script = tmp_path / "run.py"
+    script.write_text(
+        textwrap.dedent(
+            f"""
+            import json, pickle, sys
+            sys.path.insert(0, {str(ROOT)!r})
+            from tests.grok1.test_launch import _numbers
+
+            if __name__ == "__main__":
+                print(json.dumps(_numbers(pickle.loads({pickle.dumps(job)!r}))))
+            """
+        )
+    )
+    first = _numbers(job)
+    _numbers(make_job(2, *TWO_RANKS, "training.seed=7"))
+    again = _numbers(job)
+    fresh = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert len(first["weights"]) == job.recipe.parallel.world_size
+    assert first == again == json.loads(fresh.stdout.splitlines()[-1])
+
+
+def test_a_rank_finds_all_it_needs_imported_but_no_compiler(make_job: MakeJob) -> None:
+    said: list[dict[str, Any]] = []
+    job = make_job(2, *TWO_RANKS)
+    launch(job, job.recipe, "cpu", on_event=said.append, entry="tests.grok1.rank_entries:say_what_was_imported")
+    found = [event for event in said if "imported" in event]
+    assert len(found) == 2
+    for event in found:
+        assert len(event["imported"]) < 10, event["imported"]
+        assert not event["compiler"]
+
+
+def test_the_forkserver_ends_without_taking_apart_what_it_imported() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "import atexit\natexit.register(print, 'taken apart')\nimport grok1.forkserver"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={"GROK1_DEVICE": "cpu", "PATH": ""},
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout) == (0, "")
 
 
 def test_a_port_in_use_is_refused_before_any_rank_starts(make_job: MakeJob) -> None:
