@@ -13,15 +13,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from grok1 import device
-from grok1.config import Model
+from grok1.config import Kernels, Model
+from grok1.dense import linear_layers
 from grok1.engine import (
     AttnMaskType,
-    ColumnParallelLinear,
     DotProductAttention,
     IdentityOp,
     MegatronModule,
     ModuleSpec,
-    RowParallelLinear,
     SelfAttention,
     SelfAttentionSubmodules,
     TransformerConfig,
@@ -30,15 +29,16 @@ from grok1.engine import (
 _HIDDEN = -1e30  # xAI's score of what a query may not see
 
 
-def attention_spec(model: Model) -> ModuleSpec:
+def attention_spec(model: Model, kernels: Kernels) -> ModuleSpec:
     """Self-attention for this model on this process's device."""
+    column, row = linear_layers(kernels)
     return ModuleSpec(
         module=SelfAttention,
         params={"attn_mask_type": AttnMaskType.causal},
         submodules=SelfAttentionSubmodules(
-            linear_qkv=ColumnParallelLinear,
+            linear_qkv=column,
             core_attention=_core_attention(model),
-            linear_proj=RowParallelLinear,
+            linear_proj=row,
             q_layernorm=IdentityOp,
             k_layernorm=IdentityOp,
         ),

@@ -188,6 +188,7 @@ class Kernels(_Frozen):
     experts: Literal["sequential", "fused", "grouped"] = "sequential"
     dispatch: Literal["megatron", "merged"] = "megatron"
     cross_entropy: Literal["megatron", "fused"] = "megatron"
+    linear: Literal["megatron", "fused"] = "megatron"
 
 
 class Recipe(_Frozen):

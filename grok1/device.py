@@ -46,6 +46,7 @@ KINDS: tuple[Kind, ...] = ("cpu", "cuda", "npu")
 KIND_VARIABLE = "GROK1_DEVICE"  # how a launcher tells its ranks; a rank cannot change its mind later
 
 _BACKENDS: dict[Kind, str] = {"cpu": gloo.BACKEND, "cuda": "nccl", "npu": "hccl"}
+_AVX512_CORES = {"SKYLAKEX", "COOPERLAKE", "SAPPHIRERAPIDS"}  # names of OpenBLAS's
 
 # ---- choosing and activating -------------------------------------------------------------------------
 
@@ -152,6 +153,13 @@ def _cpu_name() -> str:
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     return "cpu"
+
+
+@functools.cache
+def is_openblas_as_wide() -> bool:
+    """Whether scipy's OpenBLAS computes in vectors as wide as torch's: it knows the processor, unless told a lesser."""
+    told = os.environ.get("OPENBLAS_CORETYPE", "").upper()
+    return not told or told in _AVX512_CORES or torch.backends.cpu.get_cpu_capability() != "AVX512"
 
 
 def stamp() -> Any:

@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from grok1.engine import MLPSubmodules, SequentialMLP, TransformerConfig
-from grok1.gemm import add_matmul, matmul
+from grok1.gemm import WeightGradients, matmul
 
 _ATEN: Any = torch.ops.aten
 
@@ -89,7 +89,7 @@ class _Experts(torch.autograd.Function):
     def backward(ctx: Any, upstream_PH: Tensor) -> tuple[Tensor | None, ...]:
         tokens_PH, probs_P, unscaled_PH, *all_fused = ctx.saved_tensors
         fc1, fc2 = _halves(ctx.weights)
-        gradients = _WeightGradients(ctx.weights, ctx.needs_input_grad[4:])
+        gradients = WeightGradients(ctx.weights, ctx.needs_input_grad[4:])
         d_probs_P = None if unscaled_PH is None else (upstream_PH.to(probs_P.dtype) * unscaled_PH).sum(dim=-1)
         d_unscaled_PH = (upstream_PH * probs_P[:, None]).to(upstream_PH.dtype)
         d_tokens_PH = torch.empty_like(tokens_PH)
@@ -119,26 +119,3 @@ def _rows(counts: list[int]) -> Iterator[tuple[int, slice]]:
         if count:
             yield expert, slice(start, start + count)
         start += count
-
-
-class _WeightGradients:
-    """Adds each weight's gradient to its `main_grad`, or where it has none returns it as autograd wants it.
-
-    megatron's hook on a parameter adds what autograd returns, which is nothing then.
-    """
-
-    def __init__(self, weights: Sequence[Any], wanted: Sequence[bool]) -> None:
-        self.returned = [
-            torch.zeros_like(weight) if is_wanted and not hasattr(weight, "main_grad") else None
-            for weight, is_wanted in zip(weights, wanted, strict=True)
-        ]
-        self._totals = [
-            (weight.main_grad if returned is None else returned) if is_wanted else None
-            for weight, returned, is_wanted in zip(weights, self.returned, wanted, strict=True)
-        ]
-
-    def add(self, index: int, upstream_pN: Tensor, inputs_pK: Tensor) -> None:
-        """Add upstream^T inputs [N, K] to the gradient of the weight with that index."""
-        total_NK = self._totals[index]
-        if total_NK is not None:
-            add_matmul(total_NK, upstream_pN.t(), inputs_pK)

@@ -1,8 +1,10 @@
-"""Matrix products of a CPU's float32 matrices by oneDNN where torch would use MKL and MKL is held back.
+"""Matrix products of a CPU's float32 matrices by oneDNN and OpenBLAS where torch would use MKL and MKL is held back.
 
-torch.mm calls MKL, which runs its AVX2 kernels on processors that are not Intel's; oneDNN asks the processor what it
-has. Both are inside torch. On an AMD EPYC with AVX-512, one thread: MKL 100 GFLOP/s, oneDNN 160 to 230; held to
-AVX2, oneDNN is still a tenth faster. Elsewhere, and for small products, a product here is torch's own.
+torch.mm calls MKL, which runs its AVX2 kernels on processors that are not Intel's; oneDNN, inside torch too, asks the
+processor what it has. On an AMD EPYC with AVX-512, one thread: MKL 100 GFLOP/s, oneDNN 160 to 230; held to AVX2,
+oneDNN is still a tenth faster. A product that is added to a total is scipy's OpenBLAS's, which reads transposes and
+adds as it writes, where oneDNN wants copies and a sum: 210 to 230 GFLOP/s for oneDNN's 170 to 190, on AVX2 a tenth
+faster too. Elsewhere, and for small products, a product here is torch's own.
 
 Each product is an operator of its own (`grok1::matmul`, `grok1::addmm_`): what counts or profiles operators sees the
 same one whichever library does the work.
@@ -11,9 +13,11 @@ same one whichever library does the work.
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import torch
+from scipy.linalg import blas
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.flop_counter import mm_flop, register_flop_formula
@@ -42,6 +46,29 @@ def add_matmul(total_MN: Tensor, left_MK: Tensor, right_KN: Tensor) -> None:
         torch.ops.grok1.addmm_(total_MN, left_MK, right_KN)
     else:
         torch.addmm(total_MN, left_MK, right_KN, out=total_MN)
+
+
+class WeightGradients:
+    """Adds each weight's gradient to its `main_grad`, or where it has none returns it as autograd wants it.
+
+    megatron's hook on a parameter adds what autograd returns, which is nothing then.
+    """
+
+    def __init__(self, weights: Sequence[Any], wanted: Sequence[bool]) -> None:
+        self.returned = [
+            torch.zeros_like(weight) if is_wanted and not hasattr(weight, "main_grad") else None
+            for weight, is_wanted in zip(weights, wanted, strict=True)
+        ]
+        self._totals = [
+            (weight.main_grad if returned is None else returned) if is_wanted else None
+            for weight, returned, is_wanted in zip(weights, self.returned, wanted, strict=True)
+        ]
+
+    def add(self, index: int, upstream_pN: Tensor, inputs_pK: Tensor) -> None:
+        """Add upstream^T inputs [N, K] to the gradient of the weight with that index."""
+        total_NK = self._totals[index]
+        if total_NK is not None:
+            add_matmul(total_NK, upstream_pN.t(), inputs_pK)
 
 
 def _is_ours(left_MK: Tensor, right_KN: Tensor) -> bool:
@@ -73,9 +100,40 @@ def _addmm_(total_MN: Tensor, left_MK: Tensor, right_KN: Tensor) -> Tensor:
     linear = _onednn()
     if linear is None:
         return torch.addmm(total_MN, left_MK, right_KN, out=total_MN)
+    if device.is_openblas_as_wide():
+        if total_MN.is_contiguous():  # BLAS stores by columns
+            _add_by_openblas(total_MN.t(), right_KN.t(), left_MK.t())
+            return total_MN
+        if total_MN.t().is_contiguous():
+            _add_by_openblas(total_MN, left_MK, right_KN)
+            return total_MN
     missing = _rounded(right_KN.shape[0]) - right_KN.shape[0]
     left_KM, right_KN = (F.pad(rows, (0, 0, 0, missing)) for rows in (left_MK.t(), right_KN))
     return total_MN.add_(linear(left_KM.t(), right_KN.t(), None, "none", [], ""))
+
+
+def _add_by_openblas(total_MN: Tensor, left_MK: Tensor, right_KN: Tensor) -> None:
+    """Add to a total that is stored by columns."""
+    (left, is_left_transposed), (right, is_right_transposed) = _by_columns(left_MK), _by_columns(right_KN)
+    total = total_MN.numpy()
+    written = blas.sgemm(
+        1.0,
+        left,
+        right,
+        beta=1.0,
+        c=total,
+        trans_a=is_left_transposed,
+        trans_b=is_right_transposed,
+        overwrite_c=True,
+    )
+    assert written.ctypes.data == total.ctypes.data  # else scipy made a copy
+
+
+def _by_columns(matrix: Tensor) -> tuple[Any, bool]:
+    """The matrix as BLAS reads it, and whether that is its transpose. What is stored neither way, scipy copies."""
+    is_transposed = matrix.is_contiguous()
+    array = matrix.numpy()
+    return (array.T if is_transposed else array), is_transposed
 
 
 def _rounded(rows: int) -> int:

@@ -71,7 +71,7 @@ def layer_spec(model: Model, kernels: Kernels) -> ModuleSpec:
         module=GrokLayer,
         submodules=TransformerLayerSubmodules(
             input_layernorm=RMSNorm,
-            self_attention=attention_spec(model),
+            self_attention=attention_spec(model, kernels),
             pre_mlp_layernorm=RMSNorm,
             mlp=moe_spec(model, kernels),
         ),

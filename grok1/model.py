@@ -13,6 +13,7 @@ from torch import Tensor
 from grok1 import device
 from grok1.config import Recipe
 from grok1.cross_entropy import cross_entropy
+from grok1.dense import linear_layers
 from grok1.engine import (
     DistributedDataParallel,
     DistributedDataParallelConfig,
@@ -47,6 +48,8 @@ class Grok(GPTModel):
             position_embedding_type="rope",
             rotary_base=recipe.model.rope_base,
         )
+        if self.post_process:  # megatron makes the layer itself; ours has the same state
+            self.output_layer.__class__, _ = linear_layers(recipe.kernels)
 
     def forward(self, input_ids: Tensor, position_ids: Tensor, attention_mask: Any = None, **kwargs: Any) -> Tensor:
         """Per-token losses [B, S] given labels, else logits [B, S, vocab/TP]; hidden states between stages."""

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
+import torch
 import torch.distributed as dist
 
 from grok1 import device
@@ -107,6 +108,12 @@ def tensor_group() -> dist.ProcessGroup:
     """The ranks that share each matrix with this one."""
     group: dist.ProcessGroup = parallel_state.get_tensor_model_parallel_group()
     return group
+
+
+def gathering_buffer(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    """Room for a gathered sequence, the same that megatron's layers gather into: used before the next gathers."""
+    buffer: torch.Tensor = parallel_state.get_global_memory_buffer().get_tensor(shape, dtype, "mpu")
+    return buffer
 
 
 def aux_loss_sums() -> dict[str, object]:

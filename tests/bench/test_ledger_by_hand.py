@@ -35,14 +35,19 @@ XAI = (
     "model.tie_embeddings=true",
     "model.router=softmax_then_topk",
 )
-MEGATRON = ("kernels.experts=sequential", "kernels.dispatch=megatron", "kernels.cross_entropy=megatron")
+MEGATRON = (
+    "kernels.experts=sequential",
+    "kernels.dispatch=megatron",
+    "kernels.cross_entropy=megatron",
+    "kernels.linear=megatron",
+)
 EXPERTS_WHOLE = ("parallel.expert=8", "parallel.expert_tensor=1")
 TINY, TINY_WHOLE, TINY_XAI, TINY_RECOMPUTE = "tiny", "tiny, whole experts", "tiny, xAI's maths", "tiny, recompute"
-TINY_OURS = "tiny, our experts and dispatcher"
+TINY_OURS = "tiny, our parts"
 FORTY, REPLICATED = "40b", "nano, experts twice"
 CASES: dict[str, tuple[str, ...]] = {
     TINY: ("grok1-tiny", *MEGATRON),
-    TINY_OURS: ("grok1-tiny", "kernels.experts=fused", "kernels.dispatch=merged"),
+    TINY_OURS: ("grok1-tiny", "kernels.experts=fused", "kernels.dispatch=merged", "kernels.linear=fused"),
     TINY_WHOLE: ("grok1-tiny", *MEGATRON, *EXPERTS_WHOLE),
     TINY_XAI: ("grok1-tiny", *MEGATRON, *XAI),
     TINY_RECOMPUTE: ("grok1-tiny", *MEGATRON, "training.recompute=full"),

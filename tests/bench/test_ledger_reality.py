@@ -25,6 +25,7 @@ CASES = {
         "kernels.experts=sequential",
         "kernels.dispatch=megatron",
         "kernels.cross_entropy=megatron",
+        "kernels.linear=megatron",
     ),
     "xAI, ETP1 EP8, recompute": (
         *(*CHANGES, *XAI, "model.router=softmax_then_topk", "training.recompute=full"),

@@ -38,6 +38,7 @@ REFUSALS = [
         ["kernels.experts=grouped", "training.dtype=bf16", "model.activation=geglu"],
         "grouped with model.activation geglu.*set model.activation=swiglu",
     ),
+    (["kernels.linear=merged"], "kernels.linear: .*got 'merged'"),
     (["training.warmup_steps=500"], "warmup_steps 500 is not below decay_steps 200"),
     (["training.min_learning_rate=1.0"], "min_learning_rate 1.0 exceeds learning_rate"),
     (["data.split=1,2"], r"data.split '1,2' is not three weights .*99990,8,2"),

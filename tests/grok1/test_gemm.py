@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from grok1 import device, gemm
@@ -16,11 +20,12 @@ SHAPES = [(16, 1024, 1024), (57, 384, 2048), (301, 512, 200), (1024, 64, 1024), 
 LARGE = SHAPES[:4]
 
 
-@pytest.fixture(params=["MKL", "oneDNN"])
+@pytest.fixture(params=["MKL", "oneDNN", "OpenBLAS"])
 def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Both, wherever the tests run."""
-    linear = torch.ops.mkldnn._linear_pointwise if request.param == "oneDNN" else None
+    """Each, wherever the tests run; OpenBLAS beside oneDNN."""
+    linear = None if request.param == "MKL" else torch.ops.mkldnn._linear_pointwise
     monkeypatch.setattr(gemm, "_onednn", lambda: linear)
+    monkeypatch.setattr(device, "is_openblas_as_wide", lambda: request.param == "OpenBLAS")
     return str(request.param)
 
 
@@ -54,6 +59,87 @@ def test_a_part_of_a_matrix_is_multiplied_alone() -> None:
     assert torch.equal(
         gemm.matmul(left[50:150, :256], right[:256]), gemm.matmul(left[50:150, :256].clone(), right[:256])
     )
+
+
+def _by_rows(matrix: Tensor) -> Tensor:
+    return matrix.clone(memory_format=torch.contiguous_format)
+
+
+STORED = {
+    "by rows": _by_rows,
+    "by columns": lambda matrix: _by_rows(matrix.t()).t(),
+    "rows of a wider one": lambda matrix: F.pad(matrix, (3, 5))[:, 3:-5],
+    "columns of a longer one": lambda matrix: F.pad(matrix.t(), (3, 5))[:, 3:-5].t(),
+    "every other element": lambda matrix: matrix.repeat_interleave(2, 0).repeat_interleave(2, 1)[::2, ::2],
+    "one row for all": lambda matrix: matrix[:1].expand_as(matrix),
+    "in a graph": lambda matrix: _by_rows(matrix).requires_grad_(),
+}
+
+
+@pytest.mark.usefixtures("library")
+@pytest.mark.parametrize("right_way", STORED)
+@pytest.mark.parametrize("left_way", STORED)
+@pytest.mark.parametrize("total_way", ["by rows", "by columns", "rows of a wider one", "every other element"])
+def test_what_is_added_does_not_depend_on_how_matrices_are_stored(
+    total_way: str, left_way: str, right_way: str
+) -> None:
+    left, right = _matrices((96, 300, 640), False)
+    left, right = STORED[left_way](left), STORED[right_way](right)
+    before = torch.randn(96, 640, generator=torch.Generator().manual_seed(0))
+    total = STORED[total_way](before)
+    address = total.data_ptr()
+    with torch.no_grad():
+        gemm.add_matmul(total, left, right)
+    exact = before.double() + left.detach().double() @ right.detach().double()
+    torch.testing.assert_close(total.double(), exact, rtol=0, atol=1e-4)
+    assert total.data_ptr() == address
+
+
+def test_openblas_writes_where_the_total_lies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a part of a buffer, as a parameter's `main_grad` is, and nowhere else in it."""
+    monkeypatch.setattr(gemm, "_onednn", lambda: torch.ops.mkldnn._linear_pointwise)
+    monkeypatch.setattr(device, "is_openblas_as_wide", lambda: True)
+    left, right = _matrices((256, 64, 1024), False)
+    buffer = torch.zeros(7 + 256 * 1024 + 9)
+    gemm.add_matmul(buffer[7:-9].view(256, 1024), left, right)
+    torch.testing.assert_close(buffer[7:-9].view(256, 1024), left @ right, rtol=0, atol=1e-4)
+    assert not buffer[:7].any()
+    assert not buffer[-9:].any()
+
+
+@pytest.mark.parametrize(
+    ("told", "capability", "is_wide"),
+    [
+        (None, "AVX512", True),
+        ("", "AVX512", True),
+        ("SkylakeX", "AVX512", True),
+        ("Haswell", "AVX512", False),
+        ("Haswell", "AVX2", True),
+    ],
+)
+def test_openblas_told_to_use_less_than_the_processor_has_is_left_alone(
+    told: str | None, capability: str, is_wide: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    monkeypatch.delenv("OPENBLAS_CORETYPE", raising=False)
+    if told is not None:
+        monkeypatch.setenv("OPENBLAS_CORETYPE", told)
+    device.is_openblas_as_wide.cache_clear()
+    assert device.is_openblas_as_wide() == is_wide
+    device.is_openblas_as_wide.cache_clear()
+
+
+@pytest.mark.parametrize(("allowed", "started"), [("1", False), ("2", True)])
+def test_openblas_takes_as_many_threads_as_a_rank_may(allowed: str, started: bool) -> None:
+    """OMP_NUM_THREADS, which grok1.launch sets, bounds them."""
+    environment = {name: value for name, value in os.environ.items() if name != "OPENBLAS_NUM_THREADS"}
+    threads = subprocess.run(
+        [sys.executable, "-c", "import psutil, scipy.linalg.blas; print(psutil.Process().num_threads())"],
+        env=environment | {"OMP_NUM_THREADS": allowed},
+        capture_output=True,
+        check=True,
+    ).stdout
+    assert (int(threads) > 1) == (started and os.cpu_count() != 1)
 
 
 def test_a_wider_total_takes_a_narrower_product() -> None:
