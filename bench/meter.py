@@ -1,9 +1,10 @@
 """Counts what runs: operators, FLOPs, bytes, collectives and live memory, on real or fake tensors alike.
 
-Conventions. Matrix FLOPs: 2 a multiply-add; a causal attention counts half of the full matrix, its fused backward
-2.5 times its forward (the scores are computed again). Vector FLOPs: one an element of the larger side. Bytes: each
-tensor that an operator reads or writes once, views free; a lookup reads what it takes, not the table. Memory: live
-tensor storages; what a kernel allocates inside itself is not seen. An operator that is in no list is unknown.
+Conventions. Matrix FLOPs: 2 a multiply-add; a causal attention counts half of the full matrix, its fused backward 2.5
+times its forward (the scores are computed again); an attention with a cap states what its blocks multiply. Vector
+FLOPs: one an element of the larger side. Bytes: each tensor that an operator reads or writes once, views free; a
+lookup reads what it takes, not the table. Memory: live tensor storages; what a kernel allocates inside itself is not
+seen. An operator that is in no list is unknown.
 """
 
 from __future__ import annotations

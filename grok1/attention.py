@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from grok1 import device
+from grok1.capped_attention import capped_attention
 from grok1.config import Kernels, Model
 from grok1.dense import linear_layers
 from grok1.engine import (
@@ -55,9 +56,9 @@ def _core_attention(model: Model) -> type | ModuleSpec:
 class CausalAttention(MegatronModule):
     """softmax(cap(m q k^T), causal) v, with cap(s) = c tanh(s / c) where c > 0, and m = 1 / sqrt(D) unless given.
 
-    Without a cap this is torch's fused attention; with one, scores are computed in float32 as xAI does:
-    the multiplier before the cap, the mask after it. Queries are the last of the keys' positions, so that a
-    cache of earlier keys works.
+    Without a cap this is torch's fused attention; with one, scores are computed in float32 as xAI does: the multiplier
+    before the cap, the mask after it; in blocks of queries, except under a bias. Queries are the last of the keys'
+    positions, so that a cache of earlier keys works.
     """
 
     def __init__(self, config: TransformerConfig, multiplier: float, logit_cap: float = 0.0, **_unused: Any) -> None:
@@ -77,11 +78,13 @@ class CausalAttention(MegatronModule):
         `attention_mask` is a bias [B, 1, 1, T] over keys, in place of whose scores it stands where it is not 0: see
         `key_bias`.
         """
+        if self.logit_cap and attention_mask is None:
+            return capped_attention(query_SBHD, key_TBGD, value_TBGD, self.multiplier, self.logit_cap).flatten(2)
         group = query_SBHD.shape[2] // key_TBGD.shape[2]
         query = query_SBHD.permute(1, 2, 0, 3)
         key = _for_query_heads(key_TBGD.permute(1, 2, 0, 3), group)
         value = _for_query_heads(value_TBGD.permute(1, 2, 0, 3), group)
-        if self.logit_cap or attention_mask is not None:
+        if attention_mask is not None:
             context = _capped(query, key, value, self.multiplier, self.logit_cap, attention_mask)
         else:
             whole = query.shape[2] == key.shape[2]
@@ -117,13 +120,10 @@ def _future(query: Tensor, key: Tensor) -> Tensor:
     return torch.ones(queries, keys, dtype=torch.bool, device=query.device).triu(1 + keys - queries)
 
 
-def _capped(
-    query: Tensor, key: Tensor, value: Tensor, multiplier: float, cap: float, bias_B11T: Tensor | None
-) -> Tensor:
+def _capped(query: Tensor, key: Tensor, value: Tensor, multiplier: float, cap: float, bias_B11T: Tensor) -> Tensor:
     scores = (query @ key.transpose(-1, -2)).float() * multiplier
     if cap:
         scores = cap * torch.tanh(scores / cap)
     scores = scores.masked_fill(_future(query, key), _HIDDEN)
-    if bias_B11T is not None:
-        scores = torch.where(bias_B11T == 0.0, scores, bias_B11T)
+    scores = torch.where(bias_B11T == 0.0, scores, bias_B11T)
     return scores.softmax(-1).to(value.dtype) @ value

@@ -25,6 +25,7 @@ else:  # Python 3.10 is what the Ascend stack runs
 
 _MAX_RECIPE_BYTES = 16 * 1024  # tomllib takes quadratic time on hostile keys; the shipped recipes need 1.5 KiB
 _MATMUL_FLOPS = 6  # 2 for multiply and add, times 3 for forward and the two products of backward
+LONGEST_BLOCK = 256  # queries of an attention with a cap whose scores exist at once; fewer on a CPU
 
 
 class RecipeError(ValueError):
@@ -315,11 +316,13 @@ class Recipe(_Frozen):
             layer += (2 * model.query_size + 2 * model.key_value_size) * tokens // parallel.tensor
             per_expert_rank = routed // parallel.expert_tensor
             layer += per_expert_rank * (2 * model.hidden_size + 3 * model.ffn_hidden_size)
-            if model.attention_logit_cap:  # the capped scores are a full matrix
-                heads = model.num_attention_heads // parallel.tensor
-                layer += 3 * heads * training.sequence_length * tokens
         logits = 3 * tokens * model.vocab_size // parallel.tensor
-        return width * (layers * layer * in_flight + logits)
+        return width * (layers * layer * in_flight + logits) + self.score_bytes(tokens, training.sequence_length)
+
+    def score_bytes(self, tokens: int, length: int) -> int:
+        """Most of an attention with a cap's scores at once: a block of queries, fp32, thrice; without a cap none."""
+        heads = self.model.num_attention_heads // self.parallel.tensor
+        return 3 * 4 * heads * tokens * min(length, LONGEST_BLOCK) if self.model.attention_logit_cap else 0
 
     # ---- identity -----------------------------------------------------------------------------------
 

@@ -54,10 +54,9 @@ class SizedRecipe(Recipe):
         attention = 4 * tokens * model.query_size // parallel.tensor
         routed = tokens * model.experts_per_token * parallel.expert_tensor
         experts = routed * (2 * model.hidden_size + 3 * model.ffn_hidden_size // parallel.expert_tensor)
-        heads = model.num_attention_heads // parallel.tensor
-        scores = 3 * 4 * heads * tokens * self.length if model.attention_logit_cap else 0
         logits = 3 * 4 * self.rows * model.vocab_size
-        return width * (sum(self.parameters_per_rank()) + cache + attention + experts) + scores + logits
+        scores = self.score_bytes(tokens, self.length)
+        return width * (sum(self.parameters_per_rank()) + cache + attention + experts) + logits + scores
 
 
 @dataclass(frozen=True)

@@ -44,12 +44,14 @@ MEGATRON = (
 EXPERTS_WHOLE = ("parallel.expert=8", "parallel.expert_tensor=1")
 TINY, TINY_WHOLE, TINY_XAI, TINY_RECOMPUTE = "tiny", "tiny, whole experts", "tiny, xAI's maths", "tiny, recompute"
 TINY_OURS = "tiny, our parts"
+TINY_XAI_LONG = "tiny, xAI's maths, long"
 FORTY, REPLICATED = "40b", "nano, experts twice"
 CASES: dict[str, tuple[str, ...]] = {
     TINY: ("grok1-tiny", *MEGATRON),
     TINY_OURS: ("grok1-tiny", "kernels.experts=fused", "kernels.dispatch=merged", "kernels.linear=fused"),
     TINY_WHOLE: ("grok1-tiny", *MEGATRON, *EXPERTS_WHOLE),
     TINY_XAI: ("grok1-tiny", *MEGATRON, *XAI),
+    TINY_XAI_LONG: ("grok1-tiny", *MEGATRON, *XAI, "training.sequence_length=208"),  # three blocks and a quarter
     TINY_RECOMPUTE: ("grok1-tiny", *MEGATRON, "training.recompute=full"),
     FORTY: ("grok1-40b",),
     # 4 data-parallel replicas, 2 of each expert; norms of 96 do not fill a bucket's 64-value slots
@@ -140,15 +142,29 @@ class Sizes:
 
     # ---- matrix FLOPs of a micro-batch ---------------------------------------------------------------
 
+    @cached_property
+    def scores(self) -> Fraction:
+        """Of a sequence's queries with its keys that a head computes.
+
+        Without a cap, as torch counts its fused kernel, half of them all. With one, queries come in blocks of 64, the
+        last one shorter, and each block meets the keys up to its own end.
+        """
+        length = self.recipe.training.sequence_length
+        if not self.recipe.model.attention_logit_cap:
+            return Fraction(length * length, 2)
+        whole, rest = divmod(length, 64)
+        # 64 x 64 (1 + 2 + ... + whole), and the shorter block's rest x length
+        return Fraction(64 * 64 * whole * (whole + 1), 2) + rest * length
+
     def forward_flops(self, stage: int) -> Counter[str]:
         """2 a multiply-add: a matrix of N parameters costs each token 2 N."""
         model, tensor = self.recipe.model, self.recipe.parallel.tensor
-        length = self.recipe.training.sequence_length
-        # q k^T and p v, each T x length x D a head; without a cap the fused kernel computes the causal half
-        core = 2 * 2 * self.tokens * length * model.head_dim * model.num_attention_heads // tensor
+        training = self.recipe.training
+        # q k^T and p v, each D a score
+        scores = training.micro_batch * self.scores * model.num_attention_heads // tensor
         layer = {
             "attention projections": 2 * self.tokens * sum(self.attention_matrices) // tensor,
-            "attention core": core if model.attention_logit_cap else core // 2,
+            "attention core": 2 * 2 * scores * model.head_dim,
             "router": 2 * self.shard * model.num_experts * model.hidden_size,  # a rank routes the tokens it holds
             # of a stage's T/TP k pairs from each of EP x ETP ranks, 1/EP come here, to 1/ETP of an expert each
             "experts": 2 * self.pairs * self.expert,
@@ -159,10 +175,12 @@ class Sizes:
         return flops
 
     def backward_flops(self, stage: int) -> Counter[str]:
-        """Twice the forward: a gradient of each factor. The fused attention has five products for two: 2.5 times."""
+        """Twice the forward: a gradient of each factor.
+
+        Attention with a cap or without keeps no scores: it has five products for two, the scores being one, 2.5 times.
+        """
         flops = Counter({name: 2 * each for name, each in self.forward_flops(stage).items()})
-        if not self.recipe.model.attention_logit_cap:
-            flops["attention core"] = flops["attention core"] * 5 // 4
+        flops["attention core"] = flops["attention core"] * 5 // 4
         return flops
 
     # ---- communication -------------------------------------------------------------------------------
@@ -412,12 +430,28 @@ def test_matrix_flops_of_the_whole_job(ledgers: Ledgers, case: str) -> None:
     assert ledger.total("matrix_flops") == (6 * active + attention) * tokens
 
 
-def test_capped_attention_costs_full_matrices(ledgers: Ledgers) -> None:
-    """T x T products that know no causality: forward twice the fused one's, backward 4 products to its 5 halves."""
+def test_a_short_sequence_with_a_cap_costs_full_matrices(ledgers: Ledgers) -> None:
+    """Tiny's 64 tokens are one block, which knows no causality: twice the fused kernel's, forward and backward."""
     for capped, fused in zip(ledgers(TINY_XAI).ranks, ledgers(TINY).ranks, strict=True):
-        for phase, ratio in (("forward", Fraction(2)), ("backward", Fraction(4 * 2, 5))):
+        for phase in ("forward", "backward"):
             ours, theirs = (measured_flops(rank, phase)["attention core"] for rank in (capped, fused))
-            assert Fraction(ours, theirs) == ratio
+            assert Fraction(ours, theirs) == 2
+
+
+def test_a_long_sequence_with_a_cap_skips_most_of_the_future(ledgers: Ledgers) -> None:
+    """208 tokens: 64 queries meet 64 keys, 64 meet 128, 64 meet 192, 16 meet 208, where 208 x 104 is the causal half.
+
+    A query and key cost 2 D a head, forward twice, backward five times.
+    """
+    scores = 64 * 64 + 64 * 128 + 64 * 192 + 16 * 208
+    assert scores == 27_904 < 1.3 * 208 * 104
+    sizes = sizes_of(TINY_XAI_LONG)
+    model, parallel, training = sizes.recipe.model, sizes.recipe.parallel, sizes.recipe.training
+    heads = model.num_attention_heads // parallel.tensor
+    each = sizes.micro_batches * training.micro_batch * sizes.layers * heads * scores * 2 * model.head_dim
+    for rank in ledgers(TINY_XAI_LONG).ranks:
+        assert measured_flops(rank, "forward")["attention core"] == 2 * each
+        assert measured_flops(rank, "backward")["attention core"] == 5 * each
 
 
 def test_recomputation_repeats_the_layers_forward(ledgers: Ledgers) -> None:

@@ -197,8 +197,21 @@ def test_the_estimate_grows_with_what_it_counts() -> None:
         return load_recipe("grok1-40b", changes).bytes_per_rank()
 
     assert 40e9 < size() < 64e9  # it ran on 64 GB devices
-    assert size("training.recompute=full") < size() < size("model.attention_logit_cap=30.0")
+    assert size("training.recompute=full") < size()
     assert size("training.sequence_length=4096") < size()
+
+
+def test_the_estimate_with_a_cap_is_linear_in_the_sequence() -> None:
+    """A block of 256 queries: 12 heads a rank, 256 x T scores each, three times, in fp32; no more layers than one."""
+
+    def scores(length: int, *changes: str) -> int:
+        changes = (f"training.sequence_length={length}", *changes)
+        capped = load_recipe("grok1-40b", ["model.attention_logit_cap=30.0", *changes])
+        return capped.bytes_per_rank() - load_recipe("grok1-40b", changes).bytes_per_rank()
+
+    assert [scores(length) for length in (4096, 8192)] == [12 * 256 * length * 3 * 4 for length in (4096, 8192)]
+    assert scores(8192, "training.recompute=full") == scores(8192)
+    assert scores(128) == 12 * 128 * 128 * 3 * 4
 
 
 def test_a_recipe_file_of_ones_own_is_read(tmp_path: Path) -> None:

@@ -42,6 +42,19 @@ def _finished(scores: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:
     return scores.softmax(-1) @ value
 
 
+def _in_one_matrix(query_SBHD: Tensor, key_TBGD: Tensor, value_TBGD: Tensor, multiplier: float, cap: float) -> Tensor:
+    """Stands in for the blockwise attention, by way of the functions of grok1.attention that a flip may replace."""
+    group = query_SBHD.shape[2] // key_TBGD.shape[2]
+    query, key, value = (heads.permute(1, 2, 0, 3) for heads in (query_SBHD, key_TBGD, value_TBGD))
+    key, value = (attention._for_query_heads(heads, group) for heads in (key, value))
+    bias = torch.zeros(1, 1, 1, key.shape[2])  # hides nothing
+    return attention._capped(query, key, value, multiplier, cap, bias).permute(2, 0, 1, 3)
+
+
+def _attention_with(**flipped: Any) -> Any:
+    return patch.multiple(attention, capped_attention=_in_one_matrix, **flipped)
+
+
 def _interleaved_rope(recipe: Any) -> Any:
     return dataclasses.replace(_TRANSFORMER_CONFIG(recipe), rotary_interleaved=True)
 
@@ -92,9 +105,9 @@ RECIPE_FLIPS = {
 }
 PATCHES: dict[str, Patch] = {
     "exact gelu": lambda: patch.object(experts, "gelu_tanh", _exact_gelu),
-    "attention multiplier after the cap": lambda: patch.object(attention, "_capped", _multiplier_after_cap),
+    "attention multiplier after the cap": lambda: _attention_with(_capped=_multiplier_after_cap),
     "RoPE interleaved": lambda: patch.object(model, "transformer_config", _interleaved_rope),
-    "query heads take turns": lambda: patch.object(attention, "_for_query_heads", _heads_in_turn),
+    "query heads take turns": lambda: _attention_with(_for_query_heads=_heads_in_turn),
     "no norms after the blocks": lambda: patch.object(layers.GrokLayer, "forward", _no_post_norms),
 }
 PAD_PATCHES: dict[str, Patch] = {
@@ -103,7 +116,7 @@ PAD_PATCHES: dict[str, Patch] = {
 }
 # a mask that passes the cap weighs e^-cap: nothing at xAI's 30, so a dump with a cap of 3 shows it
 LOW_CAP_PATCHES: dict[str, Patch] = {
-    "mask before the cap": lambda: patch.object(attention, "_capped", _mask_before_cap),
+    "mask before the cap": lambda: _attention_with(_capped=_mask_before_cap),
 }
 UNCHANGED: dict[str, Patch] = {"unchanged": nullcontext}
 
