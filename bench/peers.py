@@ -8,9 +8,11 @@ reach. The test beside it reads the lists.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
 import torch
 import torch.distributed as dist
@@ -67,6 +69,14 @@ def ours(job: Job, where: Rendezvous, _emit: Emit) -> dict[str, list[float]] | N
 def stock_parts(job: Job, where: Rendezvous, _emit: Emit) -> dict[str, list[float]] | None:
     """The same of the recipe with megatron's parts."""
     return _measured(job, stock(job.recipe), where, _stock)
+
+
+def stock_alone(job: Job, where: Rendezvous, emit: Emit) -> dict[str, list[float]] | None:
+    """The same without what our launcher gives ranks on a CPU, but for its heap: default scheduling, torch's gloo."""
+    if hasattr(os, "SCHED_BATCH"):
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+    with mock.patch.object(device, "backend", lambda: "gloo"):
+        return stock_parts(job, where, emit)
 
 
 def products(_job: Job, _where: Rendezvous, _emit: Emit) -> list[float]:

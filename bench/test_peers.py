@@ -52,12 +52,17 @@ def test_one_rank(session: BenchSession, benchmark: Any, micro_batch: int) -> No
 def test_sixteen_ranks(session: BenchSession, benchmark: Any) -> None:
     """TP4 x PP2 x EP2, launched anew for each side in turns."""
     recipe = load_recipe("grok1-small")
-    seconds: dict[str, list[float]] = {"ours": [], "megatron-core's parts": []}
+    sides = {
+        "ours": "ours",
+        "megatron-core's parts": "stock_parts",
+        "the same, default scheduling, torch's gloo": "stock_alone",
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
     peaks: dict[str, list[float]] = {name: [] for name in seconds}
     products: list[float] = []
     single = load_recipe("grok1-small", ONE_RANK)
     for _ in range(_LAUNCHES):
-        for name, entry in zip(seconds, ("ours", "stock_parts"), strict=True):
+        for name, entry in sides.items():
             found = launch(
                 prepare(recipe, 1 + _STEPS), recipe, session.device, entry=f"bench.peers:{entry}", timeout_seconds=300.0
             )
