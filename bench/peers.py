@@ -75,7 +75,7 @@ def stock_alone(job: Job, where: Rendezvous, emit: Emit) -> dict[str, list[float
     """The same without what our launcher gives ranks on a CPU, but for its heap: default scheduling, torch's gloo."""
     if hasattr(os, "SCHED_BATCH"):
         os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
-    with mock.patch.object(device, "backend", lambda: "gloo"):
+    with mock.patch.object(device, "backend", return_value="gloo"):
         return stock_parts(job, where, emit)
 
 
