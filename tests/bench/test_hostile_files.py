@@ -23,7 +23,7 @@ from bench.record import Record
 from bench.stats import summarise
 from tests.conftest import build_synthetic_record
 
-MOST_CPU_SECONDS = 2.0
+MOST_CPU_SECONDS = 20.0  # what is not refused early takes minutes; usually below one
 ODD_VALUES: list[Any] = [
     *(None, True, False, "", "nan", "\u2028", "\ud800", "x" * 5000, [], {}, [[]], [[[[[]]]]], {"": None}),
     *(0, -1, 1, 2**31, 2**53 + 1, 2**62, 2**63, 2**64, 10**400, -(10**400)),
