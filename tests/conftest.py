@@ -11,6 +11,13 @@ from hypothesis import settings
 
 from bench.record import Record
 
+# recipe changes that choose megatron's own part everywhere; experts first
+MEGATRONS_PARTS = (
+    "kernels.experts=sequential",
+    "kernels.dispatch=megatron",
+    "kernels.cross_entropy=megatron",
+    "kernels.linear=megatron",
+)
 RecordBuilder = Callable[..., Record]
 
 # a busy neighbour is no failure, and what CI says of a commit does not depend on chance; `--hypothesis-profile explore`

@@ -96,7 +96,7 @@ def test_holm_tests_the_surest_first() -> None:
     st.lists(st.floats(0.5, 2.0), min_size=1, max_size=12),
     st.floats(0.01, 100.0),
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_units_do_not_matter_and_sides_mirror(before: list[float], after: list[float], unit: float) -> None:
     found = weigh(Comparison(before, after))
     scaled = weigh(Comparison([unit * value for value in before], [unit * value for value in after]))

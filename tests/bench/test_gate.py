@@ -69,7 +69,7 @@ def test_five_percent_slower_fails_and_five_percent_faster_asks_for_a_refresh(
     assert {row.state for row in verdict.rows} == {state}
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=30)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)
 @given(st.floats(0.5, 1.5), st.floats(0.5, 20))
 def test_both_metrics_always_agree(synthetic_record, factor: float, tolerance: float) -> None:
     step_seconds = 2**20 / 16 / TOKENS_RATE

@@ -109,7 +109,7 @@ def read_or_complaint(read: Callable[[], Any]) -> Any:
     return None
 
 
-@settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow])
 @given(st.one_of(bent_values(plain_record), bent_texts(plain_record)))
 def test_a_bent_record_is_refused_in_one_line_or_its_figures_are_numbers(raw: bytes) -> None:
     record = read_or_complaint(lambda: parse_model(raw, Record))
@@ -119,7 +119,7 @@ def test_a_bent_record_is_refused_in_one_line_or_its_figures_are_numbers(raw: by
     assert all(math.isfinite(value) for value in [*numbers, *figures_of(summarise(record)).values()])
 
 
-@settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow])
 @given(st.one_of(bent_values(plain_baselines), bent_texts(plain_baselines)))
 def test_a_bent_file_of_baselines_is_refused_in_one_line_or_can_be_compared(raw: bytes) -> None:
     found = read_or_complaint(lambda: parse_model(raw, BaselineFile))

@@ -488,7 +488,7 @@ def taken(content: bytes, stated: dict[str, Any]) -> Record | None:
             return None
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 2**32), st.integers(0, 40_000), st.integers(1, 4))
 def test_interleaved_and_truncated_logs_never_give_a_wrong_time(seed: int, end: int, ranks: int) -> None:
     shuffle = random.Random(seed)
@@ -513,14 +513,14 @@ PIECES = [
 ]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.sampled_from(PIECES), max_size=40), st.binary(max_size=30))
 def test_no_file_makes_it_crash(parts: list[str], junk: bytes) -> None:
     record = taken(dump().encode() + "".join(parts).encode() + junk, NPU | {"parameters": 1, "active_parameters": 1})
     assert record is None or sound(record)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.integers(1, 10**8), min_size=1, max_size=50), st.integers(0, 10**6))
 def test_generated_lines_come_back(tenths: list[int], first: int) -> None:
     text = "".join(line(first + i, ms=f"{tenth / 10:.1f}") + "\n" for i, tenth in enumerate(tenths, 1))

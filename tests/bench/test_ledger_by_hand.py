@@ -26,6 +26,7 @@ from bench.ledger import Ledger, RankLedger
 from grok1.config import Recipe, load_recipe
 from grok1.launch import rank_context
 from tests.bench.ledger_entries import counted_directly
+from tests.conftest import MEGATRONS_PARTS
 
 HOUSE = Path(__file__).resolve().parents[2]
 FP32, INT64 = 4, 8
@@ -35,27 +36,21 @@ XAI = (
     "model.tie_embeddings=true",
     "model.router=softmax_then_topk",
 )
-MEGATRON = (
-    "kernels.experts=sequential",
-    "kernels.dispatch=megatron",
-    "kernels.cross_entropy=megatron",
-    "kernels.linear=megatron",
-)
 EXPERTS_WHOLE = ("parallel.expert=8", "parallel.expert_tensor=1")
 TINY, TINY_WHOLE, TINY_XAI, TINY_RECOMPUTE = "tiny", "tiny, whole experts", "tiny, xAI's maths", "tiny, recompute"
 TINY_OURS = "tiny, our parts"
 TINY_XAI_LONG = "tiny, xAI's maths, long"
 FORTY, REPLICATED = "40b", "nano, experts twice"
 CASES: dict[str, tuple[str, ...]] = {
-    TINY: ("grok1-tiny", *MEGATRON),
+    TINY: ("grok1-tiny", *MEGATRONS_PARTS),
     TINY_OURS: ("grok1-tiny", "kernels.experts=fused", "kernels.dispatch=merged", "kernels.linear=fused"),
-    TINY_WHOLE: ("grok1-tiny", *MEGATRON, *EXPERTS_WHOLE),
-    TINY_XAI: ("grok1-tiny", *MEGATRON, *XAI),
-    TINY_XAI_LONG: ("grok1-tiny", *MEGATRON, *XAI, "training.sequence_length=208"),  # three blocks and a quarter
-    TINY_RECOMPUTE: ("grok1-tiny", *MEGATRON, "training.recompute=full"),
+    TINY_WHOLE: ("grok1-tiny", *MEGATRONS_PARTS, *EXPERTS_WHOLE),
+    TINY_XAI: ("grok1-tiny", *MEGATRONS_PARTS, *XAI),
+    TINY_XAI_LONG: ("grok1-tiny", *MEGATRONS_PARTS, *XAI, "training.sequence_length=208"),  # three blocks and a quarter
+    TINY_RECOMPUTE: ("grok1-tiny", *MEGATRONS_PARTS, "training.recompute=full"),
     FORTY: ("grok1-40b",),
     # 4 data-parallel replicas, 2 of each expert; norms of 96 do not fill a bucket's 64-value slots
-    REPLICATED: ("grok1-nano", *MEGATRON, "parallel.world_size=32", "training.global_batch=16"),
+    REPLICATED: ("grok1-nano", *MEGATRONS_PARTS, "parallel.world_size=32", "training.global_batch=16"),
 }
 
 # ([phase,] group, operation, dtype) -> (calls, bytes)
@@ -651,7 +646,7 @@ def test_two_interpreters_count_the_same_bytes() -> None:
 
 def test_a_loaded_expert_costs_its_rank_more() -> None:
     """Of 16 pairs that a rank routes, 12 go to the experts of ranks 0 to 3 and 4 to those of ranks 4 to 7."""
-    recipe = load_recipe("grok1-nano", MEGATRON)
+    recipe = load_recipe("grok1-nano", MEGATRONS_PARTS)
     sizes, sixteenths = Sizes(recipe), (4, 4, 2, 2, 1, 1, 1, 1)
     assert (sizes.pairs, sizes.layers) == (16, 1)
     ledger = count(recipe, ranks=[0, 4], shares=[each / 16 for each in sixteenths])

@@ -13,6 +13,7 @@ from bench.ledger import Ledger, RankLedger, differences
 from grok1.config import Recipe, load_recipe
 from grok1.job import prepare
 from grok1.launch import launch
+from tests.conftest import MEGATRONS_PARTS
 
 RANK_SECONDS = 60.0
 # every gradient is clipped, as the dry step assumes; six micro-batches, of which the dry count runs three and four
@@ -20,13 +21,7 @@ CHANGES = ("training.clip_grad=1e-6", "training.global_batch=12")
 XAI = ("model.attention_logit_cap=30.0", "model.activation=geglu", "model.tie_embeddings=true")
 CASES = {
     "Ascend": CHANGES,
-    "Ascend, megatron's own parts": (
-        *CHANGES,
-        "kernels.experts=sequential",
-        "kernels.dispatch=megatron",
-        "kernels.cross_entropy=megatron",
-        "kernels.linear=megatron",
-    ),
+    "Ascend, megatron's own parts": (*CHANGES, *MEGATRONS_PARTS),
     "xAI, ETP1 EP8, recompute": (
         *(*CHANGES, *XAI, "model.router=softmax_then_topk", "training.recompute=full"),
         *("parallel.expert=8", "parallel.expert_tensor=1"),

@@ -135,7 +135,7 @@ def test_the_verdict_is_that_of_real_records(synthetic_record: Any, factor: floa
 
 
 @given(st.integers(0, 2**32 - 1), st.floats(0.001, 0.1), st.floats(-0.1, 0.1), st.integers(1, 8))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_states_are_those_of_the_judgements(seed: int, spread: float, change: float, ours: int) -> None:
     random = np.random.default_rng(seed)
     sides = [

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,9 +23,23 @@ ONE_RANK = (
     "parallel.expert=1",
     "parallel.expert_tensor=1",
 )
+ROOT = Path(__file__).parents[2]
 RANK_SECONDS = 60.0  # a collective that takes longer is a hang, and fails
 
 Train = Callable[..., dict[str, Any]]
+
+
+def run_python(script: str, device: str) -> subprocess.CompletedProcess[str]:
+    """A script in an interpreter of its own, whose environment has the device and one thread, nothing else."""
+    return subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={"GROK1_DEVICE": device, "PATH": "", "OMP_NUM_THREADS": "1"},
+        timeout=60,
+        check=False,
+    )
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,8 @@ from grok1.job import Job
 from grok1.model import Grok, transformer_config
 from grok1.parallel import Ranks, Rendezvous, joined
 
+from .expert_entries import relative_difference
+
 WIDE, NARROW, LENGTH, BATCH = 2048, 512, 64, 4  # whose products on four ranks are still oneDNN's
 MICRO_BATCHES = 3
 WAYS = ("returned", "main_grad", "recomputed", "offloaded", "frozen")
@@ -39,7 +41,7 @@ def dense_beside_megatrons(job: Job, where: Rendezvous, _emit: Any) -> list[Resu
                 for way in WAYS:
                     plain, ours = (_run(layer, kind, way, ranks, recipe.parallel.tensor) for layer in pair)
                     name = f"{kind}, {way}" + ", sequence-parallel" * is_sequence_parallel
-                    errors[name] = {key: _relative(ours[key], value) for key, value in plain.items()}
+                    errors[name] = {key: relative_difference(ours[key], value) for key, value in plain.items()}
                     assert ours.keys() == plain.keys()
         gathered: list[Any] = [None] * ranks.world_size
         dist.all_gather_object(gathered, errors)
@@ -106,11 +108,6 @@ def _called(layer: Any, way: str) -> Callable[[Tensor], Tensor]:
             return call(inputs)
 
     return {"recomputed": recomputed, "offloaded": offloaded}.get(way, call)
-
-
-def _relative(ours: Tensor, plain: Tensor) -> float:
-    assert (ours.shape, ours.dtype) == (plain.shape, plain.dtype)
-    return float((ours.float() - plain.float()).abs().max() / plain.float().abs().max().clamp(min=1e-30))
 
 
 def gradients_left_to_the_hook(job: Job, where: Rendezvous, _emit: Any) -> int:

@@ -133,7 +133,9 @@ def _beside_sequential(job: Job, where: Rendezvous, choice: str, kind: type) -> 
                 for module, _ in (plain, ours):
                     _set_main_grads(module, torch.float32 if way == "main_grad" else None)
                 results = [_forward_backward_twice(*experts, counts) for experts in (plain, ours)]
-                errors[f"{name}, {way}"] = {key: _relative(results[1][key], value) for key, value in results[0].items()}
+                errors[f"{name}, {way}"] = {
+                    key: relative_difference(results[1][key], value) for key, value in results[0].items()
+                }
         return errors
 
 
@@ -188,7 +190,8 @@ def _gradient(parameter: Any) -> Tensor:
     return total
 
 
-def _relative(ours: Tensor, plain: Tensor) -> float:
+def relative_difference(ours: Tensor, plain: Tensor) -> float:
+    """The largest difference over the largest value, of tensors of one shape and dtype."""
     assert (ours.shape, ours.dtype) == (plain.shape, plain.dtype)
     if not plain.numel():
         return 0.0

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from .conftest import run_python
 
 # (megatron file, what it says that makes a patch of grok1/device.py needed)
 NEEDED = [
@@ -40,15 +38,8 @@ def _in_a_cpu_process(script: str) -> Any:
     """What the script prints last, as JSON; the seam is active in it and in no other test's process."""
     start = "import json\nfrom grok1 import device\ndevice.activate()\nimport torch\n"
     end = "\nimport os, sys\nsys.stdout.flush()\nos._exit(0)"  # gloo aborts now and then where Python takes it apart
-    done = subprocess.run(
-        [sys.executable, "-c", start + script + end],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env={"GROK1_DEVICE": "cpu", "PATH": "", "OMP_NUM_THREADS": "1"},
-        timeout=60,
-        check=True,
-    )
+    done = run_python(start + script + end, "cpu")
+    assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -86,14 +77,7 @@ def test_what_megatron_decorates_is_compiled_at_its_first_call() -> None:
 
 
 def test_an_unknown_device_is_refused_by_name() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", "from grok1 import device\ndevice.activate()"],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env={"GROK1_DEVICE": "tpu", "PATH": ""},
-        timeout=60,
-    )
+    done = run_python("from grok1 import device\ndevice.activate()", "tpu")
     assert "device 'tpu' is none of cpu, cuda, npu" in done.stderr
 
 
@@ -102,14 +86,7 @@ def test_importing_megatron_first_is_refused() -> None:
         "import sys\nsys.modules['megatron.core'] = sys\nfrom grok1 import device\n"
         "try: device.activate()\nexcept device.DeviceError as error: print(error)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env={"GROK1_DEVICE": "cpu", "PATH": ""},
-        timeout=60,
-    )
+    done = run_python(script, "cpu")
     assert "megatron was imported before grok1.device" in done.stdout
 
 

@@ -6,16 +6,12 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import MEGATRONS_PARTS
+
 from .conftest import ONE_RANK, Train
 
 SAME = 1e-5  # relative; fp32 sums in another order
 OURS = ("kernels.experts=fused", "kernels.dispatch=merged", "kernels.cross_entropy=fused", "kernels.linear=fused")
-MEGATRONS = (
-    "kernels.experts=sequential",
-    "kernels.dispatch=megatron",
-    "kernels.cross_entropy=megatron",
-    "kernels.linear=megatron",
-)
 XAIS = (
     "model.activation=geglu",
     "model.attention_logit_cap=30.0",
@@ -32,7 +28,7 @@ def _column(result: dict[str, Any], name: str) -> list[float]:
 @pytest.fixture(scope="module")
 def megatrons(train: Train) -> dict[str, Any]:
     """Ten steps on one rank."""
-    return train(10, *ONE_RANK, *MEGATRONS)
+    return train(10, *ONE_RANK, *MEGATRONS_PARTS)
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +54,7 @@ def test_each_expert_gets_the_tokens_it_did(megatrons: dict[str, Any], ours: dic
             "parallel.tensor=1",
             "parallel.pipeline=1",
             "parallel.expert=1",
-            *MEGATRONS[:1],
+            *MEGATRONS_PARTS[:1],
             *OURS[1:],
         ),
         ("parallel.world_size=2", "parallel.tensor=2", "parallel.pipeline=1", "parallel.expert=1")
@@ -66,7 +62,7 @@ def test_each_expert_gets_the_tokens_it_did(megatrons: dict[str, Any], ours: dic
         ("parallel.world_size=2", "parallel.tensor=1", "parallel.pipeline=1", "parallel.expert=2", *OURS),
         ("parallel.world_size=8", "parallel.tensor=4", "parallel.pipeline=1", "parallel.expert=8", *OURS),
         ("parallel.world_size=4", "parallel.tensor=2", "parallel.expert=2", "parallel.pipeline=1")
-        + ("parallel.dispatcher=allgather", *OURS[:1], *MEGATRONS[1:]),
+        + ("parallel.dispatcher=allgather", *OURS[:1], *MEGATRONS_PARTS[1:]),
         ("parallel.world_size=4", "parallel.tensor=2", "parallel.expert=2", "parallel.pipeline=1")
         + ("parallel.expert_tensor=2", "training.recompute=full", *OURS),
     ],
@@ -82,7 +78,7 @@ def test_each_layout_gives_the_numbers_of_one(
 
 def test_xais_model_gives_the_same_numbers(train: Train) -> None:
     """Its head is the embedding: one parameter on one rank, two that are kept alike on two stages."""
-    plain = train(3, *XAIS, *ONE_RANK, *MEGATRONS)
+    plain = train(3, *XAIS, *ONE_RANK, *MEGATRONS_PARTS)
     for ours in (train(3, *XAIS, *ONE_RANK, *OURS), train(3, *XAIS, *OURS)):
         for name in ("loss", "grad_norm"):
             assert _column(ours, name) == pytest.approx(_column(plain, name), rel=SAME)

@@ -21,7 +21,8 @@ import pytest
 from grok1.job import Job
 from grok1.launch import LaunchError, Nodes, RankFailedError, check_machine, launch
 
-ROOT = Path(__file__).parents[2]
+from .conftest import ROOT, run_python
+
 TWO_RANKS = (
     "parallel.world_size=2",
     "parallel.tensor=1",
@@ -167,14 +168,7 @@ def test_a_rank_finds_all_it_needs_imported_but_no_compiler(make_job: MakeJob) -
 
 
 def test_the_forkserver_ends_without_taking_apart_what_it_imported() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", "import atexit\natexit.register(print, 'taken apart')\nimport grok1.forkserver"],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env={"GROK1_DEVICE": "cpu", "PATH": ""},
-        timeout=60,
-    )
+    done = run_python("import atexit\natexit.register(print, 'taken apart')\nimport grok1.forkserver", "cpu")
     assert (done.returncode, done.stdout) == (0, "")
 
 

@@ -142,7 +142,7 @@ def test_gradients_are_required(changed: Callable[..., Path]) -> None:
 
 
 @given(cut=st.integers(min_value=0, max_value=len((FIXTURES / "D.npz").read_bytes()) - 1))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_a_truncated_dump_is_refused_in_one_line(tmp_path_factory: pytest.TempPathFactory, cut: int) -> None:
     folder = tmp_path_factory.mktemp("cut")
     (folder / "D.npz").write_bytes((FIXTURES / "D.npz").read_bytes()[:cut])
@@ -152,7 +152,7 @@ def test_a_truncated_dump_is_refused_in_one_line(tmp_path_factory: pytest.TempPa
 
 
 @given(position=st.integers(min_value=0, max_value=220_000), byte=st.integers(min_value=0, max_value=255))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_a_damaged_dump_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory, position: int, byte: int) -> None:
     folder = tmp_path_factory.mktemp("damaged")
     content = bytearray((FIXTURES / "D.npz").read_bytes())

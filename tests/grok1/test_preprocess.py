@@ -24,7 +24,7 @@ from grok1.tokenizer import TokenizerKind, load_tokenizer
 
 KIND: TokenizerKind = "SentencePiece"
 TEXTS = ["Hello world", "", "one\n\ntwo", "caf\u00e9 \u4e2d\u6587", "x" * 5000, " "]
-same_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
+same_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
 
 
 @pytest.fixture(scope="session")

@@ -73,7 +73,7 @@ def test_the_published_folder_loads_with_xais_special_ids(tokenizer, folder):
     assert (tokenizer.vocab_size, tokenizer.eod, tokenizer.pad) == (model.vocab_size(), 2, 0)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=50)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
 @given(text=st.text(st.characters(exclude_characters="\r", exclude_categories=["Cs", "Cc"])))
 def test_text_comes_back_and_ids_stay_in_the_vocabulary(tokenizer, text):
     ids = tokenizer.tokenize(text)
