@@ -85,7 +85,7 @@ def products(_job: Job, _where: Rendezvous, _emit: Emit) -> list[float]:
 
 
 def stock(recipe: Recipe) -> Recipe:
-    """The recipe with megatron's experts, dispatcher and dense layers."""
+    """The recipe with megatron's own parts."""
     return recipe.model_copy(update={"kernels": Kernels()})
 
 
