@@ -5,9 +5,10 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -238,7 +239,22 @@ def main() -> None:
     from grok1.preprocess import preprocess_command
 
     app.command(name="preprocess")(preprocess_command)
-    console.run(app, "grok1", failures=(RuntimeError,))
+    try:
+        console.run(app, "grok1", failures=(RuntimeError,))
+    except SystemExit as end:
+        if "grok1.train" in sys.modules:  # this process was itself a rank
+            _leave(end.code)
+        raise
+
+
+def _leave(code: Any) -> NoReturn:
+    """End at once: while Python takes itself apart, a gloo thread that lets go of its last tensor aborts the process.
+
+    A race that is known and open: pytorch/pytorch issue 190489. The launcher's ranks end like this too.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code or 0)
 
 
 if __name__ == "__main__":

@@ -86,6 +86,17 @@ def test_train_joins_a_job_that_torchrun_started(corpus: tuple[Path, Path], tmp_
     assert json.loads(target.read_text())["layout"]["pipeline"] == 2
 
 
+def test_a_rank_under_torchrun_ends_before_python_takes_itself_apart(corpus: tuple[Path, Path]) -> None:
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1])}
+    place |= {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
+    done = grok1("train", *one_rank_words(corpus), "--steps", "1", PYTHONVERBOSE="1", **place)
+    assert (done.returncode, done.stdout[:8]) == (0, "step 1/1")
+    assert "import 'torch'" in done.stderr
+    assert "# clear sys.path" not in done.stderr  # there a gloo thread would abort the process, once in many runs
+
+
 def test_two_launchers_make_up_one_job_without_shared_storage(corpus: tuple[Path, Path], tmp_path: Path) -> None:
     with socket.socket() as probe:
         probe.bind(("", 0))
