@@ -263,17 +263,24 @@ class Traffic:
 
         (gloo does part of a reduce-scatter with tensor operators of its own, some of them while it is waited for.)
         """
-        wait = dist.Work.wait
+        waits = {each: each.wait for each in (dist.Work, gloo.Exchange)}
 
-        def paused(work: Any, *args: Any, **kwargs: Any) -> Any:
-            with pause():
-                return wait(work, *args, **kwargs)
+        def paused(wait: Callable[..., Any]) -> Callable[..., Any]:
+            def call(work: Any, *args: Any, **kwargs: Any) -> Any:
+                with pause():
+                    return wait(work, *args, **kwargs)
 
-        self.listener, dist.Work.wait = listener, paused  # type: ignore[method-assign,assignment]
+            return call
+
+        self.listener = listener
+        for each, wait in waits.items():
+            each.wait = paused(wait)  # type: ignore[method-assign]
         try:
             yield
         finally:
-            self.listener, dist.Work.wait = None, wait  # type: ignore[method-assign]
+            self.listener = None
+            for each, wait in waits.items():
+                each.wait = wait  # type: ignore[method-assign]
 
     def add(self, operation: str, group: Any, num_bytes: int, start: Any, end: Any) -> None:
         self._calls[operation, group].append((num_bytes, start, end))
@@ -521,7 +528,7 @@ def _adapt_collectives_to_gloo() -> None:
                 kwargs[key] = kwargs[key].tolist()
         return exchange(*args, **kwargs)
 
-    for replacement in (all_gather, reduce_scatter, all_to_all_single):
+    for replacement in (all_gather, reduce_scatter, all_to_all_single, *gloo.directly(dist)):
         setattr(dist, replacement.__name__, replacement)
 
 
