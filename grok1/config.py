@@ -190,6 +190,7 @@ class Kernels(_Frozen):
     dispatch: Literal["megatron", "merged"] = "megatron"
     cross_entropy: Literal["megatron", "fused"] = "megatron"
     linear: Literal["megatron", "fused"] = "megatron"
+    gradient_reduction: Literal["at_end", "overlapped"] = "at_end"
 
 
 class Recipe(_Frozen):

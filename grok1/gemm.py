@@ -51,17 +51,16 @@ def add_matmul(total_MN: Tensor, left_MK: Tensor, right_KN: Tensor) -> None:
 class WeightGradients:
     """Adds each weight's gradient to its `main_grad`, or where it has none returns it as autograd wants it.
 
-    megatron's hook on a parameter adds what autograd returns, which is nothing then.
+    megatron's hook on a parameter adds what autograd returns, which is nothing then. Where gradients are reduced during
+    the backward (`is_awaited`), the hook wants a tensor all the same, and a mark that says what it is worth.
     """
 
     def __init__(self, weights: Sequence[Any], wanted: Sequence[bool]) -> None:
-        self.returned = [
-            torch.zeros_like(weight) if is_wanted and not hasattr(weight, "main_grad") else None
-            for weight, is_wanted in zip(weights, wanted, strict=True)
-        ]
+        pairs = list(zip(weights, wanted, strict=True))
+        self.returned = [_returned(weight) if is_wanted else None for weight, is_wanted in pairs]
         self._totals = [
-            (weight.main_grad if returned is None else returned) if is_wanted else None
-            for weight, returned, is_wanted in zip(weights, self.returned, wanted, strict=True)
+            getattr(weight, "main_grad", returned) if is_wanted else None
+            for (weight, is_wanted), returned in zip(pairs, self.returned, strict=True)
         ]
 
     def add(self, index: int, upstream_pN: Tensor, inputs_pK: Tensor) -> None:
@@ -69,6 +68,16 @@ class WeightGradients:
         total_NK = self._totals[index]
         if total_NK is not None:
             add_matmul(total_NK, upstream_pN.t(), inputs_pK)
+
+
+def _returned(weight: Any) -> Tensor | None:
+    if not hasattr(weight, "main_grad"):
+        return torch.zeros_like(weight)
+    if not getattr(weight, "is_awaited", False):
+        return None
+    weight.grad_added_to_main_grad = True
+    # a weight that is also the embedding gets a part of its gradient from autograd, and the hook adds the sum
+    return torch.zeros_like(weight) if getattr(weight, "zero_out_wgrad", False) else torch.empty_like(weight)
 
 
 def _is_ours(left_MK: Tensor, right_KN: Tensor) -> bool:

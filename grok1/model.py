@@ -141,13 +141,15 @@ def build_model(recipe: Recipe, ranks: Ranks, with_values: bool = True) -> torch
         model = Float16Module(config, model)
     ddp = DistributedDataParallelConfig(
         grad_reduce_in_fp32=True,
-        overlap_grad_reduce=False,
+        overlap_grad_reduce=recipe.kernels.gradient_reduction == "overlapped",
         use_distributed_optimizer=True,
         check_for_nan_in_grad=False,  # a loss that is not finite voids the run, with a better message
     )
     wrapped: torch.nn.Module = DistributedDataParallel(config=config, ddp_config=ddp, module=model)
     if device.kind() == "cpu":
         _share_with_nobody(wrapped)
+    for parameter in wrapped.parameters():
+        parameter.is_awaited = ddp.overlap_grad_reduce  # type: ignore[attr-defined]  # see grok1.gemm.WeightGradients
     return wrapped
 
 
@@ -155,15 +157,23 @@ def _share_with_nobody(wrapped: Any) -> None:
     """Leave out the collectives of data-parallel groups of one, where gloo copies the whole buffer several times."""
     for group in wrapped.bucket_groups + wrapped.expert_parallel_bucket_groups:
         if group.intra_distributed_optimizer_instance_size == 1:
-            group.start_grad_sync = functools.partial(_scale_gradients, group.buckets)
+            group.start_grad_sync = functools.partial(_scale_gradients, group)
             group.start_param_sync = _keep_weights
 
 
-def _scale_gradients(buckets: list[Any]) -> None:
+def _scale_gradients(group: Any) -> None:
     """What is left of a reduction: experts that are not replicated still average over the replicas of the rest."""
-    for bucket in buckets:
+    for bucket in group.buckets:
         if bucket.gradient_scaling_factor != 1.0:
             bucket.grad_data *= bucket.gradient_scaling_factor
+    if group.ddp_config.overlap_grad_reduce:
+        group.grad_reduce_handle = _NothingToWaitFor
+
+
+class _NothingToWaitFor:
+    @staticmethod
+    def wait() -> None:
+        """Returns at once."""
 
 
 def _keep_weights(force_sync: bool = False) -> None:

@@ -141,6 +141,8 @@ class Stepper:
         config.timers = self.timers
         config.grad_scale_func = optimizer.scale_loss
         config.finalize_model_grads_func = self._finalize_gradients
+        if recipe.kernels.gradient_reduction == "overlapped":
+            config.no_sync_func = model.no_sync  # until the last micro-batch
         self._forward_backward = get_forward_backward_func()
         self._group_names = group_names()
         self._started: Any = None  # when the latest step did

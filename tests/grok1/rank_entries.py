@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -75,4 +76,33 @@ def say_what_was_imported(job: Any, where: Any, emit: Any) -> Any:
     before = set(sys.modules)
     result = train.run_rank(job, where, emit)
     emit({"imported": sorted(set(sys.modules) - before), "compiler": "torch._inductor.compile_fx" in sys.modules})
+    return result
+
+
+def train_in_small_buckets(job: Any, where: Any, emit: Any) -> Any:
+    """As above, with gradients in many buckets where they are bucketed; and when their reductions started."""
+    from megatron.core.distributed import param_and_grad_buffer
+
+    from grok1 import model
+
+    starts: Counter[str] = Counter()
+    start = param_and_grad_buffer._ParamAndGradBucketGroup.start_grad_sync
+    finalize = step.Stepper._finalize_gradients
+    ended: list[bool] = []
+
+    def noted(group: Any) -> None:
+        starts["after the backward" if ended else "during the backward"] += 1
+        start(group)
+
+    def finalized(*args: Any, **kwargs: Any) -> None:
+        ended.append(True)
+        finalize(*args, **kwargs)
+        ended.clear()
+
+    param_and_grad_buffer._ParamAndGradBucketGroup.start_grad_sync = noted
+    step.Stepper._finalize_gradients = finalized  # type: ignore[method-assign]
+    config: Any = vars(model)["DistributedDataParallelConfig"]
+    vars(model)["DistributedDataParallelConfig"] = partial(config, bucket_size=2_000)
+    result = train_and_say_the_weights(job, where, emit)
+    emit({"rank": where.rank, "starts": dict(starts)})
     return result

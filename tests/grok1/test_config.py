@@ -162,6 +162,7 @@ OTHER = {
     "99990,8,2": "9,1,0",
     "fused": "sequential",
     "merged": "megatron",
+    "at_end": "overlapped",
 }
 SECTIONS: dict[str, Any] = load_recipe("grok1-nano").resolved()
 KEYS = [(section, key) for section in ("model", "parallel", "training", "data", "kernels") for key in SECTIONS[section]]
