@@ -24,7 +24,9 @@ from torch.utils.flop_counter import mm_flop, register_flop_formula
 
 from grok1 import device
 
-_FEWEST_MULTIPLY_ADDS = 1 << 24  # below, MKL is as fast, and oneDNN's compiled kernels take memory
+# Below, MKL: oneDNN is twice as fast down to 2^21, but its kernels for more shapes take up to 33 MiB of a rank and time
+# to compile, and OpenBLAS is slow where rows are few. Both were tried: grok1-small gains nothing, grok1-tiny 3 to 6 %.
+_FEWEST_MULTIPLY_ADDS = 1 << 24
 _LIBRARY = torch.library.Library("grok1", "DEF")
 _LIBRARY.define("matmul(Tensor left, Tensor right) -> Tensor")
 _LIBRARY.define("addmm_(Tensor(a!) total, Tensor left, Tensor right) -> Tensor(a!)")

@@ -95,6 +95,19 @@ def test_what_is_added_does_not_depend_on_how_matrices_are_stored(
     assert total.data_ptr() == address
 
 
+@pytest.mark.usefixtures("library")
+@pytest.mark.parametrize("right_way", STORED)
+@pytest.mark.parametrize("left_way", STORED)
+def test_a_product_does_not_depend_on_how_matrices_are_stored(left_way: str, right_way: str) -> None:
+    sizes = (96, 300, 640)
+    left, right = (STORED[way](each) for way, each in zip((left_way, right_way), _matrices(sizes, False), strict=True))
+    with torch.no_grad():
+        product = gemm.matmul(left, right)
+    exact = left.detach().double() @ right.detach().double()
+    torch.testing.assert_close(product.double(), exact, rtol=0, atol=1e-4)
+    assert product.is_contiguous()
+
+
 def test_openblas_writes_where_the_total_lies(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a part of a buffer, as a parameter's `main_grad` is, and nowhere else in it."""
     monkeypatch.setattr(gemm, "_onednn", lambda: torch.ops.mkldnn._linear_pointwise)
