@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from bench.metrics import COLLECTIVE, PHASE, STEP
+from bench.metrics import COLLECTIVE, MODULE, PHASE, STEP
 
 _CALLS, _BYTES = "collective_calls.", "collective_bytes."
 _LEAST_SHARE = 0.1  # of the whole change: less is not worth a word in a sentence
@@ -19,7 +19,10 @@ _EXACT = 1e-9
 
 @dataclass(frozen=True)
 class Part:
-    """A phase, or a kind of collective (which is inside phases): seconds of a step before and after."""
+    """A phase, or what is inside phases, a kind of collective or of module: seconds of a step before and after.
+
+    Modules' are those of one profiled step a run, which takes longer than the others.
+    """
 
     kind: str
     name: str
@@ -58,6 +61,9 @@ class Attribution:
         collectives = [part for part in self.parts if part.kind == "collective" and part.share >= _LEAST_SHARE]
         if moved and collectives:
             moved += f" (of it {collectives[0].name} {collectives[0].change_seconds:+.3g} s)"
+        modules = [part for part in self.parts if part.kind == "module" and part.share >= _LEAST_SHARE]
+        if moved and modules:
+            moved += f"; of the modules {modules[0].name} {modules[0].change_seconds:+.3g} s of a profiled step"
         counts = "; ".join(
             f"{each.name}: {each.before:,.6g} {each.unit} a step became {each.after:,.6g}" for each in self.counted[:2]
         )
@@ -71,7 +77,7 @@ def attribute(before: Sequence[Mapping[str, float]], after: Sequence[Mapping[str
     change = new[STEP] - old[STEP]
     parts = [
         Part(kind, name.removeprefix(prefix), old.get(name, 0.0), new.get(name, 0.0), _share(old, new, name, change))
-        for prefix, kind in ((PHASE, "phase"), (COLLECTIVE, "collective"))
+        for prefix, kind in ((PHASE, "phase"), (COLLECTIVE, "collective"), (MODULE, "module"))
         if any(name.startswith(prefix) for name in old) and any(name.startswith(prefix) for name in new)
         for name in dict.fromkeys([*old, *new])
         if name.startswith(prefix)

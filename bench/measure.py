@@ -9,6 +9,7 @@ import platform
 import subprocess
 import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ def run(
 ) -> Record | None:
     """One run of a job as a record; None on the nodes that do not hold rank 0."""
     machine, before = host(), lost_seconds()
-    result = launch(job, job.recipe, device, nodes, on_event)
+    result = launch(replace(job, times_modules=True), job.recipe, device, nodes, on_event)
     if result is None:
         return None
     return make_record(case, job, result, machine | seconds_since(before, lost_seconds()))

@@ -22,6 +22,7 @@ Scale = Literal["ratio", "of a step"]
 STEP = "step_seconds"
 PHASE = "phase_seconds."
 COLLECTIVE = "collective_seconds."
+MODULE = "module_seconds."
 # The time of a step decides first: it gets nine tenths of the error, all other metrics share the tenth.
 STEP_WEIGHT = 0.9
 
@@ -61,6 +62,7 @@ def figures_of(summary: Summary) -> dict[str, float]:
         found["peak_bytes"] = float(summary.peak.max_bytes)
     found |= {PHASE + name: seconds for name, seconds in summary.phase_seconds.items()}
     found |= {COLLECTIVE + name: seconds for name, seconds in summary.collective_seconds.items()}
+    found |= {MODULE + name: seconds for name, seconds in summary.module_seconds.items()}
     steps = len(summary.step_seconds)
     found |= {f"collective_calls.{name}": count / steps for name, count in summary.collective_calls.items()}
     found |= {f"collective_bytes.{name}": count / steps for name, count in summary.collective_bytes.items()}

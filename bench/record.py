@@ -168,6 +168,13 @@ class Collective(Strict):
     bytes: Count
 
 
+class ModuleSeconds(Strict):
+    """A kind of module's own operators, without those of modules inside it, in one profiled step."""
+
+    forward: Seconds
+    backward: Seconds
+
+
 class Span(Strict):
     """A stretch of one phase within a step, in seconds from that step's start on that rank."""
 
@@ -199,6 +206,9 @@ class RankSamples(Strict):
     host_bytes: Count
     # By "group operation", as in "tensor all_gather": the parts of the communication above.
     collectives: Annotated[dict[PartName, Collective], Field(max_length=64)] = {}
+    # By module, layers of one kind together: of one more step, which was profiled and so took longer than the others.
+    # Empty but on the first rank of each stage.
+    modules_seconds: Annotated[dict[PartName, ModuleSeconds], Field(max_length=200)] = {}
     # The last step, phase by phase, in the order of time.
     timeline: Annotated[list[Span], Field(max_length=20_000)] = []
 

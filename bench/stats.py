@@ -72,6 +72,7 @@ class Summary:
     collective_seconds: dict[str, float]
     collective_calls: dict[str, int]
     collective_bytes: dict[str, int]
+    module_seconds: dict[str, float]
     bubble_ideal: float
     bubble_measured: float | None
     expert_imbalance: tuple[float | None, ...]
@@ -117,6 +118,7 @@ def summarise(record: Record) -> Summary:
         collective_seconds=_collective_seconds(record, steady),
         collective_calls=_collective_totals(record, "calls"),
         collective_bytes=_collective_totals(record, "bytes"),
+        module_seconds=_module_seconds(record),
         bubble_ideal=ideal_bubble(record.layout.pipeline, record.work.num_micro_batches),
         bubble_measured=_bubble(phases),
         expert_imbalance=tuple(imbalance(layer) for layer in record.expert_load),
@@ -223,6 +225,16 @@ def _collective_seconds(record: Record, steady: slice) -> dict[str, float]:
     if not names:
         return {}
     return dict(zip(names, np.median(collectives_CS[:, steady], axis=1).tolist(), strict=True))
+
+
+def _module_seconds(record: Record) -> dict[str, float]:
+    """Seconds of the profiled step in each kind of module, forward and backward, mean over the ranks that say."""
+    told = [rank.modules_seconds for rank in record.ranks if rank.modules_seconds]
+    names = dict.fromkeys(name for each in told for name in each)
+    return {
+        name: sum(each[name].forward + each[name].backward for each in told if name in each) / len(told)
+        for name in names
+    }
 
 
 def _mean_over_ranks(listed: Sequence[Mapping[str, Sequence[float]]], steps: int) -> tuple[list[str], Floats]:

@@ -39,6 +39,7 @@ class Job:
     load: Path | None = None
     shared_storage: bool = True
     profile: ProfileRequest | None = None
+    times_modules: bool = False  # take the last step once more, unmeasured, to say which modules its time goes to
     launched_at: float = 0.0  # seconds since the epoch, to tell how long the ranks took to start
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import time
 import warnings
@@ -21,7 +22,7 @@ from grok1.job import Job
 from grok1.model import build_model
 from grok1.optim import build_optimizer
 from grok1.parallel import Ranks, Rendezvous, joined
-from grok1.profiling import StepProfiler
+from grok1.profiling import StepProfiler, profiled_modules
 from grok1.step import PHASES, Stepper, StepResult
 
 Emit = Callable[[dict[str, Any]], None]
@@ -29,6 +30,7 @@ Emit = Callable[[dict[str, Any]], None]
 # a record of more is too large to be read: on one rank, and on all together
 _MAX_SPANS_OF_RANK = 20_000
 _MAX_SPANS = 320_000
+_MAX_MODULES = 200
 
 
 def run_rank(job: Job, where: Rendezvous, emit: Emit) -> dict[str, Any] | None:
@@ -101,6 +103,9 @@ def _gather(
         "host_bytes": int(psutil.Process().memory_info().rss),
     }
     load = stepper.expert_load.drain()
+    # torch_npu's profiler says nothing of single operators until its files are parsed
+    if job.times_modules and device.kind() != "npu" and results and results[-1].is_finite:
+        mine["modules_seconds"] = _module_seconds(where, ranks, stepper, results[-1].step)
     gathered: list[Any] = [None] * where.world_size
     dist.all_gather_object(gathered, (mine, load))
     if ranks.rank != 0:
@@ -113,6 +118,18 @@ def _gather(
         "layout": _layout(job.recipe, where),
         "device": {**asdict(device.describe()), "dtype": job.recipe.training.dtype},
         "software": device.versions(),
+    }
+
+
+def _module_seconds(where: Rendezvous, ranks: Ranks, stepper: Stepper, step: int) -> dict[str, dict[str, float]]:
+    """Where one more step goes, by module, on the first rank of each pipeline stage; its results are dropped."""
+    take_step = functools.partial(stepper.run, step)
+    if ranks.rank % (where.world_size // stepper.recipe.parallel.pipeline):
+        take_step()
+        return {}
+    found = profiled_modules(stepper.model, take_step).items()
+    return {
+        name: {"forward": forward, "backward": backward} for name, (forward, backward) in list(found)[:_MAX_MODULES]
     }
 
 

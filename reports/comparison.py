@@ -109,7 +109,7 @@ def attribution(found: Attribution) -> str:
         for part in found.parts
     ]
     headers = ["part", "name", "seconds before", "after", "change", "of the step's change"]
-    parts = [f"The step moved {found.step_change_seconds:+.3g} s. Collectives are inside the phases."]
+    parts = [f"The step moved {found.step_change_seconds:+.3g} s. Collectives and modules are inside the phases."]
     if rows:
         parts.append(table(headers, rows[:_MAX_PARTS], numbers=range(2, 6)) + more(len(rows), _MAX_PARTS))
     counts = [(each.name, each.unit, f"{each.before:,.6g}", f"{each.after:,.6g}") for each in found.counted]

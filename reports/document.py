@@ -150,6 +150,8 @@ def _split(index: int, run: Measured, shown: Sequence[str]) -> list[str]:
         parts += ["### Where the time goes"]
         parts += [_image(index, name) for name in ("schedule", "phases") if name in shown]
         parts += [tables.time_split(record, summary)]
+    if summary.module_seconds:
+        parts += [details("Modules of a profiled step", "\n\n".join((_MODULES, tables.modules(summary))))]
     if summary.collective_seconds:
         parts += ["### Collectives", tables.collectives(record, summary), _COLLECTIVES]
     if record.expert_load:
@@ -159,6 +161,10 @@ def _split(index: int, run: Measured, shown: Sequence[str]) -> list[str]:
     return [*parts, details("Loss of the steps", tables.losses(record))]
 
 
+_MODULES = (
+    "One step after the measured ones, on the first rank of each stage; profiling makes it longer. A module's own "
+    "operators, forward and backward, without those of modules inside it; waiting for other ranks is in it."
+)
 _COLLECTIVES = "Seconds: mean over ranks, waiting for the others included. Calls and bytes: of all ranks together."
 
 

@@ -111,6 +111,14 @@ def time_split(record: Record, summary: Summary) -> str:
     return table(["phase", "seconds", "of the step"], rows, numbers=(1, 2))
 
 
+def modules(summary: Summary) -> str:
+    """Each kind of module: seconds of its own operators in the profiled step, mean over the ranks that say."""
+    whole = sum(summary.module_seconds.values())
+    found = sorted(summary.module_seconds.items(), key=lambda item: -item[1])
+    rows = [(name, f"{seconds:.4g}", percent(seconds / whole)) for name, seconds in found[:_MAX_NAMES] if whole]
+    return table(["module", "seconds", "of all modules"], rows, numbers=(1, 2)) + more(len(found), _MAX_NAMES)
+
+
 def losses(record: Record, *, rows: int = 12) -> str:
     """The loss trace at about `rows` steps, always with the first and the last."""
     count = len(record.steps)

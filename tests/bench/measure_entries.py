@@ -1,7 +1,8 @@
-"""A run that drops tokens, as an entry for the launcher."""
+"""Runs that drop tokens or dawdle, as entries for the launcher."""
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -15,4 +16,18 @@ def drop_tokens(job: Job, where: Rendezvous, emit: Any) -> dict[str, Any] | None
     """Trains with experts that take half of an even share at most: fast, and not the model that was asked for."""
     whole = model.transformer_config
     model.transformer_config = lambda recipe: replace(whole(recipe), moe_expert_capacity_factor=0.5)
+    return run_rank(job, where, emit)
+
+
+def dawdle_in_the_router(job: Job, where: Rendezvous, emit: Any) -> dict[str, Any] | None:
+    """Trains with routers that each lose some time in their forward."""
+    from megatron.core.transformer.moe.router import TopKRouter
+
+    routing = TopKRouter.routing
+
+    def dawdling(*args: Any) -> Any:
+        time.sleep(0.02)  # five times the step it is added to, with eight of them
+        return routing(*args)
+
+    TopKRouter.routing = dawdling
     return run_rank(job, where, emit)

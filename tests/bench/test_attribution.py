@@ -8,7 +8,7 @@ import pytest
 
 from bench.attribution import attribute
 from bench.gate import judge, recorded_baseline
-from bench.metrics import COLLECTIVE, PHASE, STEP, figures_of
+from bench.metrics import COLLECTIVE, MODULE, PHASE, STEP, figures_of
 from bench.record import Record
 from bench.stats import summarise
 
@@ -46,6 +46,15 @@ def test_faster_is_attributed_too_and_what_went_the_other_way_is_not_blamed() ->
     assert found.parts[-1].share == pytest.approx(-0.25)
     assert "most in forward -0.25 s" in found.sentence
     assert "backward" not in found.sentence
+
+
+def test_a_module_is_named_with_what_it_took_of_the_profiled_step() -> None:
+    before = BEFORE | {MODULE + "mlp.router": 0.1, MODULE + "mlp.experts": 0.7}
+    after = before | {STEP: 1.2, PHASE + "forward": 0.6, MODULE + "mlp.router": 0.35, MODULE + "mlp.experts": 0.71}
+    found = attribute([before] * 5, [after] * 3)
+    assert "; of the modules mlp.router +0.25 s of a profiled step" in found.sentence
+    assert "experts" not in found.sentence
+    assert "modules" not in attribute([BEFORE] * 5, [after] * 3).sentence, "the stored runs timed none"
 
 
 def test_nothing_recorded_says_nothing() -> None:

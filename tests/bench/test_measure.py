@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,13 @@ import pytest
 
 import tests.bench.measure_entries as entries
 from bench import measure
+from bench.attribution import attribute
 from bench.count import count
 from bench.ledger import RankLedger, group_totals
+from bench.metrics import figures_of
 from bench.record import Record
 from bench.session import ONE_RANK
+from bench.stats import summarise
 from grok1.config import load_recipe
 from grok1.job import Job, prepare
 from grok1.launch import launch
@@ -63,6 +67,37 @@ def test_collectives_are_those_of_the_ledger(record: Record, ledgers: dict[int, 
         assert {name: samples.collectives[name].bytes for name in fixed} == {
             name: STEPS * counted[name]["bytes"] for name in fixed
         }
+
+
+def test_modules_are_timed_in_a_step_of_their_own(record: Record) -> None:
+    told = {rank.rank: rank.modules_seconds for rank in record.ranks if rank.modules_seconds}
+    assert tuple(told) == ONE_OF_EACH_STAGE
+    assert {"decoder.layers.*.mlp.experts", "decoder.layers.*.mlp.router"} <= told[0].keys() & told[8].keys()
+    assert ("embedding.word_embeddings" in told[0], "output_layer" in told[8]) == (True, True)
+    assert not told[0].keys() >= {"output_layer"}
+    assert len(record.steps) == STEPS  # and none of it among what was measured: the void check counts tokens
+    seconds = [each.forward + each.backward for each in told[0].values()]
+    assert seconds == sorted(seconds, reverse=True)
+
+
+def test_a_slow_module_is_named() -> None:
+    recipe = load_recipe("grok1-nano", ONE_RANK)
+    job = replace(prepare(recipe, 6), times_modules=True)
+    before, after = (
+        [
+            figures_of(
+                summarise(
+                    measure.make_record("grok1-nano", job, launch(job, recipe, "cpu", entry=entry), measure.host())
+                )
+            )
+        ]
+        for entry in ("grok1.train:run_rank", f"{entries.__name__}:dawdle_in_the_router")
+    )
+    found = attribute(before, after)
+    modules = [part for part in found.parts if part.kind == "module"]
+    assert modules[0].name == "decoder.layers.*.mlp.router"
+    assert "most in forward" in found.sentence
+    assert "; of the modules decoder.layers.*.mlp.router +" in found.sentence
 
 
 def test_the_host_says_what_the_run_did_not_get(record: Record) -> None:
