@@ -232,6 +232,7 @@ def prepare_process() -> None:
     # sixteen ranks would each say that torch renamed a collective, or that an option of megatron's does nothing
     for module in (r"megatron\.", r"torch\.distributed\."):
         warnings.filterwarnings("ignore", module=module)
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # torch's profiler says on stderr when it starts and stops (2.13)
     if device.kind() == "cpu":
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     with contextlib.suppress(RuntimeError):  # already set by an earlier job of this process
