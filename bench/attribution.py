@@ -56,19 +56,24 @@ class Attribution:
     @property
     def sentence(self) -> str:
         """For the end of a verdict; empty where nothing was recorded to tell."""
-        phases = [part for part in self.parts if part.kind == "phase" and part.share >= _LEAST_SHARE][:2]
-        moved = ", ".join(f"{part.name} {part.change_seconds:+.3g} s" for part in phases)
-        collectives = [part for part in self.parts if part.kind == "collective" and part.share >= _LEAST_SHARE]
-        if moved and collectives:
-            moved += f" (of it {collectives[0].name} {collectives[0].change_seconds:+.3g} s)"
-        modules = [part for part in self.parts if part.kind == "module" and part.share >= _LEAST_SHARE]
-        if moved and modules:
-            moved += f"; of the modules {modules[0].name} {modules[0].change_seconds:+.3g} s of a profiled step"
+        moved = ", ".join(self._moved("phase")[:2])
+        if moved and (collectives := self._moved("collective")):
+            moved += f" (of it {collectives[0]})"
+        if moved and (modules := self._moved("module")):
+            moved += f"; of the modules {modules[0]} of a profiled step"
         counts = "; ".join(
             f"{each.name}: {each.before:,.6g} {each.unit} a step became {each.after:,.6g}" for each in self.counted[:2]
         )
         where = f"the step moved {self.step_change_seconds:+.3g} s, most in {moved}" if moved else ""
         return "; ".join(each for each in (where, counts) if each)
+
+    def _moved(self, kind: str) -> list[str]:
+        """What is worth a word of one kind, the largest first."""
+        return [
+            f"{part.name} {part.change_seconds:+.3g} s"
+            for part in self.parts
+            if part.kind == kind and part.share >= _LEAST_SHARE
+        ]
 
 
 def attribute(before: Sequence[Mapping[str, float]], after: Sequence[Mapping[str, float]]) -> Attribution:

@@ -261,7 +261,7 @@ class Traffic:
     def heard_by(self, listener: Listener, pause: Pause) -> Iterator[None]:
         """Tell the listener of every call meanwhile; waiting for one to end happens inside `pause()`.
 
-        (gloo does part of a reduce-scatter with tensor operators of its own, some of them while it is waited for.)
+        (Part of a reduction on gloo is tensor operators, some of which run while it is waited for.)
         """
         waits = {each: each.wait for each in (dist.Work, gloo.Exchange)}
 
@@ -274,13 +274,13 @@ class Traffic:
 
         self.listener = listener
         for each, wait in waits.items():
-            each.wait = paused(wait)  # type: ignore[method-assign]
+            each.wait = paused(wait)  # type: ignore[method-assign]  # a patch, for as long as is listened
         try:
             yield
         finally:
             self.listener = None
             for each, wait in waits.items():
-                each.wait = wait  # type: ignore[method-assign]
+                each.wait = wait  # type: ignore[method-assign]  # as it was
 
     def add(self, operation: str, group: Any, num_bytes: int, start: Any, end: Any) -> None:
         self._calls[operation, group].append((num_bytes, start, end))

@@ -148,8 +148,9 @@ def build_model(recipe: Recipe, ranks: Ranks, with_values: bool = True) -> torch
     wrapped: torch.nn.Module = DistributedDataParallel(config=config, ddp_config=ddp, module=model)
     if device.kind() == "cpu":
         _share_with_nobody(wrapped)
-    for parameter in wrapped.parameters():
-        parameter.is_awaited = ddp.overlap_grad_reduce  # type: ignore[attr-defined]  # see grok1.gemm.WeightGradients
+    if ddp.overlap_grad_reduce:
+        for parameter in wrapped.parameters():
+            parameter.is_awaited = True  # type: ignore[attr-defined]  # a mark for grok1.gemm.WeightGradients
     return wrapped
 
 

@@ -41,28 +41,39 @@ class StepProfiler:
         if self._request is None or number + 1 not in self._request.steps:
             yield
             return
-        recorder, activities = device.profiler()
-        with named_modules(self._model), recorder.profile(activities=activities) as profile:
+        with _profiled(self._model) as profile:
             yield
         path = self._request.folder / f"rank-{self._rank}-step-{number + 1}.json.gz"
         _export(profile, path)
+        events = _events(profile)
         self.found.append(
             {
                 "rank": self._rank,
                 "step": number + 1,
                 "trace": str(path),
-                "modules": module_seconds(profile.events()) if hasattr(profile, "events") else {},
-                "operators": operator_seconds(profile.events()) if hasattr(profile, "events") else {},
+                "modules": module_seconds(events),
+                "operators": operator_seconds(events),
             }
         )
 
 
 def profiled_modules(model: torch.nn.Module, take_step: Callable[[], Any]) -> dict[str, tuple[float, float]]:
     """By module: seconds of its own operators forward and backward in the step; nothing where there is no profiler."""
+    with _profiled(model) as profile:
+        take_step()
+    return module_seconds(_events(profile))
+
+
+@contextmanager
+def _profiled(model: torch.nn.Module) -> Iterator[Any]:
     recorder, activities = device.profiler()
     with named_modules(model), recorder.profile(activities=activities) as profile:
-        take_step()
-    return module_seconds(profile.events()) if hasattr(profile, "events") else {}
+        yield profile
+
+
+def _events(profile: Any) -> list[Any]:
+    """Empty where the profiler keeps them in files of its own, as torch_npu's does."""
+    return list(profile.events()) if hasattr(profile, "events") else []
 
 
 @contextmanager

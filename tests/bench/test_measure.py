@@ -84,16 +84,10 @@ def test_a_slow_module_is_named() -> None:
     recipe = load_recipe("grok1-nano", ONE_RANK)
     job = replace(prepare(recipe, 6), times_modules=True)
     before, after = (
-        [
-            figures_of(
-                summarise(
-                    measure.make_record("grok1-nano", job, launch(job, recipe, "cpu", entry=entry), measure.host())
-                )
-            )
-        ]
+        summarise(measure.make_record("grok1-nano", job, launch(job, recipe, "cpu", entry=entry), measure.host()))
         for entry in ("grok1.train:run_rank", f"{entries.__name__}:dawdle_in_the_router")
     )
-    found = attribute(before, after)
+    found = attribute([figures_of(before)], [figures_of(after)])
     modules = [part for part in found.parts if part.kind == "module"]
     assert modules[0].name == "decoder.layers.*.mlp.router"
     assert "most in forward" in found.sentence

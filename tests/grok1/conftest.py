@@ -23,9 +23,12 @@ ONE_RANK = (
     "parallel.expert=1",
     "parallel.expert_tensor=1",
 )
+TWO_RANKS = ("parallel.world_size=2", *ONE_RANK[1:])  # replicas of each other
+FOUR_RANKS = ("parallel.world_size=4", "parallel.pipeline=1", "parallel.expert=1")  # split by tensor alone
 ROOT = Path(__file__).parents[2]
 RANK_SECONDS = 60.0  # a collective that takes longer is a hang, and fails
 
+MakeJob = Callable[..., Job]
 Train = Callable[..., dict[str, Any]]
 
 

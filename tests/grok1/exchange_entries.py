@@ -22,7 +22,7 @@ REDUCTIONS = {
     dist.ReduceOp.PRODUCT: lambda parts_GN: parts_GN.prod(dim=0, dtype=parts_GN.dtype),  # which no exchange serves
 }
 DTYPES = (torch.float32, torch.bfloat16, torch.int64)
-ROWS = (1, 3, 40_000)  # the last is more than is sent to all, in each dtype
+ROWS = (1, 3, 40_000)  # the last makes an all-reduce of more than is sent to all, in each dtype
 
 
 def beside_their_meaning(job: Job, where: Rendezvous, _emit: Any) -> list[dict[str, Any]] | None:
@@ -45,7 +45,7 @@ def _count_answers() -> Counter[str]:
         answers[f"{'world' if group is None else 'tensor'} {'direct' if answer else 'ring'}"] += 1
         return answer
 
-    gloo._serves = counted  # type: ignore[assignment]
+    gloo._serves = counted  # type: ignore[assignment]  # this process runs nothing else
     return answers
 
 

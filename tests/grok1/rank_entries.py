@@ -100,7 +100,7 @@ def train_in_small_buckets(job: Any, where: Any, emit: Any) -> Any:
         ended.clear()
 
     param_and_grad_buffer._ParamAndGradBucketGroup.start_grad_sync = noted
-    step.Stepper._finalize_gradients = finalized  # type: ignore[method-assign]
+    step.Stepper._finalize_gradients = finalized  # type: ignore[method-assign]  # this process runs nothing else
     config: Any = vars(model)["DistributedDataParallelConfig"]
     vars(model)["DistributedDataParallelConfig"] = partial(config, bucket_size=2_000)
     result = train_and_say_the_weights(job, where, emit)

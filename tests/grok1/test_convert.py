@@ -6,9 +6,7 @@ import dataclasses
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -24,7 +22,7 @@ from grok1.oracle import Dump, oracle_recipe
 from grok1.published import EMBEDDING, HEAD, published_shapes
 from grok1.saved import latest_step
 
-from .conftest import ONE_RANK, RANK_SECONDS
+from .conftest import ONE_RANK, RANK_SECONDS, MakeJob, Train
 
 FIXTURES = Path(__file__).parent / "fixtures"
 XAI = ("model.tie_embeddings=true", "model.attention_logit_cap=30.0", "model.activation=geglu")
@@ -34,8 +32,6 @@ LAYOUTS = {
     "TP2 EP4": ("parallel.world_size=8", "parallel.tensor=2", "parallel.pipeline=1", "parallel.expert=4")
     + ("parallel.expert_tensor=2",),
 }
-
-MakeJob = Callable[..., Job]
 
 
 def random_published(recipe: Recipe, dtype: torch.dtype = torch.bfloat16) -> dict[str, Tensor]:
@@ -113,9 +109,7 @@ def test_imported_weights_load_in_any_layout(tmp_path: Path, make_job: MakeJob, 
     assert_same(loaded(job), {key: weight.float() for key, weight in weights.items()})
 
 
-def test_a_trained_checkpoint_goes_out_and_comes_back(
-    tmp_path: Path, train: Callable[..., dict[str, Any]], make_job: MakeJob
-) -> None:
+def test_a_trained_checkpoint_goes_out_and_comes_back(tmp_path: Path, train: Train, make_job: MakeJob) -> None:
     """Sixteen ranks save; one rank resumes from what came back, and trains on as from the checkpoint's weights."""
     train(2, save=tmp_path / "trained")
     export_weights(tmp_path / "trained", tmp_path / "published")
@@ -130,7 +124,7 @@ def test_a_trained_checkpoint_goes_out_and_comes_back(
     assert result["steps"][0]["loss"] < fresh["steps"][0]["loss"]
 
 
-def test_bf16_training_starts_from_imported_weights(tmp_path: Path, train: Callable[..., dict[str, Any]]) -> None:
+def test_bf16_training_starts_from_imported_weights(tmp_path: Path, train: Train) -> None:
     """The optimizer's float32 copy must follow: else the first step would undo the load."""
     bf16 = "training.dtype=bf16"
     recipe = load_recipe("grok1-nano", [bf16])

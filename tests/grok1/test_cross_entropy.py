@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from .conftest import ONE_RANK, Train
+from .conftest import FOUR_RANKS, ONE_RANK, Train
 
-FOUR_RANKS = ("parallel.world_size=4", "parallel.pipeline=1", "parallel.expert=1")
 BOUNDS = {"one block": 1e-6, "many blocks": 1e-6, "huge logits": 1e-6, "bf16": 4e-3}  # bf16 keeps 8 bits
 
 

@@ -6,10 +6,9 @@ from typing import Any
 
 import pytest
 
-from .conftest import ONE_RANK, Train
+from .conftest import FOUR_RANKS, ONE_RANK, Train
 
 ENTRIES = "tests.grok1.dense_entries"
-FOUR_RANKS = ("parallel.world_size=4", "parallel.pipeline=1", "parallel.expert=1")
 LAYERS, WAYS = 2, 5
 
 

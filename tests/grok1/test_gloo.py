@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .conftest import Train
-
-FOUR_RANKS = ("parallel.world_size=4", "parallel.pipeline=1", "parallel.expert=1")
+from .conftest import FOUR_RANKS, Train
 
 
 def test_exchanges_come_to_what_the_collectives_mean(train: Train) -> None:

@@ -11,7 +11,6 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +20,9 @@ import pytest
 from grok1.job import Job
 from grok1.launch import LaunchError, Nodes, RankFailedError, check_machine, launch
 
-from .conftest import ROOT, run_python
+from .conftest import ROOT, TWO_RANKS, MakeJob, run_python
 
-TWO_RANKS = (
-    "parallel.world_size=2",
-    "parallel.tensor=1",
-    "parallel.pipeline=1",
-    "parallel.expert=1",
-    "parallel.expert_tensor=1",
-)
 SOON_SECONDS = 30  # the promise: a failed rank ends the run within this
-
-MakeJob = Callable[..., Job]
 
 
 def _launch(make_job: MakeJob, entry: str) -> None:

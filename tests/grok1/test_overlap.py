@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from grok1.job import Job
 from grok1.launch import launch
+from tests.conftest import MEGATRONS_PARTS
 
-from .conftest import RANK_SECONDS
+from .conftest import RANK_SECONDS, TWO_RANKS, MakeJob
 
-MakeJob = Callable[..., Job]
-
-TWO_REPLICAS = (
-    "parallel.world_size=2",
-    "parallel.tensor=1",
-    "parallel.pipeline=1",
-    "parallel.expert=1",
-    "parallel.expert_tensor=1",
-)
-MEGATRONS = ("kernels.experts=sequential", "kernels.linear=megatron", "kernels.dispatch=megatron")
 CASES = {
     "the recipe": (),
-    "two replicas, tied": (*TWO_REPLICAS, "model.tie_embeddings=true"),
-    "two replicas, megatron's parts": (*TWO_REPLICAS, *MEGATRONS),
+    "two replicas, tied": (*TWO_RANKS, "model.tie_embeddings=true"),
+    "two replicas, megatron's parts": (*TWO_RANKS, *MEGATRONS_PARTS),
 }
 
 

@@ -17,6 +17,8 @@ from torch.profiler import ProfilerActivity, profile
 from grok1.job import ProfileRequest, profile_request
 from grok1.profiling import StepProfiler, module_seconds, named_modules, operator_seconds
 
+from .conftest import ONE_RANK
+
 
 class Heavy(torch.nn.Module):
     """Nearly all of the work of the model below, forward and backward."""
@@ -110,9 +112,8 @@ def test_other_requests_are_refused(steps: str, ranks: str, complaint: str) -> N
 
 
 def test_the_command_prints_tables_and_writes_a_trace(tmp_path: Path) -> None:
-    one_rank = ("world_size", "tensor", "pipeline", "expert", "expert_tensor")
     words = ["train", "--recipe", "grok1-nano", "--steps", "3", "--profile", "2", "--profile-dir", str(tmp_path)]
-    words += [word for axis in one_rank for word in ("--set", f"parallel.{axis}=1")]
+    words += [word for change in ONE_RANK for word in ("--set", change)]
     done = subprocess.run(
         [sys.executable, "-m", "grok1", *words], capture_output=True, text=True, timeout=60, check=False
     )
