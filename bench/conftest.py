@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from bench import history
+from bench.history import store as history
 from bench.session import BenchSession
 
 _SESSION = pytest.StashKey[BenchSession]()
@@ -36,7 +36,7 @@ def session(request: pytest.FixtureRequest) -> Iterator[BenchSession]:
     session = _session(request.config)
     yield session
     if session.records or session.missing:
-        from reports import write_report
+        from reports.document import write_report
 
         summary = os.environ.get("GITHUB_STEP_SUMMARY")
         session.report = write_report(

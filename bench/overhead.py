@@ -16,15 +16,18 @@ from typing import Any
 
 import torch.distributed as dist
 
-from grok1 import device
-from grok1.data import Batches, training_split
-from grok1.engine import finalize_model_grads, get_forward_backward_func, get_model_config
-from grok1.job import Job
-from grok1.model import build_model
-from grok1.optim import build_optimizer
-from grok1.parallel import Rendezvous, joined
-from grok1.step import Stepper, forward_step
-from grok1.train import Emit, log_fields
+from grok1.data.batches import Batches, training_split
+from grok1.device import measuring
+from grok1.device.traffic import TRAFFIC
+from grok1.distributed.groups import joined
+from grok1.distributed.rendezvous import Rendezvous
+from grok1.megatron.door import finalize_model_grads, get_forward_backward_func, get_model_config
+from grok1.model.model import build_model
+from grok1.training.job import Job
+from grok1.training.optimizer import build_optimizer
+from grok1.training.result import log_fields
+from grok1.training.run import Emit
+from grok1.training.step import Stepper, forward_step
 
 SIDES = ("harness", "bare", "control")
 # one round: single steps, and the same backwards, so that neither a drift of the machine nor a place in the order
@@ -70,7 +73,7 @@ def _in_turns(
         with nullcontext() if is_harness else bare(stepper):  # outside the timed part
             taken = timed(harness_step if is_harness else bare_step, step)
         # a harness step drains the counts, so any left here were made by a step that should have made none
-        assert is_harness or device.TRAFFIC.calls == 0, "the bare loop's collectives are still counted"
+        assert is_harness or TRAFFIC.calls == 0, "the bare loop's collectives are still counted"
         if step >= _WARM_UP_ROUNDS * len(_ROUND):
             seconds[side].append(taken)
     return seconds
@@ -78,10 +81,10 @@ def _in_turns(
 
 def timed(run: Callable[[int], float], step: int) -> float:
     """Wall seconds of one step, which returns its loss; a ValueError where that is not finite."""
-    device.synchronize()
+    measuring.synchronize()
     start = time.perf_counter()
     loss = run(step)
-    device.synchronize()
+    measuring.synchronize()
     seconds = time.perf_counter() - start
     if not math.isfinite(loss):
         raise ValueError(f"step {step + 1}: loss is not finite, so its time means nothing; lower the learning rate")
@@ -89,7 +92,7 @@ def timed(run: Callable[[int], float], step: int) -> float:
 
 
 def _harness_step(stepper: Stepper, emit: Emit, step: int) -> float:
-    """What grok1.train does a step: run it and log it."""
+    """What grok1.training.run does a step: run it and log it."""
     result = stepper.run(step)
     emit(log_fields(result))
     return result.loss
@@ -127,7 +130,7 @@ def bare(stepper: Stepper) -> Iterator[None]:
                 if getattr(hook, "__self__", None) is stepper.expert_load:
                     del module._forward_hooks[key]
                     stack.callback(module._forward_hooks.__setitem__, key, hook)
-        _replace(stack, device.TRAFFIC, "enabled", False)
+        _replace(stack, TRAFFIC, "enabled", False)
         yield
 
 

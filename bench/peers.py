@@ -20,17 +20,18 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bench.overhead import timed
-from grok1 import device
-from grok1.config import Kernels, Recipe
-from grok1.data import Batches, training_split
-from grok1.engine import AttnMaskType, DotProductAttention, TransformerConfig
-from grok1.gemm import matmul
-from grok1.job import Job
-from grok1.model import build_model, transformer_config, unwrapped
-from grok1.optim import build_optimizer
-from grok1.parallel import Ranks, Rendezvous, joined
-from grok1.step import Stepper
-from grok1.train import Emit
+from grok1.config.recipe import Kernels, Recipe
+from grok1.data.batches import Batches, training_split
+from grok1.device import measuring, seam
+from grok1.distributed.groups import Ranks, joined
+from grok1.distributed.rendezvous import Rendezvous
+from grok1.kernels.gemm import matmul
+from grok1.megatron.door import AttnMaskType, DotProductAttention, TransformerConfig
+from grok1.model.model import build_model, transformer_config, unwrapped
+from grok1.training.job import Job
+from grok1.training.optimizer import build_optimizer
+from grok1.training.run import Emit
+from grok1.training.step import Stepper
 
 _GEMM_SIZE = 1024
 _GEMM_REPEATS = 5
@@ -75,7 +76,7 @@ def stock_alone(job: Job, where: Rendezvous, emit: Emit) -> dict[str, list[float
     """The same without what our launcher gives ranks on a CPU, but for its heap: default scheduling, torch's gloo."""
     if hasattr(os, "SCHED_BATCH"):
         os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
-    with mock.patch.object(device, "backend", return_value="gloo"):
+    with mock.patch.object(seam, "backend", return_value="gloo"):
         return stock_parts(job, where, emit)
 
 
@@ -102,7 +103,7 @@ def _measured(
             dist.barrier()
             seconds.append(timed(run, step))
         peaks: list[Any] = [None] * ranks.world_size
-        dist.all_gather_object(peaks, device.peak_bytes()[0])
+        dist.all_gather_object(peaks, measuring.peak_bytes()[0])
         return {"seconds": seconds[1:], "peak_bytes": peaks} if ranks.rank == 0 else None
 
 

@@ -9,15 +9,17 @@ from typing import Any
 
 import pytest
 
-from bench.baseline import Baseline, load_baselines
 from bench.cases import Case, select
-from bench.evidence import FAMILY_ERROR, FIRST_LOOK
-from bench.gate import Verdict, grouped, judge_suite
-from bench.ledger import Ledger
-from bench.record import Record
-from grok1.config import load_recipe
-from grok1.job import Job, prepare
-from grok1.launch import Nodes, default_device
+from bench.judge.baseline import Baseline, load_baselines
+from bench.judge.evidence import FAMILY_ERROR, FIRST_LOOK
+from bench.judge.gate import grouped, judge_suite
+from bench.judge.verdict import Verdict
+from bench.ledger.schema import Ledger
+from bench.records.record import Record
+from grok1.config.load import load_recipe
+from grok1.device.kind import default_device
+from grok1.distributed.launch import Nodes
+from grok1.training.job import Job, prepare
 
 # what is timed on one rank in this process, or without the waiting of sixteen for each other on two cores
 ONE_RANK = tuple(f"parallel.{axis}=1" for axis in ("world_size", "tensor", "pipeline", "expert", "expert_tensor"))
@@ -99,8 +101,8 @@ class BenchSession:
     def settle(self, run_more: Callable[[Case, int], None]) -> dict[str, Verdict]:
         """The verdict of each case that ran, by name; all their metrics share one error. Judged once, then kept.
 
-        With --confirm it looks twice (bench.evidence.FIRST_LOOK): what the first look leaves in doubt is run again, and
-        judged on all its runs at the error that is left. There is no third look.
+        With --confirm it looks twice (bench.judge.evidence.FIRST_LOOK): what the first look leaves in doubt runs again,
+        and is judged on all its runs at the error that is left. There is no third look.
         """
         if self.verdicts is None:
             more = self.confirm_runs()

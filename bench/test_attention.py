@@ -24,7 +24,7 @@ _SECONDS = 300
 @pytest.mark.timeout(_SECONDS)
 def test_capped_attention_beside_fused(benchmark: Any) -> None:
     """Forward and backward of both by turns, from the same inputs; a round is one of each."""
-    from grok1.capped_attention import capped_attention
+    from grok1.kernels.capped_attention import capped_attention
 
     inputs = _inputs(_LENGTH)
     seconds: dict[str, list[float]] = {"fused": [], "capped": []}
@@ -50,7 +50,7 @@ def test_capped_attentions_memory(length: int, benchmark: Any) -> None:
     """Elements kept for the backward, and of the largest tensor that forward or backward makes."""
     import torch
 
-    from grok1.capped_attention import capped_attention
+    from grok1.kernels.capped_attention import capped_attention
 
     kept: list[int] = []
     largest = _largest_output()
@@ -83,7 +83,7 @@ def _inputs(length: int) -> tuple[Tensor, ...]:
 
 
 def _fused(query_SBHD: Tensor, key_SBGD: Tensor, value_SBGD: Tensor, multiplier: float, _cap: float) -> Tensor:
-    """As grok1.attention calls it where there is no cap."""
+    """As grok1.model.attention calls it where there is no cap."""
     from torch.nn import functional as F
 
     query, key, value = (heads.permute(1, 2, 0, 3) for heads in (query_SBHD, key_SBGD, value_SBGD))
@@ -103,7 +103,7 @@ def _largest_output() -> Any:
     from torch import Tensor
     from torch.utils._python_dispatch import TorchDispatchMode
 
-    from grok1.capped_attention import OPERATORS
+    from grok1.kernels.capped_attention import OPERATORS
 
     class Largest(TorchDispatchMode):
         nbytes = 0

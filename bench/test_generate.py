@@ -8,10 +8,10 @@ from statistics import median
 from typing import Any
 
 from bench.session import ONE_RANK, BenchSession, show_in_benchmark_table
-from grok1.config import load_recipe
-from grok1.generate import Sampling, prepare_generate
-from grok1.job import prepare
-from grok1.launch import launch
+from grok1.config.load import load_recipe
+from grok1.distributed.launch import launch
+from grok1.generation.job import Sampling, prepare_generate
+from grok1.training.job import prepare
 
 _PROMPTS = [
     "Below is an instruction that describes a task.",
@@ -28,7 +28,7 @@ def test_decode_speed(session: BenchSession, benchmark: Any, tmp_path: Path) -> 
     launch(prepare(recipe, 1, save=tmp_path), recipe, session.device)
     job = prepare_generate(tmp_path, _PROMPTS, Sampling(max_new_tokens=_NEW_TOKENS))
     endless = replace(job, end_token=-1)  # every run then decodes as many tokens
-    result = launch(endless, job.sized, session.device, entry="grok1.decode:run_rank")
+    result = launch(endless, job.sized, session.device, entry="grok1.generation.decode:run_rank")
     seconds = result["decode_step_seconds"]
     assert all(len(each["tokens"]) == _NEW_TOKENS for each in result["completions"])
     assert len(seconds) >= _NEW_TOKENS - 1

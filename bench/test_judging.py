@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench.baseline import Baseline, recorded_baseline
-from bench.gate import judge_suite
-from bench.record import Record
+from bench.judge.baseline import Baseline, recorded_baseline
+from bench.judge.gate import judge_suite
+from bench.records.record import Record
 
 _RECORDS, _FILES, _RANKS, _STEPS = 1000, 50, 16, 50
 _BASELINE_RUNS = 10

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
-from bench import ledger_store
-from bench.ledger import read_ledger
+from bench.ledger import store as ledger_store
+from bench.ledger import text as ledger_text
+from bench.ledger.schema import read_ledger
 from bench.session import BenchSession
-from grok1.config import load_recipe
+from grok1.config.load import load_recipe
 
 _COUNT_SECONDS = 600
 # what a newcomer waits for; --recipe names another one, of which the 314B takes a minute on two cores
@@ -37,6 +38,6 @@ def test_a_step_costs_what_is_stored(name: str, session: BenchSession, benchmark
     )
     if name == (session.config.getoption("--recipe") or _REPORTED):
         session.ledgers.append(counted)
-    complaint = ledger_store.complaint(stored, counted)
+    complaint = ledger_text.complaint(stored, counted)
     if complaint:
         pytest.fail(complaint, pytrace=False)

@@ -17,14 +17,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from bench.session import ONE_RANK, BenchSession
-from grok1.config import Recipe, load_recipe
-from grok1.job import Job, prepare
-from grok1.launch import LaunchError, check_machine
+from grok1.config.load import load_recipe
+from grok1.config.recipe import Recipe
+from grok1.distributed.launch import LaunchError, check_machine
+from grok1.training.job import Job, prepare
 
 if TYPE_CHECKING:  # torch and the engine come in once the device is known
     from torch import Tensor
 
-    from grok1.parallel import Ranks
+    from grok1.distributed.groups import Ranks
 
 _XAI_LOGIT_CAP = 30.0
 _OPTIMIZER_ROUNDS = 30
@@ -44,7 +45,7 @@ class Parts:
 
     @property
     def model(self) -> Any:
-        from grok1.model import unwrapped
+        from grok1.model.model import unwrapped
 
         return unwrapped(self.wrapped)
 
@@ -77,7 +78,7 @@ def parts(session: BenchSession, tmp_path_factory: pytest.TempPathFactory) -> It
     data, tokenizer = (Path(given) if given else None for given in (option("--data"), option("--tokenizer")))
     job = prepare(recipe, recipe.training.decay_steps, data, tokenizer)
     with _one_rank_job(session.device, recipe, tmp_path_factory.mktemp("ranks")) as ranks:
-        from grok1.model import build_model
+        from grok1.model.model import build_model
 
         yield Parts(job, ranks, build_model(recipe, ranks))
 
@@ -86,8 +87,9 @@ def parts(session: BenchSession, tmp_path_factory: pytest.TempPathFactory) -> It
 def _one_rank_job(device: str, recipe: Recipe, folder: Path) -> Iterator[Ranks]:
     """This process as the only rank, as the launcher would have started it."""
     os.environ["GROK1_DEVICE"] = device  # read when the engine is imported, which is below
-    from grok1.parallel import Rendezvous, joined
-    from grok1.train import prepare_process
+    from grok1.distributed.groups import joined
+    from grok1.distributed.rank_process import prepare_process
+    from grok1.distributed.rendezvous import Rendezvous
 
     prepare_process()
     with joined(Rendezvous(f"file://{folder}/rendezvous", 0, 1, 0, 1), recipe.parallel, recipe.training.seed) as ranks:
@@ -101,17 +103,18 @@ def _one_rank_job(device: str, recipe: Recipe, folder: Path) -> Iterator[Ranks]:
 @pytest.fixture
 def time_it(parts: Parts, benchmark: Any) -> Callable[..., Any]:
     """Times a function until the device is done with it, and says what it ran on."""
-    from grok1 import device
+    from grok1.device import measuring
+    from grok1.device.kind import device_kind
 
     def done(function: Callable[[], Any]) -> Callable[[], None]:
         def call() -> None:
             function()
-            device.synchronize()
+            measuring.synchronize()
 
         return call
 
     def run(function: Callable[[], Any], setup: Callable[[], None] | None = None, rounds: int = 0) -> None:
-        benchmark.extra_info.update(recipe=parts.recipe.name, recipe_hash=parts.recipe.hash(), device=device.kind())
+        benchmark.extra_info.update(recipe=parts.recipe.name, recipe_hash=parts.recipe.hash(), device=device_kind())
         if setup is None:
             benchmark(done(function))
         else:
@@ -161,7 +164,7 @@ def test_experts(parts: Parts, time_it: Callable[..., None]) -> None:
 
 @pytest.mark.parametrize("logit_cap", [0.0, _XAI_LOGIT_CAP], ids=["uncapped", "capped"])
 def test_attention(parts: Parts, logit_cap: float, time_it: Callable[..., None]) -> None:
-    from grok1.model import build_model, unwrapped
+    from grok1.model.model import build_model, unwrapped
 
     # a model of its own, because the cap decides which kernel a device gets
     sizes = parts.recipe.model.model_copy(update={"attention_logit_cap": logit_cap, "num_layers": 1})
@@ -189,7 +192,7 @@ def test_vocabulary_cross_entropy(parts: Parts, time_it: Callable[..., None]) ->
 @pytest.mark.filterwarnings("ignore:.torch.distributed.all_gather_into_tensor. is deprecated:FutureWarning")
 def test_optimizer_step(parts: Parts, time_it: Callable[..., None]) -> None:
     """Clipping and AdamW over the whole model."""
-    from grok1.optim import build_optimizer
+    from grok1.training.optimizer import build_optimizer
 
     optimizer, _ = build_optimizer(parts.wrapped, parts.recipe.training)
 
@@ -202,7 +205,7 @@ def test_optimizer_step(parts: Parts, time_it: Callable[..., None]) -> None:
 
 def test_data_loading(parts: Parts, time_it: Callable[..., None]) -> None:
     """All micro-batches of one step, from the indexed file to the device."""
-    from grok1.data import Batches, training_split
+    from grok1.data.batches import Batches, training_split
 
     job = parts.job
     dataset = training_split(job.recipe, job.data_prefix, job.tokenizer_path, job.num_steps)

@@ -11,9 +11,9 @@ import pytest
 from scipy.stats import binom
 
 from bench.session import ONE_RANK, BenchSession, show_in_benchmark_table
-from grok1.config import load_recipe
-from grok1.job import prepare
-from grok1.launch import launch
+from grok1.config.load import load_recipe
+from grok1.distributed.launch import launch
+from grok1.training.job import prepare
 
 # on one rank nothing waits for others, so the harness's own time is not hidden behind theirs
 _STEPS = 40  # a side

@@ -12,9 +12,10 @@ import pytest
 from tabulate import tabulate
 
 from bench.session import ONE_RANK, BenchSession, show_in_benchmark_table
-from grok1.config import Recipe, load_recipe
-from grok1.job import prepare
-from grok1.launch import launch
+from grok1.config.load import load_recipe
+from grok1.config.recipe import Recipe
+from grok1.distributed.launch import launch
+from grok1.training.job import prepare
 
 _ROUNDS = 7
 _LAUNCHES = 5  # a side, of all ranks

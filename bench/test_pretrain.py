@@ -11,12 +11,13 @@ import pytest
 
 from bench import measure
 from bench.cases import Case
-from bench.gate import exit_code, missing
-from bench.record import Record
+from bench.judge.gate import missing
+from bench.judge.stats import summarise
+from bench.judge.verdict import exit_code
+from bench.records.record import Record
 from bench.session import BenchSession, show_in_benchmark_table
-from bench.stats import summarise
-from grok1.launch import LaunchError
-from grok1.progress import progress
+from grok1.cli.progress import progress
+from grok1.distributed.launch import LaunchError
 
 T = TypeVar("T")
 

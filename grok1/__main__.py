@@ -12,8 +12,9 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from grok1 import console
-from grok1.config import Recipe, load_recipe, recipe_names
+from grok1.cli import console
+from grok1.config.load import load_recipe, recipe_names
+from grok1.config.recipe import Recipe
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
@@ -48,8 +49,8 @@ def train(
     nproc_per_node: Annotated[int | None, typer.Option(help="Ranks on this machine.", min=1)] = None,
 ) -> None:
     """Train a recipe: starts its ranks here, or joins as one rank under torchrun or Slurm."""
-    from grok1.job import prepare, profile_request
-    from grok1.launch import Nodes
+    from grok1.distributed.launch import Nodes
+    from grok1.training.job import prepare, profile_request
 
     chosen = load_recipe(recipe, overrides or [])
     job = prepare(chosen, steps, data, tokenizer, save, save_interval, load, not no_shared_storage)
@@ -71,7 +72,7 @@ def train(
 
 
 def _device(named: str | None) -> str:
-    from grok1.launch import default_device
+    from grok1.device.kind import default_device
 
     kind = named or os.environ.get("GROK1_DEVICE") or default_device()
     if kind not in ("cpu", "cuda", "npu"):
@@ -79,12 +80,15 @@ def _device(named: str | None) -> str:
     return kind
 
 
-def _run(job: Any, recipe: Recipe, kind: str, nodes: Any, on_event: Any, entry: str = "grok1.train:run_rank") -> Any:
+def _run(
+    job: Any, recipe: Recipe, kind: str, nodes: Any, on_event: Any, entry: str = "grok1.training.run:run_rank"
+) -> Any:
     """What the job's first rank returns; None on other ranks under torchrun or Slurm."""
     if "RANK" in os.environ or "SLURM_PROCID" in os.environ:
         os.environ.setdefault("GROK1_DEVICE", kind)
         os.environ.setdefault("OMP_NUM_THREADS", "1")
-        from grok1.train import prepare_process, rendezvous_from_environment
+        from grok1.distributed.rank_process import prepare_process
+        from grok1.distributed.rendezvous import rendezvous_from_environment
 
         where = rendezvous_from_environment()
         if where is not None:
@@ -96,13 +100,13 @@ def _run(job: Any, recipe: Recipe, kind: str, nodes: Any, on_event: Any, entry: 
             prepare_process()
             module, _, name = entry.partition(":")
             return getattr(importlib.import_module(module), name)(job, where, on_event)
-    from grok1.launch import launch
+    from grok1.distributed.launch import launch
 
     return launch(job, recipe, kind, nodes, on_event, entry)
 
 
 def _line(event: dict[str, Any], recipe: Recipe, total: int) -> str:
-    from grok1.progress import log_line, profile_tables
+    from grok1.cli.progress import log_line, profile_tables
 
     if "profile" in event:
         return "\n\n".join(profile_tables(each) for each in event["profile"])
@@ -120,16 +124,17 @@ def verify(
 
     One rank, unless --set names a layout: --set parallel.tensor=4 --set parallel.pipeline=2 --set parallel.expert=2.
     """
-    from grok1.launch import ONE_MACHINE
-    from grok1.oracle import check_dump, oracle_recipe
+    from grok1.distributed.launch import ONE_MACHINE
+    from grok1.fidelity.dump import check_dump
+    from grok1.fidelity.dump_recipe import oracle_recipe
 
     dump = check_dump(oracle.absolute())
     recipe = oracle_recipe(dump, overrides or [])
-    from grok1.job import VerifyJob
-    from grok1.progress import comparison_table
+    from grok1.cli.progress import comparison_table
+    from grok1.fidelity.job import VerifyJob
 
     job = VerifyJob(recipe, dump.path)
-    result = _run(job, recipe, _device(device), ONE_MACHINE, lambda event: None, "grok1.verify:run_rank")
+    result = _run(job, recipe, _device(device), ONE_MACHINE, lambda event: None, "grok1.fidelity.verify:run_rank")
     if result is None:
         return
     print(comparison_table(result))
@@ -157,13 +162,13 @@ def generate(
     json_path: Annotated[Path | None, typer.Option("--json", help="Write the completions here.")] = None,
 ) -> None:
     """Continue prompts with a checkpoint's newest weights, on the recipe's layout with one pipeline stage."""
-    from grok1.generate import Sampling, prepare_generate, read_prompts, transcript
-    from grok1.launch import ONE_MACHINE
+    from grok1.distributed.launch import ONE_MACHINE
+    from grok1.generation.job import Sampling, prepare_generate, read_prompts, transcript
 
     prompts = [*(prompt or []), *(read_prompts(prompts_file) if prompts_file else [])]
     sampling = Sampling(max_new_tokens, temperature, top_p, seed)
     job = prepare_generate(load, prompts, sampling, recipe, overrides or [], tokenizer)
-    result = _run(job, job.sized, _device(device), ONE_MACHINE, lambda event: None, "grok1.decode:run_rank")
+    result = _run(job, job.sized, _device(device), ONE_MACHINE, lambda event: None, "grok1.generation.decode:run_rank")
     if result is None:
         return
     print(transcript(result))
@@ -185,12 +190,13 @@ def convert(
 
     Streams: no more than one shard is in memory. Dtypes stay, so a round trip is bitwise.
     """
-    from grok1.progress import conversion
-    from grok1.saved import LATEST
+    from grok1.cli.progress import conversion
+    from grok1.weights.folder import LATEST
 
     if not source.is_dir():
         raise ValueError(f"{source} is not a folder; give one of safetensors files, or a checkpoint's")
-    from grok1.convert import export_weights, import_weights
+    from grok1.weights.exporting import export_weights
+    from grok1.weights.importing import import_weights
 
     with conversion(f"{source.name} to {target.name}") as progress:
         if (source / LATEST).exists():
@@ -236,13 +242,13 @@ def _counts(recipe: Recipe) -> dict[str, Any]:
 
 def main() -> None:
     """Entry point: 0 done, 1 the run failed, 2 the input was refused, 130 interrupted."""
-    from grok1.preprocess import preprocess_command
+    from grok1.data.preprocess import preprocess_command
 
     app.command(name="preprocess")(preprocess_command)
     try:
         console.run(app, "grok1", failures=(RuntimeError,))
     except SystemExit as end:
-        if "grok1.train" in sys.modules:  # this process was itself a rank
+        if "grok1.training.run" in sys.modules:  # this process was itself a rank
             _leave(end.code)
         raise
 

@@ -7,11 +7,12 @@ from typing import Annotated
 
 import typer
 
-from bench.gate import exit_code, load_baselines
-from bench.junit import write_junit
-from bench.ledger import read_ledger
-from bench.record import Record
-from bench.record_files import files_at
+from bench.judge.baseline import load_baselines
+from bench.judge.junit import write_junit
+from bench.judge.verdict import exit_code
+from bench.ledger.schema import read_ledger
+from bench.records.files import files_at
+from bench.records.record import Record
 from reports.case import assess
 from reports.document import write_cases
 

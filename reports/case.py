@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bench.gate import WORST_FIRST, Baseline, Verdict, grouped, judge_suite
-from bench.record import Record
-from bench.stats import Summary, summarise
+from bench.judge.baseline import Baseline
+from bench.judge.gate import grouped, judge_suite
+from bench.judge.stats import Summary, summarise
+from bench.judge.verdict import WORST_FIRST, Verdict
+from bench.records.record import Record
 
 
 @dataclass(frozen=True)

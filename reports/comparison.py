@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bench.attribution import Attribution
-from bench.evidence import FAMILY_ERROR
-from bench.gate import RATE, Row, Verdict
-from bench.metrics import STEP, metric_of
+from bench.judge.attribution import Attribution
+from bench.judge.evidence import FAMILY_ERROR
+from bench.judge.metrics import STEP, metric_of
+from bench.judge.verdict import RATE, Row, Verdict
 from reports.case import CaseResult
 from reports.markdown import table, text
 from reports.tables import gibibytes, more, percent

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from bench.metrics import figures_of
+from bench.judge.metrics import figures_of
 from reports.case import CaseResult, Run
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.gate import WORST_FIRST, Baseline, Verdict
-from bench.jsonfile import write_atomically
-from bench.ledger import Ledger
-from bench.record import Record
+from bench.judge.baseline import Baseline
+from bench.judge.verdict import WORST_FIRST, Verdict
+from bench.ledger.schema import Ledger
+from bench.records.jsonfile import write_atomically
+from bench.records.record import Record
 from reports import comparison, plots, tables
 from reports.case import CaseResult, Measured, assess
 from reports.data import as_json

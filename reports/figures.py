@@ -6,9 +6,9 @@ import statistics
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from bench.baseline import Baseline
-from bench.record import Record
-from bench.stats import Summary
+from bench.judge.baseline import Baseline
+from bench.judge.stats import Summary
+from bench.records.record import Record
 from reports.case import CaseResult, Measured
 from reports.markdown import table
 from reports.tables import number, percent

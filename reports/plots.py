@@ -2,39 +2,21 @@
 
 from __future__ import annotations
 
-import functools
-import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from bench.history import Entry
-from bench.record import Record
-from bench.selftest import Outcome
-from bench.stats import Summary
+from bench.judge.stats import Summary
+from bench.records.record import Record
+from reports.picture import BLUE, GREY, ORANGE, PALETTE, PHASE_COLOURS, plain, png
 
-_DPI = 110
-WIDTH_INCHES = 8.0
-_BLUE, GREY, _ORANGE = "#1f5fa8", "#9aa3ad", "#c8641b"
-# matplotlib's ten colours without its grey, which is for what has no name
-PALETTE = ("#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2", "#bcbd22", "#17becf")
-_PHASES = ("data", "forward", "backward", "pipeline", "gradients", "optimizer", "report")
-# One colour a phase in every picture of a report.
-PHASE_COLOURS = dict(zip(_PHASES, PALETTE, strict=False))
-_LEGEND_LETTERS = 120  # that fit beside each other
 _MAX_EXPERT_LABELS = 16
 _MAX_CURVES = 60
 _MAX_BARS = 128
 _MAX_STAGES = 8  # that get a colour of their own
-_MAX_TRENDS = 20  # panels
-_MAX_COMMIT_LABELS = 20
-
 Floats = npt.NDArray[np.float64]
 
 
@@ -48,14 +30,14 @@ def step_times(record: Record, summary: Summary) -> bytes:
             steps,
             seconds_RS.min(axis=0),
             seconds_RS.max(axis=0),
-            color=_BLUE,
+            color=BLUE,
             alpha=0.25,
             lw=0,
             label="fastest to slowest rank",
         )
-        axes.plot(steps, summary.step_seconds, color=_BLUE, marker="o", ms=3.5, lw=1.4, label="slowest rank")
+        axes.plot(steps, summary.step_seconds, color=BLUE, marker="o", ms=3.5, lw=1.4, label="slowest rank")
         median = summary.median_step_seconds
-        axes.axhline(median, color=_ORANGE, ls="--", lw=1.2, label=f"steady median {median:.4g} s")
+        axes.axhline(median, color=ORANGE, ls="--", lw=1.2, label=f"steady median {median:.4g} s")
         if summary.steady_from:
             edge = (steps[summary.steady_from - 1] + steps[summary.steady_from]) / 2
             axes.axvspan(
@@ -112,7 +94,7 @@ def distribution(ours: Sequence[Sequence[float]], theirs: Sequence[Sequence[floa
 def _sides(
     ours: Sequence[Sequence[float]], theirs: Sequence[Sequence[float]]
 ) -> list[tuple[str, Sequence[Sequence[float]], str]]:
-    return [("baseline", theirs, "#6d7680"), ("measured", ours, _ORANGE)]
+    return [("baseline", theirs, "#6d7680"), ("measured", ours, ORANGE)]
 
 
 def _usual(seconds: Floats) -> tuple[float, float, str]:
@@ -137,9 +119,9 @@ def ranks(record: Record, summary: Summary) -> bytes:
     limits = (numbers[0] - 0.6, numbers[-1] + 0.6)
 
     def times(axes: Axes) -> None:
-        _bars(axes, numbers, whole, _BLUE, "step")
+        _bars(axes, numbers, whole, BLUE, "step")
         if any(inside):
-            _bars(axes, numbers, inside, _ORANGE, "inside collectives, waiting included")
+            _bars(axes, numbers, inside, ORANGE, "inside collectives, waiting included")
         axes.set(ylabel="seconds", title=f"Median steady step of each rank, {_apart(numbers, whole)}", xlim=limits)
 
     def memory(axes: Axes) -> None:
@@ -216,111 +198,8 @@ def expert_load(record: Record) -> bytes:
     return png(draw, height=min(8.0, 1.6 + 0.34 * layers))
 
 
-def power_curves(outcomes: Sequence[Outcome]) -> bytes:
-    """How often each rule fails a slowdown of every step, by its size, a panel for each condition."""
-    conditions = list(dict.fromkeys(each.condition for each in outcomes))
-
-    def draw(condition: str, axes: Axes) -> None:
-        for colour, rule in zip(PALETTE, dict.fromkeys(each.rule for each in outcomes), strict=False):
-            of_rule = [
-                each for each in outcomes if (each.condition, each.rule, each.kind) == (condition, rule, "every step")
-            ]
-            percents, shares = [each.percent for each in of_rule], [each.failed for each in of_rule]
-            axes.plot(
-                percents, [100 * each.value for each in shares], color=colour, marker="o", ms=3.5, label=plain(rule)
-            )
-            low, high = ([100 * each.interval[end] for each in shares] for end in (0, 1))
-            axes.fill_between(percents, low, high, color=colour, alpha=0.15, lw=0)
-        axes.set(title=plain(condition), xlabel="slowdown put in, %", ylabel="runs failed, %", ylim=(-2, 102))
-
-    return png(*(functools.partial(draw, each) for each in conditions), height=0.8 + 2.6 * len(conditions))
-
-
 def _write_cells(axes: Axes, relative_LE: np.ndarray, spread: float) -> None:
     for (layer, expert), value in np.ndenumerate(relative_LE):
         colour = "white" if abs(value - 100) > 0.6 * spread else "black"
         cell = axes.text(expert, layer, f"{value:.0f}", ha="center", va="center", fontsize=8, color=colour)
         cell.set_in_layout(False)  # it lies inside; measuring every one takes half of the picture's time
-
-
-def png(
-    *draws: Callable[[Axes], None], height: float, title: str = "", limits: tuple[float, float] | None = None
-) -> bytes:
-    """A picture of one panel for each function, which draws it; `limits` of the y axis hold for all."""
-    figure = Figure(figsize=(WIDTH_INCHES, height), dpi=_DPI, layout="constrained")
-    panels = figure.subplots(len(draws), squeeze=False)[:, 0]
-    legend: list[tuple[Artist, str]] = []
-    for axes, draw in zip(panels, draws, strict=True):
-        for side in ("top", "right"):
-            axes.spines[side].set_visible(False)
-        draw(axes)
-        if limits is not None:
-            axes.set_ylim(limits)
-        earlier = {label for _, label in legend}
-        entries = zip(*axes.get_legend_handles_labels(), strict=True)
-        legend += [(handle, label) for handle, label in entries if label not in earlier]
-    if title:
-        figure.suptitle(title, fontsize="large")
-    if legend:
-        # Outside, so that it never covers a step.
-        handles, labels = zip(*legend, strict=True)
-        columns = max(1, min(4, _LEGEND_LETTERS // max(map(len, labels))))
-        figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=8, frameon=False)
-    stream = io.BytesIO()
-    # savefig would draw twice, which is most of a report's time. Without a date or version in it, the same record
-    # gives the same picture.
-    FigureCanvasAgg(figure).print_png(stream, metadata={"Software": None})
-    return stream.getvalue()
-
-
-def plain(name: str) -> str:
-    """A stranger's name as a label: matplotlib would read dollars as maths, and hide what begins with a line."""
-    shown = "".join(char if char.isascii() and char.isprintable() else "?" for char in name)[:40].replace("$", r"\$")
-    return f" {shown}" if not shown or shown.startswith("_") else shown
-
-
-def trends(series: Sequence[tuple[str, Sequence[Entry]]], level_starts: Sequence[Sequence[int]]) -> bytes:
-    """A panel for each series of a history: every run's median step, its levels, and where one ends and another begins.
-
-    The band holds nine tenths of a level's runs. Colours take turns at every other commit.
-    """
-
-    def draw(title: str, entries: Sequence[Entry], starts: Sequence[int], axes: Axes) -> None:
-        seconds = np.array([entry.step_seconds for entry in entries])
-        edges = [0, *starts, len(entries)]
-        for start, end in zip(edges[:-1], edges[1:], strict=True):
-            low, middle, high = np.percentile(seconds[start:end], [5, 50, 95])
-            ends = (start - 0.5, end - 0.5)
-            axes.fill_between(ends, low, high, color=GREY, alpha=0.3, lw=0, label="9 of 10 runs of a level")
-            axes.plot(ends, (middle, middle), color=GREY, lw=1.4, label="median of a level")
-        for place, part in enumerate(_by_commit(entries)):
-            colour = (_BLUE, "#6aa3dc")[place % 2]
-            axes.plot(part, seconds[part], color=colour, marker="o", ms=3.5, ls="none", label=_TURNS[place % 2])
-        for start in starts:
-            axes.axvline(start - 0.5, color=_ORANGE, ls="--", lw=1.4, label="change")
-        axes.set(title=plain(title), xlabel="run, by commit", ylabel="s/step", xlim=(-0.7, len(entries) - 0.3))
-        _name_commits(axes, entries)
-
-    picked = list(zip(series, level_starts, strict=True))[:_MAX_TRENDS]
-    panels = (functools.partial(draw, title, entries, starts) for (title, entries), starts in picked)
-    return png(*panels, height=0.8 + 2.8 * len(picked))
-
-
-_TURNS = ("run", "run of the next commit")
-
-
-def _by_commit(entries: Sequence[Entry]) -> list[list[int]]:
-    """The places of runs of one commit after another."""
-    found: list[list[int]] = []
-    for place, entry in enumerate(entries):
-        if not place or entry.commit != entries[place - 1].commit:
-            found.append([])
-        found[-1].append(place)
-    return found
-
-
-def _name_commits(axes: Axes, entries: Sequence[Entry]) -> None:
-    """The first run of a commit bears its name; of many, so many that they can be read."""
-    firsts = [part[0] for part in _by_commit(entries)]
-    shown = firsts[:: -(-len(firsts) // _MAX_COMMIT_LABELS)]
-    axes.set_xticks(shown, [(entries[place].commit.sha or "unknown")[:7] for place in shown], rotation=30, fontsize=7)

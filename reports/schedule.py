@@ -7,9 +7,9 @@ from functools import partial
 
 from matplotlib.axes import Axes
 
-from bench.record import RankSamples, Record, Span
-from bench.stats import Summary
-from reports.plots import PALETTE, PHASE_COLOURS, WIDTH_INCHES, plain, png
+from bench.judge.stats import Summary
+from bench.records.record import RankSamples, Record, Span
+from reports.picture import PALETTE, PHASE_COLOURS, WIDTH_INCHES, plain, png
 
 _MAX_STAGES = 16
 _MAX_NAMES = 12

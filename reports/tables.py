@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bench.gate import Verdict
-from bench.record import Record
-from bench.stats import Summary
+from bench.judge.stats import Summary
+from bench.judge.verdict import Verdict
+from bench.records.record import Record
 from reports.case import CaseResult, Measured, Run
 from reports.markdown import Markup, table, text
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
-from bench.record import Record
+from bench.records.record import Record
 
 # recipe changes that choose megatron's own part everywhere; experts first
 MEGATRONS_PARTS = (

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.baseline import Baseline, load_baselines, read_baselines
-from bench.gate import judge
+from bench.judge.baseline import Baseline, load_baselines, read_baselines
+from bench.judge.gate import judge
 
 FOLDER = Path(__file__).parents[1] / "baselines"
 SHIPPED = load_baselines(FOLDER)

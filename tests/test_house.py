@@ -24,20 +24,26 @@ else:
 HOUSE = Path(__file__).resolve().parents[1]
 ROOMS = ("grok1", "bench", "reports")
 
-ENGINE, DEVICE, PARALLEL = "grok1/engine.py", "grok1/device.py", "grok1/parallel.py"
-ACCELERATOR = "grok1/accelerator.py"  # the part of the seam that hands torch_npu and MindSpeed their words
+DOOR, GROUPS = "grok1/megatron/door.py", "grok1/distributed/groups.py"
+ACCELERATOR = "grok1/device/accelerator.py"  # the part of the seam that hands torch_npu and MindSpeed their words
+SEAM = "grok1/device/seam.py"
+MEASURING = "grok1/device/measuring.py"  # torch_npu's own profiler
+PATCHES = "grok1/megatron/patches.py"
+PATCHING_ROOMS = ("grok1/device/", "grok1/megatron/")
 ACCELERATOR_PACKAGES = {"megatron", "mindspeed", "torch_npu"}
 
 # The edges, where the outside world is read; everything else is handed what it needs.
 ENVIRONMENT_READERS = {
-    DEVICE,
+    "grok1/device/kind.py",  # what the launcher said
+    MEASURING,  # OPENBLAS_CORETYPE
     ACCELERATOR,  # where CANN is installed
-    PARALLEL,
+    GROUPS,
     "grok1/__main__.py",  # whether torchrun or Slurm started this process
-    "grok1/progress.py",  # CI or a person's terminal
-    "grok1/gloo.py",  # which interfaces to connect over
-    "grok1/launch.py",  # what the ranks inherit
-    "grok1/train.py",  # how torchrun and Slurm tell a rank who it is
+    "grok1/cli/progress.py",  # CI or a person's terminal
+    "grok1/device/gloo.py",  # which interfaces to connect over
+    "grok1/distributed/launch.py",  # what the ranks inherit
+    "grok1/distributed/rank_process.py",  # how many threads a rank has
+    "grok1/distributed/rendezvous.py",  # how torchrun and Slurm tell a rank who it is
     "bench/measure.py",  # the allow-list of variables that a record keeps
     "bench/conftest.py",  # GITHUB_STEP_SUMMARY
     "bench/test_ops.py",  # becomes a rank itself, so it says on which device
@@ -52,18 +58,18 @@ Rule = Callable[[str, ast.Module], Iterator[str]]
 
 
 def engine_has_one_door(path: str, tree: ast.Module) -> Iterator[str]:
-    """Megatron is imported by engine.py, and by device.py to patch it; process groups are parallel.py's."""
+    """Megatron is imported by door.py, and by patches.py to patch it; process groups are groups.py's."""
     for node in ast.walk(tree):
         packages = {name.split(".")[0] for name in _imported(node)}
-        if packages & ACCELERATOR_PACKAGES and path not in (ENGINE, DEVICE, ACCELERATOR):
-            yield f"{path}:{_line(node)} imports {', '.join(sorted(packages))}; ask grok1.engine for the name"
-        if _mentions(node, "parallel_state") and path not in (ENGINE, DEVICE, PARALLEL):
-            yield f"{path}:{_line(node)} uses parallel_state; ask grok1.parallel's Ranks"
+        if packages & ACCELERATOR_PACKAGES and path not in (DOOR, PATCHES, ACCELERATOR, MEASURING, SEAM):
+            yield f"{path}:{_line(node)} imports {', '.join(sorted(packages))}; ask grok1.megatron.door for the name"
+        if _mentions(node, "parallel_state") and path not in (DOOR, GROUPS):
+            yield f"{path}:{_line(node)} uses parallel_state; ask grok1.distributed.groups's Ranks"
 
 
-def only_device_patches(path: str, tree: ast.Module) -> Iterator[str]:
-    """Nobody but device.py assigns an attribute of something imported."""
-    if path in (DEVICE, ACCELERATOR):
+def only_two_rooms_patch(path: str, tree: ast.Module) -> Iterator[str]:
+    """Nobody outside the two rooms for it assigns an attribute of something imported."""
+    if path.startswith(PATCHING_ROOMS):
         return
     imported = {
         alias.asname or alias.name.split(".")[0]
@@ -77,7 +83,7 @@ def only_device_patches(path: str, tree: ast.Module) -> Iterator[str]:
             while isinstance(root, ast.Attribute):
                 root = root.value
             if isinstance(root, ast.Name) and root.id in imported:
-                yield f"{path}:{_line(node)} patches {ast.unparse(target)}; move it to {DEVICE}"
+                yield f"{path}:{_line(node)} patches {ast.unparse(target)}; move it to {' or '.join(PATCHING_ROOMS)}"
 
 
 def names_shadow_nothing(path: str, tree: ast.Module) -> Iterator[str]:
@@ -121,7 +127,7 @@ def pins_lie_in_ranges(requirements: list[str], pins: list[str]) -> Iterator[str
 
 RULES: list[Rule] = [
     engine_has_one_door,
-    only_device_patches,
+    only_two_rooms_patch,
     names_shadow_nothing,
     environment_is_read_at_the_edges,
 ]
@@ -153,19 +159,23 @@ def test_pins_lie_within_the_declared_ranges() -> None:
 @pytest.mark.parametrize(
     ("rule", "path", "source"),
     [
-        (engine_has_one_door, "grok1/model.py", "import megatron.core.models"),
+        (engine_has_one_door, "grok1/model/model.py", "import megatron.core.models"),
         (engine_has_one_door, "bench/test_ops.py", "from megatron import core"),
-        (engine_has_one_door, "grok1/model.py", "import importlib\nimportlib.import_module('megatron.core')"),
-        (engine_has_one_door, "grok1/step.py", "from grok1.engine import parallel_state"),
-        (engine_has_one_door, "grok1/step.py", "from grok1 import engine\nengine.parallel_state.destroy()"),
-        (only_device_patches, "grok1/model.py", "import torch\ntorch.cuda.synchronize = None"),
-        (only_device_patches, "grok1/model.py", "import numpy as np\nsetattr(np, 'product', np.prod)"),
-        (only_device_patches, "bench/gate.py", "from grok1.engine import GPTModel\ndel GPTModel.forward"),
-        (only_device_patches, "grok1/data.py", "import torch\ndef f():\n    torch.a, x = 1, 2"),
+        (engine_has_one_door, "grok1/model/model.py", "import importlib\nimportlib.import_module('megatron.core')"),
+        (engine_has_one_door, "grok1/training/step.py", "from grok1.megatron.door import parallel_state"),
+        (
+            engine_has_one_door,
+            "grok1/training/step.py",
+            "from grok1.megatron import door\ndoor.parallel_state.destroy()",
+        ),
+        (only_two_rooms_patch, "grok1/model/model.py", "import torch\ntorch.cuda.synchronize = None"),
+        (only_two_rooms_patch, "grok1/model/model.py", "import numpy as np\nsetattr(np, 'product', np.prod)"),
+        (only_two_rooms_patch, "bench/judge/gate.py", "from grok1.megatron.door import GPTModel\ndel GPTModel.forward"),
+        (only_two_rooms_patch, "grok1/data/batches.py", "import torch\ndef f():\n    torch.a, x = 1, 2"),
         (names_shadow_nothing, "bench/statistics.py", ""),
         (names_shadow_nothing, "grok1/utils.py", ""),
-        (environment_is_read_at_the_edges, "grok1/model.py", "import os\nos.environ['A'] = '1'"),
-        (environment_is_read_at_the_edges, "bench/gate.py", "from os import getenv"),
+        (environment_is_read_at_the_edges, "grok1/model/model.py", "import os\nos.environ['A'] = '1'"),
+        (environment_is_read_at_the_edges, "bench/judge/gate.py", "from os import getenv"),
     ],
 )
 def test_a_file_that_breaks_a_rule_is_named(tmp_path: Path, rule: Rule, path: str, source: str) -> None:
@@ -178,10 +188,12 @@ def test_a_file_that_breaks_a_rule_is_named(tmp_path: Path, rule: Rule, path: st
 
 
 def test_the_files_that_may_do_so_are_left_alone() -> None:
-    assert not list(engine_has_one_door(ENGINE, ast.parse("from megatron.core import parallel_state")))
-    assert not list(only_device_patches(DEVICE, ast.parse("import torch\ntorch.cuda.synchronize = None")))
-    assert not list(only_device_patches("grok1/model.py", ast.parse("import torch\nself.weight.shared = torch.x")))
-    assert not list(environment_is_read_at_the_edges(DEVICE, ast.parse("import os\nos.environ['A']")))
+    assert not list(engine_has_one_door(DOOR, ast.parse("from megatron.core import parallel_state")))
+    assert not list(only_two_rooms_patch(SEAM, ast.parse("import torch\ntorch.cuda.synchronize = None")))
+    assert not list(
+        only_two_rooms_patch("grok1/model/model.py", ast.parse("import torch\nself.weight.shared = torch.x"))
+    )
+    assert not list(environment_is_read_at_the_edges("grok1/device/kind.py", ast.parse("import os\nos.environ['A']")))
 
 
 @pytest.mark.parametrize("text", ["see /" + "work/notes", "DATA=/" + "tmp/x", "(/" + "root)", "--index" + "-url x"])

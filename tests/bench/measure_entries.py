@@ -6,10 +6,10 @@ import time
 from dataclasses import replace
 from typing import Any
 
-from grok1 import model
-from grok1.job import Job
-from grok1.parallel import Rendezvous
-from grok1.train import run_rank
+from grok1.distributed.rendezvous import Rendezvous
+from grok1.model import model
+from grok1.training.job import Job
+from grok1.training.run import run_rank
 
 
 def drop_tokens(job: Job, where: Rendezvous, emit: Any) -> dict[str, Any] | None:

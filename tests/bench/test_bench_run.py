@@ -14,10 +14,10 @@ from xml.etree import ElementTree
 
 import pytest
 
-from bench.baseline import BaselineFile, recorded_baseline
 from bench.cases import CASES, select
-from bench.record import Record
-from grok1.config import load_recipe
+from bench.judge.baseline import BaselineFile, recorded_baseline
+from bench.records.record import Record
+from grok1.config.load import load_recipe
 
 ROOT = Path(__file__).parents[2]
 ONE_RANK = [

@@ -10,17 +10,19 @@ import psutil
 import pytest
 
 import tests.bench.measure_entries as entries
+from bench import host as host_module
 from bench import measure
-from bench.attribution import attribute
-from bench.count import count
-from bench.ledger import RankLedger, group_totals
-from bench.metrics import figures_of
-from bench.record import Record
+from bench.host import host, lost_seconds, seconds_since
+from bench.judge.attribution import attribute
+from bench.judge.metrics import figures_of
+from bench.judge.stats import summarise
+from bench.ledger.count import count
+from bench.ledger.schema import RankLedger, group_totals
+from bench.records.record import Record
 from bench.session import ONE_RANK
-from bench.stats import summarise
-from grok1.config import load_recipe
-from grok1.job import Job, prepare
-from grok1.launch import launch
+from grok1.config.load import load_recipe
+from grok1.distributed.launch import launch
+from grok1.training.job import Job, prepare
 
 STEPS = 2
 ONE_OF_EACH_STAGE = (0, 8)
@@ -84,8 +86,8 @@ def test_a_slow_module_is_named() -> None:
     recipe = load_recipe("grok1-nano", ONE_RANK)
     job = replace(prepare(recipe, 6), times_modules=True)
     before, after = (
-        summarise(measure.make_record("grok1-nano", job, launch(job, recipe, "cpu", entry=entry), measure.host()))
-        for entry in ("grok1.train:run_rank", f"{entries.__name__}:dawdle_in_the_router")
+        summarise(measure.make_record("grok1-nano", job, launch(job, recipe, "cpu", entry=entry), host()))
+        for entry in ("grok1.training.run:run_rank", f"{entries.__name__}:dawdle_in_the_router")
     )
     found = attribute([figures_of(before)], [figures_of(after)])
     modules = [part for part in found.parts if part.kind == "module"]
@@ -98,7 +100,7 @@ def test_the_host_says_what_the_run_did_not_get(record: Record) -> None:
     assert record.host is not None
     stolen, throttled = record.host.stolen_seconds, record.host.throttled_seconds
     assert (stolen is not None) == hasattr(psutil.cpu_times(), "steal")
-    assert (throttled is not None) == (measure.lost_seconds()["throttled_seconds"] is not None)
+    assert (throttled is not None) == (lost_seconds()["throttled_seconds"] is not None)
 
 
 def test_lost_seconds_are_those_of_the_run(monkeypatch: pytest.MonkeyPatch, record: Record) -> None:
@@ -108,7 +110,7 @@ def test_lost_seconds_are_those_of_the_run(monkeypatch: pytest.MonkeyPatch, reco
         now.update(_lost(7.5, 1.25))
         return _result(record)
 
-    monkeypatch.setattr(measure, "lost_seconds", lambda: dict(now))
+    monkeypatch.setattr(host_module, "lost_seconds", lambda: dict(now))
     monkeypatch.setattr(measure, "launch", ran)
     job = prepare(load_recipe("grok1-nano"), STEPS)
     made = measure.run("grok1-nano", job, "cpu")
@@ -121,7 +123,7 @@ def test_lost_seconds_are_those_of_the_run(monkeypatch: pytest.MonkeyPatch, reco
     ("before", "after", "expected"), [(1.0, 3.5, 2.5), (None, None, None), (None, 1.0, None), (2.0, 1.0, 0.0)]
 )
 def test_seconds_since(before: float | None, after: float | None, expected: float | None) -> None:
-    assert measure.seconds_since(_lost(before, 0.0), _lost(after, 0.0)) == _lost(expected, 0.0)
+    assert seconds_since(_lost(before, 0.0), _lost(after, 0.0)) == _lost(expected, 0.0)
 
 
 @pytest.mark.parametrize(
@@ -137,7 +139,7 @@ def test_seconds_since(before: float | None, after: float | None, expected: floa
 def test_throttled_seconds(file: str, text: str, seconds: float | None, tmp_path: Path) -> None:
     (tmp_path / file).parent.mkdir(exist_ok=True)
     (tmp_path / file).write_text(text)
-    assert measure.lost_seconds(tmp_path)["throttled_seconds"] == seconds
+    assert lost_seconds(tmp_path)["throttled_seconds"] == seconds
 
 
 def test_one_token_that_misses_an_expert_voids(record: Record) -> None:
@@ -147,7 +149,7 @@ def test_one_token_that_misses_an_expert_voids(record: Record) -> None:
     result["expert_load"][1][3] -= 1
     pairs = STEPS * 4 * 32 * 2  # steps x sequences x tokens x experts a token
     assert measure.void_reasons(job, result) == [f"layer 1: 1 of {pairs} (token, expert) pairs were dropped"]
-    made = measure.make_record("grok1-nano", job, result, measure.host())
+    made = measure.make_record("grok1-nano", job, result, host())
     assert not made.valid
 
 
@@ -159,14 +161,14 @@ def test_a_load_that_was_not_counted_is_not_checked(record: Record) -> None:
 def test_no_more_reasons_than_a_record_holds(record: Record) -> None:
     job = prepare(load_recipe("grok1-nano"), STEPS)
     result = _result(record) | {"expert_load": [[0, 0]] * 200}
-    assert len(measure.make_record("grok1-nano", job, result, measure.host()).void_reasons) == 100
+    assert len(measure.make_record("grok1-nano", job, result, host()).void_reasons) == 100
 
 
 def test_a_router_that_drops_tokens_voids_its_run() -> None:
     recipe = load_recipe("grok1-nano", (*ONE_RANK, "kernels.dispatch=megatron"))  # the merged one knows no dropping
     job: Job = prepare(recipe, STEPS)
     result = launch(job, recipe, "cpu", entry=f"{entries.__name__}:drop_tokens", timeout_seconds=60.0)
-    made = measure.make_record("grok1-nano", job, result, measure.host())
+    made = measure.make_record("grok1-nano", job, result, host())
     assert [reason.split(":")[0] for reason in made.void_reasons] == ["layer 0", "layer 1"]
     assert all("(token, expert) pairs were dropped" in reason for reason in made.void_reasons)
 

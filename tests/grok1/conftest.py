@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
-from grok1.config import Recipe, load_recipe
-from grok1.job import Job
-from grok1.launch import launch
-from grok1.sample import sample_corpus
+from grok1.config.load import load_recipe
+from grok1.config.recipe import Recipe
+from grok1.data.sample_text import sample_corpus
+from grok1.distributed.launch import launch
+from grok1.training.job import Job
 
 ONE_RANK = (
     "parallel.world_size=1",
@@ -67,7 +68,7 @@ def make_job(corpus: tuple[Path, Path]) -> Callable[..., Job]:
 def train(make_job: Callable[..., Job]) -> Train:
     """Train grok1-nano on CPU ranks; returns what rank 0 gathered."""
 
-    def run(steps: int, *overrides: str, entry: str = "grok1.train:run_rank", **settings: Any) -> dict[str, Any]:
+    def run(steps: int, *overrides: str, entry: str = "grok1.training.run:run_rank", **settings: Any) -> dict[str, Any]:
         job = make_job(steps, *overrides, **settings)
         result: dict[str, Any] = launch(job, job.recipe, "cpu", entry=entry, timeout_seconds=RANK_SECONDS)
         return result

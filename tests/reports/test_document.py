@@ -15,13 +15,13 @@ from typing import NoReturn
 import pytest
 from markdown_it import MarkdownIt
 
-from bench.baseline import Baseline, load_baselines, recorded_baseline
-from bench.gate import Row, Verdict
-from bench.record import Record
-from bench.stats import Summary, summarise
-from reports import write_report
+from bench.judge.baseline import Baseline, load_baselines, recorded_baseline
+from bench.judge.stats import Summary, summarise
+from bench.judge.verdict import Row, Verdict
+from bench.records.record import Record
 from reports.case import CaseResult
 from reports.data import as_json
+from reports.document import write_report
 from reports.markdown import text
 from reports.page import page as html_page
 

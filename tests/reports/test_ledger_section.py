@@ -12,7 +12,7 @@ import pytest
 from markdown_it import MarkdownIt
 from typer.testing import CliRunner
 
-from bench.ledger import (
+from bench.ledger.schema import (
     CollectiveRow,
     CostRow,
     Ledger,
@@ -22,8 +22,8 @@ from bench.ledger import (
     TimelinePoint,
     write_ledger,
 )
-from reports import write_report
 from reports.__main__ import app
+from reports.document import write_report
 from reports.ledger import section_of
 
 HOUSE = Path(__file__).parents[2]

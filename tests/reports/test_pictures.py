@@ -10,8 +10,8 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
-from bench.record import Record
-from bench.stats import summarise
+from bench.judge.stats import summarise
+from bench.records.record import Record
 from reports import plots
 from reports.schedule import schedule
 

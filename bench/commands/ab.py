@@ -1,0 +1,51 @@
+"""`python -m bench ab`: two revisions compared on this machine."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def ab_command(
+    base: Annotated[str, typer.Option(metavar="REV", help="The git revision to compare with.")],
+    case: Annotated[str, typer.Option(metavar="NAME", help="The case that both run.")],
+    head: Annotated[
+        str | None, typer.Option(metavar="REV", help="The revision in question; default: the working tree as it is.")
+    ] = None,
+    pairs: Annotated[int, typer.Option(help="Runs a side.", min=3, max=1000)] = 5,
+    confirm: Annotated[
+        int, typer.Option(help="More pairs if the first look leaves a doubt; the two looks share one error.", min=0)
+    ] = 0,
+    recipe: Annotated[str | None, typer.Option(help="Run this recipe in place of the case's own.")] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change one recipe value. Repeatable."),
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Training steps a run; default: the case's own.", min=1)] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or npu; default: what the machine has.")] = None,
+    results: Annotated[Path, typer.Option(help="Where records and logs of both sides go.")] = Path("results/ab"),
+    json_path: Annotated[Path | None, typer.Option("--json", help="Write all that was found here.")] = None,
+    require_answer: Annotated[bool, typer.Option("--require-answer", help="Exit 1 if it is inconclusive.")] = False,
+) -> None:
+    """Compare two revisions on this machine: both run in turns, so that what disturbs one disturbs the other.
+
+    Exit 1 where head is surely slower, or does not learn what base learns.
+    """
+    from bench.ab.compare import compare, write
+    from bench.ab.request import Request
+    from bench.ab.sides import RunFailedError
+
+    request = Request(base, head, case, pairs, confirm, recipe, tuple(overrides or ()), steps, device, results)
+    try:
+        outcome = compare(request)
+    except RunFailedError as error:
+        print(f"bench: {error}", file=sys.stderr)
+        raise typer.Exit(1) from None
+    print(outcome.as_markdown())
+    if json_path is not None:
+        write(json_path, outcome)
+    if code := outcome.exit_code(require_answer):
+        raise typer.Exit(code)

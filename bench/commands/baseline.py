@@ -1,0 +1,282 @@
+"""`python -m bench baseline`: record, look at, store and retire the figures that runs are held against."""
+
+from __future__ import annotations
+
+import statistics
+import sys
+from collections.abc import Iterable, Mapping
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+
+from bench.baselines import store as baseline_store
+from bench.baselines.noise import MAX_CV_PERCENT
+from bench.judge.baseline import DEFAULT_TOLERANCE_PERCENT, Baseline, RecordedRun, stored_baselines
+from bench.judge.evidence import FAMILY_ERROR, FLOOR_PERCENT, MIN_BASELINE_RUNS, POWER, Comparison, Evidence, weigh
+from bench.judge.metrics import family, metric_of
+from bench.judge.words import figure, interval
+from bench.records.files import read_records
+from bench.records.terminal import pairs, plain, table
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help=__doc__)
+
+CANDIDATES = Path("results/baselines")
+
+Records = Annotated[
+    list[Path], typer.Argument(metavar="RECORDS...", help="Record files, or folders that hold them (*.json).")
+]
+Baselines = Annotated[Path, typer.Option(metavar="DIR", help="Folder of stored baselines.")]
+Candidate = Annotated[Path, typer.Argument(metavar="CANDIDATE", help="A file that `record` wrote.")]
+Rationale = Annotated[str, typer.Option(metavar="TEXT", help="Why, in a sentence; kept with the baseline.")]
+Output = Annotated[
+    Path | None,
+    typer.Option("--output", "-o", metavar="FILE", help="Default: results/baselines/<device>/<case>.json."),
+]
+Percent = Annotated[float, typer.Option(min=0.01, max=50.0)]
+
+
+@app.command()
+def record(
+    records: Records,
+    output: Output = None,
+    tolerance_percent: Percent = DEFAULT_TOLERANCE_PERCENT,
+    floor_percent: Percent = FLOOR_PERCENT,
+    max_cv_percent: Annotated[
+        float, typer.Option(min=0.01, max=1000.0, help="How much the steady steps of a run may vary.")
+    ] = MAX_CV_PERCENT,
+) -> None:
+    """Make a candidate baseline of five or more quiet runs of one program, for a person to review and promote.
+
+    Not one noisy run may be among them: leaving those out would choose the spread that later runs are weighed by.
+    """
+    found = read_records(records)
+    baseline_store.require_enough(len(found))
+    complaints = baseline_store.noisy(found, max_cv_percent)
+    if complaints:
+        print("\n".join(complaints), file=sys.stderr)
+        raise ValueError(
+            f"{len(complaints)} complaints about {len(found)} records, named above; run all of them again on a quiet "
+            "machine, or allow more with --max-cv-percent where it is the steps that vary"
+        )
+    made = baseline_store.candidate_of(
+        [each for _, each in found], tolerance_percent=tolerance_percent, floor_percent=floor_percent
+    )
+    path = output or baseline_store.default_path(CANDIDATES, made)
+    baseline_store.write(path, [made])
+    print(_described(made))
+    print(f"\nwrote {path}; next: python -m bench baseline promote {path} --rationale TEXT")
+
+
+@app.command(name="list")
+def list_command(baselines: Baselines = Path("baselines")) -> None:
+    """All stored baselines."""
+    rows = [
+        (
+            each.label,
+            each.kind,
+            each.role,
+            ", ".join(each.device.kinds) if each.device.match == "any" else each.device.name,
+            each.case,
+            (each.recipe.hash or "-")[:12],
+            each.layout.short,
+            f"{each.metrics.step_seconds:.4g}",
+            len(each.runs) or "-",
+            _age(each),
+        )
+        for _, each in stored_baselines(baselines)
+    ]
+    headers = ["label", "kind", "role", "device", "case", "recipe", "layout", "s/step", "runs", "age"]
+    print(table(headers, rows, numbers=(7, 8, 9)) if rows else f"{plain(baselines)}: holds no baselines")
+
+
+@app.command()
+def show(label: str, baselines: Baselines = Path("baselines")) -> None:
+    """Everything that is stored of one baseline."""
+    path, baseline = baseline_store.find(stored_baselines(baselines), label)
+    print(f"{_described(baseline)}\n\nfile  {plain(path)}")
+
+
+@app.command()
+def diff(candidate: Candidate, baselines: Baselines = Path("baselines")) -> None:
+    """A candidate beside the stored baseline that it would replace, else beside the nearest."""
+    print(_compared(baseline_store.read_candidate(candidate), [each for _, each in stored_baselines(baselines)]))
+
+
+@app.command()
+def promote(candidate: Candidate, rationale: Rationale, baselines: Baselines = Path("baselines")) -> None:
+    """Store a candidate: it judges every later run of its key, in place of the one that did.
+
+    Another software version is another key: both are kept, and each judges its own.
+    """
+    reason = baseline_store.required(rationale)
+    accepted = baseline_store.read_candidate(candidate)
+    print(_compared(accepted, [each for _, each in stored_baselines(baselines)]), end="\n\n")
+    path, replaced = baseline_store.promote(baselines, accepted, reason)
+    print(f"wrote {path}: {plain(accepted.label)}" + (f", in place of {plain(replaced.label)}" if replaced else ""))
+
+
+@app.command()
+def retire(label: str, rationale: Rationale, baselines: Baselines = Path("baselines")) -> None:
+    """Keep a baseline for people to read, and let it judge no more."""
+    path = baseline_store.retire(baselines, label, rationale, datetime.now(timezone.utc).date())
+    print(f"wrote {path}: {plain(label)} is retired")
+
+
+def _age(baseline: Baseline) -> str:
+    """Of the newest run; a published figure does not say."""
+    try:
+        newest = max((_moment(run.created_at) for run in baseline.runs), default=None)
+    except ValueError:
+        return "unknown"
+    return "-" if newest is None else f"{(datetime.now(timezone.utc) - newest).days} d"
+
+
+def _moment(text: str) -> datetime:
+    moment = datetime.fromisoformat(text.replace("Z", "+00:00"))  # Python 3.10 does not read the Z
+    return moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
+
+
+def _described(baseline: Baseline) -> str:
+    facts: list[tuple[str, object]] = [
+        ("label", baseline.label),
+        ("kind, role", f"{baseline.kind}, {baseline.role}"),
+        ("case", baseline.case),
+        ("recipe", f"{baseline.recipe.name}, {baseline.recipe.hash or 'hash not stated'}"),
+        ("work", f"{baseline.sequence_length} tokens x {baseline.global_batch} a step, {baseline.dtype}"),
+        ("parameters", f"{baseline.parameters_total:,}"),
+        ("layout", ", ".join(f"{k} {v}" for k, v in baseline.layout.model_dump().items() if v is not None)),
+        ("device", f"{baseline.device.name} ({baseline.device.match}; {', '.join(baseline.device.kinds)})"),
+        ("s/step", f"{baseline.metrics.step_seconds:.6g}"),
+        ("tokens/s/p", f"{baseline.metrics.tokens_per_second_per_processor:,.7g}"),
+        ("tolerance, floor", f"{baseline.tolerance_percent:g} %, {baseline.floor_percent:g} %"),
+        ("source", baseline.source),
+        ("rationale", baseline.rationale),
+        ("software", _words(baseline.software) or "not stated"),
+        *_provenance(baseline.runs),
+        *_sharpness(baseline),
+    ]
+    return "\n\n".join([pairs(facts), *([_runs(baseline.runs)] if baseline.runs else [])])
+
+
+def _provenance(runs: Iterable[RecordedRun]) -> list[tuple[str, object]]:
+    """Commits and environments, once each: more than one of either is not one unchanged program."""
+    commits = {f"{each.commit.sha or 'unknown'}{' with changes' * bool(each.commit.dirty)}": None for each in runs}
+    environments = {_words(each.environment) or "none": None for each in runs}
+    if len(commits) > 1 or len(environments) > 1:
+        several = [("note", f"runs of {len(commits)} commits in {len(environments)} environments: one program?")]
+    else:
+        several = []
+    return [
+        *(("commit", each) for each in commits),
+        *(("environment", each) for each in environments),
+        *several,
+    ]
+
+
+def _sharpness(baseline: Baseline) -> list[tuple[str, object]]:
+    """How much runs vary, and what five new ones as noisy as those would surely show."""
+    if len(baseline.runs) < MIN_BASELINE_RUNS:
+        return [("judged by", f"its tolerance alone: {len(baseline.runs)} runs say nothing of the noise between runs")]
+    logs = np.log([statistics.median(run.steady_step_seconds) for run in baseline.runs])
+    pattern = np.arange(-2.0, 3.0) / np.arange(-2.0, 3.0).std(ddof=1)
+    after = np.exp(logs.mean() + logs.std(ddof=1) * pattern)
+    evidence = weigh(Comparison(before=np.exp(logs).tolist(), after=after.tolist()))
+    return [
+        ("between runs", f"{evidence.spread_percent:.2f} % (one standard deviation)"),
+        (
+            "smallest slowdown",
+            f"{max(evidence.visible_percent, baseline.floor_percent):.2f} % is found by {len(after)} runs "
+            f"with {POWER:.0%} certainty, at a false alarm in {1 / FAMILY_ERROR:.0f}",
+        ),
+    ]
+
+
+def _runs(runs: Iterable[RecordedRun]) -> str:
+    rows = []
+    for run in runs:
+        steady = np.asarray(run.steady_step_seconds)
+        variation = 100 * steady.std(ddof=1) / steady.mean() if len(steady) > 1 else 0.0
+        peak = run.figures.get("peak_bytes")
+        rows.append(
+            (
+                run.record_id,
+                run.created_at,
+                (run.commit.sha or "unknown")[:8],
+                f"{run.warmup_steps} + {len(steady)}",
+                f"{np.median(steady):.6g}",
+                f"{variation:.1f} %",
+                "-" if peak is None else f"{peak / 2**30:.2f}",
+            )
+        )
+    headers = ["run", "made", "commit", "warm-up + steady", "s/step", "CV", "peak GiB"]
+    return table(headers, rows, numbers=(3, 4, 5, 6))
+
+
+def _compared(candidate: Baseline, stored: list[Baseline]) -> str:
+    replaced = baseline_store.judge_of_key(candidate, stored)
+    if replaced is None:
+        return f"candidate  {plain(candidate.label)}\n{_nearest(candidate, stored)}"
+    heading = pairs(
+        [
+            ("candidate", candidate.label),
+            ("would replace", replaced.label),
+            ("stored because", replaced.rationale),
+            ("software", "the same, as it is part of the key"),
+        ]
+    )
+    return f"{heading}\n\n{_changes(candidate, replaced)}"
+
+
+def _nearest(candidate: Baseline, stored: list[Baseline]) -> str:
+    """Without a baseline of the same key: what keeps the nearest from being that."""
+    found = baseline_store.nearest(candidate, stored)
+    if found is None:
+        return f"no baseline is stored for the case {plain(candidate.case)}: it would be the first"
+    near, differences = found
+    lines = [
+        "replaces nothing: no recorded baseline of its key judges",
+        f"nearest    {plain(near.label)} ({near.kind}, role {near.role}: {near.metrics.step_seconds:.4g} s/step, "
+        f"candidate {candidate.metrics.step_seconds:.4g})",
+        f"because    {plain(near.rationale, 5000)}",
+        *(f"differs in {plain(each)}" for each in differences),
+    ]
+    lines += [] if differences else ["differs in nothing that it states"]
+    if near.runs and all(each.startswith("software.") for each in differences):
+        lines += ["", _changes(candidate, near)]
+    return "\n".join(lines)
+
+
+def _changes(candidate: Baseline, stored: Baseline) -> str:
+    """Every metric that the runs of both sides have, with its interval where the stored ones are enough for one."""
+    before, after = ([run.known_figures for run in side.runs] for side in (stored, candidate))
+    compared = {name: side for name, side in family(before, after).items() if metric_of(name) is not None}
+    rows = []
+    for name, side in compared.items():
+        metric = metric_of(name)
+        assert metric is not None
+        unit = "%" if side.whole is None else "% of a step"
+        evidence = weigh(side) if len(before) >= MIN_BASELINE_RUNS else None
+        rows.append(
+            (
+                metric.title,
+                figure(name, statistics.median(side.before)),
+                figure(name, statistics.median(side.after)),
+                *_change(evidence, side, unit),
+            )
+        )
+    headers = ["metric", "stored", "candidate", "change", f"interval at {1 - FAMILY_ERROR:.0%} each way"]
+    return table(headers, rows, numbers=(1, 2, 3, 4))
+
+
+def _change(evidence: Evidence | None, side: Comparison, unit: str) -> tuple[str, str]:
+    if evidence is not None:
+        return f"{evidence.change_percent:+.2f} {unit}", interval(evidence)
+    before, after = statistics.median(side.before), statistics.median(side.after)
+    return f"{100 * (after - before) / (side.whole or before):+.2f} {unit}", "too few stored runs"
+
+
+def _words(values: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in sorted(values.items()))

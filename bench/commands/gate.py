@@ -1,0 +1,124 @@
+"""`python -m bench gate`: stored records against stored baselines, for a pipeline. Needs no torch."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bench.baselines.store import write_file
+from bench.commands.baseline import Baselines, Records
+from bench.judge.baseline import load_baselines
+from bench.judge.evidence import FAMILY_ERROR
+from bench.judge.gate import grouped, judge_suite, missing
+from bench.judge.junit import as_junit
+from bench.judge.metrics import metric_of
+from bench.judge.verdict import RATE, WORST_FIRST, Row, Verdict, exit_code
+from bench.judge.words import figure, interval
+from bench.records.files import read_records
+from bench.records.terminal import plain, table
+
+Required = Annotated[bool, typer.Option("--require-baseline", help="A case without an answer fails.")]
+Expected = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--expect",
+        metavar="CASE",
+        help="Fail if this case has no run. Repeatable. Default: the cases of the recorded baselines of the devices.",
+    ),
+]
+Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the verdicts here.")]
+Junit = Annotated[Path | None, typer.Option("--junitxml", metavar="FILE", help="Write one test case a case here.")]
+
+
+def gate(
+    records: Records,
+    baselines: Baselines = Path("baselines"),
+    require_baseline: Required = False,
+    expect: Expected = None,
+    json_path: Json = None,
+    junitxml: Junit = None,
+) -> None:
+    """Judge stored records against stored baselines.
+
+    Exit code: 0 passed, 1 a case failed, is void or missing, or there are no records; 2 the input was refused.
+    """
+    verdicts = _judged(records, baselines, expect)
+    code = max(exit_code(verdict, require_baseline) for verdict in verdicts)
+    if json_path is not None:
+        write_file(json_path, _json(verdicts, code))
+    if junitxml is not None:
+        write_file(junitxml, as_junit(verdicts, require_baseline))
+    for verdict in verdicts:
+        print(plain(verdict.sentence, 2000))
+    if any(verdict.rows for verdict in verdicts):
+        print(f"\n{_table(verdicts)}")
+    raise typer.Exit(code)
+
+
+def _judged(paths: Sequence[Path], folder: Path, expected: list[str] | None) -> list[Verdict]:
+    """All verdicts, the worst first."""
+    stored = load_baselines(folder)
+    records = [record for _, record in read_records(paths)]
+    own = {run.record_id for each in stored if each.role == "judge" for run in each.runs} & {
+        each.id for each in records
+    }
+    if own:
+        print(f"note: {len(own)} of these runs are a baseline's own and say nothing new of it", file=sys.stderr)
+    try:
+        verdicts = judge_suite(grouped(records), stored)
+    except OverflowError:
+        raise ValueError("step times are further apart than a number can say; these are not times of one job") from None
+    verdicts += missing(records, stored, expected or None)
+    if not records:
+        where = ", ".join(str(path) for path in paths)
+        verdicts.append(Verdict("missing", "all cases", f"MISSING: no records in {where}; nothing ran, or elsewhere"))
+    return sorted(verdicts, key=lambda verdict: WORST_FIRST.index(verdict.state))
+
+
+def _table(verdicts: Sequence[Verdict]) -> str:
+    rows = [
+        (
+            verdict.case,
+            _title(row),
+            figure(row.metric, row.measured),
+            figure(row.metric, row.baseline),
+            f"{row.change_percent:+.2f} %",
+            _limit(row),
+            row.state,
+            row.label,
+        )
+        for verdict in verdicts
+        for row in verdict.rows
+    ]
+    headers = ["case", "metric", "measured", "baseline", "change", "interval or limit", "state", "of"]
+    return table(headers, rows, numbers=(2, 3, 4, 5))
+
+
+def _title(row: Row) -> str:
+    metric = metric_of(row.metric)
+    if metric is None:
+        return "tokens/s/p" if row.metric == RATE else row.metric
+    return f"{metric.title} (change: of a step)" if metric.scale == "of a step" else metric.title
+
+
+def _limit(row: Row) -> str:
+    """Of a baseline that knows its noise the interval of the change, in seconds; of others the limit."""
+    if row.evidence is not None:
+        return interval(row.evidence)
+    return "-" if row.limit_percent is None else f"limit {row.limit_percent:+.2f}"
+
+
+def _json(verdicts: Sequence[Verdict], code: int) -> bytes:
+    content = {
+        "schema": 1,
+        "exit_code": code,
+        "family_error": FAMILY_ERROR,
+        "verdicts": [asdict(verdict) for verdict in verdicts],
+    }
+    return (json.dumps(content, indent=1, allow_nan=False) + "\n").encode()

@@ -1,0 +1,123 @@
+"""`python -m bench history`: what runs measured over time, and where it changed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bench.commands.baseline import Records
+from bench.history import store as history
+from bench.history.changes import LEAST_RUNS, Change, changes_of
+from bench.history.store import Entry
+from bench.records.files import read_records
+from bench.records.jsonfile import write_atomically
+from bench.records.terminal import plain, table
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help=__doc__)
+
+_MONITOR = "This watches and does not judge, so the exit code is 0; `python -m bench gate` and `ab` decide."
+_SHA_LETTERS = 12
+
+File = Annotated[Path, typer.Option("--history", metavar="FILE", help="The history.")]
+Case = Annotated[str | None, typer.Option(metavar="NAME", help="This case only.")]
+DEFAULT = Path("results") / history.FILE_NAME
+
+
+@app.command()
+def add(records: Records, file: File = DEFAULT) -> None:
+    """Append records, but for void ones and those that are there; `pytest bench/ --benchmark` does it by itself."""
+    found = [record for _, record in read_records(records)]
+    added = history.append(file, found)
+    void = sum(not record.valid for record in found)
+    print(f"added {added} of {len(found)} records to {file} ({void} void, {len(found) - added - void} there already)")
+
+
+@app.command()
+def show(file: File = DEFAULT, case: Case = None) -> None:
+    """Every run, a line each, the oldest first."""
+    for series in _chosen(file, case):
+        print(f"{_title(series)}\n\n{table(_HEADERS, [_row(entry) for entry in series], numbers=(2, 3, 4))}\n")
+
+
+@app.command()
+def check(
+    file: File = DEFAULT,
+    case: Case = None,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw the runs into this PNG file.")] = None,
+) -> None:
+    """Where the time of a step changed from one run to the next, by how much, and between which commits.
+
+    A monitor, not a gate: the exit code is 0 whatever is found.
+    """
+    series = _chosen(file, case)
+    found = [changes_of(each) for each in series]
+    for each, changes in zip(series, found, strict=True):
+        print(f"{_title(each)}: {_verdict(each, changes)}")
+        for change in changes:
+            print(f"  {described(each, change)}")
+    print(_MONITOR)
+    if plot is not None:
+        from reports.monitors import trends
+
+        levels = [[change.at for change in changes] for changes in found]
+        write_atomically(plot, trends([(_title(each), each) for each in series], levels))
+        print(f"wrote {plot}")
+
+
+def described(series: Sequence[Entry], change: Change) -> str:
+    """One change: its size, the levels on both sides, and the commits between which it lies."""
+    last, first = series[change.at - 1], series[change.at]
+    levels = f"{change.before_seconds:.4g} to {change.after_seconds:.4g} s a step"
+    sizes = f"{levels}, {change.runs[0]} and {change.runs[1]} runs"
+    same = last.commit.sha is not None and last.commit == first.commit and not last.commit.dirty
+    where = (
+        f"within commit {_commit(first)}: not the code, look at the machine"
+        if same
+        else (f"after commit {_commit(last)}, by {_commit(first)}")
+    )
+    return f"{change.percent:+.1f} % ({sizes}) between {last.created_at} and {first.created_at}, {where}"
+
+
+def _verdict(series: Sequence[Entry], changes: Sequence[Change]) -> str:
+    if len(series) < 2 * LEAST_RUNS:
+        return f"{len(series)} runs are too few to see a change, of which {2 * LEAST_RUNS} are needed"
+    return f"{len(series)} runs, {len(changes) or 'no'} change{'s' * (len(changes) != 1)} of the step's time"
+
+
+def _chosen(file: Path, case: str | None) -> list[list[Entry]]:
+    entries = history.read(file)
+    series = history.series_of(entries, case)
+    if not series:
+        known = ", ".join(dict.fromkeys(plain(entry.case) for entry in entries))
+        raise ValueError(f"{file}: no runs{f' of {case}; it holds {known}' if case and known else ''}")
+    return series
+
+
+def _title(series: Sequence[Entry]) -> str:
+    first = series[0]
+    return f"{plain(first.case)} on {plain(first.device_name)} ({first.key[:8]})"
+
+
+_HEADERS = ("created", "commit", "s/step", "tokens/s/p", "peak GiB", "verdict", "run")
+
+
+def _row(entry: Entry) -> list[str]:
+    peak = entry.figures.get("peak_bytes")
+    return [
+        plain(entry.created_at),
+        _commit(entry),
+        f"{entry.step_seconds:.4g}",
+        f"{entry.tokens_per_second_per_processor:,.5g}",
+        "-" if peak is None else f"{peak / 2**30:.2f}",
+        "-" if entry.state is None else entry.state.replace("_", " "),
+        entry.record_id[:8],
+    ]
+
+
+def _commit(entry: Entry) -> str:
+    """Short; a plus says that the tree was changed beside it."""
+    sha = entry.commit.sha
+    return "unknown" if sha is None else sha[:_SHA_LETTERS] + "+" * bool(entry.commit.dirty)

@@ -1,0 +1,75 @@
+"""Where a history of runs changed its level: a monitor for people to look at, never a gate.
+
+The medians of runs, as ranks, are cut by PELT (Killick et al. 2012; the library `ruptures`) where that lessens the sum
+of squares by more than a penalty. Ranks, since one run in a burst of other work says nothing. Where runs resemble the
+one before, noise has levels too: the penalty grows with the correlation that is left after a first cut.
+Measured error rates: docs/history.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import ruptures
+from scipy.stats import rankdata
+
+from bench.history.store import Entry
+
+LEAST_RUNS = 3  # of a level
+PENALTY = 10.0
+FLOOR_PERCENT = 1.0  # a smaller change is not worth a look
+_MOST_CORRELATION = 0.9
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Change:
+    """From run `at` (an index) on, steps take another time: it changed between the commits of `at` - 1 and `at`."""
+
+    at: int
+    before_seconds: float
+    after_seconds: float
+    runs: tuple[int, int]  # of the level before and of the level after
+
+    @property
+    def percent(self) -> float:
+        return 100 * (self.after_seconds / self.before_seconds - 1)
+
+
+def changes_of(series: Sequence[Entry]) -> list[Change]:
+    """The changes of the step's time, of runs in the order of time; each level is the median of its runs."""
+    seconds = np.array([entry.step_seconds for entry in series])
+    ends = [*level_starts(seconds), len(seconds)]
+    starts = [0, *ends[:-1]]
+    levels = [float(np.median(seconds[start:end])) for start, end in zip(starts, ends, strict=True)]
+    found = [
+        Change(starts[i], levels[i - 1], levels[i], (starts[i] - starts[i - 1], ends[i] - starts[i]))
+        for i in range(1, len(levels))
+    ]
+    return [change for change in found if abs(change.percent) >= FLOOR_PERCENT]
+
+
+def level_starts(seconds: Floats, penalty: float = PENALTY) -> list[int]:
+    """Where each level but the first begins."""
+    if len(seconds) < 2 * LEAST_RUNS or np.ptp(seconds) == 0:
+        return []
+    ranks = rankdata(seconds)
+    scores = (ranks - ranks.mean()) / ranks.std()
+    search = ruptures.KernelCPD(kernel="linear", min_size=LEAST_RUNS).fit(scores.reshape(-1, 1))
+    first = search.predict(pen=penalty)[:-1]
+    if not first:
+        return []
+    rests = np.concatenate([part - part.mean() for part in np.split(scores, first)])
+    correlation = _correlation(rests)
+    return [int(end) for end in search.predict(pen=penalty * (1 + correlation) / (1 - correlation))[:-1]]
+
+
+def _correlation(rests: Floats) -> float:
+    """Of each run with the one before it, where it is positive."""
+    whole = float(rests @ rests)
+    found = float(rests[:-1] @ rests[1:]) / whole if whole > 0 else 0.0
+    return min(max(found, 0.0), _MOST_CORRELATION)

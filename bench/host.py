@@ -1,0 +1,60 @@
+"""The machine that rank 0 ran on, and the time that others took from it."""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+_CGROUPS = Path("/sys/fs/cgroup")
+_THROTTLED_UNIT_SECONDS = {"throttled_usec": 1e-6, "throttled_time": 1e-9}  # cgroup v2, v1
+
+
+def host() -> dict[str, Any]:
+    """The machine that rank 0 ran on."""
+    return {
+        "cores": psutil.cpu_count() or 1,
+        "memory_bytes": psutil.virtual_memory().total,
+        "load_average_1m": psutil.getloadavg()[0],
+        "cpu_name": _cpu_name(),
+    }
+
+
+def lost_seconds(cgroups: Path = _CGROUPS) -> dict[str, float | None]:
+    """Time so far that all cores together did not get to run in, by the names of the record's host.
+
+    Stolen: since this machine started. Throttled: since this control group was made.
+    """
+    return {
+        "stolen_seconds": getattr(psutil.cpu_times(), "steal", None),  # Linux alone says
+        "throttled_seconds": _throttled_seconds(cgroups),
+    }
+
+
+def seconds_since(before: dict[str, float | None], after: dict[str, float | None]) -> dict[str, float | None]:
+    """What was lost between two readings; None where either is. A clock that goes backwards, as steal may, says 0."""
+    return {
+        name: None if start is None or (end := after[name]) is None else max(0.0, end - start)
+        for name, start in before.items()
+    }
+
+
+def _throttled_seconds(cgroups: Path) -> float | None:
+    for path in (cgroups / "cpu.stat", cgroups / "cpu" / "cpu.stat"):
+        with contextlib.suppress(OSError):
+            for line in path.read_text(encoding="ascii").splitlines():
+                name, _, value = line.partition(" ")
+                if name in _THROTTLED_UNIT_SECONDS:
+                    return int(value) * _THROTTLED_UNIT_SECONDS[name]
+    return None
+
+
+def _cpu_name() -> str:
+    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as lines:
+        for line in lines:
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,260 @@
+"""From what was understood of a log to a record."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+import statistics
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Any
+
+from pydantic import ValidationError
+
+from bench.ingest.facts import CHOICES, NEEDED, model_counts, settle_facts
+from bench.ingest.job import Facts, Log, Sample
+from bench.ingest.values import checked_seconds
+from bench.judge.stats import summarise
+from bench.records.jsonfile import first_fault
+from bench.records.record import Record
+from grok1.config.recipe import Recipe
+
+_MAX_REASONS = 20
+
+
+@dataclass(frozen=True)
+class Ingested:
+    """A record and, in words, where each of its facts came from."""
+
+    record: Record
+    facts: Facts
+    origins: dict[str, str]
+    interval: int
+    unusable: int
+
+
+def make_record(
+    log: Log, case: str, given: Facts, recipe: Recipe | None = None, software: Mapping[str, str] | None = None
+) -> Ingested:
+    """The record of one foreign job. `given` are the command line's facts; one that contradicts the log is refused."""
+    samples = log.samples()
+    _same_batch(log, samples)
+    facts, origins = settle_facts(log, given, recipe)
+    if missing := [name for name in NEEDED if name not in facts]:
+        flags = ", ".join("--" + name.replace("_", "-") for name in missing)
+        raise ValueError(
+            f"the log does not say {', '.join(missing)}: give {flags}" + ("" if recipe else ", or --recipe")
+        )
+    seconds = [_seconds(sample, facts) for sample in samples]
+    interval = _interval(log, samples)
+    reasons = _void_reasons(samples)
+    content = {
+        "schema": 1,
+        "id": log.digest.hexdigest()[:32],
+        "created_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "case": case,
+        "valid": not reasons,
+        "void_reasons": reasons,
+        "recipe": _recipe(log, facts, recipe, case),
+        "layout": _layout(facts),
+        "device": _device(facts),
+        "software": dict(software or {}),
+        "commit": {"sha": None, "dirty": None},
+        "environment": {},
+        "host": None,
+        "work": _work(log, facts, samples, seconds, recipe, origins),
+        "startup_seconds": None,
+        "steps": [_step(sample) for sample in samples],
+        "ranks": [_the_rank(log, samples, seconds)],
+        "expert_load": [],
+        "source": _source(log, interval, len(samples)),
+    }
+    try:
+        return Ingested(Record.model_validate(content), facts, origins, interval, log.unusable)
+    except ValidationError as error:
+        raise ValueError(f"{', '.join(log.names)}: makes no record: {first_fault(error)}") from None
+
+
+def _same_batch(log: Log, samples: Sequence[Sample]) -> None:
+    for sample in samples:
+        if sample.global_batch:
+            known = log.facts.setdefault("global_batch", sample.global_batch)
+            if known != sample.global_batch:
+                number = log.number(sample.step)
+                raise ValueError(
+                    f"the global batch is {known} and at step {number} {sample.global_batch}: such steps cannot be "
+                    f"compared; give --from-step {number} if it grows to stay, else the logs of one job only"
+                )
+
+
+def _seconds(sample: Sample, facts: Facts) -> float:
+    if sample.seconds is not None:
+        return sample.seconds
+    tokens = int(facts["global_batch"]) * int(facts["sequence_length"])
+    what = f"step {sample.step}: {sample.tokens_per_second} tokens/s a processor make a step that"
+    return checked_seconds(tokens / ((sample.tokens_per_second or math.nan) * int(facts["world_size"])), what)
+
+
+def _interval(log: Log, samples: Sequence[Sample]) -> int:
+    """How many steps apart the lines are: Megatron's and torchtitan's numbers are means over them."""
+    gaps = Counter(later.step - earlier.step for earlier, later in zip(samples, samples[1:], strict=False))
+    # Of a single line only the arguments can tell.
+    return gaps.most_common(1)[0][0] if gaps else int(log.facts.get("log_interval", 1))
+
+
+def _source(log: Log, interval: int, count: int) -> str:
+    names = ", ".join(log.names)[:500]
+    words = [f"ingested from {names} ({log.form})", "one time a line for the whole job, no rank's own"]
+    if interval > 1 and log.form in ("Megatron", "torchtitan"):
+        words.append(f"each of the {count} samples is a mean over about {interval} steps, so they vary less than steps")
+    elif interval > 1:
+        words.append(f"one of every {interval} steps was logged")
+    if log.form == "torchtitan":
+        words.append("times follow from the printed tokens/s, which are whole numbers")
+    if log.form == "NeMo's progress bar":
+        words.append("times were rounded to three or four digits")
+    if log.resumes:
+        first = log.number(log.resumes[0])
+        words.append(f"resumed {len(log.resumes)} time(s), first at step {first}: later lines replaced earlier")
+    if log.from_step:
+        words.append(f"steps before {log.from_step} were left out")
+    return "; ".join(words)[:1000]
+
+
+def _void_reasons(samples: Sequence[Sample]) -> list[str]:
+    reasons = []
+    for sample in samples:
+        if sample.broken:
+            reasons.append(f"step {sample.step + 1}: {sample.broken}")
+        elif sample.skipped:
+            reasons.append(f"step {sample.step + 1}: the optimizer skipped its update")
+        elif sample.loss is None:
+            reasons.append(f"step {sample.step + 1}: the line has no loss, as Megatron prints a loss that is NaN")
+    more = len(reasons) - _MAX_REASONS
+    return reasons[:_MAX_REASONS] + ([f"{more} more steps like these"] if more > 0 else [])
+
+
+def _step(sample: Sample) -> dict[str, Any]:
+    names = ("step", "loss", "aux_loss", "grad_norm", "learning_rate", "skipped")
+    return {name: getattr(sample, name) for name in names}
+
+
+def _the_rank(log: Log, samples: Sequence[Sample], seconds: list[float]) -> dict[str, Any]:
+    reserved = max(log.reserved_bytes, *(sample.reserved_bytes for sample in samples))
+    return {
+        "rank": 0,
+        "stage": 0,
+        "step_seconds": seconds,
+        "phases_seconds": {},
+        "communication_seconds": [],
+        "communication_calls": [],
+        "communication_bytes": [],
+        "peak_bytes": max(log.peak_bytes, *(sample.peak_bytes for sample in samples)),
+        "reserved_bytes": reserved or None,
+        "host_bytes": 0,
+    }
+
+
+def _recipe(log: Log, facts: Facts, recipe: Recipe | None, case: str) -> dict[str, Any]:
+    """The recipe named, or what the log says of the job: the same facts have the same hash."""
+    if recipe is not None:
+        return {"name": recipe.name, "hash": recipe.hash(), "resolved": recipe.resolved()}
+    kept = {name: value for name, value in facts.items() if name not in ("device_name", "device_kind", "log_interval")}
+    kept |= {name: log.arguments[name][0] for name in CHOICES if name in log.arguments}
+    digest = hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:12]
+    return {"name": case, "hash": digest, "resolved": kept}
+
+
+def _layout(facts: Facts) -> dict[str, Any]:
+    world, nodes = int(facts["world_size"]), int(facts["nodes"])
+    return {
+        **{name: facts[name] for name in ("world_size", "tensor", "pipeline", "expert", "expert_tensor", "nodes")},
+        "data": max(1, world // max(1, int(facts["tensor"]) * int(facts["pipeline"]))),
+        "ranks_per_node": max(1, world // max(1, nodes)),
+    }
+
+
+def _device(facts: Facts) -> dict[str, Any]:
+    name = str(facts["device_name"])
+    kind = facts.get("device_kind")
+    if kind is None and re.search(r"ascend|\bnpu|910", name, re.IGNORECASE):
+        kind = "npu"
+    if kind is None and re.search(r"nvidia|geforce|tesla|amd|instinct", name, re.IGNORECASE):
+        kind = "cuda"
+    if kind is None:
+        raise ValueError(f"--device-name {name!r} is of no kind known here: give --device-kind npu, cuda or cpu")
+    return {
+        "kind": kind,
+        "name": name,
+        "memory_bytes": None,
+        "peak_flops_per_second": None,
+        "peak_source": None,
+        "dtype": facts["dtype"],
+    }
+
+
+def _work(
+    log: Log,
+    facts: Facts,
+    samples: Sequence[Sample],
+    seconds: Sequence[float],
+    recipe: Recipe | None,
+    origins: dict[str, str],
+) -> dict[str, Any]:
+    world, batch = int(facts["world_size"]), int(facts["global_batch"])
+    length, micro = int(facts["sequence_length"]), int(facts["micro_batch"])
+    replicas = max(1, world // max(1, int(facts["tensor"]) * int(facts["pipeline"])))
+    if micro < 1 or batch % (micro * replicas):
+        raise ValueError(
+            f"a global batch of {batch} is not whole micro-batches of {micro} on {replicas} data-parallel replicas"
+        )
+    total, active, flops = model_counts(log, facts, recipe, origins)
+    if flops is None:
+        rates = [each.tflops * 1e12 * time * world for each, time in zip(samples, seconds, strict=True) if each.tflops]
+        flops = statistics.median(rates) if rates else (6.0 * active + 0.0) * batch * length
+        origins["FLOPs a step"] = "the log's own TFLOP/s" if rates else "6 FLOP an active parameter and token"
+    return {
+        "tokens_per_step": batch * length,
+        "model_flops_per_step": flops,
+        "num_micro_batches": batch // (micro * replicas),
+        "sequence_length": length,
+        "global_batch": batch,
+        "parameters_total": total,
+        "parameters_active": active,
+    }
+
+
+def key_values(pairs: Sequence[str]) -> dict[str, str]:
+    """`--software torch=2.7.1` and the like."""
+    for pair in pairs:
+        if not all(pair.partition("=")[::2]):
+            raise ValueError(f"--software {pair!r} is not name=version, like torch=2.7.1")
+    return {name: value for name, _, value in (pair.partition("=") for pair in pairs)}
+
+
+def file_name(record: Record) -> str:
+    """A name for the record's file that no case can turn into a path elsewhere."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", record.case).strip(".-")[:100] + f"-{record.id}.json"
+
+
+def described(ingested: Ingested) -> str:
+    """What was understood, for a person to check before the record is used."""
+    record, summary = ingested.record, summarise(ingested.record)
+    first, last = record.steps[0].step, record.steps[-1].step
+    lines = [
+        record.source or "",
+        f"{len(record.steps)} samples of steps {first} to {last} (from 0), {summary.steady_steps} steady: "
+        f"median {summary.median_step_seconds:.4g} s/step, {summary.tokens_per_second_per_processor:,.5g} tokens/s/p",
+    ]
+    if ingested.unusable:
+        lines.append(f"{ingested.unusable} lines were cut short, mixed up or too long and were left out")
+    for name, origin in sorted(ingested.origins.items()):
+        lines.append(
+            f"  {name}: {ingested.facts[name]} ({origin})" if name in ingested.facts else f"  {name}: {origin}"
+        )
+    lines += [f"VOID: {reason}" for reason in record.void_reasons]
+    return "\n".join(lines)

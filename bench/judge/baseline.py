@@ -1,0 +1,327 @@
+"""A stored figure to hold, and the key that says which records may be compared with it.
+
+A baseline is data, never code: `baselines/<device>/<case>.json` holds one or more. "published" figures come
+from somebody's document; "recorded" ones from our own records. Both name where they come from and why they
+were accepted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints, model_validator
+
+from bench.judge.evidence import FLOOR_PERCENT
+from bench.judge.metrics import STEP, figures_of, metric_of
+from bench.judge.stats import summarise
+from bench.records.fields import Count, DeviceKind, Dtype, HexId, Name, Positive, Rate, StepSeconds, Strict, Text
+from bench.records.jsonfile import read_model, write_model
+from bench.records.record import Commit, Record
+
+MAX_BASELINE_BYTES = 4 * 2**20
+MAX_BASELINE_FILES = 1000
+DEFAULT_TOLERANCE_PERCENT = 5.0
+# Counted costs and whole series of runs: bench.ledger.store and bench.selftest.replay read those.
+NOT_BASELINES = ("ledger", "noise")
+
+# Two published roundings (2057 tokens/s/p and 32 s/step) disagree by 0.44 % about the tokens of a step.
+_ROUNDING = 0.005
+# Recipes of one name may be overridden to another size; vocabulary padding moves the count by less than this.
+_SAME_SIZE = 0.005
+# Runs of one program on one machine; beyond it a between-run spread is no number to judge by.
+_MAX_RUN_RATIO = 1000.0
+
+Figure = Annotated[float, Field(ge=0, le=1e30)]
+Percent = Annotated[float, Field(gt=0, le=50)]
+Sentence = Annotated[str, StringConstraints(min_length=1, max_length=2000)]
+
+
+class LayoutKey(Strict):
+    """The layout a figure holds for. A null was not stated by the source and is not compared."""
+
+    world_size: Positive
+    tensor: Positive
+    pipeline: Positive
+    expert: Positive
+    expert_tensor: Positive | None
+    data: Positive | None
+    nodes: Positive | None
+    ranks_per_node: Positive | None
+
+    @property
+    def short(self) -> str:
+        """What people say: 16 ranks, TP4 PP2 EP2, 2 nodes."""
+        split = f"{self.world_size} ranks, TP{self.tensor} PP{self.pipeline} EP{self.expert}"
+        return split if self.nodes is None else f"{split}, {self.nodes} node{'s' * (self.nodes > 1)}"
+
+
+class DeviceKey(Strict):
+    """The processors a figure holds for: by exact name, by the start of it, or by kind alone."""
+
+    kinds: Annotated[list[DeviceKind], Field(min_length=1, max_length=3)]
+    name: Name
+    match: Literal["exact", "prefix", "any"]
+
+    def accepts(self, name: str) -> bool:
+        """Whether a device's name matches; spaces, hyphens and case do not count."""
+        wanted, found = (text.casefold().replace(" ", "").replace("-", "") for text in (self.name, name))
+        return {"exact": wanted == found, "prefix": found.startswith(wanted), "any": True}[self.match]
+
+
+class RecipeKey(Strict):
+    """The recipe a figure holds for; published figures have no hash."""
+
+    name: Name
+    hash: HexId | None
+
+
+class Metrics(Strict):
+    """The two figures that are compared."""
+
+    tokens_per_second_per_processor: Rate
+    step_seconds: StepSeconds
+
+
+class RecordedRun(Strict):
+    """One run behind a recorded baseline: its steady steps, and where they come from."""
+
+    record_id: HexId
+    created_at: Annotated[str, StringConstraints(max_length=40)]
+    commit: Commit
+    software: Annotated[dict[Name, Text], Field(max_length=100)]
+    environment: Annotated[dict[Name, Text], Field(max_length=500)]
+    warmup_steps: Count
+    steady_step_seconds: Annotated[list[StepSeconds], Field(min_length=1, max_length=100_000)]
+    # bench.judge.metrics.figures_of; empty in a file from before other metrics than the step's time were judged
+    figures: Annotated[dict[Name, Figure], Field(max_length=500)] = {}
+    # of every step from the first: another run of the same program must learn the same
+    losses: Annotated[list[float | None], Field(max_length=100_000)] = []
+    grad_norms: Annotated[list[float | None], Field(max_length=100_000)] = []
+
+    @property
+    def known_figures(self) -> Mapping[str, float]:
+        """The figures; of a file from before there were any, the step's time."""
+        return self.figures or {STEP: statistics.median(self.steady_step_seconds)}
+
+    @model_validator(mode="after")
+    def _consistent(self) -> RecordedRun:
+        """What is judged is what the steps say; a figure that is judged as a ratio is never zero."""
+        if not self.figures:
+            return self
+        median = statistics.median(self.steady_step_seconds)
+        if abs(self.figures.get(STEP, 0.0) / median - 1) > 1e-6:
+            raise ValueError(f"figures.{STEP} is not {median:.6g}, the median of the steady steps")
+        for name, value in self.figures.items():
+            if _is_ratio(name) and value <= 0:
+                raise ValueError(f"figures.{name} is {value:g}, which no run can have")
+        return self
+
+
+class Baseline(Strict):
+    """One figure to hold.
+
+    `judge` baselines can fail a record; `compare` ones are only shown beside it; `retired` ones say why in their
+    rationale and are kept for people to read.
+    """
+
+    label: Name
+    kind: Literal["published", "recorded"]
+    role: Literal["judge", "compare", "retired"]
+    case: Name
+    recipe: RecipeKey
+    sequence_length: Positive
+    global_batch: Positive
+    parameters_total: Positive
+    dtype: Dtype
+    layout: LayoutKey
+    device: DeviceKey
+    metrics: Metrics
+    software: Annotated[dict[Name, Text], Field(max_length=100)] = {}  # empty: not stated, not compared
+    tolerance_percent: Percent
+    floor_percent: Percent = FLOOR_PERCENT
+    loss_tolerance_percent: Percent = 2.0
+    grad_norm_tolerance_percent: Percent = 10.0
+    source: Sentence
+    rationale: Sentence
+    runs: Annotated[list[RecordedRun], Field(max_length=1000)] = []
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Baseline:
+        tokens = self.sequence_length * self.global_batch
+        implied = tokens / (self.metrics.tokens_per_second_per_processor * self.layout.world_size)
+        if abs(implied / self.metrics.step_seconds - 1) > _ROUNDING:
+            raise ValueError(
+                f"metrics disagree: {tokens} tokens a step at "
+                f"{self.metrics.tokens_per_second_per_processor:g} tokens/s/p take {implied:.4g} s, "
+                f"not {self.metrics.step_seconds:g} s"
+            )
+        if self.kind == "recorded":
+            self._check_recorded()
+        elif self.runs:
+            raise ValueError("a published figure has no runs of ours")
+        return self
+
+    def _check_recorded(self) -> None:
+        if not self.runs:
+            raise ValueError("a recorded baseline needs at least one run")
+        if self.recipe.hash is None or None in self.layout.model_dump().values() or self.device.match != "exact":
+            raise ValueError("a recorded baseline states its recipe hash, whole layout and exact device")
+        if len({run.record_id for run in self.runs}) != len(self.runs):
+            raise ValueError("runs repeat a record_id: one run is one piece of evidence")
+        medians = [statistics.median(run.steady_step_seconds) for run in self.runs]
+        _check_alike("the median of the steady steps", medians)
+        for name in {name for run in self.runs for name in run.figures if _is_ratio(name)}:
+            _check_alike(name, [run.figures[name] for run in self.runs if name in run.figures])
+        median = statistics.median(medians)
+        if abs(median / self.metrics.step_seconds - 1) > 1e-6:
+            raise ValueError(f"metrics.step_seconds is not {median:.6g}, the median of the runs' medians")
+
+    def differences(self, record: Record) -> tuple[str, ...]:
+        """What of the key differs, in words; empty if the record may be compared with this baseline."""
+        pairs = [
+            ("case", record.case, self.case),
+            ("recipe.name", record.recipe.name, self.recipe.name),
+            ("recipe.hash", record.recipe.hash, self.recipe.hash),
+            ("sequence_length", record.work.sequence_length, self.sequence_length),
+            ("global_batch", record.work.global_batch, self.global_batch),
+            ("dtype", record.device.dtype, self.dtype),
+            *((f"layout.{k}", getattr(record.layout, k), v) for k, v in self.layout.model_dump().items()),
+        ]
+        found = [f"{key} {ours} (baseline {theirs})" for key, ours, theirs in pairs if theirs not in (None, ours)]
+        if abs(record.work.parameters_total / self.parameters_total - 1) > _SAME_SIZE:
+            found.append(f"parameters_total {record.work.parameters_total} (baseline {self.parameters_total})")
+        if record.device.kind not in self.device.kinds:
+            found.append(f"device.kind {record.device.kind} (baseline {' or '.join(self.device.kinds)})")
+        elif not self.device.accepts(record.device.name):
+            found.append(f"device.name {record.device.name} (baseline {self.device.name})")
+        software = software_differences(record.software, self.software) if self.software else []
+        return (*found, *software)
+
+
+def _is_ratio(name: str) -> bool:
+    metric = metric_of(name)
+    return metric is not None and metric.scale == "ratio"
+
+
+def _check_alike(name: str, values: Sequence[float]) -> None:
+    if max(values) > _MAX_RUN_RATIO * min(values):
+        raise ValueError(
+            f"{name} goes from {min(values):.4g} to {max(values):.4g} between runs: not of one program on one machine"
+        )
+
+
+class BaselineFile(Strict):
+    """What one file under baselines/ holds."""
+
+    schema_: Literal[1] = Field(alias="schema", default=1)
+    baselines: Annotated[list[Baseline], Field(min_length=1, max_length=100)]
+
+    def write(self, path: Path) -> None:
+        """Write the file as JSON, atomically."""
+        write_model(path, self)
+
+
+def load_baselines(folder: Path) -> list[Baseline]:
+    """Every baseline under a folder; a ValueError of one line names the file at fault."""
+    return [baseline for _, baseline in stored_baselines(folder)]
+
+
+def stored_baselines(folder: Path) -> list[tuple[Path, Baseline]]:
+    """Every baseline under a folder, and the file that holds it; a ValueError of one line names the file at fault."""
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: no such folder of baselines; give --baselines a folder that exists")
+    paths = sorted(path for path in folder.rglob("*.json") if path.relative_to(folder).parts[0] not in NOT_BASELINES)
+    if len(paths) > MAX_BASELINE_FILES:
+        raise ValueError(f"{folder}: {len(paths)} files, more than the {MAX_BASELINE_FILES} allowed")
+    loaded: dict[str, tuple[Path, Baseline]] = {}
+    for path in paths:
+        for baseline in read_baselines(path):
+            # A verdict names its baseline by label, so that two of one label would leave a reader guessing.
+            if loaded.setdefault(baseline.label, (path, baseline))[1] is not baseline:
+                raise ValueError(f"{path}: the label {baseline.label!r} is already taken by another baseline")
+    return list(loaded.values())
+
+
+def read_baselines(path: Path) -> list[Baseline]:
+    """The baselines of one file."""
+    return read_model(path, BaselineFile, max_bytes=MAX_BASELINE_BYTES).baselines
+
+
+def recorded_baseline(
+    records: Sequence[Record],
+    rationale: str,
+    *,
+    tolerance_percent: float = DEFAULT_TOLERANCE_PERCENT,
+    floor_percent: float = FLOOR_PERCENT,
+) -> Baseline:
+    """A baseline from our own records of one key, for a person to review and store."""
+    if not records:
+        raise ValueError("a baseline needs at least one record")
+    first = records[0]
+    for record in records:
+        if not record.valid:
+            raise ValueError(f"record {record.id} is void ({record.void_reasons[0]}) and cannot be a baseline")
+        if other := software_differences(record.software, first.software, "first"):
+            raise ValueError(f"record {record.id} differs from the first in {other[0]}")
+    runs = [_recorded_run(record) for record in records]
+    step_seconds = statistics.median(statistics.median(run.steady_step_seconds) for run in runs)
+    baseline = Baseline(
+        label=_label(records),
+        kind="recorded",
+        role="judge",
+        case=first.case,
+        recipe=RecipeKey(name=first.recipe.name, hash=first.recipe.hash),
+        sequence_length=first.work.sequence_length,
+        global_batch=first.work.global_batch,
+        parameters_total=first.work.parameters_total,
+        dtype=first.device.dtype,
+        layout=LayoutKey.model_validate(first.layout.model_dump()),
+        device=DeviceKey(kinds=[first.device.kind], name=first.device.name, match="exact"),
+        metrics=Metrics(
+            tokens_per_second_per_processor=first.work.tokens_per_step / step_seconds / first.layout.world_size,
+            step_seconds=step_seconds,
+        ),
+        software=first.software,
+        tolerance_percent=tolerance_percent,
+        floor_percent=floor_percent,
+        source=f"{len(runs)} recorded run(s) of this project",
+        rationale=rationale,
+        runs=runs,
+    )
+    for record in records:
+        if differences := baseline.differences(record):
+            raise ValueError(f"record {record.id} differs from the first in {differences[0]}")
+    return baseline
+
+
+def _label(records: Sequence[Record]) -> str:
+    """Case, device and date, and a digest of the runs: a baseline of other runs has another label."""
+    first, date = records[0], max(record.created_at for record in records)[:10]
+    digest = hashlib.sha256(" ".join(sorted(record.id for record in records)).encode()).hexdigest()[:8]
+    return f"{first.case[:80]} on {first.device.name[:80]}, {date} ({digest})"
+
+
+def software_differences(ours: Mapping[str, str], theirs: Mapping[str, str], other: str = "baseline") -> list[str]:
+    """Which packages are of another version, or on one side only."""
+    pairs = [(name, ours.get(name, "absent"), theirs.get(name, "absent")) for name in sorted({*theirs, *ours})]
+    return [f"software.{name} {mine} ({other} {its})" for name, mine, its in pairs if mine != its]
+
+
+def _recorded_run(record: Record) -> RecordedRun:
+    summary = summarise(record)
+    return RecordedRun(
+        record_id=record.id,
+        created_at=record.created_at,
+        commit=record.commit,
+        software=record.software,
+        environment=record.environment,
+        warmup_steps=summary.steady_from,
+        steady_step_seconds=list(summary.step_seconds[summary.steady_from :]),
+        figures=figures_of(summary),
+        losses=[step.loss for step in record.steps],
+        grad_norms=[step.grad_norm for step in record.steps],
+    )

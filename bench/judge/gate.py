@@ -1,0 +1,250 @@
+"""Judge records against baselines: floats in, a verdict and the sentence an engineer needs out.
+
+A recorded baseline of five runs or more is judged by its between-run variance (bench.judge.evidence), in speed, memory,
+skew and each phase (bench.judge.metrics): what is both surely worse and above the floor fails, what cannot be told from
+nothing passes only where the tolerance can be ruled out, and is inconclusive otherwise. All metrics of all cases of a
+suite share one error. A published figure knows no variance: there a fixed, stated, one-sided tolerance
+decides (5 % unless the baseline says otherwise). More than either faster asks for a fresh baseline, which is not a
+failure. A baseline for another recipe, layout or device is refused and the difference named; it is never compared
+with a warning.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from bench.judge.attribution import Attribution, attribute
+from bench.judge.baseline import Baseline
+from bench.judge.evidence import FAMILY_ERROR, MIN_BASELINE_RUNS, Comparison, Judgement, decide
+from bench.judge.metrics import STEP, family, figures_of
+from bench.judge.stats import summarise
+from bench.judge.verdict import RATE, STATE_OF_ROW, WORST_ROW_FIRST, Refusal, Row, RowState, Verdict
+from bench.judge.void import why_invalid, why_learning_differs, why_void
+from bench.judge.words import verdict_sentence, why_no_baseline
+from bench.records.record import Record
+
+
+def judge(
+    records: Record | Sequence[Record], baselines: Sequence[Baseline], family_error: float = FAMILY_ERROR
+) -> Verdict:
+    """Judge the runs of one case against every baseline with the same key."""
+    return judge_suite([[records] if isinstance(records, Record) else records], baselines, family_error)[0]
+
+
+def judge_suite(
+    groups: Sequence[Sequence[Record]], baselines: Sequence[Baseline], family_error: float = FAMILY_ERROR
+) -> list[Verdict]:
+    """Judge several cases, each by its runs: all their metrics are one family, which errs at most `family_error`."""
+    cases = [_prepare(list(runs), baselines) for runs in groups]
+    tests = {
+        (index, baseline.label, metric): comparison
+        for index, case in enumerate(cases)
+        for baseline in case.weighed
+        for metric, comparison in _comparisons(baseline, case).items()
+    }
+    judged = decide(tests, family_error)
+    return [
+        _conclude(case, {(label, metric): found for (at, label, metric), found in judged.items() if at == index})
+        for index, case in enumerate(cases)
+    ]
+
+
+@dataclass(frozen=True)
+class _Case:
+    """The runs of one case, their figures, and the baselines that may be compared with them."""
+
+    runs: list[Record]
+    void: str | None
+    tokens_rate: float
+    figures: list[dict[str, float]]
+    matched: list[Baseline]
+    refusals: tuple[Refusal, ...]
+
+    @property
+    def step_seconds(self) -> float:
+        first = self.runs[0]
+        return first.work.tokens_per_step / self.tokens_rate / first.layout.world_size
+
+    @property
+    def weighed(self) -> list[Baseline]:
+        return [each for each in self.matched if _is_weighed(each)] if self.void is None else []
+
+    @property
+    def measured(self) -> str:
+        text = f"{self.tokens_rate:,.5g} tokens/s/p ({self.step_seconds:.4g} s/step)"
+        return text + (f", the median of {len(self.runs)} runs," if len(self.runs) > 1 else "")
+
+
+def _prepare(runs: list[Record], baselines: Sequence[Baseline]) -> _Case:
+    _require_one_case(runs)
+    first = runs[0]
+    if void := next((reason for run in runs if (reason := why_invalid(run))), None):
+        return _Case(runs, void, 1.0, [], [], ())
+    summaries = [summarise(run) for run in runs]
+    void = next((reason for pair in zip(runs, summaries, strict=True) if (reason := why_void(*pair))), None)
+    related = [
+        each
+        for each in baselines
+        if each.role != "retired" and (each.case == first.case or each.recipe.name == first.recipe.name)
+    ]
+    differences = [(baseline, baseline.differences(first)) for baseline in related]
+    matched = [baseline for baseline, found in differences if not found]
+    return _Case(
+        runs=runs,
+        void=void or why_learning_differs(runs, matched),
+        tokens_rate=statistics.median(each.tokens_per_second_per_processor for each in summaries),
+        figures=[figures_of(each) for each in summaries],
+        matched=matched,
+        refusals=tuple(Refusal(baseline.label, found) for baseline, found in differences if found),
+    )
+
+
+def grouped(records: Iterable[Record]) -> list[list[Record]]:
+    """The records that are runs of one case, recipe, layout, device and work, in the order of their first."""
+    groups: dict[tuple[str, ...], list[Record]] = {}
+    for record in records:
+        groups.setdefault(_key(record), []).append(record)
+    return list(groups.values())
+
+
+def _key(record: Record) -> tuple[str, ...]:
+    parts = (part.model_dump_json() for part in (record.layout, record.device, record.work))
+    return (record.case, record.recipe.hash, *parts)
+
+
+def missing(
+    records: Iterable[Record], baselines: Sequence[Baseline], expected: Iterable[str] | None = None
+) -> list[Verdict]:
+    """A verdict for each case that should have been run and was not: renamed, skipped, crashed or empty.
+
+    `expected` names them; without it they are the cases of the recorded baselines of the devices that ran.
+    """
+    ran = list(records)
+    devices = [record.device for record in ran]
+    stored = {
+        each.case: f"the baseline {each.label} stands for it"
+        for each in baselines
+        if each.kind == "recorded"
+        and each.role == "judge"
+        and any(device.kind in each.device.kinds and each.device.accepts(device.name) for device in devices)
+    }
+    wanted = stored if expected is None else dict.fromkeys(expected, "it was asked for")
+    found = {record.case for record in ran if record.steps}
+    return [
+        Verdict("missing", case, f"MISSING: {case} has no run to judge, but {why}; run it, or retire its baseline")
+        for case, why in wanted.items()
+        if case not in found
+    ]
+
+
+def _require_one_case(runs: list[Record]) -> None:
+    if not runs:
+        raise ValueError("no record to judge")
+    first = runs[0]
+    for run in runs[1:]:
+        if _key(run) != _key(first):
+            raise ValueError(f"records {first.id} and {run.id} are not runs of one case, recipe, layout and device")
+
+
+def _is_weighed(baseline: Baseline) -> bool:
+    return baseline.role == "judge" and len(baseline.runs) >= MIN_BASELINE_RUNS
+
+
+def _limits(baseline: Baseline) -> tuple[float, float]:
+    """The tolerance said in seconds: 5 % fewer tokens a second are 5.26 % longer steps, 5 % more are 4.76 % shorter."""
+    tolerance = baseline.tolerance_percent
+    return 100 * tolerance / (100 - tolerance), 100 * tolerance / (100 + tolerance)
+
+
+def _comparisons(baseline: Baseline, case: _Case) -> dict[str, Comparison]:
+    theirs = [run.known_figures for run in baseline.runs]
+    return {
+        name: replace(each, limit_percent=_limits(baseline)[0], floor_percent=baseline.floor_percent)
+        for name, each in family(theirs, case.figures).items()
+    }
+
+
+def _rows(baseline: Baseline, case: _Case, judged: Mapping[tuple[str, str], Judgement]) -> list[Row]:
+    if _is_weighed(baseline):
+        return _weighed_rows(
+            baseline, case, {name: each for (label, name), each in judged.items() if label == baseline.label}
+        )
+    limit = baseline.tolerance_percent
+    longer, shorter = _limits(baseline)
+    rate, seconds = baseline.metrics.tokens_per_second_per_processor, baseline.metrics.step_seconds
+    return [
+        _row(baseline, RATE, case.tokens_rate, rate, -limit, limit),
+        _row(baseline, STEP, case.step_seconds, seconds, longer, -shorter),
+    ]
+
+
+def _weighed_rows(baseline: Baseline, case: _Case, judged: Mapping[str, Judgement]) -> list[Row]:
+    """tokens/s/p and s/step say the same of a run, so they are one test and get one state."""
+    longest = _limits(baseline)[0]
+    sides = _comparisons(baseline, case)
+    figures = [
+        (RATE, STEP, case.tokens_rate, baseline.metrics.tokens_per_second_per_processor, -baseline.tolerance_percent),
+        (STEP, STEP, case.step_seconds, baseline.metrics.step_seconds, longest),
+        *(
+            (name, name, statistics.median(side.after), statistics.median(side.before), longest)
+            for name, side in sides.items()
+            if name != STEP
+        ),
+    ]
+    return [
+        Row(
+            metric=metric,
+            measured=measured,
+            baseline=stored,
+            change_percent=100 * (measured / stored - 1) if tested == STEP else judged[tested].evidence.change_percent,
+            limit_percent=limit,
+            state=judged[tested].state,
+            label=baseline.label,
+            source=baseline.source,
+            evidence=judged[tested].evidence,
+        )
+        for metric, tested, measured, stored, limit in figures
+    ]
+
+
+def _row(baseline: Baseline, metric: str, measured: float, stored: float, worst: float, best: float) -> Row:
+    """One row; beyond the signed percents `worst` and `best` it fails or asks for a refresh."""
+    change = 100 * (measured / stored - 1)
+    sense = 1 if best > 0 else -1
+    state: RowState = "pass"
+    if baseline.role == "compare":
+        state = "compared"
+    elif sense * change < sense * worst:
+        state = "fail"
+    elif sense * change > sense * best:
+        state = "improved"
+    limit = None if baseline.role == "compare" else worst
+    return Row(metric, measured, stored, change, limit, state, baseline.label, baseline.source)
+
+
+def _conclude(case: _Case, judged: Mapping[tuple[str, str], Judgement]) -> Verdict:
+    """The worst row that decides makes the verdict, and the sentence is about it."""
+    record = case.runs[0]
+    if case.void is not None:
+        return Verdict("void", record.case, f"VOID: {record.case} cannot be judged: {case.void}")
+    rows = tuple(row for baseline in case.matched for row in _rows(baseline, case, judged))
+    deciding = [row for row in rows if row.decides]
+    if not deciding:
+        why = why_no_baseline(case.refusals)
+        sentence = f"NO BASELINE: {record.case} ran at {case.measured} on {record.device.name}; {why}"
+        return Verdict("no_baseline", record.case, sentence, rows, case.refusals)
+    worst = min(deciding, key=lambda row: WORST_ROW_FIRST.index(row.state))
+    attribution = _attribution(case, worst)
+    sentence = verdict_sentence(record, rows, worst, case.measured)
+    if attribution is not None and attribution.sentence:
+        sentence += f". Where: {attribution.sentence}"
+    return Verdict(STATE_OF_ROW[worst.state], record.case, sentence, rows, case.refusals, attribution)
+
+
+def _attribution(case: _Case, worst: Row) -> Attribution | None:
+    """Of a change that is one: where it is."""
+    baseline = next(each for each in case.matched if each.label == worst.label)
+    stored = [run.figures for run in baseline.runs if run.figures]
+    return attribute(stored, case.figures) if worst.state in ("fail", "improved") and stored else None

@@ -1,0 +1,264 @@
+"""From the raw samples of one record to the figures that people quote and gates judge.
+
+Pure functions: a record in, a frozen `Summary` out. The time of a step is that of its slowest rank, because
+every rank waits for it. All figures of speed are taken over the steady steps, which `find_steady` separates
+from the warm-up.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from bench.records.record import Record
+
+Floats = npt.NDArray[np.float64]
+WarmupRule = Literal["detected", "fixed share", "unsettled"]
+
+MIN_STEPS_TO_DETECT = 6
+FIXED_SHARE = 0.25
+# Of the cuts that are this close to the best one, the earliest is taken: a later one wins by chance on short
+# runs.
+_NEARLY_BEST = 1.10
+_CLIP_SIGMAS = 3.0
+_MAD_TO_SIGMA = 1.4826
+
+
+@dataclass(frozen=True)
+class Warmup:
+    """Where the steady part starts (an index into the steps) and which rule said so."""
+
+    steady_from: int
+    rule: WarmupRule
+
+
+@dataclass(frozen=True)
+class PeakMemory:
+    """Peak bytes of the rank that used most and of the one that used least."""
+
+    max_bytes: int
+    max_rank: int
+    min_bytes: int
+    min_rank: int
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The figures of one record. Seconds and rates are over the `steady_steps` from `steady_from` on."""
+
+    step_seconds: tuple[float, ...]
+    steady_from: int
+    warmup_rule: WarmupRule
+    steady_steps: int
+    median_step_seconds: float
+    mean_step_seconds: float
+    p5_step_seconds: float
+    p95_step_seconds: float
+    cv: float
+    tokens_per_second_per_processor: float
+    tflops_per_second_per_processor: float
+    mfu: float | None
+    skew: float
+    skew_seconds: float
+    peak: PeakMemory
+    phase_seconds: dict[str, float]
+    coverage: float | None
+    communication_share: float | None
+    collective_seconds: dict[str, float]
+    collective_calls: dict[str, int]
+    collective_bytes: dict[str, int]
+    module_seconds: dict[str, float]
+    bubble_ideal: float
+    bubble_measured: float | None
+    expert_imbalance: tuple[float | None, ...]
+    loss_first: float | None
+    loss_last: float | None
+
+
+def summarise(record: Record) -> Summary:
+    """Every figure the report shows and the gate judges; needs at least one step on at least one rank."""
+    if not record.steps or not record.ranks:
+        raise ValueError(f"record {record.id} of {record.case} holds no steps: there is nothing to summarise")
+    seconds_RS = np.array([rank.step_seconds for rank in record.ranks], dtype=np.float64)
+    slowest_S = seconds_RS.max(axis=0)
+    step_seconds = tuple(slowest_S.tolist())
+    warmup = find_steady(step_seconds)
+    steady = slice(warmup.steady_from, None)
+    steady_S = slowest_S[steady]
+    middle_S = np.median(seconds_RS, axis=0)[steady]
+    p5, median, p95 = np.percentile(steady_S, [5, 50, 95]).tolist()
+    mean = float(steady_S.mean())
+    flops_per_second = record.work.model_flops_per_step / median / record.layout.world_size
+    peak_flops = record.device.peak_flops_per_second
+    phases, coverage = _phases(record, seconds_RS, steady)
+    return Summary(
+        step_seconds=step_seconds,
+        steady_from=warmup.steady_from,
+        warmup_rule=warmup.rule,
+        steady_steps=len(steady_S),
+        median_step_seconds=median,
+        mean_step_seconds=mean,
+        p5_step_seconds=p5,
+        p95_step_seconds=p95,
+        cv=float(steady_S.std(ddof=1) / mean) if len(steady_S) > 1 else 0.0,
+        tokens_per_second_per_processor=record.work.tokens_per_step / median / record.layout.world_size,
+        tflops_per_second_per_processor=flops_per_second / 1e12,
+        mfu=None if peak_flops is None else flops_per_second / peak_flops,
+        skew=float(np.median(steady_S / middle_S)) - 1.0,
+        skew_seconds=float(np.median(steady_S - middle_S)),
+        peak=_peak(record),
+        phase_seconds=phases,
+        coverage=coverage,
+        communication_share=_communication_share(record, seconds_RS, steady),
+        collective_seconds=_collective_seconds(record, steady),
+        collective_calls=_collective_totals(record, "calls"),
+        collective_bytes=_collective_totals(record, "bytes"),
+        module_seconds=_module_seconds(record),
+        bubble_ideal=ideal_bubble(record.layout.pipeline, record.work.num_micro_batches),
+        bubble_measured=_bubble(phases),
+        expert_imbalance=tuple(imbalance(layer) for layer in record.expert_load),
+        loss_first=record.steps[0].loss,
+        loss_last=record.steps[-1].loss,
+    )
+
+
+def find_steady(step_seconds: Sequence[float]) -> Warmup:
+    """Where the warm-up of a run ends, read from its own step times.
+
+    MSER (marginal standard error rule): cut the first d steps so that the standard error of the mean of the
+    rest is least, for d from 1 to half of the run; the first step always goes. Times are first clipped to 3
+    robust standard deviations around the median of the second half, so that one late hiccup cannot pass for
+    the end of the warm-up. If only the last allowed cut is good enough, the run never settled and says so.
+    Runs of fewer than 6 steps lose a fixed quarter, at least one step; a single step is kept as it is.
+    """
+    count = len(step_seconds)
+    if count < MIN_STEPS_TO_DETECT:
+        return Warmup(min(max(1, math.ceil(count * FIXED_SHARE)), max(count - 1, 0)), "fixed share")
+    seconds = np.asarray(step_seconds, dtype=np.float64)
+    lowest, highest = _usual_range(seconds)
+    errors = _squared_errors(np.clip(seconds, lowest, highest), (lowest + highest) / 2)
+    # Rounding noise must not order cuts of a series that does not vary at all.
+    nearly_best = errors.min() * _NEARLY_BEST + 1e-18 * float(np.square(seconds).max())
+    cut = 1 + int(np.argmax(errors <= nearly_best))
+    # Clipping also hides how slow a slow start was: leading steps above the usual range go in any case.
+    while cut < count // 2 and seconds[cut] > highest:
+        cut += 1
+    return Warmup(cut, "unsettled" if cut == count // 2 else "detected")
+
+
+def _squared_errors(seconds: Floats, centre: float) -> Floats:
+    """The squared standard error of the mean after each cut of 1 .. half of the steps, from sums over each tail.
+
+    Clipped times are near the centre, so that the difference of squares loses no digits that matter.
+    """
+    half = len(seconds) // 2
+    from_centre = (seconds - centre)[::-1]
+    counts = np.arange(len(seconds) - 1, len(seconds) - half - 1, -1)
+    sums, squares = (np.cumsum(values)[counts - 1] for values in (from_centre, np.square(from_centre)))
+    return np.asarray((squares - np.square(sums) / counts) / np.square(counts), dtype=np.float64)
+
+
+def _usual_range(seconds: Floats) -> tuple[float, float]:
+    """3 robust standard deviations around the median of the second half."""
+    tail = seconds[len(seconds) // 2 :]
+    centre = float(np.median(tail))
+    spread = _CLIP_SIGMAS * _MAD_TO_SIGMA * float(np.median(np.abs(tail - centre)))
+    # Where most of the tail is one and the same number there is no scale; a permille is noise anywhere.
+    spread = max(spread, centre * 1e-3)
+    return centre - spread, centre + spread
+
+
+def ideal_bubble(pipeline: int, num_micro_batches: int) -> float:
+    """The share of a step that one-forward-one-backward leaves each stage idle: (p - 1) / (m + p - 1)."""
+    return (pipeline - 1) / (num_micro_batches + pipeline - 1)
+
+
+def _bubble(phases: dict[str, float]) -> float | None:
+    """The share of the 1F1B part of a step that stages spent waiting for each other, mean over ranks.
+
+    Sends and receives themselves are in it: they are not told apart from the waiting.
+    """
+    if not {"forward", "backward", "pipeline"} <= phases.keys():
+        return None
+    whole = phases["forward"] + phases["backward"] + phases["pipeline"]
+    return phases["pipeline"] / whole if whole else None
+
+
+def imbalance(tokens: Sequence[int]) -> float | None:
+    """The busiest expert's tokens over the mean expert's: 1 is even; None if no token came."""
+    total = sum(tokens)
+    return max(tokens) * len(tokens) / total if total else None
+
+
+def _phases(record: Record, seconds_RS: Floats, steady: slice) -> tuple[dict[str, float], float | None]:
+    """Seconds of each phase (mean over ranks, median over steady steps) and the share of the step they cover.
+
+    A phase that a rank does not list took it no time. Coverage compares phases with each rank's own step, not
+    with the slowest rank's, so that skew between ranks does not look like unmeasured time.
+    """
+    listed = [rank.phases_seconds for rank in record.ranks]
+    names, phases_PS = _mean_over_ranks(listed, len(record.steps))
+    if not names:
+        return {}, None
+    medians = np.median(phases_PS[:, steady], axis=1)
+    coverage = float(np.median((phases_PS.sum(axis=0) / seconds_RS.mean(axis=0))[steady]))
+    return dict(zip(names, medians.tolist(), strict=True)), coverage
+
+
+def _communication_share(record: Record, seconds_RS: Floats, steady: slice) -> float | None:
+    """Time inside collectives over the step, mean over ranks; None unless every rank measured it."""
+    if not all(rank.communication_seconds for rank in record.ranks):
+        return None
+    communication_RS = np.array([rank.communication_seconds for rank in record.ranks])
+    return float(np.median((communication_RS.mean(axis=0) / seconds_RS.mean(axis=0))[steady]))
+
+
+def _collective_seconds(record: Record, steady: slice) -> dict[str, float]:
+    """Seconds a step inside each kind of collective, mean over ranks, median over the steady steps."""
+    listed = [{name: each.seconds for name, each in rank.collectives.items()} for rank in record.ranks]
+    names, collectives_CS = _mean_over_ranks(listed, len(record.steps))
+    if not names:
+        return {}
+    return dict(zip(names, np.median(collectives_CS[:, steady], axis=1).tolist(), strict=True))
+
+
+def _module_seconds(record: Record) -> dict[str, float]:
+    """Seconds of the profiled step in each kind of module, forward and backward, mean over the ranks that say."""
+    told = [rank.modules_seconds for rank in record.ranks if rank.modules_seconds]
+    names = dict.fromkeys(name for each in told for name in each)
+    return {
+        name: sum(each[name].forward + each[name].backward for each in told if name in each) / len(told)
+        for name in names
+    }
+
+
+def _mean_over_ranks(listed: Sequence[Mapping[str, Sequence[float]]], steps: int) -> tuple[list[str], Floats]:
+    """Every name that a rank lists, and its mean over all ranks [names, steps]; absent is nothing."""
+    names = list(dict.fromkeys(name for each in listed for name in each))
+    nothing = [0.0] * steps
+    values = [each.get(name, nothing) for name in names for each in listed]
+    together = np.array(values, dtype=np.float64).reshape(len(names), len(listed), steps)
+    return names, np.asarray(together.mean(axis=1), dtype=np.float64)
+
+
+def _collective_totals(record: Record, field: Literal["calls", "bytes"]) -> dict[str, int]:
+    """Calls or bytes of each kind of collective in all steps on all ranks: exact, without noise."""
+    return {
+        name: sum(getattr(rank.collectives[name], field) for rank in record.ranks if name in rank.collectives)
+        for name in _collective_names(record)
+    }
+
+
+def _collective_names(record: Record) -> list[str]:
+    return list(dict.fromkeys(name for rank in record.ranks for name in rank.collectives))
+
+
+def _peak(record: Record) -> PeakMemory:
+    most = max(record.ranks, key=lambda rank: rank.peak_bytes)
+    least = min(record.ranks, key=lambda rank: rank.peak_bytes)
+    return PeakMemory(most.peak_bytes, most.rank, least.peak_bytes, least.rank)

@@ -1,0 +1,204 @@
+"""Counts a recipe's ledger: runs its training step on chosen ranks of the full-size job, on tensors without data.
+
+A step of M micro-batches costs a + b M once the pipeline is full: two steps, of one micro-batch more than the
+pipeline has stages and of one more again, give both exactly. Where M is not more than that, M itself is run.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any
+
+from bench.ledger.schema import CollectiveRow, CostRow, Ledger, Memory, Parameters, RankLedger, TimelinePoint
+from grok1.config.recipe import Recipe
+from grok1.distributed.launch import rank_context
+
+_PROCESSES = 2
+_TIMELINE_POINTS = 200
+_PACKAGES = ("torch", "megatron-core")  # what can move a ledger beside our own code
+
+# innermost match wins; what is outside the model is the schedule's, the optimizer's or the report's
+_COMPONENTS = (
+    (r"embedding", "embedding"),
+    (r"output_layer", "head"),
+    (r"core_attention", "attention core"),
+    (r"self_attention", "attention projections"),
+    (r"router", "router"),
+    (r"experts", "experts"),
+    (r"\.mlp", "dispatch"),
+    (r"layernorm", "norms"),
+    (r"decoder", "residual"),
+)
+
+
+def count(recipe: Recipe, ranks: Sequence[int] | None = None, shares: Sequence[float] | None = None) -> Ledger:
+    """The ledger of a recipe on `ranks`, by default the first of each pipeline stage, which stands for its stage.
+
+    Raises:
+        ValueError: a rank is not one of the recipe's, or the routing is impossible.
+    """
+    stages, per_stage = recipe.parallel.pipeline, recipe.parallel.world_size // recipe.parallel.pipeline
+    chosen = [stage * per_stage for stage in range(stages)] if ranks is None else sorted(set(ranks))
+    unknown = [rank for rank in chosen if not 0 <= rank < recipe.parallel.world_size]
+    if unknown or not chosen:
+        raise ValueError(f"--ranks {unknown or 'none'}: the recipe has ranks 0 to {recipe.parallel.world_size - 1}")
+    experts = recipe.model.num_experts
+    routing = tuple(shares) if shares is not None else (1.0 / experts,) * experts
+    if len(routing) != experts or abs(sum(routing) - 1.0) > 1e-6:
+        raise ValueError(
+            f"--routing has {len(routing)} shares that sum to {sum(routing):g}, not {experts} that sum to 1"
+        )
+    alike = per_stage if ranks is None else 1
+    jobs = [(recipe, rank, routing, alike) for rank in chosen]
+    with ProcessPoolExecutor(min(_PROCESSES, len(jobs)), mp_context=rank_context("cpu")) as pool:
+        results = list(pool.map(_count_rank, jobs))
+    unknown_operators: dict[str, int] = {}
+    for _, names, _ in results:
+        for name, calls in names.items():
+            unknown_operators[name] = unknown_operators.get(name, 0) + calls
+    return Ledger(
+        schema=1,
+        recipe_name=recipe.name,
+        recipe_hash=recipe.hash(),
+        software=results[0][2],
+        routing_shares=list(routing),
+        num_micro_batches=recipe.num_micro_batches,
+        ranks=[rank for rank, _, _ in results],
+        unknown_operators=dict(sorted(unknown_operators.items())),
+    )
+
+
+def _count_rank(job: tuple[Recipe, int, tuple[float, ...], int]) -> tuple[RankLedger, dict[str, int], dict[str, str]]:
+    recipe, rank, routing, alike = job
+    # here, in a process that the forkserver made, which has them already
+    from bench.ledger.meter import MarkedPhases, Meter
+    from grok1.device import measuring
+    from grok1.distributed.rank_process import prepare_process
+    from grok1.training.dry import Routing, dry_rank
+
+    prepare_process()
+    phases = MarkedPhases()
+    meter = Meter(phases)
+    total = recipe.num_micro_batches
+    small = min(total, recipe.parallel.pipeline + 1)
+    with dry_rank(recipe, rank, Routing(routing), phases, meter) as (stepper, batches, where):
+        ledger = rank_ledger(meter, stepper, batches, where, alike, sorted({small, min(total, small + 1)}))
+    versions = {name: version.partition("+")[0] for name, version in measuring.versions(_PACKAGES, False).items()}
+    return ledger, dict(meter.counts.unknown), versions
+
+
+def rank_ledger(
+    meter: Any, stepper: Any, batches: Any, ranks: Any, alike: int, micro_batches: Sequence[int]
+) -> RankLedger:
+    """The ledger of a rank whose stepper was built under the meter: one step for each of `micro_batches`, extended."""
+    meter.watch(stepper.model)
+    settle(meter, stepper, batches)
+    counts = []
+    for batches.num_micro_batches in micro_batches:
+        meter.reset()
+        stepper.run(0)
+        counts.append(meter.counts)
+    more = stepper.recipe.num_micro_batches - micro_batches[0]
+    return RankLedger(
+        rank=ranks.rank,
+        stage=ranks.pipeline,
+        ranks_alike=alike,
+        parameters=_parameters(stepper.model),
+        costs=_cost_rows(counts, more),
+        collectives=_collective_rows(counts, more),
+        memory=_memory(counts[-1], meter),
+        timeline=_timeline(counts[-1].timeline),
+    )
+
+
+def settle(meter: Any, stepper: Any, batches: Any) -> None:
+    """One step that makes what stays: then say what is what, so that the rest is a step's own."""
+    batches.num_micro_batches = 1
+    stepper.run(0)
+    model = stepper.model
+    meter.rename_all("optimizer")
+    meter.classify((parameter.data for parameter in model.parameters()), "weights")
+    buffers = model.buffers + model.expert_parallel_buffers
+    meter.classify((buffer.grad_data for buffer in buffers), "gradients")
+
+
+def component(module: str) -> str:
+    """The part of the model that a module's path lies in."""
+    for pattern, name in _COMPONENTS:
+        if re.search(pattern, module):
+            return name
+    return "outside the model"
+
+
+def _parameters(model: Any) -> Parameters:
+    sizes = {"dense": 0, "expert": 0, "embedding": 0}
+    for name, parameter in model.named_parameters():
+        is_end = "word_embeddings" in name or "output_layer" in name
+        sizes["expert" if ".local_experts." in name else "embedding" if is_end else "dense"] += parameter.numel()
+    return Parameters(**sizes)
+
+
+def _cost_rows(counts: Sequence[Any], more: int) -> list[CostRow]:
+    fields = ("calls", "matrix_flops", "vector_flops", "bytes_read", "bytes_written")
+    rows: dict[tuple[str, str], list[int]] = {}
+    keys = {key for each in counts for key in each.costs}
+    for phase, module in keys:
+        values = [[getattr(each.costs[(phase, module)], name) for name in fields] for each in counts]
+        row = rows.setdefault((phase, component(module)), [0] * len(fields))
+        for index, value in enumerate(_extended(values, more)):
+            row[index] += value
+    return [
+        CostRow(
+            phase=phase,
+            component=name,
+            operator_calls=row[0],
+            matrix_flops=row[1],
+            vector_flops=row[2],
+            bytes_read=row[3],
+            bytes_written=row[4],
+        )
+        for (phase, name), row in sorted(rows.items())
+    ]
+
+
+def _collective_rows(counts: Sequence[Any], more: int) -> list[CollectiveRow]:
+    rows = []
+    for key in sorted({key for each in counts for key in each.collectives}):
+        phase, group, operation, dtype = key
+        values = [[each.collectives[key].calls, each.collectives[key].bytes] for each in counts]
+        calls, num_bytes = _extended(values, more)
+        rows.append(
+            CollectiveRow(phase=phase, group=group, operation=operation, dtype=dtype, calls=calls, bytes=num_bytes)
+        )
+    return rows
+
+
+def _extended(values: Sequence[Sequence[int]], more: int) -> Iterable[int]:
+    """The figures of the first count with `more` micro-batches added, each costing what the second adds."""
+    if len(values) == 1:
+        return values[0]
+    return [first + more * (second - first) for first, second in zip(*values, strict=True)]
+
+
+def _memory(counts: Any, meter: Any) -> Memory:
+    split = counts.peak_split
+    kinds = ("weights", "gradients", "optimizer")
+    return Memory(
+        peak_bytes=counts.peak_bytes,
+        peak_phase=counts.peak_at[0],
+        peak_component=component(counts.peak_at[1]),
+        activations_bytes=split.get("activations", 0),
+        temporary_bytes=split.get("temporary", 0),
+        static_bytes=sum(meter.live_bytes(kind) for kind in kinds),
+        **{f"{kind}_bytes": split.get(kind, 0) for kind in kinds},
+    )
+
+
+def _timeline(points: Sequence[tuple[str, str, int]]) -> list[TimelinePoint]:
+    """At most 200 stretches of equally many module changes, each with its highest point."""
+    size = -(-len(points) // _TIMELINE_POINTS)
+    stretches = [points[start : start + size] for start in range(0, len(points), size)]
+    highest = [max(stretch, key=lambda point: point[2]) for stretch in stretches]
+    return [TimelinePoint(phase=phase, component=component(module), bytes=live) for phase, module, live in highest]

@@ -1,0 +1,216 @@
+"""The exact cost of a training step, rank by rank: what it holds, how two are compared, how it reads. No torch.
+
+A ledger has no noise: the same tree gives the same bytes on every machine, so it is compared with zero tolerance.
+What can move it beside the code, the versions of torch and megatron-core, is in it.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from bench.records.jsonfile import read_model, write_model
+
+MAX_LEDGER_BYTES = 8 << 20
+
+Name = Annotated[str, Field(max_length=200)]
+Count = Annotated[int, Field(ge=0, le=1 << 62)]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
+
+
+class CostRow(_Frozen):
+    """Operators of one component in one phase of a step. FLOPs and bytes as bench.ledger.meter counts them."""
+
+    phase: Name
+    component: Name
+    operator_calls: Count
+    matrix_flops: Count
+    vector_flops: Count
+    bytes_read: Count
+    bytes_written: Count
+
+
+class CollectiveRow(_Frozen):
+    """Calls of one collective on one kind of group in one phase; bytes are of each call's larger side."""
+
+    phase: Name
+    group: Name
+    operation: Name
+    dtype: Name
+    calls: Count
+    bytes: Count
+
+
+class Parameters(_Frozen):
+    """Parameters that the rank holds."""
+
+    dense: Count
+    expert: Count
+    embedding: Count  # the head's rows too
+
+
+class Memory(_Frozen):
+    """Tensor storages alive at the step's peak, by what they are, and those alive between steps."""
+
+    peak_bytes: Count
+    peak_phase: Name
+    peak_component: Name
+    weights_bytes: Count
+    gradients_bytes: Count
+    optimizer_bytes: Count
+    activations_bytes: Count
+    temporary_bytes: Count
+    static_bytes: Count
+
+
+class TimelinePoint(_Frozen):
+    """The most memory alive during one stretch of the step."""
+
+    phase: Name
+    component: Name
+    bytes: Count
+
+
+class RankLedger(_Frozen):
+    """One rank's step."""
+
+    rank: Count
+    stage: Count
+    ranks_alike: Count  # ranks that it stands for in the totals, itself included
+    parameters: Parameters
+    costs: Annotated[list[CostRow], Field(max_length=10_000)]
+    collectives: Annotated[list[CollectiveRow], Field(max_length=10_000)]
+    memory: Memory
+    timeline: Annotated[list[TimelinePoint], Field(max_length=1000)]
+
+
+class Ledger(_Frozen):
+    """A recipe's step, counted on some of its ranks."""
+
+    schema_version: Literal[1] = Field(alias="schema")
+    recipe_name: Name
+    recipe_hash: Name
+    software: dict[Name, Name]
+    routing_shares: Annotated[list[float], Field(max_length=4096)]
+    num_micro_batches: Count
+    ranks: Annotated[list[RankLedger], Field(min_length=1, max_length=65_536)]
+    unknown_operators: dict[Name, Count]  # of which no FLOPs are counted: then the ledger is too low
+    rationale: Annotated[str, Field(max_length=2000)] = ""
+
+    @property
+    def is_complete(self) -> bool:
+        """Every operator that ran has a FLOP formula or is known to have none."""
+        return not self.unknown_operators
+
+    def total(self, field: str) -> int:
+        """Sum over all ranks of the job of a field of the cost rows."""
+        return sum(getattr(row, field) * rank.ranks_alike for rank in self.ranks for row in rank.costs)
+
+
+def read_ledger(path: Path) -> Ledger:
+    """A stored ledger; a ValueError of one line says what is wrong with the file."""
+    return read_model(path, Ledger, max_bytes=MAX_LEDGER_BYTES)
+
+
+def write_ledger(path: Path, ledger: Ledger) -> None:
+    """Atomically, the same bytes for the same ledger."""
+    write_model(path, ledger)
+
+
+# ---- comparing -----------------------------------------------------------------------------------------
+
+
+class Difference(_Frozen):
+    """One figure that is not the same."""
+
+    rank: int
+    what: str
+    figure: str
+    before: int
+    after: int
+
+
+def incomparable(before: Ledger, after: Ledger) -> list[str]:
+    """Why two ledgers of one recipe are of different things, so that a difference may not be the code's."""
+    reasons = []
+    for name in sorted({*before.software, *after.software}):
+        old, new = before.software.get(name, "absent"), after.software.get(name, "absent")
+        if old != new:
+            reasons.append(f"{name} {old} before, {new} after")
+    if before.recipe_hash != after.recipe_hash:
+        reasons.append(f"recipe {before.recipe_hash} before, {after.recipe_hash} after")
+    if before.routing_shares != after.routing_shares:
+        reasons.append("the routing differs")
+    if [rank.rank for rank in before.ranks] != [rank.rank for rank in after.ranks]:
+        reasons.append("other ranks were counted")
+    return reasons
+
+
+def differences(before: Ledger, after: Ledger) -> list[Difference]:
+    """Every figure that differs on the ranks that both hold, largest relative change first. Zero tolerance."""
+    old_ranks = {rank.rank: rank for rank in before.ranks}
+    found = []
+    for new in after.ranks:
+        old = old_ranks.get(new.rank)
+        if old is None:
+            continue
+        theirs, ours = dict(_figures(old)), dict(_figures(new))
+        for what, figure in sorted({*theirs, *ours}):
+            pair = theirs.get((what, figure), 0), ours.get((what, figure), 0)
+            if pair[0] != pair[1]:
+                found.append(Difference(rank=new.rank, what=what, figure=figure, before=pair[0], after=pair[1]))
+    return sorted(found, key=lambda each: -abs(each.after - each.before) / max(each.before, each.after))
+
+
+def _figures(rank: RankLedger) -> Iterator[tuple[tuple[str, str], int]]:
+    """Every figure of a rank by ((what it is of), (its name))."""
+    groups: list[tuple[str, Any, tuple[str, ...]]] = [
+        ("parameters", rank.parameters, ()),
+        ("memory", rank.memory, ()),
+        *((f"{row.phase}: {row.component}", row, ("phase", "component")) for row in rank.costs),
+        *(
+            (f"{row.phase}: {row.operation} on {row.group}, {row.dtype}", row, ("phase", "group", "operation", "dtype"))
+            for row in rank.collectives
+        ),
+    ]
+    for what, row, keys in groups:
+        for figure, value in row.model_dump(exclude=set(keys)).items():
+            if isinstance(value, int):
+                yield (what, figure), value
+
+
+# ---- reading -------------------------------------------------------------------------------------------
+
+
+def phase_totals(rank: RankLedger) -> dict[str, dict[str, int]]:
+    """Sums of the cost figures by phase, in the order in which the phases first appear."""
+    return _cost_totals(rank, "phase")
+
+
+def component_totals(rank: RankLedger) -> dict[str, dict[str, int]]:
+    """Sums of the cost figures by component."""
+    return _cost_totals(rank, "component")
+
+
+def _cost_totals(rank: RankLedger, axis: Literal["phase", "component"]) -> dict[str, dict[str, int]]:
+    totals: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
+    for row in rank.costs:
+        for figure, value in row.model_dump(exclude={"phase", "component"}).items():
+            totals[getattr(row, axis)][figure] += value
+    return totals
+
+
+def group_totals(rank: RankLedger) -> dict[tuple[str, str], dict[str, int]]:
+    """(calls, bytes) of the collectives by (group, operation)."""
+    totals: dict[tuple[str, str], dict[str, int]] = defaultdict(lambda: defaultdict(int))
+    for row in rank.collectives:
+        totals[(row.group, row.operation)]["calls"] += row.calls
+        totals[(row.group, row.operation)]["bytes"] += row.bytes
+    return totals

@@ -1,0 +1,86 @@
+"""Ledgers beside others: stored ones, those of other recipes and revisions, and how a difference reads. No torch."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from bench.git import commit_of, worktree
+from bench.ledger.schema import Ledger, read_ledger, write_ledger
+from grok1.config.load import load_recipe, recipe_names
+from grok1.config.recipe import Recipe
+
+FOLDER = Path(__file__).resolve().parents[2] / "baselines" / "ledger"
+# stored and held by a test; the 314B one takes a minute and is held by the benchmark run
+SHIPPED = ("grok1-nano", "grok1-tiny", "grok1-small", "grok1-40b-2layer", "grok1-40b", "grok1-60b", "grok1-314b")
+_REVISION_SECONDS = 900
+
+
+def counted(recipe: Recipe, ranks: Sequence[int] | None = None, shares: Sequence[float] | None = None) -> Ledger:
+    """A recipe's ledger, counted now."""
+    from bench.ledger.count import count  # starts processes that import torch
+
+    return count(recipe, ranks, shares)
+
+
+def path_of(folder: Path, recipe_name: str) -> Path:
+    """Where the ledger of that recipe is stored."""
+    return folder / f"{recipe_name}.json"
+
+
+def store(ledger: Ledger, folder: Path, rationale: str) -> Path:
+    """Replace the stored ledger, with the reason in it and without the timeline, which nobody compares."""
+    path = path_of(folder, ledger.recipe_name)
+    ranks = [rank.model_copy(update={"timeline": []}) for rank in ledger.ranks]
+    write_ledger(path, ledger.model_copy(update={"ranks": ranks, "rationale": rationale.strip()}))
+    return path
+
+
+def resolve(what: str, recipe: str, overrides: Sequence[str]) -> Ledger:
+    """A ledger named by its file, by a recipe, or by a git revision at which `recipe` is counted.
+
+    Raises:
+        ValueError: it is none of them.
+    """
+    if Path(what).suffix == ".json" and Path(what).is_file():
+        return read_ledger(Path(what))
+    if what in recipe_names() or what.endswith(".toml"):
+        return counted(load_recipe(what, list(overrides)))
+    return _at_revision(what, recipe, overrides)
+
+
+def _at_revision(revision: str, recipe: str, overrides: Sequence[str]) -> Ledger:
+    try:
+        commit_of(revision)
+    except ValueError as error:
+        raise ValueError(
+            f"--diff {revision}: is no ledger's .json file, no recipe and no git revision: {error}"
+        ) from None
+    with worktree(revision) as tree:
+        return counted_in(tree, recipe, overrides)
+
+
+def counted_in(tree: Path, recipe: str, overrides: Sequence[str], python: str = sys.executable) -> Ledger:
+    """A recipe's ledger, counted by the code of another checkout.
+
+    Raises:
+        ValueError: that code cannot count it, or not in time.
+    """
+    with tempfile.TemporaryDirectory(prefix="grok1-ledger-") as folder:
+        result = Path(folder) / "ledger.json"
+        command = [python, "-m", "bench", "ledger", "--recipe", recipe, "--json", str(result)]
+        command += [word for override in overrides for word in ("--set", override)]
+        # run in the tree, whose packages then come before the installed ones
+        try:
+            done = subprocess.run(
+                command, cwd=tree, capture_output=True, text=True, timeout=_REVISION_SECONDS, check=False
+            )
+        except subprocess.TimeoutExpired:
+            raise ValueError(f"its ledger took longer than {_REVISION_SECONDS} s to count") from None
+        if done.returncode or not result.is_file():
+            reason = (done.stderr.strip().splitlines() or ["it says nothing"])[-1]
+            raise ValueError(f"its ledger cannot be counted: {reason}")
+        return read_ledger(result)

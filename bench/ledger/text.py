@@ -1,0 +1,172 @@
+"""Ledgers and their differences, as text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from tabulate import tabulate
+
+from bench.ledger.schema import (
+    Difference,
+    Ledger,
+    RankLedger,
+    component_totals,
+    differences,
+    group_totals,
+    incomparable,
+    phase_totals,
+)
+from grok1.config.recipe import Recipe
+
+_SHOWN_DIFFERENCES = 40
+_GIB, _GIGA, _TERA = 2**30, 1e9, 1e12
+
+
+def complaint(before: Ledger, after: Ledger) -> str:
+    """What a gate says of a counted ledger beside the stored one: nothing where they are the same."""
+    reasons, found = incomparable(before, after), differences(before, after)
+    if not reasons and not found and before.unknown_operators == after.unknown_operators:
+        return ""
+    lines = [f"the cost of a step of {after.recipe_name} is not what is stored:"]
+    lines += [f"- not the same thing: {reason}" for reason in reasons]
+    if before.unknown_operators != after.unknown_operators:
+        lines.append(
+            f"- operators without a FLOP formula: {before.unknown_operators} before, {after.unknown_operators} after"
+        )
+    if found:
+        lines += ["", table(found)]
+    what = "cheaper" if found and all(each.after <= each.before for each in found) else "meant"
+    lines += [
+        "",
+        f"if this is {what}, store it: python -m bench ledger --recipe {after.recipe_name} --update --rationale '...'",
+    ]
+    return "\n".join(lines)
+
+
+def table(found: Sequence[Difference]) -> str:
+    """Differences as a Markdown table, the largest relative change first."""
+    rows = [
+        (each.rank, each.what, each.figure, f"{each.before:,}", f"{each.after:,}", _change(each))
+        for each in found[:_SHOWN_DIFFERENCES]
+    ]
+    headers = ("rank", "what", "figure", "before", "after", "change")
+    text = tabulate(rows, headers, tablefmt="github", disable_numparse=True)
+    more = len(found) - _SHOWN_DIFFERENCES
+    return text + (f"\n\nand {more} more" if more > 0 else "")
+
+
+def _change(each: Difference) -> str:
+    if not each.before:
+        return "new"
+    return "gone" if not each.after else f"{each.after / each.before - 1:+.2%}"
+
+
+def as_markdown(before: Ledger, after: Ledger, names: tuple[str, str]) -> str:
+    """Two ledgers side by side: totals a rank, then every figure that differs where the ranks are the same."""
+    lines = [f"# {names[0]} beside {names[1]}", ""]
+    lines += [f"- {reason}" for reason in incomparable(before, after)]
+    rows = []
+    for old, new in zip(before.ranks, after.ranks, strict=False):
+        for figure, theirs, ours in zip(_FIGURES, _headline(old), _headline(new), strict=True):
+            change = f"{ours / theirs - 1:+.2%}" if theirs else "new" if ours else ""
+            rows.append((f"stage {new.stage}", figure, f"{theirs:,.3f}", f"{ours:,.3f}", change))
+    headers = ("", "a rank's step", names[0], names[1], "change")
+    lines += ["", tabulate(rows, headers, tablefmt="github", disable_numparse=True), ""]
+    found = differences(before, after)
+    return "\n".join([*lines, table(found) if found else "No figure differs."])
+
+
+_FIGURES = (
+    "matrix TFLOP",
+    "vector GFLOP",
+    "bytes read and written, GB",
+    "operator calls",
+    "collective calls",
+    "collective GB",
+    "peak memory, GiB",
+    "static memory, GiB",
+)
+
+
+def _headline(rank: RankLedger) -> tuple[float, ...]:
+    def total(field: str) -> int:
+        return sum(getattr(row, field) for row in rank.costs)
+
+    return (
+        total("matrix_flops") / _TERA,
+        total("vector_flops") / _GIGA,
+        (total("bytes_read") + total("bytes_written")) / _GIGA,
+        float(total("operator_calls")),
+        float(sum(row.calls for row in rank.collectives)),
+        sum(row.bytes for row in rank.collectives) / _GIGA,
+        rank.memory.peak_bytes / _GIB,
+        rank.memory.static_bytes / _GIB,
+    )
+
+
+def summary(ledger: Ledger, recipe: Recipe, memory_gib: float) -> str:
+    """What a person wants to know of one ledger, in a terminal; `memory_gib` is what a rank's device has."""
+    parts = [
+        f"{ledger.recipe_name} ({ledger.recipe_hash}): a step of {ledger.num_micro_batches} micro-batches, "
+        f"{recipe.parallel.world_size} ranks, {', '.join(f'{k} {v}' for k, v in ledger.software.items())}"
+    ]
+    for rank in ledger.ranks:
+        parts += ["", *_rank_summary(rank)]
+    fullest = max(ledger.ranks, key=lambda rank: rank.memory.peak_bytes)
+    margin = memory_gib - fullest.memory.peak_bytes / _GIB
+    fits = f"fits with {margin:.2f} GiB to spare" if margin >= 0 else f"DOES NOT FIT: {-margin:.2f} GiB too much"
+    parts += [
+        "",
+        f"peak memory of rank {fullest.rank} on a device of {memory_gib:g} GiB: {fits} (tensors alone, without what "
+        "the allocator and the driver keep)",
+    ]
+    total = ledger.total("matrix_flops")
+    if sum(rank.ranks_alike for rank in ledger.ranks) == recipe.parallel.world_size:
+        parts += [
+            "",
+            f"all ranks: {total / _TERA:,.1f} matrix TFLOP a step; the recipe's model FLOPs are "
+            f"{recipe.flops_per_step() / _TERA:,.1f} (causal attention, no recompute)",
+        ]
+    if not ledger.is_complete:
+        names = ", ".join(f"{name} ({calls})" for name, calls in ledger.unknown_operators.items())
+        parts += ["", f"INCOMPLETE: no FLOP formula for {names}; these are counted as nothing, so FLOPs are too low"]
+    return "\n".join(parts)
+
+
+def _rank_summary(rank: RankLedger) -> list[str]:
+    parameters, memory = rank.parameters, rank.memory
+    costs = [
+        (name, *_cost_columns(figures))
+        for totals in (phase_totals(rank), component_totals(rank))
+        for name, figures in totals.items()
+    ]
+    moved = [
+        (group, operation, f"{figures['calls']:,}", f"{figures['bytes'] / _GIGA:,.3f}")
+        for (group, operation), figures in group_totals(rank).items()
+    ]
+    alike = f", standing for {rank.ranks_alike} ranks" if rank.ranks_alike > 1 else ""
+    return [
+        f"rank {rank.rank}, stage {rank.stage}{alike}: parameters {parameters.dense:,} dense, {parameters.expert:,} "
+        f"expert, {parameters.embedding:,} embedding",
+        f"memory, GiB: peak {memory.peak_bytes / _GIB:.3f} ({memory.peak_phase}, {memory.peak_component}) = weights "
+        f"{memory.weights_bytes / _GIB:.3f} + gradients {memory.gradients_bytes / _GIB:.3f} + optimizer "
+        f"{memory.optimizer_bytes / _GIB:.3f} + activations {memory.activations_bytes / _GIB:.3f} + temporary "
+        f"{memory.temporary_bytes / _GIB:.3f}",
+        "",
+        tabulate(costs, ("phase, then component", "calls", "matrix TFLOP", "vector GFLOP", "GB moved"), **_PLAIN),
+        "",
+        tabulate(moved, ("group", "collective", "calls", "GB"), **_PLAIN),
+    ]
+
+
+_PLAIN: dict[str, Any] = {"disable_numparse": True}
+
+
+def _cost_columns(figures: dict[str, int]) -> tuple[str, str, str, str]:
+    return (
+        f"{figures['operator_calls']:,}",
+        f"{figures['matrix_flops'] / _TERA:,.4g}",
+        f"{figures['vector_flops'] / _GIGA:,.4g}",
+        f"{(figures['bytes_read'] + figures['bytes_written']) / _GIGA:,.4g}",
+    )

@@ -1,0 +1,304 @@
+"""What one benchmark run was and what it measured: schema 1, one JSON file a run.
+
+A number travels with its provenance, so a record holds the raw per-step samples of every rank next to the
+recipe, layout, device, software and commit that made them. Statistics are derived later, in `stats`; nothing
+is averaged here. A record checks itself when it is built and when it is read, so code behind this door never
+meets an odd one.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from bench.records.environment import allowed_environment
+from bench.records.fields import (
+    Count,
+    DeviceKind,
+    Dtype,
+    HexId,
+    Name,
+    PartName,
+    Positive,
+    Rate,
+    Seconds,
+    StepSeconds,
+    Strict,
+    Text,
+    UtcTime,
+)
+from bench.records.jsonfile import check_plain_json, read_model, write_model
+
+MAX_RECORD_BYTES = 64 * 2**20
+MAX_STEPS = 100_000
+MAX_RANKS = 65_536
+
+
+class RecipeUsed(Strict):
+    """The recipe that ran: `hash` identifies `resolved`, which is the recipe after every override."""
+
+    name: Name
+    hash: HexId
+    resolved: dict[str, Any]
+
+    @field_validator("resolved")
+    @classmethod
+    def _bounded(cls, value: dict[str, Any]) -> dict[str, Any]:
+        check_plain_json(value)
+        return value
+
+
+class Layout(Strict):
+    """How many ways the job was split. `expert_tensor` is the tensor split inside one expert."""
+
+    world_size: Annotated[int, Field(ge=1, le=MAX_RANKS)]
+    tensor: Positive
+    pipeline: Positive
+    expert: Positive
+    expert_tensor: Positive
+    data: Positive
+    nodes: Positive
+    ranks_per_node: Positive
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Layout:
+        if self.tensor * self.pipeline * self.data != self.world_size:
+            raise ValueError(
+                f"world_size {self.world_size} is not "
+                f"tensor {self.tensor} x pipeline {self.pipeline} x data {self.data}"
+            )
+        if self.nodes * self.ranks_per_node != self.world_size:
+            raise ValueError(
+                f"world_size {self.world_size} is not {self.nodes} nodes x {self.ranks_per_node} ranks_per_node"
+            )
+        if self.world_size % (self.expert * self.expert_tensor * self.pipeline):
+            raise ValueError("world_size is not a multiple of expert x expert_tensor x pipeline")
+        return self
+
+
+class Device(Strict):
+    """One processor. `peak_flops_per_second` is dense, for `dtype`; null where no honest figure is known."""
+
+    kind: DeviceKind
+    name: Name
+    memory_bytes: Positive | None
+    peak_flops_per_second: Rate | None
+    peak_source: Text | None
+    dtype: Dtype
+
+    @model_validator(mode="after")
+    def _peak_has_a_source(self) -> Device:
+        if (self.peak_flops_per_second is None) != (self.peak_source is None):
+            raise ValueError("peak_flops_per_second and peak_source are stated together or not at all")
+        return self
+
+
+class Commit(Strict):
+    """The code that ran; nulls where it was not run from a git checkout."""
+
+    sha: HexId | None
+    dirty: bool | None
+
+
+class Host(Strict):
+    """The machine of rank 0. A load above `cores` before the start says that others were using it."""
+
+    cores: Positive
+    memory_bytes: Positive
+    load_average_1m: Annotated[float, Field(ge=0, le=1e6)]
+    cpu_name: Name
+    # During the run, of all cores together; null where the system does not say. Stolen: by the hypervisor for other
+    # guests. Throttled: waited for, over this group's quota.
+    stolen_seconds: Seconds | None = None
+    throttled_seconds: Seconds | None = None
+
+
+class Work(Strict):
+    """What one step does, for the whole job: `model_flops_per_step` counts no recomputation."""
+
+    tokens_per_step: Positive
+    model_flops_per_step: Rate
+    num_micro_batches: Positive
+    sequence_length: Positive
+    global_batch: Positive
+    parameters_total: Positive
+    parameters_active: Positive
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Work:
+        if self.sequence_length * self.global_batch != self.tokens_per_step:
+            raise ValueError("tokens_per_step is not sequence_length x global_batch")
+        if self.parameters_active > self.parameters_total:
+            raise ValueError("parameters_active is larger than parameters_total")
+        return self
+
+
+class Step(Strict):
+    """One optimizer step. A null `loss` or `grad_norm` was not finite; a null `aux_loss` was not used.
+
+    A null `learning_rate`, or a null `grad_norm` in a valid record, was not in an ingested log.
+    """
+
+    step: Count
+    loss: float | None
+    aux_loss: float | None
+    grad_norm: float | None
+    learning_rate: Annotated[float, Field(ge=0)] | None
+    skipped: bool
+
+
+class Collective(Strict):
+    """One kind of collective on one rank: seconds inside it each step; calls and bytes of all steps together."""
+
+    seconds: Annotated[list[Seconds], Field(max_length=MAX_STEPS)]
+    calls: Count
+    bytes: Count
+
+
+class ModuleSeconds(Strict):
+    """A kind of module's own operators, without those of modules inside it, in one profiled step."""
+
+    forward: Seconds
+    backward: Seconds
+
+
+class Span(Strict):
+    """A stretch of one phase within a step, in seconds from that step's start on that rank."""
+
+    phase: PartName
+    start_seconds: Seconds
+    end_seconds: Seconds
+
+    @model_validator(mode="after")
+    def _forwards(self) -> Span:
+        if self.end_seconds < self.start_seconds:
+            raise ValueError(f"a span of {self.phase} ends before it starts")
+        return self
+
+
+class RankSamples(Strict):
+    """What one rank measured, one number a step. An empty communication list was not measured."""
+
+    rank: Count
+    stage: Count
+    step_seconds: Annotated[list[StepSeconds], Field(max_length=MAX_STEPS)]
+    phases_seconds: Annotated[
+        dict[PartName, Annotated[list[Seconds], Field(max_length=MAX_STEPS)]], Field(max_length=32)
+    ]
+    communication_seconds: Annotated[list[Seconds], Field(max_length=MAX_STEPS)]
+    communication_calls: Annotated[list[Count], Field(max_length=MAX_STEPS)]
+    communication_bytes: Annotated[list[Count], Field(max_length=MAX_STEPS)]
+    peak_bytes: Count
+    reserved_bytes: Count | None
+    host_bytes: Count
+    # By "group operation", as in "tensor all_gather": the parts of the communication above.
+    collectives: Annotated[dict[PartName, Collective], Field(max_length=64)] = {}
+    # By module, layers of one kind together: of one more step, which was profiled and so took longer than the others.
+    # Empty but on the first rank of each stage.
+    modules_seconds: Annotated[dict[PartName, ModuleSeconds], Field(max_length=200)] = {}
+    # The last step, phase by phase, in the order of time.
+    timeline: Annotated[list[Span], Field(max_length=20_000)] = []
+
+    def check_lengths(self, steps: int) -> None:
+        """Refuse a list that does not hold one number for each of `steps`."""
+        lists: dict[str, list[float] | list[int]] = {"step_seconds": self.step_seconds}
+        lists |= {f"phases_seconds.{name}": values for name, values in self.phases_seconds.items()}
+        lists |= {f"collectives.{name}.seconds": each.seconds for name, each in self.collectives.items()}
+        for name in ("communication_seconds", "communication_calls", "communication_bytes"):
+            if getattr(self, name):
+                lists[name] = getattr(self, name)
+        for name, values in lists.items():
+            if len(values) != steps:
+                raise ValueError(f"rank {self.rank}: {name} holds {len(values)} numbers for {steps} steps")
+
+
+class Record(Strict):
+    """One run of one case. A void record is kept for people to read; it is never judged nor a baseline."""
+
+    # `schema` is the name on disk, but also a (deprecated) method of pydantic's models.
+    schema_: Literal[1] = Field(alias="schema", default=1)
+    id: HexId
+    created_at: UtcTime
+    case: Name
+    valid: bool
+    void_reasons: Annotated[list[Text], Field(max_length=100)]
+    recipe: RecipeUsed
+    layout: Layout
+    device: Device
+    software: Annotated[dict[Name, Text], Field(max_length=100)]
+    commit: Commit
+    environment: Annotated[dict[Name, Text], Field(max_length=500)]
+    host: Host | None
+    work: Work
+    startup_seconds: Seconds | None
+    steps: Annotated[list[Step], Field(max_length=MAX_STEPS)]
+    ranks: Annotated[list[RankSamples], Field(max_length=MAX_RANKS)]
+    # Tokens that each expert of each layer was given, summed over the steps; empty where it was not counted.
+    expert_load: Annotated[list[Annotated[list[Count], Field(max_length=4096)]], Field(max_length=1024)]
+    # Null for a run of ours. Of an ingested log: where it came from and what its samples are. Such a record holds one
+    # time a step for the whole job, as rank 0; it may lack the host, gradient norms and memory (0 bytes: not known).
+    source: Text | None = None
+
+    @field_validator("environment")
+    @classmethod
+    def _allow_listed(cls, value: dict[str, str]) -> dict[str, str]:
+        refused = sorted(set(value) - set(allowed_environment(value)))
+        if refused:
+            raise ValueError(f"{refused[0]!r} is not allow-listed: keep allowed_environment() of it only")
+        return value
+
+    @field_validator("expert_load")
+    @classmethod
+    def _rectangular(cls, value: list[list[int]]) -> list[list[int]]:
+        if len({len(layer) for layer in value}) > 1 or [] in value:
+            raise ValueError("every layer must count the same experts")
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Record:
+        self._check_steps()
+        self._check_ranks()
+        if self.source is None and (self.host is None or any(step.learning_rate is None for step in self.steps)):
+            raise ValueError("a record without a source is a run of ours: it states its host and learning rates")
+        micro_batches = self.layout.data * self.work.num_micro_batches
+        if self.work.global_batch % micro_batches:
+            raise ValueError(f"work.global_batch is not a multiple of data x num_micro_batches = {micro_batches}")
+        return self
+
+    def _check_steps(self) -> None:
+        numbers = [step.step for step in self.steps]
+        if any(later <= earlier for earlier, later in zip(numbers, numbers[1:], strict=False)):
+            raise ValueError("steps are not in increasing order")
+        if self.valid != (not self.void_reasons):
+            raise ValueError("valid must be true exactly when void_reasons is empty")
+        if not self.valid:
+            return
+        if not self.steps:
+            raise ValueError("a record without steps cannot be valid")
+        for step in self.steps:
+            if step.loss is None or (step.grad_norm is None and not step.skipped and self.source is None):
+                raise ValueError(f"step {step.step} has a loss or grad_norm that is not finite: valid must be false")
+
+    def _check_ranks(self) -> None:
+        numbers = [rank.rank for rank in self.ranks]
+        expected = set(range(self.layout.world_size))
+        if len(set(numbers)) != len(numbers) or not set(numbers) <= expected:
+            raise ValueError(f"ranks repeat or exceed world_size {self.layout.world_size}")
+        missing = (expected if self.source is None else {0}) - set(numbers)
+        if self.valid and missing:
+            raise ValueError(f"rank {min(missing)} is missing: valid must be false")
+        for rank in self.ranks:
+            if rank.stage >= self.layout.pipeline:
+                raise ValueError(f"rank {rank.rank}: stage {rank.stage} of {self.layout.pipeline} pipeline stages")
+            rank.check_lengths(len(self.steps))
+
+    def write(self, path: Path) -> None:
+        """Write the record as JSON, atomically."""
+        write_model(path, self)
+
+    @classmethod
+    def read(cls, path: Path) -> Record:
+        """Read a record; a ValueError of one line names the file and the field at fault."""
+        return read_model(path, cls, max_bytes=MAX_RECORD_BYTES)

@@ -1,0 +1,131 @@
+"""What a person sees of a running job: a line a step, or a bar on a terminal. No torch."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from tabulate import tabulate
+
+from grok1.config.recipe import Recipe
+
+
+def log_line(event: dict[str, Any], recipe: Recipe, total: int) -> str:
+    """One step as text: loss, aux loss, grad norm, learning rate, s/step, tokens/s/p, TFLOP/s/p, memory."""
+    seconds, ranks = event["seconds"], recipe.parallel.world_size
+    return " | ".join(
+        (
+            f"step {event['step'] + 1:>{len(str(total))}}/{total}",
+            f"loss {event['loss']:.6f}",
+            f"aux loss {event['aux_loss']:.4f}",
+            f"grad norm {event['grad_norm']:.4f}",
+            f"lr {event['learning_rate']:.3e}",
+            f"{seconds:.3f} s/step",
+            f"{recipe.tokens_per_step / seconds / ranks:.1f} tokens/s/p",
+            f"{recipe.flops_per_step() / seconds / ranks / 1e12:.4g} TFLOP/s/p",
+            f"{event['peak_bytes'] / 2**20:.0f} MiB",
+        )
+    )
+
+
+def comparison_table(result: dict[str, Any]) -> str:
+    """What `grok1 verify` found: every tensor's errors beside its bound, and the verdict."""
+    layout = result["layout"]
+    rows = [
+        (
+            each["name"],
+            f"{each['max_abs_error']:.2e}",
+            f"{each['relative_error']:.2e}",
+            f"{each['tolerance']:.0e} {'relative' if each['name'].startswith('grad.') else 'absolute'}",
+            "pass" if each["passed"] else "FAIL",
+        )
+        for each in result["tensors"]
+    ]
+    headers = ("tensor", "max abs error", "max rel error", "tolerance", "")
+    failed = sum(not each["passed"] for each in result["tensors"])
+    verdict = f"FAIL: {failed} of {len(rows)} tensors differ" if failed else f"PASS: all {len(rows)} tensors agree"
+    worst = result["worst_gradient"]
+    return (
+        f"{tabulate(rows, headers, disable_numparse=True)}\n\n"
+        f"{verdict} with {result['oracle']} on {layout['world_size']} rank{'s' * (layout['world_size'] > 1)} "
+        f"(TP{layout['tensor']} PP{layout['pipeline']} EP{layout['expert']} ETP{layout['expert_tensor']} "
+        f"DP{layout['data']}): loss {result['loss']:.6f}, logits within {result['max_logit_abs_error']:.1e}, "
+        f"gradients within {worst['relative_error']:.1e} ({worst['name']})"
+    )
+
+
+def profile_tables(profile: dict[str, Any], rows: int = 20) -> str:
+    """One profiled step of one rank: its time by module, by operator and by kind of collective."""
+    step = profile["seconds"]
+    modules = [
+        (name, f"{1e3 * forward:.2f}", f"{1e3 * backward:.2f}", f"{(forward + backward) / step:.1%}")
+        for name, (forward, backward) in list(profile["modules"].items())[:rows]
+    ]
+    operators = [
+        (name, f"{calls:,}", f"{1e3 * seconds:.2f}", f"{seconds / step:.1%}")
+        for name, (seconds, calls) in list(profile["operators"].items())[:rows]
+    ]
+    collectives = [
+        (
+            name,
+            f"{each['calls']:,}",
+            f"{each['bytes']:,}",
+            f"{1e3 * each['seconds']:.2f}",
+            f"{each['seconds'] / step:.1%}",
+        )
+        for name, each in sorted(profile["collectives"].items(), key=lambda item: -item[1]["seconds"])
+    ]
+    return "\n\n".join(
+        (
+            f"rank {profile['rank']}, step {profile['step']}: {step:.4g} s while profiled",
+            tabulate(modules, ("module, its own operators", "forward ms", "backward ms", "of the step"), **_PLAIN),
+            tabulate(operators, ("operator", "calls", "own ms", "of the step"), **_PLAIN),
+            tabulate(collectives, ("collective", "calls", "bytes", "ms", "of the step"), **_PLAIN),
+            f"trace for chrome://tracing or ui.perfetto.dev: {profile['trace']}",
+        )
+    )
+
+
+_PLAIN: dict[str, Any] = {"disable_numparse": True}
+
+
+@contextmanager
+def progress(recipe: Recipe, total: int, title: str) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """A bar on a terminal, nothing elsewhere; yields what to call with each step's event."""
+    console = Console(file=sys.stderr)
+    if not console.is_terminal or os.environ.get("CI"):
+        yield lambda event: None
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[status]}"),
+    )
+    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bar:
+        task = bar.add_task(title, total=total, status="starting ranks")
+
+        def advance(event: dict[str, Any]) -> None:
+            speed = recipe.tokens_per_step / event["seconds"] / recipe.parallel.world_size
+            status = f"loss {event['loss']:.4f}  {event['seconds']:.2f} s/step  {speed:.1f} tokens/s/p"
+            bar.update(task, completed=event["step"] + 1, status=status)
+
+        yield advance
+
+
+@contextmanager
+def conversion(title: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on a terminal, nothing elsewhere; yields what to call with (done, of all)."""
+    console = Console(file=sys.stderr)
+    if not console.is_terminal or os.environ.get("CI"):
+        yield lambda done, total: None
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(title, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -1,0 +1,349 @@
+"""The recipe: everything that decides what a training step computes, frozen and self-checking.
+
+A recipe is a TOML file read into frozen objects that refuse bad values before any process starts.
+It counts its own parameters and FLOPs and estimates its own memory, all without torch.
+Formulas: 6 N T for the matrix products of forward and backward, causal attention counted as half of
+the full T x T matrix, the LM head counted, the embedding lookup not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+_MATMUL_FLOPS = 6  # 2 for multiply and add, times 3 for forward and the two products of backward
+LONGEST_BLOCK = 256  # queries of an attention with a cap whose scores exist at once; fewer on a CPU
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
+
+
+class Model(_Frozen):
+    """Sizes and the choices in which the two published Grok-1s differ."""
+
+    num_layers: int = Field(ge=1, le=1024)
+    hidden_size: int = Field(ge=1, le=1 << 20)
+    ffn_hidden_size: int = Field(ge=1, le=1 << 22)
+    num_attention_heads: int = Field(ge=1, le=4096)
+    num_query_groups: int = Field(ge=1, le=4096)
+    head_dim: int = Field(ge=2, le=4096)
+    vocab_size: int = Field(ge=2, le=1 << 24)
+    num_experts: int = Field(ge=1, le=4096)
+    experts_per_token: int = Field(ge=1, le=64)
+    activation: Literal["swiglu", "geglu"]
+    attention_logit_cap: float = Field(ge=0.0, description="30 in xAI's model; 0 means no cap")
+    attention_multiplier: float = Field(default=0.0, ge=0.0, description="on the scores; 0 means 1 / sqrt(head_dim)")
+    tie_embeddings: bool
+    router: Literal["topk_then_softmax", "softmax_then_topk"]
+    aux_loss_coefficient: float = Field(ge=0.0, le=10.0)
+    embedding_multiplier: float = Field(gt=0.0)
+    output_multiplier: float = Field(gt=0.0)
+    norm_epsilon: float = Field(default=1e-5, gt=0.0)
+    rope_base: int = Field(default=10000, ge=1, le=1 << 40)
+    init_std: float = Field(default=0.01, gt=0.0)
+
+    @model_validator(mode="after")
+    def _check(self) -> Model:
+        _divides("model.num_query_groups", self.num_query_groups, "num_attention_heads", self.num_attention_heads)
+        if self.experts_per_token > self.num_experts:
+            raise ValueError(
+                f"model.experts_per_token {self.experts_per_token} exceeds num_experts {self.num_experts}; "
+                "choose at most that many"
+            )
+        if self.head_dim % 2:
+            raise ValueError(f"model.head_dim {self.head_dim} is odd; rotary embedding needs an even one")
+        return self
+
+    @property
+    def query_size(self) -> int:
+        """Width of all query heads together."""
+        return self.num_attention_heads * self.head_dim
+
+    @property
+    def key_value_size(self) -> int:
+        """Width of all key heads together, which is also that of all value heads."""
+        return self.num_query_groups * self.head_dim
+
+
+class Parallel(_Frozen):
+    """How many ways each axis is split, over how many ranks."""
+
+    world_size: int = Field(ge=1, le=1 << 16)
+    tensor: int = Field(default=1, ge=1, le=1 << 16)
+    pipeline: int = Field(default=1, ge=1, le=1 << 16)
+    expert: int = Field(default=1, ge=1, le=1 << 16)
+    expert_tensor: int = Field(default=1, ge=1, le=1 << 16, description="how many ways one expert's matrices are split")
+    sequence_parallel: bool = True
+    dispatcher: Literal["allgather", "alltoall"] = "alltoall"
+
+    @model_validator(mode="after")
+    def _check(self) -> Parallel:
+        _divides("tensor x pipeline", self.tensor * self.pipeline, "parallel.world_size", self.world_size)
+        _divides(
+            "expert_tensor x expert x pipeline",
+            self.expert_tensor * self.expert * self.pipeline,
+            "parallel.world_size",
+            self.world_size,
+        )
+        if self.tensor > 1 and self.expert_tensor == 1 and self.expert == 1:
+            raise ValueError(
+                f"parallel.expert_tensor 1 and expert 1 beside tensor {self.tensor}: megatron-core 0.12 then sums the "
+                f"experts' outputs over the tensor ranks; set parallel.expert_tensor={self.tensor}, or expert above 1"
+            )
+        if self.tensor > 1 and not self.sequence_parallel:
+            raise ValueError(
+                f"parallel.sequence_parallel is false with tensor {self.tensor}: mixture-of-experts training "
+                "under tensor parallelism needs it; set parallel.sequence_parallel=true"
+            )
+        return self
+
+    @property
+    def data(self) -> int:
+        """Data-parallel replicas of the dense parameters."""
+        return self.world_size // (self.tensor * self.pipeline)
+
+    @property
+    def expert_data(self) -> int:
+        """Data-parallel replicas of each expert."""
+        return self.world_size // (self.expert_tensor * self.expert * self.pipeline)
+
+
+class Training(_Frozen):
+    """Batch, precision, optimizer and schedule."""
+
+    sequence_length: int = Field(ge=1, le=1 << 24)
+    micro_batch: int = Field(default=1, ge=1, le=1 << 20)
+    global_batch: int = Field(ge=1, le=1 << 20)
+    dtype: Literal["fp32", "bf16"]
+    learning_rate: float = Field(gt=0.0)
+    min_learning_rate: float = Field(ge=0.0)
+    warmup_steps: int = Field(ge=0, le=1 << 40)
+    decay_steps: int = Field(ge=1, le=1 << 40)
+    weight_decay: float = Field(ge=0.0)
+    adam_beta1: float = Field(default=0.9, ge=0.0, lt=1.0)
+    adam_beta2: float = Field(default=0.95, ge=0.0, lt=1.0)
+    adam_epsilon: float = Field(default=1e-8, gt=0.0)
+    clip_grad: float = Field(ge=0.0, description="0 means no clipping")
+    recompute: Literal["none", "full"] = "none"
+    seed: int = Field(default=1234, ge=0, lt=1 << 31)
+
+    @model_validator(mode="after")
+    def _check(self) -> Training:
+        if self.warmup_steps >= self.decay_steps:
+            raise ValueError(
+                f"training.warmup_steps {self.warmup_steps} is not below decay_steps {self.decay_steps}; shorten it"
+            )
+        if self.min_learning_rate > self.learning_rate:
+            raise ValueError(
+                f"training.min_learning_rate {self.min_learning_rate} exceeds learning_rate {self.learning_rate}"
+            )
+        return self
+
+
+class Data(_Frozen):
+    """Which tokenizer made the tokens, and how documents are split."""
+
+    tokenizer_type: Literal["PretrainedFromHF", "SentencePiece"] = "SentencePiece"
+    split: str = Field(default="99990,8,2", max_length=64)
+
+    @model_validator(mode="after")
+    def _check(self) -> Data:
+        parts = self.split.split(",")
+        try:
+            weights = [float(part) for part in parts]
+        except ValueError:
+            weights = []
+        if len(weights) != 3 or min(weights, default=-1) < 0 or not 0 < weights[0] <= sum(weights) < 1e12:
+            raise ValueError(
+                f"data.split {self.split!r} is not three weights train,valid,test with a share for training; "
+                'write it like "99990,8,2"'
+            )
+        return self
+
+
+class Kernels(_Frozen):
+    """Which implementation computes a part of the step. The maths is the same; time and memory are not.
+
+    The defaults are megatron's own parts. What is left at its default is not in the recipe's hash, so that a new
+    choice changes no recipe that does not make it.
+    """
+
+    experts: Literal["sequential", "fused", "grouped"] = "sequential"
+    dispatch: Literal["megatron", "merged"] = "megatron"
+    cross_entropy: Literal["megatron", "fused"] = "megatron"
+    linear: Literal["megatron", "fused"] = "megatron"
+    gradient_reduction: Literal["at_end", "overlapped"] = "at_end"
+
+
+class Recipe(_Frozen):
+    """One training job, whole. Construction fails when the parts do not fit together."""
+
+    name: str = Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    description: str = Field(default="", max_length=1000)
+    model: Model
+    parallel: Parallel
+    training: Training
+    data: Data = Data()
+    kernels: Kernels = Kernels()
+
+    @model_validator(mode="after")
+    def _check(self) -> Recipe:
+        model, parallel, training = self.model, self.parallel, self.training
+        tensor = parallel.tensor
+        _divides("parallel.tensor", tensor, "model.num_attention_heads", model.num_attention_heads)
+        _divides("parallel.tensor", tensor, "model.num_query_groups", model.num_query_groups)
+        _divides("parallel.tensor", tensor, "model.vocab_size", model.vocab_size)
+        _divides("parallel.expert", parallel.expert, "model.num_experts", model.num_experts)
+        _divides("parallel.expert_tensor", parallel.expert_tensor, "model.ffn_hidden_size", model.ffn_hidden_size)
+        _divides("parallel.pipeline", parallel.pipeline, "model.num_layers", model.num_layers)
+        if parallel.sequence_parallel:
+            _divides("parallel.tensor", tensor, "training.sequence_length", training.sequence_length)
+        replicas = training.micro_batch * parallel.data
+        if self.kernels.dispatch == "merged" and parallel.dispatcher != "alltoall":
+            raise ValueError(
+                f"kernels.dispatch merged with parallel.dispatcher {parallel.dispatcher}: it is an all-to-all; "
+                "set parallel.dispatcher=alltoall, or kernels.dispatch=megatron"
+            )
+        if self.kernels.experts == "grouped":
+            _check_grouped(model, training)
+        _divides("micro_batch x data parallel", replicas, "training.global_batch", training.global_batch)
+        return self
+
+    # ---- counts -------------------------------------------------------------------------------------
+
+    @property
+    def num_micro_batches(self) -> int:
+        """Micro-batches that each data-parallel replica runs a step."""
+        return self.training.global_batch // (self.training.micro_batch * self.parallel.data)
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens of one global batch."""
+        return self.training.global_batch * self.training.sequence_length
+
+    @property
+    def attention_parameters(self) -> int:
+        """Matrix parameters of one layer's attention: query, key, value, output."""
+        model = self.model
+        return model.hidden_size * (2 * model.query_size + 2 * model.key_value_size)
+
+    @property
+    def expert_parameters(self) -> int:
+        """Parameters of one expert: gate, value and output matrices."""
+        return 3 * self.model.hidden_size * self.model.ffn_hidden_size
+
+    def parameters(self) -> int:
+        """All parameters of the model, counted once whatever the layout."""
+        model = self.model
+        layer = (
+            self.attention_parameters
+            + model.num_experts * (self.expert_parameters + model.hidden_size)  # experts and router rows
+            + 4 * model.hidden_size  # the sandwich norms
+        )
+        embeddings = model.vocab_size * model.hidden_size * (1 if model.tie_embeddings else 2)
+        return model.num_layers * layer + embeddings + model.hidden_size
+
+    def active_parameters(self) -> int:
+        """Matrix parameters that one token is multiplied with: attention, router, its experts, LM head."""
+        model = self.model
+        layer = (
+            self.attention_parameters
+            + model.experts_per_token * self.expert_parameters
+            + model.num_experts * model.hidden_size
+        )
+        return model.num_layers * layer + model.vocab_size * model.hidden_size
+
+    def flops_per_token(self) -> float:
+        """Model FLOPs of forward and backward for one token; causal attention, no recompute."""
+        causal_attention = _MATMUL_FLOPS * self.model.num_layers * self.model.query_size * self.training.sequence_length
+        return float(_MATMUL_FLOPS * self.active_parameters() + causal_attention)
+
+    def flops_per_step(self) -> float:
+        """Model FLOPs of one global batch, over all ranks."""
+        return self.flops_per_token() * self.tokens_per_step
+
+    def parameters_per_rank(self) -> tuple[int, int]:
+        """(dense, expert) parameters that the fullest rank holds."""
+        model, parallel = self.model, self.parallel
+        layers = model.num_layers // parallel.pipeline
+        # the router and the norms are not split
+        dense_layer = self.attention_parameters // parallel.tensor + model.hidden_size * (model.num_experts + 4)
+        ends = 2 if parallel.pipeline == 1 and not model.tie_embeddings else 1
+        dense = layers * dense_layer + ends * model.vocab_size * model.hidden_size // parallel.tensor
+        experts = model.num_experts // parallel.expert
+        return dense, layers * experts * self.expert_parameters // parallel.expert_tensor
+
+    def bytes_per_rank(self) -> int:
+        """Estimated peak bytes on the fullest rank: weights, fp32 gradients, sharded Adam state, activations.
+
+        Weights and gradients are exact. Activations count the tensors that backward keeps per layer and
+        in-flight micro-batch (the first pipeline stage keeps `pipeline` of them), so they are an estimate.
+        """
+        dense, expert = self.parameters_per_rank()
+        width = 2 if self.training.dtype == "bf16" else 4
+        # fp32 keeps no separate main parameters; bf16 does
+        state_width = 12 if self.training.dtype == "bf16" else 8
+        static = (dense + expert) * (width + 4)
+        static += state_width * (dense // self.parallel.data + expert // self.parallel.expert_data)
+        return static + self._activation_bytes(width)
+
+    def _activation_bytes(self, width: int) -> int:
+        model, parallel, training = self.model, self.parallel, self.training
+        tokens = training.sequence_length * training.micro_batch
+        in_flight = min(parallel.pipeline, self.num_micro_batches)
+        layers = model.num_layers // parallel.pipeline
+        kept_hidden = 2 if training.recompute == "full" else 12
+        routed = tokens * model.experts_per_token
+        layer = kept_hidden * tokens * model.hidden_size // parallel.tensor
+        if training.recompute == "none":
+            layer += (2 * model.query_size + 2 * model.key_value_size) * tokens // parallel.tensor
+            per_expert_rank = routed // parallel.expert_tensor
+            layer += per_expert_rank * (2 * model.hidden_size + 3 * model.ffn_hidden_size)
+        logits = 3 * tokens * model.vocab_size // parallel.tensor
+        return width * (layers * layer * in_flight + logits) + self.score_bytes(tokens, training.sequence_length)
+
+    def score_bytes(self, tokens: int, length: int) -> int:
+        """Most of an attention with a cap's scores at once: a block of queries, fp32, thrice; without a cap none."""
+        heads = self.model.num_attention_heads // self.parallel.tensor
+        return 3 * 4 * heads * tokens * min(length, LONGEST_BLOCK) if self.model.attention_logit_cap else 0
+
+    # ---- identity -----------------------------------------------------------------------------------
+
+    def resolved(self) -> dict[str, Any]:
+        """The whole recipe as plain JSON data, every default written out."""
+        return self.model_dump(mode="json")
+
+    def hash(self) -> str:
+        """12 hex digits over all that decides the step; name and description do not, nor kernels left at defaults."""
+        content = {key: value for key, value in self.resolved().items() if key not in ("name", "description")}
+        content["kernels"] = self.kernels.model_dump(mode="json", exclude_defaults=True)
+        if not content["kernels"]:
+            del content["kernels"]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _check_grouped(model: Model, training: Training) -> None:
+    """What megatron's GroupedMLP and the products under it refuse, each only once a rank has started."""
+    remedy = "or kernels.experts=sequential"
+    if training.dtype != "bf16":
+        raise ValueError(
+            f"kernels.experts grouped with training.dtype {training.dtype}: grouped_gemm multiplies bf16 only; "
+            f"set training.dtype=bf16, {remedy}"
+        )
+    if model.activation != "swiglu":
+        raise ValueError(
+            f"kernels.experts grouped with model.activation {model.activation}: megatron's grouped experts know "
+            f"silu and exact GELU, not its tanh form; set model.activation=swiglu, {remedy}"
+        )
+
+
+def _divides(divisor_name: str, divisor: int, name: str, value: int) -> None:
+    if value % divisor:
+        raise ValueError(
+            f"{name} {value} is not a multiple of {divisor_name} {divisor}; "
+            f"change one of them (the nearest multiple is {max(1, round(value / divisor)) * divisor})"
+        )

@@ -1,0 +1,45 @@
+"""How refused input is told: one printable line that names the value. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pydantic import ValidationError
+
+
+class RecipeError(ValueError):
+    """A recipe, or an override of one, that cannot be run; the message names the value and the remedy."""
+
+
+def describe_validation_error(error: ValidationError) -> str:
+    """All of a pydantic error's complaints on one line, at most five of them."""
+    complaints = []
+    for item in error.errors(include_url=False)[:5]:
+        where = ".".join(str(part)[:40] for part in item["loc"])
+        message = item["msg"].removeprefix("Value error, ")
+        if item["type"] == "extra_forbidden":
+            message = "is no such key; remove it or check its spelling"
+        elif item["type"] not in ("value_error", "missing"):
+            message = f"{message} (got {_shown(item['input'])})"
+        complaints.append(f"{where}: {message}" if where and item["type"] != "value_error" else message)
+    return printable("; ".join(complaints))
+
+
+def printable(text: str) -> str:
+    """Text that came from a file, safe in an error: a line break in it must not look like a line of ours."""
+    return "".join(char if char.isprintable() else "?" for char in text)
+
+
+def listed(problems: Sequence[str], shown: int) -> str:
+    """The first `shown` problems on one line, and how many more there are."""
+    more = len(problems) - shown
+    return printable("; ".join(problems[:shown]) + (f"; and {more} more" if more > 0 else ""))
+
+
+def _shown(value: object) -> str:
+    """A refused value, short; one too large or too deep for str() by its kind alone."""
+    if isinstance(value, (dict, list)):
+        return "a section" if isinstance(value, dict) else "a list"
+    if isinstance(value, int) and value.bit_length() > 64:
+        return f"an integer of {value.bit_length()} bits"
+    return repr(str(value)[:80])

@@ -1,0 +1,326 @@
+"""Accelerators, for the seam: what each needs before megatron is imported, and what it says of itself.
+
+Nothing here patches: MindSpeed does, on being imported, as torch_npu does. `grok1.device.seam` calls `use_npu` and
+`use_cuda`. Read from their sources; never run on an NPU or a GPU by this project.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from grok1.device.kind import DeviceError, installed
+
+# ---- the flags MindSpeed reads ------------------------------------------------------------------------
+
+FlagValue = bool | int | str
+
+
+@dataclass(frozen=True, kw_only=True)
+class MindSpeedFlag:
+    """One option of MindSpeed's, what of ours decides it, and where MindSpeed has it.
+
+    `declared_in` is a path under mindspeed/features_manager/, or None for an option of Megatron's own parser
+    that MindSpeed reads by name without declaring it. Those arrive untyped: a bool or a str, never a number.
+    """
+
+    name: str
+    default: FlagValue
+    decided_by: str
+    effect: str
+    declared_in: str | None = None
+
+    @property
+    def attribute(self) -> str:
+        """The name MindSpeed gives it in its namespace."""
+        return self.name.replace("-", "_")
+
+
+# Read in MindSpeed branch 26.0.0_core_r0.12.1, commit 3c44c134.
+MINDSPEED_FLAGS: tuple[MindSpeedFlag, ...] = (
+    MindSpeedFlag(
+        name="use-flash-attn",
+        default=True,
+        decided_by="model.attention_logit_cap == 0: the fused kernel has no cap",
+        effect="DotProductAttention.forward calls torch_npu.npu_fusion_attention",
+    ),
+    MindSpeedFlag(
+        name="position-embedding-type",
+        default="rope",
+        decided_by="always rope",
+        effect="none by itself; with fused RoPE on and this unset, TransformerConfig raises AttributeError",
+    ),
+    MindSpeedFlag(
+        name="use-fused-rotary-pos-emb",
+        default=True,
+        decided_by="always",
+        effect="RoPE through mindspeed.ops.npu_rotary_position_embedding, not torch operators",
+        declared_in="fusions/fused_rope.py",
+    ),
+    MindSpeedFlag(
+        name="use-fused-rmsnorm",
+        default=True,
+        decided_by="always",
+        effect="none on our RMSNorm: it replaces megatron's norms only (PTNorm turns it on in any case)",
+        declared_in="megatron_basic/megatron_basic.py",
+    ),
+    MindSpeedFlag(
+        name="use-fused-swiglu",
+        default=True,
+        decided_by="model.activation == swiglu",
+        effect="none: nothing reads it, SwiGLUFunction is replaced by npu_swiglu whether it is given or not",
+        declared_in="megatron_basic/megatron_basic.py",
+    ),
+    MindSpeedFlag(
+        name="moe-permutation-async-comm",
+        default=True,
+        decided_by="always, as in the Ascend recipe",
+        effect="none by itself: only a condition that --moe-tp-extend-ep and the overlap options check",
+        declared_in="moe/tp_extend_ep.py",
+    ),
+    MindSpeedFlag(
+        name="optimizer-selection",
+        default="fused_adamw",
+        decided_by="always",
+        effect="apex.optimizers.FusedAdam, which megatron imports, becomes MindSpeed's fused AdamW",
+        declared_in="megatron_basic/requirements_basic.py",
+    ),
+    MindSpeedFlag(
+        name="optimization-level",
+        default=2,
+        decided_by="always",
+        effect="levels 0 and 1 leave flash attention and every optional feature out",
+        declared_in="megatron_basic/requirements_basic.py",
+    ),
+)
+
+
+def mindspeed_flags(attention_logit_cap: float = 0.0, activation: str = "swiglu") -> dict[str, FlagValue]:
+    """The flags of a recipe: the defaults above, less what its maths forbids."""
+    flags = {flag.name: flag.default for flag in MINDSPEED_FLAGS}
+    flags["use-flash-attn"] = not attention_logit_cap
+    flags["use-fused-swiglu"] = activation == "swiglu"
+    return flags
+
+
+# ---- making torch.cuda mean an NPU --------------------------------------------------------------------
+
+_INSTALL_NPU = "install torch_npu and MindSpeed (docs/ascend.md), or use --device cpu"
+
+
+def use_npu(flags: Mapping[str, FlagValue], local_ranks: int = 1) -> None:
+    """torch_npu, its cuda-to-npu transfer, then MindSpeed with `flags`: this order is their API.
+
+    Runs once a process, before megatron.core is imported: MindSpeed must create apex and transformer_engine
+    stand-ins that megatron looks for while it is imported.
+    """
+    _refuse_late_call()
+    import_torch_npu(local_ranks)
+    with _argv(["mindspeed", *_as_argv(flags)]):
+        _import_mindspeed()
+    _check_flags_arrived(flags)
+
+
+def use_cuda(local_ranks: int = 1) -> None:
+    """Check that torch sees a GPU for each local rank; megatron needs no patch on CUDA (backend: nccl).
+
+    CUDA_DEVICE_MAX_CONNECTIONS=1 is the launcher's to set, before the first CUDA call. Without it
+    megatron.core only warns (tensor_parallel/layers.py, linear_with_grad_accumulation_and_async_allreduce),
+    under tensor parallelism; communication then no longer hides behind the GEMMs.
+    """
+    # not torch.cuda.is_available(): that initialises the driver, and ranks forked afterwards cannot use a GPU
+    found = torch.cuda.device_count()
+    if found == 0:
+        raise DeviceError(
+            "device cuda: torch sees no GPU; check nvidia-smi and torch's CUDA build, or use --device cpu"
+        )
+    _refuse_too_few("cuda", found, local_ranks, "CUDA_VISIBLE_DEVICES")
+
+
+def check_grouped_gemm(kind: str) -> None:
+    """Refuse `kernels.experts` grouped where nothing computes it; on an NPU MindSpeed does, which is checked first."""
+    if kind == "cpu":
+        raise DeviceError(
+            "kernels.experts grouped: a CPU has no grouped GEMM; set kernels.experts=fused, or use --device cuda or npu"
+        )
+    if kind == "cuda" and not installed("grouped_gemm"):
+        raise DeviceError(
+            "kernels.experts grouped needs the package grouped_gemm on cuda, which is not installed; "
+            "install it (docs/gpus.md), or set kernels.experts=sequential"
+        )
+
+
+def _refuse_late_call() -> None:
+    if "megatron.core" in sys.modules:
+        raise DeviceError(
+            "megatron.core was imported before the device was made ready; import grok1.megatron.door first"
+        )
+
+
+def _refuse_too_few(kind: str, found: int, needed: int, variable: str) -> None:
+    if found < needed:
+        raise DeviceError(
+            f"device {kind}: {found} found on this machine for {needed} ranks; "
+            f"lower --nproc-per-node, use more nodes, or check {variable}"
+        )
+
+
+def import_torch_npu(local_ranks: int) -> None:
+    """torch_npu and its cuda-to-npu transfer; refuses a machine with fewer NPUs than ranks."""
+    if not installed("torch_npu"):
+        raise DeviceError(f"device npu needs torch_npu, which is not installed; {_INSTALL_NPU}")
+    try:
+        torch_npu = importlib.import_module("torch_npu")
+        # counted before the transfer and before MindSpeed, so that a wrong count is refused in a second
+        found = int(torch_npu.npu.device_count())
+        importlib.import_module("torch_npu.contrib.transfer_to_npu")
+    except (ImportError, OSError) as error:
+        raise DeviceError(
+            f"torch_npu does not load ({error}); source CANN's set_env.sh and match its version to torch's"
+        ) from error
+    _refuse_too_few("npu", found, local_ranks, "ASCEND_RT_VISIBLE_DEVICES")
+
+
+def check_mindspeed_installed() -> None:
+    """Refuse a machine without MindSpeed, or with the package index's placeholder of that name."""
+    if not installed("mindspeed"):
+        raise DeviceError(f"device npu needs MindSpeed, which is not installed; {_INSTALL_NPU}")
+    if not installed("mindspeed.megatron_adaptor"):
+        raise DeviceError(
+            "mindspeed here has no megatron_adaptor (the package index holds a placeholder of that name); "
+            "uninstall it and install MindSpeed from its repository: docs/ascend.md"
+        )
+
+
+def _import_mindspeed() -> None:
+    check_mindspeed_installed()
+    try:
+        importlib.import_module("mindspeed.megatron_adaptor")
+    except ModuleNotFoundError as error:
+        # 26.0.0_core_r0.12.1 imports it in mindspeed/te/pytorch/fp8; the megatron-core wheel does not have it
+        if error.name and error.name.startswith("megatron.training"):
+            raise DeviceError(
+                "this MindSpeed imports megatron.training, which the megatron-core wheel lacks; "
+                "put a Megatron-LM core_v0.12.1 checkout on PYTHONPATH: docs/ascend.md"
+            ) from error
+        raise DeviceError(f"MindSpeed does not load ({error}); install what it needs: docs/ascend.md") from error
+
+
+def _as_argv(flags: Mapping[str, FlagValue]) -> list[str]:
+    """True is the bare option, False its absence."""
+    words: list[str] = []
+    for name, value in flags.items():
+        if isinstance(value, bool):
+            words += [f"--{name}"] if value else []
+        else:
+            words += [f"--{name}", str(value)]
+    return words
+
+
+@contextlib.contextmanager
+def _argv(words: list[str]) -> Iterator[None]:
+    """MindSpeed parses sys.argv while it is imported, and turns every word it does not know into a default of
+    TransformerConfig (as a string): it must see its flags alone, and we must get our own words back."""
+    ours = sys.argv
+    sys.argv = words
+    try:
+        yield
+    finally:
+        sys.argv = ours
+
+
+def _check_flags_arrived(flags: Mapping[str, FlagValue]) -> None:
+    """Refuse a MindSpeed that does not declare a flag of ours, or that read argv before we could set it."""
+    args_utils: Any = importlib.import_module("mindspeed.args_utils")
+    declared = vars(args_utils.get_mindspeed_args(get_defaults=True))
+    read = vars(args_utils.get_mindspeed_args())
+    for flag in MINDSPEED_FLAGS:
+        wanted = flags.get(flag.name, False)
+        if flag.declared_in and flag.attribute not in declared:
+            raise DeviceError(f"this MindSpeed has no --{flag.name}; use branch 26.0.0_core_r0.12.1: docs/ascend.md")
+        if wanted is not False and read.get(flag.attribute) != wanted:
+            raise DeviceError(
+                f"MindSpeed read --{flag.name} as {read.get(flag.attribute)!r}, not {wanted!r}: "
+                "it was imported before grok1.device.seam; import grok1.megatron.door first"
+            )
+
+
+# ---- what a device says of itself ---------------------------------------------------------------------
+
+# bf16 dense peak FLOP/s by the exact name the driver prints. A name not listed has no peak: never a guess.
+# Left out on purpose: Ascend910B1 (one source says 373.9 T, core count x clock says otherwise), Ascend910B2C,
+# Ascend910B4-1 and the A3 dies Ascend910_93xx (no two sources agree). NVIDIA names tell SXM from PCIe, and
+# the peaks differ, so a part of a name is not enough.
+_ASCEND_SOURCE = "Ascend msmodeling tensor_cast/device.py ({total}T part); cube cores x 8192 FLOP x clock"
+PEAKS: Mapping[str, tuple[float, str]] = {
+    "Ascend910B2": (353.9e12, _ASCEND_SOURCE.format(total=376)),
+    "Ascend910B3": (294.9e12, _ASCEND_SOURCE.format(total=313)),
+    "Ascend910B4": (245.8e12, _ASCEND_SOURCE.format(total=280)),
+    "NVIDIA A100-SXM4-40GB": (312e12, "NVIDIA A100 data sheet, bf16 dense"),
+    "NVIDIA A100-SXM4-80GB": (312e12, "NVIDIA A100 data sheet, bf16 dense"),
+    "NVIDIA A100-PCIE-40GB": (312e12, "NVIDIA A100 data sheet, bf16 dense"),
+    "NVIDIA A100 80GB PCIe": (312e12, "NVIDIA A100 data sheet, bf16 dense"),
+    "NVIDIA A800-SXM4-80GB": (312e12, "as A100: A800 differs in NVLink and FP64"),
+    "NVIDIA H100 80GB HBM3": (989e12, "NVIDIA H100 SXM data sheet, bf16 dense (1979 with sparsity)"),
+    "NVIDIA H100 PCIe": (756e12, "NVIDIA H100 PCIe data sheet, bf16 dense"),
+    "NVIDIA H800": (989e12, "as H100 SXM: H800 differs in NVLink and FP64"),
+    "NVIDIA H200": (989e12, "NVIDIA H200 SXM data sheet, bf16 dense"),
+}
+
+
+def peak_flops_per_second(device_name: str) -> float | None:
+    """bf16 dense peak of a chip by its printed name; None where no source settles it."""
+    return PEAKS[device_name][0] if device_name in PEAKS else None
+
+
+def describe_device(kind: Literal["cuda", "npu"]) -> dict[str, str | int | None]:
+    """Name, memory and software versions of the first device; None for what cannot be read here."""
+    module: Any = torch.cuda if kind == "cuda" else importlib.import_module("torch_npu").npu
+    about: dict[str, str | int | None] = {
+        "kind": kind,
+        "name": str(module.get_device_name(0)),
+        "memory_bytes": int(module.get_device_properties(0).total_memory),
+    }
+    if kind == "cuda":
+        proc = _read(Path("/proc/driver/nvidia/version"))
+        return about | {"driver": _first(r"\s(\d{3,}\.\d+(?:\.\d+)?)\s", proc), "cuda": torch.version.cuda}
+    return about | {
+        "driver": _first(r"(?im)^(?:package_)?version=(\S+)", _read(Path("/usr/local/Ascend/driver/version.info"))),
+        "firmware": _first(r"(?im)^(?:package_)?version=(\S+)", _read(Path("/usr/local/Ascend/firmware/version.info"))),
+        "cann": _cann_version(),
+        "torch_npu": getattr(importlib.import_module("torch_npu"), "__version__", None),
+    }
+
+
+def _cann_version() -> str | None:
+    """From the toolkit's own file: torch_npu's reader walks the working directory if it is unset."""
+    home = os.environ.get("ASCEND_HOME_PATH") or os.environ.get("ASCEND_TOOLKIT_HOME")
+    if not home:
+        return None
+    for path in sorted(Path(home).glob("*-linux/ascend_toolkit_install.info")):
+        found = _first(r"(?m)^version=(\S+)", _read(path))
+        if found:
+            return found
+    # older toolkits: runtime_running_version=[7.6.0.1.220:8.0.0], the package's version after the colon
+    return _first(r"(?m)^\w+_running_version=\[(?:[^\]:]*:)?([^\]]+)\]", _read(Path(home) / "version.cfg"))
+
+
+def _read(path: Path) -> str:
+    """The start of a small text file, or nothing: these files describe a machine and are never required."""
+    with contextlib.suppress(OSError), path.open(encoding="utf-8", errors="replace") as file:
+        return file.read(4096)
+    return ""
+
+
+def _first(pattern: str, text: str) -> str | None:
+    found = re.search(pattern, text)
+    return found.group(1) if found else None

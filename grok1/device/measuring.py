@@ -1,0 +1,111 @@
+"""What a device says of itself, and how its time and memory are measured."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib.util
+import os
+import resource
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from grok1.device.accelerator import PEAKS, describe_device
+from grok1.device.kind import Kind, device_kind
+
+_AVX512_CORES = {"SKYLAKEX", "COOPERLAKE", "SAPPHIRERAPIDS"}  # names of OpenBLAS's
+
+
+@dataclass(frozen=True)
+class Description:
+    """What the hardware says of itself."""
+
+    device_kind: Kind
+    name: str
+    memory_bytes: int | None
+    peak_flops_per_second: float | None
+    peak_source: str | None
+
+
+def describe() -> Description:
+    """Name, memory and bf16 peak of this process's processor."""
+    chosen = device_kind()
+    if chosen == "cpu":
+        return Description("cpu", _cpu_name(), None, None, None)
+    name, memory = torch.cuda.get_device_name(), torch.cuda.get_device_properties(torch.cuda.current_device())
+    peak, source = PEAKS.get(name, (None, None))
+    return Description(chosen, name, int(memory.total_memory), peak, source)
+
+
+def _cpu_name() -> str:
+    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as lines:
+        for line in lines:
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return "cpu"
+
+
+@functools.cache
+def is_openblas_as_wide() -> bool:
+    """Whether scipy's OpenBLAS computes in vectors as wide as torch's: it knows the processor, unless told a lesser."""
+    told = os.environ.get("OPENBLAS_CORETYPE", "").upper()
+    return not told or told in _AVX512_CORES or torch.backends.cpu.get_cpu_capability() != "AVX512"
+
+
+def stamp() -> Any:
+    """A point in this device's time: seconds on a CPU, an event in the stream elsewhere (no synchronisation)."""
+    if device_kind() == "cpu":
+        return time.perf_counter()
+    event = torch.cuda.Event(enable_timing=True)
+    event.record()
+    return event
+
+
+def seconds_between(start: Any, end: Any) -> float:
+    """Seconds from one stamp to another; off the CPU both must have been reached (see `synchronize`)."""
+    if isinstance(start, float):
+        return float(end - start)
+    return float(start.elapsed_time(end)) / 1e3
+
+
+def synchronize() -> None:
+    """Wait for all that was issued to this device."""
+    torch.cuda.synchronize()
+
+
+def profiler() -> tuple[Any, list[Any]]:
+    """The module with this device's `profile`, and the activities that it is to record."""
+    if device_kind() == "npu":
+        module = importlib.import_module("torch_npu.profiler")
+        return module, [module.ProfilerActivity.CPU, module.ProfilerActivity.NPU]
+    module = importlib.import_module("torch.profiler")
+    here = [] if device_kind() == "cpu" else [module.ProfilerActivity.CUDA]
+    return module, [module.ProfilerActivity.CPU, *here]
+
+
+def peak_bytes() -> tuple[int, int | None]:
+    """(peak allocated, peak reserved) bytes. On a CPU: the process's peak resident size, and None."""
+    if device_kind() == "cpu":
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, None
+    return int(torch.cuda.max_memory_allocated()), int(torch.cuda.max_memory_reserved())
+
+
+def versions(
+    packages: Sequence[str] = ("torch", "megatron-core", "torch-npu", "mindspeed", "numpy"), with_python: bool = True
+) -> dict[str, str]:
+    """Versions of the software that can move the numbers; packages that are absent are left out."""
+    metadata = importlib.import_module("importlib.metadata")
+    found = {"python": ".".join(map(str, sys.version_info[:3]))} if with_python else {}
+    for package in packages:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[package.replace("-", "_")] = metadata.version(package)
+    chosen = device_kind()
+    if chosen != "cpu":
+        skip = ("kind", "name", "memory_bytes")
+        found |= {key: str(value) for key, value in describe_device(chosen).items() if value and key not in skip}
+    return found

@@ -1,0 +1,139 @@
+"""Process groups: joins the job, builds megatron's groups for a recipe, and hands on one `Ranks` object.
+
+The only user of megatron's parallel_state.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+from grok1.config.recipe import Parallel
+from grok1.device import seam
+from grok1.device.without_data import init_fake_process_group
+from grok1.distributed.rendezvous import FAKE_URL, Rendezvous
+from grok1.megatron.door import parallel_state, tensor_parallel
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process's coordinates in the layout."""
+
+    rank: int
+    world_size: int
+    local_rank: int
+    tensor: int
+    pipeline: int
+    data: int
+    expert: int
+    expert_tensor: int
+    expert_data: int
+    is_first_stage: bool
+    is_last_stage: bool
+
+    @property
+    def reports_loss(self) -> bool:
+        """True on the one rank of each data-parallel replica whose loss counts."""
+        return self.is_last_stage and self.tensor == 0
+
+
+@contextmanager
+def joined(where: Rendezvous, parallel: Parallel, seed: int) -> Iterator[Ranks]:
+    """Join the job and build its groups; leave it at the end, unless by an error."""
+    seam.bind(where.local_rank)
+    if where.url == FAKE_URL:
+        init_fake_process_group(where.rank, where.world_size)
+        yield _build_groups(where, parallel, seed)
+        parallel_state.destroy_model_parallel()
+        dist.destroy_process_group()
+        return
+    if where.url.startswith("file://"):  # one machine: no name look-up, no other network
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    dist.init_process_group(
+        seam.backend(),
+        init_method=where.url,
+        rank=where.rank,
+        world_size=where.world_size,
+        timeout=timedelta(seconds=where.timeout_seconds),
+    )
+    yield _build_groups(where, parallel, seed)
+    # not after an error: leaving closes the connections, and the others' complaints would hide the cause
+    parallel_state.destroy_model_parallel()
+    dist.destroy_process_group()
+
+
+def _build_groups(where: Rendezvous, parallel: Parallel, seed: int) -> Ranks:
+    parallel_state.initialize_model_parallel(
+        tensor_model_parallel_size=parallel.tensor,
+        pipeline_model_parallel_size=parallel.pipeline,
+        expert_model_parallel_size=parallel.expert,
+        expert_tensor_parallel_size=parallel.expert_tensor,
+        create_gloo_process_groups=False,  # only legacy checkpoints use them, and they double the start-up time
+    )
+    tensor_parallel.model_parallel_cuda_manual_seed(seed)
+    return Ranks(
+        rank=where.rank,
+        world_size=where.world_size,
+        local_rank=where.local_rank,
+        tensor=parallel_state.get_tensor_model_parallel_rank(),
+        pipeline=parallel_state.get_pipeline_model_parallel_rank(),
+        data=parallel_state.get_data_parallel_rank(),
+        expert=parallel_state.get_expert_model_parallel_rank(),
+        expert_tensor=parallel_state.get_expert_tensor_parallel_rank(),
+        expert_data=parallel_state.get_expert_data_parallel_rank(),
+        is_first_stage=parallel_state.is_pipeline_first_stage(),
+        is_last_stage=parallel_state.is_pipeline_last_stage(),
+    )
+
+
+def tensor_group() -> dist.ProcessGroup:
+    """The ranks that share each matrix with this one."""
+    group: dist.ProcessGroup = parallel_state.get_tensor_model_parallel_group()
+    return group
+
+
+def gathering_buffer(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    """Room for a gathered sequence, the same that megatron's layers gather into: used before the next gathers."""
+    buffer: torch.Tensor = parallel_state.get_global_memory_buffer().get_tensor(shape, dtype, "mpu")
+    return buffer
+
+
+def aux_loss_sums() -> dict[str, object]:
+    """megatron's running sums of the routers' auxiliary losses: name -> {"values": tensor [layers], ...}."""
+    tracker: dict[str, object] = parallel_state.get_moe_layer_wise_logging_tracker()
+    return tracker
+
+
+def group_names() -> dict[dist.ProcessGroup | None, str]:
+    """What is split over each of this rank's groups; None, as in torch's calls, is the whole job.
+
+    The first name fits where two kinds share a group.
+    """
+    state = parallel_state
+    kinds = [
+        ("tensor", state.get_tensor_model_parallel_group()),
+        ("tensor", state.get_tensor_and_context_parallel_group()),
+        ("expert", state.get_expert_model_parallel_group()),
+        ("expert-tensor", state.get_expert_tensor_parallel_group()),
+        ("expert-tensor x expert", state.get_expert_tensor_and_model_parallel_group()),
+        ("data", state.get_data_parallel_group()),
+        ("data", state.get_data_parallel_group(with_context_parallel=True)),
+        ("expert-data", state.get_expert_data_parallel_group()),
+        ("pipeline", state.get_pipeline_model_parallel_group()),
+        ("tensor x pipeline", state.get_model_parallel_group()),
+        ("embedding", state._EMBEDDING_GROUP),
+        ("tensor x data", state.get_tensor_and_data_parallel_group()),
+        ("expert-tensor x expert x pipeline", state.get_expert_tensor_model_pipeline_parallel_group()),
+        ("world", dist.group.WORLD),
+    ]
+    names: dict[dist.ProcessGroup | None, str] = {None: "world"}
+    for name, group in kinds:
+        if isinstance(group, dist.ProcessGroup):
+            names.setdefault(group, name)
+    return names

@@ -1,0 +1,76 @@
+"""The first code of a rank's process: its settings, its entry point, its end. No torch until it runs."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import signal
+import threading
+import time
+import traceback
+import warnings
+from multiprocessing.connection import Connection
+from typing import Any
+
+from grok1.device.kind import KIND_VARIABLE, device_kind
+from grok1.distributed.rendezvous import Rendezvous
+
+
+def rank_main(entry: str, job: Any, where: dict[str, Any], results: Connection) -> None:
+    """First code of a rank: run the entry, send what it says; never outlive the parent."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    if os.environ[KIND_VARIABLE] == "cpu":
+        _take_turns()
+    _end_with_launcher(results)
+    try:
+        module, name = entry.split(":")
+        prepare_process()
+        rendezvous = Rendezvous(**where)
+        run = getattr(importlib.import_module(module), name)
+        outcome = run(job, rendezvous, lambda event: results.send(("event", event)))
+        results.send(("result", outcome))
+    except ValueError as error:  # the user's input; only one line of it is of use
+        results.send(("refused", time.time(), str(error), traceback.format_exc()))
+        os._exit(2)
+    except BaseException:
+        results.send(("error", time.time(), traceback.format_exc()))
+        os._exit(1)  # skip the process group's farewell, which would wait for the others
+
+
+def _take_turns() -> None:
+    """Let no thread of this rank interrupt another when a message comes; its later threads inherit it. Linux only.
+
+    With more ranks than cores, gloo's threads wake up for every packet, each time in the middle of a rank's own work:
+    a third of the step of small recipes. As a batch they wait until the core is free, and find more packets at once.
+    """
+    if hasattr(os, "SCHED_BATCH"):
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+
+
+def _end_with_launcher(results: Connection) -> None:
+    """Kill this rank when the launcher's end of its pipe closes, which it does however the launcher ends.
+
+    (The forkserver is no help: it lives as long as its ranks do.)
+    """
+
+    def watch() -> None:
+        with contextlib.suppress(EOFError, OSError):
+            results.recv()  # the launcher never sends
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def prepare_process() -> None:
+    """Settings every rank wants: one thread each unless told otherwise, no chatter."""
+    # sixteen ranks would each say that torch renamed a collective, or that an option of megatron's does nothing
+    for module in (r"megatron\.", r"torch\.distributed\."):
+        warnings.filterwarnings("ignore", module=module)
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # torch's profiler says on stderr when it starts and stops (2.13)
+    import torch
+
+    if device_kind() == "cpu":
+        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    with contextlib.suppress(RuntimeError):  # already set by an earlier job of this process
+        torch.set_num_interop_threads(1)

@@ -1,0 +1,187 @@
+"""Does our model compute what xAI's does? Runs a reference dump through the training step and compares all of it.
+
+Weights go in by slabs, in any layout; the step's own schedule runs forward and backward; logits and gradients come
+back to rank 0. Legend: B batch, T the dump's sequence, S ours (T lengthened to what tensor parallelism divides).
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from grok1.config.recipe import Recipe
+from grok1.data.batches import Batch
+from grok1.device import measuring
+from grok1.distributed.groups import Ranks, joined
+from grok1.distributed.rendezvous import Rendezvous
+from grok1.fidelity.dump import Dump, in_dump_orientation, place_of
+from grok1.fidelity.job import VerifyJob
+from grok1.model.attention import key_bias
+from grok1.model.model import build_model, gather_gradients, unwrapped
+from grok1.training.optimizer import build_optimizer
+from grok1.training.step import Stepper
+from grok1.weights.names import HEAD, published_shapes
+from grok1.weights.parts import Slab, gather_published, load_published
+
+# float32 against float32; the smallest mistake seen (exact GELU for tanh) is ten times as large
+LOGIT_TOLERANCE = 2e-5
+LOSS_TOLERANCE = 1e-6
+GRADIENT_TOLERANCE = 5e-5  # of the gradient's largest element
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One tensor beside the reference's. The relative error is over the largest absolute value expected."""
+
+    name: str
+    max_abs_error: float
+    relative_error: float
+    tolerance: float
+    passed: bool
+
+
+def run_rank(job: VerifyJob, where: Rendezvous, _emit: Any) -> dict[str, Any] | None:
+    """One forward and backward on this rank; rank 0 returns the comparison, the others None."""
+    with joined(where, job.recipe.parallel, job.recipe.training.seed) as ranks:
+        return compare(job, ranks)
+
+
+def compare(job: VerifyJob, ranks: Ranks) -> dict[str, Any] | None:
+    """As `run_rank`, on ranks that have joined."""
+    dump, recipe = Dump(job.path), job.recipe
+    model = build_model(recipe, ranks)
+    load_published(model, recipe, ranks, lambda slab: _slab(dump, slab))
+    optimizer, scheduler = build_optimizer(model, recipe.training)
+    batches = DumpBatches(dump, recipe, ranks)
+    stepper = Stepper(recipe, ranks, model, optimizer, scheduler, batches)
+    kept: list[Tensor] = []
+    unwrapped(model).kept_logits = kept
+    loss, _ = stepper.reduce_losses(stepper.accumulate(batches.step(0)))
+    gather_gradients(model)
+    gradients = gather_published(model, recipe, ranks, lambda parameter: parameter.main_grad)  # type: ignore[attr-defined]
+    logits = _gather_logits(kept, recipe, ranks)
+    if ranks.rank != 0:
+        return None
+    return _judged(dump, recipe, loss, logits, {key: value.numpy() for key, value in gradients.items()})
+
+
+class DumpBatches:
+    """The dump's rows as micro-batches; repeated where there are fewer than the replicas need, which moves no mean."""
+
+    def __init__(self, dump: Dump, recipe: Recipe, ranks: Ranks) -> None:
+        self._dump, self._recipe, self._ranks = dump, recipe, ranks
+
+    def step(self, _step: int) -> list[Batch]:
+        """This replica's micro-batches, each tokens, labels and positions [B, S] on the device."""
+        config, length = self._dump.config, self._recipe.training.sequence_length
+        target = torch.cuda.current_device()
+        rows = np.array(_rows(self._recipe, self._ranks.data)) % config.batch
+        filler = ((0, 0), (0, length - config.seq))
+        has_pads = self._dump.has_pads()
+        batches = []
+        for micro in rows:
+            tokens, labels = (
+                torch.from_numpy(np.pad(self._dump.array(name)[micro], filler).astype(np.int64))
+                for name in ("tokens", "targets")
+            )
+            batch = {"tokens": tokens, "labels": labels, "position_ids": torch.arange(length).expand_as(tokens)}
+            if has_pads:
+                batch["key_bias"] = key_bias(tokens, config.pad_token, config.seq)
+            if length > config.seq:
+                batch["loss_mask"] = (torch.arange(length) < config.seq).float().expand_as(tokens)
+            batches.append({name: values.to(target) for name, values in batch.items()})
+        return batches
+
+
+def _rows(recipe: Recipe, replica: int) -> list[list[int]]:
+    """Rows of the global batch that a replica's micro-batches take, in the order of grok1.data.batches."""
+    size, replicas = recipe.training.micro_batch, recipe.parallel.data
+    firsts = [(micro * replicas + replica) * size for micro in range(recipe.num_micro_batches)]
+    return [list(range(first, first + size)) for first in firsts]
+
+
+def _slab(dump: Dump, slab: Slab) -> Tensor:
+    rows = dump.weight(slab.key)[slab.row : slab.row + slab.rows]
+    if slab.columns:
+        rows = rows[:, slab.column : slab.column + slab.columns]
+    return torch.from_numpy(np.array(rows))
+
+
+def _gather_logits(kept: list[Tensor], recipe: Recipe, ranks: Ranks) -> Tensor:
+    """Logits [global batch, S, V] on rank 0, from each last-stage rank's share of the vocabulary; else empty."""
+    mine = (ranks.tensor, _rows(recipe, ranks.data), [logits.float().cpu() for logits in kept])
+    gathered: list[Any] | None = [None] * ranks.world_size if ranks.rank == 0 else None
+    dist.gather_object(mine, gathered)
+    if gathered is None:
+        return torch.empty(0)
+    training, vocabulary = recipe.training, recipe.model.vocab_size
+    whole = torch.full((training.global_batch, training.sequence_length, vocabulary), torch.nan)
+    share = vocabulary // recipe.parallel.tensor
+    for tensor, rows, logits in gathered:
+        for micro, values_SBV in zip(rows, logits, strict=False):  # earlier stages have rows and no logits
+            whole[micro, :, tensor * share : (tensor + 1) * share] = values_SBV.transpose(0, 1)
+    return whole
+
+
+# ---- judging -------------------------------------------------------------------------------------------
+
+
+def _judged(
+    dump: Dump, recipe: Recipe, loss: float, logits: Tensor, gradients: dict[str, np.ndarray[Any, Any]]
+) -> dict[str, Any]:
+    config, layout = dump.config, recipe.parallel
+    rows = np.arange(recipe.training.global_batch) % config.batch
+    expected_loss = float(dump.array("loss"))
+    compared = [
+        _compared("loss", np.array(loss), np.array(expected_loss), LOSS_TOLERANCE, absolute=True),
+        _compared(
+            "logits", logits[:, : config.seq].numpy(), dump.array("logits")[rows], LOGIT_TOLERANCE, absolute=True
+        ),
+        *_compared_gradients(dump, recipe, gradients),
+    ]
+    of_loss, of_logits, *of_gradients = compared
+    worst = max(of_gradients, key=lambda each: math.inf if math.isnan(each.relative_error) else each.relative_error)
+    return {
+        "oracle": dump.path.stem,
+        "layout": {axis: getattr(layout, axis) for axis in ("world_size", *_AXES)},
+        "loss": loss,
+        "loss_expected": expected_loss,
+        "loss_error": of_loss.max_abs_error,
+        "max_logit_abs_error": of_logits.max_abs_error,
+        "worst_gradient": {"name": worst.name, "relative_error": worst.relative_error},
+        "passed": all(each.passed for each in compared),
+        "tensors": [asdict(each) for each in compared],
+        "software": measuring.versions(),
+    }
+
+
+_AXES = ("tensor", "pipeline", "expert", "expert_tensor", "data")
+
+
+def _compared_gradients(dump: Dump, recipe: Recipe, gradients: dict[str, np.ndarray[Any, Any]]) -> Iterator[Comparison]:
+    keys_by_array: dict[str, list[str]] = defaultdict(list)
+    for key in published_shapes(recipe.model):
+        if key != HEAD:  # an untied head has no gradient in the dump
+            keys_by_array[place_of(key).array].append(key)
+    expected = dict(dump.gradients())
+    for name, keys in keys_by_array.items():
+        ours = in_dump_orientation(name, gradients, keys)
+        yield _compared(f"grad.{name}", ours, expected[name], GRADIENT_TOLERANCE, absolute=False)
+
+
+def _compared(
+    name: str, ours: np.ndarray[Any, Any], expected: np.ndarray[Any, Any], tolerance: float, absolute: bool
+) -> Comparison:
+    error = float(np.abs(ours.astype(np.float64) - expected.astype(np.float64)).max())
+    scale = float(np.abs(expected).max())
+    # all zero expected, as for an expert that no token chose: then any error at all is too large
+    relative = error / scale if scale else (0.0 if error == 0.0 else math.inf)
+    return Comparison(name, error, relative, tolerance, (error if absolute else relative) <= tolerance)

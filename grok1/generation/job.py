@@ -1,0 +1,215 @@
+"""The generation job: which checkpoint continues which prompts, and how, as plain data. No torch.
+
+`prepare_generate` turns a user's words into a GenerateJob or refuses them before any process starts.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from grok1.config.load import build_recipe, load_recipe
+from grok1.config.recipe import Recipe
+from grok1.data.sample_text import sample_data
+from grok1.data.tokenizer import Tokenizer, load_tokenizer
+from grok1.weights.folder import stored_recipe
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How each next token is chosen. Temperature 0 takes the likeliest."""
+
+    max_new_tokens: int = 64
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise ValueError(f"--max-new-tokens {self.max_new_tokens} is not positive; give at least 1")
+        if not 0.0 <= self.temperature < math.inf:
+            raise ValueError(f"--temperature {self.temperature} is not a number from 0 on; 0 means greedy")
+        if not 0.0 < self.top_p <= 1.0:
+            raise ValueError(f"--top-p {self.top_p} is not above 0 and at most 1; 1 means all tokens")
+
+
+class SizedRecipe(Recipe):
+    """A recipe for `rows` sequences of `length` tokens a replica, which asks for a generation's memory."""
+
+    rows: int = Field(ge=1)
+    length: int = Field(ge=1)
+
+    def bytes_per_rank(self) -> int:
+        """Estimated peak bytes: weights and cache exactly, the largest layer's prefill, whole logits.
+
+        Every tensor rank hands its copy of the tokens to the experts, so those see `expert_tensor` times as many.
+        """
+        model, parallel = self.model, self.parallel
+        width = 2 if self.training.dtype == "bf16" else 4
+        tokens = self.rows * self.length
+        cache = 2 * model.num_layers * tokens * model.key_value_size // parallel.tensor
+        attention = 4 * tokens * model.query_size // parallel.tensor
+        routed = tokens * model.experts_per_token * parallel.expert_tensor
+        experts = routed * (2 * model.hidden_size + 3 * model.ffn_hidden_size // parallel.expert_tensor)
+        logits = 3 * 4 * self.rows * model.vocab_size
+        scores = self.score_bytes(tokens, self.length)
+        return width * (sum(self.parameters_per_rank()) + cache + attention + experts) + logits + scores
+
+
+@dataclass(frozen=True)
+class GenerateJob:
+    """Prompts to continue with the newest weights below `load`."""
+
+    recipe: Recipe  # its pipeline is 1
+    load: Path
+    tokenizer_path: Path
+    prompts: tuple[str, ...]
+    prompt_tokens: tuple[tuple[int, ...], ...]
+    sampling: Sampling
+    vocabulary: int  # ids from here on mean nothing to the tokenizer
+    end_token: int
+
+    @property
+    def rows(self) -> int:
+        """Prompts that each data-parallel replica continues; repeated where they do not go round."""
+        return -(-len(self.prompts) // self.recipe.parallel.data)
+
+    @property
+    def length(self) -> int:
+        """Most tokens that a prompt and its continuation have together."""
+        return max(map(len, self.prompt_tokens)) + self.sampling.max_new_tokens
+
+    @property
+    def sized(self) -> SizedRecipe:
+        """The recipe as the launcher should judge its memory."""
+        return SizedRecipe(**dict(self.recipe), rows=self.rows, length=self.length)
+
+
+def prepare_generate(
+    load: Path,
+    prompts: list[str],
+    sampling: Sampling,
+    recipe: str | None = None,
+    overrides: list[str] | tuple[str, ...] = (),
+    tokenizer: Path | None = None,
+) -> GenerateJob:
+    """A job whose checkpoint, tokenizer and prompts exist and fit together.
+
+    Raises:
+        ValueError: one line that says what is missing or damaged and what to do.
+    """
+    if not prompts:
+        raise ValueError("there is no prompt; give --prompt TEXT or --prompts-file FILE")
+    for number, prompt in enumerate(prompts, 1):
+        if not prompt.strip():
+            raise ValueError(f"prompt {number} of {len(prompts)} is empty; give it at least a word")
+    chosen = generation_recipe(_chosen_recipe(load, recipe, overrides))
+    path, words = _tokenizer(chosen, tokenizer)
+    tokens = tuple(tuple(words.tokenize(prompt)) for prompt in prompts)
+    _check_lengths(tokens, sampling, chosen)
+    return GenerateJob(
+        recipe=chosen,
+        load=load.absolute(),
+        tokenizer_path=path.absolute(),
+        prompts=tuple(prompts),
+        prompt_tokens=tokens,
+        sampling=sampling,
+        vocabulary=words.vocab_size,
+        end_token=words.eod,
+    )
+
+
+def read_prompts(path: Path) -> list[str]:
+    """One prompt a line."""
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError:
+        raise ValueError(f"--prompts-file {path} is not UTF-8 text; convert it") from None
+    except OSError as error:
+        raise ValueError(f"--prompts-file {path} cannot be read: {error.strerror}; give a text file") from None
+
+
+def generation_recipe(recipe: Recipe) -> Recipe:
+    """The recipe on one pipeline stage: tensor and expert parallelism and the number of replicas stay."""
+    fields = recipe.resolved()
+    stages = fields["parallel"]["pipeline"]
+    fields["parallel"].update(pipeline=1, world_size=fields["parallel"]["world_size"] // stages)
+    return Recipe.model_validate(fields)
+
+
+def _chosen_recipe(load: Path, named: str | None, overrides: list[str] | tuple[str, ...]) -> Recipe:
+    """The checkpoint's own recipe or the named one, in which the model must be the same."""
+    stored = stored_recipe(load)
+    if named is None:
+        chosen = build_recipe(f"recipe of checkpoint {load}", stored.resolved(), overrides)
+    else:
+        chosen = load_recipe(named, overrides)
+    for key, value in chosen.model.model_dump().items():
+        written = getattr(stored.model, key)
+        if value != written:
+            raise ValueError(
+                f"checkpoint {load} was written with model.{key}={written}, the recipe says {value}; "
+                "leave the model as it was written, or leave out --recipe"
+            )
+    return chosen
+
+
+def _tokenizer(recipe: Recipe, path: Path | None) -> tuple[Path, Tokenizer]:
+    if path is None:
+        if recipe.data.tokenizer_type != "SentencePiece":
+            raise ValueError(f"recipe {recipe.name} has no sample corpus: give --tokenizer PATH, as in its training")
+        _, path = sample_data(recipe)
+    tokenizer = load_tokenizer(recipe.data.tokenizer_type, path)
+    if tokenizer.vocab_size > recipe.model.vocab_size:
+        raise ValueError(
+            f"tokenizer {path} has {tokenizer.vocab_size} entries, more than the checkpoint's vocab_size "
+            f"{recipe.model.vocab_size}; give the tokenizer that it was trained with"
+        )
+    return path, tokenizer
+
+
+def _check_lengths(tokens: tuple[tuple[int, ...], ...], sampling: Sampling, recipe: Recipe) -> None:
+    limit = recipe.training.sequence_length
+    for number, prompt in enumerate(tokens, 1):
+        if not prompt:
+            raise ValueError(f"prompt {number} of {len(tokens)} has no token in this tokenizer; give it other words")
+        if len(prompt) + sampling.max_new_tokens > limit:
+            raise ValueError(
+                f"prompt {number} of {len(tokens)} has {len(prompt)} tokens, with --max-new-tokens "
+                f"{sampling.max_new_tokens} more than the recipe's sequence_length {limit}; shorten one of them"
+            )
+
+
+# ---- what a person reads -----------------------------------------------------------------------------
+
+
+def transcript(result: dict[str, Any]) -> str:
+    """Each prompt and its completion, and a line on speed."""
+    completions, layout = result["completions"], result["layout"]
+    parts = []
+    for number, each in enumerate(completions, 1):
+        parts += [
+            f"--- prompt {number} of {len(completions)} ({each['prompt_tokens']} tokens)",
+            _printable(each["prompt"]),
+            f"--- completion ({len(each['tokens'])} tokens, ended by {each['finish_reason']})",
+            _printable(each["text"]),
+            "",
+        ]
+    speed = result["decode_tokens_per_second"]
+    decode = "no decoding step" if speed is None else f"decode {speed:.1f} tokens/s"
+    ranks = f"{layout['world_size']} rank{'s' * (layout['world_size'] > 1)}"
+    parts.append(
+        f"prefill {result['prefill_seconds']:.3f} s, {decode} on {ranks} (TP{layout['tensor']} EP{layout['expert']} "
+        f"ETP{layout['expert_tensor']} DP{layout['data']}), step {result['checkpoint_step']}, "
+        f"tokenizer {result['tokenizer']}"
+    )
+    return "\n".join(parts)
+
+
+def _printable(text: str) -> str:
+    """A model may say anything: characters that would steer the terminal are shown as question marks."""
+    return "".join(char if char.isprintable() or char in "\n\t" else "?" for char in text)

@@ -1,0 +1,93 @@
+"""The one door to megatron.core: makes the device ready first, then hands on the few names we use."""
+
+from __future__ import annotations
+
+from grok1.device import seam
+from grok1.megatron import patches
+
+seam.activate()
+
+with patches.quiet_imports(), patches.compile_when_called():
+    from megatron.core import dist_checkpointing, parallel_state, tensor_parallel
+    from megatron.core.datasets.blended_megatron_dataset_builder import BlendedMegatronDatasetBuilder
+    from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig
+    from megatron.core.datasets.indexed_dataset import DType, IndexedDataset, IndexedDatasetBuilder
+    from megatron.core.datasets.megatron_tokenizer import MegatronTokenizer
+    from megatron.core.distributed import (
+        DistributedDataParallel,
+        DistributedDataParallelConfig,
+        finalize_model_grads,
+    )
+    from megatron.core.inference.contexts import StaticInferenceContext
+    from megatron.core.models.gpt.gpt_model import GPTModel
+    from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
+    from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
+    from megatron.core.pipeline_parallel import get_forward_backward_func
+    from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
+    from megatron.core.transformer.attention import SelfAttention, SelfAttentionSubmodules
+    from megatron.core.transformer.dot_product_attention import DotProductAttention
+    from megatron.core.transformer.enums import AttnMaskType
+    from megatron.core.transformer.identity_op import IdentityOp
+    from megatron.core.transformer.mlp import MLPSubmodules
+    from megatron.core.transformer.module import Float16Module, MegatronModule
+    from megatron.core.transformer.moe import grouped_gemm_util
+    from megatron.core.transformer.moe.experts import GroupedMLP, SequentialMLP
+    from megatron.core.transformer.moe.moe_layer import MoELayer, MoESubmodules
+    from megatron.core.transformer.moe.moe_utils import clear_aux_losses_tracker
+    from megatron.core.transformer.moe.token_dispatcher import MoEAlltoAllTokenDispatcher
+    from megatron.core.transformer.spec_utils import ModuleSpec
+    from megatron.core.transformer.transformer_block import (
+        TransformerBlockSubmodules,
+        get_num_layers_to_build,
+    )
+    from megatron.core.transformer.transformer_config import TransformerConfig
+    from megatron.core.transformer.transformer_layer import TransformerLayer, TransformerLayerSubmodules
+    from megatron.core.utils import get_model_config
+
+patches.patch_megatron()
+
+__all__ = [
+    "AttnMaskType",
+    "BlendedMegatronDatasetBuilder",
+    "ColumnParallelLinear",
+    "DType",
+    "DistributedDataParallel",
+    "DistributedDataParallelConfig",
+    "DotProductAttention",
+    "Float16Module",
+    "GPTDataset",
+    "GPTDatasetConfig",
+    "GPTModel",
+    "GroupedMLP",
+    "IdentityOp",
+    "IndexedDataset",
+    "IndexedDatasetBuilder",
+    "MLPSubmodules",
+    "MegatronModule",
+    "MegatronTokenizer",
+    "MoEAlltoAllTokenDispatcher",
+    "MoELayer",
+    "MoESubmodules",
+    "ModuleSpec",
+    "OptimizerConfig",
+    "OptimizerParamScheduler",
+    "RowParallelLinear",
+    "SelfAttention",
+    "SelfAttentionSubmodules",
+    "SequentialMLP",
+    "StaticInferenceContext",
+    "TransformerBlockSubmodules",
+    "TransformerConfig",
+    "TransformerLayer",
+    "TransformerLayerSubmodules",
+    "clear_aux_losses_tracker",
+    "dist_checkpointing",
+    "finalize_model_grads",
+    "get_forward_backward_func",
+    "get_megatron_optimizer",
+    "get_model_config",
+    "get_num_layers_to_build",
+    "grouped_gemm_util",
+    "parallel_state",
+    "tensor_parallel",
+]

@@ -1,0 +1,129 @@
+"""Attention: megatron's self-attention around a core that may cap its logits.
+
+Legend: S sequence of queries, T of keys, B micro-batch, H local query heads, G local key/value heads, D head size.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from grok1.config.recipe import Kernels, Model
+from grok1.device.kind import device_kind
+from grok1.kernels.capped_attention import capped_attention
+from grok1.kernels.linear import linear_layers
+from grok1.megatron.door import (
+    AttnMaskType,
+    DotProductAttention,
+    IdentityOp,
+    MegatronModule,
+    ModuleSpec,
+    SelfAttention,
+    SelfAttentionSubmodules,
+    TransformerConfig,
+)
+
+_HIDDEN = -1e30  # xAI's score of what a query may not see
+
+
+def attention_spec(model: Model, kernels: Kernels) -> ModuleSpec:
+    """Self-attention for this model on this process's device."""
+    column, row = linear_layers(kernels)
+    return ModuleSpec(
+        module=SelfAttention,
+        params={"attn_mask_type": AttnMaskType.causal},
+        submodules=SelfAttentionSubmodules(
+            linear_qkv=column,
+            core_attention=_core_attention(model),
+            linear_proj=row,
+            q_layernorm=IdentityOp,
+            k_layernorm=IdentityOp,
+        ),
+    )
+
+
+def _core_attention(model: Model) -> type | ModuleSpec:
+    if device_kind() == "npu" and not model.attention_logit_cap and not model.attention_multiplier:
+        return DotProductAttention  # MindSpeed replaces its forward with the fused NPU kernel
+    multiplier = model.attention_multiplier or 1.0 / math.sqrt(model.head_dim)
+    return ModuleSpec(module=CausalAttention, params={"multiplier": multiplier, "logit_cap": model.attention_logit_cap})
+
+
+class CausalAttention(MegatronModule):
+    """softmax(cap(m q k^T), causal) v, with cap(s) = c tanh(s / c) where c > 0, and m = 1 / sqrt(D) unless given.
+
+    Without a cap this is torch's fused attention; with one, scores are computed in float32 as xAI does: the multiplier
+    before the cap, the mask after it; in blocks of queries, except under a bias. Queries are the last of the keys'
+    positions, so that a cache of earlier keys works.
+    """
+
+    def __init__(self, config: TransformerConfig, multiplier: float, logit_cap: float = 0.0, **_unused: Any) -> None:
+        super().__init__(config=config)
+        self.multiplier, self.logit_cap = multiplier, logit_cap
+
+    def forward(
+        self,
+        query_SBHD: Tensor,
+        key_TBGD: Tensor,
+        value_TBGD: Tensor,
+        attention_mask: Tensor | None = None,
+        **_unused: Any,
+    ) -> Tensor:
+        """Context [S, B, H*D] of query [S, B, H, D] against key and value [T, B, G, D], T >= S.
+
+        `attention_mask` is a bias [B, 1, 1, T] over keys, in place of whose scores it stands where it is not 0: see
+        `key_bias`.
+        """
+        if self.logit_cap and attention_mask is None:
+            return capped_attention(query_SBHD, key_TBGD, value_TBGD, self.multiplier, self.logit_cap).flatten(2)
+        group = query_SBHD.shape[2] // key_TBGD.shape[2]
+        query = query_SBHD.permute(1, 2, 0, 3)
+        key = _for_query_heads(key_TBGD.permute(1, 2, 0, 3), group)
+        value = _for_query_heads(value_TBGD.permute(1, 2, 0, 3), group)
+        if attention_mask is not None:
+            context = _capped(query, key, value, self.multiplier, self.logit_cap, attention_mask)
+        else:
+            whole = query.shape[2] == key.shape[2]
+            mask = None if whole or query.shape[2] == 1 else ~_future(query, key)
+            context = F.scaled_dot_product_attention(
+                query, key, value, attn_mask=mask, is_causal=whole, scale=self.multiplier
+            )
+        return context.permute(2, 0, 1, 3).flatten(2)
+
+
+def key_bias(tokens_BT: Tensor, pad_token: int, length: int | None = None) -> Tensor:
+    """What stands in place of scores [B, 1, 1, T]: 0 none, -1e30 for pads, -inf from `length` on.
+
+    xAI hides a pad from every query, itself included. -1e30, not -inf: a query that sees nothing but pads then
+    attends to all positions alike, future ones included, as in xAI's model, instead of giving NaN. Positions from
+    `length` on are filler of ours, which nothing attends to.
+    """
+    bias = torch.zeros(tokens_BT.shape, dtype=torch.float32, device=tokens_BT.device)
+    bias.masked_fill_(tokens_BT <= pad_token, _HIDDEN)
+    if length is not None:
+        bias[:, length:] = -math.inf
+    return bias[:, None, None, :]
+
+
+def _for_query_heads(heads_BGTD: Tensor, group: int) -> Tensor:
+    """[B, H, T, D]: query head h reads key/value head h // group."""
+    return heads_BGTD.repeat_interleave(group, dim=1)
+
+
+def _future(query: Tensor, key: Tensor) -> Tensor:
+    """True where a key [.., T, D] lies after a query [.., S, D], the queries being the last S positions."""
+    queries, keys = query.shape[-2], key.shape[-2]
+    return torch.ones(queries, keys, dtype=torch.bool, device=query.device).triu(1 + keys - queries)
+
+
+def _capped(query: Tensor, key: Tensor, value: Tensor, multiplier: float, cap: float, bias_B11T: Tensor) -> Tensor:
+    scores = (query @ key.transpose(-1, -2)).float() * multiplier
+    if cap:
+        scores = cap * torch.tanh(scores / cap)
+    scores = scores.masked_fill(_future(query, key), _HIDDEN)
+    scores = torch.where(bias_B11T == 0.0, scores, bias_B11T)
+    return scores.softmax(-1).to(value.dtype) @ value

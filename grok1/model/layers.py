@@ -1,0 +1,73 @@
+"""The Grok-1 layer: sandwich norms around attention and experts.
+
+h += norm_1(attention(norm_0(h))); h += norm_3(experts(norm_2(h))). The residual stream itself is never normalised.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from grok1.config.recipe import Kernels, Model
+from grok1.megatron.door import ModuleSpec, TransformerConfig, TransformerLayer, TransformerLayerSubmodules
+from grok1.model.attention import attention_spec
+from grok1.model.moe import moe_spec
+
+
+class RMSNorm(torch.nn.Module):
+    """scale * x / sqrt(mean(x^2) + eps), computed in float32 and cast back to x's dtype."""
+
+    def __init__(self, config: TransformerConfig, hidden_size: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = torch.nn.Parameter(torch.ones(hidden_size, dtype=config.params_dtype))
+        # each rank sees only its part of the sequence, so megatron must sum this gradient over tensor ranks
+        self.weight.sequence_parallel = config.sequence_parallel  # type: ignore[attr-defined]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Same shape and dtype as x [..., hidden]."""
+        return F.rms_norm(x.float(), x.shape[-1:], self.weight.float(), self.eps).to(x.dtype)
+
+
+class GrokLayer(TransformerLayer):
+    """megatron's layer with a norm after, as well as before, each of its two blocks."""
+
+    def __init__(self, config: TransformerConfig, submodules: TransformerLayerSubmodules, **kwargs: Any) -> None:
+        super().__init__(config, submodules, **kwargs)
+        self.post_attention_layernorm = RMSNorm(config, config.hidden_size, config.layernorm_epsilon)
+        self.post_mlp_layernorm = RMSNorm(config, config.hidden_size, config.layernorm_epsilon)
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        attention_mask: Any = None,
+        rotary_pos_emb: Any = None,
+        inference_context: Any = None,
+        **_unused: Any,
+    ) -> tuple[Tensor, None]:
+        """[S/TP, B, hidden] in and out; the second item is megatron's cross-attention context."""
+        attended, _ = self.self_attention(
+            self.input_layernorm(hidden_states),
+            attention_mask=attention_mask,
+            inference_context=inference_context,
+            rotary_pos_emb=rotary_pos_emb,
+        )
+        hidden_states = hidden_states + self.post_attention_layernorm(attended)
+        expert_output, _ = self.mlp(self.pre_mlp_layernorm(hidden_states))
+        return hidden_states + self.post_mlp_layernorm(expert_output), None
+
+
+def layer_spec(model: Model, kernels: Kernels) -> ModuleSpec:
+    """One Grok-1 layer as megatron's transformer block wants it."""
+    return ModuleSpec(
+        module=GrokLayer,
+        submodules=TransformerLayerSubmodules(
+            input_layernorm=RMSNorm,
+            self_attention=attention_spec(model, kernels),
+            pre_mlp_layernorm=RMSNorm,
+            mlp=moe_spec(model, kernels),
+        ),
+    )

@@ -1,0 +1,189 @@
+"""The model: Grok-1 as megatron's GPT with the recipe's choices, wrapped for data parallelism."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from grok1.config.recipe import Recipe
+from grok1.device.kind import device_kind
+from grok1.distributed.groups import Ranks, tensor_group
+from grok1.kernels.cross_entropy import cross_entropy
+from grok1.kernels.linear import linear_layers
+from grok1.megatron.door import (
+    DistributedDataParallel,
+    DistributedDataParallelConfig,
+    Float16Module,
+    GPTModel,
+    TransformerBlockSubmodules,
+    TransformerConfig,
+    get_num_layers_to_build,
+)
+from grok1.megatron.instances import skip_single_rank_collectives
+from grok1.model.layers import RMSNorm, layer_spec
+from grok1.model.moe import activation
+from grok1.weights.parts import initialise
+
+
+class Grok(GPTModel):
+    """megatron's GPT with Grok-1's two multipliers: on the embedding and on the logits."""
+
+    def __init__(self, recipe: Recipe, config: TransformerConfig, ranks: Ranks) -> None:
+        self.recipe_model = recipe.model
+        self._fuses_cross_entropy = recipe.kernels.cross_entropy == "fused"
+        self.kept_logits: list[Tensor] | None = None  # a list here receives each micro-batch's [S, B, vocab/TP]
+        layers = [layer_spec(recipe.model, recipe.kernels)] * get_num_layers_to_build(config)
+        super().__init__(
+            config,
+            TransformerBlockSubmodules(layer_specs=layers, layer_norm=RMSNorm),
+            vocab_size=recipe.model.vocab_size,
+            max_sequence_length=recipe.training.sequence_length,
+            pre_process=ranks.is_first_stage,
+            post_process=ranks.is_last_stage,
+            share_embeddings_and_output_weights=recipe.model.tie_embeddings,
+            position_embedding_type="rope",
+            rotary_base=recipe.model.rope_base,
+        )
+        if self.post_process:  # megatron makes the layer itself; ours has the same state
+            self.output_layer.__class__, _ = linear_layers(recipe.kernels)
+
+    def forward(self, input_ids: Tensor, position_ids: Tensor, attention_mask: Any = None, **kwargs: Any) -> Tensor:
+        """Per-token losses [B, S] given labels, else logits [B, S, vocab/TP]; hidden states between stages."""
+        embedded = None
+        if self.pre_process:
+            embedded = self.embedding(input_ids=input_ids, position_ids=position_ids)
+            embedded = embedded * self.recipe_model.embedding_multiplier
+        output: Tensor = super().forward(input_ids, position_ids, attention_mask, decoder_input=embedded, **kwargs)
+        if self.post_process and kwargs.get("labels") is None:
+            output = output * self.recipe_model.output_multiplier
+        return output
+
+    def compute_language_model_loss(self, labels: Tensor, logits: Tensor) -> Tensor:
+        """Vocabulary-parallel cross-entropy of the scaled logits, [B, S]."""
+        multiplier = self.recipe_model.output_multiplier
+        if self.kept_logits is not None:
+            self.kept_logits.append(logits.detach() * multiplier)
+        if self._fuses_cross_entropy:
+            losses_SB = cross_entropy(logits, labels.t(), multiplier, tensor_group())
+            return losses_SB.t().contiguous()
+        loss: Tensor = super().compute_language_model_loss(labels, logits * multiplier)
+        return loss
+
+
+def transformer_config(recipe: Recipe) -> TransformerConfig:
+    """The recipe in megatron's words. The one place that knows both."""
+    model, parallel, training = recipe.model, recipe.parallel, recipe.training
+    dtype = torch.bfloat16 if training.dtype == "bf16" else torch.float32
+    recompute: dict[str, Any] = {}
+    if training.recompute == "full":
+        recompute = {
+            "recompute_granularity": "full",
+            "recompute_method": "uniform",
+            "recompute_num_layers": 1,
+        }
+    return TransformerConfig(
+        num_layers=model.num_layers,
+        hidden_size=model.hidden_size,
+        ffn_hidden_size=model.ffn_hidden_size,
+        num_attention_heads=model.num_attention_heads,
+        num_query_groups=model.num_query_groups,
+        kv_channels=model.head_dim,
+        num_moe_experts=model.num_experts,
+        moe_router_topk=model.experts_per_token,
+        moe_router_pre_softmax=model.router == "softmax_then_topk",
+        moe_router_load_balancing_type="aux_loss" if model.aux_loss_coefficient else "none",
+        moe_aux_loss_coeff=model.aux_loss_coefficient,
+        moe_router_dtype="fp32",
+        moe_token_dispatcher_type=parallel.dispatcher,
+        moe_ffn_hidden_size=model.ffn_hidden_size,
+        moe_grouped_gemm=recipe.kernels.experts == "grouped",
+        activation_func=activation(model),
+        gated_linear_unit=True,
+        add_bias_linear=False,
+        normalization="RMSNorm",
+        layernorm_epsilon=model.norm_epsilon,
+        hidden_dropout=0.0,
+        attention_dropout=0.0,
+        bias_activation_fusion=False,
+        bias_dropout_fusion=False,
+        masked_softmax_fusion=False,
+        gradient_accumulation_fusion=False,
+        persist_layer_norm=False,
+        init_method_std=model.init_std,
+        # grok1.weights.parts sets the values, the same in every layout, but only here does megatron mark which
+        # parameters are split; unmarked ones count once too few times in the gradient norm
+        perform_initialization=True,
+        tensor_model_parallel_size=parallel.tensor,
+        pipeline_model_parallel_size=parallel.pipeline,
+        expert_model_parallel_size=parallel.expert,
+        expert_tensor_parallel_size=parallel.expert_tensor,
+        sequence_parallel=parallel.sequence_parallel and parallel.tensor > 1,
+        bf16=training.dtype == "bf16",
+        params_dtype=dtype,
+        pipeline_dtype=dtype,
+        **recompute,
+    )
+
+
+def build_model(recipe: Recipe, ranks: Ranks, with_values: bool = True) -> torch.nn.Module:
+    """This rank's part of the model on its device, initialised unless told otherwise, in data-parallel buffers."""
+    config = transformer_config(recipe)
+    model: torch.nn.Module = Grok(recipe, config, ranks)
+    if with_values:
+        initialise(model, recipe, ranks)
+    if device_kind() != "cpu":
+        model.cuda(torch.cuda.current_device())
+    if recipe.training.dtype == "bf16":
+        model = Float16Module(config, model)
+    ddp = DistributedDataParallelConfig(
+        grad_reduce_in_fp32=True,
+        overlap_grad_reduce=recipe.kernels.gradient_reduction == "overlapped",
+        use_distributed_optimizer=True,
+        check_for_nan_in_grad=False,  # a loss that is not finite voids the run, with a better message
+    )
+    wrapped: torch.nn.Module = DistributedDataParallel(config=config, ddp_config=ddp, module=model)
+    if device_kind() == "cpu":
+        skip_single_rank_collectives(wrapped)
+    if ddp.overlap_grad_reduce:
+        for parameter in wrapped.parameters():
+            parameter.is_awaited = True  # type: ignore[attr-defined]  # a mark for grok1.kernels.gemm.WeightGradients
+    return wrapped
+
+
+def build_for_inference(recipe: Recipe, ranks: Ranks) -> torch.nn.Module:
+    """This rank's part of the model on its device, to be loaded and decoded with; it has no gradients.
+
+    Without sequence parallelism, as a decoding step is one token long.
+    """
+    # our own attention everywhere: MindSpeed's kernel takes queries for the first positions, not the last
+    multiplier = recipe.model.attention_multiplier or 1.0 / math.sqrt(recipe.model.head_dim)
+    sizes = recipe.model.model_copy(update={"attention_multiplier": multiplier})
+    config = transformer_config(recipe)
+    config.sequence_parallel = False  # its constructor refuses this beside experts, which only training minds
+    model: torch.nn.Module = Grok(recipe.model_copy(update={"model": sizes}), config, ranks)
+    if device_kind() != "cpu":
+        model.cuda(torch.cuda.current_device())
+    if recipe.training.dtype == "bf16":
+        model = Float16Module(config, model)
+    return model.eval().requires_grad_(False)
+
+
+def unwrapped(model: Any) -> Any:
+    """The bare model inside its data-parallel and dtype wrappers."""
+    while hasattr(model, "module"):
+        model = model.module
+    return model
+
+
+def gather_gradients(model: torch.nn.Module) -> None:
+    """Make each parameter's `main_grad` whole after a step's reduction, which leaves each replica its own share."""
+    wrapped: Any = model
+    for buffer in wrapped.buffers + wrapped.expert_parallel_buffers:
+        group = buffer.data_parallel_group
+        for bucket in buffer.buckets:
+            share = bucket.grad_data.view(group.size(), -1)[group.rank()].clone()
+            dist.all_gather_into_tensor(bucket.grad_data, share, group=group)

@@ -1,0 +1,69 @@
+"""Experts: megatron's router and dispatcher around its per-expert MLPs, and a count of what each expert got."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from grok1.config.recipe import Kernels, Model
+from grok1.kernels.dispatch import MergedDispatcher
+from grok1.kernels.experts import FusedExperts
+from grok1.megatron.door import (
+    ColumnParallelLinear,
+    GroupedMLP,
+    MLPSubmodules,
+    ModuleSpec,
+    MoELayer,
+    MoESubmodules,
+    RowParallelLinear,
+    SequentialMLP,
+    grouped_gemm_util,
+)
+
+
+def moe_spec(model: Model, kernels: Kernels) -> ModuleSpec:
+    """The mixture-of-experts block: router and dispatcher come with megatron's MoELayer."""
+    expert = MLPSubmodules(linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear)
+    return ModuleSpec(
+        module=MergedMoELayer if kernels.dispatch == "merged" else MoELayer,
+        submodules=MoESubmodules(experts=_experts_spec(model, kernels, expert)),
+    )
+
+
+def _experts_spec(model: Model, kernels: Kernels, expert: MLPSubmodules) -> ModuleSpec:
+    if kernels.experts == "fused":
+        return ModuleSpec(module=FusedExperts, submodules=expert, params={"activation": model.activation})
+    if kernels.experts == "grouped":
+        _check_grouped_gemm()
+        return ModuleSpec(module=GroupedMLP)
+    return ModuleSpec(module=SequentialMLP, submodules=expert)
+
+
+def _check_grouped_gemm() -> None:
+    """megatron asserts this with a traceback; asked here too for what starts without a launcher."""
+    if not grouped_gemm_util.grouped_gemm_is_available():  # looked up late: MindSpeed replaces it
+        raise ValueError(
+            "kernels.experts grouped: megatron finds no grouped GEMM in this process; install grouped_gemm on cuda "
+            "(docs/gpus.md), or set kernels.experts=sequential"
+        )
+
+
+class MergedMoELayer(MoELayer):
+    """megatron's layer, which makes its dispatcher itself, with ours."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.token_dispatcher = MergedDispatcher(self.num_local_experts, self.local_expert_indices, self.config)
+
+
+def gelu_tanh(x: Tensor) -> Tensor:
+    """GELU in its tanh approximation, which is what jax.nn.gelu means by default."""
+    return F.gelu(x, approximate="tanh")
+
+
+def activation(model: Model) -> Callable[[Tensor], Tensor]:
+    """What is applied to the gate branch of an expert."""
+    return F.silu if model.activation == "swiglu" else gelu_tanh

@@ -1,0 +1,172 @@
+"""One rank of a job of any size without its data: the real training step on tensors that have shapes and no content.
+
+Floating-point tensors are fake (torch's FakeTensorMode); integers and booleans are real, since token ids, routing
+and split sizes decide shapes. Collectives go to torch's fake process group, which copies a rank's own input into
+every other rank's place: right where all ranks route alike, which a planned routing makes sure of.
+
+Three things are assumed of the data, and stated by whoever counts with this: every router sends its tokens as
+planned; a value that the host reads from a fake tensor is 2, so losses are finite and gradients are clipped where
+the recipe clips at less; all micro-batches cost the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+from grok1.config.recipe import Recipe
+from grok1.data.batches import Batch
+from grok1.device.without_data import HOST_READS, without_data
+from grok1.distributed.groups import Ranks, joined
+from grok1.distributed.rendezvous import FAKE_URL, Rendezvous
+from grok1.megatron.door import MoELayer
+from grok1.model.model import build_model
+from grok1.training.optimizer import build_optimizer
+from grok1.training.step import Stepper
+from grok1.training.timers import PhaseTimers
+
+
+@dataclass(frozen=True)
+class Routing:
+    """How each router spreads its tokens: the share of (token, expert) pairs that each expert gets, summing to 1."""
+
+    shares: tuple[float, ...]
+
+    @staticmethod
+    def balanced(num_experts: int) -> Routing:
+        """Every expert alike."""
+        return Routing((1.0 / num_experts,) * num_experts)
+
+    def routing_map(self, num_tokens: int, experts_per_token: int) -> Tensor:
+        """True where a token goes to an expert, [T, E]; every token goes to `experts_per_token` different ones.
+
+        Raises:
+            ValueError: an expert's share is more than every token going to it once.
+        """
+        pairs = num_tokens * experts_per_token
+        # cumulative rounding, so that the counts add up
+        ends = [round(pairs * sum(self.shares[: expert + 1])) for expert in range(len(self.shares))]
+        counts = [end - start for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+        if max(counts) > num_tokens or min(counts) < 0 or ends[-1] != pairs:
+            raise ValueError(
+                f"routing shares {self.shares} of {num_tokens} tokens to {experts_per_token} experts each: "
+                "give one share an expert, summing to 1, none above 1 / experts per token"
+            )
+        # an expert's pairs are consecutive tokens and at most all of them, so no token meets it twice
+        expert_of_pair = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
+        map_TE = torch.zeros(num_tokens, len(counts), dtype=torch.bool)
+        map_TE[torch.arange(pairs) % num_tokens, expert_of_pair] = True
+        return map_TE
+
+
+def plan_routing(model: torch.nn.Module, recipe: Recipe, routing: Routing) -> None:
+    """Make every router of `model` send its tokens as planned, whatever it computes; works on real tensors too."""
+    maps_TE: dict[int, Tensor] = {}
+
+    def planned(_router: Any, _inputs: Any, output: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        probs_TE, map_TE = output
+        num_tokens = map_TE.shape[0]
+        if num_tokens not in maps_TE:
+            with unset_fake_temporarily():
+                maps_TE[num_tokens] = routing.routing_map(num_tokens, recipe.model.experts_per_token)
+        return probs_TE, maps_TE[num_tokens]
+
+    for module in model.modules():
+        if isinstance(module, MoELayer):
+            module.router.register_forward_hook(planned)
+
+
+class DryBatches:
+    """Micro-batches of token ids that no text ever had, as many as `num_micro_batches` says at the time."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self._recipe = recipe
+        self.num_micro_batches = recipe.num_micro_batches
+
+    def step(self, _step: int) -> list[Batch]:
+        """The same micro-batch again and again."""
+        training = self._recipe.training
+        with unset_fake_temporarily():
+            ids = torch.arange(training.sequence_length).expand(training.micro_batch, -1)
+            tokens = ids % self._recipe.model.vocab_size
+            batch = {"tokens": tokens, "labels": tokens, "position_ids": ids}
+        return [batch] * self.num_micro_batches
+
+
+@contextmanager
+def dry_rank(
+    recipe: Recipe,
+    rank: int,
+    routing: Routing,
+    timers: PhaseTimers | None = None,
+    meter: AbstractContextManager[Any] | None = None,
+) -> Iterator[tuple[Stepper, DryBatches, Ranks]]:
+    """This process as that rank of the recipe's job, ready to step; `meter` sees all that runs, building included.
+
+    One rank at a time in a process.
+    """
+    world_size = recipe.parallel.world_size
+    where = Rendezvous(FAKE_URL, rank, world_size, local_rank=0, ranks_per_node=world_size)
+    with joined(where, recipe.parallel, recipe.training.seed) as ranks:
+        modes = FakeTensorMode(allow_non_fake_inputs=True), _DryMode()
+        with without_data(), modes[0], modes[1], meter or nullcontext():
+            model = build_model(recipe, ranks, with_values=False)
+            plan_routing(model, recipe, routing)
+            optimizer, scheduler = build_optimizer(model, recipe.training)
+            batches = DryBatches(recipe)
+            yield Stepper(recipe, ranks, model, optimizer, scheduler, batches, timers), batches, ranks
+
+
+class _DryMode(TorchDispatchMode):
+    """Keeps integers and booleans real, sends collectives to the fake group, and answers what depends on data."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        is_fake = any(isinstance(tensor, FakeTensor) for tensor in tensors)
+        if func.namespace == "c10d" and is_fake:
+            return _shapeless_collective(func, args, kwargs)
+        if func is torch.ops.aten._local_scalar_dense.default and is_fake:
+            return HOST_READS
+        if func is torch.ops.aten.masked_select.default and is_fake and not isinstance(args[1], FakeTensor):
+            with unset_fake_temporarily():
+                chosen = int(args[1].sum())
+            return args[0].new_empty(chosen)
+        if not is_fake and (_are_whole_numbers(tensors) or (not tensors and _makes_whole_numbers(func, args, kwargs))):
+            with unset_fake_temporarily():
+                return func(*args, **kwargs)
+        return func(*args, **kwargs)
+
+
+def _are_whole_numbers(tensors: Sequence[Tensor]) -> bool:
+    return bool(tensors) and not any(tensor.is_floating_point() for tensor in tensors)
+
+
+def _makes_whole_numbers(func: Any, args: Any, kwargs: Any) -> bool:
+    """Whether a factory's result is of integers or booleans; arange has them by default."""
+    dtype = kwargs.get("dtype")
+    if dtype is None:
+        return func._schema.name == "aten::arange" and all(isinstance(each, int) for each in args)
+    return not dtype.is_floating_point and not dtype.is_complex
+
+
+def _shapeless_collective(func: Any, args: Any, kwargs: Any) -> Any:
+    """The fake group's answer, which has the right type; fake tensors are stood for by empty ones."""
+
+    def stand_in(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor):
+            return leaf
+        if "alltoall" not in func._schema.name:
+            return torch.empty(0)
+        return torch.empty(leaf.shape[0], 0) if leaf.dim() > 1 else torch.empty(leaf.shape[0])  # splits are checked
+
+    with unset_fake_temporarily():
+        return func(*tree_map(stand_in, args), **tree_map(stand_in, kwargs))

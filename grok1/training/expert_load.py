@@ -1,0 +1,41 @@
+"""How many tokens each expert got, by layer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from grok1.megatron.door import MoELayer
+
+
+class ExpertLoad:
+    """Counts the tokens that this rank's routers send to each expert, by layer."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        self._maps_by_layer: dict[int, list[Tensor]] = {}
+        self._counts_by_layer: dict[int, Tensor] = {}
+        for module in model.modules():
+            if isinstance(module, MoELayer):
+                module.router.register_forward_hook(self._keep)
+
+    def _keep(self, router: Any, _inputs: object, output: tuple[Tensor, Tensor]) -> None:
+        if torch.is_grad_enabled():  # recomputation runs the router twice, first without gradients
+            layer = int(router.layer_number) - 1  # megatron counts layers from 1
+            self._maps_by_layer.setdefault(layer, []).append(output[1])
+
+    def settle(self) -> None:
+        """Count what was kept since the last call: once a step, as a small operation a router costs more."""
+        for layer, maps_TE in self._maps_by_layer.items():
+            counts_E = torch.cat(maps_TE).sum(dim=0)
+            seen = self._counts_by_layer.get(layer)
+            self._counts_by_layer[layer] = counts_E if seen is None else seen.add_(counts_E)
+        self._maps_by_layer = {}
+
+    def drain(self) -> dict[int, list[int]]:
+        """Tokens per expert by layer index since the last drain."""
+        self.settle()
+        counts = {layer: counts_E.tolist() for layer, counts_E in self._counts_by_layer.items()}
+        self._counts_by_layer = {}
+        return counts

@@ -1,0 +1,141 @@
+"""The job: what to train, on what, for how long, as plain data that travels to every rank. No torch.
+
+`prepare` turns a user's words into a Job or refuses them before any process starts.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from grok1.config.recipe import Recipe
+from grok1.data.sample_text import sample_data
+
+_TOKENS_LOOKED_AT = 1 << 24
+
+
+@dataclass(frozen=True)
+class ProfileRequest:
+    """Which steps, counted from 1, of which ranks to profile, and where their traces go."""
+
+    steps: frozenset[int]
+    ranks: frozenset[int]
+    folder: Path
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training run."""
+
+    recipe: Recipe
+    num_steps: int
+    data_prefix: Path
+    tokenizer_path: Path
+    save: Path | None = None
+    save_interval: int = 0
+    load: Path | None = None
+    shared_storage: bool = True
+    profile: ProfileRequest | None = None
+    times_modules: bool = False  # take the last step once more, unmeasured, to say which modules its time goes to
+    launched_at: float = 0.0  # seconds since the epoch, to tell how long the ranks took to start
+
+
+def profile_request(steps: str, ranks: str, folder: Path, num_steps: int, world_size: int) -> ProfileRequest:
+    """What `--profile 5,8-9` and its ranks ask for.
+
+    Raises:
+        ValueError: not numbers, or outside the job.
+    """
+    return ProfileRequest(
+        frozenset(_numbers("--profile", steps, 1, num_steps)),
+        frozenset(_numbers("--profile-ranks", ranks, 0, world_size - 1)),
+        folder.absolute(),
+    )
+
+
+def _numbers(option: str, text: str, least: int, most: int) -> set[int]:
+    """The numbers of a list like 1,4-6."""
+    found: set[int] = set()
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        if not first.isdecimal() or not (last or first).isdecimal():
+            raise ValueError(f"{option} {text!r} is no list of numbers like 5 or 2,8-9")
+        low, high = int(first), int(last or first)
+        if not least <= low <= high <= most:
+            raise ValueError(f"{option} {text!r}: {part} is not within {least} to {most}")
+        found |= set(range(low, high + 1))
+    return found
+
+
+def prepare(
+    recipe: Recipe,
+    num_steps: int,
+    data: Path | None = None,
+    tokenizer: Path | None = None,
+    save: Path | None = None,
+    save_interval: int = 0,
+    load: Path | None = None,
+    shared_storage: bool = True,
+) -> Job:
+    """A job whose corpus exists and is whole. Without `data`: the sample corpus, made on first use.
+
+    Raises:
+        ValueError: one line that says what is missing or damaged and what to do.
+    """
+    from grok1.data.indexed import check_indexed
+
+    if num_steps < 1:
+        raise ValueError(f"--steps {num_steps} is not positive; give at least 1")
+    if not shared_storage and (save or load):
+        raise ValueError("--save and --load need a disk that all nodes share; drop --no-shared-storage, or them")
+    if data is None:
+        if recipe.data.tokenizer_type != "SentencePiece":
+            raise ValueError(
+                f"recipe {recipe.name} has no sample corpus: give --data PREFIX and --tokenizer PATH, "
+                "made with `grok1 preprocess`"
+            )
+        data, tokenizer = sample_data(recipe)
+    if tokenizer is None:
+        raise ValueError(f"--data {data} needs --tokenizer PATH: the tokenizer that made it")
+    if not tokenizer.exists():
+        raise ValueError(
+            f"tokenizer {tokenizer} does not exist; give a tokenizer.model file or a folder that holds one"
+        )
+    _check_tokenizer(tokenizer, recipe)
+    _check_token_ids(data, check_indexed(data).dtype, recipe.model.vocab_size)
+    return Job(
+        recipe=recipe,
+        num_steps=num_steps,
+        data_prefix=data.absolute(),
+        tokenizer_path=tokenizer.absolute(),
+        save=save.absolute() if save else None,
+        save_interval=save_interval,
+        load=load.absolute() if load else None,
+        shared_storage=shared_storage,
+        launched_at=time.time(),
+    )
+
+
+def _check_tokenizer(path: Path, recipe: Recipe) -> None:
+    from grok1.data.tokenizer import load_tokenizer
+
+    entries = load_tokenizer(recipe.data.tokenizer_type, path).vocab_size
+    if entries > recipe.model.vocab_size:
+        raise ValueError(
+            f"tokenizer {path} has {entries} entries, more than the recipe's vocab_size {recipe.model.vocab_size}; "
+            "set model.vocab_size, or use the tokenizer the recipe was made for"
+        )
+
+
+def _check_token_ids(prefix: Path, dtype: str, vocab_size: int) -> None:
+    """Refuse ids that the model has no row for; looks at the first tokens only, as corpora can be huge."""
+    path = prefix.with_name(f"{prefix.name}.bin")
+    largest = int(np.fromfile(path, dtype=dtype, count=_TOKENS_LOOKED_AT).max(initial=0))
+    if largest >= vocab_size:
+        raise ValueError(
+            f"{path} holds token id {largest}, the recipe's vocab_size is {vocab_size}; "
+            "preprocess with the recipe's tokenizer, or set model.vocab_size"
+        )

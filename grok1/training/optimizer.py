@@ -1,0 +1,48 @@
+"""Optimizer and schedule: megatron's distributed AdamW, warm-up, cosine decay."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+
+from grok1.config.recipe import Training
+from grok1.device.kind import device_kind
+from grok1.megatron.door import OptimizerConfig, OptimizerParamScheduler, get_megatron_optimizer
+from grok1.megatron.instances import clip_and_step, skip_unread_work, use_fused_adamw
+
+
+def build_optimizer(model: torch.nn.Module, training: Training) -> tuple[Any, Any]:
+    """(optimizer, learning-rate scheduler) over this rank's shards."""
+    config = OptimizerConfig(
+        optimizer="adam",
+        lr=training.learning_rate,
+        min_lr=training.min_learning_rate,
+        weight_decay=training.weight_decay,
+        adam_beta1=training.adam_beta1,
+        adam_beta2=training.adam_beta2,
+        adam_eps=training.adam_epsilon,
+        clip_grad=training.clip_grad,
+        bf16=training.dtype == "bf16",
+        params_dtype=torch.bfloat16 if training.dtype == "bf16" else torch.float32,
+        use_distributed_optimizer=True,
+    )
+    optimizer = get_megatron_optimizer(config, [model], use_gloo_process_groups=False)
+    skip_unread_work(optimizer)
+    if device_kind() == "cpu" and use_fused_adamw(optimizer):
+        optimizer.step = functools.partial(clip_and_step, optimizer, training.clip_grad)
+    scheduler = OptimizerParamScheduler(
+        optimizer,
+        init_lr=0.0,
+        max_lr=training.learning_rate,
+        min_lr=training.min_learning_rate,
+        lr_warmup_steps=training.warmup_steps,
+        lr_decay_steps=training.decay_steps,
+        lr_decay_style="cosine",
+        start_wd=training.weight_decay,
+        end_wd=training.weight_decay,
+        wd_incr_steps=training.decay_steps,
+        wd_incr_style="constant",
+    )
+    return optimizer, scheduler

@@ -1,0 +1,166 @@
+"""A profile of chosen steps on chosen ranks: a Chrome or Perfetto trace, and where the time went by module.
+
+Operators are given to the innermost module that was running forward when they were issued, and those of the backward to
+the module whose forward made them, by autograd's sequence numbers. Times are each operator's own, so that they add up.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.profiler import record_function
+
+from grok1.device import measuring
+from grok1.training.job import ProfileRequest
+
+_MODULE = "module "
+_OUTSIDE = "outside the modules"
+_ACCUMULATION = "gradient accumulation"
+_BACKWARD = "autograd::engine::evaluate_function: "
+_MICROSECONDS = 1e6
+
+
+class StepProfiler:
+    """Profiles the steps that were asked for on this rank; of the others it knows nothing and costs nothing."""
+
+    def __init__(self, request: ProfileRequest | None, rank: int, model: torch.nn.Module) -> None:
+        self._request = request if request is not None and rank in request.ranks else None
+        self._rank, self._model = rank, model
+        self.found: list[dict[str, Any]] = []  # of each profiled step, plain data
+
+    @contextmanager
+    def step(self, number: int) -> Iterator[None]:
+        """Run one step inside; writes its trace and adds to `found` if it is one of those asked for."""
+        if self._request is None or number + 1 not in self._request.steps:
+            yield
+            return
+        with _profiled(self._model) as profile:
+            yield
+        path = self._request.folder / f"rank-{self._rank}-step-{number + 1}.json.gz"
+        _export(profile, path)
+        events = _events(profile)
+        self.found.append(
+            {
+                "rank": self._rank,
+                "step": number + 1,
+                "trace": str(path),
+                "modules": module_seconds(events),
+                "operators": operator_seconds(events),
+            }
+        )
+
+
+def profiled_modules(model: torch.nn.Module, take_step: Callable[[], Any]) -> dict[str, tuple[float, float]]:
+    """By module: seconds of its own operators forward and backward in the step; nothing where there is no profiler."""
+    with _profiled(model) as profile:
+        take_step()
+    return module_seconds(_events(profile))
+
+
+@contextmanager
+def _profiled(model: torch.nn.Module) -> Iterator[Any]:
+    recorder, activities = measuring.profiler()
+    with named_modules(model), recorder.profile(activities=activities) as profile:
+        yield profile
+
+
+def _events(profile: Any) -> list[Any]:
+    """Empty where the profiler keeps them in files of its own, as torch_npu's does."""
+    return list(profile.events()) if hasattr(profile, "events") else []
+
+
+@contextmanager
+def named_modules(model: torch.nn.Module) -> Iterator[None]:
+    """Mark the forward of every module in what is profiled meanwhile; layers of one kind share a name."""
+    open_ranges: list[Any] = []
+
+    def enter(name: str) -> Any:
+        def hook(module: torch.nn.Module, args: Any) -> None:
+            marked = record_function(_MODULE + name)
+            marked.__enter__()
+            open_ranges.append(marked)
+
+        return hook
+
+    def leave(module: torch.nn.Module, args: Any, output: Any) -> None:
+        open_ranges.pop().__exit__(None, None, None)
+
+    with ExitStack() as hooks:
+        for path, module in model.named_modules():
+            inner = path.removeprefix("module").removeprefix(".")  # of the data-parallel wrapper
+            name = re.sub(r"(^|\.)\d+(?=\.|$)", r"\1*", inner) or "model"
+            hooks.callback(module.register_forward_pre_hook(enter(name)).remove)
+            hooks.callback(module.register_forward_hook(leave, always_call=True).remove)
+        yield
+
+
+def module_seconds(events: list[Any]) -> dict[str, tuple[float, float]]:
+    """By module: seconds of its own operators forward and backward, those of modules inside it left out."""
+    made_by = {
+        event.sequence_nr: module
+        for event in events
+        if event.sequence_nr >= 0 and not _is_backward(event) and (module := _enclosing(event)) is not None
+    }
+    seconds: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
+    for event in events:
+        own = _own_seconds(event)
+        if not own:
+            continue
+        backward = _backward_of(event)
+        if backward is None:
+            seconds[_enclosing(event) or _OUTSIDE][0] += own
+        else:
+            seconds[made_by.get(backward.sequence_nr, _accumulation_or_outside(backward))][1] += own
+    return {name: (each[0], each[1]) for name, each in sorted(seconds.items(), key=lambda item: -sum(item[1]))}
+
+
+def operator_seconds(events: list[Any]) -> dict[str, tuple[float, int]]:
+    """By operator: its own seconds and its calls."""
+    seconds: dict[str, list[float]] = defaultdict(lambda: [0.0, 0])
+    for event in events:
+        if not event.name.startswith(_MODULE):
+            seconds[event.name][0] += _own_seconds(event)
+            seconds[event.name][1] += 1
+    ordered = sorted(seconds.items(), key=lambda item: -item[1][0])
+    return {name: (each[0], int(each[1])) for name, each in ordered}
+
+
+def _own_seconds(event: Any) -> float:
+    on_device = getattr(event, "self_device_time_total", 0.0)
+    return float(on_device or event.self_cpu_time_total) / _MICROSECONDS
+
+
+def _is_backward(event: Any) -> bool:
+    return bool(event.name.startswith(_BACKWARD))
+
+
+def _backward_of(event: Any) -> Any | None:
+    """The autograd node that ran this operator, if one did."""
+    while event is not None and not _is_backward(event):
+        event = event.cpu_parent
+    return event
+
+
+def _accumulation_or_outside(backward: Any) -> str:
+    return _ACCUMULATION if backward.name.endswith("AccumulateGrad") else _OUTSIDE
+
+
+def _enclosing(event: Any) -> str | None:
+    """The innermost module around an operator."""
+    while event is not None and not event.name.startswith(_MODULE):
+        event = event.cpu_parent
+    return None if event is None else str(event.name.removeprefix(_MODULE))
+
+
+def _export(profile: Any, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name.removesuffix('.json.gz')}.partial.json.gz")
+    profile.export_chrome_trace(str(partial))
+    os.replace(partial, path)

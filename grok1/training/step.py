@@ -1,0 +1,156 @@
+"""One training step, with its parts timed: train.py loops it, bench/ times it."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from grok1.config.recipe import Recipe
+from grok1.data.batches import Batch, BatchSource
+from grok1.device import measuring
+from grok1.device.traffic import TRAFFIC, Communication
+from grok1.distributed.groups import Ranks, aux_loss_sums, group_names
+from grok1.megatron.door import (
+    clear_aux_losses_tracker,
+    finalize_model_grads,
+    get_forward_backward_func,
+    get_model_config,
+)
+from grok1.training.expert_load import ExpertLoad
+from grok1.training.timers import PhaseTimers
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one step gave; the same on every rank, but for this rank's own times and traffic.
+
+    Collectives are by "group operation", as in "tensor all_gather_into_tensor".
+    """
+
+    step: int
+    loss: float
+    aux_loss: float
+    grad_norm: float
+    learning_rate: float
+    skipped: bool
+    seconds: float
+    phase_seconds: dict[str, float]
+    collectives: dict[str, Communication]
+
+    @property
+    def is_finite(self) -> bool:
+        return math.isfinite(self.loss) and math.isfinite(self.grad_norm)
+
+
+class Stepper:
+    """Runs training steps: 1F1B over the micro-batches, gradient reduction, clipping, AdamW."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        ranks: Ranks,
+        model: torch.nn.Module,
+        optimizer: Any,
+        scheduler: Any,
+        batches: BatchSource,
+        timers: PhaseTimers | None = None,
+    ) -> None:
+        self.recipe, self.ranks, self.model = recipe, ranks, model
+        self.optimizer, self.scheduler, self._batches = optimizer, scheduler, batches
+        self.expert_load = ExpertLoad(model)
+        self.timers = timers or PhaseTimers()
+        config = get_model_config(model)
+        config.timers = self.timers
+        config.grad_scale_func = optimizer.scale_loss
+        config.finalize_model_grads_func = self._finalize_gradients
+        if recipe.kernels.gradient_reduction == "overlapped":
+            config.no_sync_func = model.no_sync  # until the last micro-batch
+        self._forward_backward = get_forward_backward_func()
+        self._group_names = group_names()
+        self._started: Any = None  # when the latest step did
+
+    def run(self, step: int) -> StepResult:
+        """Step number `step`, counted from 0, forward to updated weights."""
+        self._started = start = measuring.stamp()
+        with self.timers.phase("data"):
+            batches = self._batches.step(step)
+        losses = self.accumulate(batches)
+        with self.timers.phase("optimizer"):
+            updated, grad_norm, _ = self.optimizer.step()
+            learning_rate = float(self.optimizer.param_groups[0]["lr"])
+            self.scheduler.step(increment=1)
+        with self.timers.phase("report"):
+            loss, aux_loss = self.reduce_losses(losses)
+            self.expert_load.settle()
+        end = measuring.stamp()
+        measuring.synchronize()
+        return StepResult(
+            step=step,
+            loss=loss,
+            aux_loss=aux_loss,
+            grad_norm=float(grad_norm),
+            learning_rate=learning_rate,
+            skipped=not updated,
+            seconds=measuring.seconds_between(start, end),
+            phase_seconds=self.timers.drain(),
+            collectives=TRAFFIC.drain(self._group_names),
+        )
+
+    def timeline(self) -> list[tuple[float, float, str]]:
+        """(start, end, phase) of each stretch of the latest step, in the order of time, in seconds since it began."""
+        return self.timers.timeline(self._started)
+
+    def accumulate(self, batches: list[Batch]) -> list[Tensor]:
+        """Forward and backward of the micro-batches, gradients reduced; the last stage's losses."""
+        with self.timers.phase("optimizer"):
+            self.model.zero_grad_buffer()  # type: ignore[operator]
+            self.optimizer.zero_grad()
+        losses = self._forward_backward(
+            forward_step_func=forward_step,
+            data_iterator=iter(batches),
+            model=[self.model],
+            num_microbatches=len(batches),
+            seq_length=batches[0]["tokens"].shape[1],
+            micro_batch_size=self.recipe.training.micro_batch,
+            forward_only=False,
+        )
+        return [entry["loss"] for entry in losses]
+
+    def _finalize_gradients(self, model: list[torch.nn.Module], num_tokens: Tensor | None = None) -> None:
+        with self.timers.phase("gradients"):
+            finalize_model_grads(model, num_tokens)
+
+    def reduce_losses(self, losses: list[Tensor]) -> tuple[float, float]:
+        """(loss, aux loss), both means over the global batch; one small all-reduce over all ranks."""
+        parallel, model = self.recipe.parallel, self.recipe.model
+        both = torch.zeros(2, dtype=torch.float32, device=torch.cuda.current_device())
+        if self.ranks.reports_loss:
+            both[0] = torch.stack(losses).mean() / parallel.data
+        sums = aux_loss_sums().get("load_balancing_loss")
+        if sums is not None:  # megatron keeps each tensor rank's share; their sum is the layer's loss
+            share = sums["values"].sum()  # type: ignore[index]
+            both[1] = share / (self.recipe.num_micro_batches * parallel.data * model.num_layers)
+            clear_aux_losses_tracker()
+        dist.all_reduce(both)
+        loss, aux_loss = both.tolist()
+        return loss, aux_loss
+
+
+def forward_step(batches: Iterator[Batch], model: torch.nn.Module) -> tuple[Tensor, Callable[..., Any]]:
+    """One micro-batch forward, in the form megatron's schedules want."""
+    batch = next(batches)
+    output = model(batch["tokens"], batch["position_ids"], batch.get("key_bias"), labels=batch["labels"])
+    return output, functools.partial(_mean_loss, mask=batch.get("loss_mask"))
+
+
+def _mean_loss(losses: Tensor, mask: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+    """Mean over all tokens [B, S], or those that `mask` (0 or 1) leaves; pads count, as in xAI's maths."""
+    loss = losses.float().mean() if mask is None else (losses.float() * mask).sum() / mask.sum()
+    return loss, {"loss": loss.detach().clone()}

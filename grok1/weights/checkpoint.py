@@ -1,0 +1,147 @@
+"""Checkpoints through megatron's dist_checkpointing: a folder a step, complete or absent, resumable in the same layout.
+
+All nodes must see the folder (grok1.weights.folder says what lies in it). Weights alone load in any layout.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from grok1.config.recipe import Recipe
+from grok1.distributed.groups import Ranks
+from grok1.files import write_text
+from grok1.megatron.door import dist_checkpointing
+from grok1.weights.folder import LATEST, WEIGHTS_ONLY_STEP, latest_step, step_folder, stored_recipe
+
+_PARTIAL = ".partial"
+
+
+def check_loadable(folder: Path, recipe: Recipe) -> int:
+    """The step that `load` would resume after, or ValueError where the checkpoint is of another model or layout."""
+    step = latest_step(folder)
+    if step == WEIGHTS_ONLY_STEP:
+        _check_same(folder, recipe, ("model",))
+    else:
+        _check_same(folder, recipe, ("model", "parallel"))
+        _check_same_experts(folder, recipe)
+    return step
+
+
+def _check_same_experts(folder: Path, recipe: Recipe) -> None:
+    """Grouped experts lie transposed, so their optimizer state fits no others; sequential and fused ones lie alike."""
+    stored, wanted = stored_recipe(folder).kernels.experts, recipe.kernels.experts
+    if (stored == "grouped") != (wanted == "grouped"):
+        raise ValueError(
+            f"checkpoint {folder} was written with kernels.experts={stored}, the recipe says {wanted}, whose "
+            f"optimizer state lies otherwise; resume with kernels.experts={stored}"
+        )
+
+
+def _check_same(folder: Path, recipe: Recipe, sections: tuple[str, ...]) -> None:
+    stored = stored_recipe(folder).resolved()
+    for section in sections:
+        for key, value in recipe.resolved()[section].items():
+            if stored[section][key] != value:
+                raise ValueError(
+                    f"checkpoint {folder} was written with {section}.{key}={stored[section][key]}, the recipe "
+                    f"says {value}; use the recipe it was written with"
+                )
+
+
+def save(folder: Path, step: int, recipe: Recipe, ranks: Ranks, model: Any, optimizer: Any, scheduler: Any) -> None:
+    """Write the state after `step` steps. The folder appears under its name only when it is whole."""
+    final = step_folder(folder, step)
+    partial = final.with_name(final.name + _PARTIAL)
+    if ranks.rank == 0:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+    dist.barrier()
+    state = _state(model, optimizer, scheduler, step, is_loading=False)
+    dist_checkpointing.save(state, str(partial))
+    dist.barrier()
+    if ranks.rank == 0:
+        write_text(partial / "recipe.json", json.dumps(recipe.resolved(), indent=2))
+        shutil.rmtree(final, ignore_errors=True)
+        os.replace(partial, final)
+        write_text(folder / LATEST, str(step))
+    dist.barrier()
+
+
+def load(folder: Path, recipe: Recipe, model: Any, optimizer: Any, scheduler: Any) -> int:
+    """Restore the newest state, or weights alone where that is all there is; returns the number of steps behind it."""
+    step = check_loadable(folder, recipe)
+    if step == WEIGHTS_ONLY_STEP:
+        load_weights(folder, recipe, model.module)
+        optimizer.reload_model_params()
+        return step
+    _allocate_adam_state(optimizer)
+    template = _state(model, optimizer, scheduler, step, is_loading=True)
+    state = dist_checkpointing.load(template, str(step_folder(folder, step)))
+    model.module.load_state_dict(state["model"], strict=True)
+    with _own_group_settings(optimizer):
+        optimizer.load_state_dict(state["optimizer"])
+    _unshare_step_counts(optimizer)
+    scheduler.load_state_dict(state["scheduler"])
+    return int(state["step"])
+
+
+def load_weights(folder: Path, recipe: Recipe, model: Any) -> int:
+    """Restore the newest weights alone into a bare model of any layout; returns the number of steps behind them."""
+    step = latest_step(folder)
+    _check_same(folder, recipe, ("model",))
+    # megatron's layers keep an extra state, which is always None here and not in checkpoints from elsewhere
+    wanted = {name: each for name, each in model.sharded_state_dict().items() if not name.endswith("_extra_state")}
+    state = dist_checkpointing.load({"model": wanted}, str(step_folder(folder, step)))
+    model.load_state_dict(state["model"], strict=True)
+    return step
+
+
+def _allocate_adam_state(optimizer: Any) -> None:
+    """Give each parameter its Adam state, to be overwritten: megatron reads a step count from it before it loads."""
+    for parameter, state in _adam_states(optimizer):
+        state["step"] = torch.zeros((), dtype=torch.float32)
+        state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
+
+
+@contextmanager
+def _own_group_settings(optimizer: Any) -> Iterator[None]:
+    """Keep each parameter group's decay and rate multipliers: the checkpoint holds rank 0's groups, and pipeline
+    stages order theirs differently. (The schedule sets rates and decay from the multipliers afterwards.)
+    """
+    settings = [{key: group[key] for key in group if key != "params"} for group in optimizer.param_groups]
+    yield
+    for group, own in zip(optimizer.param_groups, settings, strict=True):
+        group.update(own)
+
+
+def _unshare_step_counts(optimizer: Any) -> None:
+    """megatron restores one step tensor for all parameters, which torch's Adam would then raise once for each."""
+    for _, state in _adam_states(optimizer):
+        state["step"] = state["step"].clone()
+
+
+def _adam_states(optimizer: Any) -> Iterator[tuple[torch.Tensor, dict[str, torch.Tensor]]]:
+    """Each local parameter with its state, over the dense and the expert optimizer."""
+    for part in getattr(optimizer, "chained_optimizers", [optimizer]):
+        for group in part.optimizer.param_groups:
+            for parameter in group["params"]:
+                yield parameter, part.optimizer.state[parameter]
+
+
+def _state(model: Any, optimizer: Any, scheduler: Any, step: int, is_loading: bool) -> dict[str, Any]:
+    weights = model.module.sharded_state_dict()
+    return {
+        "model": weights,
+        "optimizer": optimizer.sharded_state_dict(weights, is_loading=is_loading),
+        "scheduler": scheduler.state_dict(),
+        "step": step,
+    }

@@ -1,0 +1,163 @@
+"""A checkpoint of any layout to published safetensors: one process, streaming.
+
+Nothing larger than the shard being written is in memory at a time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
+from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, TensorStorageMetadata
+from torch.distributed.checkpoint.planner import LoadPlan
+from torch.distributed.checkpoint.planner_helpers import create_read_items_for_chunk_list
+
+from grok1.config.recipe import Model, Recipe
+from grok1.files import write_text
+from grok1.weights.blocks import Block, blocks, separated
+from grok1.weights.folder import latest_step, step_folder, stored_recipe
+from grok1.weights.importing import INDEX_NAME, Progress
+from grok1.weights.names import published_shapes
+
+
+def export_weights(
+    source: Path, target: Path, max_shard_bytes: int = 5 << 30, progress: Progress = lambda done, total: None
+) -> None:
+    """Write the newest weights of a checkpoint of any layout as safetensors in published names, in their dtypes.
+
+    The folder appears under its name when it is whole. It also holds an index and a config.json.
+
+    Raises:
+        ValueError: there is no checkpoint, or its recipe is not one, or the target exists.
+    """
+    step = latest_step(source)
+    recipe = stored_recipe(source)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise ValueError(f"{target} exists and is not an empty folder; give another one")
+    reader = _StackedReader(step_folder(source, step), recipe.model)
+    partial = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        plan = _shard_plan(recipe.model, reader, max_shard_bytes)
+        weight_map: dict[str, str] = {}
+        total_bytes = 0
+        for number, members in enumerate(plan, 1):
+            name = f"model-{number:05d}-of-{len(plan):05d}.safetensors"
+            shard: dict[str, Tensor] = {}
+            for block in members:
+                shard |= reader.read(block)
+                progress(len(weight_map) + len(shard), len(published_shapes(recipe.model)))
+            save_file(shard, partial / name, metadata={"format": "pt"})
+            weight_map |= dict.fromkeys(shard, name)
+            total_bytes += sum(weight.nbytes for weight in shard.values())
+        index = {"metadata": {"total_size": total_bytes}, "weight_map": weight_map}
+        write_text(partial / INDEX_NAME, json.dumps(index, indent=2))
+        write_text(partial / "config.json", json.dumps(_published_config(recipe), indent=2))
+        if target.exists():
+            target.rmdir()
+        os.replace(partial, target)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def _shard_plan(model: Model, reader: _StackedReader, max_shard_bytes: int) -> list[list[Block]]:
+    """Blocks by shard, each as full as the limit allows and holding at least one."""
+    plan: list[list[Block]] = [[]]
+    filled = 0
+    for block in blocks(model):
+        size = reader.num_bytes(block)
+        if plan[-1] and filled + size > max_shard_bytes:
+            plan.append([])
+            filled = 0
+        plan[-1].append(block)
+        filled += size
+    return plan
+
+
+class _StackedReader(DefaultLoadPlanner):
+    """Reads blocks of a checkpoint of any layout, one at a time."""
+
+    def __init__(self, folder: Path, model: Model) -> None:
+        super().__init__()
+        self._model, self._shapes = model, published_shapes(model)
+        self._reader = FileSystemReader(folder)
+        self._metadata = self._reader.read_metadata()
+        self._reader.set_up_storage_reader(self._metadata, is_coordinator=True)
+        self._target = torch.empty(0)
+        for block in blocks(model):
+            stored = self._metadata.state_dict_metadata.get(block.tensor)
+            if not isinstance(stored, TensorStorageMetadata) or tuple(stored.size) != block.shape:
+                size = list(stored.size) if isinstance(stored, TensorStorageMetadata) else "nothing"
+                raise ValueError(f"{folder}: {block.tensor} is {size}, its recipe says {list(block.shape)}")
+
+    def _stored(self, block: Block) -> TensorStorageMetadata:
+        stored = self._metadata.state_dict_metadata[block.tensor]
+        assert isinstance(stored, TensorStorageMetadata)
+        return stored
+
+    def num_bytes(self, block: Block) -> int:
+        """Size of the block as it is stored."""
+        return int(torch.Size(block.sizes).numel() * self._stored(block).properties.dtype.itemsize)
+
+    def read(self, block: Block) -> dict[str, Tensor]:
+        """The published weights of the block."""
+        stored = self._stored(block)
+        wanted = ChunkStorageMetadata(torch.Size(block.offsets), torch.Size(block.sizes))
+        self._target = torch.empty(block.sizes, dtype=stored.properties.dtype)
+        items = create_read_items_for_chunk_list(block.tensor, stored, [wanted])
+        if sum(torch.Size(item.lengths).numel() for item in items) != self._target.numel():
+            raise ValueError(f"the checkpoint does not hold all of {block.tensor} at {list(block.offsets)}")
+        self._reader.read_data(LoadPlan(items), self).wait()
+        weight = (
+            self._target.flatten(0, len(block.sizes) - 3) if len(block.sizes) > 2 else self._target
+        )  # stack axes off
+        if len(block.keys) > 1:
+            return dict(zip(block.keys, separated(weight.reshape(-1, block.sizes[-1]), self._model), strict=True))
+        return {block.keys[0]: weight.reshape(published_shapes(self._model)[block.keys[0]])}
+
+    def resolve_tensor(self, read_item: Any) -> Tensor:
+        target = self._target
+        for dimension, (start, length) in enumerate(zip(read_item.dest_offsets, read_item.lengths, strict=True)):
+            target = target.narrow(dimension, start, length)
+        return target
+
+    def commit_tensor(self, read_item: Any, tensor: Tensor) -> None:
+        """Nothing: the data was copied into place."""
+
+
+def _published_config(recipe: Recipe) -> dict[str, Any]:
+    """The model's sizes in the keys of the published config.json, with what it does not say added under its name."""
+    model = recipe.model
+    return {
+        "architectures": ["Grok1ModelForCausalLM"],
+        "model_type": "grok-1",
+        "vocab_size": model.vocab_size,
+        "hidden_size": model.hidden_size,
+        "intermediate_size": model.ffn_hidden_size,
+        "num_hidden_layers": model.num_layers,
+        "num_attention_heads": model.num_attention_heads,
+        "num_key_value_heads": model.num_query_groups,
+        "head_dim": model.head_dim,
+        "attn_output_multiplier": model.attention_multiplier or model.head_dim**-0.5,
+        "embedding_multiplier_scale": model.embedding_multiplier,
+        "output_multiplier_scale": model.output_multiplier,
+        "max_attn_value": model.attention_logit_cap,
+        "max_position_embeddings": recipe.training.sequence_length,
+        "rms_norm_eps": model.norm_epsilon,
+        "rope_theta": float(model.rope_base),
+        "num_experts": model.num_experts,
+        "num_experts_per_tok": model.experts_per_token,
+        "tie_word_embeddings": model.tie_embeddings,
+        "hidden_act": "gelu" if model.activation == "geglu" else "silu",
+        "torch_dtype": {"bf16": "bfloat16", "fp32": "float32"}[recipe.training.dtype],
+    }

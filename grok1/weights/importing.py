@@ -1,0 +1,212 @@
+"""Published safetensors into a checkpoint that any layout loads: one process, streaming.
+
+Nothing larger than one layer's attention, one expert's matrix or the embedding is in memory at a time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+from torch.distributed.checkpoint.default_planner import DefaultSavePlanner, create_default_global_save_plan
+from torch.distributed.checkpoint.filesystem import FileSystemWriter
+from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, MetadataIndex, TensorProperties
+from torch.distributed.checkpoint.planner import SavePlan, TensorWriteData, WriteItem, WriteItemType
+
+from grok1.config.recipe import Model, Recipe
+from grok1.config.refusals import listed, printable
+from grok1.files import write_text
+from grok1.weights.blocks import Block, Shape, blocks, interleaved
+from grok1.weights.folder import LATEST, WEIGHTS_ONLY_STEP, step_folder
+from grok1.weights.names import EMBEDDING, HEAD, published_shapes
+
+Progress = Callable[[int, int], None]  # (weights done, of all)
+_MAX_INDEX_BYTES = 64 << 20
+_FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_SHARD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.safetensors")
+_MAX_CHARACTERS = 8000  # of what a file made an error say
+_SHOWN_PROBLEMS = 40
+INDEX_NAME = "model.safetensors.index.json"
+
+
+def import_weights(source: Path, target: Path, recipe: Recipe, progress: Progress = lambda done, total: None) -> None:
+    """Write the published weights in `source` as a checkpoint of no steps in `target`, in the dtypes they have.
+
+    Raises:
+        ValueError: weights are missing, unknown or of another shape; all are listed.
+    """
+    files = check_published(source, recipe)
+    final = step_folder(target, WEIGHTS_ONLY_STEP)
+    if (target / LATEST).exists() or final.exists():
+        raise ValueError(f"{target} holds a checkpoint already; give another folder")
+    partial = final.with_name(f"{final.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        _write_tensors(partial, _StreamingSave(recipe.model, files, progress))
+        torch.save({"step": WEIGHTS_ONLY_STEP}, partial / "common.pt")
+        write_text(partial / "metadata.json", json.dumps(_MEGATRON_FORMAT))
+        write_text(partial / "recipe.json", json.dumps(recipe.resolved(), indent=2))
+        os.replace(partial, final)
+        write_text(target / LATEST, str(WEIGHTS_ONLY_STEP))
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+_MEGATRON_FORMAT = {
+    "sharded_backend": "torch_dist",
+    "sharded_backend_version": 1,
+    "common_backend": "torch",
+    "common_backend_version": 1,
+}
+
+
+def _write_tensors(folder: Path, source: _StreamingSave) -> None:
+    """What torch.distributed.checkpoint.save does on one process, but Ctrl-C and errors come out as they are."""
+    writer = FileSystemWriter(folder, single_file_per_rank=False)
+    writer.reset(folder)
+    writer.set_up_storage_writer(is_coordinator=True)
+    plan = writer.prepare_local_plan(source.whole_plan())
+    [plan], metadata = create_default_global_save_plan([plan])
+    [plan] = writer.prepare_global_plan([plan])
+    written = writer.write_data(plan, source)
+    written.wait()
+    writer.finish(metadata, [written.value()])
+
+
+class _StreamingSave(DefaultSavePlanner):
+    """Plans a checkpoint from shapes alone, and reads each weight only when it is to be written."""
+
+    def __init__(self, model: Model, files: PublishedFiles, progress: Progress) -> None:
+        super().__init__()
+        self._model, self._files, self._progress = model, files, progress
+        self._blocks = {(block.tensor, block.offsets): block for block in blocks(model)}
+        self._done = 0
+
+    def whole_plan(self) -> SavePlan:
+        """One item a block."""
+        return SavePlan([self._item(block) for block in self._blocks.values()])
+
+    def _item(self, block: Block) -> WriteItem:
+        return WriteItem(
+            index=MetadataIndex(block.tensor, torch.Size(block.offsets)),
+            type=WriteItemType.SHARD,
+            tensor_data=TensorWriteData(
+                chunk=ChunkStorageMetadata(torch.Size(block.offsets), torch.Size(block.sizes)),
+                properties=TensorProperties(dtype=self._files.dtype(block.keys[0])),
+                size=torch.Size(block.shape),
+            ),
+        )
+
+    def resolve_data(self, write_item: WriteItem) -> Tensor:
+        """The block's data, read now."""
+        offsets = write_item.index.offset
+        assert offsets is not None
+        block = self._blocks[(write_item.index.fqn, tuple(offsets))]
+        weights = [self._files.read(key) for key in block.keys]
+        whole = weights[0] if len(weights) == 1 else interleaved(weights, self._model)
+        self._done += 1
+        self._progress(self._done, len(self._blocks))
+        return whole.reshape(block.sizes)
+
+
+@dataclass(frozen=True)
+class PublishedFiles:
+    """Where each published weight lies: its file and its name in there."""
+
+    places: Mapping[str, tuple[Path, str]]
+
+    def read(self, key: str) -> Tensor:
+        path, name = self.places[key]
+        with safe_open(path, framework="pt") as file:
+            return file.get_tensor(name)
+
+    def dtype(self, key: str) -> torch.dtype:
+        path, name = self.places[key]
+        with safe_open(path, framework="pt") as file:
+            return _FLOATS[file.get_slice(name).get_dtype()]
+
+
+def check_published(folder: Path, recipe: Recipe) -> PublishedFiles:
+    """The weights in `folder`, all of the recipe's model and no others, of the right shapes.
+
+    Raises:
+        ValueError: one line that lists what is wrong, up to 40 weights.
+    """
+    expected = published_shapes(recipe.model)
+    allowed = {HEAD: expected[EMBEDDING], **expected}  # some write a tied head out: held against the embedding below
+    places: dict[str, tuple[Path, str]] = {}
+    problems: list[str] = []
+    for path in _shards(folder):
+        for name, shape, dtype in _headers(path):
+            key = _as_published(name)
+            if key in places:
+                problems.append(f"{name}: is in {places[key][0].name} and {path.name}")
+            elif key not in allowed:
+                problems.append(f"{name}: is no weight of this model")
+            elif shape != allowed[key]:
+                problems.append(f"{name}: has shape {list(shape)}, the recipe says {list(allowed[key])}")
+            elif dtype not in _FLOATS:
+                problems.append(f"{name}: is {dtype}, none of {', '.join(_FLOATS)}")
+            places.setdefault(key, (path, name))
+    problems += [f"{key}: is missing" for key in expected if key not in places]
+    files = PublishedFiles(places)
+    if not problems and HEAD in places.keys() - expected.keys() and not _are_equal(files, HEAD, EMBEDDING):
+        problems.append(f"{HEAD}: differs from {EMBEDDING}, which the recipe ties; set model.tie_embeddings=false")
+    if problems:
+        complaint = listed(problems, _SHOWN_PROBLEMS)[:_MAX_CHARACTERS]
+        raise ValueError(f"{folder} does not hold the weights of {recipe.name}: {complaint}")
+    return files
+
+
+def _are_equal(files: PublishedFiles, key: str, other: str) -> bool:
+    return files.dtype(key) == files.dtype(other) and torch.equal(files.read(key), files.read(other))
+
+
+def _shards(folder: Path) -> list[Path]:
+    """The safetensors files of a folder: those its index names, else all."""
+    index = folder / INDEX_NAME
+    if not index.is_file():
+        found = sorted(folder.glob("*.safetensors"))
+        if not found:
+            raise ValueError(f"{folder} holds no .safetensors files; give the folder of a published model")
+        return found
+    try:
+        if index.stat().st_size > _MAX_INDEX_BYTES:
+            raise ValueError("it is too large")
+        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        unsafe = [name for name in names if not _SHARD_NAME.fullmatch(name)]
+        if unsafe:
+            raise ValueError(f"it names {unsafe[0]!r}, which is no file of this folder")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{index} is not an index of safetensors: {printable(str(error))[:_MAX_CHARACTERS]}") from None
+    missing = sorted(name for name in names if not (folder / name).is_file())
+    if missing:
+        raise ValueError(f"{folder} lacks {', '.join(missing[:5])}, which its index names; copy the whole model")
+    return [folder / name for name in sorted(names)]
+
+
+def _headers(path: Path) -> Iterator[tuple[str, Shape, str]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118  not a mapping
+                cut = file.get_slice(name)
+                yield name, tuple(cut.get_shape()), cut.get_dtype()
+    except (SafetensorError, OSError) as error:
+        raise ValueError(
+            f"{path} is not a whole safetensors file: {printable(str(error))[:_MAX_CHARACTERS]}; copy it again"
+        ) from None
+
+
+def _as_published(name: str) -> str:
+    """A norm's vector is `.scale` in the original checkpoint."""
+    return f"{name.removesuffix('.scale')}.weight" if name.endswith("norm.scale") else name

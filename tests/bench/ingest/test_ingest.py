@@ -1,0 +1,579 @@
+"""Foreign logs: every form that was seen, what they leave out, and whatever else a file may hold.
+
+The lines are written here in the forms of the public logs that docs/ingest.md names; no number is anybody's.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bench.ingest import job
+from bench.ingest.make import described, make_record
+from bench.ingest.read import read_logs
+from bench.ingest.values import MAX_SECONDS
+from bench.judge.baseline import recorded_baseline
+from bench.judge.gate import judge
+from bench.judge.stats import summarise
+from bench.records.record import Record
+from grok1.config.load import load_recipe
+
+Write = Callable[..., Path]
+
+ARGUMENTS: dict[str, object] = {
+    "world_size": 8,
+    "tensor_model_parallel_size": 4,
+    "pipeline_model_parallel_size": 1,
+    "expert_model_parallel_size": 2,
+    "context_parallel_size": 1,
+    "seq_length": 1024,
+    "global_batch_size": 16,
+    "micro_batch_size": 1,
+    "num_layers": 2,
+    "hidden_size": 6144,
+    "ffn_hidden_size": 32768,
+    "num_attention_heads": 48,
+    "num_query_groups": 8,
+    "group_query_attention": True,
+    "kv_channels": 128,
+    "swiglu": True,
+    "untie_embeddings_and_output_weights": True,
+    "num_experts": 8,
+    "moe_router_topk": 2,
+    "bf16": True,
+    "fp16": False,
+    "padded_vocab_size": 131072,
+    "wandb_exp_name": "a-secret",
+}
+NPU = {"device_name": "Ascend910B3"}
+TITAN: dict[str, int | str] = {
+    "world_size": 8, "tensor": 1, "pipeline": 1, "expert": 1, "expert_tensor": 1, "sequence_length": 2048,
+    "global_batch": 64, "micro_batch": 8, "dtype": "bf16", "device_name": "NVIDIA H100 80GB HBM3",
+    "parameters": 8_000_000, "active_parameters": 8_000_000,
+}  # fmt: skip
+
+
+def dump(**changes: object) -> str:
+    """Megatron's arguments, as it prints them."""
+    lines = [f"  {k} {'.' * (48 - len(k))} {v}" for k, v in sorted((ARGUMENTS | changes).items())]
+    middle = "\n".join(lines)
+    return f"------------------------ arguments ------------------------\n{middle}\n--- end of arguments ---\n"
+
+
+def line(iteration: int, ms: object = 660.7, **changes: object) -> str:
+    """One line of Megatron; a field set to None is left out."""
+    fields: dict[str, object] = {
+        "consumed samples": f"{16 * iteration:12d}",
+        "elapsed time per iteration (ms)": ms,
+        "throughput per GPU (TFLOP/s/GPU)": 63.4,
+        "learning rate": "1.000000E-06",
+        "global batch size": "   16",
+        "lm loss": "1.180000E+01",
+        "load_balancing_loss": "1.019746E+00",
+        "loss scale": 1.0,
+        "grad norm": 12.345,
+        "number of skipped iterations": "  0",
+        "number of nan iterations": "  0",
+    }
+    fields |= {name.replace("_", " "): value for name, value in changes.items()}
+    return f" iteration {iteration:8d}/    2000 | " + "".join(
+        f"{name}: {value} | " for name, value in fields.items() if value is not None
+    )
+
+
+def lines(*iterations: int, **changes: object) -> str:
+    return "".join(line(each, **changes) + "\n" for each in iterations)
+
+
+def titan(step: int, tps: object = "10,000", **changes: str) -> str:
+    fields = {"grad_norm": " 1.2500", "memory": "12.50GiB(15.60%)", "tps": tps, "tflops": "56.78", "mfu": "12.30%"}
+    rest = "  ".join(f"{name}: {value}" for name, value in (fields | changes).items() if value)
+    return f"[titan] 2025-06-16 22:30:50,322 - root - INFO - step: {step:2}  loss:  7.1234  {rest}"
+
+
+def nemo(step: int, seconds: object = 6.08, rest: str = " | consumed_samples: 5888") -> str:
+    return (
+        f"Training epoch 0, iteration {step}/99 | lr: 6.897e-06 | global_batch_size: 64 | global_step: {step} | "
+        f"max_memory_reserved: 127785762816 | max_memory_allocated: 115792977920 | reduced_train_loss: 11.96 | "
+        f"train_step_timing in s: {seconds}{rest}"
+    )
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    def write_log(text: str | bytes, name: str = "job.log") -> Path:
+        path = tmp_path / name
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        return path
+
+    return write_log
+
+
+def read(*paths: Path, from_step: int = 0, **stated: Any) -> Record:
+    return make_record(read_logs(paths, from_step), "a-case", NPU | stated).record
+
+
+def times(record: Record) -> list[float]:
+    return record.ranks[0].step_seconds
+
+
+def numbers(record: Record) -> list[int]:
+    return [step.step for step in record.steps]
+
+
+# ---- Megatron and its kin --------------------------------------------------------------------------------
+
+
+def test_a_log_with_its_arguments_makes_a_record_that_is_judged_and_becomes_a_baseline(write: Write) -> None:
+    log = write(dump() + "".join(line(i, ms=700 + i) + "\n" for i in range(1, 21)))
+    made = make_record(read_logs([log]), "a-case", NPU)
+    record = made.record
+    assert record.valid
+    assert numbers(record) == list(range(20))
+    assert times(record) == pytest.approx([0.7 + i / 1000 for i in range(1, 21)])
+    assert record.layout.model_dump() == {
+        "world_size": 8, "tensor": 4, "pipeline": 1, "expert": 2, "expert_tensor": 4, "data": 2,
+        "nodes": 1, "ranks_per_node": 8,
+    }  # fmt: skip
+    assert (record.device.kind, record.device.dtype, record.host) == ("npu", "bf16", None)
+    assert record.steps[0].aux_loss == pytest.approx(1.019746)
+    assert record.work.num_micro_batches == 8
+    assert "ingested from job.log (Megatron)" in (record.source or "")
+    assert "a-secret" not in record.model_dump_json()
+    assert made.origins["world_size"] == "the log"
+    assert "assumed" in made.origins["nodes"]
+    assert "median" in described(made)
+    baseline = recorded_baseline([record], "a try")
+    assert judge(record, [baseline]).state == "pass"
+
+
+def test_the_sizes_of_a_log_count_as_the_recipe_counts_them(write: Write) -> None:
+    recipe = load_recipe("grok1-40b-2layer")
+    log = read_logs([write(dump() + lines(*range(1, 9)))])
+    own = make_record(log, "a-case", NPU).record
+    named = make_record(log, "a-case", NPU, recipe).record
+    assert own.work.parameters_total == pytest.approx(recipe.parameters(), rel=1e-4)
+    assert own.work.parameters_active == recipe.active_parameters()
+    assert own.work.model_flops_per_step == pytest.approx(recipe.flops_per_step())
+    assert (named.recipe.name, named.recipe.hash) == (recipe.name, recipe.hash())
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        " [2024-04-06 02:59:36]",
+        "[2026-09-11 12:06:52.987995]",
+        "[default0]: [2025-05-27 15:23:07]",
+        "[rank7]:",
+        "3: ",
+        "[Rank 0 | Local Rank 0] 2026-01-01 INFO [train_engine:48] => ",
+        "[[32m20251202 06:56:28[0m][[36mrank-7/8[0m][[1mINFO [0m] : ",
+        "[1,7]<stdout>:",
+        "samples/sec: 12.345 |",
+        "\x1b[32m\x1b[1m",
+        "(WorkerDict pid=295552) ",
+        "\x00\xff junk ",
+    ],
+)
+def test_what_stands_before_a_line_does_not_matter(write: Write, before: str) -> None:
+    record = read(write(dump() + "".join(f"{before}{line(i)}\n" for i in range(1, 8))))
+    assert times(record) == pytest.approx([0.6607] * 7)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"load_balancing_loss": None, "throughput per GPU (TFLOP/s/GPU)": None},
+        {"consumed tokens": "  11534336", "samples per second": 9.71, "TFLOPs": 167.52},
+        {"elapsed time per iteration (ms)": "660.7/655.1", "hip mem usage/free/total/usage_ratio": "1GB/2GB/3GB/60%"},
+        {"iteration time: 270.125 s samples/sec": 3.8},
+        {"lm loss": None, "loss": 11.8},
+        {"elapsed time per iteration (ms)": "  660.7"},
+        {"num zeros": 0.0, "params norm": 238.33, "mtp_1 loss": "1.1E+00"},
+        {"global batch size": None, "gloabl batch size": "  16"},
+    ],
+)
+def test_fields_differ_between_versions(write: Write, changes: dict[str, Any]) -> None:
+    record = read(write(dump() + "".join(line(i, **changes) + "\n" for i in range(1, 8))))
+    assert record.valid
+    assert times(record) == pytest.approx([0.6607] * 7)
+
+
+def test_colours_and_carriage_returns(write: Write) -> None:
+    coloured = "".join(
+        f"\r12%|###   |\r\x1b[36m{line(i).replace('lm loss', chr(27) + '[0mlm loss')}\r" for i in range(1, 8)
+    )
+    assert numbers(read(write(dump() + coloured))) == list(range(7))
+
+
+def test_an_old_log_without_expert_arguments_is_dense(write: Write) -> None:
+    gone = ("expert_model_parallel_size", "num_experts", "moe_router_topk", "context_parallel_size")
+    text = "\n".join(row for row in dump().splitlines() if not row.strip().startswith(gone))
+    record = read(write(text + "\n" + lines(*range(1, 8))))
+    assert record.layout.expert == 1
+    assert record.work.parameters_active < record.work.parameters_total
+
+
+def test_experts_over_the_tensor_ranks_too(write: Write) -> None:
+    record = read(write(dump(moe_tp_extend_ep=True) + lines(*range(1, 8))))
+    assert (record.layout.expert, record.layout.expert_tensor) == (8, 1)
+
+
+def test_memory_lines_are_kept(write: Write) -> None:
+    memory = (
+        "[Rank 4] (after 1 iterations) memory (MB) | allocated: 10.5 | max allocated: 21687.5 | reserved: 9.0 | "
+        "max reserved: 22000.0\n"
+    )
+    rank = read(write(dump() + lines(1) + memory + lines(*range(2, 8)))).ranks[0]
+    assert (rank.peak_bytes, rank.reserved_bytes) == (int(21687.5 * 2**20), 22000 * 2**20)
+
+
+def test_means_over_an_interval_stay_one_sample_a_line(write: Write) -> None:
+    record = read(write(dump(log_interval=10) + lines(*range(10, 101, 10))))
+    assert numbers(record) == list(range(9, 100, 10))
+    assert "mean over about 10 steps" in (record.source or "")
+    alone = read(write(dump() + lines(*range(1, 11))))
+    assert "mean" not in (alone.source or "")
+
+
+# ---- ranks, resumes, several files -----------------------------------------------------------------------
+
+
+def test_the_slowest_of_several_ranks_counts(write: Write) -> None:
+    text = "".join(f"[rank{rank}]:{line(i, ms=600 + 10 * rank)}\n" for i in range(1, 8) for rank in (2, 0, 1))
+    assert times(read(write(dump() + text))) == pytest.approx([0.62] * 7)
+    shifted = "".join(f"[rank1]:{line(i + 1)}\n[rank0]:{line(i)}\n" for i in range(1, 8))
+    assert numbers(read(write(dump() + shifted))) == list(range(8))
+
+
+def test_a_resumed_run_replaces_what_it_repeats(write: Write) -> None:
+    record = read(write(dump() + lines(*range(1, 11), ms=600.0) + dump() + lines(*range(6, 9), ms=700.0)))
+    assert numbers(record) == list(range(8))
+    assert times(record) == pytest.approx([0.6] * 5 + [0.7] * 3)
+    assert "resumed 1 time(s), first at step 6" in (record.source or "")
+    faster = read(write(dump() + lines(*range(1, 11), ms=600.0) + dump() + lines(*range(6, 9), ms=500.0)))
+    assert times(faster) == pytest.approx([0.6] * 5 + [0.5] * 3)
+    assert faster.id != record.id
+
+
+def test_a_second_log_continues_or_replaces(write: Write) -> None:
+    first = write(dump() + lines(*range(1, 6), ms=600.0), "a.log")
+    second = write(lines(*range(5, 9), ms=700.0), "b.log")
+    assert times(read(first, second)) == pytest.approx([0.6] * 4 + [0.7] * 4)
+
+
+def test_logs_of_two_jobs_are_refused(write: Write) -> None:
+    first, second = write(dump() + lines(1), "a.log"), write(dump(world_size=16) + lines(2), "b.log")
+    with pytest.raises(ValueError, match=r"b.log, line \d+: world_size is 16 here and 8 before"):
+        read(first, second)
+    with pytest.raises(ValueError, match="a line of torchtitan in a log of Megatron"):
+        read(write(dump() + lines(1) + titan(2) + "\n"))
+
+
+# ---- torchtitan and NeMo ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"grad_norm": "", "tflops": ""},
+        {"grad_norm": "", "tflops": "", "tps": "", "wps": "10,000"},
+        {"mfu": "N/A"},
+        {"elapsed_time_per_step": "1.638s"},
+    ],
+)
+def test_torchtitan(write: Write, changes: dict[str, str]) -> None:
+    record = make_record(
+        read_logs([write("".join(titan(i, **changes) + "\n" for i in range(1, 11)))]), "a-case", TITAN
+    ).record
+    assert record.valid
+    assert numbers(record) == list(range(10))
+    assert times(record) == pytest.approx([64 * 2048 / 10_000 / 8] * 10, rel=1e-3)
+    assert record.ranks[0].reserved_bytes == int(12.5 * 2**30)
+    assert record.steps[0].learning_rate is None
+
+
+def test_torchtitan_says_its_batch_and_device(write: Write) -> None:
+    text = (
+        "[titan] INFO - CUDA capacity: NVIDIA H100 80GB HBM3 with 79.10GiB memory\n"
+        "[titan] Training starts at step 1, with local batch size 8, global batch size 64, sequence length 2048\n"
+        + "".join("\x1b[31m" + titan(i).replace("loss", "\x1b[32mloss") + "\x1b[39m\n" for i in (1, *range(10, 60, 10)))
+        + titan(50, tps="1").replace("step:", "validate step:") + "\n"
+    )  # fmt: skip
+    said = ("sequence_length", "global_batch", "micro_batch", "device_name")
+    rest = {name: value for name, value in TITAN.items() if name not in said}
+    made = make_record(read_logs([write(text)]), "a-case", rest)
+    assert made.record.device.kind == "cuda"
+    assert numbers(made.record) == [0, 9, 19, 29, 39, 49]
+    assert max(times(made.record)) < 2, "a validation is no step"
+    assert "mean over about 10" in (made.record.source or "")
+    with pytest.raises(ValueError, match="--sequence-length 4096 contradicts 2048 of the log"):
+        make_record(read_logs([write(text)]), "a-case", rest | {"sequence_length": 4096})
+
+
+def test_torchtitan_ranks_without_prefix(write: Write) -> None:
+    text = "".join(titan(i, tps=tps) + "\n" for i in range(1, 8) for tps in ("10,050", "10,000", "10,049"))
+    record = make_record(read_logs([write(text)]), "a-case", TITAN).record
+    assert times(record) == pytest.approx([64 * 2048 / 10_000 / 8] * 7)
+
+
+def test_nemo(write: Write) -> None:
+    text = "".join(
+        f"[2025-10-17T11:32:59+08:00] {nemo(i, rest='' if i % 2 else ' | val_loss: 3.6')}\n" for i in range(9)
+    )
+    record = make_record(read_logs([write(text)]), "a-case", TITAN).record
+    assert record.valid
+    assert numbers(record) == list(range(9))
+    assert times(record) == [6.08] * 9
+    assert record.ranks[0].peak_bytes == 115792977920
+
+
+def test_nemo_progress_bar(write: Write) -> None:
+    bars = [
+        f"Epoch 0: :  {i}%|▋    | {i}/15 [06:19<07:13, v_num=0, reduced_train_loss=11.50, global_step={i - 1}.00, "
+        f"consumed_samples=12288.0, train_step_timing in s=49.5{i % 10}]"
+        for i in range(1, 16)
+    ]
+    log = read_logs([write("\r".join(bars + bars[-1:]) + "\r")])
+    record = make_record(log, "a-case", TITAN).record
+    assert numbers(record) == list(range(15))
+    assert times(record)[3] == 49.54
+    assert "rounded" in (record.source or "")
+
+
+# ---- what makes a record void, and what is refused -------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"lm loss": "nan"}, "step 4: loss is not finite"),
+        ({"lm loss": None}, "step 4: the line has no loss"),
+        ({"grad norm": "inf"}, "step 4: grad norm is not finite"),
+        ({"number of nan iterations": "  1"}, "step 4: counted a NaN"),
+        ({"number of skipped iterations": "  1"}, "step 4: the optimizer skipped its update"),
+    ],
+)
+def test_a_wrong_step_voids_the_record(write: Write, changes: dict[str, Any], reason: str) -> None:
+    text = dump() + "".join(line(i, **(changes if i == 4 else {})) + "\n" for i in range(1, 8))
+    record = read(write(text))
+    assert not record.valid
+    assert record.void_reasons[0].startswith(reason)
+    assert judge(record, []).state == "void"
+    assert read(write(text), from_step=5).valid
+
+
+@pytest.mark.parametrize("ms", ["0.0", "-5.0", "nan", "NaN", "inf", "-inf", "1e99", "99999999999.9"])
+def test_a_time_that_is_none_is_refused(write: Write, ms: str) -> None:
+    text = dump() + lines(1, 2) + line(3, ms=ms) + "\n" + lines(*range(4, 9))
+    with pytest.raises(ValueError, match=r"job.log, line \d+: a step of .* is none.*--from-step"):
+        read(write(text))
+    assert numbers(read(write(text), from_step=4)) == [3, 4, 5, 6, 7]
+
+
+@pytest.mark.parametrize("tps", ["0", "-3", "nan", "inf"])
+def test_a_speed_that_is_none_is_refused(write: Write, tps: str) -> None:
+    with pytest.raises(ValueError, match="is no speed"):
+        read_logs([write(titan(1, tps=tps) + "\n")])
+
+
+def test_a_growing_batch_is_refused(write: Write) -> None:
+    text = dump().replace("global_batch_size", "x_batch_size") + lines(1, 2) + lines(3, 4, 5, global_batch_size="32")
+    with pytest.raises(ValueError, match="global batch is 16 and at step 3 32.*--from-step 3"):
+        read(write(text))
+    assert read(write(text), from_step=3).work.global_batch == 32
+
+
+@pytest.mark.parametrize(
+    ("change", "stated", "complaint"),
+    [
+        ({}, {"world_size": 16}, "--world-size 16 contradicts 8 of the log: leave the flag out"),
+        ({}, {"parameters": 7}, "parameters 7 of a flag contradicts"),
+        ({"fp8": "hybrid"}, {}, "ran in fp8"),
+        ({"context_parallel_size": 2}, {}, "context parallelism of 2"),
+        ({"multi_latent_attention": True}, {}, "give --parameters, --active-parameters"),
+        ({"micro_batch_size": 3}, {}, "not whole micro-batches of 3"),
+        ({"tensor_model_parallel_size": 3}, {}, "job.log: makes no record"),
+        ({"world_size": 64}, {}, "does not say nodes: give --nodes, or --recipe"),
+        ({}, {"device_name": "Mystery"}, "give --device-kind"),
+        ({"world_size": 10**14}, {"nodes": 1}, "not whole micro-batches"),
+    ],
+)
+def test_a_job_that_a_record_cannot_hold_is_refused(
+    write: Write, change: dict[str, Any], stated: dict[str, Any], complaint: str
+) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        read(write(dump(**change) + lines(*range(1, 8))), **stated)
+
+
+def test_a_recipe_that_contradicts_the_log_is_refused(write: Write) -> None:
+    log = read_logs([write(dump() + lines(*range(1, 8)))])
+    with pytest.raises(ValueError, match="the recipe's .* contradicts .* of the log: choose another --recipe"):
+        make_record(log, "a-case", NPU, load_recipe("grok1-40b"))
+
+
+def test_lines_that_were_cut_or_mixed_up_are_counted_and_left_out(write: Write) -> None:
+    whole = line(3)
+    cut = whole[: whole.index("660.7") + 2]
+    mixed = whole[:60] + line(4, ms=1.0)
+    log = read_logs([write(dump() + lines(1, 2) + cut + "\n" + cut + "[rank3]: 5 |\n" + mixed + "\n" + cut)])
+    record = make_record(log, "a-case", NPU).record
+    assert numbers(record) == [0, 1, 3]
+    assert log.unusable == 3
+    doubled = write(dump() + line(1) + "elapsed time per iteration (ms): 7.0 |\n" + lines(2))
+    assert numbers(read(doubled)) == [1]
+
+
+def test_a_very_long_line_is_left_out_in_bounded_memory(write: Write) -> None:
+    path = write(dump() + lines(1) + "iteration" * 4 * 2**20 + "\n" + lines(2, 3))
+    tracemalloc.start()
+    log = read_logs([path])
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 16 * 2**20
+    assert (len(log.samples()), log.unusable) == (3, 1)
+
+
+@pytest.mark.parametrize("content", [b"", b"\n" * 9, bytes(range(256)) * 99, b"iteration step: ....\r", b"\x00" * 9000])
+def test_a_file_without_a_training_line_is_refused(write: Write, content: bytes) -> None:
+    with pytest.raises(ValueError, match="job.log: no training line of Megatron, torchtitan or NeMo"):
+        read_logs([write(content)])
+
+
+def test_a_log_of_a_hundred_megabytes_is_read(write: Write) -> None:
+    row = b"rank 3 says something of no interest about iteration speed, at great length, as some jobs do ......\n"
+    middle = row * 10_000
+    text = b"".join(middle + line(i).encode() + b"\n" for i in range(1, 101))
+    record = read(write(dump().encode() + text))
+    assert len(record.steps) == 100
+    assert len(text) > 100e6
+
+
+def test_too_many_steps_are_refused(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(job, "MAX_STEPS", 50)
+    with pytest.raises(ValueError, match="give --from-step"):
+        read(write(dump() + lines(*range(1, 60))))
+
+
+# ---- whatever else ---------------------------------------------------------------------------------------
+
+
+def sound(record: Record) -> bool:
+    return all(math.isfinite(each) and 0 < each <= MAX_SECONDS for each in times(record))
+
+
+def taken(content: bytes, stated: dict[str, Any]) -> Record | None:
+    """The record of a log in a fresh file, or None where it was refused in one line."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "a.log"
+        path.write_bytes(content)
+        try:
+            return make_record(read_logs([path]), "a-case", stated).record
+        except ValueError as error:
+            if "\n" in str(error):
+                raise AssertionError(f"more than one line: {error}") from error
+            return None
+
+
+@settings(max_examples=60)
+@given(st.integers(0, 2**32), st.integers(0, 40_000), st.integers(1, 4))
+def test_interleaved_and_truncated_logs_never_give_a_wrong_time(seed: int, end: int, ranks: int) -> None:
+    shuffle = random.Random(seed)
+    queues = [[f"[rank{rank}]:{line(i, ms=500 + i)}\n" for i in range(1, 20)] for rank in range(ranks)]
+    pieces = [dump()]
+    while any(queues):
+        queue = shuffle.choice([each for each in queues if each])
+        head = queue.pop(0)
+        cut = shuffle.choice([len(head), len(head), shuffle.randrange(len(head))])
+        pieces.append(head[:cut] if shuffle.random() < 0.2 else head)
+    record = taken("".join(pieces).encode()[:end], NPU)
+    if record is not None:
+        allowed = {round((500 + i) / 1000, 6) for i in range(1, 20)}
+        assert {round(each, 6) for each in times(record)} <= allowed
+        assert all(a < b for a, b in zip(numbers(record), numbers(record)[1:], strict=False))
+
+
+PIECES = [
+    *"0123456789.:|/,\r\n -=eE[]",
+    *("nan", "-", "step: ", "loss: ", "tps: ", "iteration ", "elapsed time per iteration (ms): ", "\x1b[3", "m"),
+    *(line(1), line(2), titan(1), nemo(3), "train_step_timing in s=", "  seq_length ...... ", "  num_layers .. 0\n"),
+]
+
+
+@settings(max_examples=100)
+@given(st.lists(st.sampled_from(PIECES), max_size=40), st.binary(max_size=30))
+def test_no_file_makes_it_crash(parts: list[str], junk: bytes) -> None:
+    record = taken(dump().encode() + "".join(parts).encode() + junk, NPU | {"parameters": 1, "active_parameters": 1})
+    assert record is None or sound(record)
+
+
+@settings(max_examples=40)
+@given(st.lists(st.integers(1, 10**8), min_size=1, max_size=50), st.integers(0, 10**6))
+def test_generated_lines_come_back(tenths: list[int], first: int) -> None:
+    text = "".join(line(first + i, ms=f"{tenth / 10:.1f}") + "\n" for i, tenth in enumerate(tenths, 1))
+    record = taken((dump() + text).encode(), NPU)
+    assert record is not None
+    assert times(record) == pytest.approx([tenth / 10_000 for tenth in tenths])
+    assert numbers(record) == list(range(first, first + len(tenths)))
+    again = Record.model_validate_json(record.model_dump_json(by_alias=True))
+    assert again == record
+
+
+# ---- the command -----------------------------------------------------------------------------------------
+
+
+def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "bench", "ingest", *arguments],
+        cwd=cwd, env={"PYTHONPATH": str(Path(__file__).parents[3])}, capture_output=True, text=True, timeout=100,
+    )  # fmt: skip
+
+
+def test_the_command_writes_a_record_and_says_what_it_understood(write: Write, tmp_path: Path) -> None:
+    log = write(dump() + "".join(line(i, ms=600 + i) + "\n" for i in range(1, 12)))
+    stated = ("--case", "a/../case", "--device-name", "Ascend910B3", "--software", "torch=2.7.1")
+    done = command(str(log), *stated, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (path,) = (tmp_path / "results/records").iterdir()
+    record = Record.read(path)
+    assert record.software == {"torch": "2.7.1"}
+    assert f"median {summarise(record).median_step_seconds:.4g} s/step" in done.stdout
+    assert "world_size: 8 (the log)" in done.stdout
+    assert statistics.median(times(record)) == pytest.approx(0.606)
+    again = command(str(log), *stated, "--output", "again.json", cwd=tmp_path)
+    assert again.returncode == 0
+    assert Record.read(tmp_path / "again.json").id == record.id, "one run is one piece of evidence"
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments", "complaint"),
+    [
+        (None, (), "cannot be read"),
+        ("nothing\n", (), "no training line"),
+        (dump() + line(1, ms="nan") + "\n", (), "is none"),
+        (dump() + lines(1), ("--world-size", "3"), "contradicts"),
+        (dump() + lines(1), ("--software", "torch"), "is not name=version"),
+    ],
+)
+def test_the_command_refuses_in_one_line_and_writes_nothing(
+    write: Write, tmp_path: Path, text: str | None, arguments: tuple[str, ...], complaint: str
+) -> None:
+    log = tmp_path / "gone.log" if text is None else write(text)
+    done = command(str(log), "--case", "c", "--device-name", "Ascend910B", *arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert complaint in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not (tmp_path / "results").exists()

@@ -1,0 +1,79 @@
+"""A rank's ledger counted without extrapolating, as an entry for a pool of processes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bench.ledger.count import rank_ledger
+from bench.ledger.schema import RankLedger
+from grok1.config.recipe import Recipe
+
+
+def counted_directly(job: tuple[Recipe, int]) -> RankLedger:
+    """(recipe, rank): a step of all the recipe's micro-batches, each of which ran; balanced routing."""
+    # here, in a process that the forkserver made: the test's own must not import torch or megatron
+    from bench.ledger.meter import MarkedPhases, Meter
+    from grok1.distributed.rank_process import prepare_process
+    from grok1.training.dry import Routing, dry_rank
+
+    recipe, rank = job
+    prepare_process()
+    phases = MarkedPhases()
+    meter = Meter(phases)
+    routing = Routing.balanced(recipe.model.num_experts)
+    with dry_rank(recipe, rank, routing, phases, meter) as (stepper, batches, ranks):
+        return rank_ledger(meter, stepper, batches, ranks, 1, [recipe.num_micro_batches])
+
+
+def cost_of_a_singular_value_decomposition(_job: None) -> tuple[dict[str, int], list[tuple[str, int, int]]]:
+    """(operators without a formula, (phase, calls, matrix FLOPs) of all else) of one such and one matrix product."""
+    import torch
+
+    from bench.ledger.meter import MarkedPhases, Meter
+    from grok1.config.load import load_recipe
+    from grok1.distributed.rank_process import prepare_process
+    from grok1.training.dry import Routing, dry_rank
+
+    prepare_process()
+    recipe, phases = load_recipe("grok1-nano"), MarkedPhases()
+    meter = Meter(phases)
+    with dry_rank(recipe, 0, Routing.balanced(recipe.model.num_experts), phases, meter):
+        matrix = torch.empty(4, 4)
+        meter.reset()
+        with phases.phase("optimizer"):
+            torch.linalg.svd(matrix @ matrix)
+        rows = [(phase, cost.calls, cost.matrix_flops) for (phase, _), cost in meter.counts.costs.items()]
+        return dict(meter.counts.unknown), rows
+
+
+def bytes_of_a_fused_update(is_scaled: bool) -> tuple[int, int]:
+    """(read, written) by torch's fused AdamW over four values, its gradient scaled on the way or not."""
+    import torch
+
+    from bench.ledger.meter import MarkedPhases, Meter
+    from grok1.config.load import load_recipe
+    from grok1.distributed.rank_process import prepare_process
+    from grok1.training.dry import Routing, dry_rank
+
+    prepare_process()
+    recipe, phases = load_recipe("grok1-nano"), MarkedPhases()
+    meter = Meter(phases)
+    with dry_rank(recipe, 0, Routing.balanced(recipe.model.num_experts), phases, meter):
+        weight, gradient, first, second = (torch.zeros(4) for _ in range(4))
+        scale = torch.zeros(()) if is_scaled else None
+        lists: Any = ([weight], [gradient], [first], [second], [], [torch.ones(())])
+        meter.reset()
+        torch._fused_adamw_(*lists, **_SETTINGS, grad_scale=scale)
+        (cost,) = meter.counts.costs.values()
+        return cost.bytes_read, cost.bytes_written
+
+
+_SETTINGS: dict[str, Any] = {
+    "lr": 1.0,
+    "beta1": 0.9,
+    "beta2": 0.9,
+    "weight_decay": 0.0,
+    "eps": 1.0,
+    "amsgrad": False,
+    "maximize": False,
+}

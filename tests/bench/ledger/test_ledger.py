@@ -1,0 +1,221 @@
+"""The ledger's gate: equal is silent, any figure that grew is named, and the shipped ledgers are the tree's."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import pytest
+
+import tests.bench.ledger.ledger_entries as entries
+from bench.ledger import store as ledger_store
+from bench.ledger import text as ledger_text
+from bench.ledger.count import count
+from bench.ledger.schema import Ledger, differences, read_ledger, write_ledger
+from grok1.config.load import load_recipe
+from grok1.distributed.launch import rank_context
+
+REMEDY = "python -m bench ledger --recipe"
+
+
+@pytest.fixture(scope="module")
+def tiny() -> Ledger:
+    return count(load_recipe("grok1-tiny"))
+
+
+# ---- what ships ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["grok1-tiny", "grok1-40b"])
+def test_a_step_costs_what_is_stored(name: str, tiny: Ledger) -> None:
+    """The benchmark run holds the other recipes too; these two take seconds."""
+    counted = tiny if name == "grok1-tiny" else count(load_recipe(name))
+    stored = read_ledger(ledger_store.path_of(ledger_store.FOLDER, name))
+    assert ledger_text.complaint(stored, counted) == ""
+    assert counted.is_complete
+
+
+@pytest.mark.parametrize("name", ledger_store.SHIPPED)
+def test_stored_ledgers_are_of_the_shipped_recipes(name: str) -> None:
+    stored = read_ledger(ledger_store.path_of(ledger_store.FOLDER, name))
+    recipe = load_recipe(name)
+    assert (stored.recipe_name, stored.recipe_hash) == (name, recipe.hash())
+    assert sum(rank.ranks_alike for rank in stored.ranks) == recipe.parallel.world_size
+    assert stored.rationale
+    assert stored.is_complete
+
+
+def test_the_forty_billion_ledger_is_the_hand_count() -> None:
+    """Two figures that were known before the ledger was: rank 0's parameters, and a micro-batch's FLOPs.
+
+    2 x 28 x ... by hand: 66.5916 TFLOP with causal attention, where full matrices and an unfused backward give 68.65.
+    """
+    stored = read_ledger(ledger_store.path_of(ledger_store.FOLDER, "grok1-40b"))
+    first = stored.ranks[0]
+    parameters = first.parameters
+    assert parameters.dense + parameters.expert + parameters.embedding == 2_705_620_992
+    per_micro_batch = sum(row.matrix_flops for row in first.costs) / stored.num_micro_batches
+    attention = sum(row.matrix_flops for row in first.costs if row.component == "attention core")
+    core = 8192 * 8192 * 48 * 128 // 4 * 4  # heads of a tensor rank x layers: one T x T matrix product is 2 of these
+    causal_backward_and_forward = 2 * core * 7 // 2
+    assert attention / stored.num_micro_batches == causal_backward_and_forward
+    unfused_full = 2 * core * (2 + 4)
+    assert (per_micro_batch - causal_backward_and_forward + unfused_full) / 1e12 == pytest.approx(68.65, abs=0.005)
+
+
+def test_counting_twice_gives_the_same_bytes(tiny: Ledger, tmp_path: Path) -> None:
+    write_ledger(tmp_path / "first.json", tiny)
+    write_ledger(tmp_path / "second.json", count(load_recipe("grok1-tiny")))
+    assert (tmp_path / "first.json").read_bytes() == (tmp_path / "second.json").read_bytes()
+    assert read_ledger(tmp_path / "first.json") == tiny
+
+
+# ---- the gate ------------------------------------------------------------------------------------------
+
+
+def changed(ledger: Ledger, edit: Callable[[dict], None]) -> Ledger:
+    content = json.loads(ledger.model_dump_json(by_alias=True))
+    edit(content)
+    return Ledger.model_validate_json(json.dumps(content))
+
+
+def _one_more_flop(content: dict) -> None:
+    content["ranks"][0]["costs"][0]["matrix_flops"] += 1
+
+
+def _one_more_collective(content: dict) -> None:
+    extra = {
+        "phase": "forward",
+        "group": "tensor",
+        "operation": "all_reduce",
+        "dtype": "bfloat16",
+        "calls": 1,
+        "bytes": 2,
+    }
+    content["ranks"][1]["collectives"].append(extra)
+
+
+def _a_gibibyte_more(content: dict) -> None:
+    content["ranks"][0]["memory"]["peak_bytes"] += 1 << 30
+
+
+def _an_operator_less(content: dict) -> None:
+    content["ranks"][0]["costs"][-1]["operator_calls"] -= 1
+
+
+@pytest.mark.parametrize(
+    ("edit", "named"),
+    [
+        (_one_more_flop, "matrix_flops"),
+        (_one_more_collective, "forward: all_reduce on tensor, bfloat16"),
+        (_a_gibibyte_more, "peak_bytes"),
+        (_an_operator_less, "operator_calls"),
+    ],
+)
+def test_any_figure_that_moved_is_named(tiny: Ledger, edit: Callable[[dict], None], named: str) -> None:
+    after = changed(tiny, edit)
+    assert after != tiny
+    complaint = ledger_text.complaint(tiny, after)
+    assert named in complaint
+    assert REMEDY in complaint
+    assert differences(tiny, tiny) == []
+
+
+def test_a_cheaper_step_asks_for_the_same(tiny: Ledger) -> None:
+    assert "if this is cheaper, store it" in ledger_text.complaint(tiny, changed(tiny, _an_operator_less))
+
+
+def test_other_versions_are_said_first(tiny: Ledger) -> None:
+    after = changed(tiny, lambda content: content["software"].update(torch="9.9.9"))
+    lines = ledger_text.complaint(tiny, after).splitlines()
+    assert lines[1] == f"- not the same thing: torch {tiny.software['torch']} before, 9.9.9 after"
+
+
+def test_an_unknown_operator_fails_the_gate(tiny: Ledger) -> None:
+    after = changed(tiny, lambda content: content["unknown_operators"].update(mystery=3))
+    assert not after.is_complete
+    assert "mystery" in ledger_text.complaint(tiny, after)
+    assert "INCOMPLETE: no FLOP formula for mystery (3)" in ledger_text.summary(after, load_recipe("grok1-tiny"), 64.0)
+
+
+def test_an_operator_without_a_formula_is_named() -> None:
+    """Counted as a call and as no FLOPs, under its name, so that the ledger cannot be silently low."""
+    with ProcessPoolExecutor(1, mp_context=rank_context("cpu")) as pool:
+        unknown, rows = pool.submit(entries.cost_of_a_singular_value_decomposition, None).result(timeout=100)
+    assert unknown == {"_linalg_svd": 1}
+    assert rows == [("optimizer", 2, 2 * 4 * 4 * 4)]
+
+
+def test_a_fused_update_that_scales_its_gradient_writes_it_too() -> None:
+    with ProcessPoolExecutor(1, mp_context=rank_context("cpu")) as pool:
+        plain, scaled = pool.map(entries.bytes_of_a_fused_update, (False, True), timeout=100)
+    tensor, scalar = 16, 4
+    assert plain == (4 * tensor + scalar, 3 * tensor)
+    assert scaled == (4 * tensor + 2 * scalar, 4 * tensor)
+
+
+def test_a_peak_above_the_devices_memory_is_said(tiny: Ledger) -> None:
+    peak_gib = max(rank.memory.peak_bytes for rank in tiny.ranks) / 2**30
+    assert "fits with 1.00 GiB to spare" in ledger_text.summary(tiny, load_recipe("grok1-tiny"), peak_gib + 1.0)
+    assert "DOES NOT FIT: 0.01 GiB too much" in ledger_text.summary(tiny, load_recipe("grok1-tiny"), peak_gib - 0.01)
+
+
+def test_a_changed_recipe_changes_the_ledger(tiny: Ledger) -> None:
+    """The gate is alive on the real thing: one more all-gather shape, other FLOPs, other memory."""
+    after = count(load_recipe("grok1-tiny", ["training.recompute=full"]))
+    found = {each.figure for each in differences(tiny, after)}
+    assert {"matrix_flops", "operator_calls", "peak_bytes", "calls", "bytes"} <= found
+    assert any(row.phase == "recompute" for rank in after.ranks for row in rank.costs)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"schema": 1}', "NaN", '{"schema": 2}'])
+def test_a_damaged_ledger_is_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "ledger.json").write_text(content)
+    with pytest.raises(ValueError, match=r"ledger\.json"):
+        read_ledger(tmp_path / "ledger.json")
+
+
+# ---- the command ---------------------------------------------------------------------------------------
+
+
+def bench(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "bench", "ledger", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+
+
+def test_command_stores_checks_and_fails(tmp_path: Path) -> None:
+    nano = ("--recipe", "grok1-nano", "--baselines", tmp_path)
+    assert "no ledger of grok1-nano is stored" in bench(*nano, "--check").stderr
+    stored = bench(*nano, "--update", "--rationale", "first count", "--json", tmp_path / "whole.json")
+    assert (stored.returncode, stored.stderr) == (0, "")
+    assert read_ledger(tmp_path / "grok1-nano.json").rationale == "first count"
+    assert read_ledger(tmp_path / "whole.json").ranks[0].timeline
+    same = bench(*nano, "--check")
+    assert same.returncode == 0
+    assert "to the last byte" in same.stdout
+    other = bench(*nano, "--check", "--set", "training.micro_batch=2")
+    assert other.returncode == 1
+    assert "| operator_calls" in other.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (("--update",), "say why with --rationale"),
+        (("--ranks", "0,16"), r"the recipe has ranks 0 to 15"),
+        (("--ranks", "some"), "none of: stages, all, or numbers"),
+        (("--routing", "0.5,0.5"), "has 2 shares that sum to 1, not 8"),
+        (("--routing", "0.9,0.1,0,0,0,0,0,0"), "none above 1 / experts per token"),
+        (("--set", "parallel.tensor=3"), "is not a multiple of"),
+        (("--diff", "nothing-of-the-kind", "grok1-nano"), "no recipe and no git revision"),
+    ],
+)
+def test_command_refuses_in_one_line(arguments: tuple[str, ...], complaint: str) -> None:
+    done = bench("--recipe", "grok1-nano", *arguments)
+    assert done.returncode == 2, done.stdout
+    assert done.stderr.count("\n") == 1
+    assert complaint in done.stderr

@@ -1,0 +1,62 @@
+"""What the ledger counts without data is what sixteen real ranks do."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+
+import tests.bench.ledger.ledger_reality_entries as entries
+from bench.ledger.count import count
+from bench.ledger.schema import Ledger, RankLedger, differences
+from grok1.config.load import load_recipe
+from grok1.config.recipe import Recipe
+from grok1.distributed.launch import launch
+from grok1.training.job import prepare
+from tests.conftest import MEGATRONS_PARTS
+
+RANK_SECONDS = 60.0
+# every gradient is clipped, as the dry step assumes; six micro-batches, of which the dry count runs three and four
+CHANGES = ("training.clip_grad=1e-6", "training.global_batch=12")
+XAI = ("model.attention_logit_cap=30.0", "model.activation=geglu", "model.tie_embeddings=true")
+CASES = {
+    "Ascend": CHANGES,
+    "Ascend, megatron's own parts": (*CHANGES, *MEGATRONS_PARTS),
+    "xAI, ETP1 EP8, recompute": (
+        *(*CHANGES, *XAI, "model.router=softmax_then_topk", "training.recompute=full"),
+        *("parallel.expert=8", "parallel.expert_tensor=1"),
+    ),
+}
+
+
+@pytest.fixture(scope="module", params=CASES)
+def both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Ledger, list[RankLedger]]:
+    """(counted without data, counted on real ranks), all sixteen of them."""
+    recipe: Recipe = load_recipe("grok1-nano", CASES[request.param])
+    assert recipe.num_micro_batches == 6
+    job: Any = prepare(recipe, 1)
+    start = time.time()
+    real = launch(job, recipe, "cpu", entry=f"{entries.__name__}:metered", timeout_seconds=RANK_SECONDS)
+    assert time.time() - start < RANK_SECONDS
+    ranks = [RankLedger.model_validate_json(each) for each in real]
+    return count(recipe, range(recipe.parallel.world_size)), ranks
+
+
+def test_every_rank_is_there(both: tuple[Ledger, list[RankLedger]]) -> None:
+    dry, real = both
+    assert [rank.rank for rank in dry.ranks] == [rank.rank for rank in real] == list(range(16))
+    assert dry.is_complete
+
+
+def test_counts_are_equal(both: tuple[Ledger, list[RankLedger]]) -> None:
+    """Parameters, operators, FLOPs, bytes, collectives: every figure of every rank, but for memory."""
+    dry, real = both
+    found = [each for each in differences(dry, dry.model_copy(update={"ranks": real})) if each.what != "memory"]
+    assert found == []
+
+
+def test_memory_is_within_two_percent(both: tuple[Ledger, list[RankLedger]]) -> None:
+    for ours, theirs in zip(*(both[0].ranks, both[1]), strict=True):
+        assert ours.memory.peak_bytes == pytest.approx(theirs.memory.peak_bytes, rel=0.02), ours.rank
+        assert ours.memory.static_bytes == pytest.approx(theirs.memory.static_bytes, rel=0.02), ours.rank

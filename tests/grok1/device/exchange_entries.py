@@ -1,0 +1,112 @@
+"""Collectives by direct exchange beside what they must come to, as an entry for the launcher."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from grok1.device import gloo
+from grok1.device.traffic import TRAFFIC
+from grok1.distributed.groups import joined, tensor_group
+from grok1.distributed.rendezvous import Rendezvous
+from grok1.training.job import Job
+
+REDUCTIONS = {
+    dist.ReduceOp.SUM: lambda parts_GN: parts_GN.sum(dim=0, dtype=parts_GN.dtype),
+    dist.ReduceOp.MAX: lambda parts_GN: parts_GN.amax(dim=0),
+    dist.ReduceOp.MIN: lambda parts_GN: parts_GN.amin(dim=0),
+    dist.ReduceOp.PRODUCT: lambda parts_GN: parts_GN.prod(dim=0, dtype=parts_GN.dtype),  # which no exchange serves
+}
+DTYPES = (torch.float32, torch.bfloat16, torch.int64)
+ROWS = (1, 3, 40_000)  # the last makes an all-reduce of more than is sent to all, in each dtype
+
+
+def beside_their_meaning(job: Job, where: Rendezvous, _emit: Any) -> list[dict[str, Any]] | None:
+    """What each rank found: wrong results by name, how often an exchange served, and what was counted."""
+    with joined(where, job.recipe.parallel, 0) as ranks:
+        taken = _count_answers()
+        wrong = _wrong_of_coalesced(tensor_group())
+        wrong += [name for group in (tensor_group(), None) for name in _wrong_of(group)]
+        counted = {name: each.calls for name, each in TRAFFIC.drain({tensor_group(): "tensor"}).items()}
+        found: list[Any] = [None] * where.world_size
+        dist.all_gather_object(found, {"wrong": wrong, "taken": dict(taken), "counted": counted})
+        return found if ranks.rank == 0 else None
+
+
+def _count_answers() -> Counter[str]:
+    serves, answers = gloo._serves, Counter[str]()
+
+    def counted(group: Any, *args: Any) -> bool:
+        answer = serves(group, *args)
+        answers[f"{'world' if group is None else 'tensor'} {'direct' if answer else 'ring'}"] += 1
+        return answer
+
+    gloo._serves = counted  # type: ignore[assignment]  # this process runs nothing else
+    return answers
+
+
+def _wrong_of(group: Any) -> Iterator[str]:
+    size, rank = dist.get_world_size(group), dist.get_rank(group)
+    for dtype in DTYPES:
+        for rows in ROWS:
+            # the same on every rank; small whole numbers, so that no order of summing rounds
+            generator = torch.Generator().manual_seed(rows)
+            inputs_GPK = torch.randint(-3, 4, (size, size * rows, 2), generator=generator).to(dtype)
+            for is_async in (False, True):
+                found = dict(_results(inputs_GPK, group, rank, is_async))
+                wanted = dict(_meanings(inputs_GPK, rank))
+                assert wanted.keys() - found.keys() <= {"strided"}
+                for name, result in found.items():
+                    if not torch.equal(result, wanted[name]):
+                        yield f"{name} of {rows} rows of {dtype}, group of {size}, async: {is_async}"
+
+
+def _wrong_of_coalesced(group: dist.ProcessGroup) -> list[str]:
+    """As megatron's gradient buffers do, and wait for all of them at once."""
+    parts = [torch.zeros(3), torch.zeros(5)]
+    with dist.distributed_c10d._coalescing_manager(group, async_ops=True) as under_way:
+        for part in parts:
+            dist.reduce_scatter_tensor(part, torch.ones(len(part) * group.size()), group=group, async_op=True)
+    under_way.wait()
+    return [f"coalesced {part}" for part in parts if not part.eq(group.size()).all()]
+
+
+def _results(inputs_GPK: Tensor, group: Any, rank: int, is_async: bool) -> Iterator[tuple[str, Tensor]]:
+    mine_PK = inputs_GPK[rank]
+    rows = mine_PK.shape[0] // len(inputs_GPK)
+    how = {"group": group, "async_op": is_async}
+
+    def ended(work: Any) -> None:
+        assert (work is not None) == is_async
+        if work is not None:
+            work.wait()
+
+    whole_PK = torch.empty_like(mine_PK)
+    ended(dist.all_gather_into_tensor(whole_PK, mine_PK[:rows], **how))
+    yield "gathered", whole_PK
+    for op in REDUCTIONS:
+        part_pK = torch.empty_like(mine_PK[:rows])
+        ended(dist.reduce_scatter_tensor(part_pK, mine_PK, op, **how))
+        yield f"scattered {op}", part_pK
+        reduced_PK = mine_PK.clone()
+        ended(dist.all_reduce(reduced_PK, op, **how))
+        yield f"reduced {op}", reduced_PK
+    if group is not None and rows < max(ROWS):  # around the ring, gloo sums what lies at the same place in memory
+        strided_PK = mine_PK.t().contiguous().t() if rank == 0 else mine_PK.clone()
+        ended(dist.all_reduce(strided_PK, **how))
+        yield "strided", strided_PK
+
+
+def _meanings(inputs_GPK: Tensor, rank: int) -> Iterator[tuple[str, Tensor]]:
+    rows = inputs_GPK.shape[1] // len(inputs_GPK)
+    yield "gathered", inputs_GPK[:, :rows].flatten(0, 1)
+    for op, reduction in REDUCTIONS.items():
+        total_PK = reduction(inputs_GPK)
+        yield f"scattered {op}", total_PK[rank * rows : (rank + 1) * rows]
+        yield f"reduced {op}", total_PK
+    yield "strided", inputs_GPK.sum(dim=0, dtype=inputs_GPK.dtype)

@@ -1,0 +1,108 @@
+"""What a rank may do, go wrong mostly, as entries for the launcher."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import sys
+import time
+from collections import Counter
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from grok1.distributed.groups import joined
+from grok1.training import run, step
+
+
+def raise_on_rank_one(_job: Any, where: Any, _emit: Any) -> None:
+    """Rank 1 raises; the others wait, as they would in a collective."""
+    if where.rank == 1:
+        raise RuntimeError("the sky fell on rank one")
+    time.sleep(60)
+
+
+def die_on_rank_one(_job: Any, where: Any, _emit: Any) -> None:
+    """Rank 1 is killed, as by the out-of-memory killer."""
+    if where.rank == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(60)
+
+
+def refuse(_job: Any, _where: Any, _emit: Any) -> None:
+    """A rank finds the user's input wrong."""
+    raise ValueError("the corpus is empty; add text")
+
+
+def wait_for_ever(_job: Any, where: Any, emit: Any) -> None:
+    """Rank 0 says its process id, then all hang."""
+    emit({"pid": os.getpid(), "rank": where.rank})
+    time.sleep(600)
+
+
+def describe_threads(job: Any, where: Any, _emit: Any) -> dict[str, Any]:
+    """Rank 0's threads once its groups are built: how many of each name, and how they are scheduled."""
+    with joined(where, job.recipe.parallel, 0):
+        threads = list(Path("/proc/self/task").iterdir())
+        return {
+            "names": dict(Counter((thread / "comm").read_text().strip() for thread in threads)),
+            "policies": sorted({os.sched_getscheduler(int(thread.name)) for thread in threads}),
+        }
+
+
+def train_and_say_the_weights(job: Any, where: Any, emit: Any) -> Any:
+    """Each rank says a digest of its trained weights."""
+    made: list[step.Stepper] = []
+
+    class Kept(step.Stepper):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            made.append(self)
+
+    setattr(run, "Stepper", Kept)  # noqa: B010  # this process runs nothing else
+    result = run.run_rank(job, where, emit)
+    digest = hashlib.sha256()
+    for name, weight in made[0].model.named_parameters():
+        digest.update(name.encode() + weight.detach().contiguous().view(torch.uint8).numpy().tobytes())
+    emit({"rank": where.rank, "weights": digest.hexdigest()})
+    return result
+
+
+def say_what_was_imported(job: Any, where: Any, emit: Any) -> Any:
+    """What a rank had to import for itself, and whether torch's compiler is among all it has."""
+    before = set(sys.modules)
+    result = run.run_rank(job, where, emit)
+    emit({"imported": sorted(set(sys.modules) - before), "compiler": "torch._inductor.compile_fx" in sys.modules})
+    return result
+
+
+def train_in_small_buckets(job: Any, where: Any, emit: Any) -> Any:
+    """As above, with gradients in many buckets where they are bucketed; and when their reductions started."""
+    from megatron.core.distributed import param_and_grad_buffer
+
+    from grok1.model import model
+
+    starts: Counter[str] = Counter()
+    start = param_and_grad_buffer._ParamAndGradBucketGroup.start_grad_sync
+    finalize = step.Stepper._finalize_gradients
+    ended: list[bool] = []
+
+    def noted(group: Any) -> None:
+        starts["after the backward" if ended else "during the backward"] += 1
+        start(group)
+
+    def finalized(*args: Any, **kwargs: Any) -> None:
+        ended.append(True)
+        finalize(*args, **kwargs)
+        ended.clear()
+
+    param_and_grad_buffer._ParamAndGradBucketGroup.start_grad_sync = noted
+    step.Stepper._finalize_gradients = finalized  # type: ignore[method-assign]  # this process runs nothing else
+    config: Any = vars(model)["DistributedDataParallelConfig"]
+    vars(model)["DistributedDataParallelConfig"] = partial(config, bucket_size=2_000)
+    result = train_and_say_the_weights(job, where, emit)
+    emit({"rank": where.rank, "starts": dict(starts)})
+    return result

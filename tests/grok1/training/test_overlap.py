@@ -1,0 +1,45 @@
+"""Gradients reduced while the backward goes on: the same weights, bit by bit, as when they are reduced at its end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from grok1.distributed.launch import launch
+from tests.conftest import MEGATRONS_PARTS
+from tests.grok1.conftest import RANK_SECONDS, TWO_RANKS, MakeJob
+
+CASES = {
+    "the recipe": (),
+    "two replicas, tied": (*TWO_RANKS, "model.tie_embeddings=true"),
+    "two replicas, megatron's parts": (*TWO_RANKS, *MEGATRONS_PARTS),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_overlapped_reduction_gives_the_same_weights(case: str, make_job: MakeJob) -> None:
+    # unclipped, as the norm is summed over the replicas' shares, which are cut otherwise; and two ranks' sum, as the
+    # order of more would be another
+    at_end, overlapped = (
+        _trained(make_job, *CASES[case], "training.clip_grad=1e9", f"kernels.gradient_reduction={when}")
+        for when in ("at_end", "overlapped")
+    )
+    assert at_end["weights"] == overlapped["weights"]
+    assert at_end["losses"] == overlapped["losses"]
+    assert len(set(at_end["losses"])) == len(at_end["losses"]) == 3
+    assert all(list(starts) == ["after the backward"] for starts in at_end["starts"].values())
+    assert all(list(starts) == ["during the backward"] for starts in overlapped["starts"].values())
+    assert overlapped["starts"][0]["during the backward"] >= 3 * at_end["starts"][0]["after the backward"]
+
+
+def _trained(make_job: MakeJob, *overrides: str) -> dict[str, Any]:
+    job = make_job(3, *overrides)
+    said: list[dict[str, Any]] = []
+    entry = "tests.grok1.distributed.rank_entries:train_in_small_buckets"
+    result = launch(job, job.recipe, "cpu", on_event=said.append, entry=entry, timeout_seconds=RANK_SECONDS)
+    return {
+        "losses": [step["loss"] for step in result["steps"]],
+        "weights": {each["rank"]: each["weights"] for each in said if "weights" in each},
+        "starts": {each["rank"]: each["starts"] for each in said if "starts" in each},
+    }

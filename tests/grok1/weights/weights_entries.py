@@ -1,0 +1,25 @@
+"""A checkpoint's weights, loaded by ranks of any layout, as an entry for the launcher."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from grok1.distributed.groups import joined
+from grok1.distributed.rendezvous import Rendezvous
+from grok1.model.model import build_model
+from grok1.training.job import Job
+from grok1.weights import checkpoint
+from grok1.weights.parts import gather_published
+
+
+def loaded_weights(job: Job, where: Rendezvous, _emit: Any) -> dict[str, np.ndarray[Any, Any]] | None:
+    """All weights under published names, gathered on rank 0 after each rank loaded its part."""
+    assert job.load is not None
+    with joined(where, job.recipe.parallel, job.recipe.training.seed) as ranks:
+        model: Any = build_model(job.recipe, ranks)
+        checkpoint.load_weights(job.load, job.recipe, model.module)
+        weights = gather_published(model, job.recipe, ranks, lambda parameter: parameter)
+        # as arrays: a tensor would travel as a handle, which ends with its process
+        return {key: weight.numpy() for key, weight in weights.items()} if ranks.rank == 0 else None
