@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import datetime, timezone
 from typing import Any
 
 from bench.git import commit
 from bench.host import host, lost_seconds, seconds_since
 from bench.records.environment import allowed_environment
-from bench.records.record import Record
+from bench.records.record import MAX_MODULES, MAX_SPANS_OF_RANK, Record
 from grok1.config.recipe import Recipe
 from grok1.distributed.launch import ONE_MACHINE, Nodes, launch
 from grok1.training.job import Job
+from grok1.training.result import Event, RankSamples, RunResult
 
 _MAX_REASONS = 100  # what a record holds
+MAX_SPANS = 320_000  # of all ranks' timelines together: a record of more is too large to be read
 
 
 def run(
@@ -26,7 +29,7 @@ def run(
     job: Job,
     device: str,
     nodes: Nodes = ONE_MACHINE,
-    on_event: Callable[[dict[str, Any]], None] = lambda event: None,
+    on_event: Callable[[Event], None] = lambda event: None,
 ) -> Record | None:
     """One run of a job as a record; None on the nodes that do not hold rank 0."""
     machine, before = host(), lost_seconds()
@@ -36,7 +39,7 @@ def run(
     return make_record(case, job, result, machine | seconds_since(before, lost_seconds()))
 
 
-def make_record(case: str, job: Job, result: dict[str, Any], machine: dict[str, Any]) -> Record:
+def make_record(case: str, job: Job, result: RunResult, machine: dict[str, Any]) -> Record:
     """The record of one run, void when what it computed cannot be trusted; `machine` is the record's host."""
     reasons = void_reasons(job, result)
     return Record.model_validate(
@@ -48,35 +51,44 @@ def make_record(case: str, job: Job, result: dict[str, Any], machine: dict[str, 
             "valid": not reasons,
             "void_reasons": reasons,
             "recipe": {"name": job.recipe.name, "hash": job.recipe.hash(), "resolved": job.recipe.resolved()},
-            "layout": result["layout"],
-            "device": result["device"],
-            "software": result["software"],
+            "layout": asdict(result.layout),
+            "device": asdict(result.device),
+            "software": result.software,
             "commit": commit(),
             "environment": allowed_environment(os.environ),
             "host": machine,
             "work": work(job.recipe),
-            "startup_seconds": result["startup_seconds"],
-            "steps": [_finite(step) for step in result["steps"]],
-            "ranks": result["ranks"],
-            "expert_load": result["expert_load"],
+            "startup_seconds": result.startup_seconds,
+            "steps": [_finite(asdict(step)) for step in result.steps],
+            "ranks": [asdict(fitting(rank, len(result.ranks))) for rank in result.ranks],
+            "expert_load": result.expert_load,
         }
     )
 
 
-def void_reasons(job: Job, result: dict[str, Any]) -> list[str]:
+def fitting(samples: RankSamples, num_ranks: int) -> RankSamples:
+    """What a record has room for: the costliest modules, and the whole timeline or none, for half a step misleads."""
+    has_room = len(samples.timeline) <= min(MAX_SPANS_OF_RANK, MAX_SPANS // num_ranks)
+    return replace(
+        samples,
+        timeline=samples.timeline if has_room else [],
+        modules_seconds=dict(itertools.islice(samples.modules_seconds.items(), MAX_MODULES)),
+    )
+
+
+def void_reasons(job: Job, result: RunResult) -> list[str]:
     """Why a run's times mean nothing: fast but wrong is not fast. The first hundred reasons."""
-    reasons, steps = [], result["steps"]
+    reasons, steps = [], result.steps
     if len(steps) < job.num_steps:
         reasons.append(f"{len(steps)} of {job.num_steps} steps ran")
     for step in steps:
         for name in ("loss", "grad_norm"):
-            if not math.isfinite(step[name]):
-                reasons.append(f"step {step['step'] + 1}: {name.replace('_', ' ')} is not finite")
-        if step["skipped"]:
-            reasons.append(f"step {step['step'] + 1}: the optimizer skipped its update")
-    reasons += _dropped(
-        result["expert_load"], len(steps) * job.recipe.tokens_per_step * job.recipe.model.experts_per_token
-    )
+            if not math.isfinite(getattr(step, name)):
+                reasons.append(f"step {step.step + 1}: {name.replace('_', ' ')} is not finite")
+        if step.skipped:
+            reasons.append(f"step {step.step + 1}: the optimizer skipped its update")
+    pairs = len(steps) * job.recipe.tokens_per_step * job.recipe.model.experts_per_token
+    reasons += _dropped(result.expert_load, pairs)
     return reasons[:_MAX_REASONS]
 
 

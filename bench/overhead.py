@@ -16,17 +16,15 @@ from typing import Any
 
 import torch.distributed as dist
 
-from grok1.data.batches import Batches, training_split
+from grok1.data.batches import Batches
 from grok1.device import measuring
 from grok1.device.traffic import TRAFFIC
-from grok1.distributed.groups import joined
 from grok1.distributed.rendezvous import Rendezvous
 from grok1.megatron.door import finalize_model_grads, get_forward_backward_func, get_model_config
-from grok1.model.model import build_model
+from grok1.training.assembly import build_stepper, joined_with_data
 from grok1.training.job import Job
-from grok1.training.optimizer import build_optimizer
-from grok1.training.result import log_fields
-from grok1.training.run import Emit
+from grok1.training.result import Event
+from grok1.training.run import Emit, step_done
 from grok1.training.step import Stepper, forward_step
 
 SIDES = ("harness", "bare", "control")
@@ -43,22 +41,14 @@ def run_rank(job: Job, where: Rendezvous, emit: Emit) -> dict[str, list[float]] 
     each side belong to round i.
     """
     rounds = _WARM_UP_ROUNDS + math.ceil(job.num_steps / 2)
-    # the length of the dataset decides its order; this is the one that training uses
-    dataset_steps = max(rounds * len(_ROUND), job.recipe.training.decay_steps)
-    split = functools.partial(training_split, job.recipe, job.data_prefix, job.tokenizer_path, dataset_steps)
-    if where.rank == 0 or (where.local_rank == 0 and not job.shared_storage):
-        split()  # the sample index must exist before the ranks meet
-    with joined(where, job.recipe.parallel, job.recipe.training.seed) as ranks:
-        model = build_model(job.recipe, ranks)
-        optimizer, scheduler = build_optimizer(model, job.recipe.training)
-        batches = Batches(job.recipe, ranks, split())
-        stepper = Stepper(job.recipe, ranks, model, optimizer, scheduler, batches)
+    with joined_with_data(job, where, rounds * len(_ROUND)) as (ranks, batches):
+        stepper = build_stepper(job.recipe, ranks, batches)
         log = emit if ranks.rank == 0 else _drop
         seconds = _in_turns(rounds, lambda step: _harness_step(stepper, log, step), stepper, batches)
         return seconds if ranks.rank == 0 else None
 
 
-def _drop(_event: dict[str, Any]) -> None: ...
+def _drop(_event: Event) -> None: ...
 
 
 def _in_turns(
@@ -94,8 +84,8 @@ def timed(run: Callable[[int], float], step: int) -> float:
 def _harness_step(stepper: Stepper, emit: Emit, step: int) -> float:
     """What grok1.training.run does a step: run it and log it."""
     result = stepper.run(step)
-    emit(log_fields(result))
-    return result.loss
+    emit(step_done(result))
+    return result.metrics.loss
 
 
 def _bare_step(stepper: Stepper, batches: Batches, forward_backward: Callable[..., Any], step: int) -> float:

@@ -142,7 +142,7 @@ def _stepper(
         for group in (group for part in optimizer.chained_optimizers for group in part.optimizer.param_groups):
             group["fused"] = False
     stepper = Stepper(recipe, ranks, model, optimizer, scheduler, batches)
-    return lambda step: stepper.run(step).loss
+    return lambda step: stepper.run(step).metrics.loss
 
 
 def give_back_to_megatron(model: Any, optimizer: Any) -> None:

@@ -8,13 +8,16 @@ import os
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 from grok1.cli import console
 from grok1.config.load import load_recipe, recipe_names
 from grok1.config.recipe import Recipe
+
+if TYPE_CHECKING:
+    from grok1.training.result import Event
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
@@ -65,10 +68,10 @@ def train(
     if json_path is not None:
         from grok1.files import write_json
 
-        write_json(json_path, {"schema": 1, "recipe": chosen.resolved(), "recipe_hash": chosen.hash(), **result})
-    last = result["steps"][-1] if result["steps"] else None
-    if last is not None and (last["loss"] != last["loss"] or last["grad_norm"] != last["grad_norm"]):
-        raise RuntimeError(f"step {last['step'] + 1}: loss or grad norm is not a number; the run is void")
+        written = {"schema": 1, "recipe": chosen.resolved(), "recipe_hash": chosen.hash(), **result.as_json()}
+        write_json(json_path, written)
+    if result.steps and not result.steps[-1].is_finite:
+        raise RuntimeError(f"step {result.steps[-1].step + 1}: loss or grad norm is not a number; the run is void")
 
 
 def _device(named: str | None) -> str:
@@ -105,12 +108,13 @@ def _run(
     return launch(job, recipe, kind, nodes, on_event, entry)
 
 
-def _line(event: dict[str, Any], recipe: Recipe, total: int) -> str:
+def _line(event: Event, recipe: Recipe, total: int) -> str:
     from grok1.cli.progress import log_line, profile_tables
+    from grok1.training.result import StepDone
 
-    if "profile" in event:
-        return "\n\n".join(profile_tables(each) for each in event["profile"])
-    return log_line(event, recipe, total)
+    if isinstance(event, StepDone):
+        return log_line(event, recipe, total)
+    return "\n\n".join(profile_tables(each) for each in event.profiles)
 
 
 @app.command()

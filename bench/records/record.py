@@ -34,6 +34,8 @@ from bench.records.jsonfile import check_plain_json, read_model, write_model
 MAX_RECORD_BYTES = 64 * 2**20
 MAX_STEPS = 100_000
 MAX_RANKS = 65_536
+MAX_SPANS_OF_RANK = 20_000
+MAX_MODULES = 200
 
 
 class RecipeUsed(Strict):
@@ -197,9 +199,9 @@ class RankSamples(Strict):
     collectives: Annotated[dict[PartName, Collective], Field(max_length=64)] = {}
     # By module, layers of one kind together: of one more step, which was profiled and so took longer than the others.
     # Empty but on the first rank of each stage.
-    modules_seconds: Annotated[dict[PartName, ModuleSeconds], Field(max_length=200)] = {}
+    modules_seconds: Annotated[dict[PartName, ModuleSeconds], Field(max_length=MAX_MODULES)] = {}
     # The last step, phase by phase, in the order of time.
-    timeline: Annotated[list[Span], Field(max_length=20_000)] = []
+    timeline: Annotated[list[Span], Field(max_length=MAX_SPANS_OF_RANK)] = []
 
     def check_lengths(self, steps: int) -> None:
         """Refuse a list that does not hold one number for each of `steps`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -13,22 +14,23 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from tabulate import tabulate
 
 from grok1.config.recipe import Recipe
+from grok1.training.result import Event, StepDone, StepProfile
 
 
-def log_line(event: dict[str, Any], recipe: Recipe, total: int) -> str:
+def log_line(done: StepDone, recipe: Recipe, total: int) -> str:
     """One step as text: loss, aux loss, grad norm, learning rate, s/step, tokens/s/p, TFLOP/s/p, memory."""
-    seconds, ranks = event["seconds"], recipe.parallel.world_size
+    metrics, seconds, ranks = done.metrics, done.step_seconds, recipe.parallel.world_size
     return " | ".join(
         (
-            f"step {event['step'] + 1:>{len(str(total))}}/{total}",
-            f"loss {event['loss']:.6f}",
-            f"aux loss {event['aux_loss']:.4f}",
-            f"grad norm {event['grad_norm']:.4f}",
-            f"lr {event['learning_rate']:.3e}",
+            f"step {metrics.step + 1:>{len(str(total))}}/{total}",
+            f"loss {metrics.loss:.6f}",
+            f"aux loss {metrics.aux_loss:.4f}",
+            f"grad norm {metrics.grad_norm:.4f}",
+            f"lr {metrics.learning_rate:.3e}",
             f"{seconds:.3f} s/step",
             f"{recipe.tokens_per_step / seconds / ranks:.1f} tokens/s/p",
             f"{recipe.flops_per_step() / seconds / ranks / 1e12:.4g} TFLOP/s/p",
-            f"{event['peak_bytes'] / 2**20:.0f} MiB",
+            f"{done.peak_bytes / 2**20:.0f} MiB",
         )
     )
 
@@ -59,34 +61,33 @@ def comparison_table(result: dict[str, Any]) -> str:
     )
 
 
-def profile_tables(profile: dict[str, Any], rows: int = 20) -> str:
+def profile_tables(profile: StepProfile, rows: int = 20) -> str:
     """One profiled step of one rank: its time by module, by operator and by kind of collective."""
-    step = profile["seconds"]
+    step = profile.step_seconds
     modules = [
-        (name, f"{1e3 * forward:.2f}", f"{1e3 * backward:.2f}", f"{(forward + backward) / step:.1%}")
-        for name, (forward, backward) in list(profile["modules"].items())[:rows]
-    ]
-    operators = [
-        (name, f"{calls:,}", f"{1e3 * seconds:.2f}", f"{seconds / step:.1%}")
-        for name, (seconds, calls) in list(profile["operators"].items())[:rows]
-    ]
-    collectives = [
         (
             name,
-            f"{each['calls']:,}",
-            f"{each['bytes']:,}",
-            f"{1e3 * each['seconds']:.2f}",
-            f"{each['seconds'] / step:.1%}",
+            f"{1e3 * each.forward:.2f}",
+            f"{1e3 * each.backward:.2f}",
+            f"{(each.forward + each.backward) / step:.1%}",
         )
-        for name, each in sorted(profile["collectives"].items(), key=lambda item: -item[1]["seconds"])
+        for name, each in itertools.islice(profile.modules.items(), rows)
+    ]
+    operators = [
+        (name, f"{each.calls:,}", f"{1e3 * each.seconds:.2f}", f"{each.seconds / step:.1%}")
+        for name, each in itertools.islice(profile.operators.items(), rows)
+    ]
+    collectives = [
+        (name, f"{each.calls:,}", f"{each.bytes:,}", f"{1e3 * each.seconds:.2f}", f"{each.seconds / step:.1%}")
+        for name, each in sorted(profile.collectives.items(), key=lambda item: -item[1].seconds)
     ]
     return "\n\n".join(
         (
-            f"rank {profile['rank']}, step {profile['step']}: {step:.4g} s while profiled",
+            f"rank {profile.rank}, step {profile.step}: {step:.4g} s while profiled",
             tabulate(modules, ("module, its own operators", "forward ms", "backward ms", "of the step"), **_PLAIN),
             tabulate(operators, ("operator", "calls", "own ms", "of the step"), **_PLAIN),
             tabulate(collectives, ("collective", "calls", "bytes", "ms", "of the step"), **_PLAIN),
-            f"trace for chrome://tracing or ui.perfetto.dev: {profile['trace']}",
+            f"trace for chrome://tracing or ui.perfetto.dev: {profile.trace}",
         )
     )
 
@@ -95,7 +96,7 @@ _PLAIN: dict[str, Any] = {"disable_numparse": True}
 
 
 @contextmanager
-def progress(recipe: Recipe, total: int, title: str) -> Iterator[Callable[[dict[str, Any]], None]]:
+def progress(recipe: Recipe, total: int, title: str) -> Iterator[Callable[[Event], None]]:
     """A bar on a terminal, nothing elsewhere; yields what to call with each step's event."""
     console = Console(file=sys.stderr)
     if not console.is_terminal or os.environ.get("CI"):
@@ -110,10 +111,13 @@ def progress(recipe: Recipe, total: int, title: str) -> Iterator[Callable[[dict[
     with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bar:
         task = bar.add_task(title, total=total, status="starting ranks")
 
-        def advance(event: dict[str, Any]) -> None:
-            speed = recipe.tokens_per_step / event["seconds"] / recipe.parallel.world_size
-            status = f"loss {event['loss']:.4f}  {event['seconds']:.2f} s/step  {speed:.1f} tokens/s/p"
-            bar.update(task, completed=event["step"] + 1, status=status)
+        def advance(event: Event) -> None:
+            if not isinstance(event, StepDone):
+                return
+            metrics, seconds = event.metrics, event.step_seconds
+            speed = recipe.tokens_per_step / seconds / recipe.parallel.world_size
+            status = f"loss {metrics.loss:.4f}  {seconds:.2f} s/step  {speed:.1f} tokens/s/p"
+            bar.update(task, completed=metrics.step + 1, status=status)
 
         yield advance
 

@@ -86,7 +86,7 @@ def launch(
     recipe: Recipe,
     device: str,
     nodes: Nodes = ONE_MACHINE,
-    on_event: Callable[[dict[str, Any]], None] = lambda event: None,
+    on_event: Callable[[Any], None] = lambda event: None,
     entry: str = "grok1.training.run:run_rank",
     timeout_seconds: float = 600.0,
 ) -> Any:
@@ -184,7 +184,7 @@ def _start(
 class _Watch:
     """Reads the ranks' messages until all are done or one has failed."""
 
-    def __init__(self, ranks: list[tuple[BaseProcess, Connection]], on_event: Callable[[dict[str, Any]], None]) -> None:
+    def __init__(self, ranks: list[tuple[BaseProcess, Connection]], on_event: Callable[[Any], None]) -> None:
         self._ranks = dict(enumerate(ranks))
         self._on_event = on_event
         self._results: dict[int, Any] = {}

@@ -25,9 +25,8 @@ from grok1.distributed.rendezvous import Rendezvous
 from grok1.fidelity.dump import Dump, in_dump_orientation, place_of
 from grok1.fidelity.job import VerifyJob
 from grok1.model.attention import key_bias
-from grok1.model.model import build_model, gather_gradients, unwrapped
-from grok1.training.optimizer import build_optimizer
-from grok1.training.step import Stepper
+from grok1.model.model import gather_gradients, unwrapped
+from grok1.training.assembly import build_stepper
 from grok1.weights.names import HEAD, published_shapes
 from grok1.weights.parts import Slab, gather_published, load_published
 
@@ -57,11 +56,14 @@ def run_rank(job: VerifyJob, where: Rendezvous, _emit: Any) -> dict[str, Any] | 
 def compare(job: VerifyJob, ranks: Ranks) -> dict[str, Any] | None:
     """As `run_rank`, on ranks that have joined."""
     dump, recipe = Dump(job.path), job.recipe
-    model = build_model(recipe, ranks)
-    load_published(model, recipe, ranks, lambda slab: _slab(dump, slab))
-    optimizer, scheduler = build_optimizer(model, recipe.training)
     batches = DumpBatches(dump, recipe, ranks)
-    stepper = Stepper(recipe, ranks, model, optimizer, scheduler, batches)
+    stepper = build_stepper(
+        recipe,
+        ranks,
+        batches,
+        prepare=lambda model: load_published(model, recipe, ranks, lambda slab: _slab(dump, slab)),
+    )
+    model = stepper.model
     kept: list[Tensor] = []
     unwrapped(model).kept_logits = kept
     loss, _ = stepper.reduce_losses(stepper.accumulate(batches.step(0)))

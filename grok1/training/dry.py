@@ -11,6 +11,7 @@ the recipe clips at less; all micro-batches cost the same.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -28,8 +29,7 @@ from grok1.device.without_data import HOST_READS, without_data
 from grok1.distributed.groups import Ranks, joined
 from grok1.distributed.rendezvous import FAKE_URL, Rendezvous
 from grok1.megatron.door import MoELayer
-from grok1.model.model import build_model
-from grok1.training.optimizer import build_optimizer
+from grok1.training.assembly import build_stepper
 from grok1.training.step import Stepper
 from grok1.training.timers import PhaseTimers
 
@@ -118,11 +118,9 @@ def dry_rank(
     with joined(where, recipe.parallel, recipe.training.seed) as ranks:
         modes = FakeTensorMode(allow_non_fake_inputs=True), _DryMode()
         with without_data(), modes[0], modes[1], meter or nullcontext():
-            model = build_model(recipe, ranks, with_values=False)
-            plan_routing(model, recipe, routing)
-            optimizer, scheduler = build_optimizer(model, recipe.training)
             batches = DryBatches(recipe)
-            yield Stepper(recipe, ranks, model, optimizer, scheduler, batches, timers), batches, ranks
+            plan = functools.partial(plan_routing, recipe=recipe, routing=routing)
+            yield build_stepper(recipe, ranks, batches, prepare=plan, timers=timers, with_values=False), batches, ranks
 
 
 class _DryMode(TorchDispatchMode):

@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import os
 import re
-from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from torch.autograd.profiler_util import FunctionEvent
 from torch.profiler import record_function
 
 from grok1.device import measuring
 from grok1.training.job import ProfileRequest
+from grok1.training.result import CollectiveUse, ModuleSeconds, OperatorUse, StepProfile
+from grok1.training.step import StepResult
 
 _MODULE = "module "
 _OUTSIDE = "outside the modules"
@@ -33,11 +36,11 @@ class StepProfiler:
     def __init__(self, request: ProfileRequest | None, rank: int, model: torch.nn.Module) -> None:
         self._request = request if request is not None and rank in request.ranks else None
         self._rank, self._model = rank, model
-        self.found: list[dict[str, Any]] = []  # of each profiled step, plain data
+        self._found: list[_Profiled] = []
 
     @contextmanager
     def step(self, number: int) -> Iterator[None]:
-        """Run one step inside; writes its trace and adds to `found` if it is one of those asked for."""
+        """Run one step inside; writes its trace and keeps its profile if it is one of those asked for."""
         if self._request is None or number + 1 not in self._request.steps:
             yield
             return
@@ -46,19 +49,39 @@ class StepProfiler:
         path = self._request.folder / f"rank-{self._rank}-step-{number + 1}.json.gz"
         _export(profile, path)
         events = _events(profile)
-        self.found.append(
-            {
-                "rank": self._rank,
-                "step": number + 1,
-                "trace": str(path),
-                "modules": module_seconds(events),
-                "operators": operator_seconds(events),
-            }
-        )
+        self._found.append(_Profiled(number, str(path), module_seconds(events), operator_use(events)))
+
+    def profiles(self, results: Iterable[StepResult]) -> list[StepProfile]:
+        """The profiled steps, with what the harness itself timed of them."""
+        by_step = {result.metrics.step: result for result in results}
+        return [
+            StepProfile(
+                rank=self._rank,
+                step=each.step + 1,
+                trace=each.trace,
+                step_seconds=by_step[each.step].seconds,
+                modules=each.modules,
+                operators=each.operators,
+                collectives={
+                    name: CollectiveUse(sums.seconds, sums.calls, sums.bytes)
+                    for name, sums in by_step[each.step].collectives.items()
+                },
+            )
+            for each in self._found
+        ]
 
 
-def profiled_modules(model: torch.nn.Module, take_step: Callable[[], Any]) -> dict[str, tuple[float, float]]:
-    """By module: seconds of its own operators forward and backward in the step; nothing where there is no profiler."""
+class _Profiled(NamedTuple):
+    """What the profiler says of a step (from 0)."""
+
+    step: int
+    trace: str
+    modules: dict[str, ModuleSeconds]
+    operators: dict[str, OperatorUse]
+
+
+def profiled_modules(model: torch.nn.Module, take_step: Callable[[], object]) -> dict[str, ModuleSeconds]:
+    """By module, most first: its own operators' seconds in the step; nothing where there is no profiler."""
     with _profiled(model) as profile:
         take_step()
     return module_seconds(_events(profile))
@@ -71,7 +94,7 @@ def _profiled(model: torch.nn.Module) -> Iterator[Any]:
         yield profile
 
 
-def _events(profile: Any) -> list[Any]:
+def _events(profile: Any) -> list[FunctionEvent]:
     """Empty where the profiler keeps them in files of its own, as torch_npu's does."""
     return list(profile.events()) if hasattr(profile, "events") else []
 
@@ -79,17 +102,17 @@ def _events(profile: Any) -> list[Any]:
 @contextmanager
 def named_modules(model: torch.nn.Module) -> Iterator[None]:
     """Mark the forward of every module in what is profiled meanwhile; layers of one kind share a name."""
-    open_ranges: list[Any] = []
+    open_ranges: list[record_function] = []
 
-    def enter(name: str) -> Any:
-        def hook(module: torch.nn.Module, args: Any) -> None:
+    def enter(name: str) -> Callable[[torch.nn.Module, object], None]:
+        def hook(module: torch.nn.Module, args: object) -> None:
             marked = record_function(_MODULE + name)
             marked.__enter__()
             open_ranges.append(marked)
 
         return hook
 
-    def leave(module: torch.nn.Module, args: Any, output: Any) -> None:
+    def leave(module: torch.nn.Module, args: object, output: object) -> None:
         open_ranges.pop().__exit__(None, None, None)
 
     with ExitStack() as hooks:
@@ -101,8 +124,8 @@ def named_modules(model: torch.nn.Module) -> Iterator[None]:
         yield
 
 
-def module_seconds(events: list[Any]) -> dict[str, tuple[float, float]]:
-    """By module: seconds of its own operators forward and backward, those of modules inside it left out."""
+def module_seconds(events: list[FunctionEvent]) -> dict[str, ModuleSeconds]:
+    """By module, most first: seconds of its own operators, those of modules inside it left out."""
     made_by = {
         event.sequence_nr: module
         for event in events
@@ -118,41 +141,42 @@ def module_seconds(events: list[Any]) -> dict[str, tuple[float, float]]:
             seconds[_enclosing(event) or _OUTSIDE][0] += own
         else:
             seconds[made_by.get(backward.sequence_nr, _accumulation_or_outside(backward))][1] += own
-    return {name: (each[0], each[1]) for name, each in sorted(seconds.items(), key=lambda item: -sum(item[1]))}
+    return {name: ModuleSeconds(*each) for name, each in sorted(seconds.items(), key=lambda item: -sum(item[1]))}
 
 
-def operator_seconds(events: list[Any]) -> dict[str, tuple[float, int]]:
-    """By operator: its own seconds and its calls."""
-    seconds: dict[str, list[float]] = defaultdict(lambda: [0.0, 0])
+def operator_use(events: list[FunctionEvent]) -> dict[str, OperatorUse]:
+    """By operator, most seconds of its own first."""
+    seconds: dict[str, float] = defaultdict(float)
+    calls: Counter[str] = Counter()
     for event in events:
         if not event.name.startswith(_MODULE):
-            seconds[event.name][0] += _own_seconds(event)
-            seconds[event.name][1] += 1
-    ordered = sorted(seconds.items(), key=lambda item: -item[1][0])
-    return {name: (each[0], int(each[1])) for name, each in ordered}
+            seconds[event.name] += _own_seconds(event)
+            calls[event.name] += 1
+    ordered = sorted(seconds.items(), key=lambda item: -item[1])
+    return {name: OperatorUse(own, calls[name]) for name, own in ordered}
 
 
-def _own_seconds(event: Any) -> float:
+def _own_seconds(event: FunctionEvent) -> float:
     on_device = getattr(event, "self_device_time_total", 0.0)
     return float(on_device or event.self_cpu_time_total) / _MICROSECONDS
 
 
-def _is_backward(event: Any) -> bool:
+def _is_backward(event: FunctionEvent) -> bool:
     return bool(event.name.startswith(_BACKWARD))
 
 
-def _backward_of(event: Any) -> Any | None:
+def _backward_of(event: FunctionEvent | None) -> FunctionEvent | None:
     """The autograd node that ran this operator, if one did."""
     while event is not None and not _is_backward(event):
         event = event.cpu_parent
     return event
 
 
-def _accumulation_or_outside(backward: Any) -> str:
+def _accumulation_or_outside(backward: FunctionEvent) -> str:
     return _ACCUMULATION if backward.name.endswith("AccumulateGrad") else _OUTSIDE
 
 
-def _enclosing(event: Any) -> str | None:
+def _enclosing(event: FunctionEvent | None) -> str | None:
     """The innermost module around an operator."""
     while event is not None and not event.name.startswith(_MODULE):
         event = event.cpu_parent

@@ -1,157 +1,173 @@
-"""What a run measured, gathered from all ranks as plain data."""
+"""What a training run measured: the typed result that ranks gather, `--json` writes and the harness records. No torch.
+
+Field names are the keys of the JSON, so they are short where a key was; each class says its units. Legend: S steps of
+the run, L layers, E experts.
+"""
 
 from __future__ import annotations
 
-import functools
-from dataclasses import asdict
-from typing import Any
-
-import psutil
-import torch.distributed as dist
-
-from grok1.config.recipe import Recipe
-from grok1.device import measuring
-from grok1.device.kind import device_kind
-from grok1.device.traffic import Communication
-from grok1.distributed.groups import Ranks
-from grok1.distributed.rendezvous import Rendezvous
-from grok1.training.job import Job
-from grok1.training.profiling import profiled_modules
-from grok1.training.step import Stepper, StepResult
-from grok1.training.timers import PHASES
-
-# a record of more is too large to be read: on one rank, and on all together
-_MAX_SPANS_OF_RANK = 20_000
-_MAX_SPANS = 320_000
-_MAX_MODULES = 200
+import math
+from dataclasses import asdict, dataclass, field
 
 
-def log_fields(result: StepResult) -> dict[str, Any]:
-    """What the running log says of a step."""
-    peak, _ = measuring.peak_bytes()
-    names = ("step", "loss", "aux_loss", "grad_norm", "learning_rate", "seconds")
-    return {**{name: getattr(result, name) for name in names}, "peak_bytes": peak}
+@dataclass(frozen=True)
+class StepMetrics:
+    """What one step computed, the same on every rank. Losses are means over the global batch."""
+
+    step: int  # from 0
+    loss: float
+    aux_loss: float
+    grad_norm: float
+    learning_rate: float
+    skipped: bool  # the optimizer left the weights alone
+
+    @property
+    def is_finite(self) -> bool:
+        return math.isfinite(self.loss) and math.isfinite(self.grad_norm)
 
 
-def gather_result(
-    job: Job,
-    where: Rendezvous,
-    ranks: Ranks,
-    stepper: Stepper,
-    results: list[StepResult],
-    startup_seconds: float,
-) -> dict[str, Any] | None:
-    peak, reserved = measuring.peak_bytes()
-    mine = {
-        "rank": ranks.rank,
-        "stage": ranks.pipeline,
-        "step_seconds": [result.seconds for result in results],
-        "phases_seconds": {phase: [result.phase_seconds[phase] for result in results] for phase in PHASES},
-        **communication_samples(results),
-        "timeline": timeline_samples(stepper.timeline(), where.world_size),
-        "peak_bytes": peak,
-        "reserved_bytes": reserved,
-        "host_bytes": int(psutil.Process().memory_info().rss),
-    }
-    load = stepper.expert_load.drain()
-    # torch_npu's profiler says nothing of single operators until its files are parsed
-    if job.times_modules and device_kind() != "npu" and results and results[-1].is_finite:
-        mine["modules_seconds"] = _module_seconds(where, ranks, stepper, results[-1].step)
-    gathered: list[Any] = [None] * where.world_size
-    dist.all_gather_object(gathered, (mine, load))
-    if ranks.rank != 0:
-        return None
-    return {
-        "steps": [_step_fields(result) for result in results],
-        "ranks": [rank for rank, _ in gathered],
-        "expert_load": _summed_load(job.recipe, [load for _, load in gathered]),
-        "startup_seconds": startup_seconds,
-        "layout": _layout(job.recipe, where),
-        "device": {**asdict(measuring.describe()), "dtype": job.recipe.training.dtype},
-        "software": measuring.versions(),
-    }
+@dataclass(frozen=True)
+class CollectiveSamples:
+    """One kind of collective on one rank: seconds of each step [S]; calls and bytes of all steps together.
+
+    Bytes are of the larger side of each call.
+    """
+
+    seconds: list[float]
+    calls: int
+    bytes: int
 
 
-def _module_seconds(where: Rendezvous, ranks: Ranks, stepper: Stepper, step: int) -> dict[str, dict[str, float]]:
-    """Where one more step goes, by module, on the first rank of each pipeline stage; its results are dropped."""
-    take_step = functools.partial(stepper.run, step)
-    if ranks.rank % (where.world_size // stepper.recipe.parallel.pipeline):
-        take_step()
-        return {}
-    found = profiled_modules(stepper.model, take_step).items()
-    return {
-        name: {"forward": forward, "backward": backward} for name, (forward, backward) in list(found)[:_MAX_MODULES]
-    }
+@dataclass(frozen=True)
+class ModuleSeconds:
+    """Seconds of one kind of module's own operators in a profiled step, without those of modules inside it."""
+
+    forward: float
+    backward: float
 
 
-def with_collectives(found: list[dict[str, Any]], results: list[StepResult]) -> list[dict[str, Any]]:
-    """Each profiled step with what the harness itself timed of its collectives."""
-    by_step = {result.step + 1: result for result in results}
-    return [
-        each
-        | {"seconds": by_step[each["step"]].seconds}
-        | {"collectives": {name: asdict(sums) for name, sums in by_step[each["step"]].collectives.items()}}
-        for each in found
-    ]
+@dataclass(frozen=True)
+class PhaseSpan:
+    """A stretch of one phase, in seconds since its step began on that rank."""
+
+    phase: str
+    start_seconds: float
+    end_seconds: float
 
 
-def communication_samples(results: list[StepResult]) -> dict[str, Any]:
-    """Of each step, and by kind of collective; a kind takes no time in a step where it does not occur."""
-    names = dict.fromkeys(name for result in results for name in result.collectives)
-    nothing = Communication()
-    by_name = {name: [result.collectives.get(name, nothing) for result in results] for name in names}
-    by_step = [list(result.collectives.values()) for result in results]
-    return {
-        "communication_seconds": [sum((each.seconds for each in step), 0.0) for step in by_step],
-        "communication_calls": [sum(each.calls for each in step) for step in by_step],
-        "communication_bytes": [sum(each.bytes for each in step) for step in by_step],
-        "collectives": {
-            name: {
-                "seconds": [each.seconds for each in steps],
-                "calls": sum(each.calls for each in steps),
-                "bytes": sum(each.bytes for each in steps),
-            }
-            for name, steps in by_name.items()
-        },
-    }
+@dataclass(frozen=True)
+class RankSamples:
+    """What one rank measured. Lists hold one number a step [S]."""
+
+    rank: int
+    stage: int  # of the pipeline
+    step_seconds: list[float]
+    phases_seconds: dict[str, list[float]]
+    communication_seconds: list[float]  # of all kinds of collectives together, as are calls and bytes
+    communication_calls: list[int]
+    communication_bytes: list[int]
+    collectives: dict[str, CollectiveSamples]  # by "group operation", as in "tensor all_reduce"
+    timeline: list[PhaseSpan]  # of the last step, in the order of time
+    peak_bytes: int
+    reserved_bytes: int | None  # None where the device's allocator does not say
+    host_bytes: int  # resident size of the process
+    modules_seconds: dict[str, ModuleSeconds] = field(default_factory=dict)  # most first; empty where not profiled
 
 
-def timeline_samples(spans: list[tuple[float, float, str]], world_size: int) -> list[dict[str, Any]]:
-    """A rank's (start, end, phase) as plain data; none where they are too many, for half a step misleads."""
-    if len(spans) > min(_MAX_SPANS_OF_RANK, _MAX_SPANS // world_size):
-        return []
-    return [{"phase": phase, "start_seconds": start, "end_seconds": end} for start, end, phase in spans]
+@dataclass(frozen=True)
+class LayoutUsed:
+    """How many ways the job was split, and over how many machines."""
+
+    world_size: int
+    tensor: int
+    pipeline: int
+    expert: int
+    expert_tensor: int
+    data: int
+    nodes: int
+    ranks_per_node: int
 
 
-def _step_fields(result: StepResult) -> dict[str, Any]:
-    return {
-        "step": result.step,
-        "loss": result.loss,
-        "aux_loss": result.aux_loss,
-        "grad_norm": result.grad_norm,
-        "learning_rate": result.learning_rate,
-        "skipped": result.skipped,
-    }
+@dataclass(frozen=True)
+class DeviceUsed:
+    """One processor of the job; its peak is dense, in `dtype`, and None where no source settles it."""
+
+    kind: str
+    name: str
+    memory_bytes: int | None
+    peak_flops_per_second: float | None
+    peak_source: str | None
+    dtype: str
 
 
-def _layout(recipe: Recipe, where: Rendezvous) -> dict[str, int]:
-    parallel = recipe.parallel
-    return {
-        "world_size": where.world_size,
-        "tensor": parallel.tensor,
-        "pipeline": parallel.pipeline,
-        "expert": parallel.expert,
-        "expert_tensor": parallel.expert_tensor,
-        "data": parallel.data,
-        "nodes": where.world_size // where.ranks_per_node,
-        "ranks_per_node": where.ranks_per_node,
-    }
+@dataclass(frozen=True)
+class RunResult:
+    """One training run, gathered on rank 0."""
+
+    steps: list[StepMetrics]
+    ranks: list[RankSamples]
+    expert_load: list[list[int]]  # tokens [L, E] of all steps together
+    startup_seconds: float  # from the launch to the first step
+    layout: LayoutUsed
+    device: DeviceUsed
+    software: dict[str, str]  # versions by package
+
+    def as_json(self) -> dict[str, object]:
+        """Plain data under the names of the fields; modules only where they were profiled."""
+        content = asdict(self)
+        for rank in content["ranks"]:
+            if not rank["modules_seconds"]:
+                del rank["modules_seconds"]
+        return content
 
 
-def _summed_load(recipe: Recipe, loads: list[dict[int, list[int]]]) -> list[list[int]]:
-    """Tokens per expert by layer, summed over the ranks that route different tokens."""
-    total = [[0] * recipe.model.num_experts for _ in range(recipe.model.num_layers)]
-    for load in loads:
-        for layer, counts in load.items():
-            total[layer] = [a + int(b) for a, b in zip(total[layer], counts, strict=True)]
-    return total
+# ---- what rank 0 says while it runs -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class StepDone:
+    """A line of the running log."""
+
+    metrics: StepMetrics
+    step_seconds: float
+    peak_bytes: int
+
+
+@dataclass(frozen=True)
+class OperatorUse:
+    """One operator in a profiled step: seconds of its own, and calls."""
+
+    seconds: float
+    calls: int
+
+
+@dataclass(frozen=True)
+class CollectiveUse:
+    """One kind of collective in one step."""
+
+    seconds: float
+    calls: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class StepProfile:
+    """One profiled step of one rank, longer than others for being profiled. Modules and operators: most first."""
+
+    rank: int
+    step: int  # from 1, as it was asked for
+    trace: str  # the file
+    step_seconds: float
+    modules: dict[str, ModuleSeconds]
+    operators: dict[str, OperatorUse]
+    collectives: dict[str, CollectiveUse]
+
+
+@dataclass(frozen=True)
+class ProfileDone:
+    """The profiled steps of one rank."""
+
+    profiles: list[StepProfile]
+
+
+Event = StepDone | ProfileDone

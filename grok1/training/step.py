@@ -1,9 +1,8 @@
-"""One training step, with its parts timed: train.py loops it, bench/ times it."""
+"""One training step, with its parts timed: run.py loops it, bench/ times it."""
 
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -24,29 +23,21 @@ from grok1.megatron.door import (
     get_model_config,
 )
 from grok1.training.expert_load import ExpertLoad
+from grok1.training.result import StepMetrics
 from grok1.training.timers import PhaseTimers
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """What one step gave; the same on every rank, but for this rank's own times and traffic.
+    """What one step computed, and this rank's own times and traffic.
 
     Collectives are by "group operation", as in "tensor all_gather_into_tensor".
     """
 
-    step: int
-    loss: float
-    aux_loss: float
-    grad_norm: float
-    learning_rate: float
-    skipped: bool
+    metrics: StepMetrics
     seconds: float
     phase_seconds: dict[str, float]
     collectives: dict[str, Communication]
-
-    @property
-    def is_finite(self) -> bool:
-        return math.isfinite(self.loss) and math.isfinite(self.grad_norm)
 
 
 class Stepper:
@@ -92,12 +83,14 @@ class Stepper:
         end = measuring.stamp()
         measuring.synchronize()
         return StepResult(
-            step=step,
-            loss=loss,
-            aux_loss=aux_loss,
-            grad_norm=float(grad_norm),
-            learning_rate=learning_rate,
-            skipped=not updated,
+            metrics=StepMetrics(
+                step=step,
+                loss=loss,
+                aux_loss=aux_loss,
+                grad_norm=float(grad_norm),
+                learning_rate=learning_rate,
+                skipped=not updated,
+            ),
             seconds=measuring.seconds_between(start, end),
             phase_seconds=self.timers.drain(),
             collectives=TRAFFIC.drain(self._group_names),

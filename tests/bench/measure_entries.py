@@ -9,17 +9,18 @@ from typing import Any
 from grok1.distributed.rendezvous import Rendezvous
 from grok1.model import model
 from grok1.training.job import Job
+from grok1.training.result import RunResult
 from grok1.training.run import run_rank
 
 
-def drop_tokens(job: Job, where: Rendezvous, emit: Any) -> dict[str, Any] | None:
+def drop_tokens(job: Job, where: Rendezvous, emit: Any) -> RunResult | None:
     """Trains with experts that take half of an even share at most: fast, and not the model that was asked for."""
     whole = model.transformer_config
     model.transformer_config = lambda recipe: replace(whole(recipe), moe_expert_capacity_factor=0.5)
     return run_rank(job, where, emit)
 
 
-def dawdle_in_the_router(job: Job, where: Rendezvous, emit: Any) -> dict[str, Any] | None:
+def dawdle_in_the_router(job: Job, where: Rendezvous, emit: Any) -> RunResult | None:
     """Trains with routers that each lose some time in their forward."""
     from megatron.core.transformer.moe.router import TopKRouter
 

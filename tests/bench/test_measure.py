@@ -10,7 +10,6 @@ import psutil
 import pytest
 
 import tests.bench.measure_entries as entries
-from bench import host as host_module
 from bench import measure
 from bench.host import host, lost_seconds, seconds_since
 from bench.judge.attribution import attribute
@@ -18,11 +17,21 @@ from bench.judge.metrics import figures_of
 from bench.judge.stats import summarise
 from bench.ledger.count import count
 from bench.ledger.schema import RankLedger, group_totals
-from bench.records.record import Record
+from bench.records.record import RankSamples, Record
 from bench.session import ONE_RANK
 from grok1.config.load import load_recipe
 from grok1.distributed.launch import launch
 from grok1.training.job import Job, prepare
+from grok1.training.result import (
+    CollectiveSamples,
+    DeviceUsed,
+    LayoutUsed,
+    ModuleSeconds,
+    PhaseSpan,
+    RunResult,
+    StepMetrics,
+)
+from grok1.training.result import RankSamples as MeasuredRank
 
 STEPS = 2
 ONE_OF_EACH_STAGE = (0, 8)
@@ -106,11 +115,11 @@ def test_the_host_says_what_the_run_did_not_get(record: Record) -> None:
 def test_lost_seconds_are_those_of_the_run(monkeypatch: pytest.MonkeyPatch, record: Record) -> None:
     now = _lost(5.0, 1.0)
 
-    def ran(*_arguments: Any) -> dict[str, Any]:
+    def ran(*_arguments: Any, **_settings: Any) -> RunResult:
         now.update(_lost(7.5, 1.25))
         return _result(record)
 
-    monkeypatch.setattr(host_module, "lost_seconds", lambda: dict(now))
+    monkeypatch.setattr(measure, "lost_seconds", lambda: dict(now))
     monkeypatch.setattr(measure, "launch", ran)
     job = prepare(load_recipe("grok1-nano"), STEPS)
     made = measure.run("grok1-nano", job, "cpu")
@@ -146,7 +155,7 @@ def test_one_token_that_misses_an_expert_voids(record: Record) -> None:
     job = prepare(load_recipe("grok1-nano"), STEPS)
     result = _result(record)
     assert measure.void_reasons(job, result) == []
-    result["expert_load"][1][3] -= 1
+    result.expert_load[1][3] -= 1
     pairs = STEPS * 4 * 32 * 2  # steps x sequences x tokens x experts a token
     assert measure.void_reasons(job, result) == [f"layer 1: 1 of {pairs} (token, expert) pairs were dropped"]
     made = measure.make_record("grok1-nano", job, result, host())
@@ -155,13 +164,27 @@ def test_one_token_that_misses_an_expert_voids(record: Record) -> None:
 
 def test_a_load_that_was_not_counted_is_not_checked(record: Record) -> None:
     job = prepare(load_recipe("grok1-nano"), STEPS)
-    assert measure.void_reasons(job, _result(record) | {"expert_load": []}) == []
+    assert measure.void_reasons(job, replace(_result(record), expert_load=[])) == []
 
 
 def test_no_more_reasons_than_a_record_holds(record: Record) -> None:
     job = prepare(load_recipe("grok1-nano"), STEPS)
-    result = _result(record) | {"expert_load": [[0, 0]] * 200}
+    result = replace(_result(record), expert_load=[[0, 0]] * 200)
     assert len(measure.make_record("grok1-nano", job, result, host()).void_reasons) == 100
+
+
+def test_a_timeline_that_no_record_could_hold_is_left_out(record: Record) -> None:
+    rank, span = _samples(record.ranks[0]), PhaseSpan("forward", 0.0, 1.0)
+    held = replace(rank, timeline=[span] * 20_000)
+    assert measure.fitting(held, num_ranks=16).timeline == held.timeline
+    assert measure.fitting(held, num_ranks=17).timeline == []
+    assert measure.fitting(replace(held, timeline=[*held.timeline, span]), num_ranks=1).timeline == []
+
+
+def test_the_costliest_modules_are_kept(record: Record) -> None:
+    modules = {f"module {place}": ModuleSeconds(1000.0 - place, 0.0) for place in range(300)}
+    kept = measure.fitting(replace(_samples(record.ranks[0]), modules_seconds=modules), 16).modules_seconds
+    assert list(kept) == list(modules)[:200]
 
 
 def test_a_router_that_drops_tokens_voids_its_run() -> None:
@@ -177,8 +200,23 @@ def _lost(stolen: float | None, throttled: float | None) -> dict[str, float | No
     return {"stolen_seconds": stolen, "throttled_seconds": throttled}
 
 
-def _result(record: Record) -> dict[str, Any]:
+def _result(record: Record) -> RunResult:
     """What rank 0 gathered, from the record that was made of it."""
-    content = record.model_dump()
-    names = ("layout", "device", "software", "startup_seconds", "steps", "ranks", "expert_load")
-    return {name: content[name] for name in names}
+    assert record.startup_seconds is not None
+    return RunResult(
+        steps=[StepMetrics(**step.model_dump()) for step in record.steps],
+        ranks=[_samples(rank) for rank in record.ranks],
+        expert_load=record.model_dump()["expert_load"],
+        startup_seconds=record.startup_seconds,
+        layout=LayoutUsed(**record.layout.model_dump()),
+        device=DeviceUsed(**record.device.model_dump()),
+        software=record.software,
+    )
+
+
+def _samples(rank: RankSamples) -> MeasuredRank:
+    content = rank.model_dump()
+    content["collectives"] = {name: CollectiveSamples(**each) for name, each in content["collectives"].items()}
+    content["timeline"] = [PhaseSpan(**each) for each in content["timeline"]]
+    content["modules_seconds"] = {name: ModuleSeconds(**each) for name, each in content["modules_seconds"].items()}
+    return MeasuredRank(**content)

@@ -16,6 +16,7 @@ from grok1.config.recipe import Recipe
 from grok1.data.sample_text import sample_corpus
 from grok1.distributed.launch import launch
 from grok1.training.job import Job
+from grok1.training.result import RunResult
 
 ONE_RANK = (
     "parallel.world_size=1",
@@ -30,7 +31,7 @@ ROOT = Path(__file__).parents[2]
 RANK_SECONDS = 60.0  # a collective that takes longer is a hang, and fails
 
 MakeJob = Callable[..., Job]
-Train = Callable[..., dict[str, Any]]
+Train = Callable[..., Any]  # a RunResult, unless the entry is another
 
 
 def run_python(script: str, device: str) -> subprocess.CompletedProcess[str]:
@@ -68,21 +69,27 @@ def make_job(corpus: tuple[Path, Path]) -> Callable[..., Job]:
 def train(make_job: Callable[..., Job]) -> Train:
     """Train grok1-nano on CPU ranks; returns what rank 0 gathered."""
 
-    def run(steps: int, *overrides: str, entry: str = "grok1.training.run:run_rank", **settings: Any) -> dict[str, Any]:
+    def run(steps: int, *overrides: str, entry: str = "grok1.training.run:run_rank", **settings: Any) -> Any:
         job = make_job(steps, *overrides, **settings)
-        result: dict[str, Any] = launch(job, job.recipe, "cpu", entry=entry, timeout_seconds=RANK_SECONDS)
-        return result
+        return launch(job, job.recipe, "cpu", entry=entry, timeout_seconds=RANK_SECONDS)
 
     return run
 
 
 @pytest.fixture(scope="session")
-def one_rank(train: Train) -> dict[str, Any]:
+def one_rank(train: Train) -> RunResult:
     """Ten steps of grok1-nano on one rank: what every layout must reproduce."""
-    return train(10, *ONE_RANK)
+    result: RunResult = train(10, *ONE_RANK)
+    return result
 
 
 @pytest.fixture(scope="session")
-def sixteen_ranks(train: Train) -> dict[str, Any]:
+def sixteen_ranks(train: Train) -> RunResult:
     """Ten steps of grok1-nano in its own layout: tensor 4 x pipeline 2 x expert 2."""
-    return train(10)
+    result: RunResult = train(10)
+    return result
+
+
+def column(result: RunResult, name: str) -> list[float]:
+    """One metric of every step."""
+    return [getattr(step, name) for step in result.steps]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from bench.measure import void_reasons
 from bench.records.record import Record
 from grok1.config.load import load_recipe
 from grok1.training.job import Job, prepare
+from grok1.training.result import DeviceUsed, LayoutUsed, RunResult, StepMetrics
 from tests.conftest import build_synthetic_record
 
 Content = dict[str, Any]
@@ -202,47 +204,47 @@ def job() -> Job:
     return prepare(load_recipe("grok1-nano"), STEPS)
 
 
-def raw(job: Job) -> Content:
+def raw(job: Job) -> RunResult:
     """What the engine would hand over of a good run."""
     pairs = STEPS * job.recipe.tokens_per_step * job.recipe.model.experts_per_token
     experts = job.recipe.model.num_experts
-    step = {"loss": 11.0, "grad_norm": 2.0, "skipped": False}
-    return {
-        "steps": [step | {"step": index} for index in range(STEPS)],
-        "expert_load": [[pairs // experts] * experts for _ in range(job.recipe.model.num_layers)],
-    }
+    return RunResult(
+        steps=[StepMetrics(index, 11.0, 0.0, 2.0, 1e-4, skipped=False) for index in range(STEPS)],
+        ranks=[],
+        expert_load=[[pairs // experts] * experts for _ in range(job.recipe.model.num_layers)],
+        startup_seconds=1.0,
+        layout=LayoutUsed(1, 1, 1, 1, 1, 1, 1, 1),
+        device=DeviceUsed("cpu", "invented", None, None, None, "fp32"),
+        software={},
+    )
 
 
-def _not_finite(field: str) -> Edit:
-    def edit(content: Content) -> None:
-        content["steps"][2][field] = math.nan
+def _third_step(**changes: Any) -> Callable[[RunResult], None]:
+    def edit(result: RunResult) -> None:
+        result.steps[2] = replace(result.steps[2], **changes)
 
     return edit
 
 
-def _skipped(content: Content) -> None:
-    content["steps"][2]["skipped"] = True
+def _stopped(result: RunResult) -> None:
+    del result.steps[4:]
 
 
-def _stopped(content: Content) -> None:
-    del content["steps"][4:]
-
-
-def _lost_tokens(content: Content) -> None:
-    content["expert_load"][1][0] -= 1
+def _lost_tokens(result: RunResult) -> None:
+    result.expert_load[1][0] -= 1
 
 
 @pytest.mark.parametrize(
     ("edit", "word"),
     [
-        (_not_finite("loss"), "step 3: loss is not finite"),
-        (_not_finite("grad_norm"), "step 3: grad norm is not finite"),
-        (_skipped, "step 3: the optimizer skipped its update"),
+        (_third_step(loss=math.nan), "step 3: loss is not finite"),
+        (_third_step(grad_norm=math.nan), "step 3: grad norm is not finite"),
+        (_third_step(skipped=True), "step 3: the optimizer skipped its update"),
         (_stopped, f"4 of {STEPS} steps ran"),
         (_lost_tokens, "layer 1: 1 of"),
     ],
 )
-def test_a_run_that_went_wrong_is_void_from_the_start(job: Job, edit: Edit, word: str) -> None:
+def test_a_run_that_went_wrong_is_void_from_the_start(job: Job, edit: Callable[[RunResult], None], word: str) -> None:
     assert void_reasons(job, raw(job)) == []
     wrong = raw(job)
     edit(wrong)

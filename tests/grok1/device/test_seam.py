@@ -145,4 +145,4 @@ def test_uneven_gathers_and_scatters_work_on_gloo(train: Any) -> None:
         "parallel.expert=1",
         "parallel.expert_tensor=2",
     )
-    assert result["steps"][0]["loss"] > 0
+    assert result.steps[0].loss > 0

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -112,8 +113,8 @@ def _numbers(job: Job) -> dict[str, Any]:
     """What the job computes: each step's numbers, and a digest of each rank's weights."""
     weights: dict[str, str] = {}
 
-    def on_event(event: dict[str, Any]) -> None:
-        if "weights" in event:
+    def on_event(event: Any) -> None:
+        if isinstance(event, dict) and "weights" in event:
             weights[str(event["rank"])] = event["weights"]
 
     result = launch(
@@ -123,7 +124,7 @@ def _numbers(job: Job) -> dict[str, Any]:
         on_event=on_event,
         entry="tests.grok1.distributed.rank_entries:train_and_say_the_weights",
     )
-    return {"steps": result["steps"], "weights": weights}
+    return {"steps": [asdict(step) for step in result.steps], "weights": weights}
 
 
 def test_a_run_after_others_is_bitwise_that_of_a_fresh_command(make_job: MakeJob, tmp_path: Path) -> None:
@@ -150,12 +151,12 @@ def test_a_run_after_others_is_bitwise_that_of_a_fresh_command(make_job: MakeJob
 
 
 def test_a_rank_finds_all_it_needs_imported_but_no_compiler(make_job: MakeJob) -> None:
-    said: list[dict[str, Any]] = []
+    said: list[Any] = []
     job = make_job(2, *TWO_RANKS)
     launch(
         job, job.recipe, "cpu", on_event=said.append, entry="tests.grok1.distributed.rank_entries:say_what_was_imported"
     )
-    found = [event for event in said if "imported" in event]
+    found = [event for event in said if isinstance(event, dict) and "imported" in event]
     assert len(found) == 2
     for event in found:
         assert len(event["imported"]) < 10, event["imported"]

@@ -14,9 +14,9 @@ from grok1.config.recipe import Recipe
 from grok1.data.batches import Batches, training_split
 from grok1.distributed.groups import Ranks, joined
 from grok1.distributed.rendezvous import Rendezvous
-from grok1.model.model import build_model, gather_gradients
+from grok1.model.model import gather_gradients
+from grok1.training.assembly import build_stepper
 from grok1.training.job import Job
-from grok1.training.optimizer import build_optimizer
 from grok1.training.step import Stepper
 from grok1.weights.parts import gather_published
 
@@ -29,15 +29,14 @@ def run_steps(job: Job, where: Rendezvous, _emit: Any) -> dict[str, Any] | None:
         training_split(job.recipe, job.data_prefix, job.tokenizer_path, job.num_steps)
     with joined(where, job.recipe.parallel, job.recipe.training.seed) as ranks:
         dataset = training_split(job.recipe, job.data_prefix, job.tokenizer_path, job.num_steps)
-        model = build_model(job.recipe, ranks)
-        optimizer, scheduler = build_optimizer(model, job.recipe.training)
         batches = Batches(job.recipe, ranks, dataset)
-        stepper = Stepper(job.recipe, ranks, model, optimizer, scheduler, batches)
+        stepper = build_stepper(job.recipe, ranks, batches)
+        model = stepper.model
         result: dict[str, Any] = {"initial": _gather(model, job.recipe, ranks, lambda weight: weight)}
         result |= _first_batch(job.recipe, ranks, stepper, batches)
         steps = [stepper.run(step) for step in range(job.num_steps)]
         for name in ("loss", "aux_loss", "grad_norm", "learning_rate"):
-            result[name] = [getattr(step, name) for step in steps]
+            result[name] = [getattr(step.metrics, name) for step in steps]
         result["final"] = _gather(model, job.recipe, ranks, lambda weight: weight)
         result["samples"] = _samples(dataset, job.num_steps * job.recipe.training.global_batch)
         return result if ranks.rank == 0 else None

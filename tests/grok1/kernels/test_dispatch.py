@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
+from grok1.training.result import RunResult
 from tests.conftest import MEGATRONS_PARTS
-from tests.grok1.conftest import ONE_RANK, Train
+from tests.grok1.conftest import ONE_RANK, Train, column
 
 SAME = 1e-5  # relative; fp32 sums in another order
 OURS = ("kernels.experts=fused", "kernels.dispatch=merged", "kernels.cross_entropy=fused", "kernels.linear=fused")
@@ -20,28 +19,24 @@ XAIS = (
 )
 
 
-def _column(result: dict[str, Any], name: str) -> list[float]:
-    return [step[name] for step in result["steps"]]
-
-
 @pytest.fixture(scope="module")
-def megatrons(train: Train) -> dict[str, Any]:
+def megatrons(train: Train) -> RunResult:
     """Ten steps on one rank."""
     return train(10, *ONE_RANK, *MEGATRONS_PARTS)
 
 
 @pytest.fixture(scope="module")
-def ours(train: Train) -> dict[str, Any]:
+def ours(train: Train) -> RunResult:
     return train(10, *OURS)
 
 
 @pytest.mark.parametrize("name", ["loss", "grad_norm", "aux_loss"])
-def test_sixteen_ranks_give_the_numbers_of_one(name: str, megatrons: dict[str, Any], ours: dict[str, Any]) -> None:
-    assert _column(ours, name) == pytest.approx(_column(megatrons, name), rel=SAME)
+def test_sixteen_ranks_give_the_numbers_of_one(name: str, megatrons: RunResult, ours: RunResult) -> None:
+    assert column(ours, name) == pytest.approx(column(megatrons, name), rel=SAME)
 
 
-def test_each_expert_gets_the_tokens_it_did(megatrons: dict[str, Any], ours: dict[str, Any]) -> None:
-    assert ours["expert_load"] == megatrons["expert_load"]
+def test_each_expert_gets_the_tokens_it_did(megatrons: RunResult, ours: RunResult) -> None:
+    assert ours.expert_load == megatrons.expert_load
 
 
 @pytest.mark.parametrize(
@@ -67,12 +62,10 @@ def test_each_expert_gets_the_tokens_it_did(megatrons: dict[str, Any], ours: dic
     ],
     ids=["alone", "alone, sequential", "tensor", "expert", "expert 8 unsplit", "allgather", "recompute"],
 )
-def test_each_layout_gives_the_numbers_of_one(
-    choices: tuple[str, ...], train: Train, megatrons: dict[str, Any]
-) -> None:
+def test_each_layout_gives_the_numbers_of_one(choices: tuple[str, ...], train: Train, megatrons: RunResult) -> None:
     result = train(4, "parallel.expert_tensor=1", *choices)
     for name in ("loss", "grad_norm"):
-        assert _column(result, name) == pytest.approx(_column(megatrons, name)[:4], rel=SAME)
+        assert column(result, name) == pytest.approx(column(megatrons, name)[:4], rel=SAME)
 
 
 def test_xais_model_gives_the_same_numbers(train: Train) -> None:
@@ -80,10 +73,10 @@ def test_xais_model_gives_the_same_numbers(train: Train) -> None:
     plain = train(3, *XAIS, *ONE_RANK, *MEGATRONS_PARTS)
     for ours in (train(3, *XAIS, *ONE_RANK, *OURS), train(3, *XAIS, *OURS)):
         for name in ("loss", "grad_norm"):
-            assert _column(ours, name) == pytest.approx(_column(plain, name), rel=SAME)
+            assert column(ours, name) == pytest.approx(column(plain, name), rel=SAME)
 
 
-def test_bfloat16_trains_near_the_float32_losses(train: Train, megatrons: dict[str, Any]) -> None:
+def test_bfloat16_trains_near_the_float32_losses(train: Train, megatrons: RunResult) -> None:
     layout = ("parallel.world_size=4", "parallel.tensor=2", "parallel.pipeline=1", "parallel.expert=2")
     result = train(4, "training.dtype=bf16", *layout, "parallel.expert_tensor=2", *OURS)
-    assert _column(result, "loss") == pytest.approx(_column(megatrons, "loss")[:4], rel=0.02)
+    assert column(result, "loss") == pytest.approx(column(megatrons, "loss")[:4], rel=0.02)

@@ -18,17 +18,14 @@ from grok1.config.load import load_recipe
 from grok1.config.recipe import Recipe
 from grok1.device import accelerator
 from grok1.distributed.launch import LaunchError, check_machine
+from grok1.training.result import RunResult
 from grok1.weights.checkpoint import check_loadable
-from tests.grok1.conftest import ONE_RANK, Train
+from tests.grok1.conftest import ONE_RANK, Train, column
 
 ENTRIES = "tests.grok1.kernels.expert_entries"
 GROUPED = {"entry": f"{ENTRIES}:train_grouped"}
 BF16 = "training.dtype=bf16"
 SAME = 1e-5  # relative; fp32 sums in another order
-
-
-def _column(result: dict[str, Any], name: str) -> list[float]:
-    return [step[name] for step in result["steps"]]
 
 
 @pytest.mark.parametrize("entry", ["grouped_beside_sequential", "grouped_beside_sequential_patched"])
@@ -42,12 +39,12 @@ def test_grouped_experts_compute_what_sequential_ones_do(entry: str, train: Trai
 
 @pytest.mark.parametrize("dispatch", ["merged", "megatron"])
 def test_sixteen_ranks_of_them_give_the_numbers_of_one_with_sequential_ones(
-    dispatch: str, train: Train, one_rank: dict[str, Any]
+    dispatch: str, train: Train, one_rank: RunResult
 ) -> None:
     grouped = train(10, f"kernels.dispatch={dispatch}", **GROUPED)
     for name in ("loss", "grad_norm", "aux_loss"):
-        assert _column(grouped, name) == pytest.approx(_column(one_rank, name), rel=SAME)
-    assert grouped["expert_load"] == one_rank["expert_load"]
+        assert column(grouped, name) == pytest.approx(column(one_rank, name), rel=SAME)
+    assert grouped.expert_load == one_rank.expert_load
 
 
 def test_a_resumed_run_is_bitwise_the_one_that_never_stopped(train: Train, tmp_path: Path) -> None:
@@ -55,7 +52,7 @@ def test_a_resumed_run_is_bitwise_the_one_that_never_stopped(train: Train, tmp_p
     train(3, BF16, save=tmp_path, **GROUPED)
     resumed = train(5, BF16, load=tmp_path, **GROUPED)
     for name in ("loss", "grad_norm"):
-        assert _column(resumed, name) == _column(whole, name)[3:]
+        assert column(resumed, name) == column(whole, name)[3:]
 
 
 def test_each_loads_the_others_weights_in_any_layout_and_refuses_its_optimizer_state(

@@ -187,7 +187,7 @@ def _trained(job: Any, ranks: Any, is_ours: bool, num_steps: int | None = None) 
     results = [stepper.run(step) for step in range(num_steps)]
     shards = [shard for part in optimizer.chained_optimizers for shard in part.get_parameters()]
     return {
-        "results": [(each.loss, each.grad_norm) for each in results],
+        "results": [(each.metrics.loss, each.metrics.grad_norm) for each in results],
         "calls": {name: each.calls for result in results[-1:] for name, each in result.collectives.items()},
         "weights": [weight.detach().clone() for weight in model.parameters()],
         "gradients": [shard.grad.clone() for shard in shards if results],

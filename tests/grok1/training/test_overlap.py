@@ -8,7 +8,7 @@ import pytest
 
 from grok1.distributed.launch import launch
 from tests.conftest import MEGATRONS_PARTS
-from tests.grok1.conftest import RANK_SECONDS, TWO_RANKS, MakeJob
+from tests.grok1.conftest import RANK_SECONDS, TWO_RANKS, MakeJob, column
 
 CASES = {
     "the recipe": (),
@@ -35,11 +35,11 @@ def test_overlapped_reduction_gives_the_same_weights(case: str, make_job: MakeJo
 
 def _trained(make_job: MakeJob, *overrides: str) -> dict[str, Any]:
     job = make_job(3, *overrides)
-    said: list[dict[str, Any]] = []
+    said: list[Any] = []
     entry = "tests.grok1.distributed.rank_entries:train_in_small_buckets"
     result = launch(job, job.recipe, "cpu", on_event=said.append, entry=entry, timeout_seconds=RANK_SECONDS)
     return {
-        "losses": [step["loss"] for step in result["steps"]],
-        "weights": {each["rank"]: each["weights"] for each in said if "weights" in each},
-        "starts": {each["rank"]: each["starts"] for each in said if "starts" in each},
+        "losses": column(result, "loss"),
+        "weights": {each["rank"]: each["weights"] for each in said if isinstance(each, dict) and "weights" in each},
+        "starts": {each["rank"]: each["starts"] for each in said if isinstance(each, dict) and "starts" in each},
     }

@@ -15,7 +15,9 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from grok1.training.job import ProfileRequest, profile_request
-from grok1.training.profiling import StepProfiler, module_seconds, named_modules, operator_seconds
+from grok1.training.profiling import StepProfiler, module_seconds, named_modules, operator_use
+from grok1.training.result import StepMetrics
+from grok1.training.step import StepResult
 from tests.grok1.conftest import ONE_RANK
 
 
@@ -48,23 +50,23 @@ def events() -> list[Any]:
 
 
 def test_times_of_modules_and_of_operators_add_up_to_the_same(events: list[Any]) -> None:
-    modules = sum(forward + backward for forward, backward in module_seconds(events).values())
+    modules = sum(each.forward + each.backward for each in module_seconds(events).values())
     everything = sum(event.self_cpu_time_total for event in events) / 1e6
     marks = sum(event.self_cpu_time_total for event in events if event.name.startswith("module ")) / 1e6
     assert modules == pytest.approx(everything)
-    assert sum(seconds for seconds, _ in operator_seconds(events).values()) == pytest.approx(everything - marks)
+    assert sum(each.seconds for each in operator_use(events).values()) == pytest.approx(everything - marks)
 
 
 def test_layers_share_a_name_and_the_work_is_where_it_is_done(events: list[Any]) -> None:
     found = module_seconds(events)
     assert set(found) >= {"*.light", "*.heavy"}
     assert next(iter(found)) == "*.heavy", found
-    forward, backward = found["*.heavy"]
-    assert min(forward, backward) > 10 * sum(found["*.light"]), found
+    heavy, light = found["*.heavy"], found["*.light"]
+    assert min(heavy.forward, heavy.backward) > 10 * (light.forward + light.backward), found
 
 
 def test_the_products_are_counted(events: list[Any]) -> None:
-    _, calls = operator_seconds(events)["aten::mm"]
+    calls = operator_use(events)["aten::mm"].calls
     assert calls == 2 * 8 * 3 - 1, "one forward, two backward; the first of all needs no gradient of its input"
 
 
@@ -83,7 +85,10 @@ def test_only_what_was_asked_for_is_profiled(tmp_path: Path, rank: int, step: in
     profiler = StepProfiler(request, rank, model)
     with profiler.step(step):
         model(torch.randn(4, 512))
-    assert [each["step"] for each in profiler.found] == [5] * is_asked
+    taken = StepResult(StepMetrics(step, 1.0, 0.0, 1.0, 0.1, skipped=False), 0.5, {}, {})
+    assert [(each.rank, each.step, each.step_seconds) for each in profiler.profiles([taken])] == [
+        (0, 5, 0.5)
+    ] * is_asked
     assert [path.name for path in tmp_path.rglob("*.json.gz")] == ["rank-0-step-5.json.gz"] * is_asked
 
 

@@ -4,29 +4,23 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from grok1.config.load import load_recipe
 from grok1.device.traffic import Communication
-from grok1.training.result import communication_samples, timeline_samples
+from grok1.training.gathering import collective_samples
+from grok1.training.result import CollectiveSamples, RunResult, StepMetrics
 from grok1.training.step import StepResult
 from grok1.training.timers import PHASES
-from tests.grok1.conftest import ONE_RANK, Train
+from tests.grok1.conftest import ONE_RANK, Train, column
 
 SAME = 1e-5  # relative; fp32 sums in another order
 
 
-def _column(result: dict[str, Any], name: str) -> list[float]:
-    return [step[name] for step in result["steps"]]
-
-
 @pytest.mark.parametrize("name", ["loss", "grad_norm", "aux_loss"])
-def test_sixteen_ranks_give_the_numbers_of_one(
-    name: str, one_rank: dict[str, Any], sixteen_ranks: dict[str, Any]
-) -> None:
-    assert _column(sixteen_ranks, name) == pytest.approx(_column(one_rank, name), rel=SAME)
+def test_sixteen_ranks_give_the_numbers_of_one(name: str, one_rank: RunResult, sixteen_ranks: RunResult) -> None:
+    assert column(sixteen_ranks, name) == pytest.approx(column(one_rank, name), rel=SAME)
 
 
 @pytest.mark.parametrize(
@@ -43,12 +37,10 @@ def test_sixteen_ranks_give_the_numbers_of_one(
     ],
     ids=["tensor", "pipeline", "expert", "data", "expert 8 unsplit", "allgather"],
 )
-def test_each_axis_alone_gives_the_numbers_of_one(
-    layout: tuple[str, ...], train: Train, one_rank: dict[str, Any]
-) -> None:
+def test_each_axis_alone_gives_the_numbers_of_one(layout: tuple[str, ...], train: Train, one_rank: RunResult) -> None:
     result = train(4, "parallel.expert_tensor=1", *layout)
     for name in ("loss", "grad_norm"):
-        assert _column(result, name) == pytest.approx(_column(one_rank, name)[:4], rel=SAME)
+        assert column(result, name) == pytest.approx(column(one_rank, name)[:4], rel=SAME)
 
 
 def test_xais_model_also_gives_the_same_numbers_in_both_layouts(train: Train) -> None:
@@ -61,28 +53,28 @@ def test_xais_model_also_gives_the_same_numbers_in_both_layouts(train: Train) ->
     )
     alone, together = train(3, *choices, *ONE_RANK), train(3, *choices)
     for name in ("loss", "grad_norm"):
-        assert _column(together, name) == pytest.approx(_column(alone, name), rel=SAME)
-    assert _column(alone, "aux_loss") == [0.0] * 3
+        assert column(together, name) == pytest.approx(column(alone, name), rel=SAME)
+    assert column(alone, "aux_loss") == [0.0] * 3
 
 
-def test_bfloat16_trains_near_the_float32_losses(train: Train, one_rank: dict[str, Any]) -> None:
+def test_bfloat16_trains_near_the_float32_losses(train: Train, one_rank: RunResult) -> None:
     result = train(4, "training.dtype=bf16", *ONE_RANK)
-    assert _column(result, "loss") == pytest.approx(_column(one_rank, "loss")[:4], rel=0.02)
-    assert _column(result, "loss") != _column(one_rank, "loss")[:4]
+    assert column(result, "loss") == pytest.approx(column(one_rank, "loss")[:4], rel=0.02)
+    assert column(result, "loss") != column(one_rank, "loss")[:4]
 
 
-def test_recomputing_activations_changes_nothing(train: Train, one_rank: dict[str, Any]) -> None:
+def test_recomputing_activations_changes_nothing(train: Train, one_rank: RunResult) -> None:
     result = train(3, "training.recompute=full", *ONE_RANK)
-    assert _column(result, "loss") == _column(one_rank, "loss")[:3]
+    assert column(result, "loss") == column(one_rank, "loss")[:3]
 
 
-def test_the_loss_starts_at_the_uniform_one_and_falls(one_rank: dict[str, Any]) -> None:
-    losses = _column(one_rank, "loss")
+def test_the_loss_starts_at_the_uniform_one_and_falls(one_rank: RunResult) -> None:
+    losses = column(one_rank, "loss")
     assert losses[0] == pytest.approx(math.log(load_recipe("grok1-nano").model.vocab_size), rel=0.01)
     assert losses[-1] < losses[0] - 0.1
 
 
-def test_the_learning_rate_warms_up_then_follows_a_cosine(one_rank: dict[str, Any]) -> None:
+def test_the_learning_rate_warms_up_then_follows_a_cosine(one_rank: RunResult) -> None:
     training = load_recipe("grok1-nano").training
     peak, low, warm, decay = (
         training.learning_rate,
@@ -96,99 +88,87 @@ def test_the_learning_rate_warms_up_then_follows_a_cosine(one_rank: dict[str, An
         else low + (peak - low) * 0.5 * (1 + math.cos(math.pi * (step - warm) / (decay - warm)))
         for step in range(10)
     ]
-    assert _column(one_rank, "learning_rate") == pytest.approx(expected, rel=1e-9)
+    assert column(one_rank, "learning_rate") == pytest.approx(expected, rel=1e-9)
 
 
 def test_a_resumed_run_is_bitwise_the_one_that_never_stopped(
-    train: Train, sixteen_ranks: dict[str, Any], tmp_path: Path
+    train: Train, sixteen_ranks: RunResult, tmp_path: Path
 ) -> None:
     train(4, save=tmp_path)
     resumed = train(7, load=tmp_path)
-    assert [step["step"] for step in resumed["steps"]] == [4, 5, 6]
+    assert column(resumed, "step") == [4, 5, 6]
     for name in ("loss", "grad_norm", "learning_rate"):
-        assert _column(resumed, name) == _column(sixteen_ranks, name)[4:7]
+        assert column(resumed, name) == column(sixteen_ranks, name)[4:7]
 
 
-def test_the_measured_parts_cover_the_step(sixteen_ranks: dict[str, Any]) -> None:
-    for rank in sixteen_ranks["ranks"]:
-        parts = sum(sum(rank["phases_seconds"][phase]) for phase in PHASES)
-        assert parts == pytest.approx(sum(rank["step_seconds"]), rel=0.05)
+def test_the_measured_parts_cover_the_step(sixteen_ranks: RunResult) -> None:
+    for rank in sixteen_ranks.ranks:
+        parts = sum(sum(rank.phases_seconds[phase]) for phase in PHASES)
+        assert parts == pytest.approx(sum(rank.step_seconds), rel=0.05)
 
 
-def test_kinds_of_collectives_sum_to_the_communication(sixteen_ranks: dict[str, Any]) -> None:
-    for rank in sixteen_ranks["ranks"]:
-        kinds = rank["collectives"].values()
-        sums = [sum(kind["seconds"][step] for kind in kinds) for step in range(10)]
-        assert rank["communication_seconds"] == pytest.approx(sums, rel=1e-9)
-        assert min(rank["communication_seconds"]) > 0
-        for name in ("calls", "bytes"):
-            assert sum(rank[f"communication_{name}"]) == sum(kind[name] for kind in kinds)
+def test_kinds_of_collectives_sum_to_the_communication(sixteen_ranks: RunResult) -> None:
+    for rank in sixteen_ranks.ranks:
+        kinds = rank.collectives.values()
+        sums = [sum(kind.seconds[step] for kind in kinds) for step in range(10)]
+        assert rank.communication_seconds == pytest.approx(sums, rel=1e-9)
+        assert min(rank.communication_seconds) > 0
+        assert sum(rank.communication_calls) == sum(kind.calls for kind in kinds)
+        assert sum(rank.communication_bytes) == sum(kind.bytes for kind in kinds)
 
 
 def test_a_kind_of_collective_that_not_every_step_has_takes_no_time_in_the_others() -> None:
     both = {"tensor broadcast": Communication(0.5, 2, 8), "world all_reduce": Communication(0.25, 1, 4)}
     results = [_result(both), _result({}), _result({"world all_reduce": Communication(0.125, 3, 16)})]
-    assert communication_samples(results) == {
-        "communication_seconds": [0.75, 0.0, 0.125],
-        "communication_calls": [3, 0, 3],
-        "communication_bytes": [12, 0, 16],
-        "collectives": {
-            "tensor broadcast": {"seconds": [0.5, 0.0, 0.0], "calls": 2, "bytes": 8},
-            "world all_reduce": {"seconds": [0.25, 0.0, 0.125], "calls": 4, "bytes": 20},
-        },
+    assert collective_samples(results) == {
+        "tensor broadcast": CollectiveSamples([0.5, 0.0, 0.0], calls=2, bytes=8),
+        "world all_reduce": CollectiveSamples([0.25, 0.0, 0.125], calls=4, bytes=20),
     }
 
 
 def _result(collectives: dict[str, Communication]) -> StepResult:
-    return StepResult(0, 1.0, 0.0, 1.0, 0.1, False, 1.0, {}, collectives)
+    return StepResult(StepMetrics(0, 1.0, 0.0, 1.0, 0.1, skipped=False), 1.0, {}, collectives)
 
 
-def test_the_timeline_is_the_last_step_in_order(sixteen_ranks: dict[str, Any]) -> None:
-    for rank in sixteen_ranks["ranks"]:
-        spans = rank["timeline"]
-        times = [time for span in spans for time in (span["start_seconds"], span["end_seconds"])]
+def test_the_timeline_is_the_last_step_in_order(sixteen_ranks: RunResult) -> None:
+    for rank in sixteen_ranks.ranks:
+        spans = rank.timeline
+        times = [time for span in spans for time in (span.start_seconds, span.end_seconds)]
         assert times == sorted(times)  # so no span lies inside another either
         assert times[0] >= 0
-        assert times[-1] <= rank["step_seconds"][-1]
+        assert times[-1] <= rank.step_seconds[-1]
         for phase in PHASES:
-            seconds = sum(span["end_seconds"] - span["start_seconds"] for span in spans if span["phase"] == phase)
-            assert seconds == pytest.approx(rank["phases_seconds"][phase][-1], abs=1e-9)
+            seconds = sum(span.end_seconds - span.start_seconds for span in spans if span.phase == phase)
+            assert seconds == pytest.approx(rank.phases_seconds[phase][-1], abs=1e-9)
 
 
-def test_the_timeline_shows_one_forward_one_backward(sixteen_ranks: dict[str, Any]) -> None:
+def test_the_timeline_shows_one_forward_one_backward(sixteen_ranks: RunResult) -> None:
     """Two micro-batches on two stages: the first stage fills the pipeline, the last never waits to go back."""
-    for rank in sixteen_ranks["ranks"]:
-        passes = [span["phase"][0] for span in rank["timeline"] if span["phase"] in ("forward", "backward")]
-        assert "".join(passes) == ("ffbb", "fbfb")[rank["stage"]]
-        phases = [span["phase"] for span in rank["timeline"]]
+    for rank in sixteen_ranks.ranks:
+        passes = [span.phase[0] for span in rank.timeline if span.phase in ("forward", "backward")]
+        assert "".join(passes) == ("ffbb", "fbfb")[rank.stage]
+        phases = [span.phase for span in rank.timeline]
         assert (phases[0], phases[-1]) == ("data", "report")
         assert "pipeline" in phases
 
 
-def test_a_timeline_that_no_record_could_hold_is_left_out() -> None:
-    spans = [(float(index), float(index), "forward") for index in range(20_000)]
-    assert len(timeline_samples(spans, world_size=16)) == 20_000
-    assert timeline_samples(spans, world_size=17) == []
-    assert timeline_samples([*spans, spans[-1]], world_size=1) == []
-
-
-def test_every_token_reaches_its_experts(sixteen_ranks: dict[str, Any]) -> None:
+def test_every_token_reaches_its_experts(sixteen_ranks: RunResult) -> None:
     recipe = load_recipe("grok1-nano")
     routed = recipe.tokens_per_step * recipe.model.experts_per_token * 10
-    assert [sum(layer) for layer in sixteen_ranks["expert_load"]] == [routed] * recipe.model.num_layers
+    assert [sum(layer) for layer in sixteen_ranks.expert_load] == [routed] * recipe.model.num_layers
 
 
-def test_all_ranks_report_with_their_stage(sixteen_ranks: dict[str, Any]) -> None:
-    assert [rank["rank"] for rank in sixteen_ranks["ranks"]] == list(range(16))
-    assert [rank["stage"] for rank in sixteen_ranks["ranks"]] == [0] * 8 + [1] * 8
+def test_all_ranks_report_with_their_stage(sixteen_ranks: RunResult) -> None:
+    assert [rank.rank for rank in sixteen_ranks.ranks] == list(range(16))
+    assert [rank.stage for rank in sixteen_ranks.ranks] == [0] * 8 + [1] * 8
 
 
-def test_recomputing_activations_changes_no_number(train: Train, one_rank: dict[str, Any]) -> None:
+def test_recomputing_activations_changes_no_number(train: Train, one_rank: RunResult) -> None:
     """Neither the losses nor what each expert got, though every router then runs twice."""
     result = train(2, *ONE_RANK, "training.recompute=full")
-    for ours, theirs in zip(result["steps"], one_rank["steps"][:2], strict=True):
+    for ours, theirs in zip(result.steps, one_rank.steps[:2], strict=True):
         for name in ("loss", "aux_loss", "grad_norm"):
-            assert ours[name] == pytest.approx(theirs[name], rel=1e-6)
+            assert getattr(ours, name) == pytest.approx(getattr(theirs, name), rel=1e-6)
     recipe = load_recipe("grok1-nano")
     pairs = 2 * recipe.tokens_per_step * recipe.model.experts_per_token
-    assert [sum(layer) for layer in result["expert_load"]] == [pairs] * recipe.model.num_layers
+    assert [sum(layer) for layer in result.expert_load] == [pairs] * recipe.model.num_layers

@@ -122,9 +122,9 @@ def test_a_trained_checkpoint_goes_out_and_comes_back(tmp_path: Path, train: Tra
     assert_same(read_published(tmp_path / "published"), before)
     # weights alone start a training at its first step, in another layout than theirs
     result = train(2, *ONE_RANK, load=tmp_path / "back")
-    assert [step["step"] for step in result["steps"]] == [0, 1]
+    assert [step.step for step in result.steps] == [0, 1]
     fresh = train(1, *ONE_RANK)
-    assert result["steps"][0]["loss"] < fresh["steps"][0]["loss"]
+    assert result.steps[0].loss < fresh.steps[0].loss
 
 
 def test_bf16_training_starts_from_imported_weights(tmp_path: Path, train: Train) -> None:
@@ -135,10 +135,10 @@ def test_bf16_training_starts_from_imported_weights(tmp_path: Path, train: Train
     export_weights(tmp_path / "trained", tmp_path / "published")
     assert {weight.dtype for weight in read_published(tmp_path / "published").values()} == {torch.bfloat16}
     import_weights(tmp_path / "published", tmp_path / "back", recipe)
-    first, second = train(2, *ONE_RANK, bf16, load=tmp_path / "back")["steps"]
-    fresh = train(1, *ONE_RANK, bf16)["steps"][0]
-    assert first["loss"] < fresh["loss"]
-    assert second["loss"] < fresh["loss"]
+    first, second = train(2, *ONE_RANK, bf16, load=tmp_path / "back").steps
+    fresh = train(1, *ONE_RANK, bf16).steps[0]
+    assert first.loss < fresh.loss
+    assert second.loss < fresh.loss
 
 
 @pytest.mark.parametrize("layout", [(), ("parallel.tensor=2", "parallel.pipeline=2", "parallel.expert=2")])

@@ -1,0 +1,55 @@
+"""Assembling a job on one rank: groups, data, model, optimizer and the stepper over them. Everybody's way to a step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+
+from grok1.config.recipe import Recipe
+from grok1.data.batches import Batches, BatchSource, training_split
+from grok1.distributed.groups import Ranks, joined
+from grok1.distributed.rendezvous import Rendezvous
+from grok1.model.model import build_model
+from grok1.training.job import Job
+from grok1.training.optimizer import build_optimizer
+from grok1.training.step import Stepper
+from grok1.training.timers import PhaseTimers
+
+
+@contextmanager
+def joined_with_data(job: Job, where: Rendezvous, num_steps: int | None = None) -> Iterator[tuple[Ranks, Batches]]:
+    """This rank's place in the job's groups, and its micro-batches of the job's corpus.
+
+    The order of samples depends on the length of the dataset: `num_steps` (default: the job's) or the recipe's
+    decay_steps, whichever is more.
+    """
+    recipe = job.recipe
+    dataset_steps = max(job.num_steps if num_steps is None else num_steps, recipe.training.decay_steps)
+    # the sample index must exist before the ranks meet: rank 0 builds it, or one rank a node without shared disk
+    if where.rank == 0 or (where.local_rank == 0 and not job.shared_storage):
+        training_split(recipe, job.data_prefix, job.tokenizer_path, dataset_steps)
+    with joined(where, recipe.parallel, recipe.training.seed) as ranks:
+        dataset = training_split(recipe, job.data_prefix, job.tokenizer_path, dataset_steps)
+        yield ranks, Batches(recipe, ranks, dataset)
+
+
+def build_stepper(
+    recipe: Recipe,
+    ranks: Ranks,
+    batches: BatchSource,
+    *,
+    prepare: Callable[[torch.nn.Module], None] = lambda model: None,
+    timers: PhaseTimers | None = None,
+    with_values: bool = True,
+) -> Stepper:
+    """Model, optimizer and schedule of this rank, ready to step; `prepare` gets the model before the optimizer does.
+
+    The optimizer copies the weights that it finds, so what fills them must come first. Without values the weights are
+    left as they are allocated.
+    """
+    model = build_model(recipe, ranks, with_values)
+    prepare(model)
+    optimizer, scheduler = build_optimizer(model, recipe.training)
+    return Stepper(recipe, ranks, model, optimizer, scheduler, batches, timers)

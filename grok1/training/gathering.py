@@ -1,0 +1,127 @@
+"""From this rank's steps to the whole job's result on rank 0."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import asdict
+
+import psutil
+import torch.distributed as dist
+
+from grok1.config.recipe import Recipe
+from grok1.device import measuring
+from grok1.device.kind import device_kind
+from grok1.device.traffic import Communication
+from grok1.distributed.rendezvous import Rendezvous
+from grok1.training.profiling import profiled_modules
+from grok1.training.result import (
+    CollectiveSamples,
+    DeviceUsed,
+    LayoutUsed,
+    ModuleSeconds,
+    PhaseSpan,
+    RankSamples,
+    RunResult,
+)
+from grok1.training.step import Stepper, StepResult
+from grok1.training.timers import PHASES
+
+ExpertLoad = dict[int, list[int]]  # tokens of each expert, by layer
+
+
+def gather_result(
+    where: Rendezvous, stepper: Stepper, results: Sequence[StepResult], startup_seconds: float, *, times_modules: bool
+) -> RunResult | None:
+    """The whole job's measurements on rank 0, None on the others. All ranks must call it.
+
+    `times_modules`: take the last step once more, unmeasured, and say which modules its time goes to.
+    """
+    load = stepper.expert_load.drain()  # before the extra step, whose tokens do not count
+    timeline = [PhaseSpan(phase, start, end) for start, end, phase in stepper.timeline()]
+    peak_bytes, reserved_bytes = measuring.peak_bytes()
+    # torch_npu's profiler says nothing of single operators until its files are parsed
+    has_modules = times_modules and device_kind() != "npu" and bool(results) and results[-1].metrics.is_finite
+    mine = RankSamples(
+        rank=stepper.ranks.rank,
+        stage=stepper.ranks.pipeline,
+        step_seconds=[result.seconds for result in results],
+        phases_seconds={phase: [result.phase_seconds[phase] for result in results] for phase in PHASES},
+        communication_seconds=[sum((each.seconds for each in calls), 0.0) for calls in _calls(results)],
+        communication_calls=[sum(each.calls for each in calls) for calls in _calls(results)],
+        communication_bytes=[sum(each.bytes for each in calls) for calls in _calls(results)],
+        collectives=collective_samples(results),
+        timeline=timeline,
+        peak_bytes=peak_bytes,
+        reserved_bytes=reserved_bytes,
+        host_bytes=int(psutil.Process().memory_info().rss),
+        modules_seconds=_module_seconds(where, stepper, results[-1].metrics.step) if has_modules else {},
+    )
+    gathered: list[tuple[RankSamples, ExpertLoad] | None] = [None] * where.world_size
+    dist.all_gather_object(gathered, (mine, load))
+    if stepper.ranks.rank != 0:
+        return None
+    told = [each for each in gathered if each is not None]
+    return RunResult(
+        steps=[result.metrics for result in results],
+        ranks=[samples for samples, _ in told],
+        expert_load=_summed_load(stepper.recipe, [load for _, load in told]),
+        startup_seconds=startup_seconds,
+        layout=_layout(stepper.recipe, where),
+        device=DeviceUsed(**asdict(measuring.describe()), dtype=stepper.recipe.training.dtype),
+        software=measuring.versions(),
+    )
+
+
+def collective_samples(results: Sequence[StepResult]) -> dict[str, CollectiveSamples]:
+    """By kind of collective; a kind takes no time in a step where it does not occur."""
+    nothing = Communication()
+    by_name = {
+        name: [result.collectives.get(name, nothing) for result in results]
+        for name in dict.fromkeys(name for result in results for name in result.collectives)
+    }
+    return {
+        name: CollectiveSamples(
+            seconds=[each.seconds for each in steps],
+            calls=sum(each.calls for each in steps),
+            bytes=sum(each.bytes for each in steps),
+        )
+        for name, steps in by_name.items()
+    }
+
+
+def _calls(results: Sequence[StepResult]) -> list[list[Communication]]:
+    """All collectives of each step."""
+    return [list(result.collectives.values()) for result in results]
+
+
+def _module_seconds(where: Rendezvous, stepper: Stepper, step: int) -> dict[str, ModuleSeconds]:
+    """Where one more step goes, on the first rank of each pipeline stage; its results are dropped."""
+    take_step = functools.partial(stepper.run, step)
+    if stepper.ranks.rank % (where.world_size // stepper.recipe.parallel.pipeline):
+        take_step()
+        return {}
+    return profiled_modules(stepper.model, take_step)
+
+
+def _layout(recipe: Recipe, where: Rendezvous) -> LayoutUsed:
+    parallel = recipe.parallel
+    return LayoutUsed(
+        world_size=where.world_size,
+        tensor=parallel.tensor,
+        pipeline=parallel.pipeline,
+        expert=parallel.expert,
+        expert_tensor=parallel.expert_tensor,
+        data=parallel.data,
+        nodes=where.world_size // where.ranks_per_node,
+        ranks_per_node=where.ranks_per_node,
+    )
+
+
+def _summed_load(recipe: Recipe, loads: Sequence[ExpertLoad]) -> list[list[int]]:
+    """Tokens [layers, experts], summed over the ranks that route different tokens."""
+    total = [[0] * recipe.model.num_experts for _ in range(recipe.model.num_layers)]
+    for load in loads:
+        for layer, counts in load.items():
+            total[layer] = [a + int(b) for a, b in zip(total[layer], counts, strict=True)]
+    return total
