@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from grok1.distributed.groups import joined
-from grok1.training import run, step
+from grok1.training import assembly, run, step
 
 
 def raise_on_rank_one(_job: Any, where: Any, _emit: Any) -> None:
@@ -62,7 +62,7 @@ def train_and_say_the_weights(job: Any, where: Any, emit: Any) -> Any:
             super().__init__(*args)
             made.append(self)
 
-    setattr(run, "Stepper", Kept)  # noqa: B010  # this process runs nothing else
+    setattr(assembly, "Stepper", Kept)  # noqa: B010  # this process runs nothing else
     result = run.run_rank(job, where, emit)
     digest = hashlib.sha256()
     for name, weight in made[0].model.named_parameters():
