@@ -191,7 +191,7 @@ def convert(
     Streams: no more than one shard is in memory. Dtypes stay, so a round trip is bitwise.
     """
     from grok1.cli.progress import conversion
-    from grok1.weights.folder import LATEST
+    from grok1.weights.folder import holds_checkpoint
 
     if not source.is_dir():
         raise ValueError(f"{source} is not a folder; give one of safetensors files, or a checkpoint's")
@@ -199,7 +199,7 @@ def convert(
     from grok1.weights.importing import import_weights
 
     with conversion(f"{source.name} to {target.name}") as progress:
-        if (source / LATEST).exists():
+        if holds_checkpoint(source):
             export_weights(source, target, int(shard_gib * 2**30), progress)
         else:
             import_weights(source, target, load_recipe(recipe, overrides or []), progress)

@@ -41,7 +41,7 @@ def run_rank(job: GenerateJob, where: Rendezvous, _emit: Any) -> dict[str, Any] 
     recipe = job.recipe
     with joined(where, recipe.parallel, recipe.training.seed) as ranks:
         model = build_for_inference(recipe, ranks)
-        step = checkpoint.load_weights(job.load, recipe, model)
+        checkpoint.load_weights(job.checkpoint, model)
         decoder = Decoder(job, ranks, model)
         mine = decoder.run()
         gathered: list[Any] | None = [None] * ranks.world_size if ranks.rank == 0 else None
@@ -50,7 +50,7 @@ def run_rank(job: GenerateJob, where: Rendezvous, _emit: Any) -> dict[str, Any] 
             return None
         continuations = {each.prompt: each for rank in gathered for each in rank}
         ordered = [continuations[prompt] for prompt in range(len(job.prompts))]
-        return {"checkpoint_step": step, **_report(job, ordered, decoder.step_seconds)}
+        return {"checkpoint_step": job.checkpoint.step, **_report(job, ordered, decoder.step_seconds)}
 
 
 class Decoder:
@@ -110,7 +110,9 @@ class Decoder:
         """The next tokens [B]: tensor rank 0's, so that a rounding elsewhere cannot part the ranks."""
         best = logits_BV.max(dim=-1)
         if not bool(best.values.isfinite().all()):
-            raise RuntimeError(f"the model of {self._job.load} gives logits that are not finite; train it again")
+            raise RuntimeError(
+                f"the model of {self._job.checkpoint.folder} gives logits that are not finite; train it again"
+            )
         sampling = self._job.sampling
         chosen_B = best.indices
         if sampling.temperature > 0.0 and self._ranks.tensor == 0:

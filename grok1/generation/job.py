@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from grok1.config.load import build_recipe, load_recipe
 from grok1.config.recipe import Recipe
 from grok1.data.sample_text import sample_data
 from grok1.data.tokenizer import Tokenizer, load_tokenizer
-from grok1.weights.folder import stored_recipe
+from grok1.weights.folder import StoredCheckpoint
 
 
 @dataclass(frozen=True)
@@ -62,10 +62,10 @@ class SizedRecipe(Recipe):
 
 @dataclass(frozen=True)
 class GenerateJob:
-    """Prompts to continue with the newest weights below `load`."""
+    """Prompts to continue with a checkpoint's weights."""
 
     recipe: Recipe  # its pipeline is 1
-    load: Path
+    checkpoint: StoredCheckpoint
     tokenizer_path: Path
     prompts: tuple[str, ...]
     prompt_tokens: tuple[tuple[int, ...], ...]
@@ -107,13 +107,14 @@ def prepare_generate(
     for number, prompt in enumerate(prompts, 1):
         if not prompt.strip():
             raise ValueError(f"prompt {number} of {len(prompts)} is empty; give it at least a word")
-    chosen = generation_recipe(_chosen_recipe(load, recipe, overrides))
+    checkpoint = StoredCheckpoint.open(load)
+    chosen = generation_recipe(_chosen_recipe(checkpoint, recipe, overrides))
     path, words = _tokenizer(chosen, tokenizer)
     tokens = tuple(tuple(words.tokenize(prompt)) for prompt in prompts)
     _check_lengths(tokens, sampling, chosen)
     return GenerateJob(
         recipe=chosen,
-        load=load.absolute(),
+        checkpoint=replace(checkpoint, folder=load.absolute()),
         tokenizer_path=path.absolute(),
         prompts=tuple(prompts),
         prompt_tokens=tokens,
@@ -141,20 +142,13 @@ def generation_recipe(recipe: Recipe) -> Recipe:
     return Recipe.model_validate(fields)
 
 
-def _chosen_recipe(load: Path, named: str | None, overrides: list[str] | tuple[str, ...]) -> Recipe:
+def _chosen_recipe(checkpoint: StoredCheckpoint, named: str | None, overrides: list[str] | tuple[str, ...]) -> Recipe:
     """The checkpoint's own recipe or the named one, in which the model must be the same."""
-    stored = stored_recipe(load)
     if named is None:
-        chosen = build_recipe(f"recipe of checkpoint {load}", stored.resolved(), overrides)
+        chosen = build_recipe(f"recipe of checkpoint {checkpoint.folder}", checkpoint.recipe.resolved(), overrides)
     else:
         chosen = load_recipe(named, overrides)
-    for key, value in chosen.model.model_dump().items():
-        written = getattr(stored.model, key)
-        if value != written:
-            raise ValueError(
-                f"checkpoint {load} was written with model.{key}={written}, the recipe says {value}; "
-                "leave the model as it was written, or leave out --recipe"
-            )
+    checkpoint.check_model(chosen, "leave the model as it was written, or leave out --recipe")
     return chosen
 
 

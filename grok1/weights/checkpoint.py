@@ -5,9 +5,6 @@ All nodes must see the folder (grok1.weights.folder says what lies in it). Weigh
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,74 +15,38 @@ import torch.distributed as dist
 
 from grok1.config.recipe import Recipe
 from grok1.distributed.groups import Ranks
-from grok1.files import write_text
 from grok1.megatron.door import dist_checkpointing
-from grok1.weights.folder import LATEST, WEIGHTS_ONLY_STEP, latest_step, step_folder, stored_recipe
-
-_PARTIAL = ".partial"
-
-
-def check_loadable(folder: Path, recipe: Recipe) -> int:
-    """The step that `load` would resume after, or ValueError where the checkpoint is of another model or layout."""
-    step = latest_step(folder)
-    if step == WEIGHTS_ONLY_STEP:
-        _check_same(folder, recipe, ("model",))
-    else:
-        _check_same(folder, recipe, ("model", "parallel"))
-        _check_same_experts(folder, recipe)
-    return step
-
-
-def _check_same_experts(folder: Path, recipe: Recipe) -> None:
-    """Grouped experts lie transposed, so their optimizer state fits no others; sequential and fused ones lie alike."""
-    stored, wanted = stored_recipe(folder).kernels.experts, recipe.kernels.experts
-    if (stored == "grouped") != (wanted == "grouped"):
-        raise ValueError(
-            f"checkpoint {folder} was written with kernels.experts={stored}, the recipe says {wanted}, whose "
-            f"optimizer state lies otherwise; resume with kernels.experts={stored}"
-        )
-
-
-def _check_same(folder: Path, recipe: Recipe, sections: tuple[str, ...]) -> None:
-    stored = stored_recipe(folder).resolved()
-    for section in sections:
-        for key, value in recipe.resolved()[section].items():
-            if stored[section][key] != value:
-                raise ValueError(
-                    f"checkpoint {folder} was written with {section}.{key}={stored[section][key]}, the recipe "
-                    f"says {value}; use the recipe it was written with"
-                )
+from grok1.weights.folder import StoredCheckpoint, finish_step, partial_folder, start_step
 
 
 def save(folder: Path, step: int, recipe: Recipe, ranks: Ranks, model: Any, optimizer: Any, scheduler: Any) -> None:
     """Write the state after `step` steps. The folder appears under its name only when it is whole."""
-    final = step_folder(folder, step)
-    partial = final.with_name(final.name + _PARTIAL)
     if ranks.rank == 0:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
+        start_step(folder, step)
     dist.barrier()
     state = _state(model, optimizer, scheduler, step, is_loading=False)
-    dist_checkpointing.save(state, str(partial))
+    dist_checkpointing.save(state, str(partial_folder(folder, step)))
     dist.barrier()
     if ranks.rank == 0:
-        write_text(partial / "recipe.json", json.dumps(recipe.resolved(), indent=2))
-        shutil.rmtree(final, ignore_errors=True)
-        os.replace(partial, final)
-        write_text(folder / LATEST, str(step))
+        finish_step(folder, step, recipe)
     dist.barrier()
 
 
 def load(folder: Path, recipe: Recipe, model: Any, optimizer: Any, scheduler: Any) -> int:
-    """Restore the newest state, or weights alone where that is all there is; returns the number of steps behind it."""
-    step = check_loadable(folder, recipe)
-    if step == WEIGHTS_ONLY_STEP:
-        load_weights(folder, recipe, model.module)
+    """Restore the newest state, or weights alone where that is all there is; returns the number of steps behind it.
+
+    Raises:
+        ValueError: there is no checkpoint, or it is of another model or layout.
+    """
+    stored = StoredCheckpoint.open(folder)
+    stored.check_resumable(recipe)
+    if stored.has_weights_only:
+        load_weights(stored, model.module)
         optimizer.reload_model_params()
-        return step
+        return stored.step
     _allocate_adam_state(optimizer)
-    template = _state(model, optimizer, scheduler, step, is_loading=True)
-    state = dist_checkpointing.load(template, str(step_folder(folder, step)))
+    template = _state(model, optimizer, scheduler, stored.step, is_loading=True)
+    state = dist_checkpointing.load(template, str(stored.step_folder))
     model.module.load_state_dict(state["model"], strict=True)
     with _own_group_settings(optimizer):
         optimizer.load_state_dict(state["optimizer"])
@@ -94,15 +55,12 @@ def load(folder: Path, recipe: Recipe, model: Any, optimizer: Any, scheduler: An
     return int(state["step"])
 
 
-def load_weights(folder: Path, recipe: Recipe, model: Any) -> int:
-    """Restore the newest weights alone into a bare model of any layout; returns the number of steps behind them."""
-    step = latest_step(folder)
-    _check_same(folder, recipe, ("model",))
+def load_weights(stored: StoredCheckpoint, model: Any) -> None:
+    """Restore weights alone into a bare model of any layout, whose recipe passed `StoredCheckpoint.check_model`."""
     # megatron's layers keep an extra state, which is always None here and not in checkpoints from elsewhere
     wanted = {name: each for name, each in model.sharded_state_dict().items() if not name.endswith("_extra_state")}
-    state = dist_checkpointing.load({"model": wanted}, str(step_folder(folder, step)))
+    state = dist_checkpointing.load({"model": wanted}, str(stored.step_folder))
     model.load_state_dict(state["model"], strict=True)
-    return step
 
 
 def _allocate_adam_state(optimizer: Any) -> None:

@@ -23,7 +23,7 @@ from torch.distributed.checkpoint.planner_helpers import create_read_items_for_c
 from grok1.config.recipe import Model, Recipe
 from grok1.files import write_text
 from grok1.weights.blocks import Block, blocks, separated
-from grok1.weights.folder import latest_step, step_folder, stored_recipe
+from grok1.weights.folder import StoredCheckpoint
 from grok1.weights.importing import INDEX_NAME, Progress
 from grok1.weights.names import published_shapes
 
@@ -38,11 +38,11 @@ def export_weights(
     Raises:
         ValueError: there is no checkpoint, or its recipe is not one, or the target exists.
     """
-    step = latest_step(source)
-    recipe = stored_recipe(source)
+    stored = StoredCheckpoint.open(source)
+    recipe = stored.recipe
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ValueError(f"{target} exists and is not an empty folder; give another one")
-    reader = _StackedReader(step_folder(source, step), recipe.model)
+    reader = _StackedReader(stored.step_folder, recipe.model)
     partial = target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)

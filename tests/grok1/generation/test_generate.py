@@ -18,6 +18,7 @@ from grok1.data.tokenizer import load_tokenizer
 from grok1.distributed.launch import RankFailedError, launch
 from grok1.generation.job import GenerateJob, Sampling, generation_recipe, prepare_generate, read_prompts, transcript
 from tests.grok1.conftest import ONE_RANK, RANK_SECONDS, Train
+from tests.grok1.opened_files import opened_below
 
 ROOT = Path(__file__).parents[3]
 PROMPTS = ["Below is", "The function returns", "an object of the class that was made by"]
@@ -311,6 +312,12 @@ def test_a_damaged_stored_recipe_is_refused(
     with pytest.raises(ValueError, match=complaint) as refused:
         prepare(load=tmp_path)
     assert "\n" not in str(refused.value)
+
+
+def test_preparing_reads_the_checkpoints_folder_once(prepare: Prepare, saved: Path) -> None:
+    with opened_below(saved) as opened:
+        prepare()
+    assert opened == {"latest_checkpointed_iteration.txt": 1, "recipe.json": 1}
 
 
 @pytest.mark.parametrize("text", ["", "3", "x", "../2"])
