@@ -141,8 +141,8 @@ def verify(
     if json_path is not None:
         from grok1.files import write_json
 
-        write_json(json_path, {"schema": 1, "recipe": recipe.resolved(), **result})
-    if not result["passed"]:
+        write_json(json_path, {"schema": 1, "recipe": recipe.resolved(), **result.as_json()})
+    if not result.passed:
         raise typer.Exit(1)
 
 
@@ -163,7 +163,8 @@ def generate(
 ) -> None:
     """Continue prompts with a checkpoint's newest weights, on the recipe's layout with one pipeline stage."""
     from grok1.distributed.launch import ONE_MACHINE
-    from grok1.generation.job import Sampling, prepare_generate, read_prompts, transcript
+    from grok1.generation.job import Sampling, prepare_generate, read_prompts
+    from grok1.generation.result import transcript
 
     prompts = [*(prompt or []), *(read_prompts(prompts_file) if prompts_file else [])]
     sampling = Sampling(max_new_tokens, temperature, top_p, seed)
@@ -175,7 +176,7 @@ def generate(
     if json_path is not None:
         from grok1.files import write_json
 
-        write_json(json_path, {"schema": 1, "recipe": job.recipe.resolved(), **result})
+        write_json(json_path, {"schema": 1, "recipe": job.recipe.resolved(), **result.as_json()})
 
 
 @app.command()

@@ -9,8 +9,6 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,8 +20,9 @@ from grok1.data.batches import Batch
 from grok1.device import measuring
 from grok1.distributed.groups import Ranks, joined
 from grok1.distributed.rendezvous import Rendezvous
-from grok1.fidelity.dump import Dump, in_dump_orientation, place_of
+from grok1.fidelity.dump import Array, Dump, in_dump_orientation, place_of
 from grok1.fidelity.job import VerifyJob
+from grok1.fidelity.result import Comparison, VerifyResult
 from grok1.model.attention import key_bias
 from grok1.model.model import build_model, gather_gradients, unwrapped
 from grok1.training.optimizer import build_optimizer
@@ -37,24 +36,13 @@ LOSS_TOLERANCE = 1e-6
 GRADIENT_TOLERANCE = 5e-5  # of the gradient's largest element
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """One tensor beside the reference's. The relative error is over the largest absolute value expected."""
-
-    name: str
-    max_abs_error: float
-    relative_error: float
-    tolerance: float
-    passed: bool
-
-
-def run_rank(job: VerifyJob, where: Rendezvous, _emit: Any) -> dict[str, Any] | None:
+def run_rank(job: VerifyJob, where: Rendezvous, _emit: object) -> VerifyResult | None:
     """One forward and backward on this rank; rank 0 returns the comparison, the others None."""
     with joined(where, job.recipe.parallel, job.recipe.training.seed) as ranks:
         return compare(job, ranks)
 
 
-def compare(job: VerifyJob, ranks: Ranks) -> dict[str, Any] | None:
+def compare(job: VerifyJob, ranks: Ranks) -> VerifyResult | None:
     """As `run_rank`, on ranks that have joined."""
     dump, recipe = Dump(job.path), job.recipe
     model = build_model(recipe, ranks)
@@ -115,10 +103,15 @@ def _slab(dump: Dump, slab: Slab) -> Tensor:
     return torch.from_numpy(np.array(rows))
 
 
+_Logits = tuple[
+    int, list[list[int]], list[Tensor]
+]  # (tensor rank, rows of each micro-batch, logits [S, B, V/TP] of each)
+
+
 def _gather_logits(kept: list[Tensor], recipe: Recipe, ranks: Ranks) -> Tensor:
     """Logits [global batch, S, V] on rank 0, from each last-stage rank's share of the vocabulary; else empty."""
-    mine = (ranks.tensor, _rows(recipe, ranks.data), [logits.float().cpu() for logits in kept])
-    gathered: list[Any] | None = [None] * ranks.world_size if ranks.rank == 0 else None
+    mine: _Logits = (ranks.tensor, _rows(recipe, ranks.data), [logits.float().cpu() for logits in kept])
+    gathered: list[_Logits] | None = [mine] * ranks.world_size if ranks.rank == 0 else None
     dist.gather_object(mine, gathered)
     if gathered is None:
         return torch.empty(0)
@@ -134,39 +127,25 @@ def _gather_logits(kept: list[Tensor], recipe: Recipe, ranks: Ranks) -> Tensor:
 # ---- judging -------------------------------------------------------------------------------------------
 
 
-def _judged(
-    dump: Dump, recipe: Recipe, loss: float, logits: Tensor, gradients: dict[str, np.ndarray[Any, Any]]
-) -> dict[str, Any]:
-    config, layout = dump.config, recipe.parallel
+def _judged(dump: Dump, recipe: Recipe, loss: float, logits: Tensor, gradients: dict[str, Array]) -> VerifyResult:
+    config = dump.config
     rows = np.arange(recipe.training.global_batch) % config.batch
     expected_loss = float(dump.array("loss"))
-    compared = [
-        _compared("loss", np.array(loss), np.array(expected_loss), LOSS_TOLERANCE, absolute=True),
-        _compared(
+    return VerifyResult(
+        oracle=dump.path.stem,
+        layout=recipe.parallel,
+        loss=loss,
+        loss_expected=expected_loss,
+        of_loss=_compared("loss", np.array(loss), np.array(expected_loss), LOSS_TOLERANCE, absolute=True),
+        of_logits=_compared(
             "logits", logits[:, : config.seq].numpy(), dump.array("logits")[rows], LOGIT_TOLERANCE, absolute=True
         ),
-        *_compared_gradients(dump, recipe, gradients),
-    ]
-    of_loss, of_logits, *of_gradients = compared
-    worst = max(of_gradients, key=lambda each: math.inf if math.isnan(each.relative_error) else each.relative_error)
-    return {
-        "oracle": dump.path.stem,
-        "layout": {axis: getattr(layout, axis) for axis in ("world_size", *_AXES)},
-        "loss": loss,
-        "loss_expected": expected_loss,
-        "loss_error": of_loss.max_abs_error,
-        "max_logit_abs_error": of_logits.max_abs_error,
-        "worst_gradient": {"name": worst.name, "relative_error": worst.relative_error},
-        "passed": all(each.passed for each in compared),
-        "tensors": [asdict(each) for each in compared],
-        "software": measuring.versions(),
-    }
+        of_gradients=tuple(_compared_gradients(dump, recipe, gradients)),
+        software=measuring.versions(),
+    )
 
 
-_AXES = ("tensor", "pipeline", "expert", "expert_tensor", "data")
-
-
-def _compared_gradients(dump: Dump, recipe: Recipe, gradients: dict[str, np.ndarray[Any, Any]]) -> Iterator[Comparison]:
+def _compared_gradients(dump: Dump, recipe: Recipe, gradients: dict[str, Array]) -> Iterator[Comparison]:
     keys_by_array: dict[str, list[str]] = defaultdict(list)
     for key in published_shapes(recipe.model):
         if key != HEAD:  # an untied head has no gradient in the dump
@@ -177,9 +156,7 @@ def _compared_gradients(dump: Dump, recipe: Recipe, gradients: dict[str, np.ndar
         yield _compared(f"grad.{name}", ours, expected[name], GRADIENT_TOLERANCE, absolute=False)
 
 
-def _compared(
-    name: str, ours: np.ndarray[Any, Any], expected: np.ndarray[Any, Any], tolerance: float, absolute: bool
-) -> Comparison:
+def _compared(name: str, ours: Array, expected: Array, tolerance: float, absolute: bool) -> Comparison:
     error = float(np.abs(ours.astype(np.float64) - expected.astype(np.float64)).max())
     scale = float(np.abs(expected).max())
     # all zero expected, as for an expert that no token chose: then any error at all is too large

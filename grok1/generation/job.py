@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from pydantic import Field
 
@@ -176,34 +175,3 @@ def _check_lengths(tokens: tuple[tuple[int, ...], ...], sampling: Sampling, reci
                 f"prompt {number} of {len(tokens)} has {len(prompt)} tokens, with --max-new-tokens "
                 f"{sampling.max_new_tokens} more than the recipe's sequence_length {limit}; shorten one of them"
             )
-
-
-# ---- what a person reads -----------------------------------------------------------------------------
-
-
-def transcript(result: dict[str, Any]) -> str:
-    """Each prompt and its completion, and a line on speed."""
-    completions, layout = result["completions"], result["layout"]
-    parts = []
-    for number, each in enumerate(completions, 1):
-        parts += [
-            f"--- prompt {number} of {len(completions)} ({each['prompt_tokens']} tokens)",
-            _printable(each["prompt"]),
-            f"--- completion ({len(each['tokens'])} tokens, ended by {each['finish_reason']})",
-            _printable(each["text"]),
-            "",
-        ]
-    speed = result["decode_tokens_per_second"]
-    decode = "no decoding step" if speed is None else f"decode {speed:.1f} tokens/s"
-    ranks = f"{layout['world_size']} rank{'s' * (layout['world_size'] > 1)}"
-    parts.append(
-        f"prefill {result['prefill_seconds']:.3f} s, {decode} on {ranks} (TP{layout['tensor']} EP{layout['expert']} "
-        f"ETP{layout['expert_tensor']} DP{layout['data']}), step {result['checkpoint_step']}, "
-        f"tokenizer {result['tokenizer']}"
-    )
-    return "\n".join(parts)
-
-
-def _printable(text: str) -> str:
-    """A model may say anything: characters that would steer the terminal are shown as question marks."""
-    return "".join(char if char.isprintable() or char in "\n\t" else "?" for char in text)
