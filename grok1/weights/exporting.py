@@ -9,7 +9,6 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -17,7 +16,7 @@ from torch import Tensor
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, TensorStorageMetadata
-from torch.distributed.checkpoint.planner import LoadPlan
+from torch.distributed.checkpoint.planner import LoadPlan, ReadItem
 from torch.distributed.checkpoint.planner_helpers import create_read_items_for_chunk_list
 
 from grok1.config.recipe import Model, Recipe
@@ -125,17 +124,17 @@ class _StackedReader(DefaultLoadPlanner):
             return dict(zip(block.keys, separated(weight.reshape(-1, block.sizes[-1]), self._model), strict=True))
         return {block.keys[0]: weight.reshape(published_shapes(self._model)[block.keys[0]])}
 
-    def resolve_tensor(self, read_item: Any) -> Tensor:
+    def resolve_tensor(self, read_item: ReadItem) -> Tensor:
         target = self._target
         for dimension, (start, length) in enumerate(zip(read_item.dest_offsets, read_item.lengths, strict=True)):
             target = target.narrow(dimension, start, length)
         return target
 
-    def commit_tensor(self, read_item: Any, tensor: Tensor) -> None:
+    def commit_tensor(self, read_item: ReadItem, tensor: Tensor) -> None:
         """Nothing: the data was copied into place."""
 
 
-def _published_config(recipe: Recipe) -> dict[str, Any]:
+def _published_config(recipe: Recipe) -> dict[str, object]:
     """The model's sizes in the keys of the published config.json, with what it does not say added under its name."""
     model = recipe.model
     return {

@@ -12,7 +12,6 @@ import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from grok1.config.load import build_recipe
 from grok1.config.recipe import Recipe
@@ -137,7 +136,7 @@ def _latest_step(folder: Path) -> int:
     return int(text)
 
 
-def _fields(path: Path) -> dict[str, Any]:
+def _fields(path: Path) -> dict[str, object]:
     remedy = "copy the checkpoint again, whole"
     try:
         with path.open("rb") as file:
