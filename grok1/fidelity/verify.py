@@ -1,7 +1,9 @@
 """Does our model compute what xAI's does? Runs a reference dump through the training step and compares all of it.
 
-Weights go in by slabs, in any layout; the step's own schedule runs forward and backward; logits and gradients come
-back to rank 0. Legend: B batch, T the dump's sequence, S ours (T lengthened to what tensor parallelism divides).
+Weights are loaded slice by slice, in any layout. The step's own schedule runs forward and backward. Logits and
+gradients are gathered on rank 0.
+
+Legend: B batch, T the dump's sequence, S ours (T lengthened to what tensor parallelism divides).
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from grok1.model.model import build_model, gather_gradients, unwrapped
 from grok1.training.optimizer import build_optimizer
 from grok1.training.step import Stepper
 from grok1.weights.names import HEAD, published_shapes
-from grok1.weights.parts import Slab, gather_published, load_published
+from grok1.weights.sharding import PublishedSlice, gather_published, load_published
 
 # float32 against float32; the smallest mistake seen (exact GELU for tanh) is ten times as large
 LOGIT_TOLERANCE = 2e-5
@@ -46,7 +48,7 @@ def compare(job: VerifyJob, ranks: Ranks) -> VerifyResult | None:
     """As `run_rank`, on ranks that have joined."""
     dump, recipe = Dump(job.path), job.recipe
     model = build_model(recipe, ranks)
-    load_published(model, recipe, ranks, lambda slab: _slab(dump, slab))
+    load_published(model, recipe, ranks, lambda piece: _read_slice(dump, piece))
     optimizer, scheduler = build_optimizer(model, recipe.training)
     batches = DumpBatches(dump, recipe, ranks)
     stepper = Stepper(recipe, ranks, model, optimizer, scheduler, batches)
@@ -96,10 +98,10 @@ def _rows(recipe: Recipe, replica: int) -> list[list[int]]:
     return [list(range(first, first + size)) for first in firsts]
 
 
-def _slab(dump: Dump, slab: Slab) -> Tensor:
-    rows = dump.weight(slab.key)[slab.row : slab.row + slab.rows]
-    if slab.columns:
-        rows = rows[:, slab.column : slab.column + slab.columns]
+def _read_slice(dump: Dump, piece: PublishedSlice) -> Tensor:
+    rows = dump.weight(piece.key)[piece.row : piece.row + piece.rows]
+    if piece.columns:
+        rows = rows[:, piece.column : piece.column + piece.columns]
     return torch.from_numpy(np.array(rows))
 
 

@@ -27,7 +27,7 @@ from grok1.megatron.instances import skip_single_rank_collectives
 from grok1.megatron.protocols import DdpModel
 from grok1.model.layers import RMSNorm, layer_spec
 from grok1.model.moe import activation
-from grok1.weights.parts import initialise
+from grok1.weights.sharding import initialise
 
 
 class Grok(GPTModel):
@@ -117,7 +117,7 @@ def transformer_config(recipe: Recipe) -> TransformerConfig:
         gradient_accumulation_fusion=False,
         persist_layer_norm=False,
         init_method_std=model.init_std,
-        # grok1.weights.parts sets the values, the same in every layout, but only here does megatron mark which
+        # grok1.weights.sharding sets the values, the same in every layout, but only here does megatron mark which
         # parameters are split; unmarked ones count once too few times in the gradient norm
         perform_initialization=True,
         tensor_model_parallel_size=parallel.tensor,

@@ -13,7 +13,7 @@ from grok1.training.job import Job
 from grok1.training.run import run_rank
 from grok1.weights import checkpoint
 from grok1.weights.folder import StoredCheckpoint
-from grok1.weights.parts import gather_published
+from grok1.weights.sharding import gather_published
 from tests.grok1.opened_files import opened_below
 
 
