@@ -6,8 +6,6 @@ Nothing larger than the shard being written is in memory at a time.
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from pathlib import Path
 
 import torch
@@ -20,7 +18,7 @@ from torch.distributed.checkpoint.planner import LoadPlan, ReadItem
 from torch.distributed.checkpoint.planner_helpers import create_read_items_for_chunk_list
 
 from grok1.config.recipe import Model, Recipe
-from grok1.files import write_text
+from grok1.files import whole_folder, write_text
 from grok1.weights.blocks import Block, blocks, separated
 from grok1.weights.folder import StoredCheckpoint
 from grok1.weights.importing import INDEX_NAME, Progress
@@ -42,10 +40,7 @@ def export_weights(
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ValueError(f"{target} exists and is not an empty folder; give another one")
     reader = _StackedReader(stored.step_folder, recipe.model)
-    partial = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
+    with whole_folder(target) as partial:
         plan = _shard_plan(recipe.model, reader, max_shard_bytes)
         weight_map: dict[str, str] = {}
         total_bytes = 0
@@ -61,12 +56,6 @@ def export_weights(
         index = {"metadata": {"total_size": total_bytes}, "weight_map": weight_map}
         write_text(partial / INDEX_NAME, json.dumps(index, indent=2))
         write_text(partial / "config.json", json.dumps(_published_config(recipe), indent=2))
-        if target.exists():
-            target.rmdir()
-        os.replace(partial, target)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
 
 
 def _shard_plan(model: Model, reader: _StackedReader, max_shard_bytes: int) -> list[list[Block]]:
