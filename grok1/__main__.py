@@ -28,7 +28,7 @@ Overrides = Annotated[
 def train(
     recipe: Annotated[str, typer.Option(help="A shipped recipe (see `grok1 recipes`) or a .toml file.")] = "grok1-tiny",
     steps: Annotated[int, typer.Option(help="Train until this many steps are done.")] = 20,
-    data: Annotated[Path | None, typer.Option(help="Prefix of the .bin/.idx pair; default: sample text.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Prefix of the .bin/.idx pair; default: the sample corpus.")] = None,
     tokenizer: Annotated[Path | None, typer.Option(help="The tokenizer that made --data.")] = None,
     save: Annotated[Path | None, typer.Option(help="Write checkpoints below this folder.")] = None,
     save_interval: Annotated[int, typer.Option(help="Steps between checkpoints; 0: at the end only.", min=0)] = 0,
@@ -153,7 +153,7 @@ def generate(
     prompts_file: Annotated[Path | None, typer.Option(help="More of them, one a line.")] = None,
     recipe: Annotated[str | None, typer.Option(help="Default: the checkpoint's own.")] = None,
     overrides: Overrides = None,
-    tokenizer: Annotated[Path | None, typer.Option(help="Of its training; default: the sample text's.")] = None,
+    tokenizer: Annotated[Path | None, typer.Option(help="Of its training; default: the sample corpus's.")] = None,
     max_new_tokens: Annotated[int, typer.Option(help="Tokens a prompt gets at most.")] = 64,
     temperature: Annotated[float, typer.Option(help="0: always the likeliest token.")] = 0.0,
     top_p: Annotated[float, typer.Option(help="Sample from the likeliest tokens of this joint probability.")] = 1.0,

@@ -118,7 +118,7 @@ class Decoder:
         chosen_B = best.indices
         if sampling.temperature > 0.0 and self._ranks.tensor == 0:
             # on the host in float64, which not every device has
-            chosen_B = sample(logits_BV.cpu().double(), draws_B, sampling).to(chosen_B.device)
+            chosen_B = sample_tokens(logits_BV.cpu().double(), draws_B, sampling).to(chosen_B.device)
         if self._job.recipe.parallel.tensor == 1:
             return chosen_B
         return tensor_parallel.broadcast_data(["chosen"], {"chosen": chosen_B}, torch.int64)["chosen"]
@@ -132,7 +132,7 @@ class Decoder:
         return Continuation(prompt, new, "length")
 
 
-def sample(logits_BV: Tensor, draws_B: Tensor, sampling: Sampling) -> Tensor:
+def sample_tokens(logits_BV: Tensor, draws_B: Tensor, sampling: Sampling) -> Tensor:
     """Tokens [B] at the sampling's temperature from the fewest likeliest ones whose probabilities reach top_p.
 
     `draws_B` are uniform in [0, 1): each says how far down the remaining distribution its token lies.

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from grok1.config.load import build_recipe, load_recipe
 from grok1.config.recipe import Recipe
-from grok1.data.sample_text import sample_data
+from grok1.data.sample_corpus import cached_sample_corpus
 from grok1.data.tokenizer import Tokenizer, load_tokenizer
 from grok1.weights.folder import StoredCheckpoint
 
@@ -155,7 +155,7 @@ def _tokenizer(recipe: Recipe, path: Path | None) -> tuple[Path, Tokenizer]:
     if path is None:
         if recipe.data.tokenizer_type != "SentencePiece":
             raise ValueError(f"recipe {recipe.name} has no sample corpus: give --tokenizer PATH, as in its training")
-        _, path = sample_data(recipe)
+        path = cached_sample_corpus(recipe).tokenizer_path
     tokenizer = load_tokenizer(recipe.data.tokenizer_type, path)
     if tokenizer.vocab_size > recipe.model.vocab_size:
         raise ValueError(

@@ -50,7 +50,9 @@ def frequencies(_job: None, _where: Rendezvous, _emit: Any) -> dict[str, list[fl
         "likeliest": Sampling(temperature=1.0, top_p=0.4),
     }
     return {
-        name: (torch.bincount(decode.sample(logits.expand(_DRAWS, 3), draws, sampling), minlength=3) / _DRAWS).tolist()
+        name: (
+            torch.bincount(decode.sample_tokens(logits.expand(_DRAWS, 3), draws, sampling), minlength=3) / _DRAWS
+        ).tolist()
         for name, sampling in settings.items()
     }
 
