@@ -31,7 +31,7 @@ Overrides = Annotated[
 def train(
     recipe: Annotated[str, typer.Option(help="A shipped recipe (see `grok1 recipes`) or a .toml file.")] = "grok1-tiny",
     steps: Annotated[int, typer.Option(help="Train until this many steps are done.")] = 20,
-    data: Annotated[Path | None, typer.Option(help="Prefix of the .bin/.idx pair; default: sample text.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Prefix of the .bin/.idx pair; default: the sample corpus.")] = None,
     tokenizer: Annotated[Path | None, typer.Option(help="The tokenizer that made --data.")] = None,
     save: Annotated[Path | None, typer.Option(help="Write checkpoints below this folder.")] = None,
     save_interval: Annotated[int, typer.Option(help="Steps between checkpoints; 0: at the end only.", min=0)] = 0,
@@ -145,8 +145,8 @@ def verify(
     if json_path is not None:
         from grok1.files import write_json
 
-        write_json(json_path, {"schema": 1, "recipe": recipe.resolved(), **result})
-    if not result["passed"]:
+        write_json(json_path, {"schema": 1, "recipe": recipe.resolved(), **result.as_json()})
+    if not result.passed:
         raise typer.Exit(1)
 
 
@@ -157,7 +157,7 @@ def generate(
     prompts_file: Annotated[Path | None, typer.Option(help="More of them, one a line.")] = None,
     recipe: Annotated[str | None, typer.Option(help="Default: the checkpoint's own.")] = None,
     overrides: Overrides = None,
-    tokenizer: Annotated[Path | None, typer.Option(help="Of its training; default: the sample text's.")] = None,
+    tokenizer: Annotated[Path | None, typer.Option(help="Of its training; default: the sample corpus's.")] = None,
     max_new_tokens: Annotated[int, typer.Option(help="Tokens a prompt gets at most.")] = 64,
     temperature: Annotated[float, typer.Option(help="0: always the likeliest token.")] = 0.0,
     top_p: Annotated[float, typer.Option(help="Sample from the likeliest tokens of this joint probability.")] = 1.0,
@@ -167,7 +167,8 @@ def generate(
 ) -> None:
     """Continue prompts with a checkpoint's newest weights, on the recipe's layout with one pipeline stage."""
     from grok1.distributed.launch import ONE_MACHINE
-    from grok1.generation.job import Sampling, prepare_generate, read_prompts, transcript
+    from grok1.generation.job import Sampling, prepare_generate, read_prompts
+    from grok1.generation.result import transcript
 
     prompts = [*(prompt or []), *(read_prompts(prompts_file) if prompts_file else [])]
     sampling = Sampling(max_new_tokens, temperature, top_p, seed)
@@ -179,7 +180,7 @@ def generate(
     if json_path is not None:
         from grok1.files import write_json
 
-        write_json(json_path, {"schema": 1, "recipe": job.recipe.resolved(), **result})
+        write_json(json_path, {"schema": 1, "recipe": job.recipe.resolved(), **result.as_json()})
 
 
 @app.command()
@@ -195,7 +196,7 @@ def convert(
     Streams: no more than one shard is in memory. Dtypes stay, so a round trip is bitwise.
     """
     from grok1.cli.progress import conversion
-    from grok1.weights.folder import LATEST
+    from grok1.weights.folder import holds_checkpoint
 
     if not source.is_dir():
         raise ValueError(f"{source} is not a folder; give one of safetensors files, or a checkpoint's")
@@ -203,7 +204,7 @@ def convert(
     from grok1.weights.importing import import_weights
 
     with conversion(f"{source.name} to {target.name}") as progress:
-        if (source / LATEST).exists():
+        if holds_checkpoint(source):
             export_weights(source, target, int(shard_gib * 2**30), progress)
         else:
             import_weights(source, target, load_recipe(recipe, overrides or []), progress)

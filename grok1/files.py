@@ -1,21 +1,39 @@
-"""Files that appear whole or not at all."""
+"""Files and folders that appear whole or not at all.
+
+bench.records.jsonfile writes records in the same way: the harness's pure packages may not import grok1.
+"""
 
 from __future__ import annotations
 
 import json
+import math
 import os
+import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+
+
+def write_json(path: Path, content: object) -> None:
+    """Write plain data as JSON; a number that is not finite becomes null, since JSON has none."""
+    write_text(path, json.dumps(_finite(content), indent=1, allow_nan=False) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write through a temporary file beside the target, then rename."""
+    """Write text as UTF-8."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file so that a reader sees the old content or the new, never a part; makes missing folders."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(text)
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())  # else a crash of the machine may keep the new name and lose the content
         os.chmod(temporary, 0o644)  # mkstemp's own mode would hide the file from everyone else
         os.replace(temporary, path)
     except BaseException:
@@ -23,14 +41,26 @@ def write_text(path: Path, text: str) -> None:
         raise
 
 
-def write_json(path: Path, content: Any) -> None:
-    """As JSON; a number that is not finite becomes null, since JSON has none."""
-    write_text(path, json.dumps(_finite(content), indent=1, allow_nan=False) + "\n")
+@contextmanager
+def whole_folder(target: Path) -> Iterator[Path]:
+    """A folder to write into, which gets its name when the block ends; after an error nothing is left of it.
+
+    `target` must not exist, or be empty. One process at a time.
+    """
+    partial = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        os.replace(partial, target)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
 
 
-def _finite(content: Any) -> Any:
+def _finite(content: object) -> object:
     if isinstance(content, dict):
         return {key: _finite(value) for key, value in content.items()}
-    if isinstance(content, list):
+    if isinstance(content, list | tuple):
         return [_finite(value) for value in content]
-    return None if isinstance(content, float) and not abs(content) < float("inf") else content
+    return None if isinstance(content, float) and not math.isfinite(content) else content

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from tabulate import tabulate
 
 from grok1.config.recipe import Recipe
+from grok1.fidelity.result import VerifyResult
 from grok1.training.result import Event, StepDone, StepProfile
 
 
@@ -35,29 +36,29 @@ def log_line(done: StepDone, recipe: Recipe, total: int) -> str:
     )
 
 
-def comparison_table(result: dict[str, Any]) -> str:
+def comparison_table(result: VerifyResult) -> str:
     """What `grok1 verify` found: every tensor's errors beside its bound, and the verdict."""
-    layout = result["layout"]
+    layout = result.layout
     rows = [
         (
-            each["name"],
-            f"{each['max_abs_error']:.2e}",
-            f"{each['relative_error']:.2e}",
-            f"{each['tolerance']:.0e} {'relative' if each['name'].startswith('grad.') else 'absolute'}",
-            "pass" if each["passed"] else "FAIL",
+            each.name,
+            f"{each.max_abs_error:.2e}",
+            f"{each.relative_error:.2e}",
+            f"{each.tolerance:.0e} {'relative' if each.name.startswith('grad.') else 'absolute'}",
+            "pass" if each.passed else "FAIL",
         )
-        for each in result["tensors"]
+        for each in result.tensors
     ]
     headers = ("tensor", "max abs error", "max rel error", "tolerance", "")
-    failed = sum(not each["passed"] for each in result["tensors"])
+    failed = sum(not each.passed for each in result.tensors)
     verdict = f"FAIL: {failed} of {len(rows)} tensors differ" if failed else f"PASS: all {len(rows)} tensors agree"
-    worst = result["worst_gradient"]
+    worst = result.worst_gradient
     return (
         f"{tabulate(rows, headers, disable_numparse=True)}\n\n"
-        f"{verdict} with {result['oracle']} on {layout['world_size']} rank{'s' * (layout['world_size'] > 1)} "
-        f"(TP{layout['tensor']} PP{layout['pipeline']} EP{layout['expert']} ETP{layout['expert_tensor']} "
-        f"DP{layout['data']}): loss {result['loss']:.6f}, logits within {result['max_logit_abs_error']:.1e}, "
-        f"gradients within {worst['relative_error']:.1e} ({worst['name']})"
+        f"{verdict} with {result.oracle} on {layout.world_size} rank{'s' * (layout.world_size > 1)} "
+        f"(TP{layout.tensor} PP{layout.pipeline} EP{layout.expert} ETP{layout.expert_tensor} DP{layout.data}): "
+        f"loss {result.loss:.6f}, logits within {result.of_logits.max_abs_error:.1e}, "
+        f"gradients within {worst.relative_error:.1e} ({worst.name})"
     )
 
 

@@ -6,7 +6,6 @@ import sys
 from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 
@@ -17,6 +16,8 @@ if sys.version_info >= (3, 11):
     import tomllib
 else:  # Python 3.10 is what the Ascend stack runs
     import tomli as tomllib
+
+Fields = dict[str, object]  # a recipe before it is checked: sections, their keys, values
 
 _MAX_RECIPE_BYTES = 16 * 1024  # tomllib takes quadratic time on hostile keys; the shipped recipes need 1.5 KiB
 
@@ -38,9 +39,9 @@ def load_recipe(name_or_path: str, overrides: tuple[str, ...] | list[str] = ()) 
 
 def build_recipe(
     what: str,
-    fields: dict[str, Any],
+    fields: Fields,
     overrides: tuple[str, ...] | list[str] = (),
-    complete: Callable[[dict[str, Any]], None] = lambda fields: None,
+    complete: Callable[[Fields], None] = lambda fields: None,
 ) -> Recipe:
     """A recipe from plain fields with overrides applied; `complete` then fills in what follows from them.
 
@@ -56,7 +57,7 @@ def build_recipe(
         raise RecipeError(f"{what}: {describe_validation_error(error)}") from None
 
 
-def _read_toml(name_or_path: str) -> dict[str, Any]:
+def _read_toml(name_or_path: str) -> Fields:
     if name_or_path.endswith(".toml"):
         content = _read_file(Path(name_or_path))
     elif name_or_path in recipe_names():
@@ -87,7 +88,7 @@ def _names() -> str:
     return ", ".join(recipe_names())
 
 
-def _apply_override(fields: dict[str, Any], override: str) -> None:
+def _apply_override(fields: Fields, override: str) -> None:
     """`parallel.tensor=2` sets fields["parallel"]["tensor"]; the value is read as TOML, else as a string."""
     key, separator, text = override.partition("=")
     path = key.strip().split(".")
@@ -99,7 +100,8 @@ def _apply_override(fields: dict[str, Any], override: str) -> None:
         value = text.strip()
     *sections, leaf = path
     for section in sections:
-        fields = fields.setdefault(section, {})
-        if not isinstance(fields, dict):
+        inner = fields.setdefault(section, {})
+        if not isinstance(inner, dict):
             raise RecipeError(f"override {override!r}: {section} is a value, not a section")
+        fields = inner
     fields[leaf] = value

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -28,7 +28,17 @@ class BatchSource(Protocol):
         ...
 
 
-def training_split(recipe: Recipe, prefix: Path, tokenizer_path: Path, num_steps: int) -> Any:
+class TokenDataset(Protocol):
+    """megatron's GPTDataset: samples of one sequence."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Mapping[str, Tensor]:
+        """tokens, labels and position_ids [S] of one sample, on the host."""
+        ...
+
+
+def training_split(recipe: Recipe, prefix: Path, tokenizer_path: Path, num_steps: int) -> TokenDataset:
     """megatron's dataset over the training split, long enough for that many steps.
 
     Builds the sample index beside the corpus on first use and finds it there afterwards. Inside a job
@@ -51,7 +61,8 @@ def training_split(recipe: Recipe, prefix: Path, tokenizer_path: Path, num_steps
     # only training reads them, and megatron loops for ever over a split that rounds to no document
     config.split_matrix = [config.split_matrix[0], None, None]
     num_samples = num_steps * recipe.training.global_batch
-    dataset = BlendedMegatronDatasetBuilder(GPTDataset, [num_samples, None, None], lambda: True, config).build()[0]
+    builder = BlendedMegatronDatasetBuilder(GPTDataset, [num_samples, None, None], lambda: True, config)
+    dataset: TokenDataset | None = builder.build()[0]
     if dataset is None or len(dataset) < num_samples:
         raise ValueError(f"{prefix} holds no training samples of {recipe.training.sequence_length} tokens; add text")
     return dataset
@@ -64,7 +75,7 @@ class Batches:
     `step * global_batch + (m * replicas + d) * micro_batch` on.
     """
 
-    def __init__(self, recipe: Recipe, ranks: Ranks, dataset: Any) -> None:
+    def __init__(self, recipe: Recipe, ranks: Ranks, dataset: TokenDataset) -> None:
         self._recipe, self._ranks, self._dataset = recipe, ranks, dataset
 
     def step(self, step: int) -> list[Batch]:
@@ -78,7 +89,7 @@ class Batches:
         return batches
 
 
-def _collate(samples: Sequence[dict[str, Any]]) -> Batch:
+def _collate(samples: Sequence[Mapping[str, Tensor]]) -> Batch:
     """Stack samples into tokens, labels and positions [B, S] on the device."""
     target = torch.cuda.current_device()
     return {key: torch.stack([s[key] for s in samples]).to(target) for key in ("tokens", "labels", "position_ids")}

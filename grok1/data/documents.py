@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import glob
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+
+Reader = Callable[[Path, str], Iterator[tuple[int, object]]]  # (file, column) to (row, its text) from 1
 
 _SUFFIXES = ".parquet, .jsonl, .json, .txt"
 
@@ -36,7 +38,7 @@ def find_inputs(patterns: Sequence[str]) -> list[Path]:
 
 def read_rows(path: Path, column: str) -> Iterator[Row]:
     """The documents of one file, in order. In a text file each line that is not blank is one."""
-    readers = {".parquet": _parquet, ".jsonl": _json_lines, ".json": _json, ".txt": _lines}
+    readers: dict[str, Reader] = {".parquet": _parquet, ".jsonl": _json_lines, ".json": _json, ".txt": _lines}
     reader = readers.get(path.suffix.lower())
     if reader is None:
         raise ValueError(
@@ -45,7 +47,7 @@ def read_rows(path: Path, column: str) -> Iterator[Row]:
     if not path.is_file():
         raise ValueError(f"{path} is not a file; check --input")
     for number, text in reader(path, column):
-        yield Row(text, _size(text, path, number, column))
+        yield _row(text, path, number, column)
 
 
 def count_rows(path: Path) -> int:
@@ -56,13 +58,13 @@ def count_rows(path: Path) -> int:
         return sum(block.count(b"\n") for block in iter(lambda: stream.read(1 << 20), b""))
 
 
-def _size(text: Any, path: Path, row: int, column: str) -> int:
+def _row(text: object, path: Path, row: int, column: str) -> Row:
     if not isinstance(text, str):
         raise ValueError(
             f"{path} row {row}: column {column!r} is {type(text).__name__}, not text; mend or drop the row"
         )
     try:
-        return len(text.encode())
+        return Row(text, len(text.encode()))
     except UnicodeEncodeError as error:
         raise ValueError(f"{path} row {row}: column {column!r} holds half a surrogate pair; mend or drop it") from error
 
@@ -79,7 +81,7 @@ def _open_parquet(path: Path) -> tuple[Any, list[str]]:
         raise ValueError(f"{path} is not a whole parquet file ({_one_line(error)}); fetch it again") from error
 
 
-def _parquet(path: Path, column: str) -> Iterator[tuple[int, Any]]:
+def _parquet(path: Path, column: str) -> Iterator[tuple[int, object]]:
     from pyarrow import ArrowException
 
     file, names = _open_parquet(path)
@@ -98,13 +100,13 @@ def _parquet(path: Path, column: str) -> Iterator[tuple[int, Any]]:
             raise ValueError(f"{path} row {row + 1}: column {column!r} is damaged ({_one_line(error)})") from error
 
 
-def _json_lines(path: Path, column: str) -> Iterator[tuple[int, Any]]:
+def _json_lines(path: Path, column: str) -> Iterator[tuple[int, object]]:
     for number, line in _text_lines(path, column):
         if line.strip():
             yield number, _field(_parse(line, path, number, column), path, number, column)
 
 
-def _json(path: Path, column: str) -> Iterator[tuple[int, Any]]:
+def _json(path: Path, column: str) -> Iterator[tuple[int, object]]:
     """A `.json` is either one array of objects, as alpaca is published, or lines like a `.jsonl`."""
     with path.open("rb") as stream:
         head = stream.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()
@@ -115,7 +117,9 @@ def _json(path: Path, column: str) -> Iterator[tuple[int, Any]]:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} row 1: column {column!r}: the file is not UTF-8 ({error.reason})") from error
-    for number, entry in enumerate(_parse(text, path, 1, column), start=1):
+    entries = _parse(text, path, 1, column)
+    assert isinstance(entries, list)  # it starts with a bracket
+    for number, entry in enumerate(entries, start=1):
         yield number, _field(entry, path, number, column)
 
 
@@ -137,14 +141,14 @@ def _text_lines(path: Path, column: str) -> Iterator[tuple[int, str]]:
                 raise ValueError(f"{path} row {number}: column {column!r} is not UTF-8 ({error.reason})") from error
 
 
-def _parse(text: str, path: Path, row: int, column: str) -> Any:
+def _parse(text: str, path: Path, row: int, column: str) -> object:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} row {row}: column {column!r}: broken JSON ({_one_line(error)})") from error
 
 
-def _field(entry: Any, path: Path, row: int, column: str) -> Any:
+def _field(entry: object, path: Path, row: int, column: str) -> object:
     if not isinstance(entry, dict):
         raise ValueError(f"{path} row {row}: column {column!r}: the row is {type(entry).__name__}, not a JSON object")
     if column not in entry:

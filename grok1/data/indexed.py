@@ -17,9 +17,13 @@ from array import array
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import BinaryIO
 
 import numpy as np
+import numpy.typing as npt
+
+Int32s = npt.NDArray[np.int32]
+Int64s = npt.NDArray[np.int64]
 
 _HEADER = struct.Struct("<9sQBQQ")
 _MAGIC = b"MMIDIDX\x00\x00"
@@ -92,7 +96,7 @@ class IndexedWriter:
         except OSError as error:
             raise ValueError(f"cannot write {self._prefix}.bin: {error.strerror}; choose another prefix") from error
 
-    def _write(self, stream: Any, values: Any) -> None:
+    def _write(self, stream: BinaryIO, values: npt.NDArray[np.generic]) -> None:
         try:
             stream.write(values.tobytes())
         except OSError as error:
@@ -150,7 +154,7 @@ def _read_header(idx_path: Path, idx_size: int) -> tuple[int, int, str]:
     return sequences, ends, _DTYPES[code]
 
 
-def _map_arrays(idx_path: Path, sequences: int, ends: int) -> tuple[Any, Any, Any]:
+def _map_arrays(idx_path: Path, sequences: int, ends: int) -> tuple[Int32s, Int64s, Int64s]:
     """Lengths, pointers and document ends, as views of the file."""
     raw = np.memmap(idx_path, dtype=np.uint8, mode="r")
     first, second = _HEADER.size + 4 * sequences, _HEADER.size + 12 * sequences
@@ -161,7 +165,7 @@ def _map_arrays(idx_path: Path, sequences: int, ends: int) -> tuple[Any, Any, An
     )
 
 
-def _check_arrays(idx_path: Path, lengths: Any, pointers: Any, ends: Any, item_bytes: int) -> None:
+def _check_arrays(idx_path: Path, lengths: Int32s, pointers: Int64s, ends: Int64s, item_bytes: int) -> None:
     offsets = (np.cumsum(lengths, dtype=np.int64) - lengths) * item_bytes
     whole = (
         lengths.min() >= 0

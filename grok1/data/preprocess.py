@@ -51,7 +51,7 @@ def preprocess(
     text_column: str = "text",
     append_eod: bool = True,
     workers: int = 1,
-    sample: int | None = None,
+    max_rows: int | None = None,
     progress: Progress = lambda documents, text_bytes: None,
 ) -> Preprocessed:
     """Tokenize every row of the inputs into OUTPUT_PREFIX_<column>_document.bin/.idx, whole or not at all.
@@ -62,7 +62,7 @@ def preprocess(
     start = time.perf_counter()
     tokenizer = load_tokenizer(kind, tokenizer_path)
     prefix = output_prefix.with_name(f"{output_prefix.name}_{text_column}_document")
-    rows = islice(chain.from_iterable(read_rows(path, text_column) for path in inputs), sample)
+    rows = islice(chain.from_iterable(read_rows(path, text_column) for path in inputs), max_rows)
     documents = text_bytes = 0
     # closing: the worker processes end here and not when the traceback of an error is let go
     with (
@@ -103,7 +103,7 @@ def preprocess_command(
             text_column=text_column,
             append_eod=append_eod,
             workers=workers,
-            sample=sample,
+            max_rows=sample,
             progress=progress,
         )
     print(f"{done.prefix}.bin/.idx: {done.documents} documents, {done.tokens} tokens in {done.seconds:.1f} s")
@@ -196,7 +196,7 @@ def _work(pipe: Connection, tokenizer: Tokenizer, append_eod: bool) -> None:
             pipe.send(_encode(tokenizer, append_eod, pipe.recv()))
 
 
-def _reporting(files: Sequence[Path], sample: int | None, log_interval: int) -> AbstractContextManager[Progress]:
+def _reporting(files: Sequence[Path], max_rows: int | None, log_interval: int) -> AbstractContextManager[Progress]:
     """A bar on a terminal, otherwise a log line every so many documents."""
     from rich.console import Console
 
@@ -204,7 +204,7 @@ def _reporting(files: Sequence[Path], sample: int | None, log_interval: int) -> 
     if not console.is_terminal:
         return nullcontext(_log_lines(log_interval))
     rows = sum(map(count_rows, files))
-    return _bar(console, rows if sample is None else min(sample, rows))
+    return _bar(console, rows if max_rows is None else min(max_rows, rows))
 
 
 def _log_lines(log_interval: int) -> Progress:

@@ -44,7 +44,7 @@ class Tokenizer(ABC):
         self.eod = eod
         self.pad = pad
         # Part of the key of megatron's index cache. By content, so that nodes may mount the file anywhere.
-        self.unique_identifiers: OrderedDict[str, Any] = OrderedDict()
+        self.unique_identifiers: OrderedDict[str, str] = OrderedDict()
         self.unique_identifiers["class"] = type(self).__name__
         self.unique_identifiers["sha256"] = _digest(files)
 
@@ -56,7 +56,7 @@ class Tokenizer(ABC):
     def detokenize(self, ids: Sequence[int]) -> str:
         """The text of the ids."""
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[type[Tokenizer], tuple[Path]]:
         """Travel to worker processes as a path: a 131072-entry vocabulary is slow to pickle."""
         return type(self), (self.path,)
 

@@ -56,7 +56,7 @@ def oracle_recipe(dump: Dump, overrides: tuple[str, ...] | list[str] = ()) -> Re
             "clip_grad": 0.0,
         },
     }
-    recipe = build_recipe(f"oracle {dump.path.name}", fields, overrides, lambda given: _fill_in(given, config))
+    recipe = build_recipe(f"oracle {dump.path.name}", fields, overrides, lambda given: _complete_layout(given, config))
     _check_fits(recipe, dump)
     return recipe
 
@@ -84,7 +84,7 @@ def _check_fits(recipe: Recipe, dump: Dump) -> None:
         )
 
 
-def _fill_in(fields: dict[str, Any], config: OracleConfig) -> None:
+def _complete_layout(fields: dict[str, Any], config: OracleConfig) -> None:
     """What follows from the layout: ranks, expert split, batch and sequence length. Left alone where given."""
     parallel, training = fields["parallel"], fields["training"]
     sizes = [parallel.get(axis, 1) for axis in ("tensor", "pipeline", "expert")]

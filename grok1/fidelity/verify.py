@@ -1,7 +1,9 @@
 """Does our model compute what xAI's does? Runs a reference dump through the training step and compares all of it.
 
-Weights go in by slabs, in any layout; the step's own schedule runs forward and backward; logits and gradients come
-back to rank 0. Legend: B batch, T the dump's sequence, S ours (T lengthened to what tensor parallelism divides).
+Weights are loaded slice by slice, in any layout. The step's own schedule runs forward and backward. Logits and
+gradients are gathered on rank 0.
+
+Legend: B batch, T the dump's sequence, S ours (T lengthened to what tensor parallelism divides).
 """
 
 from __future__ import annotations
@@ -9,8 +11,6 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,13 +22,14 @@ from grok1.data.batches import Batch
 from grok1.device import measuring
 from grok1.distributed.groups import Ranks, joined
 from grok1.distributed.rendezvous import Rendezvous
-from grok1.fidelity.dump import Dump, in_dump_orientation, place_of
+from grok1.fidelity.dump import Array, Dump, in_dump_orientation, place_of
 from grok1.fidelity.job import VerifyJob
+from grok1.fidelity.result import Comparison, VerifyResult
 from grok1.model.attention import key_bias
 from grok1.model.model import gather_gradients, unwrapped
 from grok1.training.assembly import build_stepper
 from grok1.weights.names import HEAD, published_shapes
-from grok1.weights.parts import Slab, gather_published, load_published
+from grok1.weights.sharding import PublishedSlice, gather_published, load_published
 
 # float32 against float32; the smallest mistake seen (exact GELU for tanh) is ten times as large
 LOGIT_TOLERANCE = 2e-5
@@ -36,24 +37,13 @@ LOSS_TOLERANCE = 1e-6
 GRADIENT_TOLERANCE = 5e-5  # of the gradient's largest element
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """One tensor beside the reference's. The relative error is over the largest absolute value expected."""
-
-    name: str
-    max_abs_error: float
-    relative_error: float
-    tolerance: float
-    passed: bool
-
-
-def run_rank(job: VerifyJob, where: Rendezvous, _emit: Any) -> dict[str, Any] | None:
+def run_rank(job: VerifyJob, where: Rendezvous, _emit: object) -> VerifyResult | None:
     """One forward and backward on this rank; rank 0 returns the comparison, the others None."""
     with joined(where, job.recipe.parallel, job.recipe.training.seed) as ranks:
         return compare(job, ranks)
 
 
-def compare(job: VerifyJob, ranks: Ranks) -> dict[str, Any] | None:
+def compare(job: VerifyJob, ranks: Ranks) -> VerifyResult | None:
     """As `run_rank`, on ranks that have joined."""
     dump, recipe = Dump(job.path), job.recipe
     batches = DumpBatches(dump, recipe, ranks)
@@ -61,7 +51,7 @@ def compare(job: VerifyJob, ranks: Ranks) -> dict[str, Any] | None:
         recipe,
         ranks,
         batches,
-        prepare=lambda model: load_published(model, recipe, ranks, lambda slab: _slab(dump, slab)),
+        prepare=lambda model: load_published(model, recipe, ranks, lambda piece: _read_slice(dump, piece)),
     )
     model = stepper.model
     kept: list[Tensor] = []
@@ -110,17 +100,22 @@ def _rows(recipe: Recipe, replica: int) -> list[list[int]]:
     return [list(range(first, first + size)) for first in firsts]
 
 
-def _slab(dump: Dump, slab: Slab) -> Tensor:
-    rows = dump.weight(slab.key)[slab.row : slab.row + slab.rows]
-    if slab.columns:
-        rows = rows[:, slab.column : slab.column + slab.columns]
+def _read_slice(dump: Dump, piece: PublishedSlice) -> Tensor:
+    rows = dump.weight(piece.key)[piece.row : piece.row + piece.rows]
+    if piece.columns:
+        rows = rows[:, piece.column : piece.column + piece.columns]
     return torch.from_numpy(np.array(rows))
+
+
+_Logits = tuple[
+    int, list[list[int]], list[Tensor]
+]  # (tensor rank, rows of each micro-batch, logits [S, B, V/TP] of each)
 
 
 def _gather_logits(kept: list[Tensor], recipe: Recipe, ranks: Ranks) -> Tensor:
     """Logits [global batch, S, V] on rank 0, from each last-stage rank's share of the vocabulary; else empty."""
-    mine = (ranks.tensor, _rows(recipe, ranks.data), [logits.float().cpu() for logits in kept])
-    gathered: list[Any] | None = [None] * ranks.world_size if ranks.rank == 0 else None
+    mine: _Logits = (ranks.tensor, _rows(recipe, ranks.data), [logits.float().cpu() for logits in kept])
+    gathered: list[_Logits] | None = [mine] * ranks.world_size if ranks.rank == 0 else None
     dist.gather_object(mine, gathered)
     if gathered is None:
         return torch.empty(0)
@@ -136,39 +131,25 @@ def _gather_logits(kept: list[Tensor], recipe: Recipe, ranks: Ranks) -> Tensor:
 # ---- judging -------------------------------------------------------------------------------------------
 
 
-def _judged(
-    dump: Dump, recipe: Recipe, loss: float, logits: Tensor, gradients: dict[str, np.ndarray[Any, Any]]
-) -> dict[str, Any]:
-    config, layout = dump.config, recipe.parallel
+def _judged(dump: Dump, recipe: Recipe, loss: float, logits: Tensor, gradients: dict[str, Array]) -> VerifyResult:
+    config = dump.config
     rows = np.arange(recipe.training.global_batch) % config.batch
     expected_loss = float(dump.array("loss"))
-    compared = [
-        _compared("loss", np.array(loss), np.array(expected_loss), LOSS_TOLERANCE, absolute=True),
-        _compared(
+    return VerifyResult(
+        oracle=dump.path.stem,
+        layout=recipe.parallel,
+        loss=loss,
+        loss_expected=expected_loss,
+        of_loss=_compared("loss", np.array(loss), np.array(expected_loss), LOSS_TOLERANCE, absolute=True),
+        of_logits=_compared(
             "logits", logits[:, : config.seq].numpy(), dump.array("logits")[rows], LOGIT_TOLERANCE, absolute=True
         ),
-        *_compared_gradients(dump, recipe, gradients),
-    ]
-    of_loss, of_logits, *of_gradients = compared
-    worst = max(of_gradients, key=lambda each: math.inf if math.isnan(each.relative_error) else each.relative_error)
-    return {
-        "oracle": dump.path.stem,
-        "layout": {axis: getattr(layout, axis) for axis in ("world_size", *_AXES)},
-        "loss": loss,
-        "loss_expected": expected_loss,
-        "loss_error": of_loss.max_abs_error,
-        "max_logit_abs_error": of_logits.max_abs_error,
-        "worst_gradient": {"name": worst.name, "relative_error": worst.relative_error},
-        "passed": all(each.passed for each in compared),
-        "tensors": [asdict(each) for each in compared],
-        "software": measuring.versions(),
-    }
+        of_gradients=tuple(_compared_gradients(dump, recipe, gradients)),
+        software=measuring.versions(),
+    )
 
 
-_AXES = ("tensor", "pipeline", "expert", "expert_tensor", "data")
-
-
-def _compared_gradients(dump: Dump, recipe: Recipe, gradients: dict[str, np.ndarray[Any, Any]]) -> Iterator[Comparison]:
+def _compared_gradients(dump: Dump, recipe: Recipe, gradients: dict[str, Array]) -> Iterator[Comparison]:
     keys_by_array: dict[str, list[str]] = defaultdict(list)
     for key in published_shapes(recipe.model):
         if key != HEAD:  # an untied head has no gradient in the dump
@@ -179,9 +160,7 @@ def _compared_gradients(dump: Dump, recipe: Recipe, gradients: dict[str, np.ndar
         yield _compared(f"grad.{name}", ours, expected[name], GRADIENT_TOLERANCE, absolute=False)
 
 
-def _compared(
-    name: str, ours: np.ndarray[Any, Any], expected: np.ndarray[Any, Any], tolerance: float, absolute: bool
-) -> Comparison:
+def _compared(name: str, ours: Array, expected: Array, tolerance: float, absolute: bool) -> Comparison:
     error = float(np.abs(ours.astype(np.float64) - expected.astype(np.float64)).max())
     scale = float(np.abs(expected).max())
     # all zero expected, as for an expert that no token chose: then any error at all is too large

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import time
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -22,7 +21,9 @@ from grok1.device.traffic import TRAFFIC
 from grok1.distributed.groups import Ranks, joined
 from grok1.distributed.rendezvous import Rendezvous
 from grok1.generation.job import GenerateJob, Sampling
+from grok1.generation.result import Completion, FinishReason, GenerationResult
 from grok1.megatron.door import StaticInferenceContext, tensor_parallel
+from grok1.megatron.protocols import InferenceContext
 from grok1.model.model import build_for_inference
 from grok1.weights import checkpoint
 
@@ -33,24 +34,24 @@ class Continuation:
 
     prompt: int
     tokens: list[int]
-    finish_reason: str
+    finish_reason: FinishReason
 
 
-def run_rank(job: GenerateJob, where: Rendezvous, _emit: Any) -> dict[str, Any] | None:
-    """Continue the prompts on this rank; rank 0 returns all completions as plain data, the others None."""
+def run_rank(job: GenerateJob, where: Rendezvous, _emit: object) -> GenerationResult | None:
+    """Continue the prompts on this rank; rank 0 returns all completions, the others None."""
     recipe = job.recipe
     with joined(where, recipe.parallel, recipe.training.seed) as ranks:
         model = build_for_inference(recipe, ranks)
-        step = checkpoint.load_weights(job.load, recipe, model)
+        checkpoint.load_weights(job.checkpoint, model)
         decoder = Decoder(job, ranks, model)
         mine = decoder.run()
-        gathered: list[Any] | None = [None] * ranks.world_size if ranks.rank == 0 else None
+        gathered: list[list[Continuation]] | None = [[]] * ranks.world_size if ranks.rank == 0 else None
         dist.gather_object(mine if ranks.tensor == 0 else [], gathered)
         if gathered is None:
             return None
         continuations = {each.prompt: each for rank in gathered for each in rank}
         ordered = [continuations[prompt] for prompt in range(len(job.prompts))]
-        return {"checkpoint_step": step, **_report(job, ordered, decoder.step_seconds)}
+        return _result(job, ordered, decoder.step_seconds)
 
 
 class Decoder:
@@ -98,7 +99,7 @@ class Decoder:
             tokens_BT[row, : len(prompt)] = torch.tensor(prompt)
         return tokens_BT.to(target), torch.tensor([len(prompt) for prompt in rows]).to(target)
 
-    def _logits(self, tokens_BS: Tensor, context: Any) -> Tensor:
+    def _logits(self, tokens_BS: Tensor, context: InferenceContext) -> Tensor:
         """Logits [B, V] after the last of these tokens, over what the tokenizer knows."""
         # megatron's rotary embedding takes positions from the context
         logits_B1V = self._model(
@@ -110,12 +111,14 @@ class Decoder:
         """The next tokens [B]: tensor rank 0's, so that a rounding elsewhere cannot part the ranks."""
         best = logits_BV.max(dim=-1)
         if not bool(best.values.isfinite().all()):
-            raise RuntimeError(f"the model of {self._job.load} gives logits that are not finite; train it again")
+            raise RuntimeError(
+                f"the model of {self._job.checkpoint.folder} gives logits that are not finite; train it again"
+            )
         sampling = self._job.sampling
         chosen_B = best.indices
         if sampling.temperature > 0.0 and self._ranks.tensor == 0:
             # on the host in float64, which not every device has
-            chosen_B = sample(logits_BV.cpu().double(), draws_B, sampling).to(chosen_B.device)
+            chosen_B = sample_tokens(logits_BV.cpu().double(), draws_B, sampling).to(chosen_B.device)
         if self._job.recipe.parallel.tensor == 1:
             return chosen_B
         return tensor_parallel.broadcast_data(["chosen"], {"chosen": chosen_B}, torch.int64)["chosen"]
@@ -129,7 +132,7 @@ class Decoder:
         return Continuation(prompt, new, "length")
 
 
-def sample(logits_BV: Tensor, draws_B: Tensor, sampling: Sampling) -> Tensor:
+def sample_tokens(logits_BV: Tensor, draws_B: Tensor, sampling: Sampling) -> Tensor:
     """Tokens [B] at the sampling's temperature from the fewest likeliest ones whose probabilities reach top_p.
 
     `draws_B` are uniform in [0, 1): each says how far down the remaining distribution its token lies.
@@ -157,39 +160,37 @@ def _on_all_ranks(is_done: Tensor) -> bool:
     return bool(flag.item())
 
 
-# ---- the report --------------------------------------------------------------------------------------
+# ---- the result --------------------------------------------------------------------------------------
 
 
-def _report(job: GenerateJob, continuations: list[Continuation], step_seconds: list[float]) -> dict[str, Any]:
+def _result(job: GenerateJob, continuations: list[Continuation], step_seconds: list[float]) -> GenerationResult:
     tokenizer = load_tokenizer(job.recipe.data.tokenizer_type, job.tokenizer_path)
     prefill, *decode = step_seconds
-    parallel = job.recipe.parallel
-    return {
-        "completions": [_completion(job, tokenizer, each) for each in continuations],
-        "prefill_seconds": prefill,
-        "decode_step_seconds": decode,
-        "decode_tokens_per_second": _decoded(job, continuations) / sum(decode) if decode else None,
-        "sampling": asdict(job.sampling),
-        "tokenizer": str(job.tokenizer_path),
-        "layout": {
-            axis: getattr(parallel, axis) for axis in ("world_size", "tensor", "expert", "expert_tensor", "data")
-        },
-        "device": {**asdict(measuring.describe()), "dtype": job.recipe.training.dtype},
-        "software": measuring.versions(),
-    }
+    return GenerationResult(
+        checkpoint_step=job.checkpoint.step,
+        completions=tuple(_completion(job, tokenizer, each) for each in continuations),
+        prefill_seconds=prefill,
+        decode_step_seconds=tuple(decode),
+        decode_tokens_per_second=_decoded(job, continuations) / sum(decode) if decode else None,
+        sampling=job.sampling,
+        tokenizer=str(job.tokenizer_path),
+        layout=job.recipe.parallel,
+        device={**asdict(measuring.describe()), "dtype": job.recipe.training.dtype},
+        software=measuring.versions(),
+    )
 
 
-def _completion(job: GenerateJob, tokenizer: Tokenizer, each: Continuation) -> dict[str, Any]:
+def _completion(job: GenerateJob, tokenizer: Tokenizer, each: Continuation) -> Completion:
     prompt = list(job.prompt_tokens[each.prompt])
     # decoded with its prompt, as a tokenizer drops the space before a text's first word
     before, whole = tokenizer.detokenize(prompt), tokenizer.detokenize([*prompt, *each.tokens])
-    return {
-        "prompt": job.prompts[each.prompt],
-        "prompt_tokens": len(prompt),
-        "text": whole[len(before) :] if whole.startswith(before) else tokenizer.detokenize(each.tokens),
-        "tokens": each.tokens,
-        "finish_reason": each.finish_reason,
-    }
+    return Completion(
+        prompt=job.prompts[each.prompt],
+        prompt_tokens=len(prompt),
+        text=whole[len(before) :] if whole.startswith(before) else tokenizer.detokenize(each.tokens),
+        tokens=tuple(each.tokens),
+        finish_reason=each.finish_reason,
+    )
 
 
 def _decoded(job: GenerateJob, continuations: list[Continuation]) -> int:

@@ -6,17 +6,16 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from pydantic import Field
 
 from grok1.config.load import build_recipe, load_recipe
 from grok1.config.recipe import Recipe
-from grok1.data.sample_text import sample_data
+from grok1.data.sample_corpus import cached_sample_corpus
 from grok1.data.tokenizer import Tokenizer, load_tokenizer
-from grok1.weights.folder import stored_recipe
+from grok1.weights.folder import StoredCheckpoint
 
 
 @dataclass(frozen=True)
@@ -62,10 +61,10 @@ class SizedRecipe(Recipe):
 
 @dataclass(frozen=True)
 class GenerateJob:
-    """Prompts to continue with the newest weights below `load`."""
+    """Prompts to continue with a checkpoint's weights."""
 
     recipe: Recipe  # its pipeline is 1
-    load: Path
+    checkpoint: StoredCheckpoint
     tokenizer_path: Path
     prompts: tuple[str, ...]
     prompt_tokens: tuple[tuple[int, ...], ...]
@@ -107,13 +106,14 @@ def prepare_generate(
     for number, prompt in enumerate(prompts, 1):
         if not prompt.strip():
             raise ValueError(f"prompt {number} of {len(prompts)} is empty; give it at least a word")
-    chosen = generation_recipe(_chosen_recipe(load, recipe, overrides))
+    checkpoint = StoredCheckpoint.open(load)
+    chosen = generation_recipe(_chosen_recipe(checkpoint, recipe, overrides))
     path, words = _tokenizer(chosen, tokenizer)
     tokens = tuple(tuple(words.tokenize(prompt)) for prompt in prompts)
     _check_lengths(tokens, sampling, chosen)
     return GenerateJob(
         recipe=chosen,
-        load=load.absolute(),
+        checkpoint=replace(checkpoint, folder=load.absolute()),
         tokenizer_path=path.absolute(),
         prompts=tuple(prompts),
         prompt_tokens=tokens,
@@ -141,20 +141,13 @@ def generation_recipe(recipe: Recipe) -> Recipe:
     return Recipe.model_validate(fields)
 
 
-def _chosen_recipe(load: Path, named: str | None, overrides: list[str] | tuple[str, ...]) -> Recipe:
+def _chosen_recipe(checkpoint: StoredCheckpoint, named: str | None, overrides: list[str] | tuple[str, ...]) -> Recipe:
     """The checkpoint's own recipe or the named one, in which the model must be the same."""
-    stored = stored_recipe(load)
     if named is None:
-        chosen = build_recipe(f"recipe of checkpoint {load}", stored.resolved(), overrides)
+        chosen = build_recipe(f"recipe of checkpoint {checkpoint.folder}", checkpoint.recipe.resolved(), overrides)
     else:
         chosen = load_recipe(named, overrides)
-    for key, value in chosen.model.model_dump().items():
-        written = getattr(stored.model, key)
-        if value != written:
-            raise ValueError(
-                f"checkpoint {load} was written with model.{key}={written}, the recipe says {value}; "
-                "leave the model as it was written, or leave out --recipe"
-            )
+    checkpoint.check_model(chosen, "leave the model as it was written, or leave out --recipe")
     return chosen
 
 
@@ -162,7 +155,7 @@ def _tokenizer(recipe: Recipe, path: Path | None) -> tuple[Path, Tokenizer]:
     if path is None:
         if recipe.data.tokenizer_type != "SentencePiece":
             raise ValueError(f"recipe {recipe.name} has no sample corpus: give --tokenizer PATH, as in its training")
-        _, path = sample_data(recipe)
+        path = cached_sample_corpus(recipe).tokenizer_path
     tokenizer = load_tokenizer(recipe.data.tokenizer_type, path)
     if tokenizer.vocab_size > recipe.model.vocab_size:
         raise ValueError(
@@ -182,34 +175,3 @@ def _check_lengths(tokens: tuple[tuple[int, ...], ...], sampling: Sampling, reci
                 f"prompt {number} of {len(tokens)} has {len(prompt)} tokens, with --max-new-tokens "
                 f"{sampling.max_new_tokens} more than the recipe's sequence_length {limit}; shorten one of them"
             )
-
-
-# ---- what a person reads -----------------------------------------------------------------------------
-
-
-def transcript(result: dict[str, Any]) -> str:
-    """Each prompt and its completion, and a line on speed."""
-    completions, layout = result["completions"], result["layout"]
-    parts = []
-    for number, each in enumerate(completions, 1):
-        parts += [
-            f"--- prompt {number} of {len(completions)} ({each['prompt_tokens']} tokens)",
-            _printable(each["prompt"]),
-            f"--- completion ({len(each['tokens'])} tokens, ended by {each['finish_reason']})",
-            _printable(each["text"]),
-            "",
-        ]
-    speed = result["decode_tokens_per_second"]
-    decode = "no decoding step" if speed is None else f"decode {speed:.1f} tokens/s"
-    ranks = f"{layout['world_size']} rank{'s' * (layout['world_size'] > 1)}"
-    parts.append(
-        f"prefill {result['prefill_seconds']:.3f} s, {decode} on {ranks} (TP{layout['tensor']} EP{layout['expert']} "
-        f"ETP{layout['expert_tensor']} DP{layout['data']}), step {result['checkpoint_step']}, "
-        f"tokenizer {result['tokenizer']}"
-    )
-    return "\n".join(parts)
-
-
-def _printable(text: str) -> str:
-    """A model may say anything: characters that would steer the terminal are shown as question marks."""
-    return "".join(char if char.isprintable() or char in "\n\t" else "?" for char in text)

@@ -6,7 +6,6 @@ Legend: S sequence of queries, T of keys, B micro-batch, H local query heads, G 
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -61,7 +60,7 @@ class CausalAttention(MegatronModule):
     positions, so that a cache of earlier keys works.
     """
 
-    def __init__(self, config: TransformerConfig, multiplier: float, logit_cap: float = 0.0, **_unused: Any) -> None:
+    def __init__(self, config: TransformerConfig, multiplier: float, logit_cap: float = 0.0, **_unused: object) -> None:
         super().__init__(config=config)
         self.multiplier, self.logit_cap = multiplier, logit_cap
 
@@ -71,7 +70,7 @@ class CausalAttention(MegatronModule):
         key_TBGD: Tensor,
         value_TBGD: Tensor,
         attention_mask: Tensor | None = None,
-        **_unused: Any,
+        **_unused: object,
     ) -> Tensor:
         """Context [S, B, H*D] of query [S, B, H, D] against key and value [T, B, G, D], T >= S.
 

@@ -5,14 +5,13 @@ h += norm_1(attention(norm_0(h))); h += norm_3(experts(norm_2(h))). The residual
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from grok1.config.recipe import Kernels, Model
 from grok1.megatron.door import ModuleSpec, TransformerConfig, TransformerLayer, TransformerLayerSubmodules
+from grok1.megatron.protocols import InferenceContext
 from grok1.model.attention import attention_spec
 from grok1.model.moe import moe_spec
 
@@ -35,7 +34,7 @@ class RMSNorm(torch.nn.Module):
 class GrokLayer(TransformerLayer):
     """megatron's layer with a norm after, as well as before, each of its two blocks."""
 
-    def __init__(self, config: TransformerConfig, submodules: TransformerLayerSubmodules, **kwargs: Any) -> None:
+    def __init__(self, config: TransformerConfig, submodules: TransformerLayerSubmodules, **kwargs: object) -> None:
         super().__init__(config, submodules, **kwargs)
         self.post_attention_layernorm = RMSNorm(config, config.hidden_size, config.layernorm_epsilon)
         self.post_mlp_layernorm = RMSNorm(config, config.hidden_size, config.layernorm_epsilon)
@@ -43,10 +42,10 @@ class GrokLayer(TransformerLayer):
     def forward(
         self,
         hidden_states: Tensor,
-        attention_mask: Any = None,
-        rotary_pos_emb: Any = None,
-        inference_context: Any = None,
-        **_unused: Any,
+        attention_mask: Tensor | None = None,
+        rotary_pos_emb: Tensor | None = None,
+        inference_context: InferenceContext | None = None,
+        **_unused: object,
     ) -> tuple[Tensor, None]:
         """[S/TP, B, hidden] in and out; the second item is megatron's cross-attention context."""
         attended, _ = self.self_attention(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import cast
 
 import torch
 import torch.distributed as dist
@@ -24,9 +24,10 @@ from grok1.megatron.door import (
     get_num_layers_to_build,
 )
 from grok1.megatron.instances import skip_single_rank_collectives
+from grok1.megatron.protocols import DdpModel
 from grok1.model.layers import RMSNorm, layer_spec
 from grok1.model.moe import activation
-from grok1.weights.parts import initialise
+from grok1.weights.sharding import initialise
 
 
 class Grok(GPTModel):
@@ -51,7 +52,9 @@ class Grok(GPTModel):
         if self.post_process:  # megatron makes the layer itself; ours has the same state
             self.output_layer.__class__, _ = linear_layers(recipe.kernels)
 
-    def forward(self, input_ids: Tensor, position_ids: Tensor, attention_mask: Any = None, **kwargs: Any) -> Tensor:
+    def forward(
+        self, input_ids: Tensor, position_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: object
+    ) -> Tensor:
         """Per-token losses [B, S] given labels, else logits [B, S, vocab/TP]; hidden states between stages."""
         embedded = None
         if self.pre_process:
@@ -78,7 +81,7 @@ def transformer_config(recipe: Recipe) -> TransformerConfig:
     """The recipe in megatron's words. The one place that knows both."""
     model, parallel, training = recipe.model, recipe.parallel, recipe.training
     dtype = torch.bfloat16 if training.dtype == "bf16" else torch.float32
-    recompute: dict[str, Any] = {}
+    recompute: dict[str, str | int] = {}
     if training.recompute == "full":
         recompute = {
             "recompute_granularity": "full",
@@ -114,7 +117,7 @@ def transformer_config(recipe: Recipe) -> TransformerConfig:
         gradient_accumulation_fusion=False,
         persist_layer_norm=False,
         init_method_std=model.init_std,
-        # grok1.weights.parts sets the values, the same in every layout, but only here does megatron mark which
+        # grok1.weights.sharding sets the values, the same in every layout, but only here does megatron mark which
         # parameters are split; unmarked ones count once too few times in the gradient norm
         perform_initialization=True,
         tensor_model_parallel_size=parallel.tensor,
@@ -129,7 +132,7 @@ def transformer_config(recipe: Recipe) -> TransformerConfig:
     )
 
 
-def build_model(recipe: Recipe, ranks: Ranks, with_values: bool = True) -> torch.nn.Module:
+def build_model(recipe: Recipe, ranks: Ranks, with_values: bool = True) -> DdpModel:
     """This rank's part of the model on its device, initialised unless told otherwise, in data-parallel buffers."""
     config = transformer_config(recipe)
     model: torch.nn.Module = Grok(recipe, config, ranks)
@@ -145,7 +148,7 @@ def build_model(recipe: Recipe, ranks: Ranks, with_values: bool = True) -> torch
         use_distributed_optimizer=True,
         check_for_nan_in_grad=False,  # a loss that is not finite voids the run, with a better message
     )
-    wrapped: torch.nn.Module = DistributedDataParallel(config=config, ddp_config=ddp, module=model)
+    wrapped: DdpModel = DistributedDataParallel(config=config, ddp_config=ddp, module=model)
     if device_kind() == "cpu":
         skip_single_rank_collectives(wrapped)
     if ddp.overlap_grad_reduce:
@@ -172,17 +175,16 @@ def build_for_inference(recipe: Recipe, ranks: Ranks) -> torch.nn.Module:
     return model.eval().requires_grad_(False)
 
 
-def unwrapped(model: Any) -> Any:
+def unwrapped(model: torch.nn.Module) -> Grok:
     """The bare model inside its data-parallel and dtype wrappers."""
-    while hasattr(model, "module"):
-        model = model.module
+    while not isinstance(model, Grok):
+        model = cast(torch.nn.Module, model.module)
     return model
 
 
-def gather_gradients(model: torch.nn.Module) -> None:
+def gather_gradients(model: DdpModel) -> None:
     """Make each parameter's `main_grad` whole after a step's reduction, which leaves each replica its own share."""
-    wrapped: Any = model
-    for buffer in wrapped.buffers + wrapped.expert_parallel_buffers:
+    for buffer in model.buffers + model.expert_parallel_buffers:
         group = buffer.data_parallel_group
         for bucket in buffer.buckets:
             share = bucket.grad_data.view(group.size(), -1)[group.rank()].clone()

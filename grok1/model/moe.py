@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from torch import Tensor
 from torch.nn import functional as F
@@ -54,7 +53,7 @@ def _check_grouped_gemm() -> None:
 class MergedMoELayer(MoELayer):
     """megatron's layer, which makes its dispatcher itself, with ours."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: object, **kwargs: object) -> None:
         super().__init__(*args, **kwargs)
         self.token_dispatcher = MergedDispatcher(self.num_local_experts, self.local_expert_indices, self.config)
 

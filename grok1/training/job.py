@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from grok1.config.recipe import Recipe
-from grok1.data.sample_text import sample_data
+from grok1.data.sample_corpus import cached_sample_corpus
 
 _TOKENS_LOOKED_AT = 1 << 24
 
@@ -97,7 +97,7 @@ def prepare(
                 f"recipe {recipe.name} has no sample corpus: give --data PREFIX and --tokenizer PATH, "
                 "made with `grok1 preprocess`"
             )
-        data, tokenizer = sample_data(recipe)
+        data, tokenizer = cached_sample_corpus(recipe)
     if tokenizer is None:
         raise ValueError(f"--data {data} needs --tokenizer PATH: the tokenizer that made it")
     if not tokenizer.exists():

@@ -5,88 +5,71 @@ All nodes must see the folder (grok1.weights.folder says what lies in it). Weigh
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Protocol, cast
 
 import torch
 import torch.distributed as dist
+from torch.nn import Module
 
 from grok1.config.recipe import Recipe
 from grok1.distributed.groups import Ranks
-from grok1.files import write_text
 from grok1.megatron.door import dist_checkpointing
-from grok1.weights.folder import LATEST, WEIGHTS_ONLY_STEP, latest_step, step_folder, stored_recipe
-
-_PARTIAL = ".partial"
-
-
-def check_loadable(folder: Path, recipe: Recipe) -> int:
-    """The step that `load` would resume after, or ValueError where the checkpoint is of another model or layout."""
-    step = latest_step(folder)
-    if step == WEIGHTS_ONLY_STEP:
-        _check_same(folder, recipe, ("model",))
-    else:
-        _check_same(folder, recipe, ("model", "parallel"))
-        _check_same_experts(folder, recipe)
-    return step
+from grok1.megatron.protocols import MegatronOptimizer, OptimizerPart, Scheduler, StateDict
+from grok1.weights.folder import StoredCheckpoint, finish_step, partial_folder, start_step
 
 
-def _check_same_experts(folder: Path, recipe: Recipe) -> None:
-    """Grouped experts lie transposed, so their optimizer state fits no others; sequential and fused ones lie alike."""
-    stored, wanted = stored_recipe(folder).kernels.experts, recipe.kernels.experts
-    if (stored == "grouped") != (wanted == "grouped"):
-        raise ValueError(
-            f"checkpoint {folder} was written with kernels.experts={stored}, the recipe says {wanted}, whose "
-            f"optimizer state lies otherwise; resume with kernels.experts={stored}"
-        )
+class ShardedModel(Protocol):
+    """A model of megatron's that knows which part of the whole each of its weights is."""
+
+    def sharded_state_dict(self) -> StateDict:
+        """Its weights, as dist_checkpointing takes them."""
+        ...
+
+    def load_state_dict(self, state_dict: StateDict, strict: bool) -> object:
+        """Restore weights that dist_checkpointing read."""
+        ...
 
 
-def _check_same(folder: Path, recipe: Recipe, sections: tuple[str, ...]) -> None:
-    stored = stored_recipe(folder).resolved()
-    for section in sections:
-        for key, value in recipe.resolved()[section].items():
-            if stored[section][key] != value:
-                raise ValueError(
-                    f"checkpoint {folder} was written with {section}.{key}={stored[section][key]}, the recipe "
-                    f"says {value}; use the recipe it was written with"
-                )
-
-
-def save(folder: Path, step: int, recipe: Recipe, ranks: Ranks, model: Any, optimizer: Any, scheduler: Any) -> None:
+def save(
+    folder: Path,
+    step: int,
+    recipe: Recipe,
+    ranks: Ranks,
+    model: Module,
+    optimizer: MegatronOptimizer,
+    scheduler: Scheduler,
+) -> None:
     """Write the state after `step` steps. The folder appears under its name only when it is whole."""
-    final = step_folder(folder, step)
-    partial = final.with_name(final.name + _PARTIAL)
     if ranks.rank == 0:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
+        start_step(folder, step)
     dist.barrier()
     state = _state(model, optimizer, scheduler, step, is_loading=False)
-    dist_checkpointing.save(state, str(partial))
+    dist_checkpointing.save(state, str(partial_folder(folder, step)))
     dist.barrier()
     if ranks.rank == 0:
-        write_text(partial / "recipe.json", json.dumps(recipe.resolved(), indent=2))
-        shutil.rmtree(final, ignore_errors=True)
-        os.replace(partial, final)
-        write_text(folder / LATEST, str(step))
+        finish_step(folder, step, recipe)
     dist.barrier()
 
 
-def load(folder: Path, recipe: Recipe, model: Any, optimizer: Any, scheduler: Any) -> int:
-    """Restore the newest state, or weights alone where that is all there is; returns the number of steps behind it."""
-    step = check_loadable(folder, recipe)
-    if step == WEIGHTS_ONLY_STEP:
-        load_weights(folder, recipe, model.module)
+def load(folder: Path, recipe: Recipe, model: Module, optimizer: MegatronOptimizer, scheduler: Scheduler) -> int:
+    """Restore the newest state, or weights alone where that is all there is; returns the number of steps behind it.
+
+    Raises:
+        ValueError: there is no checkpoint, or it is of another model or layout.
+    """
+    stored = StoredCheckpoint.open(folder)
+    stored.check_resumable(recipe)
+    if stored.has_weights_only:
+        load_weights(stored, cast(Module, model.module))
         optimizer.reload_model_params()
-        return step
+        return stored.step
     _allocate_adam_state(optimizer)
-    template = _state(model, optimizer, scheduler, step, is_loading=True)
-    state = dist_checkpointing.load(template, str(step_folder(folder, step)))
-    model.module.load_state_dict(state["model"], strict=True)
+    template = _state(model, optimizer, scheduler, stored.step, is_loading=True)
+    state = dist_checkpointing.load(template, str(stored.step_folder))
+    _inside(model).load_state_dict(state["model"], strict=True)
     with _own_group_settings(optimizer):
         optimizer.load_state_dict(state["optimizer"])
     _unshare_step_counts(optimizer)
@@ -94,18 +77,21 @@ def load(folder: Path, recipe: Recipe, model: Any, optimizer: Any, scheduler: An
     return int(state["step"])
 
 
-def load_weights(folder: Path, recipe: Recipe, model: Any) -> int:
-    """Restore the newest weights alone into a bare model of any layout; returns the number of steps behind them."""
-    step = latest_step(folder)
-    _check_same(folder, recipe, ("model",))
+def load_weights(stored: StoredCheckpoint, model: Module) -> None:
+    """Restore weights alone into a bare model of any layout, whose recipe passed `StoredCheckpoint.check_model`."""
     # megatron's layers keep an extra state, which is always None here and not in checkpoints from elsewhere
-    wanted = {name: each for name, each in model.sharded_state_dict().items() if not name.endswith("_extra_state")}
-    state = dist_checkpointing.load({"model": wanted}, str(step_folder(folder, step)))
-    model.load_state_dict(state["model"], strict=True)
-    return step
+    sharded = cast(ShardedModel, model)
+    wanted = {name: each for name, each in sharded.sharded_state_dict().items() if not name.endswith("_extra_state")}
+    state = dist_checkpointing.load({"model": wanted}, str(stored.step_folder))
+    sharded.load_state_dict(state["model"], strict=True)
 
 
-def _allocate_adam_state(optimizer: Any) -> None:
+def _inside(model: Module) -> ShardedModel:
+    """The model within its data-parallel wrapper."""
+    return cast(ShardedModel, model.module)
+
+
+def _allocate_adam_state(optimizer: MegatronOptimizer) -> None:
     """Give each parameter its Adam state, to be overwritten: megatron reads a step count from it before it loads."""
     for parameter, state in _adam_states(optimizer):
         state["step"] = torch.zeros((), dtype=torch.float32)
@@ -113,7 +99,7 @@ def _allocate_adam_state(optimizer: Any) -> None:
 
 
 @contextmanager
-def _own_group_settings(optimizer: Any) -> Iterator[None]:
+def _own_group_settings(optimizer: MegatronOptimizer) -> Iterator[None]:
     """Keep each parameter group's decay and rate multipliers: the checkpoint holds rank 0's groups, and pipeline
     stages order theirs differently. (The schedule sets rates and decay from the multipliers afterwards.)
     """
@@ -123,22 +109,23 @@ def _own_group_settings(optimizer: Any) -> Iterator[None]:
         group.update(own)
 
 
-def _unshare_step_counts(optimizer: Any) -> None:
+def _unshare_step_counts(optimizer: MegatronOptimizer) -> None:
     """megatron restores one step tensor for all parameters, which torch's Adam would then raise once for each."""
     for _, state in _adam_states(optimizer):
         state["step"] = state["step"].clone()
 
 
-def _adam_states(optimizer: Any) -> Iterator[tuple[torch.Tensor, dict[str, torch.Tensor]]]:
+def _adam_states(optimizer: MegatronOptimizer) -> Iterator[tuple[torch.Tensor, dict[str, torch.Tensor]]]:
     """Each local parameter with its state, over the dense and the expert optimizer."""
-    for part in getattr(optimizer, "chained_optimizers", [optimizer]):
+    parts: list[OptimizerPart] = getattr(optimizer, "chained_optimizers", [optimizer])
+    for part in parts:
         for group in part.optimizer.param_groups:
             for parameter in group["params"]:
                 yield parameter, part.optimizer.state[parameter]
 
 
-def _state(model: Any, optimizer: Any, scheduler: Any, step: int, is_loading: bool) -> dict[str, Any]:
-    weights = model.module.sharded_state_dict()
+def _state(model: Module, optimizer: MegatronOptimizer, scheduler: Scheduler, step: int, is_loading: bool) -> StateDict:
+    weights = _inside(model).sharded_state_dict()
     return {
         "model": weights,
         "optimizer": optimizer.sharded_state_dict(weights, is_loading=is_loading),

@@ -6,10 +6,7 @@ Nothing larger than the shard being written is in memory at a time.
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -17,13 +14,13 @@ from torch import Tensor
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, TensorStorageMetadata
-from torch.distributed.checkpoint.planner import LoadPlan
+from torch.distributed.checkpoint.planner import LoadPlan, ReadItem
 from torch.distributed.checkpoint.planner_helpers import create_read_items_for_chunk_list
 
 from grok1.config.recipe import Model, Recipe
-from grok1.files import write_text
+from grok1.files import whole_folder, write_text
 from grok1.weights.blocks import Block, blocks, separated
-from grok1.weights.folder import latest_step, step_folder, stored_recipe
+from grok1.weights.folder import StoredCheckpoint
 from grok1.weights.importing import INDEX_NAME, Progress
 from grok1.weights.names import published_shapes
 
@@ -38,15 +35,12 @@ def export_weights(
     Raises:
         ValueError: there is no checkpoint, or its recipe is not one, or the target exists.
     """
-    step = latest_step(source)
-    recipe = stored_recipe(source)
+    stored = StoredCheckpoint.open(source)
+    recipe = stored.recipe
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ValueError(f"{target} exists and is not an empty folder; give another one")
-    reader = _StackedReader(step_folder(source, step), recipe.model)
-    partial = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
+    reader = _StackedReader(stored.step_folder, recipe.model)
+    with whole_folder(target) as partial:
         plan = _shard_plan(recipe.model, reader, max_shard_bytes)
         weight_map: dict[str, str] = {}
         total_bytes = 0
@@ -62,12 +56,6 @@ def export_weights(
         index = {"metadata": {"total_size": total_bytes}, "weight_map": weight_map}
         write_text(partial / INDEX_NAME, json.dumps(index, indent=2))
         write_text(partial / "config.json", json.dumps(_published_config(recipe), indent=2))
-        if target.exists():
-            target.rmdir()
-        os.replace(partial, target)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
 
 
 def _shard_plan(model: Model, reader: _StackedReader, max_shard_bytes: int) -> list[list[Block]]:
@@ -125,17 +113,17 @@ class _StackedReader(DefaultLoadPlanner):
             return dict(zip(block.keys, separated(weight.reshape(-1, block.sizes[-1]), self._model), strict=True))
         return {block.keys[0]: weight.reshape(published_shapes(self._model)[block.keys[0]])}
 
-    def resolve_tensor(self, read_item: Any) -> Tensor:
+    def resolve_tensor(self, read_item: ReadItem) -> Tensor:
         target = self._target
         for dimension, (start, length) in enumerate(zip(read_item.dest_offsets, read_item.lengths, strict=True)):
             target = target.narrow(dimension, start, length)
         return target
 
-    def commit_tensor(self, read_item: Any, tensor: Tensor) -> None:
+    def commit_tensor(self, read_item: ReadItem, tensor: Tensor) -> None:
         """Nothing: the data was copied into place."""
 
 
-def _published_config(recipe: Recipe) -> dict[str, Any]:
+def _published_config(recipe: Recipe) -> dict[str, object]:
     """The model's sizes in the keys of the published config.json, with what it does not say added under its name."""
     model = recipe.model
     return {

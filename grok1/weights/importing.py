@@ -6,7 +6,6 @@ Nothing larger than one layer's attention, one expert's matrix or the embedding 
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -25,7 +24,7 @@ from grok1.config.recipe import Model, Recipe
 from grok1.config.refusals import listed, printable
 from grok1.files import write_text
 from grok1.weights.blocks import Block, Shape, blocks, interleaved
-from grok1.weights.folder import LATEST, WEIGHTS_ONLY_STEP, step_folder
+from grok1.weights.folder import WEIGHTS_ONLY_STEP, finish_step, holds_checkpoint, start_step, step_folder
 from grok1.weights.names import EMBEDDING, HEAD, published_shapes
 
 Progress = Callable[[int, int], None]  # (weights done, of all)
@@ -44,19 +43,14 @@ def import_weights(source: Path, target: Path, recipe: Recipe, progress: Progres
         ValueError: weights are missing, unknown or of another shape; all are listed.
     """
     files = check_published(source, recipe)
-    final = step_folder(target, WEIGHTS_ONLY_STEP)
-    if (target / LATEST).exists() or final.exists():
+    if holds_checkpoint(target) or step_folder(target, WEIGHTS_ONLY_STEP).exists():
         raise ValueError(f"{target} holds a checkpoint already; give another folder")
-    partial = final.with_name(f"{final.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    partial = start_step(target, WEIGHTS_ONLY_STEP)
     try:
         _write_tensors(partial, _StreamingSave(recipe.model, files, progress))
         torch.save({"step": WEIGHTS_ONLY_STEP}, partial / "common.pt")
         write_text(partial / "metadata.json", json.dumps(_MEGATRON_FORMAT))
-        write_text(partial / "recipe.json", json.dumps(recipe.resolved(), indent=2))
-        os.replace(partial, final)
-        write_text(target / LATEST, str(WEIGHTS_ONLY_STEP))
+        finish_step(target, WEIGHTS_ONLY_STEP, recipe)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise

@@ -13,7 +13,7 @@ import pytest
 
 from grok1.config.load import load_recipe
 from grok1.config.recipe import Recipe
-from grok1.data.sample_text import sample_corpus
+from grok1.data.sample_corpus import sample_corpus
 from grok1.distributed.launch import launch
 from grok1.training.job import Job
 from grok1.training.result import RunResult

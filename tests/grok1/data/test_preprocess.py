@@ -19,7 +19,7 @@ from pyarrow import parquet
 from grok1.data.documents import find_inputs, read_rows
 from grok1.data.indexed import IndexedWriter, check_indexed, indexed_path
 from grok1.data.preprocess import preprocess
-from grok1.data.sample_text import sample_corpus
+from grok1.data.sample_corpus import sample_corpus
 from grok1.data.tokenizer import TokenizerKind, load_tokenizer
 
 KIND: TokenizerKind = "SentencePiece"
@@ -126,10 +126,10 @@ def test_every_format_gives_the_same_tokens(tmp_path, corpus):
     assert len(written) == 1
 
 
-def test_several_inputs_follow_each_other_and_a_sample_ends_early(tmp_path, corpus):
+def test_several_inputs_follow_each_other_and_a_limit_of_rows_ends_early(tmp_path, corpus):
     files = [write_jsonl(tmp_path / f"{name}.jsonl", [name] * 3) for name in "ab"]
     both = write_jsonl(tmp_path / "both.jsonl", ["a", "a", "a", "b"])
-    sampled = preprocess(files, tmp_path / "sampled", KIND, corpus.tokenizer_path, sample=4)
+    sampled = preprocess(files, tmp_path / "sampled", KIND, corpus.tokenizer_path, max_rows=4)
     whole = preprocess([both], tmp_path / "whole", KIND, corpus.tokenizer_path)
     assert pair(sampled.prefix) == pair(whole.prefix)
 

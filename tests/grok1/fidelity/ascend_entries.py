@@ -18,7 +18,7 @@ from grok1.model.model import gather_gradients
 from grok1.training.assembly import build_stepper
 from grok1.training.job import Job
 from grok1.training.step import Stepper
-from grok1.weights.parts import gather_published
+from grok1.weights.sharding import gather_published
 
 Arrays = dict[str, np.ndarray]  # tensors would travel as file descriptors, which end with their process
 

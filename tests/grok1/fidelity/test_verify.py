@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,31 +17,34 @@ import torch
 
 import tests.grok1.fidelity.verify_entries as flips
 import tests.grok1.fidelity.xai_reference as xai
+from grok1.config.load import load_recipe
 from grok1.distributed.launch import launch
 from grok1.fidelity.dump import Dump, check_dump
 from grok1.fidelity.dump_recipe import oracle_recipe
 from grok1.fidelity.job import VerifyJob
+from grok1.fidelity.result import Comparison, VerifyResult
 from tests.grok1.conftest import RANK_SECONDS
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
+KEYS = ["oracle", "layout", "loss", "loss_expected", "loss_error", "max_logit_abs_error", "worst_gradient", "passed"]
+KEYS += ["tensors", "software"]
 TP2_PP2_EP2 = ("parallel.tensor=2", "parallel.pipeline=2", "parallel.expert=2")
 TP4_PP2_EP2 = ("parallel.tensor=4", "parallel.pipeline=2", "parallel.expert=2")
 
 
-def verified(path: Path, *overrides: str, entry: str = "grok1.fidelity.verify:run_rank") -> dict[str, Any]:
+def verified(path: Path, *overrides: str, entry: str = "grok1.fidelity.verify:run_rank") -> Any:
     """What rank 0 found."""
     job = VerifyJob(oracle_recipe(Dump(path), overrides), path)
-    result: dict[str, Any] = launch(job, job.recipe, "cpu", entry=entry, timeout_seconds=RANK_SECONDS)
-    return result
+    return launch(job, job.recipe, "cpu", entry=entry, timeout_seconds=RANK_SECONDS)
 
 
-def assert_within_bounds(result: dict[str, Any]) -> None:
+def assert_within_bounds(result: VerifyResult) -> None:
     """The bounds again, so that a wrong verdict or a loosened constant is seen."""
-    failed = [each for each in result["tensors"] if not each["passed"]]
-    assert result["passed"], failed
-    assert result["loss_error"] <= 1e-6
-    assert result["max_logit_abs_error"] <= 2e-5
-    assert result["worst_gradient"]["relative_error"] <= 5e-5
+    failed = [each for each in result.tensors if not each.passed]
+    assert result.passed, failed
+    assert result.of_loss.max_abs_error <= 1e-6
+    assert result.of_logits.max_abs_error <= 2e-5
+    assert result.worst_gradient.relative_error <= 5e-5
 
 
 # ---- xAI's own numbers ---------------------------------------------------------------------------------
@@ -49,14 +54,14 @@ def assert_within_bounds(result: dict[str, Any]) -> None:
 def test_reproduces_xais_model(layout: tuple[str, ...]) -> None:
     result = verified(FIXTURES / "D.npz", *layout)
     assert_within_bounds(result)
-    assert len(result["tensors"]) == 28  # loss, logits and every weight's gradient
+    assert len(result.tensors) == 28  # loss, logits and every weight's gradient
 
 
 def test_reproduces_xais_model_on_sixteen_ranks() -> None:
     result = verified(FIXTURES / "F.npz", *TP4_PP2_EP2)
-    assert result["layout"]["world_size"] == 16
+    assert result.layout.world_size == 16
     assert_within_bounds(result)
-    assert len(result["tensors"]) == 52
+    assert len(result.tensors) == 52
 
 
 # ---- the independent reference, which makes dumps of other sizes ---------------------------------------
@@ -156,9 +161,9 @@ def test_a_layout_that_cannot_hold_the_dump_is_refused(
 
 
 @pytest.fixture(scope="module")
-def flipped(odd_dump: Callable[[str], Path]) -> dict[str, dict[str, Any]]:
+def flipped(odd_dump: Callable[[str], Path]) -> dict[str, VerifyResult]:
     """The comparison under every flip; those that D cannot show on a dump that can."""
-    results: dict[str, dict[str, Any]] = {}
+    results: dict[str, VerifyResult] = {}
     for path in (FIXTURES / "D.npz", odd_dump("pads"), odd_dump("low cap")):
         of_dump = verified(path, entry=f"{flips.__name__}:flip_each")
         of_dump[f"unchanged {path.stem}"] = of_dump.pop("unchanged")
@@ -167,20 +172,36 @@ def flipped(odd_dump: Callable[[str], Path]) -> dict[str, dict[str, Any]]:
 
 
 @pytest.mark.parametrize("name", ["unchanged D", "unchanged pads", "unchanged low-cap"])
-def test_passes_in_the_process_of_the_flips(flipped: dict[str, dict[str, Any]], name: str) -> None:
+def test_passes_in_the_process_of_the_flips(flipped: dict[str, VerifyResult], name: str) -> None:
     assert_within_bounds(flipped[name])
 
 
 @pytest.mark.parametrize("name", [*flips.PATCHES, *flips.RECIPE_FLIPS, *flips.PAD_PATCHES, *flips.LOW_CAP_PATCHES])
-def test_one_flipped_choice_fails(flipped: dict[str, dict[str, Any]], name: str) -> None:
+def test_one_flipped_choice_fails(flipped: dict[str, VerifyResult], name: str) -> None:
     result = flipped[name]
-    assert not result["passed"]
-    assert any(not each["passed"] for each in result["tensors"])
+    assert not result.passed
+    assert any(not each.passed for each in result.tensors)
 
 
-def test_an_untied_head_shows_in_the_gradient_alone(flipped: dict[str, dict[str, Any]]) -> None:
-    failed = [each["name"] for each in flipped["untied head"]["tensors"] if not each["passed"]]
+def test_an_untied_head_shows_in_the_gradient_alone(flipped: dict[str, VerifyResult]) -> None:
+    failed = [each.name for each in flipped["untied head"].tensors if not each.passed]
     assert failed == ["grad.in_out_embed.embeddings"]
+
+
+# ---- the result ----------------------------------------------------------------------------------------
+
+
+def test_a_gradient_that_is_not_a_number_is_the_worst_and_fails() -> None:
+    small, large, broken = (
+        Comparison(name, error, error, 5e-5, error <= 5e-5)
+        for name, error in (("small", 0.0), ("large", 1.0), ("broken", math.nan))
+    )
+    agreed = VerifyResult("D", load_recipe("grok1-nano").parallel, 1.0, 1.0, small, small, (small, small), {})
+    assert agreed.passed
+    for gradients in ((large, broken, small), (broken, large, small)):
+        result = dataclasses.replace(agreed, of_gradients=gradients)
+        assert (result.worst_gradient.name, result.passed) == ("broken", False)
+    assert not dataclasses.replace(agreed, of_logits=large).passed
 
 
 # ---- the command ---------------------------------------------------------------------------------------
@@ -202,7 +223,11 @@ def test_command_prints_a_table_and_writes_json(tmp_path: Path) -> None:
     assert result["loss"] == pytest.approx(4.874163, abs=1e-5)
     assert result["loss_error"] <= 1e-6
     assert result["max_logit_abs_error"] <= 2e-5
-    assert set(result["worst_gradient"]) == {"name", "relative_error"}
+    assert list(result) == ["schema", "recipe", *KEYS]
+    assert list(result["layout"]) == ["world_size", "tensor", "pipeline", "expert", "expert_tensor", "data"]
+    assert list(result["worst_gradient"]) == ["name", "relative_error"]
+    keys = ["name", "max_abs_error", "relative_error", "tolerance", "passed"]
+    assert [list(each) for each in result["tensors"]] == [keys] * 28
 
 
 def test_command_exits_with_one_where_they_differ() -> None:

@@ -18,6 +18,7 @@ from grok1.fidelity import verify
 from grok1.fidelity.dump import Dump
 from grok1.fidelity.dump_recipe import oracle_recipe
 from grok1.fidelity.job import VerifyJob
+from grok1.fidelity.result import VerifyResult
 from grok1.model import attention, layers, model, moe
 
 
@@ -124,7 +125,7 @@ LOW_CAP_PATCHES: dict[str, Patch] = {
 UNCHANGED: dict[str, Patch] = {"unchanged": nullcontext}
 
 
-def flip_each(job: VerifyJob, where: Rendezvous, _emit: Any) -> dict[str, dict[str, Any]]:
+def flip_each(job: VerifyJob, where: Rendezvous, _emit: object) -> dict[str, VerifyResult]:
     """The comparison under each flip that this dump can show, by its name."""
     dump, results = Dump(job.path), {}
     patches, overrides = PATCHES, RECIPE_FLIPS

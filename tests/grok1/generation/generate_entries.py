@@ -22,7 +22,7 @@ def recompute(job: GenerateJob, where: Rendezvous, _emit: Any) -> list[list[int]
     """Greedy tokens of each prompt on one rank, alone and without a cache: the whole sequence anew for each token."""
     with joined(where, job.recipe.parallel, job.recipe.training.seed) as ranks:
         model = build_for_inference(job.recipe, ranks)
-        checkpoint.load_weights(job.load, job.recipe, model)
+        checkpoint.load_weights(job.checkpoint, model)
         return [_continued(model, job, list(prompt)) for prompt in job.prompt_tokens]
 
 
@@ -50,7 +50,9 @@ def frequencies(_job: None, _where: Rendezvous, _emit: Any) -> dict[str, list[fl
         "likeliest": Sampling(temperature=1.0, top_p=0.4),
     }
     return {
-        name: (torch.bincount(decode.sample(logits.expand(_DRAWS, 3), draws, sampling), minlength=3) / _DRAWS).tolist()
+        name: (
+            torch.bincount(decode.sample_tokens(logits.expand(_DRAWS, 3), draws, sampling), minlength=3) / _DRAWS
+        ).tolist()
         for name, sampling in settings.items()
     }
 
@@ -59,10 +61,9 @@ def spoilt(job: GenerateJob, where: Rendezvous, emit: Any) -> Any:
     """Generation with a weight that is not a number."""
     original = checkpoint.load_weights
 
-    def load(folder: Any, recipe: Any, model: Any) -> int:
-        step = original(folder, recipe, model)
+    def load(stored: Any, model: Any) -> None:
+        original(stored, model)
         next(model.parameters()).fill_(math.nan)
-        return step
 
     with patch.object(checkpoint, "load_weights", load):
         return decode.run_rank(job, where, emit)

@@ -16,8 +16,10 @@ import pytest
 from grok1.config.load import load_recipe
 from grok1.data.tokenizer import load_tokenizer
 from grok1.distributed.launch import RankFailedError, launch
-from grok1.generation.job import GenerateJob, Sampling, generation_recipe, prepare_generate, read_prompts, transcript
+from grok1.generation.job import GenerateJob, Sampling, generation_recipe, prepare_generate, read_prompts
+from grok1.generation.result import GenerationResult, transcript
 from tests.grok1.conftest import ONE_RANK, RANK_SECONDS, Train
+from tests.grok1.opened_files import opened_below
 
 ROOT = Path(__file__).parents[3]
 PROMPTS = ["Below is", "The function returns", "an object of the class that was made by"]
@@ -33,6 +35,14 @@ XAI = (
     "model.embedding_multiplier=1.0",  # tied and enlarged, an embedding this lively predicts itself for ever
     "model.init_std=0.2",
 )
+KEYS = ["checkpoint_step", "completions", "prefill_seconds", "decode_step_seconds", "decode_tokens_per_second"]
+KEYS += ["sampling", "tokenizer", "layout", "device", "software"]
+KEYS_OF_COMPLETION = ["prompt", "prompt_tokens", "text", "tokens", "finish_reason"]
+KEYS_OF_PARTS = {
+    "sampling": ["max_new_tokens", "temperature", "top_p", "seed"],
+    "layout": ["world_size", "tensor", "expert", "expert_tensor", "data"],
+    "device": ["kind", "name", "memory_bytes", "peak_flops_per_second", "peak_source", "dtype"],
+}
 TWO_STAGES = (*ONE_RANK, "parallel.world_size=2", "parallel.pipeline=2")
 
 Prepare = Callable[..., GenerateJob]
@@ -68,27 +78,27 @@ def run(job: GenerateJob, entry: str = "grok1.generation.decode:run_rank") -> An
     return launch(job, job.sized, "cpu", entry=entry, timeout_seconds=RANK_SECONDS)
 
 
-def tokens(result: dict[str, Any]) -> list[list[int]]:
-    return [each["tokens"] for each in result["completions"]]
+def tokens(result: GenerationResult) -> list[list[int]]:
+    return [list(each.tokens) for each in result.completions]
 
 
 @pytest.fixture(scope="module")
-def greedy(prepare: Prepare) -> dict[str, Any]:
+def greedy(prepare: Prepare) -> GenerationResult:
     """The prompts' likeliest continuations in one batch on one rank: what every layout must reproduce."""
-    result: dict[str, Any] = run(prepare())
+    result: GenerationResult = run(prepare())
     return result
 
 
 # ---- the same tokens every way -----------------------------------------------------------------------
 
 
-def test_the_cache_changes_no_token(greedy: dict[str, Any], prepare: Prepare) -> None:
+def test_the_cache_changes_no_token(greedy: GenerationResult, prepare: Prepare) -> None:
     assert tokens(greedy) == run(prepare(), "tests.grok1.generation.generate_entries:recompute")
     assert len({tuple(row) for row in tokens(greedy)}) == len(PROMPTS)
     assert all(len(set(row)) > NEW // 2 for row in tokens(greedy))  # else equality would say little
 
 
-def test_a_prompt_in_a_batch_gets_what_it_gets_alone(greedy: dict[str, Any], prepare: Prepare) -> None:
+def test_a_prompt_in_a_batch_gets_what_it_gets_alone(greedy: GenerationResult, prepare: Prepare) -> None:
     assert [tokens(run(prepare([prompt])))[0] for prompt in PROMPTS] == tokens(greedy)
 
 
@@ -105,19 +115,20 @@ def test_a_prompt_in_a_batch_gets_what_it_gets_alone(greedy: dict[str, Any], pre
     ids=["TP2 ETP2", "EP2 DP2", "ETP2 DP2", "TP2 EP2", "TP2 EP2 allgather", "TP2 EP2 ETP2 DP2"],
 )
 def test_every_layout_gives_the_tokens_of_one_rank(
-    layout: tuple[str, ...], greedy: dict[str, Any], prepare: Prepare
+    layout: tuple[str, ...], greedy: GenerationResult, prepare: Prepare
 ) -> None:
     overrides = (*ONE_RANK, *(setting if "." in setting else f"parallel.{setting}" for setting in layout))
     assert tokens(run(prepare(overrides=overrides))) == tokens(greedy)
 
 
-def test_the_shipped_layout_gives_the_tokens_of_one_rank(greedy: dict[str, Any], prepare: Prepare) -> None:
+def test_the_shipped_layout_gives_the_tokens_of_one_rank(greedy: GenerationResult, prepare: Prepare) -> None:
     result = run(prepare(recipe="grok1-nano", overrides=(LIVELY,)))
-    assert result["layout"] == {"world_size": 8, "tensor": 4, "expert": 2, "expert_tensor": 4, "data": 2}
+    layout = result.as_json()["layout"]
+    assert layout == {"world_size": 8, "tensor": 4, "expert": 2, "expert_tensor": 4, "data": 2}
     assert tokens(result) == tokens(greedy)
 
 
-def test_one_prompt_keeps_two_replicas_in_step(greedy: dict[str, Any], prepare: Prepare) -> None:
+def test_one_prompt_keeps_two_replicas_in_step(greedy: GenerationResult, prepare: Prepare) -> None:
     layout = ("parallel.world_size=2", "parallel.pipeline=1", "parallel.expert=2")
     assert tokens(run(prepare(PROMPTS[1:2], layout))) == tokens(greedy)[1:2]
 
@@ -138,13 +149,13 @@ def test_bfloat16_weights_generate(train: Train, prepare: Prepare, tmp_path: Pat
     split = (*ONE_RANK, "parallel.world_size=2", "parallel.tensor=2", "parallel.expert_tensor=2")
     result = run(prepare(load=tmp_path, overrides=split))
     assert [len(row) for row in tokens(result)] == [NEW] * len(PROMPTS)
-    assert result["device"]["dtype"] == "bf16"
+    assert result.device["dtype"] == "bf16"
 
 
 # ---- sampling and stopping ---------------------------------------------------------------------------
 
 
-def test_the_likeliest_tokens_alone_are_the_greedy_ones(greedy: dict[str, Any], prepare: Prepare) -> None:
+def test_the_likeliest_tokens_alone_are_the_greedy_ones(greedy: GenerationResult, prepare: Prepare) -> None:
     assert tokens(run(prepare(temperature=1.0, top_p=1e-6))) == tokens(greedy)
 
 
@@ -169,18 +180,18 @@ def test_tokens_are_drawn_as_often_as_their_probabilities_say() -> None:
     assert found["two likeliest"] == pytest.approx([0.625, 0.0, 0.375], abs=2e-3)
 
 
-def test_a_row_stops_at_the_end_token_and_the_others_go_on(greedy: dict[str, Any], prepare: Prepare) -> None:
+def test_a_row_stops_at_the_end_token_and_the_others_go_on(greedy: GenerationResult, prepare: Prepare) -> None:
     rows = tokens(greedy)
     end = next(token for token in rows[0] if token not in rows[1] + rows[2])
     layout = ("parallel.world_size=2", "parallel.pipeline=1", "parallel.expert=2")
     ended = run(dataclasses.replace(prepare(overrides=layout), end_token=end))
     assert tokens(ended) == [rows[0][: rows[0].index(end)], rows[1], rows[2]]
-    assert [each["finish_reason"] for each in ended["completions"]] == ["eos", "length", "length"]
+    assert [each.finish_reason for each in ended.completions] == ["eos", "length", "length"]
     alone = run(dataclasses.replace(prepare(PROMPTS[:1]), end_token=end))
-    assert len(alone["decode_step_seconds"]) == rows[0].index(end)  # with its only row the run stops
+    assert len(alone.decode_step_seconds) == rows[0].index(end)  # with its only row the run stops
 
 
-def test_no_token_is_chosen_that_the_tokenizer_lacks(greedy: dict[str, Any], prepare: Prepare) -> None:
+def test_no_token_is_chosen_that_the_tokenizer_lacks(greedy: GenerationResult, prepare: Prepare) -> None:
     entries = max(max(row) for row in tokens(greedy))
     assert max(max(row) for row in tokens(run(dataclasses.replace(prepare(), vocabulary=entries)))) < entries
 
@@ -193,34 +204,35 @@ def test_weights_that_are_not_numbers_end_the_run(prepare: Prepare) -> None:
 # ---- what is reported --------------------------------------------------------------------------------
 
 
-def test_the_result_says_what_was_made_and_how_fast(greedy: dict[str, Any]) -> None:
-    assert [each["prompt"] for each in greedy["completions"]] == PROMPTS
-    assert greedy["checkpoint_step"] == 2
-    assert greedy["layout"]["world_size"] == 1  # the two stages became one
-    longest, shortest = (pick(each["prompt_tokens"] for each in greedy["completions"]) for pick in (max, min))
-    assert len(greedy["decode_step_seconds"]) == longest - shortest + NEW - 1
+def test_the_result_says_what_was_made_and_how_fast(greedy: GenerationResult) -> None:
+    assert [each.prompt for each in greedy.completions] == PROMPTS
+    assert greedy.checkpoint_step == 2
+    assert greedy.layout.world_size == 1  # the two stages became one
+    longest, shortest = (pick(each.prompt_tokens for each in greedy.completions) for pick in (max, min))
+    assert len(greedy.decode_step_seconds) == longest - shortest + NEW - 1
+    assert greedy.decode_tokens_per_second is not None
     decoded = len(PROMPTS) * NEW - 1  # the prefill chose the shortest prompt's first
-    assert greedy["decode_tokens_per_second"] * sum(greedy["decode_step_seconds"]) == pytest.approx(decoded)
+    assert greedy.decode_tokens_per_second * sum(greedy.decode_step_seconds) == pytest.approx(decoded)
 
 
 def test_a_completion_continues_its_prompt_letter_by_letter(prepare: Prepare, corpus: tuple[Path, Path]) -> None:
     tokenizer = load_tokenizer("SentencePiece", corpus[1])
-    completions = run(prepare(" ".join(PROMPTS).split()))["completions"]
+    completions = run(prepare(" ".join(PROMPTS).split())).completions
     for each in completions:
-        whole = tokenizer.detokenize([*tokenizer.tokenize(each["prompt"]), *each["tokens"]])
-        assert each["prompt"] + each["text"] == whole
-    assert any(each["text"].startswith(" ") for each in completions)  # which its tokens alone would not give
+        whole = tokenizer.detokenize([*tokenizer.tokenize(each.prompt), *each.tokens])
+        assert each.prompt + each.text == whole
+    assert any(each.text.startswith(" ") for each in completions)  # which its tokens alone would not give
 
 
-def test_a_transcript_steers_no_terminal(greedy: dict[str, Any]) -> None:
-    first = {**greedy["completions"][0], "text": "a\x1b[2Jb\nc"}
-    shown = transcript({**greedy, "completions": [first]})
+def test_a_transcript_steers_no_terminal(greedy: GenerationResult) -> None:
+    first = dataclasses.replace(greedy.completions[0], text="a\x1b[2Jb\nc")
+    shown = transcript(dataclasses.replace(greedy, completions=(first,)))
     assert "a?[2Jb\nc" in shown
     assert "\x1b" not in shown
 
 
 def test_the_command_prints_and_writes_the_completions(
-    saved: Path, corpus: tuple[Path, Path], greedy: dict[str, Any], tmp_path: Path
+    saved: Path, corpus: tuple[Path, Path], greedy: GenerationResult, tmp_path: Path
 ) -> None:
     prompts, target = tmp_path / "prompts.txt", tmp_path / "out.json"
     prompts.write_text("\n".join(PROMPTS[1:]) + "\n")
@@ -228,8 +240,10 @@ def test_the_command_prints_and_writes_the_completions(
     done = grok1(*words, "--tokenizer", str(corpus[1]), "--max-new-tokens", str(NEW), "--json", str(target))
     assert done.returncode == 0, done.stderr
     written = json.loads(target.read_text())
-    assert tokens(written) == tokens(greedy)
-    assert {"schema", "recipe", "sampling", "software"} <= written.keys()
+    assert [each["tokens"] for each in written["completions"]] == tokens(greedy)
+    assert list(written) == ["schema", "recipe", *KEYS]
+    assert [list(each) for each in written["completions"]] == [KEYS_OF_COMPLETION] * len(PROMPTS)
+    assert {name: list(written[name]) for name in KEYS_OF_PARTS} == KEYS_OF_PARTS
     assert all(prompt in done.stdout for prompt in PROMPTS)
     assert "tokens/s on 1 rank" in done.stdout.splitlines()[-1]
 
@@ -311,6 +325,12 @@ def test_a_damaged_stored_recipe_is_refused(
     with pytest.raises(ValueError, match=complaint) as refused:
         prepare(load=tmp_path)
     assert "\n" not in str(refused.value)
+
+
+def test_preparing_reads_the_checkpoints_folder_once(prepare: Prepare, saved: Path) -> None:
+    with opened_below(saved) as opened:
+        prepare()
+    assert opened == {"latest_checkpointed_iteration.txt": 1, "recipe.json": 1}
 
 
 @pytest.mark.parametrize("text", ["", "3", "x", "../2"])

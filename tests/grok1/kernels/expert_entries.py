@@ -19,7 +19,7 @@ from grok1.megatron.door import GroupedMLP, SequentialMLP, grouped_gemm_util
 from grok1.model.model import Grok, transformer_config
 from grok1.training.job import Job
 from grok1.training.run import run_rank
-from grok1.weights.parts import LocalWeight, initialise, local_weights
+from grok1.weights.sharding import LocalWeight, initialise, local_weights
 from tests.grok1.weights.weights_entries import loaded_weights
 
 COUNTS = {  # tokens that each of eight experts gets

@@ -19,7 +19,7 @@ from grok1.config.recipe import Recipe
 from grok1.device import accelerator
 from grok1.distributed.launch import LaunchError, check_machine
 from grok1.training.result import RunResult
-from grok1.weights.checkpoint import check_loadable
+from grok1.weights.folder import StoredCheckpoint
 from tests.grok1.conftest import ONE_RANK, Train, column
 
 ENTRIES = "tests.grok1.kernels.expert_entries"
@@ -72,9 +72,11 @@ def test_each_loads_the_others_weights_in_any_layout_and_refuses_its_optimizer_s
         assert all(np.isfinite(each).all() for each in as_grouped.values())
         assert all(np.array_equal(as_sequential[key], as_grouped[key]) for key in as_sequential)
         (reader,) = recipes.keys() - {writer}
-        assert check_loadable(folder, recipes[writer]) == 2
+        stored = StoredCheckpoint.open(folder)
+        assert stored.step == 2
+        stored.check_resumable(recipes[writer])
         with pytest.raises(ValueError, match=f"written with kernels.experts={writer}.*resume with"):
-            check_loadable(folder, recipes[reader])
+            stored.check_resumable(recipes[reader])
 
 
 def _nano(*overrides: str) -> Recipe:

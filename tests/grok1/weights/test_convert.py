@@ -22,7 +22,7 @@ from grok1.fidelity.dump_recipe import oracle_recipe
 from grok1.training.job import Job
 from grok1.weights.blocks import blocks
 from grok1.weights.exporting import export_weights
-from grok1.weights.folder import latest_step
+from grok1.weights.folder import StoredCheckpoint
 from grok1.weights.importing import check_published, import_weights
 from grok1.weights.names import EMBEDDING, HEAD, published_shapes
 from tests.grok1.conftest import ONE_RANK, RANK_SECONDS, MakeJob, Train
@@ -259,7 +259,7 @@ def test_nothing_is_overwritten(tmp_path: Path, nano: Recipe) -> None:
         import_weights(folder, tmp_path / "checkpoint", nano)
     with pytest.raises(ValueError, match="exists and is not an empty folder"):
         export_weights(tmp_path / "checkpoint", folder)
-    assert latest_step(tmp_path / "checkpoint") == 0
+    assert StoredCheckpoint.open(tmp_path / "checkpoint").step == 0
 
 
 def test_an_interrupted_conversion_leaves_nothing(tmp_path: Path, nano: Recipe) -> None:

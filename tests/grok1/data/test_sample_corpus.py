@@ -7,7 +7,7 @@ import pytest
 from pyarrow import parquet
 
 from grok1.data.indexed import check_indexed
-from grok1.data.sample_text import sample_corpus
+from grok1.data.sample_corpus import sample_corpus
 from grok1.data.tokenizer import load_tokenizer
 
 

@@ -1,8 +1,8 @@
 """The sample corpus: real English that every Python ships, so that a first run needs no download.
 
-Python's language reference (`pydoc_data.topics`) and its standard library's docstrings become an alpaca-like
-parquet (instruction, input, output, text). A SentencePiece model is trained from it, and both go through the
-preprocessing that a user's data does.
+Python's language reference (`pydoc_data.topics`) and its standard library's docstrings become a parquet file in
+alpaca's format (instruction, input, output, text). A SentencePiece model is trained on it. Then it is preprocessed as a
+user's data is.
 """
 
 from __future__ import annotations
@@ -12,9 +12,7 @@ import io
 import platform
 import shutil
 import sysconfig
-import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,15 +22,7 @@ from filelock import FileLock
 from grok1.config.recipe import Recipe
 from grok1.data.indexed import check_indexed
 from grok1.data.preprocess import preprocess
-
-
-def sample_data(recipe: Recipe) -> tuple[Path, Path]:
-    """(prefix, tokenizer) of the sample corpus in the recipe's vocabulary, cached for the user."""
-    from grok1.data.sample_text import sample_corpus
-
-    corpus = sample_corpus(platformdirs.user_cache_path("grok1-bench"), recipe.model.vocab_size)
-    return corpus.prefix, corpus.tokenizer_path
-
+from grok1.files import whole_folder
 
 _FORMAT = 1  # raise it when what is built below changes: cached corpora of older formats are then left alone
 _LARGEST_VOCABULARY = 16384  # a text of a megabyte supports no more pieces; larger recipes use the first ids
@@ -47,8 +37,7 @@ _PROMPT = (
 )
 
 
-@dataclass(frozen=True)
-class SampleCorpus:
+class SampleCorpus(NamedTuple):
     """A corpus ready to train on."""
 
     prefix: Path  # of the .bin/.idx pair
@@ -60,14 +49,22 @@ class _Answer(NamedTuple):
     output: str
 
 
+def cached_sample_corpus(recipe: Recipe) -> SampleCorpus:
+    """The sample corpus in the recipe's vocabulary, built on first use and kept in the user's cache."""
+    return sample_corpus(platformdirs.user_cache_path("grok1-bench"), recipe.model.vocab_size)
+
+
 def sample_corpus(cache_dir: Path, vocab_size: int) -> SampleCorpus:
-    """The corpus for a vocabulary of at most that many entries, built on first use and cached.
+    """The sample corpus for a vocabulary of at most that many entries, built on first use and cached.
 
     Safe to call from several processes at once: one builds, the others wait for it.
+
+    Raises:
+        ValueError: the vocabulary is too small, or the folder cannot be written.
     """
     if vocab_size < _SMALLEST_VOCABULARY:
         raise ValueError(
-            f"vocab_size {vocab_size} is too small for the sample text; "
+            f"vocab_size {vocab_size} is too small for the sample corpus; "
             f"use at least {_SMALLEST_VOCABULARY}, or give --data"
         )
     size = min(vocab_size, _LARGEST_VOCABULARY)
@@ -78,7 +75,7 @@ def sample_corpus(cache_dir: Path, vocab_size: int) -> SampleCorpus:
             if not _is_whole(folder):
                 _build(folder, size)
     except OSError as error:
-        raise ValueError(f"cannot build the sample text in {cache_dir}: {error.strerror}; give --data") from error
+        raise ValueError(f"cannot build the sample corpus in {cache_dir}: {error.strerror}; give --data") from error
     return _corpus(folder)
 
 
@@ -96,17 +93,12 @@ def _is_whole(folder: Path) -> bool:
 
 
 def _build(folder: Path, vocab_size: int) -> None:
-    """All files in a folder of their own first, so that no reader meets a half-built corpus."""
-    building = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    try:
+    shutil.rmtree(folder, ignore_errors=True)  # a damaged one
+    with whole_folder(folder) as building:
         answers = [*_topics(), *_docstrings()]
         _write_parquet(building / "sample.parquet", answers)
         _train_tokenizer(building / "tokenizer.model", answers, vocab_size)
         preprocess([building / "sample.parquet"], building / "sample", "SentencePiece", building / "tokenizer.model")
-        shutil.rmtree(folder, ignore_errors=True)  # a damaged one
-        building.replace(folder)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
 
 
 def _topics() -> Iterator[_Answer]:

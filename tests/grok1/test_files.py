@@ -1,0 +1,96 @@
+"""Files and folders that appear whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+
+import pytest
+
+from grok1 import files
+
+
+def test_a_file_is_replaced_whole_and_everyone_may_read_it(tmp_path: Path) -> None:
+    target = tmp_path / "new" / "file"
+    files.write_bytes(target, b"old")
+    files.write_text(target, "n\u00e9w")
+    assert target.read_bytes() == "n\u00e9w".encode()
+    assert target.stat().st_mode & 0o777 == 0o644
+    assert list(target.parent.iterdir()) == [target]
+
+
+def test_a_write_that_fails_leaves_the_old_content_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "file"
+    files.write_text(target, "old")
+
+    def interrupt(*_unused: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        files.write_text(target, "new")
+    assert target.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_content_is_on_disk_before_the_name_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+    replace, fsync = os.replace, os.fsync
+
+    def noted_fsync(handle: int) -> None:
+        order.append("fsync")
+        fsync(handle)
+
+    def noted_replace(old: str, new: Path) -> None:
+        order.append("replace")
+        replace(old, new)
+
+    monkeypatch.setattr(os, "fsync", noted_fsync)
+    monkeypatch.setattr(os, "replace", noted_replace)
+    files.write_text(tmp_path / "file", "text")
+    assert order == ["fsync", "replace"]
+
+
+def test_numbers_that_json_lacks_become_null(tmp_path: Path) -> None:
+    files.write_json(tmp_path / "file", {"a": (math.nan, 1.5), "b": [{"c": -math.inf}]})
+    assert json.loads((tmp_path / "file").read_text()) == {"a": [None, 1.5], "b": [{"c": None}]}
+
+
+def test_a_folder_appears_when_its_block_ends(tmp_path: Path) -> None:
+    target = tmp_path / "folder"
+    target.mkdir()  # an empty one is replaced
+    with files.whole_folder(target) as folder:
+        (folder / "file").write_text("text")
+        assert list(target.iterdir()) == []
+    assert list(tmp_path.iterdir()) == [target]
+    assert (target / "file").read_text() == "text"
+
+
+def test_nothing_is_left_of_a_folder_whose_block_fails(tmp_path: Path) -> None:
+    (tmp_path / ".folder.partial").mkdir()
+    (tmp_path / ".folder.partial" / "left").touch()  # by a process that was killed
+
+    def fail() -> None:
+        with files.whole_folder(tmp_path / "folder") as folder:
+            assert list(folder.iterdir()) == []
+            (folder / "file").touch()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_with_content_is_not_replaced(tmp_path: Path) -> None:
+    target = tmp_path / "folder"
+
+    def meet_content() -> None:
+        with files.whole_folder(target):
+            target.mkdir()
+            (target / "file").touch()
+
+    with pytest.raises(OSError, match="not empty"):
+        meet_content()
+    assert list(tmp_path.iterdir()) == [target]
