@@ -15,6 +15,7 @@ from bench.host import host, lost_seconds, seconds_since
 from bench.records.environment import allowed_environment
 from bench.records.record import Record
 from grok1.config.recipe import Recipe
+from grok1.device.kind import Kind
 from grok1.distributed.launch import ONE_MACHINE, Nodes, launch
 from grok1.training.job import Job
 
@@ -24,13 +25,15 @@ _MAX_REASONS = 100  # what a record holds
 def run(
     case: str,
     job: Job,
-    device: str,
+    device: Kind,
     nodes: Nodes = ONE_MACHINE,
     on_event: Callable[[dict[str, Any]], None] = lambda event: None,
 ) -> Record | None:
     """One run of a job as a record; None on the nodes that do not hold rank 0."""
     machine, before = host(), lost_seconds()
-    result = launch(replace(job, times_modules=True), job.recipe, device, nodes, on_event)
+    result = launch(
+        replace(job, times_modules=True), job.recipe, device, nodes, on_event, entry="grok1.training.run:run_rank"
+    )
     if result is None:
         return None
     return make_record(case, job, result, machine | seconds_since(before, lost_seconds()))
