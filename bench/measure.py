@@ -16,6 +16,7 @@ from bench.host import host, lost_seconds, seconds_since
 from bench.records.environment import allowed_environment
 from bench.records.record import MAX_MODULES, MAX_SPANS_OF_RANK, Record
 from grok1.config.recipe import Recipe
+from grok1.device.kind import Kind
 from grok1.distributed.launch import ONE_MACHINE, Nodes, launch
 from grok1.training.job import Job
 from grok1.training.result import Event, RankSamples, RunResult
@@ -27,13 +28,15 @@ MAX_SPANS = 320_000  # of all ranks' timelines together: a record of more is too
 def run(
     case: str,
     job: Job,
-    device: str,
+    device: Kind,
     nodes: Nodes = ONE_MACHINE,
     on_event: Callable[[Event], None] = lambda event: None,
 ) -> Record | None:
     """One run of a job as a record; None on the nodes that do not hold rank 0."""
     machine, before = host(), lost_seconds()
-    result = launch(replace(job, times_modules=True), job.recipe, device, nodes, on_event)
+    result = launch(
+        replace(job, times_modules=True), job.recipe, device, nodes, on_event, entry="grok1.training.run:run_rank"
+    )
     if result is None:
         return None
     return make_record(case, job, result, machine | seconds_since(before, lost_seconds()))

@@ -17,7 +17,7 @@ from bench.judge.verdict import Verdict
 from bench.ledger.schema import Ledger
 from bench.records.record import Record
 from grok1.config.load import load_recipe
-from grok1.device.kind import default_device
+from grok1.device.kind import Kind, chosen_kind
 from grok1.distributed.launch import Nodes
 from grok1.training.job import Job, prepare
 
@@ -38,8 +38,8 @@ class BenchSession:
     history: str = ""  # what became of the records in results/history.jsonl
 
     @property
-    def device(self) -> str:
-        return str(self.config.getoption("--device") or default_device())
+    def device(self) -> Kind:
+        return chosen_kind(self.config.getoption("--device"))
 
     @property
     def results(self) -> Path:

@@ -26,7 +26,7 @@ _NEW_TOKENS = 32
 def test_decode_speed(session: BenchSession, benchmark: Any, tmp_path: Path) -> None:
     """Seconds a decoding step and tokens a second, from a checkpoint of one training step."""
     recipe = load_recipe("grok1-tiny", ONE_RANK)
-    launch(prepare(recipe, 1, save=tmp_path), recipe, session.device)
+    launch(prepare(recipe, 1, save=tmp_path), recipe, session.device, entry="grok1.training.run:run_rank")
     job = prepare_generate(tmp_path, _PROMPTS, Sampling(max_new_tokens=_NEW_TOKENS))
     endless = replace(job, end_token=-1)  # every run then decodes as many tokens
     result: GenerationResult = launch(endless, job.sized, session.device, entry="grok1.generation.decode:run_rank")

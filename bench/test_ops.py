@@ -7,7 +7,6 @@ looks at whole steps. Legend: S sequence, B micro-batch, V vocabulary.
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import pytest
 from bench.session import ONE_RANK, BenchSession
 from grok1.config.load import load_recipe
 from grok1.config.recipe import Recipe
+from grok1.device.kind import Kind, set_kind
 from grok1.distributed.launch import LaunchError, check_machine
 from grok1.training.job import Job, prepare
 
@@ -84,9 +84,9 @@ def parts(session: BenchSession, tmp_path_factory: pytest.TempPathFactory) -> It
 
 
 @contextmanager
-def _one_rank_job(device: str, recipe: Recipe, folder: Path) -> Iterator[Ranks]:
+def _one_rank_job(device: Kind, recipe: Recipe, folder: Path) -> Iterator[Ranks]:
     """This process as the only rank, as the launcher would have started it."""
-    os.environ["GROK1_DEVICE"] = device  # read when the engine is imported, which is below
+    set_kind(device)  # read when the engine is imported, which is below
     from grok1.distributed.groups import joined
     from grok1.distributed.rank_process import prepare_process
     from grok1.distributed.rendezvous import Rendezvous

@@ -15,6 +15,7 @@ import typer
 from grok1.cli import console
 from grok1.config.load import load_recipe, recipe_names
 from grok1.config.recipe import Recipe
+from grok1.device.kind import Kind, chosen_kind, set_kind
 
 if TYPE_CHECKING:
     from grok1.training.result import Event
@@ -60,7 +61,7 @@ def train(
     if profile is not None:
         world_size = chosen.parallel.world_size
         job = replace(job, profile=profile_request(profile, profile_ranks, profile_dir, steps, world_size))
-    kind = _device(device)
+    kind = chosen_kind(device)
     nodes = Nodes(nnodes, node_rank, master_addr, master_port, nproc_per_node)
     result = _run(job, chosen, kind, nodes, lambda event: print(_line(event, chosen, steps), flush=True))
     if result is None:
@@ -74,21 +75,12 @@ def train(
         raise RuntimeError(f"step {result.steps[-1].step + 1}: loss or grad norm is not a number; the run is void")
 
 
-def _device(named: str | None) -> str:
-    from grok1.device.kind import default_device
-
-    kind = named or os.environ.get("GROK1_DEVICE") or default_device()
-    if kind not in ("cpu", "cuda", "npu"):
-        raise ValueError(f"--device {kind} is none of cpu, cuda, npu")
-    return kind
-
-
 def _run(
-    job: Any, recipe: Recipe, kind: str, nodes: Any, on_event: Any, entry: str = "grok1.training.run:run_rank"
+    job: Any, recipe: Recipe, kind: Kind, nodes: Any, on_event: Any, entry: str = "grok1.training.run:run_rank"
 ) -> Any:
     """What the job's first rank returns; None on other ranks under torchrun or Slurm."""
     if "RANK" in os.environ or "SLURM_PROCID" in os.environ:
-        os.environ.setdefault("GROK1_DEVICE", kind)
+        set_kind(kind)
         os.environ.setdefault("OMP_NUM_THREADS", "1")
         from grok1.distributed.rank_process import prepare_process
         from grok1.distributed.rendezvous import rendezvous_from_environment
@@ -105,7 +97,7 @@ def _run(
             return getattr(importlib.import_module(module), name)(job, where, on_event)
     from grok1.distributed.launch import launch
 
-    return launch(job, recipe, kind, nodes, on_event, entry)
+    return launch(job, recipe, kind, nodes, on_event, entry=entry)
 
 
 def _line(event: Event, recipe: Recipe, total: int) -> str:
@@ -138,7 +130,7 @@ def verify(
     from grok1.fidelity.job import VerifyJob
 
     job = VerifyJob(recipe, dump.path)
-    result = _run(job, recipe, _device(device), ONE_MACHINE, lambda event: None, "grok1.fidelity.verify:run_rank")
+    result = _run(job, recipe, chosen_kind(device), ONE_MACHINE, lambda event: None, "grok1.fidelity.verify:run_rank")
     if result is None:
         return
     print(comparison_table(result))
@@ -173,7 +165,9 @@ def generate(
     prompts = [*(prompt or []), *(read_prompts(prompts_file) if prompts_file else [])]
     sampling = Sampling(max_new_tokens, temperature, top_p, seed)
     job = prepare_generate(load, prompts, sampling, recipe, overrides or [], tokenizer)
-    result = _run(job, job.sized, _device(device), ONE_MACHINE, lambda event: None, "grok1.generation.decode:run_rank")
+    result = _run(
+        job, job.sized, chosen_kind(device), ONE_MACHINE, lambda event: None, "grok1.generation.decode:run_rank"
+    )
     if result is None:
         return
     print(transcript(result))

@@ -28,13 +28,14 @@ DOOR, GROUPS = "grok1/megatron/door.py", "grok1/distributed/groups.py"
 ACCELERATOR = "grok1/device/accelerator.py"  # the part of the seam that hands torch_npu and MindSpeed their words
 SEAM = "grok1/device/seam.py"
 MEASURING = "grok1/device/measuring.py"  # torch_npu's own profiler
+KIND = "grok1/device/kind.py"
 PATCHES = "grok1/megatron/patches.py"
 PATCHING_ROOMS = ("grok1/device/", "grok1/megatron/")
 ACCELERATOR_PACKAGES = {"megatron", "mindspeed", "torch_npu"}
 
 # The edges, where the outside world is read; everything else is handed what it needs.
 ENVIRONMENT_READERS = {
-    "grok1/device/kind.py",  # what the launcher said
+    KIND,  # what the launcher said
     MEASURING,  # OPENBLAS_CORETYPE
     ACCELERATOR,  # where CANN is installed
     GROUPS,
@@ -46,9 +47,14 @@ ENVIRONMENT_READERS = {
     "grok1/distributed/rendezvous.py",  # how torchrun and Slurm tell a rank who it is
     "bench/measure.py",  # the allow-list of variables that a record keeps
     "bench/conftest.py",  # GITHUB_STEP_SUMMARY
-    "bench/test_ops.py",  # becomes a rank itself, so it says on which device
-    "reports/__main__.py",  # the same
+    "reports/__main__.py",  # GITHUB_STEP_SUMMARY
 }
+
+DEVICE_WORDS = ("GROK1_DEVICE", "/dev/nvidiactl", "/dev/davinci_manager", "_grok1_device")
+DEVICE_WORDS_ELSEWHERE = {("bench/ab/sides.py", "GROK1_DEVICE")}  # unsets it for the runs of both sides
+DEVICE_QUESTIONS = ("torch.cuda.is_available", "torch.accelerator.current_accelerator", "torch.version.hip")
+
+ABOVE_THE_LAUNCHER = r"(bench|reports|tests|grok1\.(cli|fidelity|training|generation|model|kernels|weights|data))\b[.:]"
 
 # [.] and [-] keep these expressions from matching their own source
 MACHINE_PATH = re.compile(r"(?<![\w.:~/$}])/(?:work|tmp|root|home|Users|opt)(?:/|\b)")
@@ -104,6 +110,30 @@ def environment_is_read_at_the_edges(path: str, tree: ast.Module) -> Iterator[st
             yield f"{path}:{_line(node)} touches the environment; pass the value in"
 
 
+def one_place_knows_the_device(path: str, tree: ast.Module) -> Iterator[str]:
+    """Which device a process is for is asked of kind.py: nobody else reads the variable, the device files or torch."""
+    if path == KIND:
+        return
+    for node in ast.walk(tree):
+        word = node.value if isinstance(node, ast.Constant) else None
+        if word in DEVICE_WORDS and (path, word) not in DEVICE_WORDS_ELSEWHERE:
+            yield f"{path}:{_line(node)} names {word!r}; ask grok1.device.kind"
+        asks_torch = isinstance(node, ast.Attribute) and ast.unparse(node) in DEVICE_QUESTIONS
+        if asks_torch or _mentions(node, "KIND_VARIABLE"):
+            yield f"{path}:{_line(node)} uses {ast.unparse(node)}; ask grok1.device.kind"
+
+
+def launcher_names_no_entry(path: str, tree: ast.Module) -> Iterator[str]:
+    """What ranks run is the caller's to say: grok1.distributed names no module above it, in words either."""
+    if not path.startswith("grok1/distributed/"):
+        return
+    for node in ast.walk(tree):
+        words = [node.value] if isinstance(node, ast.Constant) and isinstance(node.value, str) else _imported(node)
+        for word in words:
+            if re.match(ABOVE_THE_LAUNCHER, word):
+                yield f"{path}:{_line(node)} names {word}; take it from the caller"
+
+
 def text_names_no_machine(path: str, text: str) -> Iterator[str]:
     """Nothing that only holds on one machine: absolute paths, registries."""
     for number, line in enumerate(text.splitlines(), start=1):
@@ -130,6 +160,8 @@ RULES: list[Rule] = [
     only_two_rooms_patch,
     names_shadow_nothing,
     environment_is_read_at_the_edges,
+    one_place_knows_the_device,
+    launcher_names_no_entry,
 ]
 
 
@@ -176,6 +208,16 @@ def test_pins_lie_within_the_declared_ranges() -> None:
         (names_shadow_nothing, "grok1/utils.py", ""),
         (environment_is_read_at_the_edges, "grok1/model/model.py", "import os\nos.environ['A'] = '1'"),
         (environment_is_read_at_the_edges, "bench/judge/gate.py", "from os import getenv"),
+        (one_place_knows_the_device, "grok1/__main__.py", "import os\nos.environ['GROK1_DEVICE']"),
+        (one_place_knows_the_device, "bench/session.py", "from grok1.device.kind import KIND_VARIABLE"),
+        (one_place_knows_the_device, "grok1/distributed/launch.py", "import os\nos.path.exists('/dev/nvidiactl')"),
+        (one_place_knows_the_device, "grok1/device/seam.py", "import torch\ntorch.cuda.is_available()"),
+        (
+            launcher_names_no_entry,
+            "grok1/distributed/launch.py",
+            "def launch(entry='grok1.training.run:run_rank'): ...",
+        ),
+        (launcher_names_no_entry, "grok1/distributed/preload.py", "import grok1.training.run"),
     ],
 )
 def test_a_file_that_breaks_a_rule_is_named(tmp_path: Path, rule: Rule, path: str, source: str) -> None:
@@ -193,7 +235,8 @@ def test_the_files_that_may_do_so_are_left_alone() -> None:
     assert not list(
         only_two_rooms_patch("grok1/model/model.py", ast.parse("import torch\nself.weight.shared = torch.x"))
     )
-    assert not list(environment_is_read_at_the_edges("grok1/device/kind.py", ast.parse("import os\nos.environ['A']")))
+    assert not list(environment_is_read_at_the_edges(KIND, ast.parse("import os\nos.environ['A']")))
+    assert not list(one_place_knows_the_device(KIND, ast.parse("import os\nos.environ['GROK1_DEVICE']")))
 
 
 @pytest.mark.parametrize("text", ["see /" + "work/notes", "DATA=/" + "tmp/x", "(/" + "root)", "--index" + "-url x"])

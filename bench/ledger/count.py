@@ -52,7 +52,7 @@ def count(recipe: Recipe, ranks: Sequence[int] | None = None, shares: Sequence[f
         )
     alike = per_stage if ranks is None else 1
     jobs = [(recipe, rank, routing, alike) for rank in chosen]
-    with ProcessPoolExecutor(min(_PROCESSES, len(jobs)), mp_context=rank_context("cpu")) as pool:
+    with ProcessPoolExecutor(min(_PROCESSES, len(jobs)), mp_context=rank_context("cpu", "grok1.training.dry")) as pool:
         results = list(pool.map(_count_rank, jobs))
     unknown_operators: dict[str, int] = {}
     for _, names, _ in results:

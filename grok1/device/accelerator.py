@@ -146,19 +146,6 @@ def use_cuda(local_ranks: int = 1) -> None:
     _refuse_too_few("cuda", found, local_ranks, "CUDA_VISIBLE_DEVICES")
 
 
-def check_grouped_gemm(kind: str) -> None:
-    """Refuse `kernels.experts` grouped where nothing computes it; on an NPU MindSpeed does, which is checked first."""
-    if kind == "cpu":
-        raise DeviceError(
-            "kernels.experts grouped: a CPU has no grouped GEMM; set kernels.experts=fused, or use --device cuda or npu"
-        )
-    if kind == "cuda" and not installed("grouped_gemm"):
-        raise DeviceError(
-            "kernels.experts grouped needs the package grouped_gemm on cuda, which is not installed; "
-            "install it (docs/gpus.md), or set kernels.experts=sequential"
-        )
-
-
 def _refuse_late_call() -> None:
     if "megatron.core" in sys.modules:
         raise DeviceError(

@@ -1,54 +1,96 @@
-"""Which device this process is for: cpu, cuda or npu. No torch until it is asked."""
+"""Which device this process is for: cpu, cuda or npu. The only place that decides it; no torch."""
 
 from __future__ import annotations
 
 import importlib.util
 import os
 import sys
-from typing import Any, Literal
+from typing import Literal
 
 Kind = Literal["cpu", "cuda", "npu"]
 KINDS: tuple[Kind, ...] = ("cpu", "cuda", "npu")
-KIND_VARIABLE = "GROK1_DEVICE"  # how a launcher tells its ranks; a rank cannot change its mind later
+KIND_VARIABLE = "GROK1_DEVICE"  # how a launcher tells its ranks
+
+_activated: Kind | None = None  # what torch was made ready for in this process, which cannot change
 
 
 class DeviceError(ValueError):
-    """The asked-for device cannot be used here; the message says what is missing and what to do."""
+    """The requested device cannot be used here; the message says what is missing and what to do."""
+
+
+def device_kind() -> Kind:
+    """The device of this process: the one that torch was made ready for, else `chosen_kind()`."""
+    return _activated or chosen_kind()
+
+
+def chosen_kind(option: str | None = None) -> Kind:
+    """The device that `--device` names, else the one that the launcher named, else the one that this machine has.
+
+    Raises:
+        DeviceError: what was named is no device.
+    """
+    if option:
+        return _checked(option, f"--device {option} is none of {', '.join(KINDS)}")
+    named = os.environ.get(KIND_VARIABLE)
+    if named:
+        remedy = f"unset {KIND_VARIABLE} or choose one"
+        return _checked(named, f"device {named!r} is none of {', '.join(KINDS)}; {remedy}")
+    return _machine_kind()
+
+
+def set_kind(kind: Kind) -> None:
+    """Name the device for this process and all that it starts.
+
+    Raises:
+        DeviceError: another one is named already; ranks that were started cannot change.
+    """
+    named = os.environ.get(KIND_VARIABLE)
+    if named and named != kind:
+        raise DeviceError(f"this process already runs ranks on {named}; start another one for {kind}")
+    os.environ[KIND_VARIABLE] = kind
+
+
+def activated_kind() -> Kind | None:
+    """The device that torch was made ready for in this process, if it was."""
+    return _activated
+
+
+def set_activated_kind(kind: Kind) -> None:
+    """For grok1.device.seam: torch was made ready for this device."""
+    global _activated
+    _activated = kind
 
 
 def installed(module: str) -> bool:
-    """Whether it can be imported, without importing it (its parents are)."""
+    """Whether the module can be imported. Imports its parents, but not the module itself."""
     try:
         return importlib.util.find_spec(module) is not None
     except (ModuleNotFoundError, ValueError):  # no parent package, or a module without a spec
         return module in sys.modules
 
 
-def detect() -> Kind:
-    """The device this machine has: npu, else cuda, else cpu."""
-    import torch
-
-    if installed("torch_npu"):
-        return "npu"
-    return "cuda" if torch.cuda.device_count() else "cpu"
-
-
-def device_kind() -> Kind:
-    """The device of this process: what it was activated for, else what the launcher said, else what there is."""
-    torch: Any = sys.modules.get("torch")
-    if hasattr(torch, "_grok1_device"):
-        active: Kind = torch._grok1_device
-        return active
-    named = os.environ.get(KIND_VARIABLE, "")
-    if not named:
-        return detect()
-    if named not in KINDS:
-        raise DeviceError(f"device {named!r} is none of {', '.join(KINDS)}; unset {KIND_VARIABLE} or choose one")
-    return named
+def check_grouped_gemm(kind: Kind) -> None:
+    """Refuse `kernels.experts` grouped where nothing computes it; on an NPU MindSpeed does, which is checked first."""
+    if kind == "cpu":
+        raise DeviceError(
+            "kernels.experts grouped: a CPU has no grouped GEMM; set kernels.experts=fused, or use --device cuda or npu"
+        )
+    if kind == "cuda" and not installed("grouped_gemm"):
+        raise DeviceError(
+            "kernels.experts grouped needs the package grouped_gemm on cuda, which is not installed; "
+            "install it (docs/gpus.md), or set kernels.experts=sequential"
+        )
 
 
-def default_device() -> str:
-    """npu or cuda where the machine has one, else cpu; imports torch only where an accelerator is likely."""
+def _machine_kind() -> Kind:
+    """By the device files that a driver makes: to ask torch would take seconds, and starts the driver."""
     if os.path.exists("/dev/davinci_manager"):
         return "npu"
     return "cuda" if os.path.exists("/dev/nvidiactl") else "cpu"
+
+
+def _checked(name: str, complaint: str) -> Kind:
+    for kind in KINDS:
+        if kind == name:
+            return kind
+    raise DeviceError(complaint)

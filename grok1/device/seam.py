@@ -21,7 +21,7 @@ from grok1.device.accelerator import (
     use_npu,
 )
 from grok1.device.cpu import use_cpu
-from grok1.device.kind import DeviceError, Kind, device_kind
+from grok1.device.kind import DeviceError, Kind, activated_kind, device_kind, set_activated_kind
 from grok1.device.traffic import count_traffic
 
 _BACKENDS: dict[Kind, str] = {"cpu": gloo.BACKEND, "cuda": "nccl", "npu": "hccl"}
@@ -29,9 +29,9 @@ _BACKENDS: dict[Kind, str] = {"cpu": gloo.BACKEND, "cuda": "nccl", "npu": "hccl"
 
 def activate() -> Kind:
     """Make torch.cuda mean this process's device. Must run before megatron is imported; later calls do nothing."""
+    if (active := activated_kind()) is not None:
+        return active
     chosen = device_kind()
-    if getattr(torch, "_grok1_device", None) == chosen:
-        return chosen
     if "megatron.core" in sys.modules:
         raise DeviceError("megatron was imported before grok1.device.seam; import grok1.megatron.door first")
     if chosen == "npu":
@@ -41,7 +41,7 @@ def activate() -> Kind:
     else:
         use_cpu()
     count_traffic()
-    torch._grok1_device = chosen  # type: ignore[attr-defined]  # a mark on torch itself: patches are process-wide
+    set_activated_kind(chosen)
     return chosen
 
 

@@ -1,12 +1,12 @@
 """Starting ranks: N processes on this machine from one forkserver, watched until all end or one fails.
 
-The forkserver imports torch and megatron once and forks the ranks, which takes seconds where separate
-interpreters take minutes. This module imports neither, so a command that refuses its input does so at once.
+The forkserver imports torch, megatron and the entry's module once and forks the ranks. This takes seconds where
+separate interpreters take minutes. This module imports none of them, so a command that refuses its input does so at
+once. What the ranks run is the caller's choice: an entry point, "module:function".
 """
 
 from __future__ import annotations
 
-import importlib
 import multiprocessing
 import os
 import signal
@@ -23,8 +23,9 @@ from typing import Any
 import psutil
 
 from grok1.config.recipe import Recipe
-from grok1.device.kind import KIND_VARIABLE
+from grok1.device.kind import Kind, check_grouped_gemm, set_kind
 from grok1.distributed.rank_process import rank_main
+from grok1.distributed.rendezvous import Rendezvous
 
 _SHARE_OF_FREE_MEMORY = 0.9  # on a CPU other programs want some; a device's memory is all ours
 _PROCESS_BYTES = 128 << 20  # what a rank needs beside its model: torch's and gloo's own, not shared with the forkserver
@@ -41,6 +42,9 @@ _MEMORY_SETTINGS = {
 _COMMANDS = ("pytest", "grok1.__main__")
 _SETTLE_SECONDS = 2.0  # after a first failure, time for an earlier one to arrive
 _STOP_SECONDS = 3.0
+
+
+OnEvent = Callable[[Any], None]  # gets what an entry emits: whatever the entry and its caller agreed on
 
 
 class LaunchError(ValueError):
@@ -82,24 +86,27 @@ ONE_MACHINE = Nodes()
 
 
 def launch(
-    job: Any,
+    job: object,
     recipe: Recipe,
-    device: str,
+    device: Kind,
     nodes: Nodes = ONE_MACHINE,
-    on_event: Callable[[Any], None] = lambda event: None,
-    entry: str = "grok1.training.run:run_rank",
+    on_event: OnEvent = lambda event: None,
+    *,
+    entry: str,
     timeout_seconds: float = 600.0,
 ) -> Any:
     """Run `entry(job, rendezvous, emit)` on every rank of this machine; returns what its first rank returned.
 
+    `entry` is "module:function". `job` and the result are pickled; `on_event` gets each dict that a rank emits.
+
     Raises:
-        LaunchError: the job does not fit this machine; nothing was started.
+        LaunchError, DeviceError: the job does not fit this machine or this device; nothing was started.
         RankFailedError: a rank failed; all others were ended.
     """
     world_size = recipe.parallel.world_size
     local = nodes.local_ranks(world_size)
     check_machine(recipe, device, local)
-    context = rank_context(device)
+    context = rank_context(device, entry.partition(":")[0])
     with tempfile.TemporaryDirectory(prefix="grok1-") as folder:
         url = f"file://{folder}/rendezvous"
         if nodes.nnodes > 1:
@@ -109,32 +116,27 @@ def launch(
         ranks = []
         try:
             for index in range(local):
-                where = {
-                    "url": url,
-                    "rank": nodes.node_rank * local + index,
-                    "world_size": world_size,
-                    "local_rank": index,
-                    "ranks_per_node": local,
-                    "timeout_seconds": timeout_seconds,
-                }
+                rank = nodes.node_rank * local + index
+                where = Rendezvous(url, rank, world_size, index, local, timeout_seconds)
                 ranks.append(_start(context, entry, job, where))
             return _Watch(ranks, on_event).until_done()
         finally:
             _stop([process for process, _ in ranks])
 
 
-def check_machine(recipe: Recipe, device: str, local_ranks: int) -> None:
+def check_machine(recipe: Recipe, device: Kind, local_ranks: int) -> None:
     """Refuse what this machine cannot hold or compute, before any process starts."""
     if device == "cpu":
         available = int(psutil.virtual_memory().available * _SHARE_OF_FREE_MEMORY)
         needed, where = (recipe.bytes_per_rank() + _PROCESS_BYTES) * local_ranks, f"{local_ranks} ranks on this machine"
     else:
-        seam = importlib.import_module("grok1.device.seam")
+        from grok1.device import seam
+
         seam.check_available(device, local_ranks)
         available = seam.memory_bytes(device)
         needed, where = recipe.bytes_per_rank(), f"one rank on {device}"
     if recipe.kernels.experts == "grouped":
-        importlib.import_module("grok1.device.accelerator").check_grouped_gemm(device)
+        check_grouped_gemm(device)
     if needed > available:
         raise LaunchError(
             f"recipe {recipe.name} needs about {needed / 2**30:.1f} GiB for {where}, of which "
@@ -142,18 +144,19 @@ def check_machine(recipe: Recipe, device: str, local_ranks: int) -> None:
         )
 
 
-def rank_context(device: str) -> multiprocessing.context.ForkServerContext:
-    """The forkserver, with the environment that its ranks inherit; one device a process, it cannot change later."""
-    running = os.environ.get(KIND_VARIABLE)
-    if running not in (None, device):
-        raise LaunchError(f"this process already runs ranks on {running}; start another one for {device}")
-    os.environ[KIND_VARIABLE] = device
+def rank_context(device: Kind, *modules: str) -> multiprocessing.context.ForkServerContext:
+    """The forkserver, with the environment that its ranks inherit. A process has one device, for good.
+
+    On a CPU the forkserver imports `modules` before it forks. It starts once, so those of the first call count.
+    """
+    set_kind(device)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     context = multiprocessing.get_context("forkserver")
     if device == "cpu":
         for name, value in _MEMORY_SETTINGS.items():
             os.environ.setdefault(name, value)
-        context.set_forkserver_preload([*(name for name in _COMMANDS if name in sys.modules), "grok1.training.preload"])
+        commands = [name for name in _COMMANDS if name in sys.modules]
+        context.set_forkserver_preload([*commands, "grok1.distributed.preload", *modules])
     else:
         # a driver that was asked anything before the fork does not work after it: each rank imports for itself
         context.set_forkserver_preload([])
@@ -172,7 +175,7 @@ def _check_port_free(port: int) -> None:
 
 
 def _start(
-    context: multiprocessing.context.ForkServerContext, entry: str, job: Any, where: dict[str, Any]
+    context: multiprocessing.context.ForkServerContext, entry: str, job: object, where: Rendezvous
 ) -> tuple[BaseProcess, Connection]:
     ours, theirs = context.Pipe()
     process = context.Process(target=rank_main, args=(entry, job, where, theirs))
@@ -184,7 +187,7 @@ def _start(
 class _Watch:
     """Reads the ranks' messages until all are done or one has failed."""
 
-    def __init__(self, ranks: list[tuple[BaseProcess, Connection]], on_event: Callable[[Any], None]) -> None:
+    def __init__(self, ranks: list[tuple[BaseProcess, Connection]], on_event: OnEvent) -> None:
         self._ranks = dict(enumerate(ranks))
         self._on_event = on_event
         self._results: dict[int, Any] = {}

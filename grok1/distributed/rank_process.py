@@ -11,24 +11,22 @@ import time
 import traceback
 import warnings
 from multiprocessing.connection import Connection
-from typing import Any
 
-from grok1.device.kind import KIND_VARIABLE, device_kind
+from grok1.device.kind import device_kind
 from grok1.distributed.rendezvous import Rendezvous
 
 
-def rank_main(entry: str, job: Any, where: dict[str, Any], results: Connection) -> None:
+def rank_main(entry: str, job: object, where: Rendezvous, results: Connection) -> None:
     """First code of a rank: run the entry, send what it says; never outlive the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    if os.environ[KIND_VARIABLE] == "cpu":
+    if device_kind() == "cpu":
         _take_turns()
     _end_with_launcher(results)
     try:
         module, name = entry.split(":")
         prepare_process()
-        rendezvous = Rendezvous(**where)
         run = getattr(importlib.import_module(module), name)
-        outcome = run(job, rendezvous, lambda event: results.send(("event", event)))
+        outcome = run(job, where, lambda event: results.send(("event", event)))
         results.send(("result", outcome))
     except ValueError as error:  # the user's input; only one line of it is of use
         results.send(("refused", time.time(), str(error), traceback.format_exc()))

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-import torch
-
 from grok1.config.recipe import Recipe
 from grok1.data.batches import Batches, BatchSource, training_split
 from grok1.distributed.groups import Ranks, joined
 from grok1.distributed.rendezvous import Rendezvous
+from grok1.megatron.protocols import DdpModel
 from grok1.model.model import build_model
 from grok1.training.job import Job
 from grok1.training.optimizer import build_optimizer
@@ -40,7 +39,7 @@ def build_stepper(
     ranks: Ranks,
     batches: BatchSource,
     *,
-    prepare: Callable[[torch.nn.Module], None] = lambda model: None,
+    prepare: Callable[[DdpModel], None] = lambda model: None,
     timers: PhaseTimers | None = None,
     with_values: bool = True,
 ) -> Stepper:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
 
 import torch
 
@@ -11,9 +10,10 @@ from grok1.config.recipe import Training
 from grok1.device.kind import device_kind
 from grok1.megatron.door import OptimizerConfig, OptimizerParamScheduler, get_megatron_optimizer
 from grok1.megatron.instances import clip_and_step, skip_unread_work, use_fused_adamw
+from grok1.megatron.protocols import DdpModel, MegatronOptimizer, Scheduler
 
 
-def build_optimizer(model: torch.nn.Module, training: Training) -> tuple[Any, Any]:
+def build_optimizer(model: DdpModel, training: Training) -> tuple[MegatronOptimizer, Scheduler]:
     """(optimizer, learning-rate scheduler) over this rank's shards."""
     config = OptimizerConfig(
         optimizer="adam",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,7 @@ from grok1.megatron.door import (
     get_forward_backward_func,
     get_model_config,
 )
+from grok1.megatron.protocols import DdpModel, MegatronOptimizer, Scheduler
 from grok1.training.expert_load import ExpertLoad
 from grok1.training.result import StepMetrics
 from grok1.training.timers import PhaseTimers
@@ -47,9 +49,9 @@ class Stepper:
         self,
         recipe: Recipe,
         ranks: Ranks,
-        model: torch.nn.Module,
-        optimizer: Any,
-        scheduler: Any,
+        model: DdpModel,
+        optimizer: MegatronOptimizer,
+        scheduler: Scheduler,
         batches: BatchSource,
         timers: PhaseTimers | None = None,
     ) -> None:
@@ -87,7 +89,7 @@ class Stepper:
                 step=step,
                 loss=loss,
                 aux_loss=aux_loss,
-                grad_norm=float(grad_norm),
+                grad_norm=math.nan if grad_norm is None else float(grad_norm),
                 learning_rate=learning_rate,
                 skipped=not updated,
             ),
@@ -103,7 +105,7 @@ class Stepper:
     def accumulate(self, batches: list[Batch]) -> list[Tensor]:
         """Forward and backward of the micro-batches, gradients reduced; the last stage's losses."""
         with self.timers.phase("optimizer"):
-            self.model.zero_grad_buffer()  # type: ignore[operator]
+            self.model.zero_grad_buffer()
             self.optimizer.zero_grad()
         losses = self._forward_backward(
             forward_step_func=forward_step,

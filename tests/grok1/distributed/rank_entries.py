@@ -17,6 +17,8 @@ import torch
 from grok1.distributed.groups import joined
 from grok1.training import assembly, run, step
 
+_IMPORTED_BY = os.getpid()
+
 
 def raise_on_rank_one(_job: Any, where: Any, _emit: Any) -> None:
     """Rank 1 raises; the others wait, as they would in a collective."""
@@ -72,10 +74,16 @@ def train_and_say_the_weights(job: Any, where: Any, emit: Any) -> Any:
 
 
 def say_what_was_imported(job: Any, where: Any, emit: Any) -> Any:
-    """What a rank had to import for itself, and whether torch's compiler is among all it has."""
+    """What a rank imported itself, whether this module too, and whether it has torch's compiler."""
     before = set(sys.modules)
     result = run.run_rank(job, where, emit)
-    emit({"imported": sorted(set(sys.modules) - before), "compiler": "torch._inductor.compile_fx" in sys.modules})
+    emit(
+        {
+            "own": os.getpid() == _IMPORTED_BY,
+            "imported": sorted(set(sys.modules) - before),
+            "compiler": "torch._inductor.compile_fx" in sys.modules,
+        }
+    )
     return result
 
 

@@ -22,6 +22,7 @@ from grok1.distributed.launch import LaunchError, Nodes, RankFailedError, check_
 from grok1.training.job import Job
 from tests.grok1.conftest import ROOT, TWO_RANKS, MakeJob, run_python
 
+TRAINING = "grok1.training.run:run_rank"
 SOON_SECONDS = 30  # the promise: a failed rank ends the run within this
 
 
@@ -109,6 +110,29 @@ def test_ending_the_launcher_ends_every_rank(number: signal.Signals, tmp_path: P
     assert not left
 
 
+@pytest.fixture(scope="module")
+def fresh_command(make_job: MakeJob, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What `_numbers` and `_imports` give in an interpreter of their own, whose forkserver this entry starts."""
+    jobs = make_job(3), make_job(2, *TWO_RANKS)
+    script = tmp_path_factory.mktemp("fresh") / "run.py"
+    script.write_text(
+        textwrap.dedent(
+            f"""
+            import json, pickle, sys
+            sys.path.insert(0, {str(ROOT)!r})
+            from tests.grok1.distributed.test_launch import _imports, _numbers
+
+            if __name__ == "__main__":
+                job, small = pickle.loads({pickle.dumps(jobs)!r})
+                print(json.dumps({{"imports": _imports(small), "numbers": _numbers(job)}}))
+            """
+        )
+    )
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, cwd=ROOT, check=True)
+    said: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return said
+
+
 def _numbers(job: Job) -> dict[str, Any]:
     """What the job computes: each step's numbers, and a digest of each rank's weights."""
     weights: dict[str, str] = {}
@@ -127,44 +151,37 @@ def _numbers(job: Job) -> dict[str, Any]:
     return {"steps": [asdict(step) for step in result.steps], "weights": weights}
 
 
-def test_a_run_after_others_is_bitwise_that_of_a_fresh_command(make_job: MakeJob, tmp_path: Path) -> None:
+def test_a_run_after_others_is_bitwise_that_of_a_fresh_command(
+    make_job: MakeJob, fresh_command: dict[str, Any]
+) -> None:
     job = make_job(3)
-    script = tmp_path / "run.py"
-    script.write_text(
-        textwrap.dedent(
-            f"""
-            import json, pickle, sys
-            sys.path.insert(0, {str(ROOT)!r})
-            from tests.grok1.distributed.test_launch import _numbers
-
-            if __name__ == "__main__":
-                print(json.dumps(_numbers(pickle.loads({pickle.dumps(job)!r}))))
-            """
-        )
-    )
     first = _numbers(job)
     _numbers(make_job(2, *TWO_RANKS, "training.seed=7"))
     again = _numbers(job)
-    fresh = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, cwd=ROOT, check=True)
     assert len(first["weights"]) == job.recipe.parallel.world_size
-    assert first == again == json.loads(fresh.stdout.splitlines()[-1])
+    assert first == again == fresh_command["numbers"]
 
 
-def test_a_rank_finds_all_it_needs_imported_but_no_compiler(make_job: MakeJob) -> None:
+def _imports(job: Job) -> list[dict[str, Any]]:
+    """What each rank says of its imports."""
     said: list[Any] = []
-    job = make_job(2, *TWO_RANKS)
     launch(
         job, job.recipe, "cpu", on_event=said.append, entry="tests.grok1.distributed.rank_entries:say_what_was_imported"
     )
-    found = [event for event in said if isinstance(event, dict) and "imported" in event]
+    return [event for event in said if isinstance(event, dict) and "imported" in event]
+
+
+def test_a_rank_finds_all_it_needs_imported_but_no_compiler(fresh_command: dict[str, Any]) -> None:
+    found = fresh_command["imports"]
     assert len(found) == 2
     for event in found:
         assert len(event["imported"]) < 10, event["imported"]
+        assert not event["own"], "the forkserver should have imported the entry's module"
         assert not event["compiler"]
 
 
 def test_the_forkserver_ends_without_taking_apart_what_it_imported() -> None:
-    done = run_python("import atexit\natexit.register(print, 'taken apart')\nimport grok1.training.preload", "cpu")
+    done = run_python("import atexit\natexit.register(print, 'taken apart')\nimport grok1.distributed.preload", "cpu")
     assert (done.returncode, done.stdout) == (0, "")
 
 
@@ -175,7 +192,7 @@ def test_a_port_in_use_is_refused_before_any_rank_starts(make_job: MakeJob) -> N
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(LaunchError, match=f"port {port} cannot be used .*--master-port"):
-            launch(job, job.recipe, "cpu", Nodes(nnodes=2, nproc_per_node=1, master_port=port))
+            launch(job, job.recipe, "cpu", Nodes(nnodes=2, nproc_per_node=1, master_port=port), entry=TRAINING)
 
 
 @pytest.mark.parametrize(
@@ -189,7 +206,7 @@ def test_a_port_in_use_is_refused_before_any_rank_starts(make_job: MakeJob) -> N
 def test_processes_that_do_not_make_up_the_world_are_refused(make_job: MakeJob, nodes: Nodes, complaint: str) -> None:
     job = make_job(1, *TWO_RANKS)
     with pytest.raises(LaunchError, match=complaint):
-        launch(job, job.recipe, "cpu", nodes)
+        launch(job, job.recipe, "cpu", nodes, entry=TRAINING)
 
 
 def test_a_recipe_too_large_for_the_machine_is_refused() -> None:

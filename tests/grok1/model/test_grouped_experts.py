@@ -16,7 +16,7 @@ import pytest
 
 from grok1.config.load import load_recipe
 from grok1.config.recipe import Recipe
-from grok1.device import accelerator
+from grok1.device import accelerator, kind
 from grok1.distributed.launch import LaunchError, check_machine
 from grok1.training.result import RunResult
 from grok1.weights.folder import StoredCheckpoint
@@ -90,12 +90,12 @@ def test_a_cpu_is_refused_before_anything_starts() -> None:
 
 
 def test_cuda_without_the_package_is_refused_with_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(accelerator, "installed", lambda module: module != "grouped_gemm")
+    monkeypatch.setattr(kind, "installed", lambda module: module != "grouped_gemm")
     with pytest.raises(ValueError, match=r"package grouped_gemm .*docs/gpus.md.*kernels.experts=sequential"):
-        accelerator.check_grouped_gemm("cuda")
-    monkeypatch.setattr(accelerator, "installed", lambda module: True)
-    accelerator.check_grouped_gemm("cuda")
-    accelerator.check_grouped_gemm("npu")  # MindSpeed's, whose presence is checked with the device
+        kind.check_grouped_gemm("cuda")
+    monkeypatch.setattr(kind, "installed", lambda module: True)
+    kind.check_grouped_gemm("cuda")
+    kind.check_grouped_gemm("npu")  # MindSpeed's, whose presence is checked with the device
 
 
 @pytest.mark.skipif(importlib.util.find_spec("grouped_gemm") is not None, reason="grouped_gemm is installed")
