@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from bench.judge.attribution import Attribution
 from bench.judge.evidence import FAMILY_ERROR
-from bench.judge.metrics import STEP, metric_of
-from bench.judge.verdict import RATE, Row, Verdict
+from bench.judge.metrics import RATE, STEP, metric_of
+from bench.judge.verdict import Row, Verdict
 from reports.case import CaseResult
 from reports.markdown import table, text
 from reports.tables import gibibytes, more, percent

@@ -12,9 +12,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from bench.ab.looks import Figures, order, sequential
 from bench.ab.outcome import Outcome, Pair, concluded, side_used
 from bench.ab.request import Request
+from bench.ab.sequential import Figures, order, sequential
 from bench.ab.show import Show, shown
 from bench.ab.sides import Name, Side, run, side
 from bench.cases import select

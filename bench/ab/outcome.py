@@ -9,16 +9,18 @@ from typing import Annotated, Literal
 from pydantic import Field
 from tabulate import tabulate
 
-from bench.ab.looks import Figures, State, deciding
+from bench.ab.sequential import Figures, Finding
 from bench.ab.sides import Name, Side
 from bench.judge.attribution import attribute
-from bench.judge.evidence import Judgement
+from bench.judge.evidence import Judgement, MetricState
 from bench.judge.metrics import STEP, figures_of, metric_of
+from bench.judge.rule import exit_code_of
 from bench.judge.stats import summarise
 from bench.records.fields import Strict
 from bench.records.record import Record
 
 Pair = tuple[Record, Record]  # base, head
+OutcomeState = Literal[MetricState, "void"]
 
 
 class SideUsed(Strict):
@@ -44,7 +46,7 @@ class MetricRow(Strict):
     high_percent: float
     visible_percent: float
     alpha: float
-    state: State
+    state: MetricState
 
 
 class Outcome(Strict):
@@ -52,13 +54,13 @@ class Outcome(Strict):
 
     schema_: Literal[1] = Field(alias="schema", default=1)
     case: str
-    state: State
+    state: OutcomeState
     sentence: str
     base: SideUsed
     head: SideUsed
     pairs: int
-    looks: int  # 0: void
-    family_error: Annotated[float, Field(ge=0, le=1)]  # that the last look was made at
+    looks: int  # stages of the test; 0: void
+    family_error: Annotated[float, Field(ge=0, le=1)]  # of the last stage
     metrics: list[MetricRow] = []
     attribution: str = ""
     ledger: str = ""
@@ -66,7 +68,7 @@ class Outcome(Strict):
 
     def exit_code(self, require_answer: bool) -> int:
         """0 if the change may pass, else 1."""
-        return int(self.state in ("fail", "void") or (require_answer and self.state == "inconclusive"))
+        return exit_code_of(self.state, require_answer)
 
     def as_markdown(self) -> str:
         """The verdict first, then the figures, then where a change is."""
@@ -99,24 +101,21 @@ def _cells(row: MetricRow) -> tuple[str, ...]:
     )
 
 
-def concluded(
-    sides: tuple[SideUsed, SideUsed], pairs: Sequence[Pair], found: tuple[dict[str, Judgement], float, int]
-) -> Outcome:
+def concluded(sides: tuple[SideUsed, SideUsed], pairs: Sequence[Pair], found: Finding) -> Outcome:
     """The outcome of the pairs and their judgement, without the notes and the ledger."""
-    judged, error, looks = found
     before, after = ([figures_of(summarise(pair[side])) for pair in pairs] for side in (0, 1))
-    rows = [_row(name, each, before, after) for name, each in judged.items()]
-    name, state = deciding(judged)
+    rows = [_row(name, each, before, after) for name, each in found.judged.items()]
+    name, state = found.deciding
     row = next(each for each in rows if each.name == name)
     return Outcome(
         case=pairs[0][0].case,
         state=state,
-        sentence=_sentence(pairs[0][0].case, sides, row, judged[name]),
+        sentence=_sentence(pairs[0][0].case, sides, row, found.judged[name]),
         base=sides[0],
         head=sides[1],
         pairs=len(pairs),
-        looks=looks,
-        family_error=error,
+        looks=found.stages,
+        family_error=found.family_error,
         metrics=rows,
         attribution=attribute(before, after).sentence,
     )

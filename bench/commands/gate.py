@@ -17,8 +17,9 @@ from bench.judge.baseline import load_baselines
 from bench.judge.evidence import FAMILY_ERROR
 from bench.judge.gate import grouped, judge_suite, missing
 from bench.judge.junit import as_junit
-from bench.judge.metrics import metric_of
-from bench.judge.verdict import RATE, WORST_FIRST, Row, Verdict, exit_code
+from bench.judge.metrics import RATE, metric_of
+from bench.judge.rule import WORST_FIRST
+from bench.judge.verdict import Row, Verdict, exit_code
 from bench.judge.words import figure, interval
 from bench.records.files import read_records
 from bench.records.terminal import plain, table

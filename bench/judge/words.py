@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from bench.judge.evidence import FAMILY_ERROR, MIN_RUNS_TO_DECIDE, Evidence
-from bench.judge.metrics import STEP, metric_of
-from bench.judge.verdict import RATE, Refusal, Row
+from bench.judge.metrics import RATE, STEP, metric_of
+from bench.judge.verdict import Refusal, Row
 from bench.records.record import Record
 
 

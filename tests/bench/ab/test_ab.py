@@ -1,4 +1,4 @@
-"""`python -m bench ab`: order, pairing, looks and verdicts on invented records; processes in a throwaway repository."""
+"""`bench ab`: order, pairing, stages and verdicts of invented records; processes in a throwaway repository."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ import pytest
 
 from bench.ab import compare as comparing
 from bench.ab.compare import VoidError, check_pair, compare, write
-from bench.ab.looks import Figures, deciding, order, sequential
 from bench.ab.outcome import Outcome, Pair, SideUsed, concluded
 from bench.ab.request import Request
+from bench.ab.sequential import Figures, order, sequential
 from bench.ab.sides import RunFailedError, same_environment, side
 from bench.git import ROOT, commit_of, uninterrupted, worktree
-from bench.judge.evidence import FAMILY_ERROR, FIRST_LOOK
+from bench.judge.evidence import FAMILY_ERROR, FIRST_STAGE_ERROR, SECOND_STAGE_ERROR
 from bench.judge.metrics import STEP, figures_of
 from bench.judge.stats import summarise
 from bench.records.record import Record
@@ -39,7 +39,7 @@ SIDES = (
 )
 
 
-# ---- order and looks -------------------------------------------------------------------------------------
+# ---- order and stages -------------------------------------------------------------------------------------
 
 
 def test_runs_go_abba() -> None:
@@ -71,12 +71,12 @@ def draw(random: np.random.Generator, slower: float, spread: float) -> Callable[
 
 def states(slower: float, spread: float, pairs: int, confirm: int) -> list[str]:
     random = np.random.default_rng(31)
-    return [deciding(sequential(draw(random, slower, spread), pairs, confirm)[0])[1] for _ in range(TRIALS)]
+    return [sequential(draw(random, slower, spread), pairs, confirm).deciding[1] for _ in range(TRIALS)]
 
 
 @pytest.mark.parametrize("confirm", [0, 5])
 @pytest.mark.parametrize("spread", [0.01, 0.05])
-def test_equal_sides_fail_no_more_often_than_stated_however_often_one_looks(confirm: int, spread: float) -> None:
+def test_equal_sides_fail_no_more_often_than_stated_in_one_stage_or_two(confirm: int, spread: float) -> None:
     found = states(0.0, spread, 5, confirm)
     assert found.count("fail") / TRIALS <= FAMILY_ERROR + SIGMAS * (FAMILY_ERROR * (1 - FAMILY_ERROR) / TRIALS) ** 0.5
     assert found.count("improved") / TRIALS <= FAMILY_ERROR + SIGMAS * (FAMILY_ERROR / TRIALS) ** 0.5
@@ -87,7 +87,7 @@ def test_a_slowdown_is_found_under_noise_that_both_sides_meet() -> None:
     assert states(0.05, 0.02, 5, 5).count("fail") > 1.5 * states(0.05, 0.02, 5, 0).count("fail")
 
 
-def test_a_clear_answer_takes_one_look_and_a_doubt_two_and_never_three() -> None:
+def test_a_clear_answer_takes_one_stage_and_an_inconclusive_one_two_and_never_three() -> None:
     random = np.random.default_rng(4)
     asked: list[int] = []
 
@@ -98,15 +98,15 @@ def test_a_clear_answer_takes_one_look_and_a_doubt_two_and_never_three() -> None
 
         return counted
 
-    _, error, looks = sequential(counting(draw(random, 0.5, 0.01)), 5, 5)
-    assert (asked, error, looks) == ([5], FAMILY_ERROR * FIRST_LOOK, 1)
+    found = sequential(counting(draw(random, 0.5, 0.01)), 5, 5)
+    assert (asked, found.family_error, found.stages) == ([5], FIRST_STAGE_ERROR, 1)
     asked.clear()
-    judged, error, looks = sequential(counting(draw(random, 0.0, 0.2)), 5, 7)
-    assert (asked, error, looks) == ([5, 12], FAMILY_ERROR * (1 - FIRST_LOOK), 2)
-    assert judged[STEP].evidence.runs == (12, 12)
+    found = sequential(counting(draw(random, 0.0, 0.2)), 5, 7)
+    assert (asked, found.family_error, found.stages) == ([5, 12], SECOND_STAGE_ERROR, 2)
+    assert found.judged[STEP].evidence.runs == (12, 12)
     asked.clear()
-    _, error, looks = sequential(counting(draw(random, 0.0, 0.2)), 5, 0)
-    assert (asked, error, looks) == ([5], FAMILY_ERROR, 1)
+    found = sequential(counting(draw(random, 0.0, 0.2)), 5, 0)
+    assert (asked, found.family_error, found.stages) == ([5], FAMILY_ERROR, 1)
 
 
 # ---- pairs of records --------------------------------------------------------------------------------------
