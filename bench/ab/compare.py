@@ -18,8 +18,9 @@ from bench.ab.sequential import Figures, order, sequential
 from bench.ab.show import Show, shown
 from bench.ab.sides import Name, Side, run, side
 from bench.cases import select
-from bench.judge import gate, void
+from bench.judge import gate
 from bench.judge.metrics import figures_of
+from bench.judge.parity import first_departure, traces_of
 from bench.judge.stats import summarise
 from bench.ledger import store as ledger_store
 from bench.ledger import text as ledger_text
@@ -27,8 +28,6 @@ from bench.ledger.schema import differences, incomparable
 from bench.records.jsonfile import write_model
 from bench.records.record import Record
 from grok1.config.load import load_recipe
-
-LOSS_PERCENT, GRAD_NORM_PERCENT = 2.0, 10.0  # of a step, between the sides: more is another computation
 
 
 class VoidError(Exception):
@@ -77,20 +76,14 @@ def _notes(base: Record, head: Record) -> list[str]:
 
 
 def _learning_apart(base: Record, head: Record) -> str | None:
-    """The first step whose loss or gradient norm is not the other side's."""
-    for theirs, ours in zip(base.steps, head.steps, strict=True):
-        for name, before, after, tolerance in (
-            ("loss", theirs.loss, ours.loss, LOSS_PERCENT),
-            ("grad norm", theirs.grad_norm, ours.grad_norm, GRAD_NORM_PERCENT),
-        ):
-            if before is None or after is None:
-                continue
-            if void.is_apart(after, before, tolerance):
-                return (
-                    f"step {ours.step + 1}: {name} {after:.6g} at head where base has {before:.6g}, more than "
-                    f"{tolerance:g} % apart: head computes something else"
-                )
-    return None
+    """The first step whose loss or gradient norm is not the other revision's."""
+    found = first_departure(ours=traces_of(head.steps), theirs=traces_of(base.steps))
+    if found is None:
+        return None
+    return (
+        f"step {head.steps[found.index].step + 1}: {found.name} {found.ours:.6g} at head where base has "
+        f"{found.theirs:.6g}, more than {found.tolerance_percent:g} % apart: head computes something else"
+    )
 
 
 def compare(request: Request) -> Outcome:

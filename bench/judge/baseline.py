@@ -17,6 +17,7 @@ from pydantic import Field, StringConstraints, model_validator
 
 from bench.judge.evidence import FLOOR_PERCENT
 from bench.judge.metrics import STEP, figures_of, metric_of
+from bench.judge.parity import GRAD_NORM, GRAD_NORM_TOLERANCE_PERCENT, LOSS, LOSS_TOLERANCE_PERCENT
 from bench.judge.stats import summarise
 from bench.records.fields import Count, DeviceKind, Dtype, HexId, Name, Positive, Rate, StepSeconds, Strict, Text
 from bench.records.jsonfile import read_model, write_model
@@ -143,8 +144,8 @@ class Baseline(Strict):
     software: Annotated[dict[Name, Text], Field(max_length=100)] = {}  # empty: not stated, not compared
     tolerance_percent: Percent
     floor_percent: Percent = FLOOR_PERCENT
-    loss_tolerance_percent: Percent = 2.0
-    grad_norm_tolerance_percent: Percent = 10.0
+    loss_tolerance_percent: Percent = LOSS_TOLERANCE_PERCENT
+    grad_norm_tolerance_percent: Percent = GRAD_NORM_TOLERANCE_PERCENT
     source: Sentence
     rationale: Sentence
     runs: Annotated[list[RecordedRun], Field(max_length=1000)] = []
@@ -179,6 +180,11 @@ class Baseline(Strict):
         median = statistics.median(medians)
         if abs(median / self.metrics.step_seconds - 1) > 1e-6:
             raise ValueError(f"metrics.step_seconds is not {median:.6g}, the median of the runs' medians")
+
+    @property
+    def parity_tolerances_percent(self) -> Mapping[str, float]:
+        """How far a run's losses and gradient norms may be from those of the baseline's runs (bench.judge.parity)."""
+        return {LOSS: self.loss_tolerance_percent, GRAD_NORM: self.grad_norm_tolerance_percent}
 
     def differences(self, record: Record) -> tuple[str, ...]:
         """What of the key differs, in words; empty if the record may be compared with this baseline."""

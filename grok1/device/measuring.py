@@ -25,7 +25,7 @@ _AVX512_CORES = {"SKYLAKEX", "COOPERLAKE", "SAPPHIRERAPIDS"}  # names of OpenBLA
 class Description:
     """What the hardware says of itself."""
 
-    device_kind: Kind
+    kind: Kind
     name: str
     memory_bytes: int | None
     peak_flops_per_second: float | None

@@ -169,7 +169,7 @@ VOID: dict[str, tuple[Edit, str]] = {
     "other loss": (_at("loss", 7, 1.03), "step 7: loss"),
     "other grad norm": (_at("grad_norm", 7, 1.2), "step 7: grad norm"),
     "too few steps": (_few_steps, "2 steady steps of 3"),
-    "dropped token": (_dropped_token, "layer 3: its experts got"),
+    "dropped token": (_dropped_token, "layer 3: 1 of 41,943,040 (token, expert) pairs were dropped"),
     "void at birth": (_called_void, "loss is not finite"),
 }
 
