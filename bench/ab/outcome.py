@@ -11,9 +11,10 @@ from tabulate import tabulate
 
 from bench.ab.sequential import Figures, Finding
 from bench.ab.sides import Name, Side
+from bench.judge import words
 from bench.judge.attribution import attribute
 from bench.judge.evidence import Judgement, MetricState
-from bench.judge.metrics import STEP, figures_of, metric_of
+from bench.judge.metrics import figures_of
 from bench.judge.rule import exit_code_of
 from bench.judge.stats import summarise
 from bench.records.fields import Strict
@@ -41,7 +42,7 @@ class MetricRow(Strict):
     base_median: float
     head_median: float
     change_percent: float
-    unit: Literal["%", "% of a step"]
+    unit: words.ChangeUnit
     low_percent: float
     high_percent: float
     visible_percent: float
@@ -78,8 +79,8 @@ class Outcome(Strict):
             rows = [_cells(row) for row in self.metrics]
             parts += [tabulate(rows, headers, tablefmt="github", disable_numparse=True), ""]
             parts += [
-                f"Medians of {self.pairs} runs a side; changes are means over pairs, their intervals share an error of "
-                f"{self.family_error:.1%} each way.",
+                f"Medians of {self.pairs} runs of each revision. A change is the mean over pairs. The chance that any "
+                f"metric fails without cause is at most {self.family_error:.1%}.",
                 "",
             ]
         parts += [f"Where: {self.attribution}.", ""] if self.attribution else []
@@ -89,13 +90,12 @@ class Outcome(Strict):
 
 
 def _cells(row: MetricRow) -> tuple[str, ...]:
-    size, unit = (2**30, " GiB") if row.name == "peak_bytes" else (1, " s")
     return (
         row.title,
-        f"{row.base_median / size:.4g}{unit}",
-        f"{row.head_median / size:.4g}{unit}",
-        f"{row.change_percent:+.2f} {row.unit}",
-        f"{row.low_percent:+.2f} to {row.high_percent:+.2f}",
+        words.figure(row.name, row.base_median),
+        words.figure(row.name, row.head_median),
+        words.change(row.name, row.change_percent),
+        words.interval(row.low_percent, row.high_percent),
         f"{row.visible_percent:.2f} {row.unit}",
         row.state,
     )
@@ -122,16 +122,14 @@ def concluded(sides: tuple[SideUsed, SideUsed], pairs: Sequence[Pair], found: Fi
 
 
 def _row(name: str, judgement: Judgement, before: Sequence[Figures], after: Sequence[Figures]) -> MetricRow:
-    metric = metric_of(name)
-    assert metric is not None
     evidence = judgement.evidence
     return MetricRow(
         name=name,
-        title=metric.title,
+        title=words.title(name),
         base_median=median(run[name] for run in before),
         head_median=median(run[name] for run in after),
         change_percent=evidence.change_percent,
-        unit="%" if metric.scale == "ratio" else "% of a step",
+        unit=words.change_unit(name),
         low_percent=evidence.low_percent,
         high_percent=evidence.high_percent,
         visible_percent=evidence.visible_percent,
@@ -142,26 +140,13 @@ def _row(name: str, judgement: Judgement, before: Sequence[Figures], after: Sequ
 
 def _sentence(case: str, sides: tuple[SideUsed, SideUsed], row: MetricRow, judgement: Judgement) -> str:
     evidence = judgement.evidence
-    base, head = (f"{each.revision} ({each.sha[:10]}{' with changes' * each.changed})" for each in sides)
-    what = (
-        f"takes {row.change_percent:+.1f} % a step"
-        if row.name == STEP
-        else (f"{row.title} {row.change_percent:+.1f} {row.unit}")
-    )
-    endings = {
-        "fail": "sure, and above the floor",
-        "improved": "sure, and above the floor",
-        "pass": f"a slowdown of {evidence.visible_percent:.1f} % would have been seen",
-        "inconclusive": (
-            f"pairs vary by {evidence.spread_percent:.1f} %, so only {evidence.visible_percent:.1f} % would surely "
-            "have been seen; give more --pairs or --steps, or a quieter machine"
-        ),
-    }
-    cells = _cells(row)
+    base, head = (f"at {each.revision} ({each.sha[:10]}{' with changes' * each.changed})" for each in sides)
+    remedy = "give more --pairs or --steps, or a quieter machine"
+    before, after = (words.figure(row.name, value) for value in (row.base_median, row.head_median))
     return (
-        f"{row.state.upper()}: {case} {what} at {head} against {base}, {row.low_percent:+.1f} to "
-        f"{row.high_percent:+.1f} % at {1 - judgement.alpha:.2%} each way over {evidence.runs[0]} pairs: "
-        f"{cells[1]} became {cells[2]}; {endings[row.state]}"
+        f"{row.state.upper()}: {case}{words.compared(row.name, row.change_percent, head, base)} "
+        f"({words.told_interval(evidence, judgement.alpha)}, {evidence.runs[0]} pairs): {before} became {after}; "
+        f"{words.ending(row.state, evidence, 'pairs', '', remedy)}"
     )
 
 

@@ -15,9 +15,9 @@ import typer
 from bench.baselines import store as baseline_store
 from bench.baselines.noise import MAX_CV_PERCENT
 from bench.judge.baseline import DEFAULT_TOLERANCE_PERCENT, Baseline, RecordedRun, stored_baselines
-from bench.judge.evidence import FAMILY_ERROR, FLOOR_PERCENT, MIN_BASELINE_RUNS, POWER, Comparison, Evidence, weigh
-from bench.judge.metrics import family, metric_of
-from bench.judge.words import figure, interval
+from bench.judge.evidence import FAMILY_ERROR, FLOOR_PERCENT, MIN_BASELINE_RUNS, POWER, Comparison, weigh
+from bench.judge.metrics import family
+from bench.judge.words import change, confidence, figure, interval, title
 from bench.records.files import read_records
 from bench.records.terminal import pairs, plain, table
 
@@ -250,32 +250,28 @@ def _nearest(candidate: Baseline, stored: list[Baseline]) -> str:
 
 
 def _changes(candidate: Baseline, stored: Baseline) -> str:
-    """Every metric that the runs of both sides have, with its interval where the stored ones are enough for one."""
-    before, after = ([run.known_figures for run in side.runs] for side in (stored, candidate))
-    compared = {name: side for name, side in family(before, after).items() if metric_of(name) is not None}
-    rows = []
-    for name, side in compared.items():
-        metric = metric_of(name)
-        assert metric is not None
-        unit = "%" if side.whole is None else "% of a step"
-        evidence = weigh(side) if len(before) >= MIN_BASELINE_RUNS else None
-        rows.append(
-            (
-                metric.title,
-                figure(name, statistics.median(side.before)),
-                figure(name, statistics.median(side.after)),
-                *_change(evidence, side, unit),
-            )
+    """Every metric that the runs of both have, with its interval where the stored ones are enough for one."""
+    before, after = ([run.known_figures for run in baseline.runs] for baseline in (stored, candidate))
+    rows = [
+        (
+            title(name),
+            figure(name, statistics.median(comparison.before)),
+            figure(name, statistics.median(comparison.after)),
+            *_change(name, comparison),
         )
-    headers = ["metric", "stored", "candidate", "change", f"interval at {1 - FAMILY_ERROR:.0%} each way"]
+        for name, comparison in family(before, after).items()
+    ]
+    headers = ["metric", "stored", "candidate", "change", f"{confidence(FAMILY_ERROR)} interval"]
     return table(headers, rows, numbers=(1, 2, 3, 4))
 
 
-def _change(evidence: Evidence | None, side: Comparison, unit: str) -> tuple[str, str]:
-    if evidence is not None:
-        return f"{evidence.change_percent:+.2f} {unit}", interval(evidence)
-    before, after = statistics.median(side.before), statistics.median(side.after)
-    return f"{100 * (after - before) / (side.whole or before):+.2f} {unit}", "too few stored runs"
+def _change(name: str, comparison: Comparison) -> tuple[str, str]:
+    """(change, interval)."""
+    if len(comparison.before) >= MIN_BASELINE_RUNS:
+        evidence = weigh(comparison)
+        return change(name, evidence.change_percent), interval(evidence.low_percent, evidence.high_percent)
+    before, after = statistics.median(comparison.before), statistics.median(comparison.after)
+    return change(name, 100 * (after - before) / (comparison.whole or before)), "too few stored runs"
 
 
 def _words(values: Mapping[str, str]) -> str:

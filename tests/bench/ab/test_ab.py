@@ -141,7 +141,7 @@ def test_pairs_cancel_a_drift_that_would_hide_any_change(synthetic_record: Any, 
     assert outcome.state == state, outcome.sentence
     text = outcome.as_markdown()
     assert text.startswith(f"{state.upper()}: grok1-40b takes ")
-    assert "the working tree (bbbbbbbbbb with changes) against main (aaaaaaaaaa)" in outcome.sentence
+    assert "at the working tree (bbbbbbbbbb with changes) than at main (aaaaaaaaaa)" in outcome.sentence
     step = next(row for row in outcome.metrics if row.name == STEP)
     assert step.change_percent == pytest.approx(100 * slower, abs=1.0)
     assert "| s/step" in text
@@ -164,7 +164,7 @@ def test_another_metric_that_fails_makes_the_verdict(synthetic_record: Any) -> N
         return record.model_copy(update={"ranks": ranks})
 
     outcome = outcome_of([(base, fatter(head, 1.2)) for base, head in pairs_at(synthetic_record, 0.0)])
-    assert outcome.sentence.startswith("FAIL: grok1-40b peak memory +20.0 %"), outcome.sentence
+    assert outcome.sentence.startswith("FAIL: grok1-40b: peak memory is 20.0 % higher at the"), outcome.sentence
 
 
 def test_an_answer_may_be_required(synthetic_record: Any) -> None:
@@ -322,7 +322,7 @@ def test_the_working_tree_is_compared_as_it_is(repository: Path, capfd: pytest.C
     does(repository, "run 1.1")
     outcome = compare(request_of(repository))
     assert outcome.state == "fail", outcome.sentence
-    change = re.search(r"takes \+([\d.]+) % a step", outcome.sentence)
+    change = re.search(r"takes ([\d.]+) % more time per step", outcome.sentence)
     assert change is not None, outcome.sentence
     assert float(change[1]) == pytest.approx(10, abs=0.3)  # the stub's runs vary by 0.1 % either way
     assert "with changes" in outcome.sentence
