@@ -18,6 +18,7 @@ from bench.judge.baseline import DEFAULT_TOLERANCE_PERCENT, Baseline, RecordedRu
 from bench.judge.evidence import FAMILY_ERROR, FLOOR_PERCENT, MIN_BASELINE_RUNS, POWER, Comparison, weigh
 from bench.judge.metrics import family
 from bench.judge.words import change, confidence, figure, interval, title
+from bench.records.fields import utc_moment
 from bench.records.files import read_records
 from bench.records.terminal import pairs, plain, table
 
@@ -126,17 +127,12 @@ def retire(label: str, rationale: Rationale, baselines: Baselines = Path("baseli
 
 
 def _age(baseline: Baseline) -> str:
-    """Of the newest run; a published figure does not say."""
+    """Of the newest run; a published figure does not say, and a time that is not in UTC says nothing."""
     try:
-        newest = max((_moment(run.created_at) for run in baseline.runs), default=None)
+        newest = max((utc_moment(run.created_at) for run in baseline.runs), default=None)
     except ValueError:
         return "unknown"
     return "-" if newest is None else f"{(datetime.now(timezone.utc) - newest).days} d"
-
-
-def _moment(text: str) -> datetime:
-    moment = datetime.fromisoformat(text.replace("Z", "+00:00"))  # Python 3.10 does not read the Z
-    return moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
 
 
 def _described(baseline: Baseline) -> str:

@@ -11,7 +11,6 @@ from typing import Annotated
 
 import typer
 
-from bench.baselines.store import write_file
 from bench.commands.baseline import Baselines, Records
 from bench.judge.baseline import load_baselines
 from bench.judge.evidence import FAMILY_ERROR
@@ -21,6 +20,7 @@ from bench.judge.rule import WORST_FIRST
 from bench.judge.verdict import Row, Verdict, exit_code
 from bench.judge.words import change, figure, interval, title
 from bench.records.files import read_records
+from bench.records.jsonfile import write_file
 from bench.records.terminal import plain, table
 
 Required = Annotated[bool, typer.Option("--require-baseline", help="A case without an answer fails.")]

@@ -13,7 +13,7 @@ from bench.history import store as history
 from bench.history.changes import LEAST_RUNS, Change, changes_of
 from bench.history.store import Entry
 from bench.records.files import read_records
-from bench.records.jsonfile import write_atomically
+from bench.records.jsonfile import write_file
 from bench.records.terminal import plain, table
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help=__doc__)
@@ -63,7 +63,7 @@ def check(
         from reports.monitors import trends
 
         levels = [[change.at for change in changes] for changes in found]
-        write_atomically(plot, trends([(_title(each), each) for each in series], levels))
+        write_file(plot, trends([(_title(each), each) for each in series], levels))
         print(f"wrote {plot}")
 
 
