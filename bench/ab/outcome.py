@@ -9,8 +9,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 from tabulate import tabulate
 
+from bench.ab.checkouts import Checkout, Role
 from bench.ab.sequential import Figures, Finding
-from bench.ab.sides import Name, Side
 from bench.judge import words
 from bench.judge.attribution import attribute
 from bench.judge.evidence import Judgement, MetricState
@@ -24,10 +24,10 @@ Pair = tuple[Record, Record]  # base, head
 OutcomeState = Literal[MetricState, "void"]
 
 
-class SideUsed(Strict):
-    """One side: what was asked for and what that was."""
+class RevisionUsed(Strict):
+    """One of the two revisions: what was asked for, what that was, and the records of its runs."""
 
-    name: Name
+    name: Role
     revision: str
     sha: str
     changed: bool  # uncommitted changes ran
@@ -35,7 +35,7 @@ class SideUsed(Strict):
 
 
 class MetricRow(Strict):
-    """One metric of both sides; `unit` is what the change and its interval are in."""
+    """One metric of both revisions; `unit` is what the change and its interval are in."""
 
     name: str
     title: str
@@ -57,8 +57,8 @@ class Outcome(Strict):
     case: str
     state: OutcomeState
     sentence: str
-    base: SideUsed
-    head: SideUsed
+    base: RevisionUsed
+    head: RevisionUsed
     pairs: int
     looks: int  # stages of the test; 0: void
     family_error: Annotated[float, Field(ge=0, le=1)]  # of the last stage
@@ -101,18 +101,18 @@ def _cells(row: MetricRow) -> tuple[str, ...]:
     )
 
 
-def concluded(sides: tuple[SideUsed, SideUsed], pairs: Sequence[Pair], found: Finding) -> Outcome:
+def concluded(revisions: tuple[RevisionUsed, RevisionUsed], pairs: Sequence[Pair], found: Finding) -> Outcome:
     """The outcome of the pairs and their judgement, without the notes and the ledger."""
-    before, after = ([figures_of(summarise(pair[side])) for pair in pairs] for side in (0, 1))
+    before, after = ([figures_of(summarise(pair[place])) for pair in pairs] for place in (0, 1))
     rows = [_row(name, each, before, after) for name, each in found.judged.items()]
     name, state = found.deciding
     row = next(each for each in rows if each.name == name)
     return Outcome(
         case=pairs[0][0].case,
         state=state,
-        sentence=_sentence(pairs[0][0].case, sides, row, found.judged[name]),
-        base=sides[0],
-        head=sides[1],
+        sentence=_sentence(pairs[0][0].case, revisions, row, found.judged[name]),
+        base=revisions[0],
+        head=revisions[1],
         pairs=len(pairs),
         looks=found.stages,
         family_error=found.family_error,
@@ -138,9 +138,9 @@ def _row(name: str, judgement: Judgement, before: Sequence[Figures], after: Sequ
     )
 
 
-def _sentence(case: str, sides: tuple[SideUsed, SideUsed], row: MetricRow, judgement: Judgement) -> str:
+def _sentence(case: str, revisions: tuple[RevisionUsed, RevisionUsed], row: MetricRow, judgement: Judgement) -> str:
     evidence = judgement.evidence
-    base, head = (f"at {each.revision} ({each.sha[:10]}{' with changes' * each.changed})" for each in sides)
+    base, head = (f"at {each.revision} ({each.sha[:10]}{' with changes' * each.changed})" for each in revisions)
     remedy = "give more --pairs or --steps, or a quieter machine"
     before, after = (words.figure(row.name, value) for value in (row.base_median, row.head_median))
     return (
@@ -150,11 +150,11 @@ def _sentence(case: str, sides: tuple[SideUsed, SideUsed], row: MetricRow, judge
     )
 
 
-def side_used(side: Side) -> SideUsed:
-    return SideUsed(
-        name=side.name,
-        revision=side.revision,
-        sha=side.sha,
-        changed=side.changed,
-        records=[record.id for record in side.records],
+def revision_used(checkout: Checkout) -> RevisionUsed:
+    return RevisionUsed(
+        name=checkout.name,
+        revision=checkout.revision,
+        sha=checkout.sha,
+        changed=checkout.changed,
+        records=[record.id for record in checkout.records],
     )

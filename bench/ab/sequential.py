@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from bench.ab.sides import Name
+from bench.ab.checkouts import Role
 from bench.judge import rule
 from bench.judge.evidence import FAMILY_ERROR, FIRST_STAGE_ERROR, SECOND_STAGE_ERROR, Judgement, MetricState, decide
 from bench.judge.metrics import family
@@ -29,7 +29,7 @@ class Finding:
         return list(self.judged)[found[0]], found[1]
 
 
-def order(pair: int) -> tuple[Name, Name]:
+def order(pair: int) -> tuple[Role, Role]:
     """Who runs first in a pair, counted from 0: base head, head base, ... so that a steady drift cancels."""
     return ("head", "base") if pair % 2 else ("base", "head")
 
@@ -47,5 +47,5 @@ def sequential(take: Callable[[int], Sequence[tuple[Figures, Figures]]], pairs: 
 
 
 def _judged(pairs: Sequence[tuple[Figures, Figures]], error: float, stages: int) -> Finding:
-    before, after = ([pair[side] for pair in pairs] for side in (0, 1))
+    before, after = ([pair[place] for pair in pairs] for place in (0, 1))
     return Finding(decide(family(before, after, is_paired=True), error), error, stages)

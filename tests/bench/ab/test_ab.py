@@ -19,11 +19,11 @@ import psutil
 import pytest
 
 from bench.ab import compare as comparing
+from bench.ab.checkouts import RunFailedError, checkout, same_environment
 from bench.ab.compare import VoidError, check_pair, compare, write
-from bench.ab.outcome import Outcome, Pair, SideUsed, concluded
+from bench.ab.outcome import Outcome, Pair, RevisionUsed, concluded
 from bench.ab.request import Request
 from bench.ab.sequential import Figures, order, sequential
-from bench.ab.sides import RunFailedError, same_environment, side
 from bench.git import ROOT, commit_of, uninterrupted, worktree
 from bench.judge.evidence import FAMILY_ERROR, FIRST_STAGE_ERROR, SECOND_STAGE_ERROR
 from bench.judge.metrics import STEP, figures_of
@@ -33,9 +33,9 @@ from bench.records.record import Record
 TRIALS = 1500
 SIGMAS = 4.0  # of a count of trials: a correct test fails once in 30,000 seeds, and this seed is fixed
 
-SIDES = (
-    SideUsed(name="base", revision="main", sha="a" * 40, changed=False, records=[]),
-    SideUsed(name="head", revision="the working tree", sha="b" * 40, changed=True, records=[]),
+REVISIONS = (
+    RevisionUsed(name="base", revision="main", sha="a" * 40, changed=False, records=[]),
+    RevisionUsed(name="head", revision="the working tree", sha="b" * 40, changed=True, records=[]),
 )
 
 
@@ -132,7 +132,7 @@ def pairs_at(synthetic_record: Any, slower: float, count: int = 5) -> list[Pair]
 
 def outcome_of(pairs: Sequence[Pair]) -> Outcome:
     figures = [(figures_of(summarise(base)), figures_of(summarise(head))) for base, head in pairs]
-    return concluded(SIDES, pairs, sequential(lambda count: figures[:count], len(pairs), 0))
+    return concluded(REVISIONS, pairs, sequential(lambda count: figures[:count], len(pairs), 0))
 
 
 @pytest.mark.parametrize(("slower", "state"), [(0.1, "fail"), (0.0, "pass"), (-0.1, "improved")])
@@ -427,9 +427,9 @@ def test_other_dependencies_make_their_own_environment(repository: Path, capfd: 
     (repository / "Makefile").write_text(f"venv:\n\t{recipe} && chmod +x .venv/bin/python && touch ../made\n")
     does(repository, "run 1.0", "other")
     (repository / "Makefile").unlink()
-    with side("head", "other", repository.parent / "results", repository) as other:
+    with checkout("head", "other", repository.parent / "results", repository) as other:
         assert other.python == str(other.tree / ".venv" / "bin" / "python")
-    assert "head: its dependencies are others" in capfd.readouterr().err
+    assert "head: its dependencies differ" in capfd.readouterr().err
 
 
 # ---- Ctrl-C ------------------------------------------------------------------------------------------------
