@@ -19,7 +19,7 @@ from pydantic import Field
 from bench.judge.metrics import STEP, figures_of, metric_of
 from bench.judge.rule import VerdictState
 from bench.judge.stats import summarise
-from bench.records.fields import HexId, Name, Strict, UtcTime, utc_moment
+from bench.records.fields import Figure, HexId, Name, Strict, UtcTime, utc_moment
 from bench.records.jsonfile import parse_model, read_bounded
 from bench.records.record import Commit, Record
 
@@ -30,8 +30,7 @@ MAX_RUNS = 50_000
 FILE_NAME = "history.jsonl"
 _LOCK_SECONDS = 60.0
 
-Figure = Annotated[float, Field(ge=0, le=1e30)]
-Positive = Annotated[float, Field(gt=0, le=1e30)]
+PositiveFigure = Annotated[float, Field(gt=0, le=1e30)]
 
 
 class Entry(Strict):
@@ -44,8 +43,8 @@ class Entry(Strict):
     key: HexId
     device_name: Name
     commit: Commit
-    step_seconds: Positive
-    tokens_per_second_per_processor: Positive
+    step_seconds: PositiveFigure
+    tokens_per_second_per_processor: PositiveFigure
     figures: Annotated[dict[Name, Figure], Field(max_length=MAX_FIGURES)]
     state: VerdictState | None = None  # of its verdict, where it was judged
 
