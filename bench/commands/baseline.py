@@ -36,15 +36,15 @@ Output = Annotated[
     Path | None,
     typer.Option("--output", "-o", metavar="FILE", help="Default: results/baselines/<device>/<case>.json."),
 ]
-Percent = Annotated[float, typer.Option(min=0.01, max=50.0)]
+PercentOption = Annotated[float, typer.Option(min=0.01, max=50.0)]
 
 
 @app.command()
 def record(
     records: Records,
     output: Output = None,
-    tolerance_percent: Percent = DEFAULT_TOLERANCE_PERCENT,
-    floor_percent: Percent = FLOOR_PERCENT,
+    tolerance_percent: PercentOption = DEFAULT_TOLERANCE_PERCENT,
+    floor_percent: PercentOption = FLOOR_PERCENT,
     max_cv_percent: Annotated[
         float, typer.Option(min=0.01, max=1000.0, help="How much the steady steps of a run may vary.")
     ] = MAX_CV_PERCENT,

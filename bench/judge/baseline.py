@@ -19,7 +19,19 @@ from bench.judge.evidence import FLOOR_PERCENT
 from bench.judge.metrics import STEP, figures_of, metric_of
 from bench.judge.parity import GRAD_NORM, GRAD_NORM_TOLERANCE_PERCENT, LOSS, LOSS_TOLERANCE_PERCENT
 from bench.judge.stats import summarise
-from bench.records.fields import Count, DeviceKind, Dtype, HexId, Name, Positive, Rate, StepSeconds, Strict, Text
+from bench.records.fields import (
+    Count,
+    DeviceKind,
+    Dtype,
+    Figure,
+    HexId,
+    Name,
+    Positive,
+    Rate,
+    StepSeconds,
+    Strict,
+    Text,
+)
 from bench.records.jsonfile import read_model, write_model
 from bench.records.record import Commit, Record
 
@@ -36,7 +48,6 @@ _SAME_SIZE = 0.005
 # Runs of one program on one machine; beyond it a between-run spread is no number to judge by.
 _MAX_RUN_RATIO = 1000.0
 
-Figure = Annotated[float, Field(ge=0, le=1e30)]
 Percent = Annotated[float, Field(gt=0, le=50)]
 Sentence = Annotated[str, StringConstraints(min_length=1, max_length=2000)]
 
