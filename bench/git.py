@@ -1,4 +1,4 @@
-"""A git revision of this project as a folder, for as long as it is needed. No torch."""
+"""Which revision of this project runs, and other revisions as folders for as long as they are needed. No torch."""
 
 from __future__ import annotations
 
@@ -11,32 +11,27 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-_GIT_SECONDS = 10
+ROOT = Path(__file__).resolve().parents[1]
+_GIT_SECONDS = 10  # for a question about the commit that runs: a record must not wait for git any longer
 
 
 def commit() -> dict[str, Any]:
     """The revision of this project that ran, where git can tell."""
-    root = Path(__file__).resolve().parent
-    sha = _git(root, "rev-parse", "HEAD")
-    status = _git(root, "status", "--porcelain", "--untracked-files=no") if sha else None
+    sha = _answer("rev-parse", "HEAD")
+    status = _answer(*_STATUS) if sha else None
     return {"sha": sha or None, "dirty": None if status is None else bool(status)}
 
 
-def _git(root: Path, *arguments: str) -> str | None:
+def _answer(*question: str) -> str | None:
+    """What git says of this project; None where it is absent, slow, or cannot tell."""
     try:
-        done = subprocess.run(
-            ["git", "-C", str(root), *arguments],
-            capture_output=True,
-            text=True,
-            timeout=_GIT_SECONDS,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
+        done = _git(ROOT, *question, seconds=_GIT_SECONDS)
+    except (ValueError, OSError, subprocess.TimeoutExpired):
         return None
-    return done.stdout.strip()
+    return None if done.returncode else done.stdout.strip()
 
 
-ROOT = Path(__file__).resolve().parents[1]
+_STATUS = ("status", "--porcelain", "--untracked-files=no")
 
 
 def commit_of(revision: str, root: Path = ROOT) -> str:
@@ -45,9 +40,9 @@ def commit_of(revision: str, root: Path = ROOT) -> str:
     Raises:
         ValueError: there is no git, no repository, or no such revision in it.
     """
-    if _run_git(root, "rev-parse", "--git-dir").returncode:
+    if _git(root, "rev-parse", "--git-dir").returncode:
         raise ValueError(f"{root} is no git repository, so it has no revisions to compare")
-    found = _run_git(root, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
+    found = _git(root, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
     if found.returncode:
         raise ValueError(f"{revision!r} is no git revision of {root}; in a shallow clone, fetch it first")
     return found.stdout.strip()
@@ -55,7 +50,7 @@ def commit_of(revision: str, root: Path = ROOT) -> str:
 
 def is_changed(root: Path = ROOT) -> bool:
     """Whether tracked files differ from the commit that is checked out."""
-    return bool(_run_git(root, "status", "--porcelain", "--untracked-files=no").stdout.strip())
+    return bool(_git(root, *_STATUS).stdout.strip())
 
 
 @contextmanager
@@ -70,13 +65,13 @@ def worktree(revision: str, root: Path = ROOT) -> Iterator[Path]:
         tree = Path(folder) / "tree"
         try:
             with uninterrupted():  # git leaves a locked half of a worktree where it is killed
-                added = _run_git(root, "worktree", "add", "--detach", str(tree), sha)
+                added = _git(root, "worktree", "add", "--detach", str(tree), sha)
             if added.returncode:
                 raise ValueError(f"git cannot check out {revision}: {added.stderr.strip()}")
             yield tree
         finally:
             with uninterrupted():
-                _run_git(root, "worktree", "remove", "--force", "--force", str(tree))
+                _git(root, "worktree", "remove", "--force", "--force", str(tree))
 
 
 @contextmanager
@@ -100,11 +95,16 @@ def uninterrupted() -> Iterator[None]:
         raise KeyboardInterrupt
 
 
-def _run_git(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def _git(root: Path, *arguments: str, seconds: float | None = None) -> subprocess.CompletedProcess[str]:
     try:
         # a session of its own: Ctrl-C on the terminal is for us, not for git
         return subprocess.run(
-            ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=False, start_new_session=True
+            ["git", "-C", str(root), *arguments],
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+            check=False,
+            start_new_session=True,
         )
     except FileNotFoundError:
         raise ValueError("git is not installed, so revisions cannot be checked out") from None

@@ -11,7 +11,7 @@ import pytest
 
 from bench.cases import Case, select
 from bench.judge.baseline import Baseline, load_baselines
-from bench.judge.evidence import FAMILY_ERROR, FIRST_LOOK
+from bench.judge.evidence import FAMILY_ERROR, FIRST_STAGE_ERROR, SECOND_STAGE_ERROR
 from bench.judge.gate import grouped, judge_suite
 from bench.judge.verdict import Verdict
 from bench.ledger.schema import Ledger
@@ -101,18 +101,18 @@ class BenchSession:
     def settle(self, run_more: Callable[[Case, int], None]) -> dict[str, Verdict]:
         """The verdict of each case that ran, by name; all their metrics share one error. Judged once, then kept.
 
-        With --confirm it looks twice (bench.judge.evidence.FIRST_LOOK): what the first look leaves in doubt runs again,
-        and is judged on all its runs at the error that is left. There is no third look.
+        With --confirm there are two stages (bench.judge.evidence.FIRST_STAGE_SHARE): a case that is inconclusive runs
+        again, and is judged on all its runs at the error that is left. There is no third stage.
         """
         if self.verdicts is None:
             more = self.confirm_runs()
-            self.verdicts = self._judged(FAMILY_ERROR * FIRST_LOOK if more else FAMILY_ERROR)
+            self.verdicts = self._judged(FIRST_STAGE_ERROR if more else FAMILY_ERROR)
             doubtful = [name for name, verdict in self.verdicts.items() if more and verdict.state == "inconclusive"]
             for case in self.cases():
                 if case.name in doubtful:
                     run_more(case, more)
             if doubtful:
-                second = self._judged(FAMILY_ERROR * (1 - FIRST_LOOK))
+                second = self._judged(SECOND_STAGE_ERROR)
                 self.verdicts |= {name: second[name] for name in doubtful}
         return self.verdicts
 

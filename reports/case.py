@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from bench.judge.baseline import Baseline
 from bench.judge.gate import grouped, judge_suite
+from bench.judge.rule import WORST_FIRST
 from bench.judge.stats import Summary, summarise
-from bench.judge.verdict import WORST_FIRST, Verdict
+from bench.judge.verdict import Verdict
 from bench.records.record import Record
 
 

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 
 from bench.judge.attribution import Attribution
 from bench.judge.evidence import FAMILY_ERROR
-from bench.judge.metrics import STEP, metric_of
-from bench.judge.verdict import RATE, Row, Verdict
+from bench.judge.metrics import RATE
+from bench.judge.verdict import Row, Verdict
+from bench.judge.words import change, change_unit, confidence, figure, interval, title
 from reports.case import CaseResult
 from reports.markdown import table, text
-from reports.tables import gibibytes, more, percent
+from reports.tables import more, percent
 
 _MAX_BASELINES = 8
 _MAX_ROWS = 60
@@ -34,8 +35,8 @@ def against_baselines(case: CaseResult) -> str:
 
 
 _HOW = (
-    f"Change: + is more of it. Interval: where the true change lies, {1 - FAMILY_ERROR:.0%} each way, shared with all "
-    "else that was judged. Would have seen: the smallest slowdown that this many runs show with 95 % certainty."
+    f"Change: + is more of it. Interval: the {confidence(FAMILY_ERROR)} confidence interval of the change, adjusted "
+    "for all that was judged together. Detectable: the smallest slowdown that this many runs find with 95 % certainty."
 )
 
 
@@ -46,29 +47,28 @@ def change_of_speed(verdict: Verdict) -> str:
 
 
 def _rows(rows: Sequence[Row]) -> str:
-    headers = ["metric", "measured", "baseline", "change", "interval", "fails beyond", "would have seen", "result"]
+    headers = ["metric", "measured", "baseline", "change", "interval", "limit", "detectable", "result"]
     told = [_cells(row) for row in rows[:_MAX_ROWS]]
     return table(headers, told, numbers=range(1, 7)) + more(len(rows), _MAX_ROWS)
 
 
 def _cells(row: Row) -> list[str]:
-    metric = metric_of(row.metric)
-    unit = "% of a step" if metric is not None and metric.scale == "of a step" else "%"
-    interval = seen = "–"
+    unit = change_unit(row.metric)
+    ends = visible = "–"
     if row.evidence is not None:
-        ends = [row.evidence.low_percent, row.evidence.high_percent]
-        visible = row.evidence.visible_percent
+        low, high = row.evidence.low_percent, row.evidence.high_percent
+        found = row.evidence.visible_percent
         if row.metric == RATE:  # the test was of seconds, which grow as the rate falls
-            ends, visible = [_of_rate(each) for each in reversed(ends)], _of_rate(visible)
-        interval, seen = f"{ends[0]:+.3g} to {ends[1]:+.3g} {unit}", f"{visible:+.3g} {unit}"
+            low, high, found = _of_rate(high), _of_rate(low), _of_rate(found)
+        ends, visible = f"{interval(low, high)} {unit}", change(row.metric, found)
     return [
-        title_of(row.metric),
-        figure_of(row.metric, row.measured),
-        figure_of(row.metric, row.baseline),
-        f"{row.change_percent:+.2f} {unit}",
-        interval,
-        "–" if row.limit_percent is None else f"{row.limit_percent:+.3g} {unit}",
-        seen,
+        title(row.metric),
+        figure(row.metric, row.measured),
+        figure(row.metric, row.baseline),
+        change(row.metric, row.change_percent),
+        ends,
+        "–" if row.limit_percent is None else change(row.metric, row.limit_percent),
+        visible,
         row.state,
     ]
 
@@ -76,23 +76,6 @@ def _cells(row: Row) -> list[str]:
 def _of_rate(percent_of_seconds: float) -> float:
     """What a change of seconds is of tokens a second."""
     return 100 * (1 / max(1 + percent_of_seconds / 100, 1e-9) - 1)
-
-
-def title_of(name: str) -> str:
-    """A metric as people call it."""
-    metric = metric_of(name)
-    if name == RATE or metric is None:
-        return "tokens/s/p" if name == RATE else name
-    return metric.title
-
-
-def figure_of(name: str, value: float) -> str:
-    """A metric's figure with its unit, where the title does not say it."""
-    if name.endswith("_bytes"):
-        return f"{gibibytes(value)} GiB"
-    if name == RATE:
-        return f"{value:,.7g}"
-    return f"{value:.4g}" if name in (STEP, "mean_step_seconds") else f"{value:.4g} s"
 
 
 def attribution(found: Attribution) -> str:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench.judge.baseline import Baseline
-from bench.judge.verdict import WORST_FIRST, Verdict
+from bench.judge.rule import WORST_FIRST
+from bench.judge.verdict import Verdict
 from bench.ledger.schema import Ledger
 from bench.records.jsonfile import write_atomically
 from bench.records.record import Record

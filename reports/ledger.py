@@ -11,8 +11,9 @@ from pathlib import Path
 
 from bench.ledger.schema import Ledger, RankLedger, group_totals, phase_totals
 from bench.records.jsonfile import write_atomically
+from bench.records.phases import LEDGER_PHASES
 from reports.ledger_pictures import CAPTIONS, MAX_PANELS, collectives_picture, flops_picture, memory_picture
-from reports.ledger_words import MAX_RANKS, PHASES, Unit, Units, in_order, units_of
+from reports.ledger_words import MAX_RANKS, Unit, Units, in_order, units_of
 from reports.markdown import table, text
 
 _MAX_NAMES = 40
@@ -130,7 +131,7 @@ def _memory(ranks: Sequence[RankLedger], unit: Unit) -> str:
 def _phases(rank: RankLedger, units: Units) -> str:
     """What each phase costs the rank, and all of them."""
     totals = phase_totals(rank)
-    names = in_order(totals, PHASES)
+    names = in_order(totals, LEDGER_PHASES)
     columns = (
         ("matrix_flops", f"matrix {units.matrix.name}", units.matrix),
         ("vector_flops", f"vector {units.vector.name}", units.vector),

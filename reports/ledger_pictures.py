@@ -11,7 +11,8 @@ from matplotlib.colors import to_rgb
 from matplotlib.ticker import MaxNLocator
 
 from bench.ledger.schema import RankLedger, component_totals
-from reports.ledger_words import COMPONENTS, GROUPS, OTHERS, PHASES, Unit, Units, in_order
+from bench.records.phases import LEDGER_PHASES
+from reports.ledger_words import COMPONENTS, GROUPS, OTHERS, Unit, Units, in_order
 from reports.picture import GREY, PALETTE, PHASE_COLOURS, plain, png
 
 # The phases that the report's plot of times has too are in its colours here.
@@ -115,9 +116,9 @@ def memory_picture(ranks: Sequence[RankLedger], labels: Sequence[str], unit: Uni
     for rank, _ in panels:
         for point in rank.timeline:
             often[point.phase] += 1
-    frequent = sorted(often, key=lambda name: (name not in PHASES, -often[name], name))
-    named = frequent if len(frequent) <= len(PHASES) + 1 else [*frequent[: len(PHASES)], OTHERS]
-    colours = _coloured(in_order(named, PHASES), _PHASE_COLOURS)
+    frequent = sorted(often, key=lambda name: (name not in LEDGER_PHASES, -often[name], name))
+    named = frequent if len(frequent) <= len(LEDGER_PHASES) + 1 else [*frequent[: len(LEDGER_PHASES)], OTHERS]
+    colours = _coloured(in_order(named, LEDGER_PHASES), _PHASE_COLOURS)
     heights = [point.bytes for rank, _ in panels for point in rank.timeline]
     low = min(*heights, *(rank.memory.static_bytes for rank, _ in panels))
     room = max(max(heights) - low, 1)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from bench.ledger.schema import Ledger, phase_totals
 
-PHASES = ("data", "forward", "recompute", "backward", "pipeline", "gradients", "optimizer", "report", "between")
 COMPONENTS = ("experts", "attention projections", "attention core", "head", "router", "embedding", "dispatch", "norms")
 GROUPS = ("tensor", "expert", "expert-tensor", "data", "expert-data", "pipeline", "embedding", "world")
 OTHERS = "others"

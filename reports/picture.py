@@ -10,14 +10,15 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from bench.records.phases import PHASES
+
 _DPI = 110
 WIDTH_INCHES = 8.0
 BLUE, GREY, ORANGE = "#1f5fa8", "#9aa3ad", "#c8641b"
 # matplotlib's ten colours without its grey, which is for what has no name
 PALETTE = ("#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2", "#bcbd22", "#17becf")
-_PHASES = ("data", "forward", "backward", "pipeline", "gradients", "optimizer", "report")
 # One colour a phase in every picture of a report.
-PHASE_COLOURS = dict(zip(_PHASES, PALETTE, strict=False))
+PHASE_COLOURS = dict(zip(PHASES, PALETTE, strict=False))
 _LEGEND_LETTERS = 120  # that fit beside each other
 
 

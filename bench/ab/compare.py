@@ -1,8 +1,8 @@
 """Two revisions of this project, run in turns on this machine: which is slower, where, and how sure is that? No torch.
 
-A machine that is shared, or that is another one each day, is no match for a stored baseline. What both sides of a
-comparison meet alike cancels: runs alternate ABBA ABBA, one process a run, and the i-th run of one side is paired with
-the i-th of the other.
+Where the machine is shared, or is a different one each day, a stored baseline does not help. Here, what disturbs both
+revisions alike cancels: runs alternate ABBA ABBA, one process per run, and the i-th run of one is paired with the i-th
+of the other.
 """
 
 from __future__ import annotations
@@ -12,14 +12,15 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from bench.ab.looks import Figures, order, sequential
-from bench.ab.outcome import Outcome, Pair, concluded, side_used
+from bench.ab.checkouts import Checkout, Role, checkout, run
+from bench.ab.outcome import Outcome, Pair, concluded, revision_used
+from bench.ab.progress import RunProgress, run_progress
 from bench.ab.request import Request
-from bench.ab.show import Show, shown
-from bench.ab.sides import Name, Side, run, side
+from bench.ab.sequential import Figures, order, sequential
 from bench.cases import select
-from bench.judge import gate, void
+from bench.judge import gate
 from bench.judge.metrics import figures_of
+from bench.judge.parity import first_departure, traces_of
 from bench.judge.stats import summarise
 from bench.ledger import store as ledger_store
 from bench.ledger import text as ledger_text
@@ -28,19 +29,17 @@ from bench.records.jsonfile import write_model
 from bench.records.record import Record
 from grok1.config.load import load_recipe
 
-LOSS_PERCENT, GRAD_NORM_PERCENT = 2.0, 10.0  # of a step, between the sides: more is another computation
-
 
 class VoidError(Exception):
     """A pair that must not be compared: fast but wrong is not fast."""
 
 
 def check_pair(base: Record, head: Record) -> list[str]:
-    """Notes on how the sides differ.
+    """Notes on how the two runs differ.
 
     Raises:
-        VoidError: a run cannot be trusted, or the sides do not learn the same.
-        ValueError: the sides do not do the same work.
+        VoidError: a run cannot be trusted, or the two do not learn the same.
+        ValueError: the two do not do the same work.
     """
     for name, record in (("base", base), ("head", head)):
         verdict = gate.judge([record], [])
@@ -63,7 +62,7 @@ def _notes(base: Record, head: Record) -> list[str]:
     pairs["number of steps"] = (len(base.steps), len(head.steps))
     for name, (theirs, ours) in pairs.items():
         if theirs != ours:
-            raise ValueError(f"the sides do not do the same work: {name} is {theirs} at base and {ours} at head")
+            raise ValueError(f"base and head do not do the same work: {name} is {theirs} at base and {ours} at head")
     notes = []
     if base.recipe.hash != head.recipe.hash:
         notes.append(
@@ -77,42 +76,36 @@ def _notes(base: Record, head: Record) -> list[str]:
 
 
 def _learning_apart(base: Record, head: Record) -> str | None:
-    """The first step whose loss or gradient norm is not the other side's."""
-    for theirs, ours in zip(base.steps, head.steps, strict=True):
-        for name, before, after, tolerance in (
-            ("loss", theirs.loss, ours.loss, LOSS_PERCENT),
-            ("grad norm", theirs.grad_norm, ours.grad_norm, GRAD_NORM_PERCENT),
-        ):
-            if before is None or after is None:
-                continue
-            if void.is_apart(after, before, tolerance):
-                return (
-                    f"step {ours.step + 1}: {name} {after:.6g} at head where base has {before:.6g}, more than "
-                    f"{tolerance:g} % apart: head computes something else"
-                )
-    return None
+    """The first step whose loss or gradient norm is not the other revision's."""
+    found = first_departure(ours=traces_of(head.steps), theirs=traces_of(base.steps))
+    if found is None:
+        return None
+    return (
+        f"step {head.steps[found.index].step + 1}: {found.name} {found.ours:.6g} at head where base has "
+        f"{found.theirs:.6g}, more than {found.tolerance_percent:g} % apart: head computes something else"
+    )
 
 
 def compare(request: Request) -> Outcome:
-    """Run both sides in turns and judge them.
+    """Run both revisions in turns and judge them.
 
     Raises:
-        ValueError: a side is none, refuses its input, or does not do the other's work.
+        ValueError: a revision does not exist, refuses its input, or does not do the other's work.
         RunFailedError: a run broke.
     """
     with ExitStack() as stack:
-        base = stack.enter_context(side("base", request.base, request.results, request.root))
-        head = stack.enter_context(side("head", request.head, request.results, request.root))
-        meeting = _Meeting(request, base, head)
-        with shown(request) as show:
-            meeting.show = show
+        base = stack.enter_context(checkout("base", request.base, request.results, request.root))
+        head = stack.enter_context(checkout("head", request.head, request.results, request.root))
+        runs = _PairedRuns(request, base, head)
+        with run_progress(request) as progress:
+            runs.progress = progress
             try:
-                found = sequential(meeting.take, request.pairs, request.confirm)
+                found = sequential(runs.take, request.pairs, request.confirm)
             except VoidError as reason:
-                return meeting.void(str(reason))
-        outcome = concluded((side_used(base), side_used(head)), meeting.pairs, found)
+                return runs.void(str(reason))
+        outcome = concluded((revision_used(base), revision_used(head)), runs.pairs, found)
         ledger = _ledger(request, base, head) if outcome.state in ("fail", "improved") else ""
-    return outcome.model_copy(update={"ledger": ledger, "notes": meeting.notes})
+    return outcome.model_copy(update={"ledger": ledger, "notes": runs.notes})
 
 
 def write(path: Path, outcome: Outcome) -> None:
@@ -120,29 +113,29 @@ def write(path: Path, outcome: Outcome) -> None:
     write_model(path, outcome)
 
 
-class _Meeting:
-    """The two sides' runs, pair by pair."""
+class _PairedRuns:
+    """The runs of both revisions, pair by pair."""
 
-    def __init__(self, request: Request, base: Side, head: Side) -> None:
+    def __init__(self, request: Request, base: Checkout, head: Checkout) -> None:
         self.request = request
-        self.sides: dict[Name, Side] = {"base": base, "head": head}
+        self.checkouts: dict[Role, Checkout] = {"base": base, "head": head}
         self.pairs: list[Pair] = []
         self.notes: list[str] = []
-        self.show: Show = Show(None, 0)
+        self.progress: RunProgress = RunProgress(None, 0)
 
     def take(self, count: int) -> list[tuple[Figures, Figures]]:
-        self.show.total(count)
+        self.progress.total(count)
         while len(self.pairs) < count:
             index = len(self.pairs)
             for name in order(index):
-                self.show.running(index, name)
-                self.sides[name].records.append(run(self.sides[name], index, self.request.words))
-                self.show.ran()
-            base, head = (self.sides[name].records[-1] for name in ("base", "head"))
+                self.progress.running(index, name)
+                self.checkouts[name].records.append(run(self.checkouts[name], index, self.request.words))
+                self.progress.ran()
+            base, head = (self.checkouts[name].records[-1] for name in ("base", "head"))
             self.notes = check_pair(base, head)
             self.pairs.append((base, head))
             before, after = (summarise(each).median_step_seconds for each in (base, head))
-            self.show.pair(index, before, after)
+            self.progress.pair(index, before, after)
         return [(figures_of(summarise(base)), figures_of(summarise(head))) for base, head in self.pairs]
 
     def void(self, reason: str) -> Outcome:
@@ -150,8 +143,8 @@ class _Meeting:
             case=self.request.case,
             state="void",
             sentence=f"VOID: {self.request.case} cannot be compared: {reason}",
-            base=side_used(self.sides["base"]),
-            head=side_used(self.sides["head"]),
+            base=revision_used(self.checkouts["base"]),
+            head=revision_used(self.checkouts["head"]),
             pairs=len(self.pairs),
             looks=0,
             family_error=0.0,
@@ -159,10 +152,10 @@ class _Meeting:
         )
 
 
-def _ledger(request: Request, base: Side, head: Side) -> str:
+def _ledger(request: Request, base: Checkout, head: Checkout) -> str:
     """Whether the exact cost of the step moved as well: then the program changed, not only its speed."""
     recipe, changes = request.own_recipe or select([request.case], "cpu")[0].recipe, list(request.overrides)
-    print("counting the exact cost of a step on both sides", file=sys.stderr)
+    print("counting the exact cost of a step at both revisions", file=sys.stderr)
     try:
         before = ledger_store.counted_in(base.tree, recipe, changes, base.python)
         if request.head is None:
@@ -172,7 +165,7 @@ def _ledger(request: Request, base: Side, head: Side) -> str:
     except (ValueError, RuntimeError) as error:
         return f"The exact cost of a step was not counted: {str(error).splitlines()[0]}"
     found = differences(before, after)
-    reasons = [f"- not the same thing: {reason}" for reason in incomparable(before, after)]
+    reasons = [f"- not comparable: {reason}" for reason in incomparable(before, after)]
     if not found:
-        return "\n".join(["The exact cost of a step (docs/ledger.md) is the same on both sides.", *reasons])
+        return "\n".join(["The exact cost of a step (docs/ledger.md) is the same at both revisions.", *reasons])
     return "\n".join(["The exact cost of a step (docs/ledger.md) moved:", *reasons, "", ledger_text.table(found)])

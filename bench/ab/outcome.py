@@ -9,22 +9,25 @@ from typing import Annotated, Literal
 from pydantic import Field
 from tabulate import tabulate
 
-from bench.ab.looks import Figures, State, deciding
-from bench.ab.sides import Name, Side
+from bench.ab.checkouts import Checkout, Role
+from bench.ab.sequential import Figures, Finding
+from bench.judge import words
 from bench.judge.attribution import attribute
-from bench.judge.evidence import Judgement
-from bench.judge.metrics import STEP, figures_of, metric_of
+from bench.judge.evidence import Judgement, MetricState
+from bench.judge.metrics import figures_of
+from bench.judge.rule import exit_code_of
 from bench.judge.stats import summarise
 from bench.records.fields import Strict
 from bench.records.record import Record
 
 Pair = tuple[Record, Record]  # base, head
+OutcomeState = Literal[MetricState, "void"]
 
 
-class SideUsed(Strict):
-    """One side: what was asked for and what that was."""
+class RevisionUsed(Strict):
+    """One of the two revisions: what was asked for, what that was, and the records of its runs."""
 
-    name: Name
+    name: Role
     revision: str
     sha: str
     changed: bool  # uncommitted changes ran
@@ -32,19 +35,19 @@ class SideUsed(Strict):
 
 
 class MetricRow(Strict):
-    """One metric of both sides; `unit` is what the change and its interval are in."""
+    """One metric of both revisions; `unit` is what the change and its interval are in."""
 
     name: str
     title: str
     base_median: float
     head_median: float
     change_percent: float
-    unit: Literal["%", "% of a step"]
+    unit: words.ChangeUnit
     low_percent: float
     high_percent: float
     visible_percent: float
     alpha: float
-    state: State
+    state: MetricState
 
 
 class Outcome(Strict):
@@ -52,13 +55,13 @@ class Outcome(Strict):
 
     schema_: Literal[1] = Field(alias="schema", default=1)
     case: str
-    state: State
+    state: OutcomeState
     sentence: str
-    base: SideUsed
-    head: SideUsed
+    base: RevisionUsed
+    head: RevisionUsed
     pairs: int
-    looks: int  # 0: void
-    family_error: Annotated[float, Field(ge=0, le=1)]  # that the last look was made at
+    looks: int  # stages of the test; 0: void
+    family_error: Annotated[float, Field(ge=0, le=1)]  # of the last stage
     metrics: list[MetricRow] = []
     attribution: str = ""
     ledger: str = ""
@@ -66,7 +69,7 @@ class Outcome(Strict):
 
     def exit_code(self, require_answer: bool) -> int:
         """0 if the change may pass, else 1."""
-        return int(self.state in ("fail", "void") or (require_answer and self.state == "inconclusive"))
+        return exit_code_of(self.state, require_answer)
 
     def as_markdown(self) -> str:
         """The verdict first, then the figures, then where a change is."""
@@ -76,8 +79,8 @@ class Outcome(Strict):
             rows = [_cells(row) for row in self.metrics]
             parts += [tabulate(rows, headers, tablefmt="github", disable_numparse=True), ""]
             parts += [
-                f"Medians of {self.pairs} runs a side; changes are means over pairs, their intervals share an error of "
-                f"{self.family_error:.1%} each way.",
+                f"Medians of {self.pairs} runs of each revision. A change is the mean over pairs. The chance that any "
+                f"metric fails without cause is at most {self.family_error:.1%}.",
                 "",
             ]
         parts += [f"Where: {self.attribution}.", ""] if self.attribution else []
@@ -87,52 +90,46 @@ class Outcome(Strict):
 
 
 def _cells(row: MetricRow) -> tuple[str, ...]:
-    size, unit = (2**30, " GiB") if row.name == "peak_bytes" else (1, " s")
     return (
         row.title,
-        f"{row.base_median / size:.4g}{unit}",
-        f"{row.head_median / size:.4g}{unit}",
-        f"{row.change_percent:+.2f} {row.unit}",
-        f"{row.low_percent:+.2f} to {row.high_percent:+.2f}",
+        words.figure(row.name, row.base_median),
+        words.figure(row.name, row.head_median),
+        words.change(row.name, row.change_percent),
+        words.interval(row.low_percent, row.high_percent),
         f"{row.visible_percent:.2f} {row.unit}",
         row.state,
     )
 
 
-def concluded(
-    sides: tuple[SideUsed, SideUsed], pairs: Sequence[Pair], found: tuple[dict[str, Judgement], float, int]
-) -> Outcome:
+def concluded(revisions: tuple[RevisionUsed, RevisionUsed], pairs: Sequence[Pair], found: Finding) -> Outcome:
     """The outcome of the pairs and their judgement, without the notes and the ledger."""
-    judged, error, looks = found
-    before, after = ([figures_of(summarise(pair[side])) for pair in pairs] for side in (0, 1))
-    rows = [_row(name, each, before, after) for name, each in judged.items()]
-    name, state = deciding(judged)
+    before, after = ([figures_of(summarise(pair[place])) for pair in pairs] for place in (0, 1))
+    rows = [_row(name, each, before, after) for name, each in found.judged.items()]
+    name, state = found.deciding
     row = next(each for each in rows if each.name == name)
     return Outcome(
         case=pairs[0][0].case,
         state=state,
-        sentence=_sentence(pairs[0][0].case, sides, row, judged[name]),
-        base=sides[0],
-        head=sides[1],
+        sentence=_sentence(pairs[0][0].case, revisions, row, found.judged[name]),
+        base=revisions[0],
+        head=revisions[1],
         pairs=len(pairs),
-        looks=looks,
-        family_error=error,
+        looks=found.stages,
+        family_error=found.family_error,
         metrics=rows,
         attribution=attribute(before, after).sentence,
     )
 
 
 def _row(name: str, judgement: Judgement, before: Sequence[Figures], after: Sequence[Figures]) -> MetricRow:
-    metric = metric_of(name)
-    assert metric is not None
     evidence = judgement.evidence
     return MetricRow(
         name=name,
-        title=metric.title,
+        title=words.title(name),
         base_median=median(run[name] for run in before),
         head_median=median(run[name] for run in after),
         change_percent=evidence.change_percent,
-        unit="%" if metric.scale == "ratio" else "% of a step",
+        unit=words.change_unit(name),
         low_percent=evidence.low_percent,
         high_percent=evidence.high_percent,
         visible_percent=evidence.visible_percent,
@@ -141,36 +138,23 @@ def _row(name: str, judgement: Judgement, before: Sequence[Figures], after: Sequ
     )
 
 
-def _sentence(case: str, sides: tuple[SideUsed, SideUsed], row: MetricRow, judgement: Judgement) -> str:
+def _sentence(case: str, revisions: tuple[RevisionUsed, RevisionUsed], row: MetricRow, judgement: Judgement) -> str:
     evidence = judgement.evidence
-    base, head = (f"{each.revision} ({each.sha[:10]}{' with changes' * each.changed})" for each in sides)
-    what = (
-        f"takes {row.change_percent:+.1f} % a step"
-        if row.name == STEP
-        else (f"{row.title} {row.change_percent:+.1f} {row.unit}")
-    )
-    endings = {
-        "fail": "sure, and above the floor",
-        "improved": "sure, and above the floor",
-        "pass": f"a slowdown of {evidence.visible_percent:.1f} % would have been seen",
-        "inconclusive": (
-            f"pairs vary by {evidence.spread_percent:.1f} %, so only {evidence.visible_percent:.1f} % would surely "
-            "have been seen; give more --pairs or --steps, or a quieter machine"
-        ),
-    }
-    cells = _cells(row)
+    base, head = (f"at {each.revision} ({each.sha[:10]}{' with changes' * each.changed})" for each in revisions)
+    remedy = "give more --pairs or --steps, or a quieter machine"
+    before, after = (words.figure(row.name, value) for value in (row.base_median, row.head_median))
     return (
-        f"{row.state.upper()}: {case} {what} at {head} against {base}, {row.low_percent:+.1f} to "
-        f"{row.high_percent:+.1f} % at {1 - judgement.alpha:.2%} each way over {evidence.runs[0]} pairs: "
-        f"{cells[1]} became {cells[2]}; {endings[row.state]}"
+        f"{row.state.upper()}: {case}{words.compared(row.name, row.change_percent, head, base)} "
+        f"({words.told_interval(evidence, judgement.alpha)}, {evidence.runs[0]} pairs): {before} became {after}; "
+        f"{words.ending(row.state, evidence, 'pairs', '', remedy)}"
     )
 
 
-def side_used(side: Side) -> SideUsed:
-    return SideUsed(
-        name=side.name,
-        revision=side.revision,
-        sha=side.sha,
-        changed=side.changed,
-        records=[record.id for record in side.records],
+def revision_used(checkout: Checkout) -> RevisionUsed:
+    return RevisionUsed(
+        name=checkout.name,
+        revision=checkout.revision,
+        sha=checkout.sha,
+        changed=checkout.changed,
+        records=[record.id for record in checkout.records],
     )

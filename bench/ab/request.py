@@ -37,13 +37,13 @@ class Request:
 
     @property
     def own_recipe(self) -> str | None:
-        """In place of the case's; a file is the same one for both sides, which run elsewhere."""
+        """In place of the case's; a file is the same one for both revisions, which run in other folders."""
         is_file = self.recipe is not None and self.recipe.endswith(".toml")
         return str(Path(self.recipe).resolve()) if self.recipe is not None and is_file else self.recipe
 
     @property
     def words(self) -> list[str]:
-        """Of a run's command line, the same for both sides."""
+        """Of a run's command line, the same for both revisions."""
         options = [("case", self.case), ("recipe", self.own_recipe), ("steps", self.steps), ("device", self.device)]
         options += [("set", each) for each in self.overrides]
         # joined: pytest takes a path that stands alone for one of tests, and looks for its settings above it

@@ -27,7 +27,7 @@ from bench.judge.baseline import (
 )
 from bench.judge.evidence import MIN_BASELINE_RUNS
 from bench.judge.gate import judge
-from bench.records.jsonfile import first_fault, write_atomically
+from bench.records.jsonfile import first_fault, write_file
 from bench.records.record import Record
 from bench.records.terminal import plain
 
@@ -211,11 +211,3 @@ def write(path: Path, baselines: Sequence[Baseline]) -> None:
             "record fewer or shorter runs, or retire and remove what the file holds"
         )
     write_file(path, raw)
-
-
-def write_file(path: Path, content: bytes) -> None:
-    """Write atomically; a ValueError of one line where the system does not let us."""
-    try:
-        write_atomically(path, content)
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be written: {error.strerror or error}") from None

@@ -34,9 +34,9 @@ def ab_command(
 
     Exit 1 where head is surely slower, or does not learn what base learns.
     """
+    from bench.ab.checkouts import RunFailedError
     from bench.ab.compare import compare, write
     from bench.ab.request import Request
-    from bench.ab.sides import RunFailedError
 
     request = Request(base, head, case, pairs, confirm, recipe, tuple(overrides or ()), steps, device, results)
     try:

@@ -15,9 +15,10 @@ import typer
 from bench.baselines import store as baseline_store
 from bench.baselines.noise import MAX_CV_PERCENT
 from bench.judge.baseline import DEFAULT_TOLERANCE_PERCENT, Baseline, RecordedRun, stored_baselines
-from bench.judge.evidence import FAMILY_ERROR, FLOOR_PERCENT, MIN_BASELINE_RUNS, POWER, Comparison, Evidence, weigh
-from bench.judge.metrics import family, metric_of
-from bench.judge.words import figure, interval
+from bench.judge.evidence import FAMILY_ERROR, FLOOR_PERCENT, MIN_BASELINE_RUNS, POWER, Comparison, weigh
+from bench.judge.metrics import family
+from bench.judge.words import change, confidence, figure, interval, title
+from bench.records.fields import utc_moment
 from bench.records.files import read_records
 from bench.records.terminal import pairs, plain, table
 
@@ -35,15 +36,15 @@ Output = Annotated[
     Path | None,
     typer.Option("--output", "-o", metavar="FILE", help="Default: results/baselines/<device>/<case>.json."),
 ]
-Percent = Annotated[float, typer.Option(min=0.01, max=50.0)]
+PercentOption = Annotated[float, typer.Option(min=0.01, max=50.0)]
 
 
 @app.command()
 def record(
     records: Records,
     output: Output = None,
-    tolerance_percent: Percent = DEFAULT_TOLERANCE_PERCENT,
-    floor_percent: Percent = FLOOR_PERCENT,
+    tolerance_percent: PercentOption = DEFAULT_TOLERANCE_PERCENT,
+    floor_percent: PercentOption = FLOOR_PERCENT,
     max_cv_percent: Annotated[
         float, typer.Option(min=0.01, max=1000.0, help="How much the steady steps of a run may vary.")
     ] = MAX_CV_PERCENT,
@@ -126,17 +127,12 @@ def retire(label: str, rationale: Rationale, baselines: Baselines = Path("baseli
 
 
 def _age(baseline: Baseline) -> str:
-    """Of the newest run; a published figure does not say."""
+    """Of the newest run; a published figure does not say, and a time that is not in UTC says nothing."""
     try:
-        newest = max((_moment(run.created_at) for run in baseline.runs), default=None)
+        newest = max((utc_moment(run.created_at) for run in baseline.runs), default=None)
     except ValueError:
         return "unknown"
     return "-" if newest is None else f"{(datetime.now(timezone.utc) - newest).days} d"
-
-
-def _moment(text: str) -> datetime:
-    moment = datetime.fromisoformat(text.replace("Z", "+00:00"))  # Python 3.10 does not read the Z
-    return moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
 
 
 def _described(baseline: Baseline) -> str:
@@ -250,32 +246,28 @@ def _nearest(candidate: Baseline, stored: list[Baseline]) -> str:
 
 
 def _changes(candidate: Baseline, stored: Baseline) -> str:
-    """Every metric that the runs of both sides have, with its interval where the stored ones are enough for one."""
-    before, after = ([run.known_figures for run in side.runs] for side in (stored, candidate))
-    compared = {name: side for name, side in family(before, after).items() if metric_of(name) is not None}
-    rows = []
-    for name, side in compared.items():
-        metric = metric_of(name)
-        assert metric is not None
-        unit = "%" if side.whole is None else "% of a step"
-        evidence = weigh(side) if len(before) >= MIN_BASELINE_RUNS else None
-        rows.append(
-            (
-                metric.title,
-                figure(name, statistics.median(side.before)),
-                figure(name, statistics.median(side.after)),
-                *_change(evidence, side, unit),
-            )
+    """Every metric that the runs of both have, with its interval where the stored ones are enough for one."""
+    before, after = ([run.known_figures for run in baseline.runs] for baseline in (stored, candidate))
+    rows = [
+        (
+            title(name),
+            figure(name, statistics.median(comparison.before)),
+            figure(name, statistics.median(comparison.after)),
+            *_change(name, comparison),
         )
-    headers = ["metric", "stored", "candidate", "change", f"interval at {1 - FAMILY_ERROR:.0%} each way"]
+        for name, comparison in family(before, after).items()
+    ]
+    headers = ["metric", "stored", "candidate", "change", f"{confidence(FAMILY_ERROR)} interval"]
     return table(headers, rows, numbers=(1, 2, 3, 4))
 
 
-def _change(evidence: Evidence | None, side: Comparison, unit: str) -> tuple[str, str]:
-    if evidence is not None:
-        return f"{evidence.change_percent:+.2f} {unit}", interval(evidence)
-    before, after = statistics.median(side.before), statistics.median(side.after)
-    return f"{100 * (after - before) / (side.whole or before):+.2f} {unit}", "too few stored runs"
+def _change(name: str, comparison: Comparison) -> tuple[str, str]:
+    """(change, interval)."""
+    if len(comparison.before) >= MIN_BASELINE_RUNS:
+        evidence = weigh(comparison)
+        return change(name, evidence.change_percent), interval(evidence.low_percent, evidence.high_percent)
+    before, after = statistics.median(comparison.before), statistics.median(comparison.after)
+    return change(name, 100 * (after - before) / (comparison.whole or before)), "too few stored runs"
 
 
 def _words(values: Mapping[str, str]) -> str:

@@ -11,16 +11,16 @@ from typing import Annotated
 
 import typer
 
-from bench.baselines.store import write_file
 from bench.commands.baseline import Baselines, Records
 from bench.judge.baseline import load_baselines
 from bench.judge.evidence import FAMILY_ERROR
 from bench.judge.gate import grouped, judge_suite, missing
 from bench.judge.junit import as_junit
-from bench.judge.metrics import metric_of
-from bench.judge.verdict import RATE, WORST_FIRST, Row, Verdict, exit_code
-from bench.judge.words import figure, interval
+from bench.judge.rule import WORST_FIRST
+from bench.judge.verdict import Row, Verdict, exit_code
+from bench.judge.words import change, figure, interval, title
 from bench.records.files import read_records
+from bench.records.jsonfile import write_file
 from bench.records.terminal import plain, table
 
 Required = Annotated[bool, typer.Option("--require-baseline", help="A case without an answer fails.")]
@@ -85,10 +85,10 @@ def _table(verdicts: Sequence[Verdict]) -> str:
     rows = [
         (
             verdict.case,
-            _title(row),
+            title(row.metric),
             figure(row.metric, row.measured),
             figure(row.metric, row.baseline),
-            f"{row.change_percent:+.2f} %",
+            change(row.metric, row.change_percent),
             _limit(row),
             row.state,
             row.label,
@@ -100,17 +100,10 @@ def _table(verdicts: Sequence[Verdict]) -> str:
     return table(headers, rows, numbers=(2, 3, 4, 5))
 
 
-def _title(row: Row) -> str:
-    metric = metric_of(row.metric)
-    if metric is None:
-        return "tokens/s/p" if row.metric == RATE else row.metric
-    return f"{metric.title} (change: of a step)" if metric.scale == "of a step" else metric.title
-
-
 def _limit(row: Row) -> str:
     """Of a baseline that knows its noise the interval of the change, in seconds; of others the limit."""
     if row.evidence is not None:
-        return interval(row.evidence)
+        return interval(row.evidence.low_percent, row.evidence.high_percent)
     return "-" if row.limit_percent is None else f"limit {row.limit_percent:+.2f}"
 
 

@@ -10,10 +10,10 @@ import typer
 
 from bench.commands.baseline import Records
 from bench.history import store as history
-from bench.history.changes import LEAST_RUNS, Change, changes_of
+from bench.history.change_points import LEAST_RUNS, ChangePoint, change_points
 from bench.history.store import Entry
 from bench.records.files import read_records
-from bench.records.jsonfile import write_atomically
+from bench.records.jsonfile import write_file
 from bench.records.terminal import plain, table
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help=__doc__)
@@ -53,38 +53,38 @@ def check(
     A monitor, not a gate: the exit code is 0 whatever is found.
     """
     series = _chosen(file, case)
-    found = [changes_of(each) for each in series]
-    for each, changes in zip(series, found, strict=True):
-        print(f"{_title(each)}: {_verdict(each, changes)}")
-        for change in changes:
-            print(f"  {described(each, change)}")
+    found = [change_points(each) for each in series]
+    for each, points in zip(series, found, strict=True):
+        print(f"{_title(each)}: {_summary(each, points)}")
+        for point in points:
+            print(f"  {described(each, point)}")
     print(_MONITOR)
     if plot is not None:
         from reports.monitors import trends
 
-        levels = [[change.at for change in changes] for changes in found]
-        write_atomically(plot, trends([(_title(each), each) for each in series], levels))
+        levels = [[point.at for point in points] for points in found]
+        write_file(plot, trends([(_title(each), each) for each in series], levels))
         print(f"wrote {plot}")
 
 
-def described(series: Sequence[Entry], change: Change) -> str:
+def described(series: Sequence[Entry], point: ChangePoint) -> str:
     """One change: its size, the levels on both sides, and the commits between which it lies."""
-    last, first = series[change.at - 1], series[change.at]
-    levels = f"{change.before_seconds:.4g} to {change.after_seconds:.4g} s a step"
-    sizes = f"{levels}, {change.runs[0]} and {change.runs[1]} runs"
+    last, first = series[point.at - 1], series[point.at]
+    levels = f"{point.before_seconds:.4g} to {point.after_seconds:.4g} s a step"
+    sizes = f"{levels}, {point.runs[0]} and {point.runs[1]} runs"
     same = last.commit.sha is not None and last.commit == first.commit and not last.commit.dirty
     where = (
         f"within commit {_commit(first)}: not the code, look at the machine"
         if same
         else (f"after commit {_commit(last)}, by {_commit(first)}")
     )
-    return f"{change.percent:+.1f} % ({sizes}) between {last.created_at} and {first.created_at}, {where}"
+    return f"{point.percent:+.1f} % ({sizes}) between {last.created_at} and {first.created_at}, {where}"
 
 
-def _verdict(series: Sequence[Entry], changes: Sequence[Change]) -> str:
+def _summary(series: Sequence[Entry], points: Sequence[ChangePoint]) -> str:
     if len(series) < 2 * LEAST_RUNS:
         return f"{len(series)} runs are too few to see a change, of which {2 * LEAST_RUNS} are needed"
-    return f"{len(series)} runs, {len(changes) or 'no'} change{'s' * (len(changes) != 1)} of the step's time"
+    return f"{len(series)} runs, {len(points) or 'no'} change{'s' * (len(points) != 1)} of the step's time"
 
 
 def _chosen(file: Path, case: str | None) -> list[list[Entry]]:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from bench.records.jsonfile import write_atomically
+from bench.records.jsonfile import write_file
 
 
 def selftest_command(
@@ -46,11 +46,11 @@ def selftest_command(
         outcomes += replayed
         parts.append(as_json(each, replayed, halves))
     if json_path is not None:
-        write_atomically(json_path, json_text(parts))
+        write_file(json_path, json_text(parts))
     if plot is not None:
         from reports.monitors import power_curves
 
-        write_atomically(plot, power_curves(outcomes))
+        write_file(plot, power_curves(outcomes))
     if not is_sound(outcomes):
         print("the gate's false alarms are surely above what it states")
         raise typer.Exit(1)

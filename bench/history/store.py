@@ -17,9 +17,9 @@ from filelock import FileLock, Timeout
 from pydantic import Field
 
 from bench.judge.metrics import STEP, figures_of, metric_of
+from bench.judge.rule import VerdictState
 from bench.judge.stats import summarise
-from bench.judge.verdict import State
-from bench.records.fields import HexId, Name, Strict, UtcTime, utc_moment
+from bench.records.fields import Figure, HexId, Name, Strict, UtcTime, utc_moment
 from bench.records.jsonfile import parse_model, read_bounded
 from bench.records.record import Commit, Record
 
@@ -30,8 +30,7 @@ MAX_RUNS = 50_000
 FILE_NAME = "history.jsonl"
 _LOCK_SECONDS = 60.0
 
-Figure = Annotated[float, Field(ge=0, le=1e30)]
-Positive = Annotated[float, Field(gt=0, le=1e30)]
+PositiveFigure = Annotated[float, Field(gt=0, le=1e30)]
 
 
 class Entry(Strict):
@@ -44,10 +43,10 @@ class Entry(Strict):
     key: HexId
     device_name: Name
     commit: Commit
-    step_seconds: Positive
-    tokens_per_second_per_processor: Positive
+    step_seconds: PositiveFigure
+    tokens_per_second_per_processor: PositiveFigure
     figures: Annotated[dict[Name, Figure], Field(max_length=MAX_FIGURES)]
-    state: State | None = None  # of its verdict, where it was judged
+    state: VerdictState | None = None  # of its verdict, where it was judged
 
 
 def key_of(record: Record) -> str:
@@ -56,7 +55,7 @@ def key_of(record: Record) -> str:
     return hashlib.sha256("\n".join((*parts, record.device.dtype)).encode()).hexdigest()[:16]
 
 
-def entry_of(record: Record, state: State | None = None) -> Entry:
+def entry_of(record: Record, state: VerdictState | None = None) -> Entry:
     """The line of a valid record."""
     summary = summarise(record)
     figures = {name: value for name, value in figures_of(summary).items() if name != STEP and metric_of(name)}
@@ -74,7 +73,7 @@ def entry_of(record: Record, state: State | None = None) -> Entry:
     )
 
 
-def append(path: Path, records: Iterable[Record], states: Mapping[str, State] | None = None) -> int:
+def append(path: Path, records: Iterable[Record], states: Mapping[str, VerdictState] | None = None) -> int:
     """Add the valid records that are not in it yet, `states` by case; how many were new.
 
     Several processes may append at once: each holds a lock, and writes its lines in one piece.
@@ -96,7 +95,7 @@ def append(path: Path, records: Iterable[Record], states: Mapping[str, State] | 
         raise ValueError(f"{path}: cannot be written: {error.strerror or error}") from None
 
 
-def _append_new(path: Path, wanted: Mapping[str, Record], states: Mapping[str, State]) -> int:
+def _append_new(path: Path, wanted: Mapping[str, Record], states: Mapping[str, VerdictState]) -> int:
     known = {entry.record_id for entry in read(path)} if path.exists() else set()
     new = [entry_of(record, states.get(record.case)) for name, record in wanted.items() if name not in known]
     lines = "".join(entry.model_dump_json(by_alias=True) + "\n" for entry in new).encode()

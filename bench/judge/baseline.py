@@ -17,8 +17,21 @@ from pydantic import Field, StringConstraints, model_validator
 
 from bench.judge.evidence import FLOOR_PERCENT
 from bench.judge.metrics import STEP, figures_of, metric_of
+from bench.judge.parity import GRAD_NORM, GRAD_NORM_TOLERANCE_PERCENT, LOSS, LOSS_TOLERANCE_PERCENT
 from bench.judge.stats import summarise
-from bench.records.fields import Count, DeviceKind, Dtype, HexId, Name, Positive, Rate, StepSeconds, Strict, Text
+from bench.records.fields import (
+    Count,
+    DeviceKind,
+    Dtype,
+    Figure,
+    HexId,
+    Name,
+    Positive,
+    Rate,
+    StepSeconds,
+    Strict,
+    Text,
+)
 from bench.records.jsonfile import read_model, write_model
 from bench.records.record import Commit, Record
 
@@ -35,7 +48,6 @@ _SAME_SIZE = 0.005
 # Runs of one program on one machine; beyond it a between-run spread is no number to judge by.
 _MAX_RUN_RATIO = 1000.0
 
-Figure = Annotated[float, Field(ge=0, le=1e30)]
 Percent = Annotated[float, Field(gt=0, le=50)]
 Sentence = Annotated[str, StringConstraints(min_length=1, max_length=2000)]
 
@@ -143,8 +155,8 @@ class Baseline(Strict):
     software: Annotated[dict[Name, Text], Field(max_length=100)] = {}  # empty: not stated, not compared
     tolerance_percent: Percent
     floor_percent: Percent = FLOOR_PERCENT
-    loss_tolerance_percent: Percent = 2.0
-    grad_norm_tolerance_percent: Percent = 10.0
+    loss_tolerance_percent: Percent = LOSS_TOLERANCE_PERCENT
+    grad_norm_tolerance_percent: Percent = GRAD_NORM_TOLERANCE_PERCENT
     source: Sentence
     rationale: Sentence
     runs: Annotated[list[RecordedRun], Field(max_length=1000)] = []
@@ -179,6 +191,11 @@ class Baseline(Strict):
         median = statistics.median(medians)
         if abs(median / self.metrics.step_seconds - 1) > 1e-6:
             raise ValueError(f"metrics.step_seconds is not {median:.6g}, the median of the runs' medians")
+
+    @property
+    def parity_tolerances_percent(self) -> Mapping[str, float]:
+        """How far a run's losses and gradient norms may be from those of the baseline's runs (bench.judge.parity)."""
+        return {LOSS: self.loss_tolerance_percent, GRAD_NORM: self.grad_norm_tolerance_percent}
 
     def differences(self, record: Record) -> tuple[str, ...]:
         """What of the key differs, in words; empty if the record may be compared with this baseline."""

@@ -27,14 +27,16 @@ MIN_RUNS_TO_DECIDE = 3
 FAMILY_ERROR = 0.01  # of all that one suite judges: the chance that any equal metric fails, or any improves
 FLOOR_PERCENT = 1.0  # a smaller change is of no practical interest, however sure it is
 LIMIT_PERCENT = 100 * 5 / 95  # of step seconds: 5 % fewer tokens a second
-# A suite that may ask for more runs looks twice: first with this share of the error, then, at both together, with the
-# rest. The two can be wrong together at most as often as one look at the whole error.
-FIRST_LOOK = 0.2
+# A suite that may ask for more runs is judged in two stages: the first at this share of the error, the second, on all
+# runs together, at the rest. Both together are wrong at most as often as one judgement at the whole error.
+FIRST_STAGE_SHARE = 0.2
+FIRST_STAGE_ERROR = FAMILY_ERROR * FIRST_STAGE_SHARE
+SECOND_STAGE_ERROR = FAMILY_ERROR * (1 - FIRST_STAGE_SHARE)
 POWER = 0.95  # of the smallest change that is called visible
 # Two runs can be equal by chance, or to the clock's last digit: below this spread nothing is known to be quieter.
 _LEAST_SPREAD = 1e-4
 
-State = Literal["pass", "fail", "improved", "inconclusive"]
+MetricState = Literal["pass", "fail", "improved", "inconclusive"]
 Key = TypeVar("Key")
 
 
@@ -56,7 +58,7 @@ class Evidence:
 class Judgement:
     """A metric's state and the alpha at which Holm's procedure tested it."""
 
-    state: State
+    state: MetricState
     evidence: Evidence
     alpha: float
 
@@ -175,9 +177,9 @@ def decide(family: Mapping[Key, Comparison], family_error: float = FAMILY_ERROR)
 
 def _state(
     comparison: Comparison, change_percent: float, high_percent: float, is_worse: bool, is_better: bool
-) -> State:
+) -> MetricState:
     """What a change is; `is_worse` and `is_better` say whether Holm's procedure calls it that."""
-    decided: State = "inconclusive"
+    decided: MetricState = "inconclusive"
     if is_worse and change_percent > comparison.floor_percent:
         decided = "fail"
     elif is_better and change_percent < -comparison.floor_percent:
@@ -230,7 +232,7 @@ def _share_percent(share: float) -> float:
     return 100 * share
 
 
-def states(family: Mapping[Key, Comparison], family_error: float = FAMILY_ERROR) -> dict[Key, State]:
+def states(family: Mapping[Key, Comparison], family_error: float = FAMILY_ERROR) -> dict[Key, MetricState]:
     """The states of `decide` and nothing else, many times as fast: for replays of a hundred thousand judgements."""
     differences = {name: _difference(each) for name, each in family.items()}
     weights = {name: each.weight for name, each in family.items()}

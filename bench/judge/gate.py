@@ -18,9 +18,10 @@ from dataclasses import dataclass, replace
 from bench.judge.attribution import Attribution, attribute
 from bench.judge.baseline import Baseline
 from bench.judge.evidence import FAMILY_ERROR, MIN_BASELINE_RUNS, Comparison, Judgement, decide
-from bench.judge.metrics import STEP, family, figures_of
+from bench.judge.metrics import RATE, STEP, family, figures_of
+from bench.judge.rule import RowState, deciding
 from bench.judge.stats import summarise
-from bench.judge.verdict import RATE, STATE_OF_ROW, WORST_ROW_FIRST, Refusal, Row, RowState, Verdict
+from bench.judge.verdict import Refusal, Row, Verdict
 from bench.judge.void import why_invalid, why_learning_differs, why_void
 from bench.judge.words import verdict_sentence, why_no_baseline
 from bench.records.record import Record
@@ -230,17 +231,17 @@ def _conclude(case: _Case, judged: Mapping[tuple[str, str], Judgement]) -> Verdi
     if case.void is not None:
         return Verdict("void", record.case, f"VOID: {record.case} cannot be judged: {case.void}")
     rows = tuple(row for baseline in case.matched for row in _rows(baseline, case, judged))
-    deciding = [row for row in rows if row.decides]
-    if not deciding:
+    found = deciding([(row.metric, row.state) for row in rows])
+    if found is None:
         why = why_no_baseline(case.refusals)
         sentence = f"NO BASELINE: {record.case} ran at {case.measured} on {record.device.name}; {why}"
         return Verdict("no_baseline", record.case, sentence, rows, case.refusals)
-    worst = min(deciding, key=lambda row: WORST_ROW_FIRST.index(row.state))
+    worst, state = rows[found[0]], found[1]
     attribution = _attribution(case, worst)
     sentence = verdict_sentence(record, rows, worst, case.measured)
     if attribution is not None and attribution.sentence:
         sentence += f". Where: {attribution.sentence}"
-    return Verdict(STATE_OF_ROW[worst.state], record.case, sentence, rows, case.refusals, attribution)
+    return Verdict(state, record.case, sentence, rows, case.refusals, attribution)
 
 
 def _attribution(case: _Case, worst: Row) -> Attribution | None:

@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from bench.judge.evidence import Comparison, State
+from bench.judge.evidence import Comparison
 from bench.judge.stats import Summary
 
 # "ratio": the change is relative to the figure itself. "of a step": seconds, as a share of the baseline's step, so
@@ -20,6 +20,7 @@ from bench.judge.stats import Summary
 Scale = Literal["ratio", "of a step"]
 
 STEP = "step_seconds"
+RATE = "tokens_per_second_per_processor"  # the same test as the time of a step, so it is no metric of its own
 PHASE = "phase_seconds."
 COLLECTIVE = "collective_seconds."
 MODULE = "module_seconds."
@@ -67,18 +68,6 @@ def figures_of(summary: Summary) -> dict[str, float]:
     found |= {f"collective_calls.{name}": count / steps for name, count in summary.collective_calls.items()}
     found |= {f"collective_bytes.{name}": count / steps for name, count in summary.collective_bytes.items()}
     return found
-
-
-_WORST_FIRST: tuple[State, ...] = ("fail", "inconclusive", "improved", "pass")
-
-
-def deciding(states: Mapping[str, State]) -> str:
-    """The metric that makes the verdict: the worst, the step's time first among equals.
-
-    Beside the step's time only a metric that fails or improves counts.
-    """
-    told = [name for name, state in states.items() if name == STEP or state in ("fail", "improved")]
-    return min(told, key=lambda name: (_WORST_FIRST.index(states[name]), name != STEP))
 
 
 def family(

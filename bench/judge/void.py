@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bench.judge.baseline import Baseline
+from bench.judge.parity import GRAD_NORM, LOSS, first_departure, traces_of
 from bench.judge.stats import Summary
 from bench.records.record import Record
 
@@ -24,57 +25,49 @@ def why_void(run: Record, summary: Summary) -> str | None:
         return f"{summary.steady_steps} steady steps of {len(run.steps)}, at least {MIN_STEADY_STEPS} needed"
     if summary.mfu is not None and summary.mfu > MAX_MFU:
         return f"{summary.mfu:.0%} of the device's stated peak is impossible; check peak_flops_per_second"
-    return _dropped(run)
+    lost = lost_pairs(run.expert_load, _routed_pairs(run))
+    return lost[0] if lost else None
 
 
-def _dropped(run: Record) -> str | None:
-    """Tokens that some layer's experts did not get; None too where the recipe or the load is not recorded."""
+def lost_pairs(expert_load: Sequence[Sequence[int]], routed_pairs: int | None) -> list[str]:
+    """A sentence for each layer whose experts did not get exactly the (token, expert) pairs that were routed.
+
+    `expert_load` holds tokens by layer and expert, summed over the steps; `routed_pairs` is steps x tokens a step x
+    experts a token, None where that is not known. Layers are numbered from 0, as in the report.
+    """
+    if routed_pairs is None:
+        return []
+    return [
+        f"layer {layer}: {routed_pairs - got:,} of {routed_pairs:,} (token, expert) pairs were dropped"
+        if got < routed_pairs
+        else f"layer {layer}: its experts got {got:,} (token, expert) pairs, but {routed_pairs:,} were routed"
+        for layer, got in enumerate(map(sum, expert_load))
+        if got != routed_pairs
+    ]
+
+
+def _routed_pairs(run: Record) -> int | None:
+    """None where the recipe does not say how many experts a token goes to."""
     model = run.recipe.resolved.get("model")
     each_goes_to = model.get("experts_per_token") if isinstance(model, dict) else None
     if not isinstance(each_goes_to, int) or isinstance(each_goes_to, bool):
         return None
-    expected = len(run.steps) * run.work.tokens_per_step * each_goes_to
-    for layer, load in enumerate(run.expert_load):
-        if sum(load) != expected:
-            return f"layer {layer}: its experts got {sum(load):,} of {expected:,} (token, expert) pairs"
-    return None
+    return len(run.steps) * run.work.tokens_per_step * each_goes_to
 
 
 def why_learning_differs(runs: Sequence[Record], matched: Sequence[Baseline]) -> str | None:
     """The first step whose loss or gradient norm is not that of a baseline's run."""
-    for baseline in matched:
-        if not baseline.runs:
-            continue
-        stored = baseline.runs[0]
-        traces = (
-            ("loss", stored.losses, baseline.loss_tolerance_percent),
-            ("grad norm", stored.grad_norms, baseline.grad_norm_tolerance_percent),
-        )
+    for baseline in (each for each in matched if each.runs):
+        theirs = {LOSS: baseline.runs[0].losses, GRAD_NORM: baseline.runs[0].grad_norms}
         for run in runs:
-            for name, theirs, tolerance in traces:
-                ours = [step.loss if name == "loss" else step.grad_norm for step in run.steps]
-                if found := _first_apart(ours, theirs, tolerance):
-                    step, mine, other = found
-                    return (
-                        f"step {run.steps[step].step}: {name} {mine:.6g} where {baseline.label} had {other:.6g}, more "
-                        f"than {tolerance:g} % apart: it computes something else, or reads other data"
-                    )
+            if found := first_departure(traces_of(run.steps), theirs, baseline.parity_tolerances_percent):
+                return (
+                    f"step {run.steps[found.index].step}: {found.name} {found.ours:.6g} where {baseline.label} had "
+                    f"{found.theirs:.6g}, more than {found.tolerance_percent:g} % apart: it computes something else, "
+                    "or reads other data"
+                )
     return None
-
-
-def _first_apart(
-    ours: Sequence[float | None], theirs: Sequence[float | None], tolerance_percent: float
-) -> tuple[int, float, float] | None:
-    for index, (mine, other) in enumerate(zip(ours, theirs, strict=False)):
-        if mine is not None and other is not None and is_apart(mine, other, tolerance_percent):
-            return index, mine, other
-    return None
-
-
-def is_apart(mine: float, other: float, tolerance_percent: float) -> bool:
-    """Whether a loss or gradient norm is not the other's."""
-    return abs(mine - other) > tolerance_percent / 100 * abs(other)
 
 
 def _more(count: int) -> str:
-    return f" (and {count - 1} more reasons)" if count > 1 else ""
+    return f" (and {count - 1} more reason{'s' * (count > 2)})" if count > 1 else ""

@@ -1,69 +1,123 @@
-"""A verdict in words: its sentence, a change's interval, a figure with its unit."""
+"""A judgement in words: a metric's title, a figure with its unit, a change, its interval, and a verdict's sentence.
+
+The gate, the A/B comparison, the commands and the reports all take their words from here.
+"""
 
 from __future__ import annotations
 
-from bench.judge.evidence import FAMILY_ERROR, MIN_RUNS_TO_DECIDE, Evidence
-from bench.judge.metrics import STEP, metric_of
-from bench.judge.verdict import RATE, Refusal, Row
+from typing import Literal
+
+from bench.judge.evidence import FAMILY_ERROR, MIN_RUNS_TO_DECIDE, Evidence, MetricState
+from bench.judge.metrics import RATE, STEP, metric_of
+from bench.judge.verdict import Refusal, Row
 from bench.records.record import Record
 
+ChangeUnit = Literal["%", "% of a step"]
 
-def interval(evidence: Evidence) -> str:
-    """The change's interval, in percent."""
-    return f"{evidence.low_percent:+.2f} to {evidence.high_percent:+.2f}"
+_ENOUGH = "significant, and above the floor"
+_REFRESH = "store a fresh baseline, so that losing this speed again is noticed"
+
+
+def title(name: str) -> str:
+    """A metric as people call it."""
+    if name == RATE:
+        return "tokens/s/p"
+    metric = metric_of(name)
+    return name if metric is None else metric.title
 
 
 def figure(name: str, value: float) -> str:
-    """A figure with its unit."""
-    return f"{value / 2**30:.3f} GiB" if name.endswith("_bytes") else f"{value:.5g}"
+    """A metric's figure with its unit; the title of a rate says its own."""
+    if name.endswith("_bytes"):
+        return f"{value / 2**30:.3f} GiB"
+    return f"{value:,.7g}" if name == RATE else f"{value:.4g} s"
+
+
+def change_unit(name: str) -> ChangeUnit:
+    """What a metric's change and its interval are in."""
+    metric = metric_of(name)
+    return "% of a step" if metric is not None and metric.scale == "of a step" else "%"
+
+
+def change(name: str, percent: float) -> str:
+    """A metric's change; + is more of it."""
+    return f"{percent:+.2f} {change_unit(name)}"
+
+
+def interval(low_percent: float, high_percent: float) -> str:
+    """The confidence interval of a change, in the change's unit."""
+    return f"{low_percent:+.2f} to {high_percent:+.2f}"
+
+
+def confidence(alpha: float) -> str:
+    """The level of an interval each of whose ends is a bound at 1 - alpha."""
+    return f"{100 * (1 - 2 * alpha):.3g} %"
+
+
+def told_interval(evidence: Evidence, alpha: float) -> str:
+    """The interval of a change and its level, for a sentence."""
+    return f"{confidence(alpha)} confidence interval {evidence.low_percent:+.1f} to {evidence.high_percent:+.1f} %"
+
+
+def compared(name: str, percent: float, here: str, there: str) -> str:
+    """What follows the case's name: how a metric here differs from there, as `in its baseline` or `at main`."""
+    amount = f"{abs(percent):.1f} {change_unit(name)}"
+    where = f"{here and ' ' + here} than {there}"
+    if name == STEP:
+        return f" takes {amount} {'more' if percent > 0 else 'less'} time per step{where}"
+    return f": {title(name)} is {amount} {'higher' if percent > 0 else 'lower'}{where}"
+
+
+def ending(state: MetricState, evidence: Evidence, units: Literal["runs", "pairs"], improved: str, remedy: str) -> str:
+    """What a state rests on; `improved` says what to do about a speed-up, `remedy` how to get an answer."""
+    visible = f"{evidence.visible_percent:.1f} %"
+    return {
+        "fail": _ENOUGH,
+        "improved": improved or _ENOUGH,
+        "pass": f"a slowdown of {visible} would have been detected",
+        "inconclusive": (
+            f"{units} vary by {evidence.spread_percent:.1f} %, so only a slowdown of {visible} or more is detected "
+            f"reliably; {remedy}"
+        ),
+    }[state]
 
 
 def verdict_sentence(record: Record, rows: tuple[Row, ...], worst: Row, measured: str) -> str:
+    """The sentence of a gate's verdict, which is about its worst row."""
     rate, seconds = (
         next(row for row in rows if (row.label, row.metric) == (worst.label, name)) for name in (RATE, STEP)
     )
-    against = f"{rate.baseline:,.7g} ({seconds.baseline:.4g}) of {worst.label}"
-    change = rate.change_percent
-    moved = f"{abs(change):.1f} % {'faster' if change > 0 else 'slower'} than its baseline"
-    ending = f"the limit is {abs(rate.limit_percent or 0):g} %"
-    if worst.evidence is not None:
-        return _weighed_sentence(record, worst, worst.evidence, f"{measured} against {against}")
-    if worst.state == "improved":
-        ending = "store a fresh baseline, so that losing this speed again is noticed"
-    return f"{worst.state.upper()}: {record.case} ran {moved}: {measured} against {against}; {ending}"
-
-
-def _weighed_sentence(record: Record, worst: Row, evidence: Evidence, figures: str) -> str:
-    """The change with its interval, and what to do where that is not enough to tell."""
-    theirs, ours = evidence.runs
-    metric = metric_of(STEP if worst.metric == RATE else worst.metric)
-    assert metric is not None
-    unit = "% of a step" if metric.scale == "of a step" else "%"
-    took = "took" if metric.name == STEP else f"{metric.title}:"
-    changed = (
-        f"{worst.state.upper()}: {record.case} {took} {evidence.change_percent:+.1f} {unit}"
-        f"{' a step' if metric.name == STEP else ''} against its baseline "
-        f"({evidence.low_percent:+.1f} to {evidence.high_percent:+.1f} % at {1 - FAMILY_ERROR:.0%} each way, "
-        f"{ours} run{'s' * (ours > 1)} against {theirs}): {figures}"
+    figures = f"{measured} against {rate.baseline:,.7g} ({seconds.baseline:.4g}) of {worst.label}"
+    if worst.evidence is not None and worst.state != "compared":
+        return _weighed_sentence(record.case, worst.metric, worst.state, worst.evidence, figures)
+    percent = rate.change_percent
+    moved = f"{abs(percent):.1f} % {'faster' if percent > 0 else 'slower'} than its baseline"
+    limit = f"the limit is {abs(rate.limit_percent or 0):g} %"
+    return f"{worst.state.upper()}: {record.case} ran {moved}: {figures}; " + (
+        _REFRESH if worst.state == "improved" else limit
     )
-    endings = {
-        "fail": "sure, and above the floor",
-        "improved": "store a fresh baseline, so that losing this speed again is noticed",
-        "pass": f"a slowdown of {evidence.visible_percent:.1f} % would have been seen",
-        "inconclusive": (
-            f"runs vary by {evidence.spread_percent:.1f} %, so only {evidence.visible_percent:.1f} % would surely have "
-            f"been seen, and it takes {MIN_RUNS_TO_DECIDE} runs to decide; add --runs, or compare on one quiet machine"
-        ),
-    }
-    return f"{changed}; {endings[worst.state]}"
+
+
+def _weighed_sentence(case: str, name: str, state: MetricState, evidence: Evidence, figures: str) -> str:
+    """The change with its interval, and what to do where that is not enough for an answer."""
+    theirs, ours = evidence.runs
+    tested = STEP if name == RATE else name
+    remedy = f"a decision takes at least {MIN_RUNS_TO_DECIDE} runs: add --runs, or compare on one quiet machine"
+    return (
+        f"{state.upper()}: {case}{compared(tested, evidence.change_percent, '', 'in its baseline')} "
+        f"({told_interval(evidence, FAMILY_ERROR)}, {ours} run{'s' * (ours > 1)} against {theirs}): {figures}; "
+        f"{ending(state, evidence, 'runs', _REFRESH, remedy)}"
+    )
 
 
 def why_no_baseline(refusals: tuple[Refusal, ...]) -> str:
+    """Which baseline came nearest, and what of its key differs."""
     if not refusals:
         return "no baseline is stored for this case"
     nearest = min(refusals, key=lambda refusal: len(refusal.differences))
+    more = len(nearest.differences) - 3
     return (
-        f"the nearest of {len(refusals)} baselines, {nearest.label}, was refused: "
+        f"the nearest of {len(refusals)} baseline{'s' * (len(refusals) > 1)}, {nearest.label}, was refused: "
         + ", ".join(nearest.differences[:3])
-        + (f" and {len(nearest.differences) - 3} more" if len(nearest.differences) > 3 else "")
+        + (f" and {more} more" if more > 0 else "")
     )

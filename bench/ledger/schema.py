@@ -11,25 +11,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from bench.records.fields import Count, Strict
 from bench.records.jsonfile import read_model, write_model
 
 MAX_LEDGER_BYTES = 8 << 20
 
-Name = Annotated[str, Field(max_length=200)]
-Count = Annotated[int, Field(ge=0, le=1 << 62)]
+Label = Annotated[str, Field(max_length=200)]  # unlike the name of a record it may be empty
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
-
-
-class CostRow(_Frozen):
+class CostRow(Strict):
     """Operators of one component in one phase of a step. FLOPs and bytes as bench.ledger.meter counts them."""
 
-    phase: Name
-    component: Name
+    phase: Label
+    component: Label
     operator_calls: Count
     matrix_flops: Count
     vector_flops: Count
@@ -37,18 +33,18 @@ class CostRow(_Frozen):
     bytes_written: Count
 
 
-class CollectiveRow(_Frozen):
+class CollectiveRow(Strict):
     """Calls of one collective on one kind of group in one phase; bytes are of each call's larger side."""
 
-    phase: Name
-    group: Name
-    operation: Name
-    dtype: Name
+    phase: Label
+    group: Label
+    operation: Label
+    dtype: Label
     calls: Count
     bytes: Count
 
 
-class Parameters(_Frozen):
+class Parameters(Strict):
     """Parameters that the rank holds."""
 
     dense: Count
@@ -56,12 +52,12 @@ class Parameters(_Frozen):
     embedding: Count  # the head's rows too
 
 
-class Memory(_Frozen):
+class Memory(Strict):
     """Tensor storages alive at the step's peak, by what they are, and those alive between steps."""
 
     peak_bytes: Count
-    peak_phase: Name
-    peak_component: Name
+    peak_phase: Label
+    peak_component: Label
     weights_bytes: Count
     gradients_bytes: Count
     optimizer_bytes: Count
@@ -70,15 +66,15 @@ class Memory(_Frozen):
     static_bytes: Count
 
 
-class TimelinePoint(_Frozen):
+class TimelinePoint(Strict):
     """The most memory alive during one stretch of the step."""
 
-    phase: Name
-    component: Name
+    phase: Label
+    component: Label
     bytes: Count
 
 
-class RankLedger(_Frozen):
+class RankLedger(Strict):
     """One rank's step."""
 
     rank: Count
@@ -91,17 +87,17 @@ class RankLedger(_Frozen):
     timeline: Annotated[list[TimelinePoint], Field(max_length=1000)]
 
 
-class Ledger(_Frozen):
+class Ledger(Strict):
     """A recipe's step, counted on some of its ranks."""
 
     schema_version: Literal[1] = Field(alias="schema")
-    recipe_name: Name
-    recipe_hash: Name
-    software: dict[Name, Name]
+    recipe_name: Label
+    recipe_hash: Label
+    software: dict[Label, Label]
     routing_shares: Annotated[list[float], Field(max_length=4096)]
     num_micro_batches: Count
     ranks: Annotated[list[RankLedger], Field(min_length=1, max_length=65_536)]
-    unknown_operators: dict[Name, Count]  # of which no FLOPs are counted: then the ledger is too low
+    unknown_operators: dict[Label, Count]  # of which no FLOPs are counted: then the ledger is too low
     rationale: Annotated[str, Field(max_length=2000)] = ""
 
     @property
@@ -127,7 +123,7 @@ def write_ledger(path: Path, ledger: Ledger) -> None:
 # ---- comparing -----------------------------------------------------------------------------------------
 
 
-class Difference(_Frozen):
+class Difference(Strict):
     """One figure that is not the same."""
 
     rank: int

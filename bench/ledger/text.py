@@ -29,7 +29,7 @@ def complaint(before: Ledger, after: Ledger) -> str:
     if not reasons and not found and before.unknown_operators == after.unknown_operators:
         return ""
     lines = [f"the cost of a step of {after.recipe_name} is not what is stored:"]
-    lines += [f"- not the same thing: {reason}" for reason in reasons]
+    lines += [f"- not comparable: {reason}" for reason in reasons]
     if before.unknown_operators != after.unknown_operators:
         lines.append(
             f"- operators without a FLOP formula: {before.unknown_operators} before, {after.unknown_operators} after"

@@ -19,6 +19,7 @@ Positive = Annotated[int, Field(ge=1, le=2**62)]
 Seconds = Annotated[float, Field(ge=0, le=1e7)]
 StepSeconds = Annotated[float, Field(ge=1e-9, le=1e7)]
 Rate = Annotated[float, Field(ge=1e-30, le=1e30)]
+Figure = Annotated[float, Field(ge=0, le=1e30)]  # of a run by name, as bench.judge.metrics makes them
 
 
 class Strict(BaseModel):

@@ -82,6 +82,14 @@ def write_atomically(path: Path, content: bytes) -> None:
         raise
 
 
+def write_file(path: Path, content: bytes) -> None:
+    """Write a file that a user named, atomically; a ValueError of one line where the system does not let us."""
+    try:
+        write_atomically(path, content)
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be written: {error.strerror or error}") from None
+
+
 def first_fault(error: ValidationError) -> str:
     """The first fault of a pydantic error as one line: the field's path, then what is wrong with it."""
     if error.error_count() > _MAX_FAULTS:

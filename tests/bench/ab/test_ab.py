@@ -1,4 +1,4 @@
-"""`python -m bench ab`: order, pairing, looks and verdicts on invented records; processes in a throwaway repository."""
+"""`bench ab`: order, pairing, stages and verdicts of invented records; processes in a throwaway repository."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ import psutil
 import pytest
 
 from bench.ab import compare as comparing
+from bench.ab.checkouts import RunFailedError, checkout, same_environment
 from bench.ab.compare import VoidError, check_pair, compare, write
-from bench.ab.looks import Figures, deciding, order, sequential
-from bench.ab.outcome import Outcome, Pair, SideUsed, concluded
+from bench.ab.outcome import Outcome, Pair, RevisionUsed, concluded
 from bench.ab.request import Request
-from bench.ab.sides import RunFailedError, same_environment, side
+from bench.ab.sequential import Figures, order, sequential
 from bench.git import ROOT, commit_of, uninterrupted, worktree
-from bench.judge.evidence import FAMILY_ERROR, FIRST_LOOK
+from bench.judge.evidence import FAMILY_ERROR, FIRST_STAGE_ERROR, SECOND_STAGE_ERROR
 from bench.judge.metrics import STEP, figures_of
 from bench.judge.stats import summarise
 from bench.records.record import Record
@@ -33,13 +33,13 @@ from bench.records.record import Record
 TRIALS = 1500
 SIGMAS = 4.0  # of a count of trials: a correct test fails once in 30,000 seeds, and this seed is fixed
 
-SIDES = (
-    SideUsed(name="base", revision="main", sha="a" * 40, changed=False, records=[]),
-    SideUsed(name="head", revision="the working tree", sha="b" * 40, changed=True, records=[]),
+REVISIONS = (
+    RevisionUsed(name="base", revision="main", sha="a" * 40, changed=False, records=[]),
+    RevisionUsed(name="head", revision="the working tree", sha="b" * 40, changed=True, records=[]),
 )
 
 
-# ---- order and looks -------------------------------------------------------------------------------------
+# ---- order and stages -------------------------------------------------------------------------------------
 
 
 def test_runs_go_abba() -> None:
@@ -71,12 +71,12 @@ def draw(random: np.random.Generator, slower: float, spread: float) -> Callable[
 
 def states(slower: float, spread: float, pairs: int, confirm: int) -> list[str]:
     random = np.random.default_rng(31)
-    return [deciding(sequential(draw(random, slower, spread), pairs, confirm)[0])[1] for _ in range(TRIALS)]
+    return [sequential(draw(random, slower, spread), pairs, confirm).deciding[1] for _ in range(TRIALS)]
 
 
 @pytest.mark.parametrize("confirm", [0, 5])
 @pytest.mark.parametrize("spread", [0.01, 0.05])
-def test_equal_sides_fail_no_more_often_than_stated_however_often_one_looks(confirm: int, spread: float) -> None:
+def test_equal_sides_fail_no_more_often_than_stated_in_one_stage_or_two(confirm: int, spread: float) -> None:
     found = states(0.0, spread, 5, confirm)
     assert found.count("fail") / TRIALS <= FAMILY_ERROR + SIGMAS * (FAMILY_ERROR * (1 - FAMILY_ERROR) / TRIALS) ** 0.5
     assert found.count("improved") / TRIALS <= FAMILY_ERROR + SIGMAS * (FAMILY_ERROR / TRIALS) ** 0.5
@@ -87,7 +87,7 @@ def test_a_slowdown_is_found_under_noise_that_both_sides_meet() -> None:
     assert states(0.05, 0.02, 5, 5).count("fail") > 1.5 * states(0.05, 0.02, 5, 0).count("fail")
 
 
-def test_a_clear_answer_takes_one_look_and_a_doubt_two_and_never_three() -> None:
+def test_a_clear_answer_takes_one_stage_and_an_inconclusive_one_two_and_never_three() -> None:
     random = np.random.default_rng(4)
     asked: list[int] = []
 
@@ -98,15 +98,15 @@ def test_a_clear_answer_takes_one_look_and_a_doubt_two_and_never_three() -> None
 
         return counted
 
-    _, error, looks = sequential(counting(draw(random, 0.5, 0.01)), 5, 5)
-    assert (asked, error, looks) == ([5], FAMILY_ERROR * FIRST_LOOK, 1)
+    found = sequential(counting(draw(random, 0.5, 0.01)), 5, 5)
+    assert (asked, found.family_error, found.stages) == ([5], FIRST_STAGE_ERROR, 1)
     asked.clear()
-    judged, error, looks = sequential(counting(draw(random, 0.0, 0.2)), 5, 7)
-    assert (asked, error, looks) == ([5, 12], FAMILY_ERROR * (1 - FIRST_LOOK), 2)
-    assert judged[STEP].evidence.runs == (12, 12)
+    found = sequential(counting(draw(random, 0.0, 0.2)), 5, 7)
+    assert (asked, found.family_error, found.stages) == ([5, 12], SECOND_STAGE_ERROR, 2)
+    assert found.judged[STEP].evidence.runs == (12, 12)
     asked.clear()
-    _, error, looks = sequential(counting(draw(random, 0.0, 0.2)), 5, 0)
-    assert (asked, error, looks) == ([5], FAMILY_ERROR, 1)
+    found = sequential(counting(draw(random, 0.0, 0.2)), 5, 0)
+    assert (asked, found.family_error, found.stages) == ([5], FAMILY_ERROR, 1)
 
 
 # ---- pairs of records --------------------------------------------------------------------------------------
@@ -132,7 +132,7 @@ def pairs_at(synthetic_record: Any, slower: float, count: int = 5) -> list[Pair]
 
 def outcome_of(pairs: Sequence[Pair]) -> Outcome:
     figures = [(figures_of(summarise(base)), figures_of(summarise(head))) for base, head in pairs]
-    return concluded(SIDES, pairs, sequential(lambda count: figures[:count], len(pairs), 0))
+    return concluded(REVISIONS, pairs, sequential(lambda count: figures[:count], len(pairs), 0))
 
 
 @pytest.mark.parametrize(("slower", "state"), [(0.1, "fail"), (0.0, "pass"), (-0.1, "improved")])
@@ -141,7 +141,7 @@ def test_pairs_cancel_a_drift_that_would_hide_any_change(synthetic_record: Any, 
     assert outcome.state == state, outcome.sentence
     text = outcome.as_markdown()
     assert text.startswith(f"{state.upper()}: grok1-40b takes ")
-    assert "the working tree (bbbbbbbbbb with changes) against main (aaaaaaaaaa)" in outcome.sentence
+    assert "at the working tree (bbbbbbbbbb with changes) than at main (aaaaaaaaaa)" in outcome.sentence
     step = next(row for row in outcome.metrics if row.name == STEP)
     assert step.change_percent == pytest.approx(100 * slower, abs=1.0)
     assert "| s/step" in text
@@ -164,7 +164,7 @@ def test_another_metric_that_fails_makes_the_verdict(synthetic_record: Any) -> N
         return record.model_copy(update={"ranks": ranks})
 
     outcome = outcome_of([(base, fatter(head, 1.2)) for base, head in pairs_at(synthetic_record, 0.0)])
-    assert outcome.sentence.startswith("FAIL: grok1-40b peak memory +20.0 %"), outcome.sentence
+    assert outcome.sentence.startswith("FAIL: grok1-40b: peak memory is 20.0 % higher at the"), outcome.sentence
 
 
 def test_an_answer_may_be_required(synthetic_record: Any) -> None:
@@ -322,7 +322,7 @@ def test_the_working_tree_is_compared_as_it_is(repository: Path, capfd: pytest.C
     does(repository, "run 1.1")
     outcome = compare(request_of(repository))
     assert outcome.state == "fail", outcome.sentence
-    change = re.search(r"takes \+([\d.]+) % a step", outcome.sentence)
+    change = re.search(r"takes ([\d.]+) % more time per step", outcome.sentence)
     assert change is not None, outcome.sentence
     assert float(change[1]) == pytest.approx(10, abs=0.3)  # the stub's runs vary by 0.1 % either way
     assert "with changes" in outcome.sentence
@@ -427,9 +427,9 @@ def test_other_dependencies_make_their_own_environment(repository: Path, capfd: 
     (repository / "Makefile").write_text(f"venv:\n\t{recipe} && chmod +x .venv/bin/python && touch ../made\n")
     does(repository, "run 1.0", "other")
     (repository / "Makefile").unlink()
-    with side("head", "other", repository.parent / "results", repository) as other:
+    with checkout("head", "other", repository.parent / "results", repository) as other:
         assert other.python == str(other.tree / ".venv" / "bin" / "python")
-    assert "head: its dependencies are others" in capfd.readouterr().err
+    assert "head: its dependencies differ" in capfd.readouterr().err
 
 
 # ---- Ctrl-C ------------------------------------------------------------------------------------------------

@@ -161,7 +161,7 @@ def test_promoting_replaces_the_judge_of_the_key_alone(bench: Command, synthetic
     output = promoted(bench, synthetic_record, "second", first=11, median_seconds=30.0)
     assert "would replace" in output
     assert "because of first" in output
-    assert re.search(r"\ns/step +39\.\d+ +(29|30)\.\d+ +-2\d\.\d+ % ", output)
+    assert re.search(r"\ns/step +39\.\d+ s +(29|30)\.\d+ s +-2\d\.\d+ % ", output)
     assert stored_one().rationale == "because of second"
     promoted(bench, synthetic_record, "torch-2.8", software={"torch": "2.8.0"}, first=21)
     promoted(bench, synthetic_record, "hash", recipe={"hash": "f" * 12}, first=31)
@@ -279,7 +279,7 @@ def test_diff_names_what_keeps_the_nearest_from_being_replaced(bench: Command, s
     assert "differs in software.torch 2.7.1 (stored 2.8.0)" in output
     assert "because of near" in output
     # another torch alone: the speeds may be looked at side by side
-    assert "interval at 99%" in output
+    assert "98 % interval" in output
     assert re.search(r"peak memory +52.000 GiB +52.000 GiB +\+0.00 %", output)
 
 

@@ -53,11 +53,12 @@ def test_record_promote_gate_and_every_way_out(bench: Command, synthetic_record)
     same = write(runs(synthetic_record, 3, first=11), "same")
     code, output, _ = bench("gate", same, "--require-baseline")
     assert code == 0
-    assert output.startswith("PASS: grok1-40b took")
+    assert output.startswith("PASS: grok1-40b takes ")
     slower = write(runs(synthetic_record, 3, first=11, seconds=1.05 * SECONDS), "slower")
     code, output, _ = bench("gate", slower)
     assert code == 1
-    assert output.startswith("FAIL: grok1-40b took +")
+    assert output.startswith("FAIL: grok1-40b takes 5.")
+    assert " % more time per step than in its baseline (98 % confidence interval +" in output
     faster = write(runs(synthetic_record, 3, first=11, seconds=0.9 * SECONDS), "faster")
     code, output, _ = bench("gate", faster)
     assert (code, output.split(":")[0]) == (0, "IMPROVED")
@@ -100,7 +101,7 @@ def test_the_worst_comes_first_and_all_rows_follow(bench: Command, synthetic_rec
     table = output.split("\n\n")[1].splitlines()
     assert any("slow  " in row and "s/step" in row and " fail " in row and "slow's" in row for row in table)
     assert any("peak memory" in row and "52.000 GiB" in row for row in table)
-    assert any("forward (change: of a step)" in row for row in table)
+    assert any("forward " in row and " % of a step" in row for row in table)
     assert outcomes("c/out.xml") == {
         "bad": "failure", "slow": "failure", "gone": "failure", "new": "skipped", "grok1-40b": "passed"
     }  # fmt: skip

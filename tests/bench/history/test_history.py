@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from bench.__main__ import app
 from bench.history import store as history
-from bench.history.changes import changes_of, level_starts
+from bench.history.change_points import change_points, level_starts
 from bench.history.store import Entry, append, entry_of, read
 from bench.judge.stats import find_steady
 from bench.records.record import Record
@@ -226,7 +226,7 @@ def test_a_slowdown_is_found_between_its_commits_with_its_size() -> None:
     random = np.random.default_rng(1)
     seconds = np.concatenate([random.normal(2.0, 0.02, 15), random.normal(2.2, 0.02, 10)])
     entries = series(seconds.tolist(), ["a" * 40] * 15 + ["b" * 40] * 10)
-    (change,) = changes_of(entries)
+    (change,) = change_points(entries)
     assert (change.at, change.runs) == (15, (15, 10))
     assert change.percent == pytest.approx(10, abs=1.5)
 
@@ -235,16 +235,16 @@ def test_one_odd_run_and_a_change_below_the_floor_are_none() -> None:
     random = np.random.default_rng(2)
     seconds = random.normal(2.0, 0.02, 30)
     seconds[17] = 9.0
-    assert not changes_of(series(seconds.tolist()))
+    assert not change_points(series(seconds.tolist()))
     tiny = np.concatenate([random.normal(2.0, 1e-4, 15), random.normal(2.01, 1e-4, 15)])
     assert level_starts(tiny) == [15]
-    assert not changes_of(series(tiny.tolist()))
+    assert not change_points(series(tiny.tolist()))
 
 
 @pytest.mark.parametrize("count", [1, 5, 6, 7])
 def test_few_runs_and_runs_that_never_vary_have_no_change(count: int) -> None:
-    assert not changes_of(series([2.0] * count))
-    assert not changes_of(series([2.0 + 0.1 * (number % 2) for number in range(count)]))
+    assert not change_points(series([2.0] * count))
+    assert not change_points(series([2.0 + 0.1 * (number % 2) for number in range(count)]))
 
 
 def _levels_of_noise(correlation: float, runs: int, trials: int) -> float:

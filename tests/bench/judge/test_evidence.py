@@ -14,8 +14,8 @@ from scipy import stats
 from bench.judge.baseline import Baseline, recorded_baseline
 from bench.judge.evidence import FAMILY_ERROR, Comparison, Judgement, decide, weigh
 from bench.judge.gate import judge
-from bench.judge.metrics import STEP
-from bench.judge.verdict import RATE, exit_code
+from bench.judge.metrics import RATE, STEP
+from bench.judge.verdict import exit_code
 from bench.records.record import Record
 
 TRIALS = 600

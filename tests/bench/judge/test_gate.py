@@ -160,7 +160,7 @@ def test_a_void_record_is_never_judged(synthetic_record) -> None:
     void = synthetic_record(valid=False, void_reasons=["step 3: loss is not finite", "and more"])
     verdict = judge(void, [published()])
     assert (verdict.state, verdict.rows) == ("void", ())
-    assert "step 3: loss is not finite (and 1 more reasons)" in verdict.sentence
+    assert "step 3: loss is not finite (and 1 more reason)" in verdict.sentence
 
 
 def test_too_few_steady_steps_cannot_be_judged(synthetic_record) -> None:

@@ -8,9 +8,10 @@ from xml.etree import ElementTree
 import pytest
 
 from bench.judge.junit import write_junit
-from bench.judge.verdict import State, Verdict
+from bench.judge.rule import VerdictState
+from bench.judge.verdict import Verdict
 
-ALL: tuple[State, ...] = ("pass", "improved", "fail", "void", "missing", "inconclusive", "no_baseline")
+ALL: tuple[VerdictState, ...] = ("pass", "improved", "fail", "void", "missing", "inconclusive", "no_baseline")
 
 
 def written(tmp_path: Path, verdicts: list[Verdict], require_baseline: bool = False) -> ElementTree.Element:

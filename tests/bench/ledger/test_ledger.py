@@ -132,7 +132,7 @@ def test_a_cheaper_step_asks_for_the_same(tiny: Ledger) -> None:
 def test_other_versions_are_said_first(tiny: Ledger) -> None:
     after = changed(tiny, lambda content: content["software"].update(torch="9.9.9"))
     lines = ledger_text.complaint(tiny, after).splitlines()
-    assert lines[1] == f"- not the same thing: torch {tiny.software['torch']} before, 9.9.9 after"
+    assert lines[1] == f"- not comparable: torch {tiny.software['torch']} before, 9.9.9 after"
 
 
 def test_an_unknown_operator_fails_the_gate(tiny: Ledger) -> None:

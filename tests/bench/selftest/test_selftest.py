@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from bench.__main__ import app
 from bench.judge.baseline import recorded_baseline
-from bench.judge.evidence import decide, states
+from bench.judge.evidence import FAMILY_ERROR, FIRST_STAGE_ERROR, SECOND_STAGE_ERROR, decide, states
 from bench.judge.gate import judge
 from bench.judge.metrics import family, figures_of
 from bench.judge.stats import summarise
@@ -25,10 +25,10 @@ from bench.selftest.replay import (
     FIVE_RUNS,
     KINDS,
     RULES,
-    TWO_LOOKS,
+    TWO_STAGES,
     Outcome,
     Share,
-    _ours,
+    _this_gate,
     gate_figures,
     held_back,
     is_sound,
@@ -41,6 +41,7 @@ from bench.selftest.text import spread_percent, table
 
 SHIPPED = sorted(FOLDER.glob("*.json"))
 MIB = 1 << 20
+ERRORS = st.sampled_from([FAMILY_ERROR, FIRST_STAGE_ERROR, SECOND_STAGE_ERROR])
 
 
 def invented(spread: float, count: int = 30, steps: int = 30, memory: bool = False) -> Series:
@@ -92,7 +93,7 @@ def test_noise_makes_the_gate_inconclusive_and_the_others_wrong() -> None:
     assert failed(noisy, "MindSpeed's, mean of steps 6 to N", 0.0) > 0.1
     hidden = next(o for o in noisy if (o.rule, o.percent) == ("this gate, 1 run", 0.0))
     assert hidden.inconclusive.value > 0.8
-    assert failed(noisy, TWO_LOOKS, 10.0) > failed(noisy, FIVE_RUNS, 10.0)
+    assert failed(noisy, TWO_STAGES, 10.0) > failed(noisy, FIVE_RUNS, 10.0)
 
 
 @pytest.mark.parametrize("kind", KINDS[:3])
@@ -134,7 +135,7 @@ def test_the_verdict_is_the_gates(found: dict[str, Any], said: str, monkeypatch:
     """As its rows decide: metrics beside speed only where they fail or improve."""
     monkeypatch.setattr(replaying, "states", lambda *_: found)
     runs = [{"step_seconds": 1.0}] * 5
-    assert _ours(runs, runs) == said
+    assert _this_gate(runs, runs) == said
 
 
 @pytest.mark.parametrize("factor", [0.9, 0.99, 1.0, 1.02, 1.1])
@@ -146,13 +147,16 @@ def test_the_verdict_is_that_of_real_records(synthetic_record: Any, factor: floa
         for seed, level in enumerate(levels)
     ]
     figures = [figures_of(summarise(record)) for record in records]
-    said = _ours(figures[:5], figures[5:])
+    said = _this_gate(figures[:5], figures[5:])
     assert said == judge(records[5:], [recorded_baseline(records[:5], "invented")]).state
 
 
-@given(st.integers(0, 2**32 - 1), st.floats(0.001, 0.1), st.floats(-0.1, 0.1), st.integers(1, 8))
+@given(st.integers(0, 2**32 - 1), st.floats(0.001, 0.1), st.floats(-0.1, 0.1), st.integers(1, 8), st.booleans(), ERRORS)
 @settings(max_examples=200)
-def test_states_are_those_of_the_judgements(seed: int, spread: float, change: float, ours: int) -> None:
+def test_states_are_those_of_the_judgements(
+    seed: int, spread: float, change: float, ours: int, is_paired: bool, error: float
+) -> None:
+    """The fast path says what the slow one does, of generated families, unpaired and paired, at every error used."""
     random = np.random.default_rng(seed)
     sides = [
         [
@@ -163,10 +167,10 @@ def test_states_are_those_of_the_judgements(seed: int, spread: float, change: fl
             }
             for _ in range(count)
         ]
-        for count, moved in ((5, 0.0), (ours, change))
+        for count, moved in ((5, 0.0), (5 if is_paired else ours, change))
     ]
-    pairs = family(*sides)
-    assert states(pairs) == {name: each.state for name, each in decide(pairs).items()}
+    pairs = family(*sides, is_paired=is_paired)
+    assert states(pairs, error) == {name: each.state for name, each in decide(pairs, error).items()}
 
 
 def test_shares_have_clopper_pearson_intervals() -> None:
@@ -184,10 +188,10 @@ def test_replay_is_the_same_each_time() -> None:
 def test_what_a_series_is_too_poor_for_is_skipped_and_said() -> None:
     series = invented(0.01, count=12)
     outcomes = replay(series, 10)
-    assert {each.rule for each in outcomes} == set(RULES) - {TWO_LOOKS, "this gate, 10 runs a side"}
+    assert {each.rule for each in outcomes} == set(RULES) - {TWO_STAGES, "this gate, 10 runs a side"}
     assert "memory growth" not in {each.kind for each in outcomes}
     shown = table(outcomes, series)
-    assert f"skipped: {TWO_LOOKS} takes 15 runs a trial, the series has 12" in shown
+    assert f"skipped: {TWO_STAGES} takes 15 runs a trial, the series has 12" in shown
     assert "skipped: memory growth, the series has no memory recorded" in shown
     assert skipped(invented(0.01, memory=True)) == []
 

@@ -12,8 +12,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from bench.ab.request import Request
 
 
-class Show:
-    """A line a pair on the errors; on a terminal also a bar of runs."""
+class RunProgress:
+    """A line for each pair on stderr; on a terminal also a bar of runs."""
 
     def __init__(self, bar: Progress | None, pairs: int) -> None:
         self._bar, self._pairs = bar, pairs
@@ -21,7 +21,7 @@ class Show:
 
     def total(self, pairs: int) -> None:
         if pairs > self._pairs > 0:
-            self.line(f"in doubt at the first look: {pairs - self._pairs} more pairs, then the last look")
+            self.line(f"inconclusive after the first stage: {pairs - self._pairs} more pairs, then the last stage")
         self._pairs = pairs
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, total=2 * pairs)
@@ -47,12 +47,12 @@ class Show:
 
 
 @contextmanager
-def shown(request: Request) -> Iterator[Show]:
+def run_progress(request: Request) -> Iterator[RunProgress]:
     console = Console(file=sys.stderr)
     if not console.is_terminal:
-        yield Show(None, request.pairs)
+        yield RunProgress(None, request.pairs)
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     # drawn twice a second: the machine is for the runs
     with Progress(*columns, TimeRemainingColumn(), console=console, transient=True, refresh_per_second=2) as bar:
-        yield Show(bar, request.pairs)
+        yield RunProgress(bar, request.pairs)

@@ -1,4 +1,4 @@
-"""One side of a comparison of revisions: a checkout, the interpreter that runs it, and runs in processes. No torch."""
+"""Checkouts of the two revisions of a comparison, the interpreters that run them, and their runs. No torch."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ _END_SECONDS = 10.0  # for a run to end its ranks, before it is killed
 # of a run: each would add its own report to the job's summary; its device is its own to choose
 _UNSET = ("env", "-u", "GITHUB_STEP_SUMMARY", "-u", "GROK1_DEVICE")
 
-Name = Literal["base", "head"]
+Role = Literal["base", "head"]
 
 
 class RunFailedError(RuntimeError):
-    """A run of one side broke; what it said last is the message."""
+    """A run of a revision broke; the last lines of its log are the message."""
 
 
 @dataclass
-class Side:
-    """A checkout, the interpreter that runs it, and the records of its runs so far."""
+class Checkout:
+    """A revision in a folder, the interpreter that runs it, and the records of its runs so far."""
 
-    name: Name
+    name: Role
     revision: str
     sha: str
     changed: bool
@@ -47,8 +47,8 @@ class Side:
 
 
 @contextmanager
-def side(name: Name, revision: str | None, results: Path, root: Path = ROOT) -> Iterator[Side]:
-    """One side, checked out and with an interpreter; without a revision it is the working tree as it is.
+def checkout(name: Role, revision: str | None, results: Path, root: Path = ROOT) -> Iterator[Checkout]:
+    """A revision, checked out and with an interpreter; None is the working tree as it is.
 
     Raises:
         ValueError: there is no such revision, or it cannot run here.
@@ -56,12 +56,12 @@ def side(name: Name, revision: str | None, results: Path, root: Path = ROOT) -> 
     results = results.resolve() / name
     if revision is None:
         sha = commit_of("HEAD", root)
-        yield _checked(Side(name, "the working tree", sha, is_changed(root), root, sys.executable, results))
+        yield _checked(Checkout(name, "the working tree", sha, is_changed(root), root, sys.executable, results))
         return
     sha = commit_of(revision, root)
     with worktree(sha, root) as tree:
         python = sys.executable if same_environment(root, tree) else _own_environment(name, tree)
-        yield _checked(Side(name, revision, sha, False, tree, python, results))
+        yield _checked(Checkout(name, revision, sha, False, tree, python, results))
 
 
 def same_environment(one: Path, other: Path) -> bool:
@@ -86,61 +86,65 @@ def _content(path: Path) -> bytes | None:
     return path.read_bytes() if path.is_file() else None
 
 
-def _own_environment(name: Name, tree: Path) -> str:
-    print(f"{name}: its dependencies are others, so it gets its own environment; some minutes", file=sys.stderr)
+def _own_environment(name: Role, tree: Path) -> str:
+    print(
+        f"{name}: its dependencies differ, so it gets an environment of its own; this takes some minutes",
+        file=sys.stderr,
+    )
     if call(["make", "venv", f"PYTHON={sys.executable}"], tree, None):
         raise ValueError(f"{name}: make venv failed in its worktree; its last lines are above")
     return str(tree / ".venv" / "bin" / "python")
 
 
-def _checked(side: Side) -> Side:
-    """Refuse a side whose interpreter would run other code than the side's, as an editable install may."""
-    command = [side.python, "-c", "import bench, grok1; print(bench.__file__, grok1.__file__, sep='\\n')"]
-    done = subprocess.run(command, cwd=side.tree, capture_output=True, text=True, check=False)
+def _checked(checkout: Checkout) -> Checkout:
+    """Refuse a checkout whose interpreter would run other code than its own, as an editable install may."""
+    command = [checkout.python, "-c", "import bench, grok1; print(bench.__file__, grok1.__file__, sep='\\n')"]
+    done = subprocess.run(command, cwd=checkout.tree, capture_output=True, text=True, check=False)
     found = [Path(line).resolve() for line in done.stdout.splitlines()]
-    if done.returncode or not found or not all(path.is_relative_to(side.tree.resolve()) for path in found):
+    if done.returncode or not found or not all(path.is_relative_to(checkout.tree.resolve()) for path in found):
         where = found[0] if found else (done.stderr.strip().splitlines() or ["nothing"])[-1]
-        raise ValueError(f"{side.name}: {side.revision} would not run its own code: python finds {where}")
-    return side
+        raise ValueError(f"{checkout.name}: {checkout.revision} would not run its own code: python finds {where}")
+    return checkout
 
 
-def run(side: Side, index: int, words: Sequence[str]) -> Record:
+def run(checkout: Checkout, index: int, words: Sequence[str]) -> Record:
     """One run in a process of its own, by the command that every revision understands; its record.
 
     Raises:
         ValueError: the run refused its input.
         RunFailedError: it broke.
     """
-    before = set(_records(side))
-    log = side.results / f"run-{index + 1}.log"
+    before = set(_records(checkout))
+    log = checkout.results / f"run-{index + 1}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
-    command = [*_UNSET, side.python, "-m", "pytest", "bench/", "--benchmark", "-k", "test_pretrain", "--runs", "1"]
+    command = [*_UNSET, checkout.python, "-m", "pytest", "bench/", "--benchmark", "-k", "test_pretrain", "--runs", "1"]
     with log.open("wb") as stream:
-        code = call([*command, f"--results={side.results}", *words], side.tree, stream)
-    made = [path for path in _records(side) if path not in before]
+        code = call([*command, f"--results={checkout.results}", *words], checkout.tree, stream)
+    made = [path for path in _records(checkout) if path not in before]
     if made:
-        return _its_own(side, Record.read(max(made, key=lambda path: path.stat().st_mtime_ns)))
+        return _its_own(checkout, Record.read(max(made, key=lambda path: path.stat().st_mtime_ns)))
     last = log.read_text(encoding="utf-8", errors="replace").rstrip().splitlines()[-_LAST_LINES:]
     text = "\n".join(last) or "it said nothing"
     if code == 1:
-        raise RunFailedError(f"{side.name} ({side.revision}): run {index + 1} failed:\n{text}")
+        raise RunFailedError(f"{checkout.name} ({checkout.revision}): run {index + 1} failed:\n{text}")
     print(text, file=sys.stderr)
     reason = next(
         (line for line in reversed(last) if "Exit:" in line or line.startswith("ERROR")), last[-1] if last else ""
     )
-    raise ValueError(f"{side.name} ({side.revision}) left no record (exit code {code}): {reason.strip('! ')}")
+    raise ValueError(f"{checkout.name} ({checkout.revision}) left no record (exit code {code}): {reason.strip('! ')}")
 
 
-def _its_own(side: Side, record: Record) -> Record:
-    if record.commit.sha is not None and not side.sha.startswith(record.commit.sha):
+def _its_own(checkout: Checkout, record: Record) -> Record:
+    if record.commit.sha is not None and not checkout.sha.startswith(record.commit.sha):
         raise ValueError(
-            f"{side.name}: {side.revision} is {side.sha[:10]}, but its run says that it ran {record.commit.sha[:10]}"
+            f"{checkout.name}: {checkout.revision} is {checkout.sha[:10]}, "
+            f"but its run says that it ran {record.commit.sha[:10]}"
         )
     return record
 
 
-def _records(side: Side) -> list[Path]:
-    return list((side.results / "records").glob("*.json"))
+def _records(checkout: Checkout) -> list[Path]:
+    return list((checkout.results / "records").glob("*.json"))
 
 
 def call(command: Sequence[str], folder: Path, output: IO[bytes] | None) -> int:

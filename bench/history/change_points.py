@@ -27,8 +27,8 @@ Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Change:
-    """From run `at` (an index) on, steps take another time: it changed between the commits of `at` - 1 and `at`."""
+class ChangePoint:
+    """Where the time of a step changed: between the commits of run `at` - 1 and run `at` (an index)."""
 
     at: int
     before_seconds: float
@@ -40,17 +40,17 @@ class Change:
         return 100 * (self.after_seconds / self.before_seconds - 1)
 
 
-def changes_of(series: Sequence[Entry]) -> list[Change]:
+def change_points(series: Sequence[Entry]) -> list[ChangePoint]:
     """The changes of the step's time, of runs in the order of time; each level is the median of its runs."""
     seconds = np.array([entry.step_seconds for entry in series])
     ends = [*level_starts(seconds), len(seconds)]
     starts = [0, *ends[:-1]]
     levels = [float(np.median(seconds[start:end])) for start, end in zip(starts, ends, strict=True)]
     found = [
-        Change(starts[i], levels[i - 1], levels[i], (starts[i] - starts[i - 1], ends[i] - starts[i]))
+        ChangePoint(starts[i], levels[i - 1], levels[i], (starts[i] - starts[i - 1], ends[i] - starts[i]))
         for i in range(1, len(levels))
     ]
-    return [change for change in found if abs(change.percent) >= FLOOR_PERCENT]
+    return [point for point in found if abs(point.percent) >= FLOOR_PERCENT]
 
 
 def level_starts(seconds: Floats, penalty: float = PENALTY) -> list[int]:

@@ -1,0 +1,55 @@
+"""What makes a run void: pairs that its experts did not get, and learning that is not another run's."""
+
+from __future__ import annotations
+
+import pytest
+
+from bench.judge.parity import (
+    GRAD_NORM,
+    GRAD_NORM_TOLERANCE_PERCENT,
+    LOSS,
+    LOSS_TOLERANCE_PERCENT,
+    Traces,
+    first_departure,
+)
+from bench.judge.void import lost_pairs
+
+
+def test_lost_pairs_are_told_by_layer_and_so_is_a_surplus() -> None:
+    told = lost_pairs([[600, 400], [600, 399], [600, 402]], routed_pairs=1000)
+    assert told == [
+        "layer 1: 1 of 1,000 (token, expert) pairs were dropped",
+        "layer 2: its experts got 1,002 (token, expert) pairs, but 1,000 were routed",
+    ]
+    assert lost_pairs([[600, 399]], routed_pairs=None) == []
+    assert lost_pairs([], routed_pairs=1000) == []
+
+
+def traces(losses: list[float | None], grad_norms: list[float | None]) -> Traces:
+    return {LOSS: losses, GRAD_NORM: grad_norms}
+
+
+def test_the_first_step_that_departs_is_found_whichever_trace_it_is_in() -> None:
+    theirs = traces([10.0, 9.0, 8.0], [2.0, 2.0, 2.0])
+    found = first_departure(traces([10.0, 9.0, 9.0], [2.0, 3.0, 2.0]), theirs)
+    assert found is not None
+    assert (found.index, found.name, found.ours, found.theirs) == (1, GRAD_NORM, 3.0, 2.0)
+    found = first_departure(traces([10.0, 19.0], [2.0, 3.0]), theirs)
+    assert found is not None
+    assert (found.index, found.name, found.tolerance_percent) == (1, LOSS, LOSS_TOLERANCE_PERCENT)
+
+
+def test_only_values_that_both_have_are_compared() -> None:
+    theirs = traces([10.0, None, 8.0], [])
+    assert first_departure(traces([None, 5.0], [7.0, 7.0]), theirs) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "tolerance"), [(LOSS, LOSS_TOLERANCE_PERCENT), (GRAD_NORM, GRAD_NORM_TOLERANCE_PERCENT)]
+)
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_the_tolerance_is_of_the_other_runs_value(name: str, tolerance: float, sign: int) -> None:
+    theirs = traces([100.0], [100.0])
+    for beyond in (-0.01, 0.01):
+        ours = {**theirs, name: [100.0 + sign * (tolerance + beyond)]}
+        assert (first_departure(ours, theirs) is not None) == (beyond > 0)
