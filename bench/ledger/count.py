@@ -52,7 +52,7 @@ def count(recipe: Recipe, ranks: Sequence[int] | None = None, shares: Sequence[f
         )
     alike = per_stage if ranks is None else 1
     jobs = [(recipe, rank, routing, alike) for rank in chosen]
-    with ProcessPoolExecutor(min(_PROCESSES, len(jobs)), mp_context=rank_context("cpu", "grok1.training.dry")) as pool:
+    with ProcessPoolExecutor(min(_PROCESSES, len(jobs)), mp_context=rank_context("cpu", "grok1.training.fake_step")) as pool:
         results = list(pool.map(_count_rank, jobs))
     unknown_operators: dict[str, int] = {}
     for _, names, _ in results:
@@ -76,14 +76,14 @@ def _count_rank(job: tuple[Recipe, int, tuple[float, ...], int]) -> tuple[RankLe
     from bench.ledger.meter import MarkedPhases, Meter
     from grok1.device import measuring
     from grok1.distributed.rank_process import prepare_process
-    from grok1.training.dry import Routing, dry_rank
+    from grok1.training.fake_step import Routing, fake_rank
 
     prepare_process()
     phases = MarkedPhases()
     meter = Meter(phases)
     total = recipe.num_micro_batches
     small = min(total, recipe.parallel.pipeline + 1)
-    with dry_rank(recipe, rank, Routing(routing), phases, meter) as (stepper, batches, where):
+    with fake_rank(recipe, rank, Routing(routing), phases, meter) as (stepper, batches, where):
         ledger = rank_ledger(meter, stepper, batches, where, alike, sorted({small, min(total, small + 1)}))
     versions = {name: version.partition("+")[0] for name, version in measuring.versions(_PACKAGES, False).items()}
     return ledger, dict(meter.counts.unknown), versions

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-FAKE_URL = "fake://"  # a rendezvous with nobody, for a rank that computes nothing (see grok1.training.dry)
+FAKE_URL = "fake://"  # a rendezvous with nobody, for a rank that computes nothing (see grok1.training.fake_step)
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from grok1.megatron.door import MoELayer
+from grok1.megatron.protocols import Router
 
 
 class ExpertLoad:
@@ -20,7 +19,7 @@ class ExpertLoad:
             if isinstance(module, MoELayer):
                 module.router.register_forward_hook(self._keep)
 
-    def _keep(self, router: Any, _inputs: object, output: tuple[Tensor, Tensor]) -> None:
+    def _keep(self, router: Router, _inputs: object, output: tuple[Tensor, Tensor]) -> None:
         if torch.is_grad_enabled():  # recomputation runs the router twice, first without gradients
             layer = int(router.layer_number) - 1  # megatron counts layers from 1
             self._maps_by_layer.setdefault(layer, []).append(output[1])

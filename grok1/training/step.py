@@ -15,6 +15,7 @@ from torch import Tensor
 from grok1.config.recipe import Recipe
 from grok1.data.batches import Batch, BatchSource
 from grok1.device import measuring
+from grok1.device.measuring import Stamp
 from grok1.device.traffic import TRAFFIC, Communication
 from grok1.distributed.groups import Ranks, aux_loss_sums, group_names
 from grok1.megatron.door import (
@@ -67,7 +68,7 @@ class Stepper:
             config.no_sync_func = model.no_sync  # until the last micro-batch
         self._forward_backward = get_forward_backward_func()
         self._group_names = group_names()
-        self._started: Any = None  # when the latest step did
+        self._started: Stamp | None = None  # when the latest step did
 
     def run(self, step: int) -> StepResult:
         """Step number `step`, counted from 0, forward to updated weights."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from grok1.device import measuring
+from grok1.device.measuring import Stamp
 
 # the parts that make up a step, none inside another
 PHASES = ("data", "forward", "backward", "pipeline", "gradients", "optimizer", "report")
@@ -35,8 +35,8 @@ class PhaseTimers:
     """Stands for megatron's Timers: sorts its timers into our phases, without synchronising the device."""
 
     def __init__(self) -> None:
-        self._spans: dict[str, list[tuple[Any, Any]]] = {phase: [] for phase in PHASES}
-        self._drained: dict[str, list[tuple[Any, Any]]] = {}
+        self._spans: dict[str, list[tuple[Stamp, Stamp]]] = {phase: [] for phase in PHASES}
+        self._drained: dict[str, list[tuple[Stamp, Stamp]]] = {}
         self._ignored = _Span(None)
         self._by_timer = {timer: _Span(self._spans[phase]) for timer, phase in _PHASE_OF_TIMER.items()}
 
@@ -59,7 +59,7 @@ class PhaseTimers:
             spans.clear()
         return seconds
 
-    def timeline(self, origin: Any) -> list[tuple[float, float, str]]:
+    def timeline(self, origin: Stamp) -> list[tuple[float, float, str]]:
         """(start, end, phase) of all that was last drained, in the order of time, in seconds since a stamp."""
         return sorted(
             (measuring.seconds_between(origin, start), measuring.seconds_between(origin, end), phase)
@@ -69,7 +69,7 @@ class PhaseTimers:
 
 
 class _Span:
-    def __init__(self, spans: list[tuple[Any, Any]] | None) -> None:
+    def __init__(self, spans: list[tuple[Stamp, Stamp]] | None) -> None:
         self._spans, self._start = spans, None
 
     def start(self, barrier: bool = False) -> None:

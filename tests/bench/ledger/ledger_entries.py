@@ -14,14 +14,14 @@ def counted_directly(job: tuple[Recipe, int]) -> RankLedger:
     # here, in a process that the forkserver made: the test's own must not import torch or megatron
     from bench.ledger.meter import MarkedPhases, Meter
     from grok1.distributed.rank_process import prepare_process
-    from grok1.training.dry import Routing, dry_rank
+    from grok1.training.fake_step import Routing, fake_rank
 
     recipe, rank = job
     prepare_process()
     phases = MarkedPhases()
     meter = Meter(phases)
     routing = Routing.balanced(recipe.model.num_experts)
-    with dry_rank(recipe, rank, routing, phases, meter) as (stepper, batches, ranks):
+    with fake_rank(recipe, rank, routing, phases, meter) as (stepper, batches, ranks):
         return rank_ledger(meter, stepper, batches, ranks, 1, [recipe.num_micro_batches])
 
 
@@ -32,12 +32,12 @@ def cost_of_a_singular_value_decomposition(_job: None) -> tuple[dict[str, int], 
     from bench.ledger.meter import MarkedPhases, Meter
     from grok1.config.load import load_recipe
     from grok1.distributed.rank_process import prepare_process
-    from grok1.training.dry import Routing, dry_rank
+    from grok1.training.fake_step import Routing, fake_rank
 
     prepare_process()
     recipe, phases = load_recipe("grok1-nano"), MarkedPhases()
     meter = Meter(phases)
-    with dry_rank(recipe, 0, Routing.balanced(recipe.model.num_experts), phases, meter):
+    with fake_rank(recipe, 0, Routing.balanced(recipe.model.num_experts), phases, meter):
         matrix = torch.empty(4, 4)
         meter.reset()
         with phases.phase("optimizer"):
@@ -53,12 +53,12 @@ def bytes_of_a_fused_update(is_scaled: bool) -> tuple[int, int]:
     from bench.ledger.meter import MarkedPhases, Meter
     from grok1.config.load import load_recipe
     from grok1.distributed.rank_process import prepare_process
-    from grok1.training.dry import Routing, dry_rank
+    from grok1.training.fake_step import Routing, fake_rank
 
     prepare_process()
     recipe, phases = load_recipe("grok1-nano"), MarkedPhases()
     meter = Meter(phases)
-    with dry_rank(recipe, 0, Routing.balanced(recipe.model.num_experts), phases, meter):
+    with fake_rank(recipe, 0, Routing.balanced(recipe.model.num_experts), phases, meter):
         weight, gradient, first, second = (torch.zeros(4) for _ in range(4))
         scale = torch.zeros(()) if is_scaled else None
         lists: Any = ([weight], [gradient], [first], [second], [], [torch.ones(())])

@@ -11,7 +11,7 @@ from bench.ledger.meter import MarkedPhases, Meter
 from grok1.distributed.groups import joined
 from grok1.distributed.rendezvous import Rendezvous
 from grok1.model.model import build_model
-from grok1.training.dry import DryBatches, Routing, plan_routing
+from grok1.training.fake_step import FakeBatches, Routing, plan_routing
 from grok1.training.job import Job
 from grok1.training.optimizer import build_optimizer
 from grok1.training.step import Stepper
@@ -25,7 +25,7 @@ def metered(job: Job, where: Rendezvous, _emit: Any) -> list[str] | None:
             model = build_model(recipe, ranks)
             plan_routing(model, recipe, Routing.balanced(recipe.model.num_experts))
             optimizer, scheduler = build_optimizer(model, recipe.training)
-            batches = DryBatches(recipe)
+            batches = FakeBatches(recipe)
             stepper = Stepper(recipe, ranks, model, optimizer, scheduler, batches, phases)
             ledger = rank_ledger(meter, stepper, batches, ranks, 1, [recipe.num_micro_batches])
         gathered: list[Any] | None = [None] * where.world_size if ranks.rank == 0 else None

@@ -17,7 +17,7 @@ from grok1.training.job import prepare
 from tests.conftest import MEGATRONS_PARTS
 
 RANK_SECONDS = 60.0
-# every gradient is clipped, as the dry step assumes; six micro-batches, of which the dry count runs three and four
+# every gradient is clipped, as the fake step assumes; six micro-batches, of which the fake count runs three and four
 CHANGES = ("training.clip_grad=1e-6", "training.global_batch=12")
 XAI = ("model.attention_logit_cap=30.0", "model.activation=geglu", "model.tie_embeddings=true")
 CASES = {
@@ -44,15 +44,15 @@ def both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 def test_every_rank_is_there(both: tuple[Ledger, list[RankLedger]]) -> None:
-    dry, real = both
-    assert [rank.rank for rank in dry.ranks] == [rank.rank for rank in real] == list(range(16))
-    assert dry.is_complete
+    fake, real = both
+    assert [rank.rank for rank in fake.ranks] == [rank.rank for rank in real] == list(range(16))
+    assert fake.is_complete
 
 
 def test_counts_are_equal(both: tuple[Ledger, list[RankLedger]]) -> None:
     """Parameters, operators, FLOPs, bytes, collectives: every figure of every rank, but for memory."""
-    dry, real = both
-    found = [each for each in differences(dry, dry.model_copy(update={"ranks": real})) if each.what != "memory"]
+    fake, real = both
+    found = [each for each in differences(fake, fake.model_copy(update={"ranks": real})) if each.what != "memory"]
     assert found == []
 
 

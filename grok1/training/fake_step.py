@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._ops import OpOverload
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
@@ -32,6 +33,9 @@ from grok1.megatron.door import MoELayer
 from grok1.training.assembly import build_stepper
 from grok1.training.step import Stepper
 from grok1.training.timers import PhaseTimers
+
+Arguments = tuple[Any, ...]  # of an operator, as torch's dispatcher hands them on
+KeywordArguments = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,7 @@ def plan_routing(model: torch.nn.Module, recipe: Recipe, routing: Routing) -> No
     """Make every router of `model` send its tokens as planned, whatever it computes; works on real tensors too."""
     maps_TE: dict[int, Tensor] = {}
 
-    def planned(_router: Any, _inputs: Any, output: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    def planned(_router: object, _inputs: object, output: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         probs_TE, map_TE = output
         num_tokens = map_TE.shape[0]
         if num_tokens not in maps_TE:
@@ -84,7 +88,7 @@ def plan_routing(model: torch.nn.Module, recipe: Recipe, routing: Routing) -> No
             module.router.register_forward_hook(planned)
 
 
-class DryBatches:
+class FakeBatches:
     """Micro-batches of token ids that no text ever had, as many as `num_micro_batches` says at the time."""
 
     def __init__(self, recipe: Recipe) -> None:
@@ -102,13 +106,13 @@ class DryBatches:
 
 
 @contextmanager
-def dry_rank(
+def fake_rank(
     recipe: Recipe,
     rank: int,
     routing: Routing,
     timers: PhaseTimers | None = None,
-    meter: AbstractContextManager[Any] | None = None,
-) -> Iterator[tuple[Stepper, DryBatches, Ranks]]:
+    meter: AbstractContextManager[object] | None = None,
+) -> Iterator[tuple[Stepper, FakeBatches, Ranks]]:
     """This process as that rank of the recipe's job, ready to step; `meter` sees all that runs, building included.
 
     One rank at a time in a process.
@@ -116,17 +120,19 @@ def dry_rank(
     world_size = recipe.parallel.world_size
     where = Rendezvous(FAKE_URL, rank, world_size, local_rank=0, ranks_per_node=world_size)
     with joined(where, recipe.parallel, recipe.training.seed) as ranks:
-        modes = FakeTensorMode(allow_non_fake_inputs=True), _DryMode()
+        modes = FakeTensorMode(allow_non_fake_inputs=True), _FakeStep()
         with without_data(), modes[0], modes[1], meter or nullcontext():
-            batches = DryBatches(recipe)
+            batches = FakeBatches(recipe)
             plan = functools.partial(plan_routing, recipe=recipe, routing=routing)
             yield build_stepper(recipe, ranks, batches, prepare=plan, timers=timers, with_values=False), batches, ranks
 
 
-class _DryMode(TorchDispatchMode):
+class _FakeStep(TorchDispatchMode):
     """Keeps integers and booleans real, sends collectives to the fake group, and answers what depends on data."""
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(  # type: ignore[override]  # torch annotates nothing of it
+        self, func: OpOverload, types: object, args: Arguments = (), kwargs: KeywordArguments | None = None
+    ) -> object:
         kwargs = kwargs or {}
         tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         is_fake = any(isinstance(tensor, FakeTensor) for tensor in tensors)
@@ -148,7 +154,7 @@ def _are_whole_numbers(tensors: Sequence[Tensor]) -> bool:
     return bool(tensors) and not any(tensor.is_floating_point() for tensor in tensors)
 
 
-def _makes_whole_numbers(func: Any, args: Any, kwargs: Any) -> bool:
+def _makes_whole_numbers(func: OpOverload, args: Arguments, kwargs: KeywordArguments) -> bool:
     """Whether a factory's result is of integers or booleans; arange has them by default."""
     dtype = kwargs.get("dtype")
     if dtype is None:
@@ -156,10 +162,10 @@ def _makes_whole_numbers(func: Any, args: Any, kwargs: Any) -> bool:
     return not dtype.is_floating_point and not dtype.is_complex
 
 
-def _shapeless_collective(func: Any, args: Any, kwargs: Any) -> Any:
+def _shapeless_collective(func: OpOverload, args: Arguments, kwargs: KeywordArguments) -> object:
     """The fake group's answer, which has the right type; fake tensors are stood for by empty ones."""
 
-    def stand_in(leaf: Any) -> Any:
+    def stand_in(leaf: object) -> object:
         if not isinstance(leaf, Tensor):
             return leaf
         if "alltoall" not in func._schema.name:
