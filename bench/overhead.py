@@ -101,7 +101,7 @@ def _harness_step(stepper: Stepper, emit: Emit, step: int) -> float:
 def _bare_step(stepper: Stepper, batches: Batches, forward_backward: Callable[..., Any], step: int) -> float:
     """The training of Stepper.run and nothing else; inside `bare`."""
     training, micro_batches = stepper.recipe.training, batches.step(step)
-    stepper.model.zero_grad_buffer()  # type: ignore[operator]
+    stepper.model.zero_grad_buffer()
     stepper.optimizer.zero_grad()
     losses = forward_backward(
         forward_step_func=forward_step,

@@ -25,7 +25,7 @@ from grok1.distributed.rendezvous import Rendezvous
 from grok1.fidelity.dump import Dump, in_dump_orientation, place_of
 from grok1.fidelity.job import VerifyJob
 from grok1.model.attention import key_bias
-from grok1.model.model import build_model, gather_gradients, unwrapped
+from grok1.model.model import Grok, build_model, gather_gradients, unwrapped
 from grok1.training.optimizer import build_optimizer
 from grok1.training.step import Stepper
 from grok1.weights.names import HEAD, published_shapes
@@ -63,7 +63,8 @@ def compare(job: VerifyJob, ranks: Ranks) -> dict[str, Any] | None:
     batches = DumpBatches(dump, recipe, ranks)
     stepper = Stepper(recipe, ranks, model, optimizer, scheduler, batches)
     kept: list[Tensor] = []
-    unwrapped(model).kept_logits = kept
+    grok: Grok = unwrapped(model)
+    grok.kept_logits = kept
     loss, _ = stepper.reduce_losses(stepper.accumulate(batches.step(0)))
     gather_gradients(model)
     gradients = gather_published(model, recipe, ranks, lambda parameter: parameter.main_grad)  # type: ignore[attr-defined]
