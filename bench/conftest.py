@@ -33,7 +33,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.fixture(scope="session")
 def session(request: pytest.FixtureRequest) -> Iterator[BenchSession]:
     """The session's settings; writes the report when the last test is done."""
-    session = _session(request.config)
+    session: BenchSession = _session(request.config)
     yield session
     if session.records or session.missing:
         from reports.document import write_report

@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from typing import Any
 from unittest import mock
 
 import torch
@@ -26,8 +25,8 @@ from grok1.device import measuring, seam
 from grok1.distributed.groups import Ranks, joined
 from grok1.distributed.rendezvous import Rendezvous
 from grok1.kernels.gemm import matmul
-from grok1.megatron.door import AttnMaskType, DotProductAttention, TransformerConfig
-from grok1.model.model import build_model, transformer_config, unwrapped
+from grok1.megatron.door import DotProductAttention
+from grok1.model.model import build_model, unwrapped
 from grok1.training.job import Job
 from grok1.training.optimizer import build_optimizer
 from grok1.training.run import Emit
@@ -102,30 +101,25 @@ def _measured(
         for step in range(job.num_steps):
             dist.barrier()
             seconds.append(timed(run, step))
-        peaks: list[Any] = [None] * ranks.world_size
+        peaks = [0.0] * ranks.world_size
         dist.all_gather_object(peaks, measuring.peak_bytes()[0])
         return {"seconds": seconds[1:], "peak_bytes": peaks} if ranks.rank == 0 else None
 
 
 def _ours(recipe: Recipe, ranks: Ranks, batches: Batches) -> Callable[[int], float]:
-    return _stepper(recipe, ranks, build_model(recipe, ranks), batches)
+    return _stepper(recipe, ranks, batches)
 
 
 def _stock(recipe: Recipe, ranks: Ranks, batches: Batches) -> Callable[[int], float]:
-    model = build_model(recipe, ranks)
-    config = transformer_config(recipe)
-    for layer in unwrapped(model).decoder.layers:
-        layer.self_attention.core_attention = _StockAttention(config, layer.layer_number)
-    return _stepper(recipe, ranks, model, batches, is_ours=False)
+    return _stepper(recipe, ranks, batches, is_stock=True)
 
 
 class _StockAttention(DotProductAttention):
     """megatron's own, given the causal mask that it would otherwise make on a CUDA device."""
 
-    def __init__(self, config: TransformerConfig, layer_number: int) -> None:
-        super().__init__(config, layer_number, AttnMaskType.causal, "self")
-
-    def forward(self, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any = None, **kwargs: Any) -> Tensor:
+    def forward(
+        self, query: Tensor, key: Tensor, value: Tensor, attention_mask: object = None, **kwargs: object
+    ) -> Tensor:
         """Context [S, B, H*D]."""
         length = query.shape[0]
         future_SS = torch.ones(length, length, dtype=torch.bool, device=query.device).triu(1)
@@ -133,27 +127,11 @@ class _StockAttention(DotProductAttention):
         return context
 
 
-def _stepper(
-    recipe: Recipe, ranks: Ranks, model: Any, batches: Batches, is_ours: bool = True
-) -> Callable[[int], float]:
-    optimizer, scheduler = build_optimizer(model, recipe.training)
-    if not is_ours:
-        give_back_to_megatron(model, optimizer)
-        for group in (group for part in optimizer.chained_optimizers for group in part.optimizer.param_groups):
-            group["fused"] = False
+def _stepper(recipe: Recipe, ranks: Ranks, batches: Batches, is_stock: bool = False) -> Callable[[int], float]:
+    model = build_model(recipe, ranks, stock=is_stock, core_attention=_StockAttention if is_stock else None)
+    optimizer, scheduler = build_optimizer(model, recipe.training, stock=is_stock)
     stepper = Stepper(recipe, ranks, model, optimizer, scheduler, batches)
     return lambda step: stepper.run(step).metrics.loss
-
-
-def give_back_to_megatron(model: Any, optimizer: Any) -> None:
-    """Take off what build_model and build_optimizer put on megatron's objects, but for the fused AdamW."""
-    for group in model.bucket_groups + model.expert_parallel_bucket_groups:
-        for name in ("start_grad_sync", "start_param_sync"):
-            vars(group).pop(name, None)
-    for name in ("step", "count_zeros"):
-        vars(optimizer).pop(name, None)
-    for part in optimizer.chained_optimizers:
-        part.model_chunks = [model]
 
 
 def _mixtral(recipe: Recipe, batches: Batches) -> Callable[[int], float]:

@@ -16,6 +16,8 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
+from tests.foreign_objects import foreign_changes
+
 if sys.version_info >= (3, 11):
     import tomllib
 else:
@@ -31,6 +33,19 @@ MEASURING = "grok1/device/measuring.py"  # torch_npu's own profiler
 KIND = "grok1/device/kind.py"
 PATCHES = "grok1/megatron/patches.py"
 PATCHING_ROOMS = ("grok1/device/", "grok1/megatron/")
+
+# Changes that stand elsewhere: (file, the change). Each is the way that its library documents, or has its reason.
+FOREIGN_CHANGES = {
+    ("bench/test_ops.py", "leaf.grad"),  # torch's own way to drop a gradient
+    ("bench/peers.py", "tokens_PH.grad"),  # the same
+    ("bench/peers.py", "probs_P.grad"),  # the same
+    ("bench/judge/junit.py", "suite.attrib"),  # how the standard library's XML elements are filled
+    ("bench/judge/junit.py", "ElementTree.SubElement(case, 'system-out').text"),  # the same
+    ("bench/session.py", "benchmark._mode"),  # pytest-benchmark has no public way to be handed times
+    # takes the instruments off megatron's config for a while; grok1.megatron.instances.temporary_settings does that
+    ("bench/overhead.py", "setattr(owner, name, value)"),
+    ("bench/overhead.py", "stack.callback(setattr, owner, name, getattr(owner, name))"),
+}
 ACCELERATOR_PACKAGES = {"megatron", "mindspeed", "torch_npu"}
 
 # The edges, where the outside world is read; everything else is handed what it needs.
@@ -74,22 +89,12 @@ def engine_has_one_door(path: str, tree: ast.Module) -> Iterator[str]:
 
 
 def only_two_rooms_patch(path: str, tree: ast.Module) -> Iterator[str]:
-    """Nobody outside the two rooms for it assigns an attribute of something imported."""
+    """Nobody outside the two rooms for it changes a module, a class or an object that is not visibly ours."""
     if path.startswith(PATCHING_ROOMS):
         return
-    imported = {
-        alias.asname or alias.name.split(".")[0]
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Import | ast.ImportFrom)
-        for alias in node.names
-    }
-    for node in ast.walk(tree):
-        for target in _attribute_targets(node):
-            root = target
-            while isinstance(root, ast.Attribute):
-                root = root.value
-            if isinstance(root, ast.Name) and root.id in imported:
-                yield f"{path}:{_line(node)} patches {ast.unparse(target)}; move it to {' or '.join(PATCHING_ROOMS)}"
+    for line, source in foreign_changes(tree):
+        if (path, source) not in FOREIGN_CHANGES:
+            yield f"{path}:{line} changes what is not ours: {source}; move it to {' or '.join(PATCHING_ROOMS)}"
 
 
 def names_shadow_nothing(path: str, tree: ast.Module) -> Iterator[str]:
@@ -188,6 +193,64 @@ def test_pins_lie_within_the_declared_ranges() -> None:
     assert not list(pins_lie_in_ranges(project["optional-dependencies"]["npu"], ascend))
 
 
+CHANGES_OF_FOREIGN_OBJECTS = (
+    "def f(config):\n    config.timers = None",
+    "def f(config):\n    config.count += 1",
+    "def f(config):\n    config.timers: int = 1",
+    "def f(config):\n    config.inner.timers = None",
+    "def f(config):\n    del config.timers",
+    "def f(config):\n    a, config.timers = 1, 2",
+    "def f(config):\n    for config.step in range(3): ...",
+    "def f(config, file):\n    with file as config.file: ...",
+    "def f(config):\n    setattr(config, 'timers', None)",
+    "def f(config):\n    delattr(config, 'timers')",
+    "def f(config):\n    object.__setattr__(config, 'timers', None)",
+    "def f(stack, config):\n    stack.callback(setattr, config, 'timers', None)",
+    "def f(config):\n    vars(config)['timers'] = None",
+    "def f(config):\n    del vars(config)['timers']",
+    "def f(config):\n    vars(config).pop('timers')",
+    "def f(config):\n    vars(config).update(timers=None)",
+    "def f(config):\n    config.__dict__['timers'] = None",
+    "def f(config):\n    config.__dict__ |= {'timers': None}",
+    "def f(config):\n    lambda other: setattr(other, 'timers', None)",
+    "class Grok:\n    def __init__(self):\n        self.weight.shared = True",
+    "class Grok:\n    def __init__(self):\n        self.output_layer.__class__ = Grok",
+    "def f(parameters):\n    for each in parameters:\n        each.is_awaited = True",
+    "def f(make):\n    made = make()\n    made.name = 1",
+    "class Ours: ...\ndef f(make):\n    x = Ours()\n    x = make()\n    x.name = 1",
+    "class Ours: ...\ndef f():\n    x = Ours()\n    for x in range(3):\n        x.name = 1",
+    "from grok1.megatron.door import GPTModel\ndef f(x: GPTModel):\n    x.name = 1",
+    "from grok1.megatron.protocols import DdpModel\ndef f(x: DdpModel):\n    x.name = 1",
+    "from torch.nn import Linear\nx = Linear(1, 1)\nx.name = 1",
+)
+CHANGES_OF_OUR_OBJECTS = (
+    "class Grok:\n    def __init__(self):\n        self.weight = 1",
+    "class Grok:\n    @classmethod\n    def make(cls):\n        cls.made = 1",
+    "def forward(ctx, x):\n    ctx.shape, ctx.scale = x.shape, 2",
+    "class Ours: ...\nx = Ours()\nx.name = 1",
+    "class Ours: ...\ndef f(x: Ours):\n    x.name += 1\n    setattr(x, 'name', 2)",
+    "class Ours: ...\ndef f(x: 'Ours'):\n    def g():\n        x.name = 1",
+    "class Ours: ...\ndef f(all):\n    x: Ours = all[0]\n    x.name = 1",
+    "from grok1.device.traffic import TRAFFIC, Communication\ndef f(all):\n    x = Communication()\n    x.calls = 1",
+    "class Ours: ...\nobject.__setattr__(self, 'name', 1)",
+    "counts = {}\ncounts['a'] = 1\ncounts.pop('a')",
+)
+
+
+@pytest.mark.parametrize("source", CHANGES_OF_OUR_OBJECTS)
+def test_changes_of_what_is_visibly_ours_pass(source: str) -> None:
+    assert not list(only_two_rooms_patch("grok1/model/model.py", ast.parse(source)))
+
+
+def test_every_exception_still_stands() -> None:
+    found = {
+        (path, source)
+        for path in {path for path, _ in FOREIGN_CHANGES}
+        for _, source in foreign_changes(ast.parse((HOUSE / path).read_text(encoding="utf-8")))
+    }
+    assert found >= FOREIGN_CHANGES
+
+
 @pytest.mark.parametrize(
     ("rule", "path", "source"),
     [
@@ -204,6 +267,7 @@ def test_pins_lie_within_the_declared_ranges() -> None:
         (only_two_rooms_patch, "grok1/model/model.py", "import numpy as np\nsetattr(np, 'product', np.prod)"),
         (only_two_rooms_patch, "bench/judge/gate.py", "from grok1.megatron.door import GPTModel\ndel GPTModel.forward"),
         (only_two_rooms_patch, "grok1/data/batches.py", "import torch\ndef f():\n    torch.a, x = 1, 2"),
+        *((only_two_rooms_patch, "grok1/model/model.py", source) for source in CHANGES_OF_FOREIGN_OBJECTS),
         (names_shadow_nothing, "bench/statistics.py", ""),
         (names_shadow_nothing, "grok1/utils.py", ""),
         (environment_is_read_at_the_edges, "grok1/model/model.py", "import os\nos.environ['A'] = '1'"),
@@ -232,9 +296,6 @@ def test_a_file_that_breaks_a_rule_is_named(tmp_path: Path, rule: Rule, path: st
 def test_the_files_that_may_do_so_are_left_alone() -> None:
     assert not list(engine_has_one_door(DOOR, ast.parse("from megatron.core import parallel_state")))
     assert not list(only_two_rooms_patch(SEAM, ast.parse("import torch\ntorch.cuda.synchronize = None")))
-    assert not list(
-        only_two_rooms_patch("grok1/model/model.py", ast.parse("import torch\nself.weight.shared = torch.x"))
-    )
     assert not list(environment_is_read_at_the_edges(KIND, ast.parse("import os\nos.environ['A']")))
     assert not list(one_place_knows_the_device(KIND, ast.parse("import os\nos.environ['GROK1_DEVICE']")))
 
@@ -297,14 +358,6 @@ def _mentions(node: ast.AST, name: str) -> bool:
     if isinstance(node, ast.ImportFrom):
         return any(alias.name == name for alias in node.names)
     return (isinstance(node, ast.Name) and node.id == name) or (isinstance(node, ast.Attribute) and node.attr == name)
-
-
-def _attribute_targets(node: ast.AST) -> Iterator[ast.expr]:
-    """The attributes that this node sets or deletes; for setattr, the object it is done to."""
-    if isinstance(node, ast.Attribute) and not isinstance(node.ctx, ast.Load):
-        yield node
-    elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("setattr", "delattr"):
-        yield from node.args[:1]
 
 
 def _line(node: ast.AST) -> int:

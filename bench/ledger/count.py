@@ -9,11 +9,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bench.ledger.schema import CollectiveRow, CostRow, Ledger, Memory, Parameters, RankLedger, TimelinePoint
 from grok1.config.recipe import Recipe
 from grok1.distributed.launch import rank_context
+
+if TYPE_CHECKING:  # imports torch
+    from grok1.training.fake_step import DryBatches
 
 _PROCESSES = 2
 _TIMELINE_POINTS = 200
@@ -52,7 +55,9 @@ def count(recipe: Recipe, ranks: Sequence[int] | None = None, shares: Sequence[f
         )
     alike = per_stage if ranks is None else 1
     jobs = [(recipe, rank, routing, alike) for rank in chosen]
-    with ProcessPoolExecutor(min(_PROCESSES, len(jobs)), mp_context=rank_context("cpu", "grok1.training.fake_step")) as pool:
+    with ProcessPoolExecutor(
+        min(_PROCESSES, len(jobs)), mp_context=rank_context("cpu", "grok1.training.fake_step")
+    ) as pool:
         results = list(pool.map(_count_rank, jobs))
     unknown_operators: dict[str, int] = {}
     for _, names, _ in results:
@@ -90,7 +95,7 @@ def _count_rank(job: tuple[Recipe, int, tuple[float, ...], int]) -> tuple[RankLe
 
 
 def rank_ledger(
-    meter: Any, stepper: Any, batches: Any, ranks: Any, alike: int, micro_batches: Sequence[int]
+    meter: Any, stepper: Any, batches: DryBatches, ranks: Any, alike: int, micro_batches: Sequence[int]
 ) -> RankLedger:
     """The ledger of a rank whose stepper was built under the meter: one step for each of `micro_batches`, extended."""
     meter.watch(stepper.model)
@@ -113,7 +118,7 @@ def rank_ledger(
     )
 
 
-def settle(meter: Any, stepper: Any, batches: Any) -> None:
+def settle(meter: Any, stepper: Any, batches: DryBatches) -> None:
     """One step that makes what stays: then say what is what, so that the rest is a step's own."""
     batches.num_micro_batches = 1
     stepper.run(0)

@@ -262,12 +262,13 @@ class Meter(TorchDispatchMode):
         if kind != "other" and group.size() == 1:
             return  # a group of one moves nothing
         key = (self._phase(), kind, operation, str(dtype).removeprefix("torch."))
-        moved = self.counts.collectives[key]
+        moved: Moved = self.counts.collectives[key]
         moved.calls += 1
         moved.bytes += num_bytes
 
     def _note_memory(self) -> None:
-        counts, live = self.counts, self._memory.bytes
+        counts: Counts = self.counts
+        live = self._memory.bytes
         where = (self._phase(), self._module())
         if live > counts.peak_bytes:
             counts.peak_bytes, counts.peak_at = live, where

@@ -13,6 +13,7 @@ from grok1.config.recipe import Recipe
 from grok1.data.tokenizer import load_tokenizer
 from grok1.distributed.groups import Ranks
 from grok1.megatron.door import BlendedMegatronDatasetBuilder, GPTDataset, GPTDatasetConfig
+from grok1.megatron.instances import keep_training_split_only
 
 Batch = dict[str, Tensor]
 
@@ -58,8 +59,7 @@ def training_split(recipe: Recipe, prefix: Path, tokenizer_path: Path, num_steps
         eod_mask_loss=False,
         create_attention_mask=False,
     )
-    # only training reads them, and megatron loops for ever over a split that rounds to no document
-    config.split_matrix = [config.split_matrix[0], None, None]
+    keep_training_split_only(config)
     num_samples = num_steps * recipe.training.global_batch
     builder = BlendedMegatronDatasetBuilder(GPTDataset, [num_samples, None, None], lambda: True, config)
     dataset: TokenDataset | None = builder.build()[0]

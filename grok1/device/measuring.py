@@ -21,6 +21,9 @@ from grok1.device.kind import Kind, device_kind
 _AVX512_CORES = {"SKYLAKEX", "COOPERLAKE", "SAPPHIRERAPIDS"}  # names of OpenBLAS's
 
 
+Stamp = float | torch.cuda.Event  # a point in a device's time
+
+
 @dataclass(frozen=True)
 class Description:
     """What the hardware says of itself."""
@@ -57,7 +60,7 @@ def is_openblas_as_wide() -> bool:
     return not told or told in _AVX512_CORES or torch.backends.cpu.get_cpu_capability() != "AVX512"
 
 
-def stamp() -> Any:
+def stamp() -> Stamp:
     """A point in this device's time: seconds on a CPU, an event in the stream elsewhere (no synchronisation)."""
     if device_kind() == "cpu":
         return time.perf_counter()
@@ -66,10 +69,12 @@ def stamp() -> Any:
     return event
 
 
-def seconds_between(start: Any, end: Any) -> float:
+def seconds_between(start: Stamp, end: Stamp) -> float:
     """Seconds from one stamp to another; off the CPU both must have been reached (see `synchronize`)."""
-    if isinstance(start, float):
-        return float(end - start)
+    if isinstance(start, float) and isinstance(end, float):
+        return end - start
+    assert not isinstance(start, float)
+    assert not isinstance(end, float)
     return float(start.elapsed_time(end)) / 1e3
 
 

@@ -26,7 +26,7 @@ from grok1.fidelity.dump import Array, Dump, in_dump_orientation, place_of
 from grok1.fidelity.job import VerifyJob
 from grok1.fidelity.result import Comparison, VerifyResult
 from grok1.model.attention import key_bias
-from grok1.model.model import gather_gradients, unwrapped
+from grok1.model.model import Grok, gather_gradients, unwrapped
 from grok1.training.assembly import build_stepper
 from grok1.weights.names import HEAD, published_shapes
 from grok1.weights.sharding import PublishedSlice, gather_published, load_published
@@ -55,7 +55,8 @@ def compare(job: VerifyJob, ranks: Ranks) -> VerifyResult | None:
     )
     model = stepper.model
     kept: list[Tensor] = []
-    unwrapped(model).kept_logits = kept
+    grok: Grok = unwrapped(model)
+    grok.kept_logits = kept
     loss, _ = stepper.reduce_losses(stepper.accumulate(batches.step(0)))
     gather_gradients(model)
     gradients = gather_published(model, recipe, ranks, lambda parameter: parameter.main_grad)  # type: ignore[attr-defined]

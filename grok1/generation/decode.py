@@ -23,6 +23,7 @@ from grok1.distributed.rendezvous import Rendezvous
 from grok1.generation.job import GenerateJob, Sampling
 from grok1.generation.result import Completion, FinishReason, GenerationResult
 from grok1.megatron.door import StaticInferenceContext, tensor_parallel
+from grok1.megatron.instances import keep_last_logits_only, set_cached_length
 from grok1.megatron.protocols import InferenceContext
 from grok1.model.model import build_for_inference
 from grok1.weights import checkpoint
@@ -72,13 +73,13 @@ class Decoder:
         draws_BN = torch.stack([_draws(job.sampling, prompt) for prompt in self._prompts])
         finished_B = torch.zeros_like(lengths_B, dtype=torch.bool)
         context = StaticInferenceContext(len(self._prompts), job.length)
-        context.materialize_only_last_token_logits = True
+        keep_last_logits_only(context)
         end, self.step_seconds = min(map(len, job.prompt_tokens)), []  # all tokens before `end` are known
         all_done = False
         while not all_done:
             started = time.perf_counter()
             logits_BV = self._logits(tokens_BT[:, context.sequence_len_offset : end], context)
-            context.sequence_len_offset = end
+            set_cached_length(context, end)
             number_B = (end - lengths_B).clamp(0, limit - 1)  # of the row's new token, from 0
             chosen_B = self._choose(logits_BV, draws_BN.gather(1, number_B[:, None].cpu())[:, 0])
             is_new_B = end >= lengths_B

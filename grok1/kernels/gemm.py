@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import mm_flop, register_flop_formula
 
 from grok1.device import measuring
+from grok1.megatron.instances import mark_gradient_added
 
 # Below, MKL: oneDNN is twice as fast down to 2^21, but its kernels for more shapes take up to 33 MiB of a rank and time
 # to compile, and OpenBLAS is slow where rows are few. Both were tried: grok1-small gains nothing, grok1-tiny 3 to 6 %.
@@ -77,7 +78,7 @@ def _returned(weight: Any) -> Tensor | None:
         return torch.zeros_like(weight)
     if not getattr(weight, "is_awaited", False):
         return None
-    weight.grad_added_to_main_grad = True
+    mark_gradient_added(weight)
     # a weight that is also the embedding gets a part of its gradient from autograd, and the hook adds the sum
     return torch.zeros_like(weight) if getattr(weight, "zero_out_wgrad", False) else torch.empty_like(weight)
 

@@ -1,63 +1,201 @@
-"""Changes to live objects of megatron's: what they do that nobody reads, and what a CPU does faster otherwise."""
+"""Changes to live objects of megatron's. Nobody else changes one; tests/test_house.py holds that.
+
+Each function says what it sets, why, for which versions and on which devices. Three kinds: marks and settings that
+megatron itself reads, work that megatron does and nobody needs, and what a CPU does faster otherwise.
+"""
 
 from __future__ import annotations
 
 import functools
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol, cast
 
 import torch
 
+from grok1.megatron.protocols import (
+    BucketGroup,
+    DatasetConfig,
+    DdpModel,
+    InferenceContext,
+    MegatronOptimizer,
+    ModelConfig,
+    OptimizerPart,
+    StepOutcome,
+    Timers,
+)
 
-def skip_single_rank_collectives(wrapped: Any) -> None:
-    """Leave out the collectives of data-parallel groups of one, where gloo copies the whole buffer several times."""
+# ---- settings that megatron reads ----------------------------------------------------------------------
+
+
+def connect_schedule(
+    config: ModelConfig,
+    *,
+    timers: Timers,
+    scale_loss: Callable[[torch.Tensor], torch.Tensor],
+    finalize_gradients: Callable[..., None],
+    no_sync: Callable[[], AbstractContextManager[None]] | None,
+) -> None:
+    """Tell the pipeline schedules what to call: megatron's training loop sets the same four attributes.
+
+    With `no_sync`, gradients are reduced during the last micro-batch's backward only. megatron-core 0.12; all devices.
+    """
+    config.timers = timers
+    config.grad_scale_func = scale_loss
+    config.finalize_model_grads_func = finalize_gradients
+    if no_sync is not None:
+        config.no_sync_func = no_sync
+
+
+@contextmanager
+def temporary_settings(config: ModelConfig, **values: object) -> Iterator[None]:
+    """Set attributes of a config, and put the old values back at the end. For benchmarks that leave something out.
+
+    megatron-core 0.12; all devices.
+    """
+    before = {name: getattr(config, name) for name in values}
+    for name, value in values.items():
+        setattr(config, name, value)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(config, name, value)
+
+
+def disable_sequence_parallelism(config: ModelConfig) -> None:
+    """For inference: a decoding step is one token long, which cannot be split.
+
+    TransformerConfig's constructor refuses tensor and expert parallelism without it, which only training needs.
+    megatron-core 0.12; all devices.
+    """
+    config.sequence_parallel = False
+
+
+def keep_training_split_only(config: DatasetConfig) -> None:
+    """Build no validation or test set. megatron loops for ever over a split that rounds to no document.
+
+    megatron-core 0.12; all devices.
+    """
+    config.split_matrix = [config.split_matrix[0], None, None]
+
+
+def keep_last_logits_only(context: InferenceContext) -> None:
+    """Compute logits of the last position alone while decoding. megatron-core 0.12; all devices."""
+    context.materialize_only_last_token_logits = True
+
+
+def set_cached_length(context: InferenceContext, length: int) -> None:
+    """How many positions the key/value cache holds; whoever decodes keeps count. megatron-core 0.12; all devices."""
+    context.sequence_len_offset = length
+
+
+# ---- marks on parameters, and classes of layers --------------------------------------------------------
+
+
+def mark_sequence_parallel(weight: torch.nn.Parameter, is_split: bool) -> None:
+    """Whether each tensor rank sees only its part of the sequence, so that megatron must sum this weight's gradient.
+
+    megatron-core 0.12 (finalize_model_grads reads the mark); all devices.
+    """
+    weight.sequence_parallel = is_split  # type: ignore[attr-defined]
+
+
+def mark_gradients_awaited(model: torch.nn.Module) -> None:
+    """Tell grok1.kernels.gemm that gradients are reduced during the backward, so megatron's hooks want a tensor.
+
+    Our own mark on megatron's parameters. megatron-core 0.12; all devices.
+    """
+    for parameter in model.parameters():
+        parameter.is_awaited = True  # type: ignore[attr-defined]
+
+
+def mark_gradient_added(weight: torch.Tensor) -> None:
+    """Tell megatron's hook that `main_grad` has this gradient already, and what autograd returns is to be dropped.
+
+    megatron-core 0.12 (its own fused layers set the same mark); all devices.
+    """
+    weight.grad_added_to_main_grad = True  # type: ignore[attr-defined]
+
+
+def change_class(layer: torch.nn.Module, to: type) -> None:
+    """Make a layer that megatron has built one of a subclass with the same state.
+
+    GPTModel builds its output layer without asking for a class. megatron-core 0.12; all devices.
+    """
+    layer.__class__ = to
+
+
+# ---- data-parallel groups of one rank ------------------------------------------------------------------
+
+
+def skip_single_rank_collectives(wrapped: DdpModel) -> None:
+    """Leave out the collectives of data-parallel groups of one, where gloo copies the whole buffer several times.
+
+    megatron-core 0.12; CPU only, as other backends do not copy.
+    """
     for group in wrapped.bucket_groups + wrapped.expert_parallel_bucket_groups:
         if group.intra_distributed_optimizer_instance_size == 1:
             group.start_grad_sync = functools.partial(_scale_gradients, group)
-            group.start_param_sync = _keep_weights
+            group.start_param_sync = _gather_nothing
 
 
-def _scale_gradients(group: Any) -> None:
+def _scale_gradients(group: BucketGroup) -> None:
     """What is left of a reduction: experts that are not replicated still average over the replicas of the rest."""
     for bucket in group.buckets:
         if bucket.gradient_scaling_factor != 1.0:
             bucket.grad_data *= bucket.gradient_scaling_factor
     if group.ddp_config.overlap_grad_reduce:
-        group.grad_reduce_handle = _NothingToWaitFor
+        group.grad_reduce_handle = _CompletedWork()
 
 
-class _NothingToWaitFor:
-    @staticmethod
-    def wait() -> None:
+class _CompletedWork:
+    """In place of the handle of a collective under way."""
+
+    def wait(self) -> None:
         """Returns at once."""
 
 
-def _keep_weights(force_sync: bool = False) -> None:
-    """What is left of gathering: this rank has all of them."""
+def _gather_nothing(force_sync: bool = False) -> None:
+    """In place of gathering the weights, all of which this rank has."""
 
 
-def skip_unread_work(optimizer: Any) -> None:
+# ---- the optimizer -------------------------------------------------------------------------------------
+
+
+def chained(optimizer: MegatronOptimizer) -> list[OptimizerPart]:
+    """The optimizers that megatron has chained: the dense parameters', and that of experts held on some ranks only."""
+    return list(getattr(optimizer, "chained_optimizers", [optimizer]))
+
+
+def skip_unread_work(optimizer: MegatronOptimizer) -> None:
     """Count no zeros, and gather the weights once a step.
 
     A chain of megatron-core 0.12 counts the gradients' zeros whatever `log_num_zeros_in_grad` says, with an all-reduce
-    of the whole job; and each part of it, when done, has the whole model gathered: the last part's is enough.
+    of the whole job. And each part of it, when done, has the whole model gathered: the last part's is enough. All
+    devices.
     """
-    optimizer.count_zeros = _no_count
-    for part in _parts(optimizer)[:-1]:
+    cast(_CountsZeros, optimizer).count_zeros = _no_count
+    for part in chained(optimizer)[:-1]:
         part.model_chunks = []  # without megatron's FSDP, read for that gathering only
+
+
+class _CountsZeros(Protocol):
+    count_zeros: Callable[[], None]
 
 
 def _no_count() -> None:
     """In place of the number of zeros."""
 
 
-def use_fused_adamw(optimizer: Any) -> bool:
+def use_fused_adamw(optimizer: MegatronOptimizer) -> bool:
     """Make each torch AdamW inside megatron's optimizer update its parameters in one pass; only before the first step.
 
     Without Transformer Engine or apex, megatron takes torch's AdamW, whose default on a CPU is a dozen operators for
     each parameter. The fused kernel rounds differently in the last bit. It is left out where it cannot be used; the
-    answer is whether it is used throughout.
+    answer is whether it is used throughout. megatron-core 0.12, torch 2.7 to 2.13; CPU only.
     """
-    inner = [part.optimizer for part in _parts(optimizer)]
+    inner = [part.optimizer for part in chained(optimizer)]
     can_fuse = [_can_fuse(each) for each in inner]
     for each, can in zip(inner, can_fuse, strict=True):
         if can:
@@ -66,29 +204,33 @@ def use_fused_adamw(optimizer: Any) -> bool:
     return all(can_fuse)
 
 
-def clip_and_step(optimizer: Any, clip_grad: float) -> tuple[bool, float | None, None]:
-    """megatron's step of a chain with the gradients clipped inside the fused kernel, not in two passes before it.
+def _can_fuse(optimizer: torch.optim.Optimizer) -> bool:
+    """Is it torch's AdamW over float32 tensors, with no state that another kernel has made?"""
+    if type(optimizer) is not torch.optim.AdamW or optimizer.state:
+        return False
+    return all(each.dtype == torch.float32 for group in optimizer.param_groups for each in group["params"])
+
+
+def clip_inside_fused_adamw(optimizer: MegatronOptimizer, clip_grad: float) -> None:
+    """Make `optimizer.step` clip the gradients inside the fused kernel, not in two passes before it.
+
+    For optimizers that `use_fused_adamw` has changed throughout. megatron-core 0.12, torch 2.7 to 2.13; CPU only.
+    """
+    optimizer.step = functools.partial(_clip_and_step, optimizer, clip_grad)  # type: ignore[method-assign]
+
+
+def _clip_and_step(optimizer: MegatronOptimizer, clip_grad: float) -> StepOutcome:
+    """megatron's step of a chain, but for the clipping.
 
     The kernel divides by a scale where megatron multiplies by its inverse, so clipped steps differ by rounding; both
     leave the gradients clipped.
     """
     if optimizer.prepare_grads():
         return False, None, None
-    grad_norm: float = optimizer.get_grad_norm()
+    grad_norm = optimizer.get_grad_norm()
     excess = (grad_norm + 1e-6) / clip_grad if clip_grad else 0.0
     scale = torch.tensor(excess, dtype=torch.float32) if excess > 1.0 else None
-    for part in _parts(optimizer):
-        part.optimizer.grad_scale = scale  # torch.amp.GradScaler hands the kernel its scale in the same way
+    for part in chained(optimizer):
+        # torch.amp.GradScaler hands the kernel its scale in the same way
+        part.optimizer.grad_scale = scale  # type: ignore[attr-defined]
     return bool(optimizer.step_with_ready_grads()), grad_norm, None
-
-
-def _parts(optimizer: Any) -> list[Any]:
-    """The optimizers that megatron has chained: the dense parameters', and that of experts held on some ranks only."""
-    return list(getattr(optimizer, "chained_optimizers", [optimizer]))
-
-
-def _can_fuse(optimizer: Any) -> bool:
-    """Is it torch's AdamW over float32 tensors, with no state that another kernel has made?"""
-    if type(optimizer) is not torch.optim.AdamW or optimizer.state:
-        return False
-    return all(each.dtype == torch.float32 for group in optimizer.param_groups for each in group["params"])

@@ -29,15 +29,15 @@ from grok1.megatron.door import (
 _HIDDEN = -1e30  # xAI's score of what a query may not see
 
 
-def attention_spec(model: Model, kernels: Kernels) -> ModuleSpec:
-    """Self-attention for this model on this process's device."""
+def attention_spec(model: Model, kernels: Kernels, core_attention: type | None = None) -> ModuleSpec:
+    """Self-attention for this model on this process's device, around a core of megatron's where one is given."""
     column, row = linear_layers(kernels)
     return ModuleSpec(
         module=SelfAttention,
         params={"attn_mask_type": AttnMaskType.causal},
         submodules=SelfAttentionSubmodules(
             linear_qkv=column,
-            core_attention=_core_attention(model),
+            core_attention=core_attention or _core_attention(model),
             linear_proj=row,
             q_layernorm=IdentityOp,
             k_layernorm=IdentityOp,

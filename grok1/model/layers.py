@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from grok1.config.recipe import Kernels, Model
 from grok1.megatron.door import ModuleSpec, TransformerConfig, TransformerLayer, TransformerLayerSubmodules
+from grok1.megatron.instances import mark_sequence_parallel
 from grok1.megatron.protocols import InferenceContext
 from grok1.model.attention import attention_spec
 from grok1.model.moe import moe_spec
@@ -23,8 +24,7 @@ class RMSNorm(torch.nn.Module):
         super().__init__()
         self.eps = eps
         self.weight = torch.nn.Parameter(torch.ones(hidden_size, dtype=config.params_dtype))
-        # each rank sees only its part of the sequence, so megatron must sum this gradient over tensor ranks
-        self.weight.sequence_parallel = config.sequence_parallel  # type: ignore[attr-defined]
+        mark_sequence_parallel(self.weight, config.sequence_parallel)
 
     def forward(self, x: Tensor) -> Tensor:
         """Same shape and dtype as x [..., hidden]."""
@@ -59,13 +59,13 @@ class GrokLayer(TransformerLayer):
         return hidden_states + self.post_mlp_layernorm(expert_output), None
 
 
-def layer_spec(model: Model, kernels: Kernels) -> ModuleSpec:
-    """One Grok-1 layer as megatron's transformer block wants it."""
+def layer_spec(model: Model, kernels: Kernels, core_attention: type | None = None) -> ModuleSpec:
+    """One Grok-1 layer as megatron's transformer block wants it; see `attention_spec`."""
     return ModuleSpec(
         module=GrokLayer,
         submodules=TransformerLayerSubmodules(
             input_layernorm=RMSNorm,
-            self_attention=attention_spec(model, kernels),
+            self_attention=attention_spec(model, kernels, core_attention),
             pre_mlp_layernorm=RMSNorm,
             mlp=moe_spec(model, kernels),
         ),

@@ -23,7 +23,12 @@ from grok1.megatron.door import (
     TransformerConfig,
     get_num_layers_to_build,
 )
-from grok1.megatron.instances import skip_single_rank_collectives
+from grok1.megatron.instances import (
+    change_class,
+    disable_sequence_parallelism,
+    mark_gradients_awaited,
+    skip_single_rank_collectives,
+)
 from grok1.megatron.protocols import DdpModel
 from grok1.model.layers import RMSNorm, layer_spec
 from grok1.model.moe import activation
@@ -33,11 +38,13 @@ from grok1.weights.sharding import initialise
 class Grok(GPTModel):
     """megatron's GPT with Grok-1's two multipliers: on the embedding and on the logits."""
 
-    def __init__(self, recipe: Recipe, config: TransformerConfig, ranks: Ranks) -> None:
+    def __init__(
+        self, recipe: Recipe, config: TransformerConfig, ranks: Ranks, core_attention: type | None = None
+    ) -> None:
         self.recipe_model = recipe.model
         self._fuses_cross_entropy = recipe.kernels.cross_entropy == "fused"
         self.kept_logits: list[Tensor] | None = None  # a list here receives each micro-batch's [S, B, vocab/TP]
-        layers = [layer_spec(recipe.model, recipe.kernels)] * get_num_layers_to_build(config)
+        layers = [layer_spec(recipe.model, recipe.kernels, core_attention)] * get_num_layers_to_build(config)
         super().__init__(
             config,
             TransformerBlockSubmodules(layer_specs=layers, layer_norm=RMSNorm),
@@ -50,7 +57,8 @@ class Grok(GPTModel):
             rotary_base=recipe.model.rope_base,
         )
         if self.post_process:  # megatron makes the layer itself; ours has the same state
-            self.output_layer.__class__, _ = linear_layers(recipe.kernels)
+            column, _ = linear_layers(recipe.kernels)
+            change_class(self.output_layer, column)
 
     def forward(
         self, input_ids: Tensor, position_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: object
@@ -132,10 +140,21 @@ def transformer_config(recipe: Recipe) -> TransformerConfig:
     )
 
 
-def build_model(recipe: Recipe, ranks: Ranks, with_values: bool = True) -> DdpModel:
-    """This rank's part of the model on its device, initialised unless told otherwise, in data-parallel buffers."""
+def build_model(
+    recipe: Recipe,
+    ranks: Ranks,
+    with_values: bool = True,
+    *,
+    stock: bool = False,
+    core_attention: type | None = None,
+) -> DdpModel:
+    """This rank's part of the model on its device, initialised unless told otherwise, in data-parallel buffers.
+
+    For comparisons: `stock` leaves megatron's buffers as megatron makes them, and `core_attention` is a megatron
+    module to use in place of ours.
+    """
     config = transformer_config(recipe)
-    model: torch.nn.Module = Grok(recipe, config, ranks)
+    model: torch.nn.Module = Grok(recipe, config, ranks, core_attention)
     if with_values:
         initialise(model, recipe, ranks)
     if device_kind() != "cpu":
@@ -149,11 +168,10 @@ def build_model(recipe: Recipe, ranks: Ranks, with_values: bool = True) -> DdpMo
         check_for_nan_in_grad=False,  # a loss that is not finite voids the run, with a better message
     )
     wrapped: DdpModel = DistributedDataParallel(config=config, ddp_config=ddp, module=model)
-    if device_kind() == "cpu":
+    if device_kind() == "cpu" and not stock:
         skip_single_rank_collectives(wrapped)
     if ddp.overlap_grad_reduce:
-        for parameter in wrapped.parameters():
-            parameter.is_awaited = True  # type: ignore[attr-defined]  # a mark for grok1.kernels.gemm.WeightGradients
+        mark_gradients_awaited(wrapped)
     return wrapped
 
 
@@ -166,7 +184,7 @@ def build_for_inference(recipe: Recipe, ranks: Ranks) -> torch.nn.Module:
     multiplier = recipe.model.attention_multiplier or 1.0 / math.sqrt(recipe.model.head_dim)
     sizes = recipe.model.model_copy(update={"attention_multiplier": multiplier})
     config = transformer_config(recipe)
-    config.sequence_parallel = False  # its constructor refuses this beside experts, which only training minds
+    disable_sequence_parallelism(config)
     model: torch.nn.Module = Grok(recipe.model_copy(update={"model": sizes}), config, ranks)
     if device_kind() != "cpu":
         model.cuda(torch.cuda.current_device())

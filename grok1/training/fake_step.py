@@ -130,7 +130,7 @@ def fake_rank(
 class _FakeStep(TorchDispatchMode):
     """Keeps integers and booleans real, sends collectives to the fake group, and answers what depends on data."""
 
-    def __torch_dispatch__(  # type: ignore[override]  # torch annotates nothing of it
+    def __torch_dispatch__(
         self, func: OpOverload, types: object, args: Arguments = (), kwargs: KeywordArguments | None = None
     ) -> object:
         kwargs = kwargs or {}

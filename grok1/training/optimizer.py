@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import functools
-
 import torch
 
 from grok1.config.recipe import Training
 from grok1.device.kind import device_kind
 from grok1.megatron.door import OptimizerConfig, OptimizerParamScheduler, get_megatron_optimizer
-from grok1.megatron.instances import clip_and_step, skip_unread_work, use_fused_adamw
+from grok1.megatron.instances import clip_inside_fused_adamw, skip_unread_work, use_fused_adamw
 from grok1.megatron.protocols import DdpModel, MegatronOptimizer, Scheduler
 
 
-def build_optimizer(model: DdpModel, training: Training) -> tuple[MegatronOptimizer, Scheduler]:
-    """(optimizer, learning-rate scheduler) over this rank's shards."""
+def build_optimizer(model: DdpModel, training: Training, *, stock: bool = False) -> tuple[MegatronOptimizer, Scheduler]:
+    """(optimizer, learning-rate scheduler) over this rank's shards; `stock`: all as megatron makes it."""
     config = OptimizerConfig(
         optimizer="adam",
         lr=training.learning_rate,
@@ -28,10 +26,11 @@ def build_optimizer(model: DdpModel, training: Training) -> tuple[MegatronOptimi
         params_dtype=torch.bfloat16 if training.dtype == "bf16" else torch.float32,
         use_distributed_optimizer=True,
     )
-    optimizer = get_megatron_optimizer(config, [model], use_gloo_process_groups=False)
-    skip_unread_work(optimizer)
-    if device_kind() == "cpu" and use_fused_adamw(optimizer):
-        optimizer.step = functools.partial(clip_and_step, optimizer, training.clip_grad)
+    optimizer: MegatronOptimizer = get_megatron_optimizer(config, [model], use_gloo_process_groups=False)
+    if not stock:
+        skip_unread_work(optimizer)
+        if device_kind() == "cpu" and use_fused_adamw(optimizer):
+            clip_inside_fused_adamw(optimizer, training.clip_grad)
     scheduler = OptimizerParamScheduler(
         optimizer,
         init_lr=0.0,

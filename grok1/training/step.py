@@ -24,6 +24,7 @@ from grok1.megatron.door import (
     get_forward_backward_func,
     get_model_config,
 )
+from grok1.megatron.instances import connect_schedule
 from grok1.megatron.protocols import DdpModel, MegatronOptimizer, Scheduler
 from grok1.training.expert_load import ExpertLoad
 from grok1.training.result import StepMetrics
@@ -60,12 +61,13 @@ class Stepper:
         self.optimizer, self.scheduler, self._batches = optimizer, scheduler, batches
         self.expert_load = ExpertLoad(model)
         self.timers = timers or PhaseTimers()
-        config = get_model_config(model)
-        config.timers = self.timers
-        config.grad_scale_func = optimizer.scale_loss
-        config.finalize_model_grads_func = self._finalize_gradients
-        if recipe.kernels.gradient_reduction == "overlapped":
-            config.no_sync_func = model.no_sync  # until the last micro-batch
+        connect_schedule(
+            get_model_config(model),
+            timers=self.timers,
+            scale_loss=optimizer.scale_loss,
+            finalize_gradients=self._finalize_gradients,
+            no_sync=model.no_sync if recipe.kernels.gradient_reduction == "overlapped" else None,
+        )
         self._forward_backward = get_forward_backward_func()
         self._group_names = group_names()
         self._started: Stamp | None = None  # when the latest step did
@@ -78,6 +80,7 @@ class Stepper:
         losses = self.accumulate(batches)
         with self.timers.phase("optimizer"):
             updated, grad_norm, _ = self.optimizer.step()
+            assert grad_norm is not None  # it is None where a loss scale overflows, which fp16 alone has
             learning_rate = float(self.optimizer.param_groups[0]["lr"])
             self.scheduler.step(increment=1)
         with self.timers.phase("report"):
@@ -101,7 +104,7 @@ class Stepper:
 
     def timeline(self) -> list[tuple[float, float, str]]:
         """(start, end, phase) of each stretch of the latest step, in the order of time, in seconds since it began."""
-        return self.timers.timeline(self._started)
+        return [] if self._started is None else self.timers.timeline(self._started)
 
     def accumulate(self, batches: list[Batch]) -> list[Tensor]:
         """Forward and backward of the micro-batches, gradients reduced; the last stage's losses."""

@@ -70,7 +70,8 @@ class PhaseTimers:
 
 class _Span:
     def __init__(self, spans: list[tuple[Stamp, Stamp]] | None) -> None:
-        self._spans, self._start = spans, None
+        self._spans = spans
+        self._start: Stamp | None = None
 
     def start(self, barrier: bool = False) -> None:
         if self._spans is not None:
@@ -78,4 +79,5 @@ class _Span:
 
     def stop(self, barrier: bool = False) -> None:
         if self._spans is not None:
+            assert self._start is not None
             self._spans.append((self._start, measuring.stamp()))

@@ -61,12 +61,13 @@ def _fused_beside_plain(job: Any, where: Any, _emit: Any) -> dict[str, Any]:
 
 def _stepped(recipe: Any, ranks: Any, fused: bool, num_steps: int) -> tuple[dict[str, list[torch.Tensor]], list[Any]]:
     """Weights and moments after some steps on random gradients, and torch's optimizers."""
+    from grok1.megatron.instances import chained
     from grok1.model.model import build_model
     from grok1.training.optimizer import build_optimizer
 
     model: Any = build_model(recipe, ranks)
     optimizer, scheduler = build_optimizer(model, recipe.training)
-    parts = [each.optimizer for each in optimizer.chained_optimizers]
+    parts = [each.optimizer for each in chained(optimizer)]
     step = optimizer.step if fused else type(optimizer).step.__get__(optimizer)
     for group in [group for part in parts for group in part.param_groups]:
         group["fused"] = group["fused"] and fused
@@ -169,28 +170,28 @@ def _ours_beside_megatrons(job: Any, where: Any, _emit: Any) -> dict[str, Any] |
 
 def _trained(job: Any, ranks: Any, is_ours: bool, num_steps: int | None = None) -> dict[str, Any]:
     """(loss, norm) of each step and collectives of the last; weights and this rank's gradients after them."""
-    from bench.peers import give_back_to_megatron
     from grok1.data.batches import Batches, training_split
     from grok1.device.traffic import TRAFFIC
+    from grok1.megatron.instances import chained, use_fused_adamw
     from grok1.model.model import build_model
     from grok1.training.optimizer import build_optimizer
     from grok1.training.step import Stepper
 
     recipe, num_steps = job.recipe, job.num_steps if num_steps is None else num_steps
-    model: Any = build_model(recipe, ranks)
-    optimizer, scheduler = build_optimizer(model, recipe.training)
-    if not is_ours:
-        give_back_to_megatron(model, optimizer)
+    model = build_model(recipe, ranks, stock=not is_ours)
+    optimizer, scheduler = build_optimizer(model, recipe.training, stock=not is_ours)
+    if not is_ours:  # the plain AdamW rounds otherwise
+        assert use_fused_adamw(optimizer)
     dataset = training_split(recipe, job.data_prefix, job.tokenizer_path, recipe.training.decay_steps)
     stepper = Stepper(recipe, ranks, model, optimizer, scheduler, Batches(recipe, ranks, dataset))
     TRAFFIC.forget()
     results = [stepper.run(step) for step in range(num_steps)]
-    shards = [shard for part in optimizer.chained_optimizers for shard in part.get_parameters()]
+    shards = [shard for part in chained(optimizer) for shard in part.get_parameters()]
     return {
         "results": [(each.metrics.loss, each.metrics.grad_norm) for each in results],
         "calls": {name: each.calls for result in results[-1:] for name, each in result.collectives.items()},
         "weights": [weight.detach().clone() for weight in model.parameters()],
-        "gradients": [shard.grad.clone() for shard in shards if results],
+        "gradients": [shard.grad.clone() for shard in shards if results and shard.grad is not None],
     }
 
 

@@ -1,0 +1,121 @@
+"""The house rule that finds changes to objects that are not ours: assignments, setattr, delattr, and `vars(x)[...]`.
+
+An attribute may be assigned on `self`, `cls` or autograd's `ctx`, one level deep, or on a variable whose class is
+visibly ours: every binding of it in its function is annotated with, or made by calling, a class of this house.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+
+OWN_NAMES = ("self", "cls", "ctx")
+OWN_PACKAGES = ("grok1", "bench", "reports")
+FOREIGN_TYPES = ("grok1.megatron.door", "grok1.megatron.protocols")  # megatron's, by our names
+DICT_CHANGES = ("pop", "popitem", "update", "setdefault", "clear", "__setitem__", "__delitem__", "__ior__")
+
+Scope = ast.Module | ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
+
+
+def foreign_changes(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """(line, source) of each change to an object that is not visibly ours."""
+    yield from _changes_in(tree, _own_classes(tree), {})
+
+
+def _changes_in(scope: Scope, classes: set[str], outer: dict[str, bool]) -> Iterator[tuple[int, str]]:
+    is_ours = {**outer, **_bindings(scope, classes)}
+    for node in _nodes_of(scope):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            yield from _changes_in(node, classes, is_ours)
+        for changed in _changed_objects(node):
+            if not (isinstance(changed, ast.Name) and (changed.id in OWN_NAMES or is_ours.get(changed.id))):
+                yield node.lineno, ast.unparse(node)
+
+
+def _nodes_of(scope: Scope) -> Iterator[ast.expr | ast.stmt]:
+    """All nodes of a scope; of the functions inside it, only the functions themselves."""
+    waiting = list(ast.iter_child_nodes(scope))
+    while waiting:
+        node = waiting.pop(0)
+        if isinstance(node, ast.expr | ast.stmt):
+            yield node
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            waiting += ast.iter_child_nodes(node)
+
+
+def _changed_objects(node: ast.AST) -> Iterator[ast.expr]:
+    """The objects whose attributes this node sets or deletes."""
+    if isinstance(node, ast.Attribute) and not isinstance(node.ctx, ast.Load):
+        yield node.value
+    elif isinstance(node, ast.Subscript) and not isinstance(node.ctx, ast.Load):
+        yield from _owner_of_dict(node.value)
+    elif isinstance(node, ast.AugAssign):
+        yield from _owner_of_dict(node.target)
+    elif isinstance(node, ast.Call):
+        yield from _objects_changed_by_call(node)
+
+
+def _objects_changed_by_call(call: ast.Call) -> Iterator[ast.expr]:
+    functions = [call.func, *call.args]  # setattr(x, ...), and functions that are handed setattr and x
+    for function, argument in zip(functions, functions[1:], strict=False):
+        if ast.unparse(function).split(".")[-1].strip("_") in ("setattr", "delattr"):
+            yield argument
+    if isinstance(call.func, ast.Attribute) and call.func.attr in DICT_CHANGES:
+        yield from _owner_of_dict(call.func.value)
+
+
+def _owner_of_dict(node: ast.expr) -> Iterator[ast.expr]:
+    """x, of `vars(x)` and `x.__dict__`."""
+    if isinstance(node, ast.Call) and _called(node) == "vars" and node.args:
+        yield node.args[0]
+    elif isinstance(node, ast.Attribute) and node.attr == "__dict__":
+        yield node.value
+
+
+def _called(call: ast.Call) -> str:
+    return ast.unparse(call.func)
+
+
+def _own_classes(tree: ast.Module) -> set[str]:
+    """Names of classes that this file defines or imports from this house."""
+    names = {node.name for node in ast.walk(tree) if isinstance(node, ast.ClassDef)}
+    for node in ast.walk(tree):
+        module = node.module or "" if isinstance(node, ast.ImportFrom) else ""
+        if isinstance(node, ast.ImportFrom) and module.split(".")[0] in OWN_PACKAGES and module not in FOREIGN_TYPES:
+            names |= {alias.asname or alias.name for alias in node.names if alias.name[:1].isupper()}
+    return names
+
+
+def _bindings(scope: Scope, classes: set[str]) -> dict[str, bool]:
+    """The names that a scope binds, and whether each is of a class of ours: by its annotation, else at every binding.
+
+    mypy makes sure that what is annotated stays so.
+    """
+    found = dict(_annotated(scope, classes))
+    annotated = set(found)
+    made = {
+        target: _called(node.value) in classes
+        for node in _nodes_of(scope)
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call)
+        for target in node.targets
+    }
+    for node in _nodes_of(scope):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) and node.id not in annotated:
+            found[node.id] = made.get(node, False) and found.get(node.id, True)
+    return found
+
+
+def _annotated(scope: Scope, classes: set[str]) -> Iterator[tuple[str, bool]]:
+    for each in () if isinstance(scope, ast.Module) else ast.walk(scope.args):
+        if isinstance(each, ast.arg):
+            yield each.arg, _names_class(each.annotation, classes)
+    for node in _nodes_of(scope):
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            yield node.target.id, _names_class(node.annotation, classes)
+
+
+def _names_class(annotation: ast.expr | None, classes: set[str]) -> bool:
+    if annotation is None:
+        return False
+    name = annotation.value if isinstance(annotation, ast.Constant) else ast.unparse(annotation)
+    return name in classes
