@@ -16,7 +16,7 @@ from grok1.config.recipe import Recipe
 from grok1.distributed.launch import rank_context
 
 if TYPE_CHECKING:  # imports torch
-    from grok1.training.fake_step import DryBatches
+    from grok1.training.fake_step import FakeBatches
 
 _PROCESSES = 2
 _TIMELINE_POINTS = 200
@@ -95,7 +95,7 @@ def _count_rank(job: tuple[Recipe, int, tuple[float, ...], int]) -> tuple[RankLe
 
 
 def rank_ledger(
-    meter: Any, stepper: Any, batches: DryBatches, ranks: Any, alike: int, micro_batches: Sequence[int]
+    meter: Any, stepper: Any, batches: FakeBatches, ranks: Any, alike: int, micro_batches: Sequence[int]
 ) -> RankLedger:
     """The ledger of a rank whose stepper was built under the meter: one step for each of `micro_batches`, extended."""
     meter.watch(stepper.model)
@@ -118,7 +118,7 @@ def rank_ledger(
     )
 
 
-def settle(meter: Any, stepper: Any, batches: DryBatches) -> None:
+def settle(meter: Any, stepper: Any, batches: FakeBatches) -> None:
     """One step that makes what stays: then say what is what, so that the rest is a step's own."""
     batches.num_micro_batches = 1
     stepper.run(0)
