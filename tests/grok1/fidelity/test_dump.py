@@ -17,8 +17,8 @@ from grok1.config.load import load_recipe
 from grok1.fidelity.dump import Dump, OracleConfig, OracleError, check_dump, place_of
 from grok1.fidelity.dump_recipe import oracle_recipe
 from grok1.weights.names import published_shapes
+from tests.grok1.conftest import FIXTURES
 
-FIXTURES = Path(__file__).parents[1] / "fixtures"
 Change = Callable[[dict[str, Any]], None]
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -25,9 +23,8 @@ from grok1.weights.exporting import export_weights
 from grok1.weights.folder import StoredCheckpoint
 from grok1.weights.importing import check_published, import_weights
 from grok1.weights.names import EMBEDDING, HEAD, published_shapes
-from tests.grok1.conftest import ONE_RANK, RANK_SECONDS, MakeJob, Train
+from tests.grok1.conftest import FIXTURES, ONE_RANK, RANK_SECONDS, MakeJob, Train, as_options, run_grok1
 
-FIXTURES = Path(__file__).parents[1] / "fixtures"
 XAI = ("model.tie_embeddings=true", "model.attention_logit_cap=30.0", "model.activation=geglu")
 LAYOUTS = {
     "1 rank": ONE_RANK,
@@ -303,23 +300,17 @@ def test_a_weights_only_checkpoint_of_another_model_does_not_load(
 # ---- the command ---------------------------------------------------------------------------------------
 
 
-def grok1(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "grok1", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=RANK_SECONDS, check=False)
-
-
 def test_command_goes_both_ways(tmp_path: Path, nano: Recipe) -> None:
     weights = random_published(nano)
     folder = write_published(tmp_path / "in", weights)
-    settings = [word for change in XAI for word in ("--set", change)]
-    done = grok1("convert", folder, tmp_path / "checkpoint", "--recipe", "grok1-nano", *settings)
+    done = run_grok1("convert", folder, tmp_path / "checkpoint", "--recipe", "grok1-nano", *as_options(XAI))
     assert (done.returncode, done.stderr) == (0, "")
-    done = grok1("convert", tmp_path / "checkpoint", tmp_path / "out")
+    done = run_grok1("convert", tmp_path / "checkpoint", tmp_path / "out")
     assert (done.returncode, done.stderr) == (0, "")
     assert_same(read_published(tmp_path / "out"), weights)
 
 
 def test_command_refuses_in_one_line(tmp_path: Path) -> None:
-    done = grok1("convert", tmp_path / "none", tmp_path / "out")
+    done = run_grok1("convert", tmp_path / "none", tmp_path / "out")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.count("\n") == 1
