@@ -30,6 +30,11 @@ def printable(text: str) -> str:
     return "".join(char if char.isprintable() else "?" for char in text)
 
 
+def reason_of(error: BaseException, most_characters: int = 200) -> str:
+    """What an error that is not ours says, on one line and cut; its type where it says nothing."""
+    return printable(" ".join(str(error).split()))[:most_characters] or type(error).__name__
+
+
 def listed(problems: Sequence[str], shown: int) -> str:
     """The first `shown` problems on one line, and how many more there are."""
     more = len(problems) - shown

@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from grok1.config.refusals import reason_of
+
 TokenizerKind = Literal["PretrainedFromHF", "SentencePiece"]
 
 NO_PAD = -1  # megatron's own value for "nothing is padding"; no text ever has this id
@@ -121,9 +123,8 @@ def _auto_tokenizer(path: Path) -> Any:
     try:
         return AutoTokenizer.from_pretrained(str(path), use_fast=True, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # whatever a damaged or foreign folder makes transformers raise
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise ValueError(
-            f"{path} is not a Hugging Face tokenizer folder that loads without running its code ({reason}); "
+            f"{path} is not a Hugging Face tokenizer folder that loads without running its code ({reason_of(error)}); "
             "check its tokenizer_config.json, or use --tokenizer-type SentencePiece with its tokenizer.model"
         ) from error
     finally:

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from grok1.config.refusals import describe_validation_error, listed, printable
+from grok1.config.refusals import describe_validation_error, listed, reason_of
 from grok1.weights.names import EMBEDDING, HEAD
 
 Array = npt.NDArray[Any]
@@ -263,7 +263,7 @@ def _members(path: Path) -> dict[str, zipfile.ZipInfo]:
             members = archive.infolist()
     except _DAMAGE as error:
         raise OracleError(
-            f"dump {path} is not a whole .npz archive ({printable(str(error))[:_MAX_CHARACTERS]}); copy it again"
+            f"dump {path} is not a whole .npz archive ({reason_of(error, _MAX_CHARACTERS)}); copy it again"
         ) from None
     if sum(member.file_size for member in members) > _MAX_BYTES:
         raise OracleError(f"dump {path} unpacks to more than {_MAX_BYTES >> 30} GiB; use a smaller one")
@@ -277,7 +277,7 @@ def _header(path: Path, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
             read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
             shape, _, dtype = read(stream)
     except _DAMAGE as error:
-        raise OracleError(f"dump {path}: {name}: is damaged ({printable(str(error))[:_MAX_CHARACTERS]})") from None
+        raise OracleError(f"dump {path}: {name}: is damaged ({reason_of(error, _MAX_CHARACTERS)})") from None
     return tuple(shape), dtype
 
 
@@ -287,7 +287,7 @@ def _array(path: Path, name: str) -> Array:
         with np.load(path, allow_pickle=False) as archive:
             values: Array = archive[name]
     except _DAMAGE as error:
-        raise OracleError(f"dump {path}: {name}: is damaged ({printable(str(error))[:_MAX_CHARACTERS]})") from None
+        raise OracleError(f"dump {path}: {name}: is damaged ({reason_of(error, _MAX_CHARACTERS)})") from None
     return values
 
 

@@ -21,7 +21,7 @@ from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, Metadata
 from torch.distributed.checkpoint.planner import SavePlan, TensorWriteData, WriteItem, WriteItemType
 
 from grok1.config.recipe import Model, Recipe
-from grok1.config.refusals import listed, printable
+from grok1.config.refusals import listed, reason_of
 from grok1.files import write_text
 from grok1.weights.blocks import Block, Shape, blocks, interleaved
 from grok1.weights.folder import WEIGHTS_ONLY_STEP, finish_step, holds_checkpoint, start_step, step_folder
@@ -182,7 +182,7 @@ def _shards(folder: Path) -> list[Path]:
         if unsafe:
             raise ValueError(f"it names {unsafe[0]!r}, which is no file of this folder")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(f"{index} is not an index of safetensors: {printable(str(error))[:_MAX_CHARACTERS]}") from None
+        raise ValueError(f"{index} is not an index of safetensors: {reason_of(error, _MAX_CHARACTERS)}") from None
     missing = sorted(name for name in names if not (folder / name).is_file())
     if missing:
         raise ValueError(f"{folder} lacks {', '.join(missing[:5])}, which its index names; copy the whole model")
@@ -197,7 +197,7 @@ def _headers(path: Path) -> Iterator[tuple[str, Shape, str]]:
                 yield name, tuple(cut.get_shape()), cut.get_dtype()
     except (SafetensorError, OSError) as error:
         raise ValueError(
-            f"{path} is not a whole safetensors file: {printable(str(error))[:_MAX_CHARACTERS]}; copy it again"
+            f"{path} is not a whole safetensors file: {reason_of(error, _MAX_CHARACTERS)}; copy it again"
         ) from None
 
 
