@@ -53,7 +53,7 @@ def read_rows(path: Path, column: str) -> Iterator[Row]:
 
 
 def count_rows(path: Path) -> int:
-    """How many rows a progress bar should expect; a JSON array counts as its lines."""
+    """How many rows a progress bar should expect; for text and JSON, the number of lines."""
     if path.suffix.lower() == ".parquet":
         return int(_open_parquet(path)[0].metadata.num_rows)
     with path.open("rb") as stream:
@@ -62,17 +62,17 @@ def count_rows(path: Path) -> int:
 
 def _row(text: object, path: Path, row: int, column: str) -> Row:
     if not isinstance(text, str):
-        raise ValueError(
-            f"{path} row {row}: column {column!r} is {type(text).__name__}, not text; mend or drop the row"
-        )
+        raise ValueError(f"{path} row {row}: column {column!r} is {type(text).__name__}, not text; fix or drop the row")
     try:
         return Row(text, len(text.encode()))
     except UnicodeEncodeError as error:
-        raise ValueError(f"{path} row {row}: column {column!r} holds half a surrogate pair; mend or drop it") from error
+        raise ValueError(
+            f"{path} row {row}: column {column!r} holds half a surrogate pair; fix or drop the row"
+        ) from error
 
 
 def _open_parquet(path: Path) -> tuple[Any, list[str]]:
-    """The file and its columns' names, whose bytes may be damaged as well."""
+    """The open file and the names of its columns. Reading the names may fail too."""
     from pyarrow import ArrowException
     from pyarrow.parquet import ParquetFile
 
@@ -80,7 +80,7 @@ def _open_parquet(path: Path) -> tuple[Any, list[str]]:
         file = ParquetFile(path)
         return file, file.schema_arrow.names
     except (ArrowException, OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not a whole parquet file ({reason_of(error)}); fetch it again") from error
+        raise ValueError(f"{path} is not a whole parquet file ({reason_of(error)}); copy it again") from error
 
 
 def _parquet(path: Path, column: str) -> Iterator[tuple[int, object]]:

@@ -1,8 +1,8 @@
-"""Reference dumps: xAI's own model run on small sizes, as arrays. Reads them, refusing what is not whole. No torch.
+"""Reference dumps: xAI's own model at small sizes, as arrays. Reads them, and refuses damaged ones. No torch.
 
 `NAME.npz` holds the config, tokens, every weight, the logits and the loss; `NAME.grads*.npz` beside it every
-gradient. A dump is untrusted: nothing in it is unpickled, and an array's header is held against the config before
-its content is read. Legend: B batch, T sequence, V vocabulary, D hidden, E experts, F expert width.
+gradient. A dump is untrusted: nothing in it is unpickled, and an array's header is compared with the config
+before its content is read. Legend: B batch, T sequence, V vocabulary, D hidden, E experts, F expert width.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class OracleConfig(BaseModel):
         return {**shapes, "final_norm.scale": (hidden,)}
 
 
-# ---- names: theirs by the published ones of grok1.weights.names -------------------------------------------
+# ---- the dump's names, by the published ones of grok1.weights.names -------------------------------------------
 
 _NORMS = {
     "pre_attn_norm": "rms_norm",
@@ -172,7 +172,7 @@ def in_dump_orientation(name: str, published: dict[str, Array], keys: list[str])
 
 
 def gradient_paths(path: Path) -> list[Path]:
-    """The shards of gradients beside a dump, in order."""
+    """The files that hold a dump's gradients, in order."""
     return sorted(path.parent.glob(f"{_escaped(path.stem)}.grads*.npz"))
 
 
@@ -200,7 +200,7 @@ def check_dump(path: Path) -> Dump:
     problems = list(_problems(path, expected, config))
     shards = gradient_paths(path)
     if not shards:
-        problems.append(f"{path.stem}.grads.npz: is not beside it, and gradients are compared")
+        problems.append(f"{path.stem}.grads.npz: is not in the same folder; verification needs the gradients")
     found: set[str] = set()
     for shard in shards:
         present = {name for name in _members(shard) if name.startswith("grad.")}

@@ -36,7 +36,7 @@ class Grok(GPTModel):
     def __init__(self, recipe: Recipe, config: TransformerConfig, ranks: Ranks) -> None:
         self.recipe_model = recipe.model
         self._fuses_cross_entropy = recipe.kernels.cross_entropy == "fused"
-        self.kept_logits: list[Tensor] | None = None  # a list here receives each micro-batch's [S, B, vocab/TP]
+        self.kept_logits: list[Tensor] | None = None  # a list set here receives each micro-batch's [S, B, vocab/TP]
         layers = [layer_spec(recipe.model, recipe.kernels)] * get_num_layers_to_build(config)
         super().__init__(
             config,
@@ -158,15 +158,15 @@ def build_model(recipe: Recipe, ranks: Ranks, with_values: bool = True) -> DdpMo
 
 
 def build_for_inference(recipe: Recipe, ranks: Ranks) -> torch.nn.Module:
-    """This rank's part of the model on its device, to be loaded and decoded with; it has no gradients.
+    """This rank's part of the model on its device, for loading weights and decoding; without gradients.
 
-    Without sequence parallelism, as a decoding step is one token long.
+    Sequence parallelism is off, as a decoding step is one token long.
     """
-    # our own attention everywhere: MindSpeed's kernel takes queries for the first positions, not the last
+    # our own attention on every device: MindSpeed's kernel takes the queries to be at the first positions, not the last
     multiplier = recipe.model.attention_multiplier or 1.0 / math.sqrt(recipe.model.head_dim)
     sizes = recipe.model.model_copy(update={"attention_multiplier": multiplier})
     config = transformer_config(recipe)
-    config.sequence_parallel = False  # its constructor refuses this beside experts, which only training minds
+    config.sequence_parallel = False  # the constructor refuses this with experts, but only training needs it
     model: torch.nn.Module = Grok(recipe.model_copy(update={"model": sizes}), config, ranks)
     if device_kind() != "cpu":
         model.cuda(torch.cuda.current_device())

@@ -138,7 +138,7 @@ def test_what_is_wrong_with_gradients_is_named(changed: Callable[..., Path], cha
 def test_gradients_are_required(changed: Callable[..., Path]) -> None:
     path = changed()
     (path.parent / "D.grads.npz").unlink()
-    with pytest.raises(OracleError, match=r"D\.grads\.npz: is not beside it"):
+    with pytest.raises(OracleError, match=r"D\.grads\.npz: is not in the same folder"):
         check_dump(path)
 
 

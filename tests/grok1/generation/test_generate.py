@@ -272,7 +272,7 @@ def test_memory_is_that_of_weights_and_cache_not_of_training(prepare: Prepare) -
         ({"prompts": ["a", " "]}, "prompt 2 of 2 is empty"),
         ({"max_new_tokens": 31}, r"prompt 1 of 3 has 2 tokens, with --max-new-tokens 31 more than .* 32"),
         ({"max_new_tokens": 0}, "--max-new-tokens 0 is not positive"),
-        ({"temperature": -0.5}, "--temperature -0.5 is not a number from 0 on"),
+        ({"temperature": -0.5}, "--temperature -0.5 is not 0 or a positive number"),
         ({"temperature": float("nan")}, "--temperature nan is not"),
         ({"top_p": 0.0}, "--top-p 0.0 is not above 0"),
         ({"top_p": 1.5}, "--top-p 1.5 is not above 0 and at most 1"),

@@ -203,9 +203,9 @@ def test_all_that_is_wrong_is_listed_at_once(tmp_path: Path, nano: Recipe) -> No
     assert "\n" not in message
     for complaint in (
         "model.norm.weight: is missing",
-        "model.layers.2.attn.q_proj.weight: is no weight of this model",
+        "model.layers.2.attn.q_proj.weight: is not a weight of this model",
         "model.layers.0.attn.k_proj.weight: has shape [3, 4], the recipe says [16, 96]",
-        "model.layers.1.moe_block.experts.7.linear_v.weight: is I8, none of",
+        "model.layers.1.moe_block.experts.7.linear_v.weight: has dtype I8, not one of",
     ):
         assert complaint in message
     assert not (tmp_path / "checkpoint").exists()
@@ -223,7 +223,7 @@ def test_a_weight_in_two_files_is_refused(tmp_path: Path, nano: Recipe) -> None:
     [
         ("{", "is not an index of safetensors"),
         ("[]", "is not an index of safetensors"),
-        (json.dumps({"weight_map": {"a": "../part0.safetensors"}}), "no file of this folder"),
+        (json.dumps({"weight_map": {"a": "../part0.safetensors"}}), "which is not the name of a file in this folder"),
         (json.dumps({"weight_map": {"a": 3}}), "is not an index of safetensors"),
         (json.dumps({"weight_map": {"a": "part9.safetensors"}}), r"lacks part9\.safetensors"),
     ],
