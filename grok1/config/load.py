@@ -19,7 +19,7 @@ else:  # Python 3.10 is what the Ascend stack runs
 
 Fields = dict[str, object]  # a recipe before it is checked: sections, their keys, values
 
-_MAX_RECIPE_BYTES = 16 * 1024  # tomllib takes quadratic time on hostile keys; the shipped recipes need 1.5 KiB
+_MAX_RECIPE_BYTES = 16 * 1024  # hostile keys cost tomllib quadratic time; the shipped recipes need 1.5 KiB
 
 
 def recipe_names() -> list[str]:
@@ -43,7 +43,7 @@ def build_recipe(
     overrides: tuple[str, ...] | list[str] = (),
     complete: Callable[[Fields], None] = lambda fields: None,
 ) -> Recipe:
-    """A recipe from plain fields with overrides applied; `complete` then fills in what follows from them.
+    """A recipe from plain fields with overrides applied; `complete` then fills in the values that follow from others.
 
     Raises:
         RecipeError: one line that starts with `what`.
@@ -73,7 +73,7 @@ def _read_toml(name_or_path: str) -> Fields:
 
 
 def _read_file(path: Path) -> bytes:
-    """At most one byte more than a recipe may have, so that the caller sees the excess."""
+    """At most one byte more than a recipe may have, so that the caller can refuse a larger file."""
     remedy = f"give a .toml file or one of {_names()}"
     try:
         if not path.is_file():

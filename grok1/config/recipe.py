@@ -15,7 +15,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 _MATMUL_FLOPS = 6  # 2 for multiply and add, times 3 for forward and the two products of backward
-LONGEST_BLOCK = 256  # queries of an attention with a cap whose scores exist at once; fewer on a CPU
+LONGEST_BLOCK = 256  # queries whose capped attention scores are in memory together; fewer on a CPU
 
 
 class _Frozen(BaseModel):
@@ -23,7 +23,7 @@ class _Frozen(BaseModel):
 
 
 class Model(_Frozen):
-    """Sizes and the choices in which the two published Grok-1s differ."""
+    """Sizes, and the choices in which the two published Grok-1 models differ."""
 
     num_layers: int = Field(ge=1, le=1024)
     hidden_size: int = Field(ge=1, le=1 << 20)
@@ -91,7 +91,7 @@ class Parallel(_Frozen):
         )
         if self.tensor > 1 and self.expert_tensor == 1 and self.expert == 1:
             raise ValueError(
-                f"parallel.expert_tensor 1 and expert 1 beside tensor {self.tensor}: megatron-core 0.12 then sums the "
+                f"parallel.expert_tensor 1 and expert 1 with tensor {self.tensor}: megatron-core 0.12 then sums the "
                 f"experts' outputs over the tensor ranks; set parallel.expert_tensor={self.tensor}, or expert above 1"
             )
         if self.tensor > 1 and not self.sequence_parallel:
@@ -168,8 +168,8 @@ class Data(_Frozen):
 class Kernels(_Frozen):
     """Which implementation computes a part of the step. The maths is the same; time and memory are not.
 
-    The defaults are megatron's own parts. What is left at its default is not in the recipe's hash, so that a new
-    choice changes no recipe that does not make it.
+    The defaults are megatron's own parts. A choice left at its default is not in the recipe's hash, so that adding a
+    new choice changes no recipe's hash.
     """
 
     experts: Literal["sequential", "fused", "grouped"] = "sequential"
@@ -205,8 +205,8 @@ class Recipe(_Frozen):
         replicas = training.micro_batch * parallel.data
         if self.kernels.dispatch == "merged" and parallel.dispatcher != "alltoall":
             raise ValueError(
-                f"kernels.dispatch merged with parallel.dispatcher {parallel.dispatcher}: it is an all-to-all; "
-                "set parallel.dispatcher=alltoall, or kernels.dispatch=megatron"
+                f"kernels.dispatch merged with parallel.dispatcher {parallel.dispatcher}: merged dispatch is an "
+                "all-to-all; set parallel.dispatcher=alltoall, or kernels.dispatch=megatron"
             )
         if self.kernels.experts == "grouped":
             _check_grouped(model, training)
@@ -217,7 +217,7 @@ class Recipe(_Frozen):
 
     @property
     def num_micro_batches(self) -> int:
-        """Micro-batches that each data-parallel replica runs a step."""
+        """Micro-batches that each data-parallel replica runs in a step."""
         return self.training.global_batch // (self.training.micro_batch * self.parallel.data)
 
     @property
@@ -307,7 +307,7 @@ class Recipe(_Frozen):
         return width * (layers * layer * in_flight + logits) + self.score_bytes(tokens, training.sequence_length)
 
     def score_bytes(self, tokens: int, length: int) -> int:
-        """Most of an attention with a cap's scores at once: a block of queries, fp32, thrice; without a cap none."""
+        """Peak bytes of capped attention scores: one block of queries, three copies in fp32; 0 without a cap."""
         heads = self.model.num_attention_heads // self.parallel.tensor
         return 3 * 4 * heads * tokens * min(length, LONGEST_BLOCK) if self.model.attention_logit_cap else 0
 
@@ -318,7 +318,7 @@ class Recipe(_Frozen):
         return self.model_dump(mode="json")
 
     def hash(self) -> str:
-        """12 hex digits over all that decides the step; name and description do not, nor kernels left at defaults."""
+        """12 hex digits over what decides the step: all but name, description and kernels left at their defaults."""
         content = {key: value for key, value in self.resolved().items() if key not in ("name", "description")}
         content["kernels"] = self.kernels.model_dump(mode="json", exclude_defaults=True)
         if not content["kernels"]:
@@ -327,7 +327,7 @@ class Recipe(_Frozen):
 
 
 def _check_grouped(model: Model, training: Training) -> None:
-    """What megatron's GroupedMLP and the products under it refuse, each only once a rank has started."""
+    """Refuse here what megatron's GroupedMLP and its grouped GEMM would refuse after the ranks have started."""
     remedy = "or kernels.experts=sequential"
     if training.dtype != "bf16":
         raise ValueError(

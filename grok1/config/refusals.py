@@ -1,4 +1,4 @@
-"""How refused input is told: one printable line that names the value. No torch."""
+"""Error messages for refused input: one printable line that names the value. No torch."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ class RecipeError(ValueError):
 
 
 def describe_validation_error(error: ValidationError) -> str:
-    """All of a pydantic error's complaints on one line, at most five of them."""
+    """A pydantic error on one line: its first five complaints."""
     complaints = []
     for item in error.errors(include_url=False)[:5]:
         where = ".".join(str(part)[:40] for part in item["loc"])
         message = item["msg"].removeprefix("Value error, ")
         if item["type"] == "extra_forbidden":
-            message = "is no such key; remove it or check its spelling"
+            message = "unknown key; remove it or check its spelling"
         elif item["type"] not in ("value_error", "missing"):
             message = f"{message} (got {_shown(item['input'])})"
         complaints.append(f"{where}: {message}" if where and item["type"] != "value_error" else message)
@@ -30,6 +30,11 @@ def printable(text: str) -> str:
     return "".join(char if char.isprintable() else "?" for char in text)
 
 
+def reason_of(error: BaseException, most_characters: int = 200) -> str:
+    """The message of an error that a library raised, on one short line; the error's type if it has no message."""
+    return printable(" ".join(str(error).split()))[:most_characters] or type(error).__name__
+
+
 def listed(problems: Sequence[str], shown: int) -> str:
     """The first `shown` problems on one line, and how many more there are."""
     more = len(problems) - shown
@@ -37,7 +42,7 @@ def listed(problems: Sequence[str], shown: int) -> str:
 
 
 def _shown(value: object) -> str:
-    """A refused value, short; one too large or too deep for str() by its kind alone."""
+    """A refused value as short text; where str() would be too long or too deep, what kind of value it is."""
     if isinstance(value, (dict, list)):
         return "a section" if isinstance(value, dict) else "a list"
     if isinstance(value, int) and value.bit_length() > 64:

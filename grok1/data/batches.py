@@ -42,9 +42,9 @@ class TokenDataset(Protocol):
 def training_split(recipe: Recipe, prefix: Path, tokenizer_path: Path, num_steps: int) -> TokenDataset:
     """megatron's dataset over the training split, long enough for that many steps.
 
-    Builds the sample index beside the corpus on first use and finds it there afterwards. Inside a job
-    megatron lets rank 0 build; called before joining one, it builds alone. Where nodes share no disk, the
-    first rank of each node must therefore call it once before joining.
+    Builds the sample index beside the corpus on first use and finds it there afterwards. Inside a
+    job, megatron lets rank 0 build it. Before a process has joined a job, it builds alone; where nodes share no disk,
+    the first rank of each node must call this once before it joins.
     """
     tokenizer = load_tokenizer(recipe.data.tokenizer_type, tokenizer_path)
     config = GPTDatasetConfig(

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from grok1.config.refusals import reason_of
+
 Reader = Callable[[Path, str], Iterator[tuple[int, object]]]  # (file, column) to (row, its text) from 1
 
 _SUFFIXES = ".parquet, .jsonl, .json, .txt"
@@ -51,7 +53,7 @@ def read_rows(path: Path, column: str) -> Iterator[Row]:
 
 
 def count_rows(path: Path) -> int:
-    """How many rows a progress bar should expect; a JSON array counts as its lines."""
+    """How many rows a progress bar should expect; for text and JSON, the number of lines."""
     if path.suffix.lower() == ".parquet":
         return int(_open_parquet(path)[0].metadata.num_rows)
     with path.open("rb") as stream:
@@ -60,17 +62,17 @@ def count_rows(path: Path) -> int:
 
 def _row(text: object, path: Path, row: int, column: str) -> Row:
     if not isinstance(text, str):
-        raise ValueError(
-            f"{path} row {row}: column {column!r} is {type(text).__name__}, not text; mend or drop the row"
-        )
+        raise ValueError(f"{path} row {row}: column {column!r} is {type(text).__name__}, not text; fix or drop the row")
     try:
         return Row(text, len(text.encode()))
     except UnicodeEncodeError as error:
-        raise ValueError(f"{path} row {row}: column {column!r} holds half a surrogate pair; mend or drop it") from error
+        raise ValueError(
+            f"{path} row {row}: column {column!r} holds half a surrogate pair; fix or drop the row"
+        ) from error
 
 
 def _open_parquet(path: Path) -> tuple[Any, list[str]]:
-    """The file and its columns' names, whose bytes may be damaged as well."""
+    """The open file and the names of its columns. Reading the names may fail too."""
     from pyarrow import ArrowException
     from pyarrow.parquet import ParquetFile
 
@@ -78,7 +80,7 @@ def _open_parquet(path: Path) -> tuple[Any, list[str]]:
         file = ParquetFile(path)
         return file, file.schema_arrow.names
     except (ArrowException, OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not a whole parquet file ({_one_line(error)}); fetch it again") from error
+        raise ValueError(f"{path} is not a whole parquet file ({reason_of(error)}); copy it again") from error
 
 
 def _parquet(path: Path, column: str) -> Iterator[tuple[int, object]]:
@@ -97,7 +99,7 @@ def _parquet(path: Path, column: str) -> Iterator[tuple[int, object]]:
                     row += 1
                     yield row, value
         except (ArrowException, OSError, UnicodeDecodeError) as error:
-            raise ValueError(f"{path} row {row + 1}: column {column!r} is damaged ({_one_line(error)})") from error
+            raise ValueError(f"{path} row {row + 1}: column {column!r} is damaged ({reason_of(error)})") from error
 
 
 def _json_lines(path: Path, column: str) -> Iterator[tuple[int, object]]:
@@ -145,7 +147,7 @@ def _parse(text: str, path: Path, row: int, column: str) -> object:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} row {row}: column {column!r}: broken JSON ({_one_line(error)})") from error
+        raise ValueError(f"{path} row {row}: column {column!r}: broken JSON ({reason_of(error)})") from error
 
 
 def _field(entry: object, path: Path, row: int, column: str) -> object:
@@ -155,7 +157,3 @@ def _field(entry: object, path: Path, row: int, column: str) -> object:
         names = ", ".join(map(str, list(entry)[:8])) or "no columns"
         raise ValueError(f"{path} row {row}: no column {column!r}; it has {names}: choose with --text-column")
     return entry[column]
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:160] or type(error).__name__

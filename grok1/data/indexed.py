@@ -1,4 +1,4 @@
-"""megatron's indexed dataset on disk: written whole or not at all, and checked before ranks are started.
+"""megatron's indexed dataset on disk: written whole or not at all, and checked before ranks start.
 
 Layout of PREFIX.idx, little-endian (megatron.core.datasets.indexed_dataset):
 
@@ -38,7 +38,7 @@ def indexed_path(prefix: Path, suffix: str) -> Path:
 
 
 class IndexedWriter:
-    """Writes PREFIX.bin and PREFIX.idx: in place when the block ends normally, nothing after an error."""
+    """Writes PREFIX.bin and PREFIX.idx. Both appear when the block ends, neither after an error."""
 
     def __init__(self, prefix: Path, vocab_size: int) -> None:
         self._prefix = prefix
@@ -58,7 +58,7 @@ class IndexedWriter:
         return self
 
     def add_document(self, ids: array[int]) -> None:
-        """Append one document; without tokens it gets an end but no sequence, as megatron's builder does."""
+        """Append one document. An empty one gets an end but no sequence, as in megatron's builder."""
         if ids:
             self._write(self._bin, np.frombuffer(ids, dtype=np.int32).astype(self._dtype))
             self._lengths.append(len(ids))
@@ -114,7 +114,7 @@ class IndexInfo:
 
 
 def check_indexed(prefix: Path) -> IndexInfo:
-    """Read PREFIX.idx whole and hold it against the size of PREFIX.bin.
+    """Read all of PREFIX.idx and compare it with the size of PREFIX.bin.
 
     Raises:
         ValueError: one line: a file is missing or truncated, or the two are not a pair.
@@ -138,7 +138,7 @@ def check_indexed(prefix: Path) -> IndexInfo:
 
 
 def _read_header(idx_path: Path, idx_size: int) -> tuple[int, int, str]:
-    """(sequences, document ends, dtype), with the file long enough for them."""
+    """(sequences, document ends, dtype) of a file that has the size they imply."""
     with idx_path.open("rb") as stream:
         head = stream.read(_HEADER.size)
     if len(head) < _HEADER.size:

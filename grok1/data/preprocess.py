@@ -1,8 +1,8 @@
-"""Text in, megatron's indexed `.bin/.idx` out: the `grok1 preprocess` command, and the check of such a pair.
+"""Text in, megatron's indexed `.bin/.idx` out: the `grok1 preprocess` command.
 
-Byte for byte what Megatron-LM's own preprocessing writes for the same tokenizer and text. Rows are read and
-written here, in order; worker processes tokenize. No torch or megatron is imported, so that reading starts
-at once and a parent that later forks training ranks has run no torch operator.
+The files are byte for byte those that Megatron-LM's own preprocessing writes for the same tokenizer and text. This
+process reads and writes rows, in order; worker processes tokenize. Neither torch nor megatron is imported: reading
+starts at once, and a process that later forks ranks has run no torch operator.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from grok1.data.documents import Row, count_rows, find_inputs, read_rows
 from grok1.data.indexed import IndexedWriter
 from grok1.data.tokenizer import Tokenizer, TokenizerKind, load_tokenizer
 
-_CHUNK = 64  # documents a worker takes at once: enough to hide the trip, small enough to end quickly on Ctrl-C
+_CHUNK = 64  # documents that a worker gets at once: enough to hide the pipe's latency, few enough to stop quickly
 
 Progress = Callable[[int, int], None]  # (documents, bytes of text) so far
 
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocessed:
-    """What a run wrote."""
+    """What `preprocess` wrote."""
 
     prefix: Path  # what `--data` takes: .bin and .idx follow it
     documents: int
@@ -64,7 +64,7 @@ def preprocess(
     prefix = output_prefix.with_name(f"{output_prefix.name}_{text_column}_document")
     rows = islice(chain.from_iterable(read_rows(path, text_column) for path in inputs), max_rows)
     documents = text_bytes = 0
-    # closing: the worker processes end here and not when the traceback of an error is let go
+    # closing: worker processes end here, not when an error's traceback is freed
     with (
         IndexedWriter(prefix, tokenizer.vocab_size) as writer,
         closing(_encode_all(rows, tokenizer, append_eod, workers)) as encoded,
@@ -80,16 +80,16 @@ def preprocess(
 
 def preprocess_command(
     inputs: Annotated[
-        list[str], typer.Option("--input", help="Parquet, .jsonl, .json or .txt; a quoted glob. Repeatable.")
+        list[str], typer.Option("--input", help="A .parquet, .jsonl, .json or .txt file, or a quoted glob. Repeatable.")
     ],
     output_prefix: Annotated[Path, typer.Option(help="Writes PREFIX_text_document.bin and .idx.")],
     tokenizer_name_or_path: Annotated[Path, typer.Option(help="A Hugging Face folder, or a tokenizer.model file.")],
     tokenizer_type: Annotated[str, typer.Option(help="PretrainedFromHF or SentencePiece.")] = "PretrainedFromHF",
     workers: Annotated[int, typer.Option(help="Processes that tokenize.", min=1)] = 1,
-    log_interval: Annotated[int, typer.Option(help="Documents between log lines.", min=1)] = 1000,
-    text_column: Annotated[str, typer.Option(help="Column, or JSON key, that holds the text.")] = "text",
+    log_interval: Annotated[int, typer.Option(help="Documents between two log lines.", min=1)] = 1000,
+    text_column: Annotated[str, typer.Option(help="Column or JSON key that holds the text.")] = "text",
     append_eod: Annotated[bool, typer.Option(help="End each document with the end-of-document token.")] = True,
-    sample: Annotated[Optional[int], typer.Option(help="Only the first N rows.", min=1)] = None,  # noqa: UP045
+    sample: Annotated[Optional[int], typer.Option(help="Read only the first N rows.", min=1)] = None,  # noqa: UP045
     json_path: Annotated[Optional[Path], typer.Option("--json", help="Write the counts here.")] = None,  # noqa: UP045
 ) -> None:
     """Turn text into the indexed tokens that `grok1 train --data` reads."""
@@ -141,8 +141,8 @@ def _encode_all(
 def _in_turn(pipes: Sequence[Connection], rows: Iterator[Row]) -> Iterator[tuple[list[Row], list[array[int]]]]:
     """Chunks with their ids: dealt to the workers in turn and collected in the same turn, so they stay in order.
 
-    A worker has one chunk at a time: neither end of a pipe can wait for the other with both buffers full, and
-    no more than a chunk a worker is held here.
+    A worker has one chunk at a time. So the two ends of a pipe never wait for each other with both buffers full, and
+    at most one chunk for each worker is in memory here.
     """
     dealt: deque[tuple[Connection, list[Row]]] = deque()
     try:
@@ -151,7 +151,7 @@ def _in_turn(pipes: Sequence[Connection], rows: Iterator[Row]) -> Iterator[tuple
         while dealt:
             pipe, chunk = dealt.popleft()
             encoded = pipe.recv()
-            _deal(dealt, pipe, rows)  # before the caller writes what came, so that the worker is never idle for it
+            _deal(dealt, pipe, rows)  # before the caller writes, so that the worker does not wait for that
             yield chunk, encoded
     except (EOFError, ConnectionError) as error:
         raise RuntimeError("a tokenizing process died (out of memory?); try fewer --workers") from error
@@ -165,9 +165,9 @@ def _deal(dealt: deque[tuple[Connection, list[Row]]], pipe: Connection, rows: It
 
 @contextmanager
 def _workers(tokenizer: Tokenizer, append_eod: bool, count: int) -> Iterator[list[Connection]]:
-    """Pipes to that many tokenizing processes, which end with the block, and with this process however it ends.
+    """Pipes to that many worker processes, which end with the block, and with this process however it ends.
 
-    Not multiprocessing's pools: with their shared result pipe, a worker killed while it writes hangs the rest.
+    Not a pool of multiprocessing's: its workers share a result pipe, and one killed while it writes hangs the rest.
     """
     context = multiprocessing.get_context("spawn")  # forking a process that has threads can deadlock
     pipes: list[Connection] = []
@@ -189,7 +189,7 @@ def _workers(tokenizer: Tokenizer, append_eod: bool, count: int) -> Iterator[lis
 
 
 def _work(pipe: Connection, tokenizer: Tokenizer, append_eod: bool) -> None:
-    """A worker: ids for texts, until the parent closes the pipe or dies. Ctrl-C is the parent's to handle."""
+    """A worker: ids for texts, until the parent closes the pipe or dies. The parent handles Ctrl-C."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with suppress(EOFError, ConnectionError):
         while True:
@@ -197,7 +197,7 @@ def _work(pipe: Connection, tokenizer: Tokenizer, append_eod: bool) -> None:
 
 
 def _reporting(files: Sequence[Path], max_rows: int | None, log_interval: int) -> AbstractContextManager[Progress]:
-    """A bar on a terminal, otherwise a log line every so many documents."""
+    """A bar on a terminal; elsewhere a log line every `log_interval` documents."""
     from rich.console import Console
 
     console = Console(file=sys.stderr)

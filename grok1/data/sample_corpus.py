@@ -24,8 +24,8 @@ from grok1.data.indexed import check_indexed
 from grok1.data.preprocess import preprocess
 from grok1.files import whole_folder
 
-_FORMAT = 1  # raise it when what is built below changes: cached corpora of older formats are then left alone
-_LARGEST_VOCABULARY = 16384  # a text of a megabyte supports no more pieces; larger recipes use the first ids
+_FORMAT = 1  # raise it when what is built below changes; cached corpora of other formats are not used
+_LARGEST_VOCABULARY = 16384  # a megabyte of text supports no more pieces; recipes with more use the first ids only
 _SMALLEST_VOCABULARY = 384  # 256 bytes, 4 special pieces, and the characters of the text
 _PARAGRAPHS_BYTES = 800  # of one row's answer, about 200 tokens; a longer paragraph stays whole
 
@@ -124,7 +124,7 @@ def _docstrings() -> Iterator[_Answer]:
 
 
 def _paragraphs(text: str) -> Iterator[str]:
-    """Neighbouring paragraphs joined up to the wanted size."""
+    """Consecutive paragraphs, joined up to the wanted size."""
     held = ""
     for paragraph in text.strip().split("\n\n"):
         if held and len(held) + len(paragraph) > _PARAGRAPHS_BYTES:

@@ -1,4 +1,4 @@
-"""Text to token ids and back, by SentencePiece or a Hugging Face folder, in the shape megatron wants.
+"""Text to token ids and back, by SentencePiece or a Hugging Face tokenizer, with the interface megatron wants.
 
 Neither torch nor megatron is imported, so that preprocessing starts its workers quickly. Code that comes with
 a Hugging Face folder is never run, and nothing is downloaded.
@@ -12,6 +12,8 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
+
+from grok1.config.refusals import reason_of
 
 TokenizerKind = Literal["PretrainedFromHF", "SentencePiece"]
 
@@ -43,7 +45,7 @@ class Tokenizer(ABC):
         self.vocab_size = vocab_size
         self.eod = eod
         self.pad = pad
-        # Part of the key of megatron's index cache. By content, so that nodes may mount the file anywhere.
+        # Part of the key of megatron's index cache. Of the content, so that nodes may mount the file anywhere.
         self.unique_identifiers: OrderedDict[str, str] = OrderedDict()
         self.unique_identifiers["class"] = type(self).__name__
         self.unique_identifiers["sha256"] = _digest(files)
@@ -57,7 +59,7 @@ class Tokenizer(ABC):
         """The text of the ids."""
 
     def __reduce__(self) -> tuple[type[Tokenizer], tuple[Path]]:
-        """Travel to worker processes as a path: a 131072-entry vocabulary is slow to pickle."""
+        """Pickle as a path: a vocabulary of 131072 entries is slow to send to worker processes."""
         return type(self), (self.path,)
 
 
@@ -73,7 +75,7 @@ class SentencePieceTokenizer(Tokenizer):
         try:
             self._processor = sentencepiece.SentencePieceProcessor(model_file=str(file))
         except (RuntimeError, OSError) as error:
-            raise ValueError(f"{file} is not a SentencePiece model; fetch it again, as a whole binary file") from error
+            raise ValueError(f"{file} is not a SentencePiece model; copy it again, as a binary file") from error
         eod = _end_of_document(self._processor)
         if eod < 0:
             raise ValueError(f"{file} has no end-of-document piece (eos_id is -1); use a model trained with an eos_id")
@@ -117,13 +119,12 @@ def _auto_tokenizer(path: Path) -> Any:
     from transformers.utils import logging
 
     verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # it warns that Grok-1's model type is unknown, which its tokenizer is not
+    logging.set_verbosity_error()  # it warns of Grok-1's model type, which the tokenizer does not need
     try:
         return AutoTokenizer.from_pretrained(str(path), use_fast=True, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # whatever a damaged or foreign folder makes transformers raise
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise ValueError(
-            f"{path} is not a Hugging Face tokenizer folder that loads without running its code ({reason}); "
+            f"{path} is not a Hugging Face tokenizer folder that loads without running its code ({reason_of(error)}); "
             "check its tokenizer_config.json, or use --tokenizer-type SentencePiece with its tokenizer.model"
         ) from error
     finally:

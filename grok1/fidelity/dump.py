@@ -1,8 +1,8 @@
-"""Reference dumps: xAI's own model run on small sizes, as arrays. Reads them, refusing what is not whole. No torch.
+"""Reference dumps: xAI's own model at small sizes, as arrays. Reads them, and refuses damaged ones. No torch.
 
 `NAME.npz` holds the config, tokens, every weight, the logits and the loss; `NAME.grads*.npz` beside it every
-gradient. A dump is untrusted: nothing in it is unpickled, and an array's header is held against the config before
-its content is read. Legend: B batch, T sequence, V vocabulary, D hidden, E experts, F expert width.
+gradient. A dump is untrusted: nothing in it is unpickled, and an array's header is compared with the config
+before its content is read. Legend: B batch, T sequence, V vocabulary, D hidden, E experts, F expert width.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from grok1.config.refusals import describe_validation_error, listed, printable
+from grok1.config.refusals import describe_validation_error, listed, reason_of
 from grok1.weights.names import EMBEDDING, HEAD
 
 Array = npt.NDArray[Any]
@@ -84,7 +84,7 @@ class OracleConfig(BaseModel):
         return {**shapes, "final_norm.scale": (hidden,)}
 
 
-# ---- names: theirs by the published ones of grok1.weights.names -------------------------------------------
+# ---- the dump's names, by the published ones of grok1.weights.names -------------------------------------------
 
 _NORMS = {
     "pre_attn_norm": "rms_norm",
@@ -172,7 +172,7 @@ def in_dump_orientation(name: str, published: dict[str, Array], keys: list[str])
 
 
 def gradient_paths(path: Path) -> list[Path]:
-    """The shards of gradients beside a dump, in order."""
+    """The files that hold a dump's gradients, in order."""
     return sorted(path.parent.glob(f"{_escaped(path.stem)}.grads*.npz"))
 
 
@@ -200,7 +200,7 @@ def check_dump(path: Path) -> Dump:
     problems = list(_problems(path, expected, config))
     shards = gradient_paths(path)
     if not shards:
-        problems.append(f"{path.stem}.grads.npz: is not beside it, and gradients are compared")
+        problems.append(f"{path.stem}.grads.npz: is not in the same folder; verification needs the gradients")
     found: set[str] = set()
     for shard in shards:
         present = {name for name in _members(shard) if name.startswith("grad.")}
@@ -263,7 +263,7 @@ def _members(path: Path) -> dict[str, zipfile.ZipInfo]:
             members = archive.infolist()
     except _DAMAGE as error:
         raise OracleError(
-            f"dump {path} is not a whole .npz archive ({printable(str(error))[:_MAX_CHARACTERS]}); copy it again"
+            f"dump {path} is not a whole .npz archive ({reason_of(error, _MAX_CHARACTERS)}); copy it again"
         ) from None
     if sum(member.file_size for member in members) > _MAX_BYTES:
         raise OracleError(f"dump {path} unpacks to more than {_MAX_BYTES >> 30} GiB; use a smaller one")
@@ -277,7 +277,7 @@ def _header(path: Path, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
             read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
             shape, _, dtype = read(stream)
     except _DAMAGE as error:
-        raise OracleError(f"dump {path}: {name}: is damaged ({printable(str(error))[:_MAX_CHARACTERS]})") from None
+        raise OracleError(f"dump {path}: {name}: is damaged ({reason_of(error, _MAX_CHARACTERS)})") from None
     return tuple(shape), dtype
 
 
@@ -287,7 +287,7 @@ def _array(path: Path, name: str) -> Array:
         with np.load(path, allow_pickle=False) as archive:
             values: Array = archive[name]
     except _DAMAGE as error:
-        raise OracleError(f"dump {path}: {name}: is damaged ({printable(str(error))[:_MAX_CHARACTERS]})") from None
+        raise OracleError(f"dump {path}: {name}: is damaged ({reason_of(error, _MAX_CHARACTERS)})") from None
     return values
 
 

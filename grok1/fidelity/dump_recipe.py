@@ -62,7 +62,7 @@ def oracle_recipe(dump: Dump, overrides: tuple[str, ...] | list[str] = ()) -> Re
 
 
 def _check_fits(recipe: Recipe, dump: Dump) -> None:
-    """The maths and the layout may be changed, the sizes are those of the arrays."""
+    """Refuse sizes other than the arrays have. The maths and the layout may be changed."""
     config, model, training = dump.config, recipe.model, recipe.training
     given = (
         ("model.num_layers", model.num_layers, config.num_layers),
@@ -85,14 +85,14 @@ def _check_fits(recipe: Recipe, dump: Dump) -> None:
 
 
 def _complete_layout(fields: dict[str, Any], config: OracleConfig) -> None:
-    """What follows from the layout: ranks, expert split, batch and sequence length. Left alone where given."""
+    """Fill in what follows from the layout: ranks, expert split, batch and sequence length. Given values stay."""
     parallel, training = fields["parallel"], fields["training"]
     sizes = [parallel.get(axis, 1) for axis in ("tensor", "pipeline", "expert")]
     if not all(isinstance(size, int) and 0 < size <= 1 << 16 for size in sizes):
         parallel.setdefault("world_size", 1)
         training.setdefault("global_batch", config.batch)
         training.setdefault("sequence_length", config.seq)
-        return  # the recipe says what is wrong with them
+        return  # the recipe's own check says what is wrong with them
     tensor, pipeline, expert = sizes
     expert_tensor = parallel.setdefault("expert_tensor", 1 if config.ffn_size % tensor else tensor)
     if not isinstance(expert_tensor, int) or expert_tensor < 1:

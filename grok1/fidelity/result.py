@@ -13,7 +13,7 @@ _AXES = ("world_size", "tensor", "pipeline", "expert", "expert_tensor", "data")
 
 @dataclass(frozen=True)
 class Comparison:
-    """One tensor beside the reference's. The relative error is over the largest absolute value expected."""
+    """One tensor compared with the reference's. The relative error is over the largest absolute value expected."""
 
     name: str
     max_abs_error: float
@@ -24,7 +24,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class VerifyResult:
-    """Loss, logits and every gradient of one step beside a reference dump's."""
+    """Loss, logits and every gradient of one step, compared with a reference dump's."""
 
     oracle: str  # the dump's name
     layout: Parallel

@@ -1,4 +1,4 @@
-"""Does our model compute what xAI's does? Runs a reference dump through the training step and compares all of it.
+"""Does our model compute what xAI's does? Runs a reference dump through the training step and compares the results.
 
 Weights are loaded slice by slice, in any layout. The step's own schedule runs forward and backward. Logits and
 gradients are gathered on rank 0.
@@ -67,7 +67,7 @@ def compare(job: VerifyJob, ranks: Ranks) -> VerifyResult | None:
 
 
 class DumpBatches:
-    """The dump's rows as micro-batches; repeated where there are fewer than the replicas need, which moves no mean."""
+    """The dump's rows as micro-batches. Where replicas need more, rows are repeated, which changes no mean."""
 
     def __init__(self, dump: Dump, recipe: Recipe, ranks: Ranks) -> None:
         self._dump, self._recipe, self._ranks = dump, recipe, ranks

@@ -1,7 +1,9 @@
-"""Generation on one rank: prefill, then a token a step from the cache. Runs inside each process of the job.
+"""Generation on one rank: prefill, then one token a step with a key/value cache. Runs in each process of the job.
 
-All replicas stand at the same position at every step, as an expert's all-to-alls span them. Prompts are fed without
-pads: the shortest one's length at once, the rest of the longer ones' own tokens step by step.
+All replicas are at the same position at every step, since the experts' all-to-alls span replicas. There is no padding:
+prefill takes as many tokens of each prompt as the shortest one has, and longer prompts go on with their own tokens, one
+a step.
+
 Legend: B prompts of this replica, T positions, V vocabulary.
 """
 
@@ -101,7 +103,7 @@ class Decoder:
         return tokens_BT.to(target), torch.tensor([len(prompt) for prompt in rows]).to(target)
 
     def _logits(self, tokens_BS: Tensor, context: InferenceContext) -> Tensor:
-        """Logits [B, V] after the last of these tokens, over what the tokenizer knows."""
+        """Logits [B, V] after the last of these tokens, for the ids that the tokenizer has."""
         # megatron's rotary embedding takes positions from the context
         logits_B1V = self._model(
             tokens_BS, None, attention_mask=None, inference_context=context, runtime_gather_output=True
@@ -109,7 +111,7 @@ class Decoder:
         return logits_B1V[:, -1, : self._job.vocabulary]
 
     def _choose(self, logits_BV: Tensor, draws_B: Tensor) -> Tensor:
-        """The next tokens [B]: tensor rank 0's, so that a rounding elsewhere cannot part the ranks."""
+        """The next tokens [B]: tensor rank 0's, so that rounding cannot make the ranks differ."""
         best = logits_BV.max(dim=-1)
         if not bool(best.values.isfinite().all()):
             raise RuntimeError(
@@ -134,7 +136,7 @@ class Decoder:
 
 
 def sample_tokens(logits_BV: Tensor, draws_B: Tensor, sampling: Sampling) -> Tensor:
-    """Tokens [B] at the sampling's temperature from the fewest likeliest ones whose probabilities reach top_p.
+    """Tokens [B] drawn at the sampling's temperature from the smallest set of likeliest ones that reaches top_p.
 
     `draws_B` are uniform in [0, 1): each says how far down the remaining distribution its token lies.
     """
@@ -149,7 +151,7 @@ def sample_tokens(logits_BV: Tensor, draws_B: Tensor, sampling: Sampling) -> Ten
 
 
 def _draws(sampling: Sampling, prompt: int) -> Tensor:
-    """A uniform number for each new token, which follows from the seed and the prompt's place alone, not the layout."""
+    """A uniform number for each new token. It depends on the seed and the prompt's place, not on the layout."""
     key = hashlib.sha256(f"{sampling.seed}/{prompt}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(key[:7], "big"))
     return torch.rand(sampling.max_new_tokens, generator=generator, dtype=torch.float64)

@@ -1,6 +1,6 @@
 """The generation job: which checkpoint continues which prompts, and how, as plain data. No torch.
 
-`prepare_generate` turns a user's words into a GenerateJob or refuses them before any process starts.
+`prepare_generate` turns a user's options into a GenerateJob, or refuses them before any process starts.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ class Sampling:
         if self.max_new_tokens < 1:
             raise ValueError(f"--max-new-tokens {self.max_new_tokens} is not positive; give at least 1")
         if not 0.0 <= self.temperature < math.inf:
-            raise ValueError(f"--temperature {self.temperature} is not a number from 0 on; 0 means greedy")
+            raise ValueError(f"--temperature {self.temperature} is not 0 or a positive number; 0 means greedy")
         if not 0.0 < self.top_p <= 1.0:
             raise ValueError(f"--top-p {self.top_p} is not above 0 and at most 1; 1 means all tokens")
 
 
 class SizedRecipe(Recipe):
-    """A recipe for `rows` sequences of `length` tokens a replica, which asks for a generation's memory."""
+    """A recipe whose memory is that of generating: `rows` sequences of `length` tokens on each replica."""
 
     rows: int = Field(ge=1)
     length: int = Field(ge=1)
@@ -69,22 +69,22 @@ class GenerateJob:
     prompts: tuple[str, ...]
     prompt_tokens: tuple[tuple[int, ...], ...]
     sampling: Sampling
-    vocabulary: int  # ids from here on mean nothing to the tokenizer
+    vocabulary: int  # the tokenizer's; the model may have more rows
     end_token: int
 
     @property
     def rows(self) -> int:
-        """Prompts that each data-parallel replica continues; repeated where they do not go round."""
+        """Prompts that each data-parallel replica continues; some come twice where replicas do not divide them."""
         return -(-len(self.prompts) // self.recipe.parallel.data)
 
     @property
     def length(self) -> int:
-        """Most tokens that a prompt and its continuation have together."""
+        """Most tokens of a prompt and its continuation together."""
         return max(map(len, self.prompt_tokens)) + self.sampling.max_new_tokens
 
     @property
     def sized(self) -> SizedRecipe:
-        """The recipe as the launcher should judge its memory."""
+        """The recipe by which the launcher should estimate memory."""
         return SizedRecipe(**dict(self.recipe), rows=self.rows, length=self.length)
 
 
@@ -96,7 +96,7 @@ def prepare_generate(
     overrides: list[str] | tuple[str, ...] = (),
     tokenizer: Path | None = None,
 ) -> GenerateJob:
-    """A job whose checkpoint, tokenizer and prompts exist and fit together.
+    """A job whose checkpoint, tokenizer and prompts exist and fit each other.
 
     Raises:
         ValueError: one line that says what is missing or damaged and what to do.

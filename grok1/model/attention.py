@@ -55,9 +55,9 @@ def _core_attention(model: Model) -> type | ModuleSpec:
 class CausalAttention(MegatronModule):
     """softmax(cap(m q k^T), causal) v, with cap(s) = c tanh(s / c) where c > 0, and m = 1 / sqrt(D) unless given.
 
-    Without a cap this is torch's fused attention; with one, scores are computed in float32 as xAI does: the multiplier
-    before the cap, the mask after it; in blocks of queries, except under a bias. Queries are the last of the keys'
-    positions, so that a cache of earlier keys works.
+    Without a cap this is torch's fused attention. With one, scores are computed in float32 as in xAI's model: the
+    multiplier before the cap, the mask after it. They are computed in blocks of queries, unless there is a bias.
+    Queries are at the last of the keys' positions, so that a cache of earlier keys works.
     """
 
     def __init__(self, config: TransformerConfig, multiplier: float, logit_cap: float = 0.0, **_unused: object) -> None:
@@ -74,8 +74,7 @@ class CausalAttention(MegatronModule):
     ) -> Tensor:
         """Context [S, B, H*D] of query [S, B, H, D] against key and value [T, B, G, D], T >= S.
 
-        `attention_mask` is a bias [B, 1, 1, T] over keys, in place of whose scores it stands where it is not 0: see
-        `key_bias`.
+        `attention_mask` is a bias [B, 1, 1, T] over keys. Where it is not 0, it replaces their scores: see `key_bias`.
         """
         if self.logit_cap and attention_mask is None:
             return capped_attention(query_SBHD, key_TBGD, value_TBGD, self.multiplier, self.logit_cap).flatten(2)
@@ -95,11 +94,11 @@ class CausalAttention(MegatronModule):
 
 
 def key_bias(tokens_BT: Tensor, pad_token: int, length: int | None = None) -> Tensor:
-    """What stands in place of scores [B, 1, 1, T]: 0 none, -1e30 for pads, -inf from `length` on.
+    """What replaces the scores of keys [B, 1, 1, T]: -1e30 those of pads, -inf those from `length` on; 0 keeps them.
 
     xAI hides a pad from every query, itself included. -1e30, not -inf: a query that sees nothing but pads then
-    attends to all positions alike, future ones included, as in xAI's model, instead of giving NaN. Positions from
-    `length` on are filler of ours, which nothing attends to.
+    attends to all positions equally, future ones included, as in xAI's model; -inf would give NaN. Positions from
+    `length` on are padding of ours, which nothing attends to.
     """
     bias = torch.zeros(tokens_BT.shape, dtype=torch.float32, device=tokens_BT.device)
     bias.masked_fill_(tokens_BT <= pad_token, _HIDDEN)

@@ -43,7 +43,7 @@ class Grok(GPTModel):
     ) -> None:
         self.recipe_model = recipe.model
         self._fuses_cross_entropy = recipe.kernels.cross_entropy == "fused"
-        self.kept_logits: list[Tensor] | None = None  # a list here receives each micro-batch's [S, B, vocab/TP]
+        self.kept_logits: list[Tensor] | None = None  # a list set here receives each micro-batch's [S, B, vocab/TP]
         layers = [layer_spec(recipe.model, recipe.kernels, core_attention)] * get_num_layers_to_build(config)
         super().__init__(
             config,
@@ -176,11 +176,11 @@ def build_model(
 
 
 def build_for_inference(recipe: Recipe, ranks: Ranks) -> torch.nn.Module:
-    """This rank's part of the model on its device, to be loaded and decoded with; it has no gradients.
+    """This rank's part of the model on its device, for loading weights and decoding; without gradients.
 
-    Without sequence parallelism, as a decoding step is one token long.
+    Sequence parallelism is off, as a decoding step is one token long.
     """
-    # our own attention everywhere: MindSpeed's kernel takes queries for the first positions, not the last
+    # our own attention on every device: MindSpeed's kernel takes the queries to be at the first positions, not the last
     multiplier = recipe.model.attention_multiplier or 1.0 / math.sqrt(recipe.model.head_dim)
     sizes = recipe.model.model_copy(update={"attention_multiplier": multiplier})
     config = transformer_config(recipe)

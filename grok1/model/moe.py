@@ -1,4 +1,4 @@
-"""Experts: megatron's router and dispatcher around its per-expert MLPs, and a count of what each expert got."""
+"""Experts: megatron's router and dispatcher around its MLPs or ours, one for each expert."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def _experts_spec(model: Model, kernels: Kernels, expert: MLPSubmodules) -> Modu
 
 
 def _check_grouped_gemm() -> None:
-    """megatron asserts this with a traceback; asked here too for what starts without a launcher."""
+    """megatron asserts this with a traceback. Checked here as well, for runs that no launcher started."""
     if not grouped_gemm_util.grouped_gemm_is_available():  # looked up late: MindSpeed replaces it
         raise ValueError(
             "kernels.experts grouped: megatron finds no grouped GEMM in this process; install grouped_gemm on cuda "
@@ -51,7 +51,7 @@ def _check_grouped_gemm() -> None:
 
 
 class MergedMoELayer(MoELayer):
-    """megatron's layer, which makes its dispatcher itself, with ours."""
+    """megatron's layer with our dispatcher in place of the one that it makes."""
 
     def __init__(self, *args: object, **kwargs: object) -> None:
         super().__init__(*args, **kwargs)

@@ -1,4 +1,4 @@
-"""Which published weights each piece of a checkpoint's stacked tensors consists of.
+"""Which published weights make up each piece of a checkpoint's stacked tensors.
 
 A checkpoint's tensors are those of megatron's torch_dist format: layers and experts stacked, query, key and value
 interleaved by group, an expert's gate rows above its value rows.
@@ -20,13 +20,13 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Block:
-    """One piece of a stacked tensor in a checkpoint, and the published weights that it consists of."""
+    """One piece of a stacked tensor in a checkpoint, and the published weights that make it up."""
 
     tensor: str
     shape: Shape  # of the stacked tensor
     offsets: Shape
     sizes: Shape
-    keys: tuple[str, ...]  # three for attention's input, whose rows are interleaved; else one
+    keys: tuple[str, ...]  # three for attention's input, whose rows are interleaved; otherwise one
 
 
 def blocks(model: Model) -> Iterator[Block]:
@@ -47,7 +47,7 @@ def blocks(model: Model) -> Iterator[Block]:
         ("mlp.router.weight", (experts, hidden), ("moe_block.gate.weight",)),
         ("post_mlp_layernorm.weight", (hidden,), ("post_moe_norm.weight",)),
     )
-    # name, shape of one expert's, first row, rows
+    # (name, shape of one expert's tensor, first row, rows, published name)
     in_expert: tuple[tuple[str, Shape, int, int, str], ...] = (
         ("linear_fc1.weight", (2 * ffn, hidden), 0, ffn, "linear.weight"),
         ("linear_fc1.weight", (2 * ffn, hidden), ffn, ffn, "linear_v.weight"),
@@ -84,7 +84,7 @@ def interleaved(weights: list[Tensor], model: Model) -> Tensor:
 
 
 def separated(stacked: Tensor, model: Model) -> tuple[Tensor, ...]:
-    """The inverse of `_interleaved`."""
+    """The inverse of `interleaved`."""
     groups, size = model.num_query_groups, model.head_dim
     queries = model.num_attention_heads // groups * size
     parts = stacked.view(groups, queries + 2 * size, -1).split([queries, size, size], dim=1)

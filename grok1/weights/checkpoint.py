@@ -1,6 +1,7 @@
-"""Checkpoints through megatron's dist_checkpointing: a folder a step, complete or absent, resumable in the same layout.
+"""Checkpoints through megatron's dist_checkpointing: one folder for each step, complete or absent.
 
-All nodes must see the folder (grok1.weights.folder says what lies in it). Weights alone load in any layout.
+Training resumes in the same layout; weights alone load in any. All nodes must see the folder, which
+grok1.weights.folder describes.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from grok1.weights.folder import StoredCheckpoint, finish_step, partial_folder, 
 
 
 class ShardedModel(Protocol):
-    """A model of megatron's that knows which part of the whole each of its weights is."""
+    """A megatron model, which knows how its weights are sharded."""
 
     def sharded_state_dict(self) -> StateDict:
         """Its weights, as dist_checkpointing takes them."""
@@ -55,7 +56,7 @@ def save(
 
 
 def load(folder: Path, recipe: Recipe, model: Module, optimizer: MegatronOptimizer, scheduler: Scheduler) -> int:
-    """Restore the newest state, or weights alone where that is all there is; returns the number of steps behind it.
+    """Restore the newest state, or the weights where there is nothing else; returns the steps trained so far.
 
     Raises:
         ValueError: there is no checkpoint, or it is of another model or layout.
@@ -79,7 +80,7 @@ def load(folder: Path, recipe: Recipe, model: Module, optimizer: MegatronOptimiz
 
 def load_weights(stored: StoredCheckpoint, model: Module) -> None:
     """Restore weights alone into a bare model of any layout, whose recipe passed `StoredCheckpoint.check_model`."""
-    # megatron's layers keep an extra state, which is always None here and not in checkpoints from elsewhere
+    # megatron's layers keep an extra state, which is None here and absent from imported checkpoints
     sharded = cast(ShardedModel, model)
     wanted = {name: each for name, each in sharded.sharded_state_dict().items() if not name.endswith("_extra_state")}
     state = dist_checkpointing.load({"model": wanted}, str(stored.step_folder))
@@ -92,7 +93,7 @@ def _inside(model: Module) -> ShardedModel:
 
 
 def _allocate_adam_state(optimizer: MegatronOptimizer) -> None:
-    """Give each parameter its Adam state, to be overwritten: megatron reads a step count from it before it loads."""
+    """Give each parameter an Adam state to be overwritten: megatron reads its step count before it loads."""
     for parameter, state in _adam_states(optimizer):
         state["step"] = torch.zeros((), dtype=torch.float32)
         state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
@@ -100,8 +101,10 @@ def _allocate_adam_state(optimizer: MegatronOptimizer) -> None:
 
 @contextmanager
 def _own_group_settings(optimizer: MegatronOptimizer) -> Iterator[None]:
-    """Keep each parameter group's decay and rate multipliers: the checkpoint holds rank 0's groups, and pipeline
-    stages order theirs differently. (The schedule sets rates and decay from the multipliers afterwards.)
+    """Keep each parameter group's multipliers of learning rate and decay.
+
+    The checkpoint holds rank 0's groups, and pipeline stages order theirs differently. The scheduler sets learning
+    rates and decay from the multipliers afterwards.
     """
     settings = [{key: group[key] for key in group if key != "params"} for group in optimizer.param_groups]
     yield
@@ -110,13 +113,13 @@ def _own_group_settings(optimizer: MegatronOptimizer) -> Iterator[None]:
 
 
 def _unshare_step_counts(optimizer: MegatronOptimizer) -> None:
-    """megatron restores one step tensor for all parameters, which torch's Adam would then raise once for each."""
+    """megatron restores one step tensor for all parameters; torch's Adam would then increment it once for each."""
     for _, state in _adam_states(optimizer):
         state["step"] = state["step"].clone()
 
 
 def _adam_states(optimizer: MegatronOptimizer) -> Iterator[tuple[torch.Tensor, dict[str, torch.Tensor]]]:
-    """Each local parameter with its state, over the dense and the expert optimizer."""
+    """Each local parameter with its state, in the dense optimizer and the experts'."""
     parts: list[OptimizerPart] = getattr(optimizer, "chained_optimizers", [optimizer])
     for part in parts:
         for group in part.optimizer.param_groups:

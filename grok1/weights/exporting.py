@@ -1,6 +1,6 @@
-"""A checkpoint of any layout to published safetensors: one process, streaming.
+"""Exports a checkpoint of any layout as published safetensors, in one process.
 
-Nothing larger than the shard being written is in memory at a time.
+Streams: only the safetensors file being written is in memory.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from grok1.weights.names import published_shapes
 def export_weights(
     source: Path, target: Path, max_shard_bytes: int = 5 << 30, progress: Progress = lambda done, total: None
 ) -> None:
-    """Write the newest weights of a checkpoint of any layout as safetensors in published names, in their dtypes.
+    """Write the newest weights of a checkpoint of any layout as safetensors: published names, dtypes unchanged.
 
     The folder appears under its name when it is whole. It also holds an index and a config.json.
 
@@ -104,7 +104,9 @@ class _StackedReader(DefaultLoadPlanner):
         self._target = torch.empty(block.sizes, dtype=stored.properties.dtype)
         items = create_read_items_for_chunk_list(block.tensor, stored, [wanted])
         if sum(torch.Size(item.lengths).numel() for item in items) != self._target.numel():
-            raise ValueError(f"the checkpoint does not hold all of {block.tensor} at {list(block.offsets)}")
+            raise ValueError(
+                f"the checkpoint does not hold all of {block.tensor} at {list(block.offsets)}; copy it again, whole"
+            )
         self._reader.read_data(LoadPlan(items), self).wait()
         weight = (
             self._target.flatten(0, len(block.sizes) - 3) if len(block.sizes) > 2 else self._target
@@ -114,17 +116,18 @@ class _StackedReader(DefaultLoadPlanner):
         return {block.keys[0]: weight.reshape(published_shapes(self._model)[block.keys[0]])}
 
     def resolve_tensor(self, read_item: ReadItem) -> Tensor:
+        """Where torch should copy this piece to."""
         target = self._target
         for dimension, (start, length) in enumerate(zip(read_item.dest_offsets, read_item.lengths, strict=True)):
             target = target.narrow(dimension, start, length)
         return target
 
     def commit_tensor(self, read_item: ReadItem, tensor: Tensor) -> None:
-        """Nothing: the data was copied into place."""
+        """Nothing to do: the data is in place."""
 
 
 def _published_config(recipe: Recipe) -> dict[str, object]:
-    """The model's sizes in the keys of the published config.json, with what it does not say added under its name."""
+    """The published config.json: the model's sizes and multipliers under the keys that other loaders read."""
     model = recipe.model
     return {
         "architectures": ["Grok1ModelForCausalLM"],

@@ -1,8 +1,8 @@
 """A folder of checkpoints as it lies on disk: which steps it holds, and the recipe that wrote them. No torch.
 
 It holds iter_0000010/ (megatron's files and recipe.json), one for each saved step, and
-latest_checkpointed_iteration.txt. A checkpoint of no steps, iter_0000000/, holds weights alone: they came from
-elsewhere. Megatron's own files in it are pickles: load only checkpoints that you trust.
+latest_checkpointed_iteration.txt. The checkpoint of step 0, iter_0000000/, holds imported weights
+and nothing else. Some of megatron's own files are pickles: load only checkpoints that you trust.
 """
 
 from __future__ import annotations
@@ -50,11 +50,11 @@ class StoredCheckpoint:
 
     @property
     def has_weights_only(self) -> bool:
-        """Whether there is no state of an optimizer to resume from."""
+        """Whether it was imported, so that there is no optimizer state."""
         return self.step == WEIGHTS_ONLY_STEP
 
     def check_resumable(self, recipe: Recipe) -> None:
-        """Refuse a recipe that cannot train on from here: the model must be the same, with a step also the layout.
+        """Refuse a recipe that cannot resume from here: the model must match, with optimizer state the layout too.
 
         Raises:
             ValueError: names the first value that differs.
@@ -93,7 +93,7 @@ class StoredCheckpoint:
 
 
 def holds_checkpoint(folder: Path) -> bool:
-    """Whether a step was ever finished here."""
+    """Whether the folder holds a finished step."""
     return (folder / LATEST).exists()
 
 

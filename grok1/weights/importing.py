@@ -1,6 +1,6 @@
-"""Published safetensors into a checkpoint that any layout loads: one process, streaming.
+"""Imports published safetensors as a checkpoint that loads in any layout, in one process.
 
-Nothing larger than one layer's attention, one expert's matrix or the embedding is in memory at a time.
+Streams: at most one layer's attention, one expert's matrix or the embedding is in memory.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, Metadata
 from torch.distributed.checkpoint.planner import SavePlan, TensorWriteData, WriteItem, WriteItemType
 
 from grok1.config.recipe import Model, Recipe
-from grok1.config.refusals import listed, printable
+from grok1.config.refusals import listed, reason_of
 from grok1.files import write_text
 from grok1.weights.blocks import Block, Shape, blocks, interleaved
 from grok1.weights.folder import WEIGHTS_ONLY_STEP, finish_step, holds_checkpoint, start_step, step_folder
@@ -37,7 +37,7 @@ INDEX_NAME = "model.safetensors.index.json"
 
 
 def import_weights(source: Path, target: Path, recipe: Recipe, progress: Progress = lambda done, total: None) -> None:
-    """Write the published weights in `source` as a checkpoint of no steps in `target`, in the dtypes they have.
+    """Write the published weights in `source` as a checkpoint of step 0 in `target`, dtypes unchanged.
 
     Raises:
         ValueError: weights are missing, unknown or of another shape; all are listed.
@@ -65,7 +65,7 @@ _MEGATRON_FORMAT = {
 
 
 def _write_tensors(folder: Path, source: _StreamingSave) -> None:
-    """What torch.distributed.checkpoint.save does on one process, but Ctrl-C and errors come out as they are."""
+    """As torch.distributed.checkpoint.save does on one process, except that errors and Ctrl-C are raised unchanged."""
     writer = FileSystemWriter(folder, single_file_per_rank=False)
     writer.reset(folder)
     writer.set_up_storage_writer(is_coordinator=True)
@@ -87,7 +87,7 @@ class _StreamingSave(DefaultSavePlanner):
         self._done = 0
 
     def whole_plan(self) -> SavePlan:
-        """One item a block."""
+        """One item for each block."""
         return SavePlan([self._item(block) for block in self._blocks.values()])
 
     def _item(self, block: Block) -> WriteItem:
@@ -120,11 +120,13 @@ class PublishedFiles:
     places: Mapping[str, tuple[Path, str]]
 
     def read(self, key: str) -> Tensor:
+        """The weight of this published name."""
         path, name = self.places[key]
         with safe_open(path, framework="pt") as file:
             return file.get_tensor(name)
 
     def dtype(self, key: str) -> torch.dtype:
+        """Its dtype, from the file's header."""
         path, name = self.places[key]
         with safe_open(path, framework="pt") as file:
             return _FLOATS[file.get_slice(name).get_dtype()]
@@ -137,7 +139,8 @@ def check_published(folder: Path, recipe: Recipe) -> PublishedFiles:
         ValueError: one line that lists what is wrong, up to 40 weights.
     """
     expected = published_shapes(recipe.model)
-    allowed = {HEAD: expected[EMBEDDING], **expected}  # some write a tied head out: held against the embedding below
+    # some models write a tied head out; it is compared with the embedding below
+    allowed = {HEAD: expected[EMBEDDING], **expected}
     places: dict[str, tuple[Path, str]] = {}
     problems: list[str] = []
     for path in _shards(folder):
@@ -146,11 +149,11 @@ def check_published(folder: Path, recipe: Recipe) -> PublishedFiles:
             if key in places:
                 problems.append(f"{name}: is in {places[key][0].name} and {path.name}")
             elif key not in allowed:
-                problems.append(f"{name}: is no weight of this model")
+                problems.append(f"{name}: is not a weight of this model")
             elif shape != allowed[key]:
                 problems.append(f"{name}: has shape {list(shape)}, the recipe says {list(allowed[key])}")
             elif dtype not in _FLOATS:
-                problems.append(f"{name}: is {dtype}, none of {', '.join(_FLOATS)}")
+                problems.append(f"{name}: has dtype {dtype}, not one of {', '.join(_FLOATS)}")
             places.setdefault(key, (path, name))
     problems += [f"{key}: is missing" for key in expected if key not in places]
     files = PublishedFiles(places)
@@ -167,7 +170,7 @@ def _are_equal(files: PublishedFiles, key: str, other: str) -> bool:
 
 
 def _shards(folder: Path) -> list[Path]:
-    """The safetensors files of a folder: those its index names, else all."""
+    """The safetensors files of a folder: those that its index names; without an index, all."""
     index = folder / INDEX_NAME
     if not index.is_file():
         found = sorted(folder.glob("*.safetensors"))
@@ -180,9 +183,9 @@ def _shards(folder: Path) -> list[Path]:
         names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
         unsafe = [name for name in names if not _SHARD_NAME.fullmatch(name)]
         if unsafe:
-            raise ValueError(f"it names {unsafe[0]!r}, which is no file of this folder")
+            raise ValueError(f"it names {unsafe[0]!r}, which is not the name of a file in this folder")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(f"{index} is not an index of safetensors: {printable(str(error))[:_MAX_CHARACTERS]}") from None
+        raise ValueError(f"{index} is not an index of safetensors: {reason_of(error, _MAX_CHARACTERS)}") from None
     missing = sorted(name for name in names if not (folder / name).is_file())
     if missing:
         raise ValueError(f"{folder} lacks {', '.join(missing[:5])}, which its index names; copy the whole model")
@@ -197,10 +200,10 @@ def _headers(path: Path) -> Iterator[tuple[str, Shape, str]]:
                 yield name, tuple(cut.get_shape()), cut.get_dtype()
     except (SafetensorError, OSError) as error:
         raise ValueError(
-            f"{path} is not a whole safetensors file: {printable(str(error))[:_MAX_CHARACTERS]}; copy it again"
+            f"{path} is not a whole safetensors file: {reason_of(error, _MAX_CHARACTERS)}; copy it again"
         ) from None
 
 
 def _as_published(name: str) -> str:
-    """A norm's vector is `.scale` in the original checkpoint."""
+    """The published name; a norm's vector is called `.scale` in the original checkpoint."""
     return f"{name.removesuffix('.scale')}.weight" if name.endswith("norm.scale") else name

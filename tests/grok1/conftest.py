@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 
 from grok1.config.load import load_recipe
 from grok1.config.recipe import Recipe
-from grok1.data.sample_corpus import sample_corpus
+from grok1.data.sample_corpus import SampleCorpus, sample_corpus
 from grok1.distributed.launch import launch
 from grok1.training.job import Job
 from grok1.training.result import RunResult
@@ -28,10 +29,35 @@ ONE_RANK = (
 TWO_RANKS = ("parallel.world_size=2", *ONE_RANK[1:])  # replicas of each other
 FOUR_RANKS = ("parallel.world_size=4", "parallel.pipeline=1", "parallel.expert=1")  # split by tensor alone
 ROOT = Path(__file__).parents[2]
+FIXTURES = Path(__file__).parent / "fixtures"  # dumps of xAI's own model
 RANK_SECONDS = 60.0  # a collective that takes longer is a hang, and fails
 
 MakeJob = Callable[..., Job]
 Train = Callable[..., Any]  # a RunResult, unless the entry is another
+
+
+def grok1_command(*words: object) -> list[str]:
+    """The words that start `grok1`."""
+    return [sys.executable, "-m", "grok1", *map(str, words)]
+
+
+def run_grok1(*words: object, **variables: str) -> subprocess.CompletedProcess[str]:
+    """`grok1` as a person types it: nothing that this process's tests set says on which device."""
+    environment = {key: value for key, value in os.environ.items() if key not in ("GROK1_DEVICE", "CI")}
+    return subprocess.run(
+        grok1_command(*words),
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**environment, **variables},
+        timeout=100,
+        check=False,
+    )
+
+
+def as_options(overrides: Iterable[str]) -> list[str]:
+    """Overrides of a recipe as words of a command line."""
+    return [word for override in overrides for word in ("--set", override)]
 
 
 def run_python(script: str, device: str) -> subprocess.CompletedProcess[str]:
@@ -48,10 +74,9 @@ def run_python(script: str, device: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture(scope="session")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """(prefix, tokenizer) of the sample text in grok1-nano's vocabulary."""
-    made = sample_corpus(tmp_path_factory.mktemp("corpus"), load_recipe("grok1-nano").model.vocab_size)
-    return made.prefix, made.tokenizer_path
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> SampleCorpus:
+    """(prefix, tokenizer) of the sample corpus in grok1-nano's vocabulary."""
+    return sample_corpus(tmp_path_factory.mktemp("corpus"), load_recipe("grok1-nano").model.vocab_size)
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import socket
 import subprocess
@@ -14,52 +13,38 @@ import numpy as np
 import pytest
 
 from grok1.config.load import recipe_names
-from tests.grok1.conftest import ONE_RANK
-
-ROOT = Path(__file__).parents[2]
-
-
-def grok1(*words: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    environment = {key: value for key, value in os.environ.items() if key not in ("GROK1_DEVICE", "CI")}
-    return subprocess.run(
-        [sys.executable, "-m", "grok1", *words],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env={**environment, **variables},
-        timeout=100,
-    )
+from tests.grok1.conftest import ONE_RANK, ROOT, as_options, grok1_command, run_grok1
 
 
 def one_rank_words(corpus: tuple[Path, Path]) -> list[str]:
     prefix, tokenizer = corpus
     words = ["--recipe", "grok1-nano", "--device", "cpu", "--data", str(prefix), "--tokenizer", str(tokenizer)]
-    return words + [word for override in ONE_RANK for word in ("--set", override)]
+    return words + as_options(ONE_RANK)
 
 
 def test_recipes_lists_every_recipe_with_its_hash() -> None:
-    done = grok1("recipes")
+    done = run_grok1("recipes")
     assert done.returncode == 0
     assert [line.split()[0] for line in done.stdout.splitlines()] == recipe_names()
     assert all(re.search(r" [0-9a-f]{12} ", line) for line in done.stdout.splitlines())
 
 
 def test_recipes_shows_one_with_overrides() -> None:
-    shown = json.loads(grok1("recipes", "grok1-40b", "--set", "model.num_layers=2").stdout)
+    shown = json.loads(run_grok1("recipes", "grok1-40b", "--set", "model.num_layers=2").stdout)
     assert shown["model"]["num_layers"] == 2
     assert shown["counts"]["parameters"] == pytest.approx(11.45e9, rel=1e-3)
 
 
 @pytest.mark.parametrize("command", [(), ("train",), ("recipes",), ("preprocess",)])
 def test_help_teaches(command: tuple[str, ...]) -> None:
-    done = grok1(*command, "--help")
+    done = run_grok1(*command, "--help")
     assert done.returncode == 0
     assert "Usage" in done.stdout
 
 
 def test_train_logs_a_line_a_step_and_writes_json(corpus: tuple[Path, Path], tmp_path: Path) -> None:
     target = tmp_path / "run.json"
-    done = grok1("train", *one_rank_words(corpus), "--steps", "3", "--json", str(target))
+    done = run_grok1("train", *one_rank_words(corpus), "--steps", "3", "--json", str(target))
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert len(lines) == 3
@@ -90,7 +75,7 @@ def test_a_rank_under_torchrun_ends_before_python_takes_itself_apart(corpus: tup
         probe.bind(("", 0))
         place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1])}
     place |= {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
-    done = grok1("train", *one_rank_words(corpus), "--steps", "1", PYTHONVERBOSE="1", **place)
+    done = run_grok1("train", *one_rank_words(corpus), "--steps", "1", PYTHONVERBOSE="1", **place)
     assert (done.returncode, done.stdout[:8]) == (0, "step 1/1")
     assert "import 'torch'" in done.stderr
     assert "# clear sys.path" not in done.stderr  # there a gloo thread would abort the process, once in many runs
@@ -102,10 +87,10 @@ def test_two_launchers_make_up_one_job_without_shared_storage(corpus: tuple[Path
         port = probe.getsockname()[1]
     words = [*one_rank_words(corpus), "--set", "parallel.world_size=2", "--steps", "2", "--no-shared-storage"]
     words += ["--nnodes", "2", "--nproc-per-node", "1", "--master-port", str(port)]
-    command = [sys.executable, "-m", "grok1", "train", *words]
+    command = grok1_command("train", *words)
     target = tmp_path / "run.json"
     second = subprocess.Popen([*command, "--node-rank", "1"], cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    first = grok1("train", *words, "--node-rank", "0", "--json", str(target))
+    first = run_grok1("train", *words, "--node-rank", "0", "--json", str(target))
     said_by_second, _ = second.communicate(timeout=60)
     assert (first.returncode, second.returncode) == (0, 0), first.stderr
     assert json.loads(target.read_text())["layout"]["nodes"] == 2
@@ -131,7 +116,7 @@ def test_two_launchers_make_up_one_job_without_shared_storage(corpus: tuple[Path
 )
 def test_a_mistake_gets_one_line_and_exit_code_two(words: list[str], complaint: str, corpus: tuple[Path, Path]) -> None:
     base = one_rank_words(corpus) if words[0] != "--set" or "tensor" not in words[1] else ["--recipe", "grok1-tiny"]
-    done = grok1("train", *base, "--steps", "1", *words)
+    done = run_grok1("train", *base, "--steps", "1", *words)
     assert done.returncode == 2, done.stderr
     assert re.search(complaint, done.stderr), done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
@@ -144,7 +129,7 @@ def test_a_truncated_corpus_is_refused_and_left_alone(corpus: tuple[Path, Path],
     data = prefix.with_name(prefix.name + ".bin").read_bytes()[:-100]
     cut.with_name("cut.bin").write_bytes(data)
     cut.with_name("cut.idx").write_bytes(prefix.with_name(prefix.name + ".idx").read_bytes())
-    done = grok1("train", *one_rank_words(corpus), "--data", str(cut), "--steps", "1")
+    done = run_grok1("train", *one_rank_words(corpus), "--data", str(cut), "--steps", "1")
     assert (done.returncode, len(done.stderr.strip().splitlines())) == (2, 1)
     assert "cut.bin" in done.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cut.bin", "cut.idx"]
@@ -157,14 +142,14 @@ def test_a_corpus_of_another_vocabulary_is_refused(corpus: tuple[Path, Path], tm
     tokens[100] = 600
     tokens.tofile(f"{foreign}.bin")
     foreign.with_name("foreign.idx").write_bytes(Path(f"{prefix}.idx").read_bytes())
-    done = grok1("train", *one_rank_words(corpus), "--data", str(foreign), "--steps", "1")
+    done = run_grok1("train", *one_rank_words(corpus), "--data", str(foreign), "--steps", "1")
     assert done.returncode == 2
     assert "foreign.bin holds token id 600, the recipe's vocab_size is 512" in done.stderr
 
 
 def test_a_checkpoint_of_another_layout_is_refused(corpus: tuple[Path, Path], tmp_path: Path) -> None:
-    assert grok1("train", *one_rank_words(corpus), "--steps", "1", "--save", str(tmp_path)).returncode == 0
+    assert run_grok1("train", *one_rank_words(corpus), "--steps", "1", "--save", str(tmp_path)).returncode == 0
     words = ["--load", str(tmp_path), "--set", "model.num_layers=4", "--steps", "2"]
-    done = grok1("train", *one_rank_words(corpus), *words)
+    done = run_grok1("train", *one_rank_words(corpus), *words)
     assert done.returncode == 2
     assert "was written with model.num_layers=2, the recipe says 4" in done.stderr

@@ -3,7 +3,6 @@
 import json
 import signal
 import subprocess
-import sys
 from array import array
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,22 +18,12 @@ from pyarrow import parquet
 from grok1.data.documents import find_inputs, read_rows
 from grok1.data.indexed import IndexedWriter, check_indexed, indexed_path
 from grok1.data.preprocess import preprocess
-from grok1.data.sample_corpus import sample_corpus
 from grok1.data.tokenizer import TokenizerKind, load_tokenizer
+from tests.grok1.conftest import grok1_command
 
 KIND: TokenizerKind = "SentencePiece"
 TEXTS = ["Hello world", "", "one\n\ntwo", "caf\u00e9 \u4e2d\u6587", "x" * 5000, " "]
 same_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
-
-
-@pytest.fixture(scope="session")
-def cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture(scope="session")
-def corpus(cache):
-    return sample_corpus(cache, 512)
 
 
 def write_jsonl(path, texts, column="text"):
@@ -236,14 +225,10 @@ def test_input_without_any_text_is_refused(tmp_path, corpus):
 # --- the command ---
 
 
-def command(*arguments):
-    return [sys.executable, "-m", "grok1", "preprocess", *map(str, arguments)]
-
-
 def command_for(tmp_path, corpus, count, *more):
     path = write_jsonl(tmp_path / "in.jsonl", ["Hello world. " * 20] * count)
-    return command(
-        "--input", path, "--output-prefix", tmp_path / "out", "--tokenizer-type", KIND,
+    return grok1_command(
+        "preprocess", "--input", path, "--output-prefix", tmp_path / "out", "--tokenizer-type", KIND,
         "--tokenizer-name-or-path", corpus.tokenizer_path, "--log-interval", 100, *more,
     )  # fmt: skip
 

@@ -12,13 +12,8 @@ from grok1.data.tokenizer import load_tokenizer
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture(scope="module")
-def corpus(cache):
-    return sample_corpus(cache, 2048)
+def corpus(tmp_path_factory):
+    return sample_corpus(tmp_path_factory.mktemp("cache"), 2048)
 
 
 def test_it_holds_thousands_of_samples_in_the_vocabulary_asked_for(corpus):

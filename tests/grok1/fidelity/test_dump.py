@@ -17,8 +17,8 @@ from grok1.config.load import load_recipe
 from grok1.fidelity.dump import Dump, OracleConfig, OracleError, check_dump, place_of
 from grok1.fidelity.dump_recipe import oracle_recipe
 from grok1.weights.names import published_shapes
+from tests.grok1.conftest import FIXTURES
 
-FIXTURES = Path(__file__).parents[1] / "fixtures"
 Change = Callable[[dict[str, Any]], None]
 
 
@@ -138,7 +138,7 @@ def test_what_is_wrong_with_gradients_is_named(changed: Callable[..., Path], cha
 def test_gradients_are_required(changed: Callable[..., Path]) -> None:
     path = changed()
     (path.parent / "D.grads.npz").unlink()
-    with pytest.raises(OracleError, match=r"D\.grads\.npz: is not beside it"):
+    with pytest.raises(OracleError, match=r"D\.grads\.npz: is not in the same folder"):
         check_dump(path)
 
 

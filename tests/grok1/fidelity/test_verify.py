@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,9 +21,8 @@ from grok1.fidelity.dump import Dump, check_dump
 from grok1.fidelity.dump_recipe import oracle_recipe
 from grok1.fidelity.job import VerifyJob
 from grok1.fidelity.result import Comparison, VerifyResult
-from tests.grok1.conftest import RANK_SECONDS
+from tests.grok1.conftest import FIXTURES, RANK_SECONDS, run_grok1
 
-FIXTURES = Path(__file__).parents[1] / "fixtures"
 KEYS = ["oracle", "layout", "loss", "loss_expected", "loss_error", "max_logit_abs_error", "worst_gradient", "passed"]
 KEYS += ["tensors", "software"]
 TP2_PP2_EP2 = ("parallel.tensor=2", "parallel.pipeline=2", "parallel.expert=2")
@@ -207,13 +204,8 @@ def test_a_gradient_that_is_not_a_number_is_the_worst_and_fails() -> None:
 # ---- the command ---------------------------------------------------------------------------------------
 
 
-def grok1(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "grok1", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=RANK_SECONDS, check=False)
-
-
 def test_command_prints_a_table_and_writes_json(tmp_path: Path) -> None:
-    done = grok1("verify", "--oracle", FIXTURES / "D.npz", "--json", tmp_path / "result.json")
+    done = run_grok1("verify", "--oracle", FIXTURES / "D.npz", "--json", tmp_path / "result.json")
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert "grad.layers.1.moe.linear_v.w" in done.stdout
@@ -231,13 +223,13 @@ def test_command_prints_a_table_and_writes_json(tmp_path: Path) -> None:
 
 
 def test_command_exits_with_one_where_they_differ() -> None:
-    done = grok1("verify", "--oracle", FIXTURES / "D.npz", "--set", "model.activation=swiglu")
+    done = run_grok1("verify", "--oracle", FIXTURES / "D.npz", "--set", "model.activation=swiglu")
     assert done.returncode == 1
     assert "FAIL" in done.stdout.splitlines()[-1]
 
 
 def test_command_refuses_in_one_line(tmp_path: Path) -> None:
-    done = grok1("verify", "--oracle", tmp_path / "none.npz")
+    done = run_grok1("verify", "--oracle", tmp_path / "none.npz")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.count("\n") == 1
     assert "does not exist" in done.stderr

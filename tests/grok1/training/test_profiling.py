@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import subprocess
-import sys
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,7 @@ from grok1.training.job import ProfileRequest, profile_request
 from grok1.training.profiling import StepProfiler, module_seconds, named_modules, operator_use
 from grok1.training.result import StepMetrics
 from grok1.training.step import StepResult
-from tests.grok1.conftest import ONE_RANK
+from tests.grok1.conftest import ONE_RANK, as_options, run_grok1
 
 
 class Heavy(torch.nn.Module):
@@ -117,10 +115,7 @@ def test_other_requests_are_refused(steps: str, ranks: str, complaint: str) -> N
 
 def test_the_command_prints_tables_and_writes_a_trace(tmp_path: Path) -> None:
     words = ["train", "--recipe", "grok1-nano", "--steps", "3", "--profile", "2", "--profile-dir", str(tmp_path)]
-    words += [word for change in ONE_RANK for word in ("--set", change)]
-    done = subprocess.run(
-        [sys.executable, "-m", "grok1", *words], capture_output=True, text=True, timeout=60, check=False
-    )
+    done = run_grok1(*words, *as_options(ONE_RANK))
     assert done.returncode == 0, done.stderr
     assert "profiler" not in done.stderr  # torch's would say when it starts and stops
     for part in ("rank 0, step 2", "decoder.layers.*.self_attention", "aten::mm", "backward ms", "collective"):

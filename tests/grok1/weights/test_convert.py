@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -25,9 +23,8 @@ from grok1.weights.exporting import export_weights
 from grok1.weights.folder import StoredCheckpoint
 from grok1.weights.importing import check_published, import_weights
 from grok1.weights.names import EMBEDDING, HEAD, published_shapes
-from tests.grok1.conftest import ONE_RANK, RANK_SECONDS, MakeJob, Train
+from tests.grok1.conftest import FIXTURES, ONE_RANK, RANK_SECONDS, MakeJob, Train, as_options, run_grok1
 
-FIXTURES = Path(__file__).parents[1] / "fixtures"
 XAI = ("model.tie_embeddings=true", "model.attention_logit_cap=30.0", "model.activation=geglu")
 LAYOUTS = {
     "1 rank": ONE_RANK,
@@ -206,9 +203,9 @@ def test_all_that_is_wrong_is_listed_at_once(tmp_path: Path, nano: Recipe) -> No
     assert "\n" not in message
     for complaint in (
         "model.norm.weight: is missing",
-        "model.layers.2.attn.q_proj.weight: is no weight of this model",
+        "model.layers.2.attn.q_proj.weight: is not a weight of this model",
         "model.layers.0.attn.k_proj.weight: has shape [3, 4], the recipe says [16, 96]",
-        "model.layers.1.moe_block.experts.7.linear_v.weight: is I8, none of",
+        "model.layers.1.moe_block.experts.7.linear_v.weight: has dtype I8, not one of",
     ):
         assert complaint in message
     assert not (tmp_path / "checkpoint").exists()
@@ -226,7 +223,7 @@ def test_a_weight_in_two_files_is_refused(tmp_path: Path, nano: Recipe) -> None:
     [
         ("{", "is not an index of safetensors"),
         ("[]", "is not an index of safetensors"),
-        (json.dumps({"weight_map": {"a": "../part0.safetensors"}}), "no file of this folder"),
+        (json.dumps({"weight_map": {"a": "../part0.safetensors"}}), "which is not the name of a file in this folder"),
         (json.dumps({"weight_map": {"a": 3}}), "is not an index of safetensors"),
         (json.dumps({"weight_map": {"a": "part9.safetensors"}}), r"lacks part9\.safetensors"),
     ],
@@ -303,23 +300,17 @@ def test_a_weights_only_checkpoint_of_another_model_does_not_load(
 # ---- the command ---------------------------------------------------------------------------------------
 
 
-def grok1(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "grok1", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=RANK_SECONDS, check=False)
-
-
 def test_command_goes_both_ways(tmp_path: Path, nano: Recipe) -> None:
     weights = random_published(nano)
     folder = write_published(tmp_path / "in", weights)
-    settings = [word for change in XAI for word in ("--set", change)]
-    done = grok1("convert", folder, tmp_path / "checkpoint", "--recipe", "grok1-nano", *settings)
+    done = run_grok1("convert", folder, tmp_path / "checkpoint", "--recipe", "grok1-nano", *as_options(XAI))
     assert (done.returncode, done.stderr) == (0, "")
-    done = grok1("convert", tmp_path / "checkpoint", tmp_path / "out")
+    done = run_grok1("convert", tmp_path / "checkpoint", tmp_path / "out")
     assert (done.returncode, done.stderr) == (0, "")
     assert_same(read_published(tmp_path / "out"), weights)
 
 
 def test_command_refuses_in_one_line(tmp_path: Path) -> None:
-    done = grok1("convert", tmp_path / "none", tmp_path / "out")
+    done = run_grok1("convert", tmp_path / "none", tmp_path / "out")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.count("\n") == 1
