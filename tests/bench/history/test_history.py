@@ -298,7 +298,9 @@ def test_a_change_within_one_commit_is_the_machines(tmp_path: Path) -> None:
     file = tmp_path / "history.jsonl"
     random = np.random.default_rng(3)
     write(file, series([*random.normal(2.0, 0.01, 10), *random.normal(3.0, 0.01, 10)]))
-    assert "within commit 000000000000: not the code, look at the machine" in ask("check", "--history", file)
+    assert "within commit 000000000000: the code did not change, so look at the machine" in ask(
+        "check", "--history", file
+    )
 
 
 def test_a_tree_that_was_changed_may_be_the_code(tmp_path: Path) -> None:
@@ -313,7 +315,7 @@ def test_a_tree_that_was_changed_may_be_the_code(tmp_path: Path) -> None:
 def test_too_few_runs_and_an_unknown_case_are_said(tmp_path: Path) -> None:
     file = tmp_path / "history.jsonl"
     append(file, [run_of(0)])
-    assert "1 runs are too few to see a change, of which 6 are needed" in ask("check", "--history", file)
+    assert "1 runs are too few to find a change; at least 6 are needed" in ask("check", "--history", file)
     refused = CliRunner().invoke(app, ["history", "show", "--case", "other", "--history", str(file)])
     assert "no runs of other; it holds grok1-40b" in str(refused.exception)
 
