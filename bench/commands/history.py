@@ -60,7 +60,7 @@ def check(
             print(f"  {described(each, point)}")
     print(_MONITOR)
     if plot is not None:
-        from reports.monitors import trends
+        from reports.pictures.trends import trends
 
         levels = [[point.at for point in points] for points in found]
         write_file(plot, trends([(_title(each), each) for each in series], levels))

@@ -51,7 +51,7 @@ def selftest_command(
     if json_path is not None:
         write_file(json_path, json_text(parts))
     if plot is not None:
-        from reports.monitors import power_curves
+        from reports.pictures.power_curves import power_curves
 
         write_file(plot, power_curves(outcomes))
     if not is_sound(outcomes):

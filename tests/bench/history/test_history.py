@@ -21,7 +21,7 @@ from bench.history.store import Entry, append, entry_of, read
 from bench.judge.stats import find_steady
 from bench.records.record import Record
 from bench.selftest.series import FOLDER, read_series
-from reports.monitors import trends
+from reports.pictures.trends import trends
 from tests.conftest import build_synthetic_record
 
 HOUSE = Path(__file__).resolve().parents[3]
@@ -290,7 +290,7 @@ def test_records_are_added_shown_and_checked(tmp_path: Path) -> None:
     picture = tmp_path / "trend.png"
     checked = ask("check", "--history", file, "--case", "grok1-40b", "--plot", picture)
     assert re.search(r"\+(19|20|21)\.\d % \(.*8 and 8 runs\).* after commit a{12}, by b{12}", checked)
-    assert "does not judge, so the exit code is 0" in checked
+    assert "This only reports, so the exit code is always 0" in checked
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
