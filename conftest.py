@@ -8,41 +8,45 @@ _BENCH_ROOM = "bench"
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("grok1", "Grok-1 performance validation")
     add = group.addoption
-    add("--benchmark", action="store_true", help="run what is in bench/ (without it, those tests are skipped)")
-    add("--peers", action="store_true", help="also time megatron's own parts and Hugging Face's Mixtral: ten minutes")
+    add("--benchmark", action="store_true", help="run the benchmarks in bench/ (without this option they are skipped)")
+    add(
+        "--peers",
+        action="store_true",
+        help="also time megatron's own parts and Hugging Face's Mixtral (takes ten minutes)",
+    )
     add(
         "--case",
         action="append",
         metavar="NAME",
-        help="run this case only; repeatable (default: the device's own)",
+        help="run only this case; repeatable (default: the cases of the device)",
     )
-    add("--recipe", metavar="NAME|FILE", help="run this recipe in place of the case's own")
+    add("--recipe", metavar="NAME|FILE", help="run this recipe instead of the case's own")
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="change a recipe value; repeatable")
     add("--device", choices=("cpu", "cuda", "npu"), help="processor to run on (default: what the machine has)")
-    add("--steps", type=int, metavar="N", help="training steps a run (default: the case's own)")
-    add("--runs", type=int, metavar="N", help="runs a case (default: the case's own)")
+    add("--steps", type=int, metavar="N", help="training steps per run (default: the case's own)")
+    add("--runs", type=int, metavar="N", help="runs per case (default: the case's own)")
     add(
         "--confirm",
         type=int,
         default=0,
         metavar="N",
-        help="N more runs of a case in doubt, judged once more with the first ones at an error stated beforehand",
+        help="N more runs for an inconclusive case, then a last verdict on all its runs; both share the 1 % error rate",
     )
-    add("--data", metavar="PREFIX", help="prefix of the .bin/.idx pair (default: sample text)")
-    add("--tokenizer", metavar="PATH", help="the tokenizer that made --data")
+    add("--data", metavar="PREFIX", help="prefix of a .bin/.idx pair of files (default: sample text)")
+    add("--tokenizer", metavar="PATH", help="the tokenizer that --data was made with")
     add(
         "--no-shared-storage",
         action="store_true",
         help="the nodes share no disk: each builds its own sample index",
     )
-    add("--nnodes", type=int, default=1, metavar="N", help="machines of the job")
-    add("--node-rank", type=int, default=0, metavar="R", help="which of them this is")
+    add("--nnodes", type=int, default=1, metavar="N", help="number of machines of the job")
+    add("--node-rank", type=int, default=0, metavar="R", help="rank of this machine, from 0")
     add("--master-addr", default="127.0.0.1", metavar="HOST", help="address of the first machine")
-    add("--master-port", type=int, default=29500, metavar="PORT", help="a free port there")
+    add("--master-port", type=int, default=29500, metavar="PORT", help="a free port on the first machine")
     add("--nproc-per-node", type=int, metavar="N", help="ranks on this machine")
-    add("--baselines", default="baselines", metavar="DIR", help="stored reference figures")
-    add("--results", default="results", metavar="DIR", help="where records and the report go")
-    add("--require-baseline", action="store_true", help="fail a case that has no baseline")
+    add("--baselines", default="baselines", metavar="DIR", help="folder of stored baselines")
+    add("--results", default="results", metavar="DIR", help="folder for records and the report")
+    add("--require-baseline", action="store_true", help="fail a case that has no baseline or is inconclusive")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -1,4 +1,4 @@
-"""`python -m bench`: the harness beside its benchmarks. Exit codes: 0 done, 1 a gate failed, 2 input was refused."""
+"""Judge, compare and store what the benchmarks measured. Exit codes: 0 done, 1 a gate failed, 2 bad input."""
 
 from __future__ import annotations
 

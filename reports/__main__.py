@@ -22,17 +22,23 @@ Records = Annotated[
     list[Path] | None, typer.Argument(metavar="RECORDS...", help="Record files, or folders that hold them (*.json).")
 ]
 Output = Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the report and its plots.")]
-Baselines = Annotated[Path, typer.Option(metavar="DIR", help="Folder of stored reference figures.")]
-RequireBaseline = Annotated[bool, typer.Option("--require-baseline", help="A case without a baseline fails.")]
+Baselines = Annotated[Path, typer.Option(metavar="DIR", help="Folder of stored baselines.")]
+RequireBaseline = Annotated[
+    bool, typer.Option("--require-baseline", help="Fail a case that has no baseline or is inconclusive.")
+]
 StepSummary = Annotated[
     Path | None,
-    typer.Option(envvar="GITHUB_STEP_SUMMARY", metavar="FILE", help="Append the report here too, without plots."),
+    typer.Option(
+        envvar="GITHUB_STEP_SUMMARY", metavar="FILE", help="Also append the report, without plots, to this file."
+    ),
 ]
 Ledgers = Annotated[
     list[Path] | None,
-    typer.Option("--ledger", metavar="FILE", help="A cost ledger to report on after the records; repeat for more."),
+    typer.Option("--ledger", metavar="FILE", help="A cost ledger to report after the records. Repeatable."),
 ]
-JunitXml = Annotated[Path | None, typer.Option("--junitxml", metavar="FILE", help="The verdicts as a JUnit file.")]
+JunitXml = Annotated[
+    Path | None, typer.Option("--junitxml", metavar="FILE", help="Write the verdicts to this JUnit file.")
+]
 
 
 @app.command()
@@ -51,7 +57,7 @@ def report(
 
     A cost ledger can be reported alone: python -m reports --ledger FILE -o DIR
 
-    Exit code: 0 all cases pass (or have no baseline), 1 a case fails or is void, 2 the input is bad.
+    Exit code: 0 no case failed, 1 a case failed or is void, 2 bad input.
     """
     try:
         loaded = [Record.read(path) for path in _files(records or [])]

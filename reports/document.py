@@ -11,14 +11,23 @@ from bench.judge.verdict import Verdict
 from bench.ledger.schema import Ledger
 from bench.records.jsonfile import write_atomically
 from bench.records.record import Record
-from reports import comparison, plots, tables
 from reports.case import CaseResult, Measured, assess
 from reports.data import as_json
-from reports.figures import figures
+from reports.formats import more
 from reports.ledger import section_of
 from reports.markdown import details, text
 from reports.page import page
-from reports.schedule import schedule
+from reports.pictures.distribution import distribution
+from reports.pictures.expert_load import expert_load
+from reports.pictures.phases import phases
+from reports.pictures.ranks import ranks
+from reports.pictures.schedule import schedule
+from reports.pictures.step_times import step_times
+from reports.tables import comparison, learning, step_split
+from reports.tables.figures import figures
+from reports.tables.overview import overview, verdict_word
+from reports.tables.provenance import provenance, resolved_recipe
+from reports.tables.runs import runs
 
 REPORT_NAME = "report.md"
 _MAX_CASES_WITH_PLOTS = 12
@@ -73,23 +82,23 @@ def write_cases(
 def _render(
     cases: Sequence[CaseResult],
     shown: Sequence[Sequence[str]] | None,
-    more: Sequence[str],
+    ledger_parts: Sequence[str],
     ledgers: Sequence[Ledger],
 ) -> str:
-    """The whole report as Markdown, with the plots `shown` of each case (None: without any) and `more` at its end."""
+    """The whole report as Markdown, with the plots `shown` of each case (None: without any) and `ledger_parts` last."""
     parts = [_headline(cases, ledgers)]
     unsettled = [case.verdict.sentence for case in cases if case.verdict.state != "pass"]
     if len(cases) > 1 and unsettled:
         listed = "\n".join(f"- {text(sentence)}" for sentence in unsettled[:_MAX_SENTENCES])
-        parts.append(listed + tables.more(len(unsettled), _MAX_SENTENCES))
+        parts.append(listed + more(len(unsettled), _MAX_SENTENCES))
     if cases:
         changes = [comparison.change_of_speed(case.verdict) for case in cases]
-        parts += [tables.overview(cases, changes), _LEGEND]
+        parts += [overview(cases, changes), _LEGEND]
     if shown is not None and len(cases) > _MAX_CASES_WITH_PLOTS:
         parts.append(f"Only the first {_MAX_CASES_WITH_PLOTS} cases have plots: report on fewer to see the others'.")
     for index, case in enumerate(cases):
         parts += _section(index, case, [] if shown is None else shown[index], is_only=len(cases) == 1)
-    return "\n\n".join([*parts, *more]) + "\n"
+    return "\n\n".join([*parts, *ledger_parts]) + "\n"
 
 
 _LEGEND = (
@@ -106,19 +115,19 @@ def _headline(cases: Sequence[CaseResult], ledgers: Sequence[Ledger]) -> str:
         return f"# {text(cases[0].verdict.sentence)}"
     states = [case.verdict.state for case in cases]
     counts = [f"{states.count(state)} {state.replace('_', ' ')}" for state in WORST_FIRST if state in states]
-    return f"# {tables.verdict_word(cases[0].verdict)}: {len(cases)} cases, {', '.join(counts)}"
+    return f"# {verdict_word(cases[0].verdict)}: {len(cases)} cases, {', '.join(counts)}"
 
 
 def _section(index: int, case: CaseResult, shown: Sequence[str], *, is_only: bool) -> list[str]:
     verdict = case.verdict
-    parts = [f'<a id="case-{index + 1}"></a>', f"## {text(verdict.case)}: {tables.verdict_word(verdict)}"]
+    parts = [f'<a id="case-{index + 1}"></a>', f"## {text(verdict.case)}: {verdict_word(verdict)}"]
     parts += [] if is_only else [text(verdict.sentence)]
     if not case.runs:
         return parts
     reasons = [(run.record.id[:8], reason) for run in case.runs for reason in run.record.void_reasons]
     if reasons:
         listed = "\n".join(f"- void: {text(reason)} (run {run})" for run, reason in reasons[:_MAX_REASONS])
-        parts.append(listed + tables.more(len(reasons), _MAX_REASONS))
+        parts.append(listed + more(len(reasons), _MAX_REASONS))
     if verdict.rows or verdict.refusals or verdict.state == "no_baseline":
         parts += ["### Against the baselines", comparison.against_baselines(case)]
     if verdict.attribution is not None:
@@ -132,15 +141,15 @@ def _measured(index: int, case: CaseResult, shown: Sequence[str]) -> list[str]:
     parts = []
     if run is not None:
         parts += ["### Figures", figures(case)]
-    parts += ["### Runs", tables.runs(case)]
+    parts += ["### Runs", runs(case)]
     if run is not None:
         if len(case.runs) > 1:
             parts.append(f"What follows is of the median run, {record.id[:8]}.")
         parts += _split(index, run, shown)
     return [
         *parts,
-        details("Provenance: recipe, layout, device, software, environment", tables.provenance(record)),
-        details("The whole recipe", tables.resolved_recipe(record)),
+        details("Provenance: recipe, layout, device, software, environment", provenance(record)),
+        details("The whole recipe", resolved_recipe(record)),
     ]
 
 
@@ -151,16 +160,16 @@ def _split(index: int, run: Measured, shown: Sequence[str]) -> list[str]:
     if summary.phase_seconds:
         parts += ["### Where the time goes"]
         parts += [_image(index, name) for name in ("schedule", "phases") if name in shown]
-        parts += [tables.time_split(record, summary)]
+        parts += [step_split.time_split(record, summary)]
     if summary.module_seconds:
-        parts += [details("Modules of a profiled step", "\n\n".join((_MODULES, tables.modules(summary))))]
+        parts += [details("Modules of a profiled step", "\n\n".join((_MODULES, step_split.modules(summary))))]
     if summary.collective_seconds:
-        parts += ["### Collectives", tables.collectives(record, summary), _COLLECTIVES]
+        parts += ["### Collectives", step_split.collectives(record, summary), _COLLECTIVES]
     if record.expert_load:
         parts += ["### Expert load"]
         parts += [_image(index, "experts")] if "experts" in shown else []
-        parts += [details("Tokens of each layer's experts", tables.expert_load(record, summary))]
-    return [*parts, details("Loss of the steps", tables.losses(record))]
+        parts += [details("Tokens of each layer's experts", learning.expert_load(record, summary))]
+    return [*parts, details("Loss of the steps", learning.losses(record))]
 
 
 _MODULES = (
@@ -182,12 +191,12 @@ def _pictures(case: CaseResult) -> dict[str, bytes]:
     ours = [each.summary.step_seconds[each.summary.steady_from :] for each in case.measured]
     theirs = [each.steady_step_seconds for each in case.stored.runs] if case.stored is not None else []
     pictures = {
-        "steps": plots.step_times(record, summary),
-        "distribution": plots.distribution(ours, theirs),
-        "ranks": plots.ranks(record, summary) if len(record.ranks) > 1 else None,
+        "steps": step_times(record, summary),
+        "distribution": distribution(ours, theirs),
+        "ranks": ranks(record, summary) if len(record.ranks) > 1 else None,
         "schedule": schedule(record, summary),
-        "phases": plots.phases(summary) if summary.phase_seconds else None,
-        "experts": plots.expert_load(record) if record.expert_load else None,
+        "phases": phases(summary) if summary.phase_seconds else None,
+        "experts": expert_load(record) if record.expert_load else None,
     }
     return {name: picture for name, picture in pictures.items() if picture is not None}
 

@@ -10,29 +10,33 @@ import typer
 
 
 def ab_command(
-    base: Annotated[str, typer.Option(metavar="REV", help="The git revision to compare with.")],
-    case: Annotated[str, typer.Option(metavar="NAME", help="The case that both run.")],
+    base: Annotated[str, typer.Option(metavar="REV", help="The git revision to compare against.")],
+    case: Annotated[str, typer.Option(metavar="NAME", help="The case that both revisions run.")],
     head: Annotated[
-        str | None, typer.Option(metavar="REV", help="The revision in question; default: the working tree as it is.")
+        str | None, typer.Option(metavar="REV", help="The revision under test; default: the working tree as it is.")
     ] = None,
-    pairs: Annotated[int, typer.Option(help="Runs a side.", min=3, max=1000)] = 5,
+    pairs: Annotated[int, typer.Option(help="Runs of each revision.", min=3, max=1000)] = 5,
     confirm: Annotated[
-        int, typer.Option(help="More pairs if the first look leaves a doubt; the two looks share one error.", min=0)
+        int, typer.Option(help="More pairs if the result is inconclusive; both stages share the 1 % error rate.", min=0)
     ] = 0,
-    recipe: Annotated[str | None, typer.Option(help="Run this recipe in place of the case's own.")] = None,
+    recipe: Annotated[str | None, typer.Option(help="Run this recipe instead of the case's own.")] = None,
     overrides: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Change one recipe value. Repeatable."),
     ] = None,
-    steps: Annotated[int | None, typer.Option(help="Training steps a run; default: the case's own.", min=1)] = None,
+    steps: Annotated[int | None, typer.Option(help="Training steps per run; default: the case's own.", min=1)] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or npu; default: what the machine has.")] = None,
-    results: Annotated[Path, typer.Option(help="Where records and logs of both sides go.")] = Path("results/ab"),
-    json_path: Annotated[Path | None, typer.Option("--json", help="Write all that was found here.")] = None,
-    require_answer: Annotated[bool, typer.Option("--require-answer", help="Exit 1 if it is inconclusive.")] = False,
+    results: Annotated[Path, typer.Option(help="Folder for the records and logs of both revisions.")] = Path(
+        "results/ab"
+    ),
+    json_path: Annotated[Path | None, typer.Option("--json", help="Write the whole outcome to this file.")] = None,
+    require_answer: Annotated[
+        bool, typer.Option("--require-answer", help="Exit 1 if the result is inconclusive.")
+    ] = False,
 ) -> None:
-    """Compare two revisions on this machine: both run in turns, so that what disturbs one disturbs the other.
+    """Compare two git revisions on this machine. They run in turns, so that what disturbs one disturbs the other too.
 
-    Exit 1 where head is surely slower, or does not learn what base learns.
+    Exit 1 if head is significantly slower, or does not learn what base learns.
     """
     from bench.ab.checkouts import RunFailedError
     from bench.ab.compare import compare, write

@@ -1,4 +1,4 @@
-"""`python -m bench baseline`: record, look at, store and retire the figures that runs are held against."""
+"""Record, inspect, store and retire baselines, the figures that runs are compared with."""
 
 from __future__ import annotations
 
@@ -31,27 +31,29 @@ Records = Annotated[
 ]
 Baselines = Annotated[Path, typer.Option(metavar="DIR", help="Folder of stored baselines.")]
 Candidate = Annotated[Path, typer.Argument(metavar="CANDIDATE", help="A file that `record` wrote.")]
-Rationale = Annotated[str, typer.Option(metavar="TEXT", help="Why, in a sentence; kept with the baseline.")]
+Rationale = Annotated[str, typer.Option(metavar="TEXT", help="Why, in one sentence; stored with the baseline.")]
 Output = Annotated[
     Path | None,
     typer.Option("--output", "-o", metavar="FILE", help="Default: results/baselines/<device>/<case>.json."),
 ]
-PercentOption = Annotated[float, typer.Option(min=0.01, max=50.0)]
+Tolerance = Annotated[float, typer.Option(min=0.01, max=50.0, help="The slowdown that a pass rules out, in percent.")]
+Floor = Annotated[float, typer.Option(min=0.01, max=50.0, help="A smaller change never fails, in percent.")]
 
 
 @app.command()
 def record(
     records: Records,
     output: Output = None,
-    tolerance_percent: PercentOption = DEFAULT_TOLERANCE_PERCENT,
-    floor_percent: PercentOption = FLOOR_PERCENT,
+    tolerance_percent: Tolerance = DEFAULT_TOLERANCE_PERCENT,
+    floor_percent: Floor = FLOOR_PERCENT,
     max_cv_percent: Annotated[
-        float, typer.Option(min=0.01, max=1000.0, help="How much the steady steps of a run may vary.")
+        float,
+        typer.Option(min=0.01, max=1000.0, help="Most variation (coefficient of variation) of a run's steady steps."),
     ] = MAX_CV_PERCENT,
 ) -> None:
-    """Make a candidate baseline of five or more quiet runs of one program, for a person to review and promote.
+    """Make a candidate baseline from five or more quiet runs of one program, for a person to review and promote.
 
-    Not one noisy run may be among them: leaving those out would choose the spread that later runs are weighed by.
+    If any run is noisy, all are refused. Leaving out noisy runs would bias the spread that later runs are judged by.
     """
     found = read_records(records)
     baseline_store.require_enough(len(found))
@@ -59,8 +61,8 @@ def record(
     if complaints:
         print("\n".join(complaints), file=sys.stderr)
         raise ValueError(
-            f"{len(complaints)} complaints about {len(found)} records, named above; run all of them again on a quiet "
-            "machine, or allow more with --max-cv-percent where it is the steps that vary"
+            f"{len(complaints)} complaints about {len(found)} records, listed above; run all of them again on a quiet "
+            "machine, or, if only the steps vary, allow more with --max-cv-percent"
         )
     made = baseline_store.candidate_of(
         [each for _, each in found], tolerance_percent=tolerance_percent, floor_percent=floor_percent
@@ -73,7 +75,7 @@ def record(
 
 @app.command(name="list")
 def list_command(baselines: Baselines = Path("baselines")) -> None:
-    """All stored baselines."""
+    """List all stored baselines."""
     rows = [
         (
             each.label,
@@ -95,22 +97,22 @@ def list_command(baselines: Baselines = Path("baselines")) -> None:
 
 @app.command()
 def show(label: str, baselines: Baselines = Path("baselines")) -> None:
-    """Everything that is stored of one baseline."""
+    """Show everything that is stored about one baseline."""
     path, baseline = baseline_store.find(stored_baselines(baselines), label)
     print(f"{_described(baseline)}\n\nfile  {plain(path)}")
 
 
 @app.command()
 def diff(candidate: Candidate, baselines: Baselines = Path("baselines")) -> None:
-    """A candidate beside the stored baseline that it would replace, else beside the nearest."""
+    """Compare a candidate with the stored baseline that it would replace, or else with the nearest one."""
     print(_compared(baseline_store.read_candidate(candidate), [each for _, each in stored_baselines(baselines)]))
 
 
 @app.command()
 def promote(candidate: Candidate, rationale: Rationale, baselines: Baselines = Path("baselines")) -> None:
-    """Store a candidate: it judges every later run of its key, in place of the one that did.
+    """Store a candidate: from now on it judges the runs of its key, instead of the baseline that did so far.
 
-    Another software version is another key: both are kept, and each judges its own.
+    A different software version is a different key: both baselines are kept, and each judges its own runs.
     """
     reason = baseline_store.required(rationale)
     accepted = baseline_store.read_candidate(candidate)
@@ -121,7 +123,7 @@ def promote(candidate: Candidate, rationale: Rationale, baselines: Baselines = P
 
 @app.command()
 def retire(label: str, rationale: Rationale, baselines: Baselines = Path("baselines")) -> None:
-    """Keep a baseline for people to read, and let it judge no more."""
+    """Retire a baseline: it stays for people to read, but judges no more."""
     path = baseline_store.retire(baselines, label, rationale, datetime.now(timezone.utc).date())
     print(f"wrote {path}: {plain(label)} is retired")
 
@@ -173,9 +175,11 @@ def _provenance(runs: Iterable[RecordedRun]) -> list[tuple[str, object]]:
 
 
 def _sharpness(baseline: Baseline) -> list[tuple[str, object]]:
-    """How much runs vary, and what five new ones as noisy as those would surely show."""
+    """How much runs vary, and the slowdown that five new runs of the same noise would reliably show."""
     if len(baseline.runs) < MIN_BASELINE_RUNS:
-        return [("judged by", f"its tolerance alone: {len(baseline.runs)} runs say nothing of the noise between runs")]
+        return [
+            ("judged by", f"its tolerance alone: {len(baseline.runs)} runs are too few to tell the noise between runs")
+        ]
     logs = np.log([statistics.median(run.steady_step_seconds) for run in baseline.runs])
     pattern = np.arange(-2.0, 3.0) / np.arange(-2.0, 3.0).std(ddof=1)
     after = np.exp(logs.mean() + logs.std(ddof=1) * pattern)
@@ -185,7 +189,7 @@ def _sharpness(baseline: Baseline) -> list[tuple[str, object]]:
         (
             "smallest slowdown",
             f"{max(evidence.visible_percent, baseline.floor_percent):.2f} % is found by {len(after)} runs "
-            f"with {POWER:.0%} certainty, at a false alarm in {1 / FAMILY_ERROR:.0f}",
+            f"with {POWER:.0%} power, at a false-alarm rate of {FAMILY_ERROR:.0%}",
         ),
     ]
 
@@ -227,13 +231,13 @@ def _compared(candidate: Baseline, stored: list[Baseline]) -> str:
 
 
 def _nearest(candidate: Baseline, stored: list[Baseline]) -> str:
-    """Without a baseline of the same key: what keeps the nearest from being that."""
+    """Where no baseline has the same key: in what the nearest one differs."""
     found = baseline_store.nearest(candidate, stored)
     if found is None:
-        return f"no baseline is stored for the case {plain(candidate.case)}: it would be the first"
+        return f"no baseline is stored for the case {plain(candidate.case)}: this would be the first"
     near, differences = found
     lines = [
-        "replaces nothing: no recorded baseline of its key judges",
+        "replaces nothing: no recorded baseline with this key judges",
         f"nearest    {plain(near.label)} ({near.kind}, role {near.role}: {near.metrics.step_seconds:.4g} s/step, "
         f"candidate {candidate.metrics.step_seconds:.4g})",
         f"because    {plain(near.rationale, 5000)}",

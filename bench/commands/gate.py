@@ -23,17 +23,21 @@ from bench.records.files import read_records
 from bench.records.jsonfile import write_file
 from bench.records.terminal import plain, table
 
-Required = Annotated[bool, typer.Option("--require-baseline", help="A case without an answer fails.")]
+Required = Annotated[
+    bool, typer.Option("--require-baseline", help="Fail a case that has no answer: no baseline, or inconclusive.")
+]
 Expected = Annotated[
     list[str] | None,
     typer.Option(
         "--expect",
         metavar="CASE",
-        help="Fail if this case has no run. Repeatable. Default: the cases of the recorded baselines of the devices.",
+        help="Fail if this case has no run; repeatable. Default: all cases with a baseline for the devices that ran.",
     ),
 ]
-Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the verdicts here.")]
-Junit = Annotated[Path | None, typer.Option("--junitxml", metavar="FILE", help="Write one test case a case here.")]
+Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the verdicts to this file.")]
+Junit = Annotated[
+    Path | None, typer.Option("--junitxml", metavar="FILE", help="Write the verdicts to this JUnit file.")
+]
 
 
 def gate(
@@ -69,15 +73,22 @@ def _judged(paths: Sequence[Path], folder: Path, expected: list[str] | None) -> 
         each.id for each in records
     }
     if own:
-        print(f"note: {len(own)} of these runs are a baseline's own and say nothing new of it", file=sys.stderr)
+        print(
+            f"note: {len(own)} of these runs belong to a baseline that judges them, so they cannot confirm it",
+            file=sys.stderr,
+        )
     try:
         verdicts = judge_suite(grouped(records), stored)
     except OverflowError:
-        raise ValueError("step times are further apart than a number can say; these are not times of one job") from None
+        raise ValueError("step times differ by more than a number can hold: these are not times of one job") from None
     verdicts += missing(records, stored, expected or None)
     if not records:
         where = ", ".join(str(path) for path in paths)
-        verdicts.append(Verdict("missing", "all cases", f"MISSING: no records in {where}; nothing ran, or elsewhere"))
+        verdicts.append(
+            Verdict(
+                "missing", "all cases", f"MISSING: no records in {where}: nothing ran, or the results are elsewhere"
+            )
+        )
     return sorted(verdicts, key=lambda verdict: WORST_FIRST.index(verdict.state))
 
 
@@ -101,7 +112,7 @@ def _table(verdicts: Sequence[Verdict]) -> str:
 
 
 def _limit(row: Row) -> str:
-    """Of a baseline that knows its noise the interval of the change, in seconds; of others the limit."""
+    """The interval of the change, in seconds, against a baseline with its own runs; else the limit."""
     if row.evidence is not None:
         return interval(row.evidence.low_percent, row.evidence.high_percent)
     return "-" if row.limit_percent is None else f"limit {row.limit_percent:+.2f}"

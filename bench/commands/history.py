@@ -1,4 +1,4 @@
-"""`python -m bench history`: what runs measured over time, and where it changed."""
+"""Show what runs measured over time, and where it changed."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from bench.records.terminal import plain, table
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help=__doc__)
 
-_MONITOR = "This watches and does not judge, so the exit code is 0; `python -m bench gate` and `ab` decide."
+_MONITOR = "This only reports, so the exit code is always 0; `python -m bench gate` and `ab` give verdicts."
 _SHA_LETTERS = 12
 
-File = Annotated[Path, typer.Option("--history", metavar="FILE", help="The history.")]
-Case = Annotated[str | None, typer.Option(metavar="NAME", help="This case only.")]
+File = Annotated[Path, typer.Option("--history", metavar="FILE", help="The history file.")]
+Case = Annotated[str | None, typer.Option(metavar="NAME", help="Only this case.")]
 DEFAULT = Path("results") / history.FILE_NAME
 
 
 @app.command()
 def add(records: Records, file: File = DEFAULT) -> None:
-    """Append records, but for void ones and those that are there; `pytest bench/ --benchmark` does it by itself."""
+    """Append valid records that are not there yet. `pytest bench/ --benchmark` does this by itself."""
     found = [record for _, record in read_records(records)]
     added = history.append(file, found)
     void = sum(not record.valid for record in found)
@@ -37,7 +37,7 @@ def add(records: Records, file: File = DEFAULT) -> None:
 
 @app.command()
 def show(file: File = DEFAULT, case: Case = None) -> None:
-    """Every run, a line each, the oldest first."""
+    """Show every run, one per line, the oldest first."""
     for series in _chosen(file, case):
         print(f"{_title(series)}\n\n{table(_HEADERS, [_row(entry) for entry in series], numbers=(2, 3, 4))}\n")
 
@@ -46,11 +46,11 @@ def show(file: File = DEFAULT, case: Case = None) -> None:
 def check(
     file: File = DEFAULT,
     case: Case = None,
-    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw the runs into this PNG file.")] = None,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Plot the runs to this PNG file.")] = None,
 ) -> None:
-    """Where the time of a step changed from one run to the next, by how much, and between which commits.
+    """Find where the time of a step changed, by how much, and between which commits.
 
-    A monitor, not a gate: the exit code is 0 whatever is found.
+    This is a monitor, not a gate: the exit code is always 0.
     """
     series = _chosen(file, case)
     found = [change_points(each) for each in series]
@@ -60,7 +60,7 @@ def check(
             print(f"  {described(each, point)}")
     print(_MONITOR)
     if plot is not None:
-        from reports.monitors import trends
+        from reports.pictures.trends import trends
 
         levels = [[point.at for point in points] for points in found]
         write_file(plot, trends([(_title(each), each) for each in series], levels))
@@ -74,7 +74,7 @@ def described(series: Sequence[Entry], point: ChangePoint) -> str:
     sizes = f"{levels}, {point.runs[0]} and {point.runs[1]} runs"
     same = last.commit.sha is not None and last.commit == first.commit and not last.commit.dirty
     where = (
-        f"within commit {_commit(first)}: not the code, look at the machine"
+        f"within commit {_commit(first)}: the code did not change, so look at the machine"
         if same
         else (f"after commit {_commit(last)}, by {_commit(first)}")
     )
@@ -83,7 +83,7 @@ def described(series: Sequence[Entry], point: ChangePoint) -> str:
 
 def _summary(series: Sequence[Entry], points: Sequence[ChangePoint]) -> str:
     if len(series) < 2 * LEAST_RUNS:
-        return f"{len(series)} runs are too few to see a change, of which {2 * LEAST_RUNS} are needed"
+        return f"{len(series)} runs are too few to find a change; at least {2 * LEAST_RUNS} are needed"
     return f"{len(series)} runs, {len(points) or 'no'} change{'s' * (len(points) != 1)} of the step's time"
 
 

@@ -1,4 +1,4 @@
-"""`python -m bench ingest`: a record of a job that was not started here."""
+"""`python -m bench ingest`: make a record from another program's log."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from grok1.config.load import load_recipe
 
 
 def ingest_command(
-    logs: Annotated[list[Path], typer.Argument(help="The logs of one job, in the order in which they were written.")],
-    case: Annotated[str, typer.Option(help="The case that the record is of, as baselines name it.")],
+    logs: Annotated[list[Path], typer.Argument(help="The logs of one job, in the order they were written.")],
+    case: Annotated[str, typer.Option(help="The case to record it as, as baselines name it.")],
     recipe: Annotated[
         str | None,
-        typer.Option(help="The recipe that ran; default: what the log says."),
+        typer.Option(help="The recipe that ran; default: taken from the log."),
     ] = None,
     overrides: Annotated[
         list[str] | None,
@@ -34,18 +34,20 @@ def ingest_command(
     global_batch: Annotated[int | None, typer.Option(min=1)] = None,
     micro_batch: Annotated[int | None, typer.Option(min=1)] = None,
     parameters: Annotated[int | None, typer.Option(min=1)] = None,
-    active_parameters: Annotated[int | None, typer.Option(min=1, help="That one token meets.")] = None,
+    active_parameters: Annotated[int | None, typer.Option(min=1, help="Parameters that one token uses.")] = None,
     dtype: Annotated[str | None, typer.Option(help="bf16, fp16 or fp32.")] = None,
-    device_name: Annotated[str | None, typer.Option(help="Like Ascend910B3.")] = None,
-    device_kind: Annotated[str | None, typer.Option(help="npu, cuda or cpu; default: by name.")] = None,
-    software: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Repeatable.")] = None,
-    from_step: Annotated[int, typer.Option(min=0, help="Leave out lines before this step, as the log counts.")] = 0,
+    device_name: Annotated[str | None, typer.Option(help="For example Ascend910B3.")] = None,
+    device_kind: Annotated[str | None, typer.Option(help="npu, cuda or cpu; default: from the device's name.")] = None,
+    software: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="A version, such as torch=2.7.1. Repeatable.")
+    ] = None,
+    from_step: Annotated[int, typer.Option(min=0, help="Ignore lines before this step, as the log numbers it.")] = 0,
     output: Annotated[Path | None, typer.Option(help="Default: results/records/<case>-<id>.json.")] = None,
 ) -> None:
-    """Make a record of a job that was not started here, from its log.
+    """Make a record from the log of a job that another program ran.
 
-    Understood are the logs of Megatron-LM, ModelLink and MindSpeed-LLM, of torchtitan and of NeMo. A flag states what
-    the log does not; one that contradicts the log is refused.
+    Supported are the logs of Megatron-LM, ModelLink, MindSpeed-LLM, torchtitan and NeMo. Options state what the
+    log does not; an option that contradicts the log is refused.
     """
     stated = locals()
     names = (*NEEDED, "parameters", "active_parameters", "device_kind")

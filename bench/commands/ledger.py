@@ -1,4 +1,4 @@
-"""`python -m bench ledger`: the exact cost of a step, counted, compared and stored."""
+"""`python -m bench ledger`: count, compare and store the exact cost of a step."""
 
 from __future__ import annotations
 
@@ -20,30 +20,34 @@ def ledger(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Change one recipe value. Repeatable."),
     ] = None,
-    ranks: Annotated[str, typer.Option(help="stages (the first rank of each), all, or numbers like 0,15.")] = "stages",
+    ranks: Annotated[
+        str, typer.Option(help="Which ranks: stages (the first rank of each), all, or numbers such as 0,15.")
+    ] = "stages",
     routing: Annotated[
         str | None,
-        typer.Option(help="Each expert's share of the (token, expert) pairs, like 0.3,0.1,...; default: all alike."),
+        typer.Option(help="Each expert's share of the (token, expert) pairs, such as 0.3,0.1,...; default: equal."),
     ] = None,
-    json_path: Annotated[Path | None, typer.Option("--json", help="Write the whole ledger here.")] = None,
+    json_path: Annotated[Path | None, typer.Option("--json", help="Write the whole ledger to this file.")] = None,
     check: Annotated[
-        bool, typer.Option("--check", help="Compare with the stored one; exit 1 at any difference.")
+        bool, typer.Option("--check", help="Compare with the stored ledger; exit 1 if anything differs.")
     ] = False,
     update: Annotated[bool, typer.Option("--update", help="Store this ledger; needs --rationale.")] = False,
-    rationale: Annotated[str, typer.Option(help="Why the cost of the step changed; kept in the stored ledger.")] = "",
-    memory_gib: Annotated[float, typer.Option(help="What a rank's device has; an Ascend 910B has 64.", min=0.0)] = 64.0,
-    baselines: Annotated[Path, typer.Option(help="The folder of stored ledgers.")] = ledger_store.FOLDER,
+    rationale: Annotated[str, typer.Option(help="Why the cost changed; kept in the stored ledger.")] = "",
+    memory_gib: Annotated[
+        float, typer.Option(help="Memory of a rank's device; an Ascend 910B has 64.", min=0.0)
+    ] = 64.0,
+    baselines: Annotated[
+        Path, typer.Option(help="Folder of stored ledgers.", show_default="baselines/ledger of this project")
+    ] = ledger_store.FOLDER,
     diff: Annotated[
         tuple[str, str] | None,
-        typer.Option(
-            help="Compare two: each a ledger's file, a recipe, or a git revision at which --recipe is counted."
-        ),
+        typer.Option(help="Compare two ledgers: each a file, a recipe, or a git revision at which to count --recipe."),
     ] = None,
 ) -> None:
-    """Count what a step of the full-size job costs each rank, exactly, without its data or its hardware.
+    """Count exactly what a step of the full-size job costs each rank, without its data or its hardware.
 
-    The real training step runs on tensors that have shapes and no content. FLOPs, bytes, collectives, operator calls
-    and memory are what ran, not what a formula says; there is no noise, so --check has no tolerance.
+    The real training step runs on tensors that have shapes but no data. FLOPs, bytes, collectives, operator calls and
+    memory are counted from what ran, not from a formula. There is no noise, so --check has no tolerance.
     """
     chosen = load_recipe(recipe, overrides or [])
     if diff is not None:
@@ -51,7 +55,7 @@ def ledger(
         print(ledger_text.as_markdown(before, after, diff))
         return
     if update and not rationale.strip():
-        raise ValueError("--update replaces what every later change is held against; say why with --rationale")
+        raise ValueError("--update replaces the ledger that later changes are compared with; say why with --rationale")
     counted = ledger_store.counted(chosen, _ranks(ranks, chosen), _shares(routing))
     if json_path is not None:
         write_ledger(json_path, counted)
@@ -70,7 +74,7 @@ def _compare(counted: Ledger, folder: Path) -> None:
     if complaint:
         print(f"\n{complaint}")
         raise typer.Exit(1)
-    print(f"\nthe same as {path}, to the last byte")
+    print(f"\nidentical to {path}")
 
 
 def _ranks(text: str, recipe: Recipe) -> list[int] | None:
@@ -81,11 +85,11 @@ def _ranks(text: str, recipe: Recipe) -> list[int] | None:
     try:
         return [int(each) for each in text.split(",")]
     except ValueError:
-        raise ValueError(f"--ranks {text!r} is none of: stages, all, or numbers like 0,15") from None
+        raise ValueError(f"--ranks {text!r} must be stages, all, or numbers such as 0,15") from None
 
 
 def _shares(text: str | None) -> list[float] | None:
     try:
         return None if text is None else [float(each) for each in text.split(",")]
     except ValueError:
-        raise ValueError(f"--routing {text!r} is not numbers like 0.3,0.1,0.1,0.1,0.1,0.1,0.1,0.1") from None
+        raise ValueError(f"--routing {text!r} must be numbers such as 0.3,0.1,0.1,0.1,0.1,0.1,0.1,0.1") from None

@@ -1,4 +1,4 @@
-"""`python -m bench selftest`: how often the gate is wrong."""
+"""`python -m bench selftest`: measure how often the gate is wrong."""
 
 from __future__ import annotations
 
@@ -13,18 +13,21 @@ from bench.records.jsonfile import write_file
 def selftest_command(
     records: Annotated[
         Path | None,
-        typer.Option(help="A folder of records of one unchanged program, to replay instead of what ships."),
+        typer.Option(help="A folder of records of one unchanged program, to use instead of the shipped series."),
     ] = None,
-    condition: Annotated[str, typer.Option(help="What those runs ran under, like quiet or busy neighbour.")] = "given",
-    trials: Annotated[int, typer.Option(help="Draws of runs a figure.", min=10, max=100_000)] = 1000,
-    store: Annotated[Path | None, typer.Option(help="Keep the records as a series in this file.")] = None,
-    plot: Annotated[Path | None, typer.Option(help="Draw the power curves into this PNG file.")] = None,
-    json_path: Annotated[Path | None, typer.Option("--json", help="Write every count here.")] = None,
+    condition: Annotated[str, typer.Option(help="The condition of those runs, for example quiet or busy.")] = "given",
+    trials: Annotated[
+        int, typer.Option(help="Random draws of runs for each share that is reported.", min=10, max=100_000)
+    ] = 1000,
+    store: Annotated[Path | None, typer.Option(help="Store the records as a series in this file.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Plot the power curves to this PNG file.")] = None,
+    json_path: Annotated[Path | None, typer.Option("--json", help="Write all counts to this file.")] = None,
 ) -> None:
-    """Replay recorded noise through the gate with slowdowns put in: how often it is wrong, and others' rules beside it.
+    """Measure the gate's false alarms, and the slowdowns that it finds, compared with other projects' rules.
 
-    Without --records also simulated noise of 1 %. Exit 1 where the gate's false alarms are surely above the 1 % that it
-    states.
+    Real runs of an unchanged program are drawn at random and artificial slowdowns are added. Without --records, a
+    simulated series with 1 % noise is judged too. Exit 1 if false alarms are significantly more frequent than the
+    stated 1 %.
     """
     from bench.records.record import Record
     from bench.selftest.replay import held_back, is_sound, replay
@@ -48,9 +51,9 @@ def selftest_command(
     if json_path is not None:
         write_file(json_path, json_text(parts))
     if plot is not None:
-        from reports.monitors import power_curves
+        from reports.pictures.power_curves import power_curves
 
         write_file(plot, power_curves(outcomes))
     if not is_sound(outcomes):
-        print("the gate's false alarms are surely above what it states")
+        print("the gate's false alarms are significantly more frequent than the stated 1 %")
         raise typer.Exit(1)

@@ -78,7 +78,8 @@ def count(recipe: Recipe, ranks: Sequence[int] | None = None, shares: Sequence[f
 def _count_rank(job: tuple[Recipe, int, tuple[float, ...], int]) -> tuple[RankLedger, dict[str, int], dict[str, str]]:
     recipe, rank, routing, alike = job
     # here, in a process that the forkserver made, which has them already
-    from bench.ledger.meter import MarkedPhases, Meter
+    from bench.ledger.marked_phases import MarkedPhases
+    from bench.ledger.meter import Meter
     from grok1.device import measuring
     from grok1.distributed.rank_process import prepare_process
     from grok1.training.fake_step import Routing, fake_rank

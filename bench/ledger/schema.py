@@ -22,7 +22,7 @@ Label = Annotated[str, Field(max_length=200)]  # unlike the name of a record it 
 
 
 class CostRow(Strict):
-    """Operators of one component in one phase of a step. FLOPs and bytes as bench.ledger.meter counts them."""
+    """Operators of one component in one phase of a step. FLOPs and bytes as bench.ledger.operators counts them."""
 
     phase: Label
     component: Label

@@ -12,8 +12,9 @@ from matplotlib.image import imread
 
 from bench.judge.stats import summarise
 from bench.records.record import Record
-from reports import plots
-from reports.schedule import schedule
+from reports.pictures.distribution import distribution
+from reports.pictures.ranks import ranks as draw_ranks
+from reports.pictures.schedule import schedule
 
 Drawn = dict[str, Any]
 
@@ -89,17 +90,17 @@ def test_no_timeline_is_no_schedule(synthetic_record) -> None:
 
 def test_the_distribution_has_a_line_a_run_and_both_medians(figures) -> None:
     ours, theirs = [[2.0, 2.1, 2.2], [2.1, 2.2, 2.3]], [[1.0, 1.1, 1.2]] * 5
-    assert plots.distribution(ours, theirs)
+    assert distribution(ours, theirs)
     (axes,) = figures[0].axes
     assert axes.get_legend_handles_labels()[1] == ["baseline: median 1.1 s, 5 runs", "measured: median 2.15 s, 2 runs"]
     assert sum(len(line.get_xdata()) > 3 for line in axes.lines) == 5 + 2 + 1  # and the marks of five medians
-    assert plots.distribution(ours, [])
+    assert distribution(ours, [])
     assert axes is not figures[1].axes[0]
     assert figures[1].axes[0].get_legend_handles_labels()[1] == ["measured: median 2.15 s, 2 runs"]
 
 
 def test_late_steps_do_not_hide_the_others(figures) -> None:
-    assert plots.distribution([[1.0 + 0.01 * step for step in range(39)] + [500.0]], [])
+    assert distribution([[1.0 + 0.01 * step for step in range(39)] + [500.0]], [])
     (axes,) = figures[0].axes
     assert axes.get_xlim()[1] < 2
     assert axes.texts[0].get_text() == "1 beyond the plot, up to 500 s"
@@ -109,7 +110,7 @@ def test_a_straggler_is_named(synthetic_record, figures) -> None:
     ranks = [rank.model_dump() for rank in synthetic_record().ranks]
     ranks[5]["step_seconds"] = [1.5 * seconds for seconds in ranks[5]["step_seconds"]]
     record = synthetic_record(ranks=ranks)
-    assert plots.ranks(record, summarise(record))
+    assert draw_ranks(record, summarise(record))
     times, memory = figures[0].axes
     assert times.get_title().startswith("Median steady step of each rank, most on rank 5: 49.8 %")
     assert memory.get_title() == "Peak memory of each rank, most on rank 2: 2.0 % above the median"
@@ -117,6 +118,6 @@ def test_a_straggler_is_named(synthetic_record, figures) -> None:
 
 
 def test_a_picture_is_one_that_can_be_read(synthetic_record) -> None:
-    picture = imread(io.BytesIO(plots.ranks(synthetic_record(), summarise(synthetic_record()))))
+    picture = imread(io.BytesIO(draw_ranks(synthetic_record(), summarise(synthetic_record()))))
     assert picture.shape[2] == 4
     assert np.ptp(picture[..., :3]) > 0.5

@@ -126,7 +126,10 @@ def test_no_records_are_a_failure_and_not_a_pass(bench: Command, synthetic_recor
 
 def test_a_baseline_s_own_runs_are_remarked(bench: Command, synthetic_record) -> None:
     store(runs(synthetic_record))
-    assert "5 of these runs are a baseline's own" in bench("gate", write(runs(synthetic_record), "own"))[2]
+    assert (
+        "5 of these runs belong to a baseline that judges them"
+        in bench("gate", write(runs(synthetic_record), "own"))[2]
+    )
     assert bench("gate", write(runs(synthetic_record, first=11), "others"))[2] == ""
 
 

@@ -21,7 +21,7 @@ from bench.history.store import Entry, append, entry_of, read
 from bench.judge.stats import find_steady
 from bench.records.record import Record
 from bench.selftest.series import FOLDER, read_series
-from reports.monitors import trends
+from reports.pictures.trends import trends
 from tests.conftest import build_synthetic_record
 
 HOUSE = Path(__file__).resolve().parents[3]
@@ -290,7 +290,7 @@ def test_records_are_added_shown_and_checked(tmp_path: Path) -> None:
     picture = tmp_path / "trend.png"
     checked = ask("check", "--history", file, "--case", "grok1-40b", "--plot", picture)
     assert re.search(r"\+(19|20|21)\.\d % \(.*8 and 8 runs\).* after commit a{12}, by b{12}", checked)
-    assert "does not judge, so the exit code is 0" in checked
+    assert "This only reports, so the exit code is always 0" in checked
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
@@ -298,7 +298,9 @@ def test_a_change_within_one_commit_is_the_machines(tmp_path: Path) -> None:
     file = tmp_path / "history.jsonl"
     random = np.random.default_rng(3)
     write(file, series([*random.normal(2.0, 0.01, 10), *random.normal(3.0, 0.01, 10)]))
-    assert "within commit 000000000000: not the code, look at the machine" in ask("check", "--history", file)
+    assert "within commit 000000000000: the code did not change, so look at the machine" in ask(
+        "check", "--history", file
+    )
 
 
 def test_a_tree_that_was_changed_may_be_the_code(tmp_path: Path) -> None:
@@ -313,7 +315,7 @@ def test_a_tree_that_was_changed_may_be_the_code(tmp_path: Path) -> None:
 def test_too_few_runs_and_an_unknown_case_are_said(tmp_path: Path) -> None:
     file = tmp_path / "history.jsonl"
     append(file, [run_of(0)])
-    assert "1 runs are too few to see a change, of which 6 are needed" in ask("check", "--history", file)
+    assert "1 runs are too few to find a change; at least 6 are needed" in ask("check", "--history", file)
     refused = CliRunner().invoke(app, ["history", "show", "--case", "other", "--history", str(file)])
     assert "no runs of other; it holds grok1-40b" in str(refused.exception)
 

@@ -12,7 +12,8 @@ from grok1.config.recipe import Recipe
 def counted_directly(job: tuple[Recipe, int]) -> RankLedger:
     """(recipe, rank): a step of all the recipe's micro-batches, each of which ran; balanced routing."""
     # here, in a process that the forkserver made: the test's own must not import torch or megatron
-    from bench.ledger.meter import MarkedPhases, Meter
+    from bench.ledger.marked_phases import MarkedPhases
+    from bench.ledger.meter import Meter
     from grok1.distributed.rank_process import prepare_process
     from grok1.training.fake_step import Routing, fake_rank
 
@@ -29,7 +30,8 @@ def cost_of_a_singular_value_decomposition(_job: None) -> tuple[dict[str, int], 
     """(operators without a formula, (phase, calls, matrix FLOPs) of all else) of one such and one matrix product."""
     import torch
 
-    from bench.ledger.meter import MarkedPhases, Meter
+    from bench.ledger.marked_phases import MarkedPhases
+    from bench.ledger.meter import Meter
     from grok1.config.load import load_recipe
     from grok1.distributed.rank_process import prepare_process
     from grok1.training.fake_step import Routing, fake_rank
@@ -50,7 +52,8 @@ def bytes_of_a_fused_update(is_scaled: bool) -> tuple[int, int]:
     """(read, written) by torch's fused AdamW over four values, its gradient scaled on the way or not."""
     import torch
 
-    from bench.ledger.meter import MarkedPhases, Meter
+    from bench.ledger.marked_phases import MarkedPhases
+    from bench.ledger.meter import Meter
     from grok1.config.load import load_recipe
     from grok1.distributed.rank_process import prepare_process
     from grok1.training.fake_step import Routing, fake_rank

@@ -7,7 +7,8 @@ from typing import Any
 import torch.distributed as dist
 
 from bench.ledger.count import rank_ledger
-from bench.ledger.meter import MarkedPhases, Meter
+from bench.ledger.marked_phases import MarkedPhases
+from bench.ledger.meter import Meter
 from grok1.distributed.groups import joined
 from grok1.distributed.rendezvous import Rendezvous
 from grok1.model.model import build_model

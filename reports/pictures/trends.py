@@ -1,4 +1,4 @@
-"""Pictures over many runs: a gate's power and a history's levels."""
+"""A history: every run's median step, and the levels between change points."""
 
 from __future__ import annotations
 
@@ -9,31 +9,10 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from bench.history.store import Entry
-from bench.selftest.replay import Outcome
-from reports.picture import BLUE, GREY, ORANGE, PALETTE, plain, png
+from reports.picture import BLUE, GREY, ORANGE, plain, png
 
 _MAX_TRENDS = 20  # panels
 _MAX_COMMIT_LABELS = 20
-
-
-def power_curves(outcomes: Sequence[Outcome]) -> bytes:
-    """How often each rule fails a slowdown of every step, by its size, a panel for each condition."""
-    conditions = list(dict.fromkeys(each.condition for each in outcomes))
-
-    def draw(condition: str, axes: Axes) -> None:
-        for colour, rule in zip(PALETTE, dict.fromkeys(each.rule for each in outcomes), strict=False):
-            of_rule = [
-                each for each in outcomes if (each.condition, each.rule, each.kind) == (condition, rule, "every step")
-            ]
-            percents, shares = [each.percent for each in of_rule], [each.failed for each in of_rule]
-            axes.plot(
-                percents, [100 * each.value for each in shares], color=colour, marker="o", ms=3.5, label=plain(rule)
-            )
-            low, high = ([100 * each.interval[end] for each in shares] for end in (0, 1))
-            axes.fill_between(percents, low, high, color=colour, alpha=0.15, lw=0)
-        axes.set(title=plain(condition), xlabel="slowdown put in, %", ylabel="runs failed, %", ylim=(-2, 102))
-
-    return png(*(functools.partial(draw, each) for each in conditions), height=0.8 + 2.6 * len(conditions))
 
 
 def trends(series: Sequence[tuple[str, Sequence[Entry]]], level_starts: Sequence[Sequence[int]]) -> bytes:

@@ -10,8 +10,8 @@ from bench.judge.metrics import RATE
 from bench.judge.verdict import Row, Verdict
 from bench.judge.words import change, change_unit, confidence, figure, interval, title
 from reports.case import CaseResult
+from reports.formats import more, percent
 from reports.markdown import table, text
-from reports.tables import more, percent
 
 _MAX_BASELINES = 8
 _MAX_ROWS = 60

@@ -10,8 +10,8 @@ from bench.judge.baseline import Baseline
 from bench.judge.stats import Summary
 from bench.records.record import Record
 from reports.case import CaseResult, Measured
+from reports.formats import number, percent
 from reports.markdown import table
-from reports.tables import number, percent
 
 T = TypeVar("T")
 Line = tuple[str, str, str]

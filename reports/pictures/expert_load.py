@@ -1,0 +1,41 @@
+"""How evenly tokens fall on the experts of each layer."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+
+from bench.records.record import Record
+from reports.picture import png
+
+_MAX_EXPERT_LABELS = 16
+
+
+def expert_load(record: Record) -> bytes:
+    """A heat map: each expert's share of its layer's tokens, in percent of an even share."""
+    load_LE = np.array(record.expert_load, dtype=np.float64)
+    mean_L1 = load_LE.mean(axis=1, keepdims=True)
+    relative_LE = 100 * np.divide(load_LE, mean_L1, out=np.zeros_like(load_LE), where=mean_L1 > 0)
+    layers, experts = relative_LE.shape
+
+    def draw(axes: Axes) -> None:
+        # White is an even share; the ends are fixed unless the load is worse, so that two reports compare by
+        # eye.
+        spread = max(50.0, float(np.abs(relative_LE - 100).max()))
+        image = axes.imshow(relative_LE, aspect="auto", cmap="RdBu_r", vmin=100 - spread, vmax=100 + spread)
+        axes.set(xlabel="expert", ylabel="layer", title="Expert load, percent of an even share")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(MaxNLocator(integer=True))
+        if experts <= _MAX_EXPERT_LABELS and layers <= _MAX_EXPERT_LABELS:
+            _write_cells(axes, relative_LE, spread)
+        axes.figure.colorbar(image, ax=axes, pad=0.02)
+
+    return png(draw, height=min(8.0, 1.6 + 0.34 * layers))
+
+
+def _write_cells(axes: Axes, relative_LE: np.ndarray, spread: float) -> None:
+    for (layer, expert), value in np.ndenumerate(relative_LE):
+        colour = "white" if abs(value - 100) > 0.6 * spread else "black"
+        cell = axes.text(expert, layer, f"{value:.0f}", ha="center", va="center", fontsize=8, color=colour)
+        cell.set_in_layout(False)  # it lies inside; measuring every one takes half of the picture's time

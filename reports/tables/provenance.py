@@ -1,0 +1,58 @@
+"""Where a record comes from: recipe, layout, device, software, environment."""
+
+from __future__ import annotations
+
+from bench.records.record import Record
+from reports.formats import gibibytes, more
+from reports.markdown import table
+
+_RESOLVED_ROWS = 400
+
+
+def provenance(record: Record) -> str:
+    """Everything needed to run it again and to doubt it."""
+    layout, work, host = record.layout, record.work, record.host
+    dirty = {True: ", with uncommitted changes", False: "", None: ""}[record.commit.dirty]
+    split = f"tensor {layout.tensor} x pipeline {layout.pipeline} x data {layout.data}"
+    experts = f"expert {layout.expert}, tensor within an expert {layout.expert_tensor}"
+    peak = record.device.peak_flops_per_second
+    rows = [
+        ("record", f"{record.id}, {record.created_at}"),
+        ("recipe", f"{record.recipe.name}, hash {record.recipe.hash}"),
+        ("layout", f"{layout.world_size} ranks on {layout.nodes} node(s): {split}; {experts}"),
+        (
+            "work",
+            f"{work.global_batch} sequences x {work.sequence_length} tokens a step, "
+            f"{work.num_micro_batches} micro-batches, {work.model_flops_per_step:.4g} FLOP a step",
+        ),
+        ("parameters", f"{work.parameters_total:,} ({work.parameters_active:,} active)"),
+        ("device", f"{record.device.kind}, {record.device.name}, {record.device.dtype}"),
+        (
+            "peak of a processor",
+            "not known: no MFU" if peak is None else f"{peak / 1e12:.5g} TFLOP/s ({record.device.peak_source})",
+        ),
+        ("commit", f"{record.commit.sha or 'not a git checkout'}{dirty}"),
+        (
+            "host",
+            "not known"
+            if host is None
+            else f"{host.cpu_name}, {host.cores} cores, {gibibytes(host.memory_bytes)} GiB, "
+            f"load {host.load_average_1m:.2f}",
+        ),
+        *([] if record.source is None else [("source", record.source)]),
+        *((f"software: {name}", version) for name, version in sorted(record.software.items())),
+        *((f"environment: {name}", value) for name, value in sorted(record.environment.items())),
+    ]
+    return table(["", "value"], rows)
+
+
+def resolved_recipe(record: Record) -> str:
+    """The recipe after overrides, one row a value."""
+    rows = [(name, value) for name, value in _flatten("", record.recipe.resolved)]
+    return table(["key", "value"], rows[:_RESOLVED_ROWS]) + more(len(rows), _RESOLVED_ROWS, "values")
+
+
+def _flatten(prefix: str, value: object) -> list[tuple[str, object]]:
+    if not isinstance(value, dict):
+        return [(prefix, value)]
+    return [row for key, child in value.items() for row in _flatten(f"{prefix}.{key}" if prefix else key, child)]
