@@ -70,7 +70,8 @@ class PhaseTimers:
 
 class _Span:
     def __init__(self, spans: list[tuple[Any, Any]] | None) -> None:
-        self._spans, self._start = spans, None
+        self._spans = spans
+        self._start: measuring.Stamp = 0.0
 
     def start(self, barrier: bool = False) -> None:
         if self._spans is not None:
