@@ -38,7 +38,7 @@ Stamp = float | Event  # a point in time: seconds on a CPU, an event elsewhere
 class Description:
     """What the hardware says of itself."""
 
-    device_kind: Kind
+    kind: Kind
     name: str
     memory_bytes: int | None
     peak_flops_per_second: float | None
