@@ -106,7 +106,7 @@ def test_the_host_says_what_the_run_did_not_get(record: Record) -> None:
 def test_lost_seconds_are_those_of_the_run(monkeypatch: pytest.MonkeyPatch, record: Record) -> None:
     now = _lost(5.0, 1.0)
 
-    def ran(*_arguments: Any) -> dict[str, Any]:
+    def ran(*_arguments: Any, entry: str) -> dict[str, Any]:
         now.update(_lost(7.5, 1.25))
         return _result(record)
 
