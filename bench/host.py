@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import platform
 from pathlib import Path
 from typing import Any
 
 import psutil
+
+from grok1.device.processor import processor_name
 
 _CGROUPS = Path("/sys/fs/cgroup")
 _THROTTLED_UNIT_SECONDS = {"throttled_usec": 1e-6, "throttled_time": 1e-9}  # cgroup v2, v1
@@ -19,7 +20,7 @@ def host() -> dict[str, Any]:
         "cores": psutil.cpu_count() or 1,
         "memory_bytes": psutil.virtual_memory().total,
         "load_average_1m": psutil.getloadavg()[0],
-        "cpu_name": _cpu_name(),
+        "cpu_name": processor_name(),
     }
 
 
@@ -50,11 +51,3 @@ def _throttled_seconds(cgroups: Path) -> float | None:
                 if name in _THROTTLED_UNIT_SECONDS:
                     return int(value) * _THROTTLED_UNIT_SECONDS[name]
     return None
-
-
-def _cpu_name() -> str:
-    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as lines:
-        for line in lines:
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()

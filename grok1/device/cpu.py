@@ -1,29 +1,33 @@
 """Makes torch.cuda mean the CPU, for a megatron-core that is written for CUDA.
 
-Each patch says what, why and for which version; tests/grok1/device/test_seam.py fails when one is no longer needed.
+All patches of this file are of torch, for megatron-core 0.12 with torch 2.7 to 2.13, and are applied on a CPU only;
+`use_cpu` lists them. tests/grok1/device/test_seam.py fails when one is no longer needed.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import ParamSpec
 
 import numpy
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from grok1.device import gloo
+
+P = ParamSpec("P")
 
 
 class _Stream:
     """Stands for a CUDA stream: a CPU has one, and it is always done."""
 
-    def __init__(self, *_args: Any, **_kwargs: Any) -> None: ...
+    def __init__(self, *_args: object, **_kwargs: object) -> None: ...
 
-    def wait_stream(self, _other: Any) -> None: ...
+    def wait_stream(self, _other: object) -> None: ...
 
-    def wait_event(self, _event: Any) -> None: ...
+    def wait_event(self, _event: object) -> None: ...
 
     def synchronize(self) -> None: ...
 
@@ -33,12 +37,12 @@ _THE_STREAM = _Stream()
 
 
 @contextlib.contextmanager
-def _stream_context(_stream: Any) -> Iterator[None]:
+def _stream_context(_stream: object) -> Iterator[None]:
     yield
 
 
-# torch.cuda names that megatron-core 0.12 calls without asking whether there is a GPU
-_CPU_CUDA_NAMES: dict[str, Any] = {
+# torch.cuda names that megatron-core calls without asking whether there is a GPU
+_CPU_CUDA_NAMES: dict[str, object] = {
     "current_device": lambda: _CPU,
     "synchronize": lambda *_: None,
     "set_device": lambda *_: None,
@@ -51,24 +55,35 @@ _CPU_CUDA_NAMES: dict[str, Any] = {
     "set_rng_state": lambda state, *_: torch.set_rng_state(state),
 }
 
-# factories that megatron-core 0.12 calls with device="cuda"
+# factories that megatron-core calls with device="cuda"
 _CPU_FACTORIES = ("tensor", "zeros", "ones", "empty", "full", "arange", "empty_like", "zeros_like")
 
 
 def use_cpu() -> None:
+    """Apply every patch of this file, once a process."""
+    _answer_for_cuda()
+    _make_tensors_on_the_cpu()
+    _stay_on_the_cpu()
+    _name_types_as_cuda()
+    _pad_uneven_collectives()
+    _take_numpy_split_sizes()
+    _exchange_directly()
+
+
+def _answer_for_cuda() -> None:
+    """torch.cuda's names above: megatron asks for streams, generators and the current device."""
     for name, value in _CPU_CUDA_NAMES.items():
         setattr(torch.cuda, name, value)
+
+
+def _make_tensors_on_the_cpu() -> None:
+    """torch.zeros and the like: device="cuda" means the CPU."""
     for name in _CPU_FACTORIES:
         setattr(torch, name, _on_cpu(getattr(torch, name)))
-    # Tensor.cuda / Module.cuda: "move to the device", where it already is (schedules, ddp)
-    torch.Tensor.cuda = lambda self, *_a, **_k: self  # type: ignore[method-assign]
-    torch.nn.Module.cuda = lambda self, *_a, **_k: self  # type: ignore[method-assign]
-    _name_types_as_cuda()
-    _adapt_collectives_to_gloo()
 
 
-def _on_cpu(factory: Callable[..., Any]) -> Callable[..., Any]:
-    def call(*args: Any, **kwargs: Any) -> Any:
+def _on_cpu(factory: Callable[P, Tensor]) -> Callable[P, Tensor]:
+    def call(*args: P.args, **kwargs: P.kwargs) -> Tensor:
         device = kwargs.get("device")
         if device is not None and str(device).startswith("cuda"):
             kwargs["device"] = _CPU
@@ -79,22 +94,29 @@ def _on_cpu(factory: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def _name_types_as_cuda() -> None:
-    """Tensor.type(): the distributed optimizer of 0.12 sorts parameters by 'torch.cuda.FloatTensor' and the like."""
-    original = torch.Tensor.type
+def _stay_on_the_cpu() -> None:
+    """Tensor.cuda and Module.cuda mean "move to the device", where it already is (schedules, ddp)."""
+    torch.Tensor.cuda = lambda self, *_a, **_k: self  # type: ignore[method-assign]
+    torch.nn.Module.cuda = lambda self, *_a, **_k: self  # type: ignore[method-assign]
 
-    def type_name(self: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+
+def _name_types_as_cuda() -> None:
+    """Tensor.type(): the distributed optimizer sorts parameters by 'torch.cuda.FloatTensor' and the like."""
+    original: Callable[..., str | Tensor] = torch.Tensor.type
+
+    def type_name(self: Tensor, *args: object, **kwargs: object) -> str | Tensor:
         result = original(self, *args, **kwargs)
         return result.replace("torch.", "torch.cuda.", 1) if isinstance(result, str) else result
 
     torch.Tensor.type = type_name  # type: ignore[method-assign,assignment]
 
 
-def _adapt_collectives_to_gloo() -> None:
-    """gloo refuses uneven all_gather and reduce_scatter lists, which split experts need: pad, call, cut (2.13)."""
-    gather, scatter = dist.all_gather, dist.reduce_scatter
+def _pad_uneven_collectives() -> None:
+    """dist.all_gather and reduce_scatter: gloo refuses uneven lists, which split experts need. Pad, call, cut."""
+    gather: Callable[..., dist.Work | None] = dist.all_gather
+    scatter: Callable[..., dist.Work | None] = dist.reduce_scatter
 
-    def all_gather(outputs: list[torch.Tensor], tensor: torch.Tensor, **kwargs: Any) -> Any:
+    def all_gather(outputs: list[Tensor], tensor: Tensor, **kwargs: object) -> dist.Work | None:
         longest = max(output.shape[0] for output in outputs)
         if all(output.shape[0] == longest for output in outputs):
             return gather(outputs, tensor, **kwargs)
@@ -104,7 +126,7 @@ def _adapt_collectives_to_gloo() -> None:
             output.copy_(whole[: output.shape[0]])
         return work
 
-    def reduce_scatter(output: torch.Tensor, inputs: list[torch.Tensor], *args: Any, **kwargs: Any) -> Any:
+    def reduce_scatter(output: Tensor, inputs: list[Tensor], *args: object, **kwargs: object) -> dist.Work | None:
         longest = max(part.shape[0] for part in inputs)
         if all(part.shape[0] == longest for part in inputs):
             return scatter(output, inputs, *args, **kwargs)
@@ -113,21 +135,32 @@ def _adapt_collectives_to_gloo() -> None:
         output.copy_(padded[: output.shape[0]])
         return work
 
-    exchange = dist.all_to_all_single
-
-    def all_to_all_single(*args: Any, **kwargs: Any) -> Any:
-        # megatron 0.12 hands numpy split sizes on, gloo wants lists of ints
-        for key in ("output_split_sizes", "input_split_sizes"):
-            if isinstance(kwargs.get(key), numpy.ndarray):
-                kwargs[key] = kwargs[key].tolist()
-        return exchange(*args, **kwargs)
-
-    for replacement in (all_gather, reduce_scatter, all_to_all_single, *gloo.directly(dist)):
+    for replacement in (all_gather, reduce_scatter):
         setattr(dist, replacement.__name__, replacement)
 
 
-def _padded(tensor: torch.Tensor, length: int) -> torch.Tensor:
+def _padded(tensor: Tensor, length: int) -> Tensor:
     """`tensor` with zero rows appended up to `length` rows."""
     result = tensor.new_zeros((length, *tensor.shape[1:]))
     result[: tensor.shape[0]] = tensor
     return result
+
+
+def _take_numpy_split_sizes() -> None:
+    """dist.all_to_all_single: megatron hands numpy's split sizes on, gloo wants lists of ints."""
+    exchange: Callable[..., dist.Work | None] = dist.all_to_all_single
+
+    def all_to_all_single(*args: object, **kwargs: object) -> dist.Work | None:
+        for key in ("output_split_sizes", "input_split_sizes"):
+            sizes = kwargs.get(key)
+            if isinstance(sizes, numpy.ndarray):
+                kwargs[key] = sizes.tolist()
+        return exchange(*args, **kwargs)
+
+    dist.all_to_all_single = all_to_all_single
+
+
+def _exchange_directly() -> None:
+    """dist.reduce_scatter_tensor, all_gather_into_tensor, all_reduce: see grok1.device.gloo."""
+    for collective in gloo.direct_collectives():
+        setattr(dist, collective.__name__, collective)

@@ -16,16 +16,18 @@ import functools
 import os
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any
+from typing import Any, Protocol, TypeGuard
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+Group = dist.ProcessGroup | None  # None is the whole job
+ReduceOp = dist.ReduceOp.RedOpType
 BACKEND = "shared_gloo"  # torch refuses a second backend of gloo's own name
 _MOST_RANKS = 8  # of a group whose ranks all send to each other: messages grow with its square
 _MOST_COPIED_BYTES = 1 << 20  # what is sent to all is copied for each; beyond this the ring is as fast
-_REDUCTIONS: dict[Any, Callable[..., Any]] = {
+_REDUCTIONS: dict[ReduceOp, Callable[[Tensor], Tensor]] = {
     dist.ReduceOp.SUM: lambda parts_GN: parts_GN.sum(dim=0, dtype=parts_GN.dtype),
     dist.ReduceOp.MAX: lambda parts_GN: parts_GN.amax(dim=0),
     dist.ReduceOp.MIN: lambda parts_GN: parts_GN.amin(dim=0),
@@ -38,15 +40,16 @@ def register() -> None:
     dist.Backend.register_backend(BACKEND, _create, devices=["cpu"])
 
 
-def _create(store: Any, rank: int, size: int, timeout: timedelta) -> Any:
-    gloo: Any = dist.ProcessGroupGloo
+def _create(store: object, rank: int, size: int, timeout: timedelta) -> dist.ProcessGroup:
+    gloo: Any = dist.ProcessGroupGloo  # its options are private
     options = gloo._Options()
     options._devices, options._threads, options._timeout = _devices(), 1, timeout
-    return gloo(store, rank, size, options)
+    group: dist.ProcessGroup = gloo(store, rank, size, options)
+    return group
 
 
 @functools.cache
-def _devices() -> list[Any]:
+def _devices() -> list[object]:
     """One for each interface of GLOO_SOCKET_IFNAME, as in torch's own gloo; without it, the host name's."""
     names = os.environ.get("GLOO_SOCKET_IFNAME")
     if not names:
@@ -57,12 +60,20 @@ def _devices() -> list[Any]:
 # ---- direct exchanges ----------------------------------------------------------------------------------
 
 
-class Exchange:
-    """A collective under way, for what waits for it: torch's `Work`, and what is left to do with what was received."""
+class Handle(Protocol):
+    """A collective under way, as torch's `Work`."""
 
-    def __init__(self, work: Any, finish: Callable[[], Any]) -> None:
+    def wait(self) -> object:
+        """Until this rank has its result."""
+        ...
+
+
+class Exchange:
+    """A collective under way whose result is not what was received: `finish` makes it, once all is here."""
+
+    def __init__(self, work: Handle, finish: Callable[[], None]) -> None:
         self._work = work
-        self._finish: Callable[[], Any] | None = finish
+        self._finish: Callable[[], None] | None = finish
 
     def wait(self) -> bool:
         """Until this rank has its result."""
@@ -73,50 +84,52 @@ class Exchange:
         return True
 
 
-def directly(collectives: Any) -> list[Callable[..., Any]]:
-    """torch.distributed's functions of these names, with direct exchanges wherever those serve."""
-    ring_scatter, ring_gather = collectives.reduce_scatter_tensor, collectives.all_gather_into_tensor
-    ring_reduce = collectives.all_reduce
-    send_to_each = functools.partial(collectives.all_to_all_single, async_op=True)
+def direct_collectives() -> list[Callable[..., Handle | None]]:
+    """torch.distributed's functions of these names, by direct exchange wherever `_is_direct`, else as they were."""
+    ring_scatter, ring_gather = dist.reduce_scatter_tensor, dist.all_gather_into_tensor
+    ring_reduce = dist.all_reduce
+    send_to_each: Callable[..., Handle] = functools.partial(dist.all_to_all_single, async_op=True)
 
     def reduce_scatter_tensor(
-        output: Tensor, input: Tensor, op: Any = dist.ReduceOp.SUM, group: Any = None, async_op: bool = False
-    ) -> Any:
-        if op not in _REDUCTIONS or not _serves(group, output):
+        output: Tensor, input: Tensor, op: ReduceOp = dist.ReduceOp.SUM, group: Group = None, async_op: bool = False
+    ) -> Handle | None:
+        if op not in _REDUCTIONS or not _is_direct(group, output):
             return ring_scatter(output, input, op=op, group=group, async_op=async_op)
         parts = input.reshape(group.size(), -1)
         received = torch.empty_like(parts)
         work = send_to_each(received, parts, group=group)
-        return _ended(Exchange(work, lambda: _reduce_into(output, received, op)), async_op)
+        return _waited(Exchange(work, lambda: _reduce_into(output, received, op)), async_op)
 
     def all_gather_into_tensor(
-        output_tensor: Tensor, input_tensor: Tensor, group: Any = None, async_op: bool = False
-    ) -> Any:
-        if not _serves(group, output_tensor, output_tensor.nbytes):
+        output_tensor: Tensor, input_tensor: Tensor, group: Group = None, async_op: bool = False
+    ) -> Handle | None:
+        if not _is_direct(group, output_tensor, output_tensor.nbytes):
             return ring_gather(output_tensor, input_tensor, group=group, async_op=async_op)
         copies = input_tensor.reshape(1, -1).repeat(group.size(), 1)
         work = send_to_each(output_tensor.view(copies.shape), copies, group=group)
-        return _ended(work, async_op)
+        return _waited(work, async_op)
 
-    def all_reduce(tensor: Tensor, op: Any = dist.ReduceOp.SUM, group: Any = None, async_op: bool = False) -> Any:
-        if op not in _REDUCTIONS or not _serves(group, tensor, _MOST_RANKS * tensor.nbytes):
+    def all_reduce(
+        tensor: Tensor, op: ReduceOp = dist.ReduceOp.SUM, group: Group = None, async_op: bool = False
+    ) -> Handle | None:
+        if op not in _REDUCTIONS or not _is_direct(group, tensor, _MOST_RANKS * tensor.nbytes):
             return ring_reduce(tensor, op=op, group=group, async_op=async_op)
         copies = tensor.reshape(1, -1).repeat(group.size(), 1)
         received = torch.empty_like(copies)
         work = send_to_each(received, copies, group=group)
-        return _ended(Exchange(work, lambda: _reduce_into(tensor, received, op)), async_op)
+        return _waited(Exchange(work, lambda: _reduce_into(tensor, received, op)), async_op)
 
     return [reduce_scatter_tensor, all_gather_into_tensor, all_reduce]
 
 
-def _reduce_into(output: Tensor, parts_GN: Tensor, op: Any) -> None:
+def _reduce_into(output: Tensor, parts_GN: Tensor, op: ReduceOp) -> None:
     output.copy_(_REDUCTIONS[op](parts_GN).view(output.shape))
 
 
-def _serves(group: Any, tensor: Tensor, copied_bytes: int = 0) -> bool:
-    """Whether every rank of the group goes the direct way, by what all of them know alike."""
+def _is_direct(group: Group, tensor: Tensor, copied_bytes: int = 0) -> TypeGuard[dist.ProcessGroup]:
+    """Whether the group exchanges this tensor directly. Every rank must answer alike, so it depends on shapes alone."""
     return (
-        isinstance(group, dist.ProcessGroup)
+        isinstance(group, dist.ProcessGroup)  # not torch's mark for groups that this rank is not in
         and 1 < group.size() <= _MOST_RANKS
         and copied_bytes <= _MOST_COPIED_BYTES
         and not tensor.is_complex()
@@ -126,8 +139,9 @@ def _serves(group: Any, tensor: Tensor, copied_bytes: int = 0) -> bool:
     )
 
 
-def _ended(under_way: Any, async_op: bool) -> Any:
+def _waited(handle: Handle, async_op: bool) -> Handle | None:
+    """The handle, or None once it has been waited for: what a collective of torch's returns."""
     if async_op:
-        return under_way
-    under_way.wait()
+        return handle
+    handle.wait()
     return None

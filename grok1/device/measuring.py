@@ -11,17 +11,27 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from types import ModuleType
+from typing import Any, Protocol, cast
 
 import torch
 
 from grok1.device.accelerator import PEAKS, describe_device
 from grok1.device.kind import Kind, device_kind
+from grok1.device.processor import processor_name
 
 _AVX512_CORES = {"SKYLAKEX", "COOPERLAKE", "SAPPHIRERAPIDS"}  # names of OpenBLAS's
 
 
-Stamp = float | torch.cuda.Event  # a point in a device's time
+class Event(Protocol):
+    """A point in a device's stream."""
+
+    def elapsed_time(self, end: Any, /) -> float:
+        """Milliseconds until the other event."""
+        ...
+
+
+Stamp = float | Event  # a point in time: seconds on a CPU, an event elsewhere
 
 
 @dataclass(frozen=True)
@@ -39,23 +49,15 @@ def describe() -> Description:
     """Name, memory and bf16 peak of this process's processor."""
     chosen = device_kind()
     if chosen == "cpu":
-        return Description("cpu", _cpu_name(), None, None, None)
+        return Description("cpu", processor_name(), None, None, None)
     name, memory = torch.cuda.get_device_name(), torch.cuda.get_device_properties(torch.cuda.current_device())
     peak, source = PEAKS.get(name, (None, None))
     return Description(chosen, name, int(memory.total_memory), peak, source)
 
 
-def _cpu_name() -> str:
-    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as lines:
-        for line in lines:
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return "cpu"
-
-
 @functools.cache
 def is_openblas_as_wide() -> bool:
-    """Whether scipy's OpenBLAS computes in vectors as wide as torch's: it knows the processor, unless told a lesser."""
+    """Whether scipy's OpenBLAS computes in vectors as wide as torch's. It does, unless told a lesser processor."""
     told = os.environ.get("OPENBLAS_CORETYPE", "").upper()
     return not told or told in _AVX512_CORES or torch.backends.cpu.get_cpu_capability() != "AVX512"
 
@@ -71,11 +73,9 @@ def stamp() -> Stamp:
 
 def seconds_between(start: Stamp, end: Stamp) -> float:
     """Seconds from one stamp to another; off the CPU both must have been reached (see `synchronize`)."""
-    if isinstance(start, float) and isinstance(end, float):
-        return end - start
-    assert not isinstance(start, float)
-    assert not isinstance(end, float)
-    return float(start.elapsed_time(end)) / 1e3
+    if isinstance(start, float):
+        return cast(float, end) - start
+    return start.elapsed_time(end) / 1e3
 
 
 def synchronize() -> None:
@@ -83,7 +83,7 @@ def synchronize() -> None:
     torch.cuda.synchronize()
 
 
-def profiler() -> tuple[Any, list[Any]]:
+def profiler() -> tuple[ModuleType, list[object]]:
     """The module with this device's `profile`, and the activities that it is to record."""
     if device_kind() == "npu":
         module = importlib.import_module("torch_npu.profiler")

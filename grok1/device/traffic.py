@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import contextlib
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import ParamSpec, Protocol, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 
 from grok1.device import gloo
-from grok1.device.measuring import seconds_between, stamp
+from grok1.device.gloo import Group
+from grok1.device.measuring import Stamp, seconds_between, stamp
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class Listener(Protocol):
     """Hears of each communication call; the call is made inside the context that it returns."""
 
     def __call__(
-        self, operation: str, group: Any, num_bytes: int, dtype: torch.dtype | None
+        self, operation: str, group: Group, num_bytes: int, dtype: torch.dtype | None
     ) -> contextlib.AbstractContextManager[None]:
         """`num_bytes` as Traffic counts them; a group of None is the whole job."""
         ...
@@ -46,7 +50,7 @@ class Traffic:
     def __init__(self) -> None:
         self.enabled = True  # off only to measure what counting costs
         # (bytes, start, end) of each call, by its operation and group; sorted out once a step, in `drain`
-        self._calls: dict[tuple[str, Any], list[tuple[int, Any, Any]]] = defaultdict(list)
+        self._calls: dict[tuple[str, Group], list[tuple[int, Stamp, Stamp]]] = defaultdict(list)
         self.listener: Listener | None = None  # hears of each call, pipeline sends and receives included
 
     @property
@@ -54,7 +58,7 @@ class Traffic:
         """How many since the last drain."""
         return sum(map(len, self._calls.values()))
 
-    def drain(self, group_names: Mapping[Any, str]) -> dict[str, Communication]:
+    def drain(self, group_names: Mapping[Group, str]) -> dict[str, Communication]:
         """What was issued since the last drain, by "group operation"; a group without a name is "other".
 
         Off the CPU, call after the device was synchronised.
@@ -76,28 +80,31 @@ class Traffic:
     def heard_by(self, listener: Listener, pause: Pause) -> Iterator[None]:
         """Tell the listener of every call meanwhile; waiting for one to end happens inside `pause()`.
 
-        (Part of a reduction on gloo is tensor operators, some of which run while it is waited for.)
+        Patches `dist.Work.wait` for that long, torch 2.7 to 2.13, on any device: part of a reduction on gloo is tensor
+        operators, some of which run while it is waited for.
         """
-        waits = {each: each.wait for each in (dist.Work, gloo.Exchange)}
+        classes: tuple[type, ...] = (dist.Work, gloo.Exchange)
+        waits: dict[type, Callable[..., object]] = {each: vars(each)["wait"] for each in classes}
 
-        def paused(wait: Callable[..., Any]) -> Callable[..., Any]:
-            def call(work: Any, *args: Any, **kwargs: Any) -> Any:
+        def paused(wait: Callable[P, R]) -> Callable[P, R]:
+            def call(*args: P.args, **kwargs: P.kwargs) -> R:
                 with pause():
-                    return wait(work, *args, **kwargs)
+                    return wait(*args, **kwargs)
 
             return call
 
         self.listener = listener
         for each, wait in waits.items():
-            each.wait = paused(wait)  # type: ignore[method-assign]  # a patch, for as long as is listened
+            each.wait = paused(wait)  # type: ignore[attr-defined]
         try:
             yield
         finally:
             self.listener = None
             for each, wait in waits.items():
-                each.wait = wait  # type: ignore[method-assign]  # as it was
+                each.wait = wait  # type: ignore[attr-defined]
 
-    def add(self, operation: str, group: Any, num_bytes: int, start: Any, end: Any) -> None:
+    def add(self, operation: str, group: Group, num_bytes: int, start: Stamp, end: Stamp) -> None:
+        """Note a call, `start` and `end` around it."""
         self._calls[operation, group].append((num_bytes, start, end))
 
 
@@ -117,18 +124,21 @@ _COUNTED = (
 
 
 def count_traffic() -> None:
-    """Wrap torch.distributed's collectives; megatron binds some at import, so this runs before."""
+    """Wrap torch.distributed's collectives, to count them. torch 2.7 to 2.13; all devices.
+
+    megatron binds some at import, so this runs before.
+    """
     for name in _COUNTED:
         original = getattr(dist, name, None)
         if original is not None:
             setattr(dist, name, _counted(original))
-    dist.batch_isend_irecv = _heard(dist.batch_isend_irecv)
+    dist.batch_isend_irecv = _heard(dist.batch_isend_irecv)  # type: ignore[assignment]
 
 
-def _counted(original: Callable[..., Any]) -> Callable[..., Any]:
+def _counted(original: Callable[P, R]) -> Callable[P, R]:
     operation = original.__name__
 
-    def call(*args: Any, **kwargs: Any) -> Any:
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
         if TRAFFIC.listener is not None:
             with TRAFFIC.listener(*_described(operation, args, kwargs)):
                 return original(*args, **kwargs)
@@ -148,7 +158,9 @@ def _counted(original: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def _described(operation: str, args: Any, kwargs: Any) -> tuple[str, Any, int, torch.dtype | None]:
+def _described(
+    operation: str, args: Sequence[object], kwargs: Mapping[str, object]
+) -> tuple[str, Group, int, torch.dtype | None]:
     """What a listener hears of a collective."""
     arguments = [*args, *kwargs.values()]
     tensors = [tensor for each in arguments for tensor in _tensors_of(each)]
@@ -156,10 +168,10 @@ def _described(operation: str, args: Any, kwargs: Any) -> tuple[str, Any, int, t
     return operation, _group_of(args, kwargs), num_bytes, tensors[0].dtype if tensors else None
 
 
-def _heard(original: Callable[..., Any]) -> Callable[..., Any]:
+def _heard(original: Callable[[list[dist.P2POp]], R]) -> Callable[[list[dist.P2POp]], R]:
     """Tell the listener of each send and receive in a batch of them; its time is the pipeline phase's, not counted."""
 
-    def call(operations: list[Any]) -> Any:
+    def call(operations: list[dist.P2POp]) -> R:
         listener = TRAFFIC.listener
         if listener is None:
             return original(operations)
@@ -174,19 +186,19 @@ def _heard(original: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def _group_of(args: Any, kwargs: Any) -> Any:
+def _group_of(args: Sequence[object], kwargs: Mapping[str, object]) -> Group:
     """The group that a collective was called on; None is the whole job."""
     if "group" in kwargs:
-        return kwargs["group"]
+        return cast(Group, kwargs["group"])
     return next((each for each in args if isinstance(each, dist.ProcessGroup)), None)
 
 
-def _tensors_of(argument: Any) -> list[torch.Tensor]:
+def _tensors_of(argument: object) -> list[torch.Tensor]:
     items = argument if isinstance(argument, list | tuple) else [argument]
     return [item for item in items if isinstance(item, torch.Tensor)]
 
 
-def _bytes_of(argument: Any) -> int:
+def _bytes_of(argument: object) -> int:
     if isinstance(argument, torch.Tensor):
         return argument.numel() * argument.element_size()
     if isinstance(argument, list | tuple):

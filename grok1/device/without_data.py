@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.distributed as dist
@@ -13,14 +11,15 @@ import torch.distributed as dist
 
 def init_fake_process_group(rank: int, world_size: int) -> None:
     """Join a job whose other ranks do not exist: every collective returns at once."""
-    fake: Any = importlib.import_module("torch.testing._internal.distributed.fake_pg")
-    dist.init_process_group("fake", store=fake.FakeStore(), rank=rank, world_size=world_size)
+    from torch.testing._internal.distributed.fake_pg import FakeStore  # registers the backend; only dry runs need it
+
+    dist.init_process_group("fake", store=FakeStore(), rank=rank, world_size=world_size)
 
 
 HOST_READS = 2.0  # what the host reads where there is no data
 
 
-def _without_tensors(data: Any) -> Any:
+def _without_tensors(data: object) -> object:
     if isinstance(data, list | tuple):
         return [_without_tensors(each) for each in data]
     return HOST_READS if isinstance(data, torch.Tensor) and data.is_floating_point() else data
@@ -28,15 +27,19 @@ def _without_tensors(data: Any) -> Any:
 
 @contextlib.contextmanager
 def without_data() -> Iterator[None]:
-    """What torch 2.13's fake tensors cannot do and a training step does; put back at the end."""
-    tensor, bfloat16 = torch.tensor, torch.nn.Module.bfloat16
+    """Two patches for torch's fake tensors, on any device, for as long as a dry run lasts. torch 2.13.
 
-    def unread(data: Any, *args: Any, **kwargs: Any) -> Any:
-        """torch.tensor of (lists of) tensors reads their values; megatron's gradient norm calls it so (0.12)."""
+    `torch.tensor` of (lists of) tensors reads their values, and megatron-core 0.12's gradient norm calls it so: here
+    each is HOST_READS. `Module.bfloat16` replaces a fake parameter by its copy, which weak references forbid: here it
+    leaves a model alone that is in bfloat16 already.
+    """
+    tensor: Callable[..., torch.Tensor] = torch.tensor
+    bfloat16 = torch.nn.Module.bfloat16
+
+    def unread(data: object, *args: object, **kwargs: object) -> torch.Tensor:
         return tensor(_without_tensors(data), *args, **kwargs)
 
     def already_bfloat16(module: torch.nn.Module) -> torch.nn.Module:
-        """Module.bfloat16 swaps a fake parameter for its copy, which weak references forbid; ours need no copy."""
         others = {str(each.dtype) for each in module.parameters()} - {"torch.bfloat16"}
         assert not others, f"parameters of {others} would have to be converted"
         return module

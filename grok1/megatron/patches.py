@@ -1,114 +1,162 @@
-"""Patches of megatron's own modules: for its dependencies' newer versions, and for a CPU.
+"""Patches of megatron-core 0.12's own modules. Nobody else patches one; tests/test_house.py holds that.
 
-Each says what, why and for which version; tests/grok1/device/test_seam.py fails when one is no longer needed.
+`patch_megatron` lists them by device. Each says what it changes, why, and for which versions;
+tests/grok1/device/test_seam.py fails when one is no longer needed.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
-import importlib.util
 import logging
 import queue
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import ParamSpec, Protocol, TypeVar
 
 import numpy
 import torch
+from torch import Tensor
 
 from grok1.device.kind import device_kind
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
 
 def patch_megatron() -> None:
-    """Patches that need megatron imported: for its dependencies' newer versions, and for a CPU."""
-    _patch_checkpointing()
-    if device_kind() == "cpu":
-        _patch_megatron_for_cpu()
+    """Apply the patches that need megatron imported."""
+    on_all_devices = (
+        _restore_numpy_product,
+        _save_in_this_process,
+        _bind_serialization_format,
+        _restore_only_tensors_of_the_checkpoint,
+    )
+    on_a_cpu = (_keep_torchs_generator, _quantize_nothing, _move_splits_from_a_cpu)
+    for patch in on_all_devices + (on_a_cpu if device_kind() == "cpu" else ()):
+        patch()
 
 
-def _patch_megatron_for_cpu() -> None:
-    rng: Any = importlib.import_module("megatron.core.tensor_parallel.random")
-    # the tracker keeps the CUDA generator's state; a CPU's generator is torch's own (0.12)
-    rng._get_cuda_rng_state = lambda *_a, **_k: torch.get_rng_state()
-    rng._set_cuda_rng_state = lambda state, *_a, **_k: torch.set_rng_state(state)
-    distrib: Any = importlib.import_module("megatron.core.optimizer.distrib_optimizer")
-    # raises without Transformer Engine even when there is no fp8 parameter to quantize (0.12)
-    quantize = distrib.quantize_param_shard
-    distrib.quantize_param_shard = lambda params, *a: quantize(params, *a) if params else None
-    dispatcher: Any = importlib.import_module("megatron.core.transformer.moe.token_dispatcher")
-    # makes numpy arrays of split sizes, as its callers expect, but only of cuda tensors (0.12)
-    dispatcher.maybe_move_tensor_to_cpu = _as_host_splits
+# ---- on all devices ------------------------------------------------------------------------------------
 
 
-def _as_host_splits(tensor: Any, as_numpy: bool = False, record_stream: bool = False) -> Any:
-    return tensor.numpy() if as_numpy and torch.is_tensor(tensor) else tensor
-
-
-def _patch_checkpointing() -> None:
-    # numpy 2 dropped np.product, which dist_checkpointing 0.12 calls
+def _restore_numpy_product() -> None:
+    """numpy.product: dist_checkpointing calls it (megatron-core 0.12), numpy 2 has dropped it."""
     if not hasattr(numpy, "product"):
         numpy.product = numpy.prod  # type: ignore[attr-defined]
-    _save_in_this_process()
-    _bind_serialization_format()
-    _restore_only_tensors_of_the_checkpoint()
+
+
+class _SaveStrategy(Protocol):
+    def async_save(self, state: object, folder: object) -> _AsyncRequest:
+        """Prepare a save."""
+        ...
+
+
+class _AsyncRequest(Protocol):
+    def execute_sync(self) -> None:
+        """Write, here and now."""
+        ...
 
 
 def _save_in_this_process() -> None:
-    """A synchronous save forks a writer and gets its results through a spawned manager process, once a rank, which
-    re-imports the main module and outlives a killed rank. Run the writer's steps here instead (0.12).
-    """
-    base: Any = importlib.import_module("megatron.core.dist_checkpointing.strategies.base")
-    writer: Any = importlib.import_module("megatron.core.dist_checkpointing.strategies.filesystem_async")
-    writer._get_write_results_queue = functools.cache(queue.Queue)
+    """AsyncSaveShardedStrategy.save: run the writer's steps here (megatron-core 0.12).
 
-    def save(self: Any, state: Any, folder: Any) -> None:
+    megatron forks a writer and gets its results through a spawned manager process, once a rank, which re-imports the
+    main module and outlives a killed rank.
+    """
+    from megatron.core.dist_checkpointing.strategies import base, filesystem_async
+
+    filesystem_async._get_write_results_queue = functools.cache(queue.Queue)
+
+    def save(self: _SaveStrategy, state: object, folder: object) -> None:
         self.async_save(state, folder).execute_sync()
 
     base.AsyncSaveShardedStrategy.save = save
 
 
 def _bind_serialization_format() -> None:
-    """torch 2.9 and later hand `_write_item` a serialization format that megatron 0.12 does not know of."""
-    writer: Any = importlib.import_module("megatron.core.dist_checkpointing.strategies.filesystem_async")
-    filesystem: Any = importlib.import_module("torch.distributed.checkpoint.filesystem")
-    if not hasattr(filesystem, "SerializationFormat"):
-        return
-    original, torch_save = writer._write_item, filesystem.SerializationFormat.TORCH_SAVE
-    writer._write_item = lambda *args: original(*args, torch_save)
+    """filesystem_async._write_item: torch 2.9 and later hand it a format that megatron-core 0.12 does not know of."""
+    from megatron.core.dist_checkpointing.strategies import filesystem_async
+    from torch.distributed.checkpoint import filesystem
+
+    formats = getattr(filesystem, "SerializationFormat", None)
+    if formats is not None:
+        original, torch_save = filesystem_async._write_item, formats.TORCH_SAVE
+        filesystem_async._write_item = lambda *args: original(*args, torch_save)
+
+
+class _DistributedOptimizer(Protocol):
+    optimizer: torch.optim.Optimizer
+    model_param_group_index_map: dict[Tensor, tuple[int, int]]
 
 
 def _restore_only_tensors_of_the_checkpoint() -> None:
-    """Torch's Adam keeps a `step` in each state, which the checkpoint holds once: do not look for it there (0.12)."""
-    distrib: Any = importlib.import_module("megatron.core.optimizer.distrib_optimizer")
-    original = distrib.DistributedOptimizer._set_main_param_and_optimizer_states
+    """DistributedOptimizer's loading of one parameter's state: do not look for `step` there (megatron-core 0.12).
 
-    def restore(self: Any, model_param: Any, tensors: dict[str, torch.Tensor]) -> None:
+    torch's Adam keeps a `step` in each state; the checkpoint holds it once, elsewhere.
+    """
+    from megatron.core.optimizer import distrib_optimizer
+
+    original = distrib_optimizer.DistributedOptimizer._set_main_param_and_optimizer_states
+
+    def restore(self: _DistributedOptimizer, model_param: Tensor, tensors: dict[str, Tensor]) -> None:
         group, order = self.model_param_group_index_map[model_param]
         state = self.optimizer.state[self.optimizer.param_groups[group]["params"][order]]
         missing = {key: state[key] for key in ("step",) if key in state and key not in tensors}
         original(self, model_param, {**tensors, **missing})
 
-    distrib.DistributedOptimizer._set_main_param_and_optimizer_states = restore
+    distrib_optimizer.DistributedOptimizer._set_main_param_and_optimizer_states = restore
 
 
-def quiet_imports() -> contextlib.AbstractContextManager[None]:
-    """Hush megatron's import-time warnings about packages that are optional (apex, Transformer Engine)."""
+# ---- on a CPU only -------------------------------------------------------------------------------------
 
-    @contextlib.contextmanager
-    def hush() -> Iterator[None]:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-        for name in ("megatron", "torch.distributed"):
-            logging.getLogger(name).setLevel(logging.ERROR)
 
-    return hush()
+def _keep_torchs_generator() -> None:
+    """The tracker of random states keeps the CUDA generator's; a CPU's is torch's own (megatron-core 0.12)."""
+    from megatron.core.tensor_parallel import random
+
+    random._get_cuda_rng_state = lambda *_a, **_k: torch.get_rng_state()
+    random._set_cuda_rng_state = lambda state, *_a, **_k: torch.set_rng_state(state)
+
+
+def _quantize_nothing() -> None:
+    """quantize_param_shard raises without Transformer Engine, fp8 parameters or not (megatron-core 0.12)."""
+    from megatron.core.optimizer import distrib_optimizer
+
+    quantize = distrib_optimizer.quantize_param_shard
+    distrib_optimizer.quantize_param_shard = lambda params, *args: quantize(params, *args) if params else None
+
+
+def _move_splits_from_a_cpu() -> None:
+    """maybe_move_tensor_to_cpu makes numpy arrays of split sizes, but only of cuda tensors (megatron-core 0.12)."""
+    from megatron.core.transformer.moe import token_dispatcher
+
+    token_dispatcher.maybe_move_tensor_to_cpu = _as_host_splits
+
+
+def _as_host_splits(tensor: object, as_numpy: bool = False, record_stream: bool = False) -> object:
+    return tensor.numpy() if as_numpy and isinstance(tensor, Tensor) else tensor
+
+
+# ---- while megatron is imported ------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def quiet_imports() -> Iterator[None]:
+    """Hush megatron's warnings about optional packages (apex, Transformer Engine) while it is imported. All devices.
+
+    Its loggers, and torch.distributed's, say errors only from then on. megatron-core 0.12.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+    for name in ("megatron", "torch.distributed"):
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 @contextlib.contextmanager
 def compile_when_called() -> Iterator[None]:
-    """Import megatron without torch's compiler, which is a third of what a CPU rank would import.
+    """Import megatron without torch's compiler, which is a third of what a CPU rank would import. CPU only.
 
     megatron decorates with torch.compile (0.12), which loads the compiler (2.13) for functions that no recipe calls on
     a CPU. What was decorated meanwhile loads it at its first call.
@@ -122,14 +170,15 @@ def compile_when_called() -> Iterator[None]:
         torch.compile = original
 
 
-def _compiled_when_called(compiler: Callable[..., Any], function: Callable[..., Any]) -> Callable[..., Any]:
+def _compiled_when_called(
+    compiler: Callable[[Callable[P, R]], Callable[P, R]], function: Callable[P, R]
+) -> Callable[P, R]:
     @functools.cache
-    def compiled() -> Callable[..., Any]:
-        made: Callable[..., Any] = compiler(function)
-        return made
+    def compiled() -> Callable[P, R]:
+        return compiler(function)
 
     @functools.wraps(function)
-    def call(*args: Any, **kwargs: Any) -> Any:
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
         return compiled()(*args, **kwargs)
 
     return call

@@ -39,14 +39,14 @@ def beside_their_meaning(job: Job, where: Rendezvous, _emit: Any) -> list[dict[s
 
 
 def _count_answers() -> Counter[str]:
-    serves, answers = gloo._serves, Counter[str]()
+    is_direct, answers = gloo._is_direct, Counter[str]()
 
     def counted(group: Any, *args: Any) -> bool:
-        answer = serves(group, *args)
+        answer = is_direct(group, *args)
         answers[f"{'world' if group is None else 'tensor'} {'direct' if answer else 'ring'}"] += 1
         return answer
 
-    gloo._serves = counted  # type: ignore[assignment]  # this process runs nothing else
+    gloo._is_direct = counted  # type: ignore[assignment]  # this process runs nothing else
     return answers
 
 
