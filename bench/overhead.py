@@ -21,6 +21,7 @@ from grok1.device import measuring
 from grok1.device.traffic import TRAFFIC
 from grok1.distributed.rendezvous import Rendezvous
 from grok1.megatron.door import finalize_model_grads, get_forward_backward_func, get_model_config
+from grok1.megatron.instances import temporary_settings
 from grok1.training.assembly import build_stepper, joined_with_data
 from grok1.training.job import Job
 from grok1.training.result import Event
@@ -113,17 +114,11 @@ def bare(stepper: Stepper) -> Iterator[None]:
     """Take the instruments off this stepper's model and the collectives, and put them back."""
     with ExitStack() as stack:
         config = get_model_config(stepper.model)
-        _replace(stack, config, "timers", None)
-        _replace(stack, config, "finalize_model_grads_func", finalize_model_grads)
+        stack.enter_context(temporary_settings(config, timers=None, finalize_model_grads_func=finalize_model_grads))
         for module in stepper.model.modules():
             for key, hook in list(module._forward_hooks.items()):
                 if getattr(hook, "__self__", None) is stepper.expert_load:
                     del module._forward_hooks[key]
                     stack.callback(module._forward_hooks.__setitem__, key, hook)
-        _replace(stack, TRAFFIC, "enabled", False)
+        stack.enter_context(TRAFFIC.uncounted())
         yield
-
-
-def _replace(stack: ExitStack, owner: Any, name: str, value: Any) -> None:
-    stack.callback(setattr, owner, name, getattr(owner, name))
-    setattr(owner, name, value)

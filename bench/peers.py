@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from unittest import mock
 
 import torch
@@ -20,15 +21,15 @@ from torch.nn import functional as F
 
 from bench.overhead import timed
 from grok1.config.recipe import Kernels, Recipe
-from grok1.data.batches import Batches, training_split
+from grok1.data.batches import Batches
 from grok1.device import measuring, seam
 from grok1.distributed.groups import Ranks, joined
 from grok1.distributed.rendezvous import Rendezvous
 from grok1.kernels.gemm import matmul
 from grok1.megatron.door import DotProductAttention
 from grok1.model.model import build_model, unwrapped
+from grok1.training.assembly import build_stepper, joined_with_data
 from grok1.training.job import Job
-from grok1.training.optimizer import build_optimizer
 from grok1.training.run import Emit
 from grok1.training.step import Stepper
 
@@ -42,12 +43,10 @@ def one_rank(job: Job, where: Rendezvous, _emit: Emit) -> dict[str, list[float]]
     `job.num_steps` rounds, each with a step of every side and the products; the first is a warm-up and left out.
     """
     recipe = job.recipe
-    with joined(where, recipe.parallel, recipe.training.seed) as ranks:
-        dataset = training_split(recipe, job.data_prefix, job.tokenizer_path, recipe.training.decay_steps)
-        batches = Batches(recipe, ranks, dataset)
+    with joined_with_data(job, where) as (ranks, batches):
         sides = {
-            "ours": _ours(recipe, ranks, batches),
-            "stock": _stock(stock(recipe), ranks, batches),
+            "ours": _step_of(build_stepper(recipe, ranks, batches)),
+            "stock": _step_of(_stock_stepper(stock(recipe), ranks, batches)),
             "mixtral": _mixtral(recipe, batches),
         }
         found: dict[str, list[float]] = {name: [] for name in (*sides, "torch", "onednn")}
@@ -63,12 +62,12 @@ def one_rank(job: Job, where: Rendezvous, _emit: Emit) -> dict[str, list[float]]
 
 def ours(job: Job, where: Rendezvous, _emit: Emit) -> dict[str, list[float]] | None:
     """Wall seconds of the steps after the first, and each rank's peak bytes, of the recipe as it is."""
-    return _measured(job, job.recipe, where, _ours)
+    return _measured(job, where, build_stepper)
 
 
 def stock_parts(job: Job, where: Rendezvous, _emit: Emit) -> dict[str, list[float]] | None:
     """The same of the recipe with megatron's parts."""
-    return _measured(job, stock(job.recipe), where, _stock)
+    return _measured(replace(job, recipe=stock(job.recipe)), where, _stock_stepper)
 
 
 def stock_alone(job: Job, where: Rendezvous, emit: Emit) -> dict[str, list[float]] | None:
@@ -90,13 +89,10 @@ def stock(recipe: Recipe) -> Recipe:
 
 
 def _measured(
-    job: Job, recipe: Recipe, where: Rendezvous, side: Callable[[Recipe, Ranks, Batches], Callable[[int], float]]
+    job: Job, where: Rendezvous, build: Callable[[Recipe, Ranks, Batches], Stepper]
 ) -> dict[str, list[float]] | None:
-    if where.rank == 0:
-        training_split(recipe, job.data_prefix, job.tokenizer_path, recipe.training.decay_steps)
-    with joined(where, recipe.parallel, recipe.training.seed) as ranks:
-        dataset = training_split(recipe, job.data_prefix, job.tokenizer_path, recipe.training.decay_steps)
-        run = side(recipe, ranks, Batches(recipe, ranks, dataset))
+    with joined_with_data(job, where) as (ranks, batches):
+        run = _step_of(build(job.recipe, ranks, batches))
         seconds = []
         for step in range(job.num_steps):
             dist.barrier()
@@ -106,12 +102,12 @@ def _measured(
         return {"seconds": seconds[1:], "peak_bytes": peaks} if ranks.rank == 0 else None
 
 
-def _ours(recipe: Recipe, ranks: Ranks, batches: Batches) -> Callable[[int], float]:
-    return _stepper(recipe, ranks, batches)
+def _step_of(stepper: Stepper) -> Callable[[int], float]:
+    return lambda step: stepper.run(step).metrics.loss
 
 
-def _stock(recipe: Recipe, ranks: Ranks, batches: Batches) -> Callable[[int], float]:
-    return _stepper(recipe, ranks, batches, is_stock=True)
+def _stock_stepper(recipe: Recipe, ranks: Ranks, batches: Batches) -> Stepper:
+    return build_stepper(recipe, ranks, batches, stock=True, core_attention=_StockAttention)
 
 
 class _StockAttention(DotProductAttention):
@@ -125,13 +121,6 @@ class _StockAttention(DotProductAttention):
         future_SS = torch.ones(length, length, dtype=torch.bool, device=query.device).triu(1)
         context: Tensor = super().forward(query, key, value, future_SS[None, None], **kwargs)
         return context
-
-
-def _stepper(recipe: Recipe, ranks: Ranks, batches: Batches, is_stock: bool = False) -> Callable[[int], float]:
-    model = build_model(recipe, ranks, stock=is_stock, core_attention=_StockAttention if is_stock else None)
-    optimizer, scheduler = build_optimizer(model, recipe.training, stock=is_stock)
-    stepper = Stepper(recipe, ranks, model, optimizer, scheduler, batches)
-    return lambda step: stepper.run(step).metrics.loss
 
 
 def _mixtral(recipe: Recipe, batches: Batches) -> Callable[[int], float]:

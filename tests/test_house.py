@@ -42,9 +42,6 @@ FOREIGN_CHANGES = {
     ("bench/judge/junit.py", "suite.attrib"),  # how the standard library's XML elements are filled
     ("bench/judge/junit.py", "ElementTree.SubElement(case, 'system-out').text"),  # the same
     ("bench/session.py", "benchmark._mode"),  # pytest-benchmark has no public way to be handed times
-    # takes the instruments off megatron's config for a while; grok1.megatron.instances.temporary_settings does that
-    ("bench/overhead.py", "setattr(owner, name, value)"),
-    ("bench/overhead.py", "stack.callback(setattr, owner, name, getattr(owner, name))"),
 }
 ACCELERATOR_PACKAGES = {"megatron", "mindspeed", "torch_npu"}
 

@@ -77,6 +77,15 @@ class Traffic:
         self._calls.clear()
 
     @contextlib.contextmanager
+    def uncounted(self) -> Iterator[None]:
+        """Count nothing meanwhile: to measure what counting costs."""
+        self.enabled = False
+        try:
+            yield
+        finally:
+            self.enabled = True
+
+    @contextlib.contextmanager
     def heard_by(self, listener: Listener, pause: Pause) -> Iterator[None]:
         """Tell the listener of every call meanwhile; waiting for one to end happens inside `pause()`.
 

@@ -42,13 +42,16 @@ def build_stepper(
     prepare: Callable[[DdpModel], None] = lambda model: None,
     timers: PhaseTimers | None = None,
     with_values: bool = True,
+    stock: bool = False,
+    core_attention: type | None = None,
 ) -> Stepper:
     """Model, optimizer and schedule of this rank, ready to step; `prepare` gets the model before the optimizer does.
 
     The optimizer copies the weights that it finds, so what fills them must come first. Without values the weights are
-    left as they are allocated.
+    left as they are allocated. For comparisons: `stock` leaves megatron's objects as megatron makes them, and
+    `core_attention` is a module of megatron's to use in place of ours.
     """
-    model = build_model(recipe, ranks, with_values)
+    model = build_model(recipe, ranks, with_values, stock=stock, core_attention=core_attention)
     prepare(model)
-    optimizer, scheduler = build_optimizer(model, recipe.training)
+    optimizer, scheduler = build_optimizer(model, recipe.training, stock=stock)
     return Stepper(recipe, ranks, model, optimizer, scheduler, batches, timers)
