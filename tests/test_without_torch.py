@@ -106,6 +106,7 @@ def _refused(program: str, *words: str) -> dict[str, Any]:
         (["--recipe", "grok2"], "unknown recipe 'grok2'"),
         (["--set", "training.warp=9"], "warp"),
         (["--data", "nowhere"], "nowhere"),
+        (["--load", "nowhere"], "nowhere holds no checkpoint"),
         (["--device", "tpu"], "--device tpu is none of cpu, cuda, npu"),
         (["--set", "parallel.tensor=5"], "world_size 16 is not a multiple of tensor x pipeline 10"),
         (["--nproc-per-node", "3"], "1 nodes x 3 processes are not the recipe's 16 ranks"),

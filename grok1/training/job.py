@@ -13,6 +13,7 @@ import numpy as np
 
 from grok1.config.recipe import Recipe
 from grok1.data.sample_corpus import cached_sample_corpus
+from grok1.weights.folder import StoredCheckpoint
 
 _TOKENS_LOOKED_AT = 1 << 24
 
@@ -91,6 +92,8 @@ def prepare(
         raise ValueError(f"--steps {num_steps} is not positive; give at least 1")
     if not shared_storage and (save or load):
         raise ValueError("--save and --load need a disk that all nodes share; drop --no-shared-storage, or them")
+    if load is not None:
+        StoredCheckpoint.open(load).check_resumable(recipe)
     if data is None:
         if recipe.data.tokenizer_type != "SentencePiece":
             raise ValueError(
