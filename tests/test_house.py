@@ -32,6 +32,7 @@ SEAM = "grok1/device/seam.py"
 MEASURING = "grok1/device/measuring.py"  # torch_npu's own profiler
 KIND = "grok1/device/kind.py"
 PATCHES = "grok1/megatron/patches.py"
+INSTANCES = "grok1/megatron/instances.py"
 PATCHING_ROOMS = ("grok1/device/", "grok1/megatron/")
 
 # Changes that stand elsewhere: (file, the change). Each is the way that its library documents, or has its reason.
@@ -92,6 +93,21 @@ def only_two_rooms_patch(path: str, tree: ast.Module) -> Iterator[str]:
     for line, source in foreign_changes(tree):
         if (path, source) not in FOREIGN_CHANGES:
             yield f"{path}:{line} changes what is not ours: {source}; move it to {' or '.join(PATCHING_ROOMS)}"
+
+
+def changes_say_for_what(path: str, tree: ast.Module) -> Iterator[str]:
+    """Each public function of instances.py that changes an object says for which versions and on which devices."""
+    if path != INSTANCES:
+        return
+    for node in tree.body:
+        if not isinstance(node, ast.FunctionDef) or node.name.startswith("_"):
+            continue
+        said = ast.get_docstring(node) or ""
+        is_change = any(foreign_changes(ast.Module([node], [])))
+        if is_change and not (
+            re.search(r"megatron-core\s0\.12", said) and re.search(r"(?i)all\sdevices|CPU only", said)
+        ):
+            yield f"{path}:{node.lineno} {node.name}: say for which versions and on which devices"
 
 
 def names_shadow_nothing(path: str, tree: ast.Module) -> Iterator[str]:
@@ -160,6 +176,7 @@ def pins_lie_in_ranges(requirements: list[str], pins: list[str]) -> Iterator[str
 RULES: list[Rule] = [
     engine_has_one_door,
     only_two_rooms_patch,
+    changes_say_for_what,
     names_shadow_nothing,
     environment_is_read_at_the_edges,
     one_place_knows_the_device,
@@ -265,6 +282,8 @@ def test_every_exception_still_stands() -> None:
         (only_two_rooms_patch, "bench/judge/gate.py", "from grok1.megatron.door import GPTModel\ndel GPTModel.forward"),
         (only_two_rooms_patch, "grok1/data/batches.py", "import torch\ndef f():\n    torch.a, x = 1, 2"),
         *((only_two_rooms_patch, "grok1/model/model.py", source) for source in CHANGES_OF_FOREIGN_OBJECTS),
+        (changes_say_for_what, INSTANCES, "def f(config):\n    'CPU only.'\n    config.timers = None"),
+        (changes_say_for_what, INSTANCES, "def f(config):\n    'megatron-core 0.12.'\n    del config.timers"),
         (names_shadow_nothing, "bench/statistics.py", ""),
         (names_shadow_nothing, "grok1/utils.py", ""),
         (environment_is_read_at_the_edges, "grok1/model/model.py", "import os\nos.environ['A'] = '1'"),

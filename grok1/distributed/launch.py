@@ -190,10 +190,10 @@ class _Watch:
     def __init__(self, ranks: list[tuple[BaseProcess, Connection]], on_event: OnEvent) -> None:
         self._ranks = dict(enumerate(ranks))
         self._on_event = on_event
-        self._results: dict[int, Any] = {}
+        self._results: dict[int, object] = {}
         self._failures: list[tuple[float, int, str, str]] = []  # (when, rank, kind, details)
 
-    def until_done(self) -> Any:
+    def until_done(self) -> object:
         while self._ranks and not self._failures:
             self._poll(None)
         if self._failures:

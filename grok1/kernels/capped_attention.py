@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -26,7 +26,9 @@ from torch.autograd.function import once_differentiable
 from torch.utils.flop_counter import register_flop_formula
 
 from grok1.config.recipe import LONGEST_BLOCK
+from grok1.kernels.context import Context
 
+Sizes = tuple[int, int, int]  # of a tensor, as flop formulas get them
 BLOCK = 64  # positions of queries: a block's scores fit a core's cache; the causal half costs (1 + BLOCK / T) / 2
 _MATRICES_FORWARD = 2  # q k^T and p v
 _MATRICES_BACKWARD = 5  # q k^T again, and one for each of dv, dp, dq, dk
@@ -54,16 +56,21 @@ def capped_attention(query_SBHD: Tensor, key_TBGD: Tensor, value_TBGD: Tensor, m
     return context.reshape(queries, batch, heads, size)
 
 
+class _Kept(Context, Protocol):
+    others: tuple[float, ...]  # group, block, multiplier, cap
+
+
 class _CappedAttention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, *arguments: Any) -> Any:
-        ctx.save_for_backward(*arguments[:3])
-        ctx.others = arguments[3:]
-        return torch.ops.grok1.capped_attention(*arguments)
+    def forward(ctx: _Kept, query_NRD: Tensor, key_NTD: Tensor, value_NTD: Tensor, *others: float) -> Tensor:
+        ctx.save_for_backward(query_NRD, key_NTD, value_NTD)
+        ctx.others = others
+        context_NRD: Tensor = torch.ops.grok1.capped_attention(query_NRD, key_NTD, value_NTD, *others)
+        return context_NRD
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, slope_NRD: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: _Kept, slope_NRD: Tensor) -> tuple[Tensor | None, ...]:
         slopes = torch.ops.grok1.capped_attention_backward(slope_NRD, *ctx.saved_tensors, *ctx.others)
         return *slopes, *(None for _ in ctx.others)
 
@@ -198,36 +205,39 @@ def _multiply(out: Tensor, left: Tensor, right: Tensor, scale: float = 1.0, is_a
 
 
 # what each operator runs
-OPERATORS: dict[str, Callable[..., Any]] = {"capped_attention": _attend, "capped_attention_backward": _attend_backward}
+OPERATORS: dict[str, Callable[..., object]] = {
+    "capped_attention": _attend,
+    "capped_attention_backward": _attend_backward,
+}
 for _name, _function in OPERATORS.items():
     _LIBRARY.impl(_name, _function, "CompositeExplicitAutograd")
 
 
 @torch.library.register_fake("grok1::capped_attention", lib=_LIBRARY)
-def _fake(query_NRD: Tensor, *_others: Any) -> Tensor:
+def _fake(query_NRD: Tensor, *_others: object) -> Tensor:
     return torch.empty_like(query_NRD)
 
 
 @torch.library.register_fake("grok1::capped_attention_backward", lib=_LIBRARY)
 def _fake_backward(
-    slope_NRD: Tensor, query_NRD: Tensor, key_NTD: Tensor, value_NTD: Tensor, *_others: Any
+    slope_NRD: Tensor, query_NRD: Tensor, key_NTD: Tensor, value_NTD: Tensor, *_others: object
 ) -> tuple[Tensor, ...]:
     return tuple(map(torch.empty_like, (query_NRD, key_NTD, value_NTD)))
 
 
 @register_flop_formula(torch.ops.grok1.capped_attention)
-def _flop(query: Any, key: Any, _value: Any, group: int, block: int, *_args: Any, **_kwargs: Any) -> int:
+def _flop(query: Sizes, key: Sizes, _value: Sizes, group: int, block: int, *_args: object, **_kwargs: object) -> int:
     return _MATRICES_FORWARD * _matrix_flops(query, key, group, block)
 
 
 @register_flop_formula(torch.ops.grok1.capped_attention_backward)
 def _flop_backward(
-    _slope: Any, query: Any, key: Any, _value: Any, group: int, block: int, *_args: Any, **_kwargs: Any
+    _slope: Sizes, query: Sizes, key: Sizes, _value: Sizes, group: int, block: int, *_args: object, **_kwargs: object
 ) -> int:
     return _MATRICES_BACKWARD * _matrix_flops(query, key, group, block)
 
 
-def _matrix_flops(query: Any, key: Any, group: int, block: int) -> int:
+def _matrix_flops(query: Sizes, key: Sizes, group: int, block: int) -> int:
     """2 a multiply-add, of the keys that each block sees; query [N, R, D] and key [N, T, D] as sizes."""
     heads, rows, size = query
     return 2 * heads * size * sum((stop - at) * seen for at, stop, seen in _spans(rows, key[1], group, block))

@@ -12,11 +12,13 @@ Legend: N tokens, S x B; n a block of them; V this rank's part of the vocabulary
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Protocol
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from grok1.kernels.context import Context
 
 _BLOCK_ELEMENTS = 1 << 20  # float32 logits at a time: 4 MiB
 
@@ -27,9 +29,16 @@ def cross_entropy(logits_SBV: Tensor, targets_SB: Tensor, multiplier: float, gro
     return losses_SB
 
 
+class _Kept(Context, Protocol):
+    multiplier: float
+    shape: torch.Size  # [S, B, V]
+
+
 class _CrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, logits_SBV: Tensor, targets_SB: Tensor, multiplier: float, group: Any) -> Tensor:
+    def forward(
+        ctx: _Kept, logits_SBV: Tensor, targets_SB: Tensor, multiplier: float, group: dist.ProcessGroup
+    ) -> Tensor:
         logits_NV = logits_SBV.flatten(0, 1)
         targets_N = targets_SB.flatten() - group.rank() * logits_NV.shape[1]
         is_here_N = (targets_N >= 0) & (targets_N < logits_NV.shape[1])
@@ -49,7 +58,7 @@ class _CrossEntropy(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, upstream_SB: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: _Kept, upstream_SB: Tensor) -> tuple[Tensor, None, None, None]:
         logits_NV, targets_N, is_here_N, log_sum_N = ctx.saved_tensors
         scale_N = upstream_SB.flatten().float() * ctx.multiplier
         d_logits_NV = torch.empty_like(logits_NV)

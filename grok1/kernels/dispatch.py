@@ -14,12 +14,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from grok1.kernels.context import Context
 from grok1.megatron.door import MoEAlltoAllTokenDispatcher
 
 
@@ -66,18 +67,22 @@ class MergedDispatcher(MoEAlltoAllTokenDispatcher):
         )
 
 
+class _Kept(Context, Protocol):
+    back: Callable[[Tensor], Tensor]
+
+
 class _Linear(torch.autograd.Function):
     """A linear map, whose gradient is its transpose."""
 
     @staticmethod
     def forward(
-        ctx: Any, source: Tensor, there: Callable[[Tensor], Tensor], back: Callable[[Tensor], Tensor]
+        ctx: _Kept, source: Tensor, there: Callable[[Tensor], Tensor], back: Callable[[Tensor], Tensor]
     ) -> Tensor:
         ctx.back = back
         return there(source)
 
     @staticmethod
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: _Kept, upstream: Tensor) -> tuple[Tensor, None, None]:
         return ctx.back(upstream), None, None
 
 

@@ -17,12 +17,13 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from grok1.kernels.context import Context
 from grok1.kernels.gemm import WeightGradients, matmul
 from grok1.megatron.door import MLPSubmodules, SequentialMLP, TransformerConfig
 
@@ -64,10 +65,16 @@ class FusedExperts(SequentialMLP):
         return _Experts.apply(tokens_PH, probs_P, tokens_per_expert.tolist(), self._activation, *weights), None
 
 
+class _Kept(Context, Protocol):
+    weights: tuple[Tensor, ...]
+    counts: list[int]
+    activation: Activation
+
+
 class _Experts(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, tokens_PH: Tensor, probs_P: Tensor, counts: list[int], activation: Activation, *weights: Tensor
+        ctx: _Kept, tokens_PH: Tensor, probs_P: Tensor, counts: list[int], activation: Activation, *weights: Tensor
     ) -> Tensor:
         fc1, fc2 = _halves(weights)
         unscaled_PH = torch.empty_like(tokens_PH)
@@ -86,7 +93,7 @@ class _Experts(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, upstream_PH: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: _Kept, upstream_PH: Tensor) -> tuple[Tensor | None, ...]:
         tokens_PH, probs_P, unscaled_PH, *all_fused = ctx.saved_tensors
         fc1, fc2 = _halves(ctx.weights)
         gradients = WeightGradients(ctx.weights, ctx.needs_input_grad[4:])

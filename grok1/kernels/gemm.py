@@ -13,9 +13,10 @@ same one whichever library does the work.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from scipy.linalg import blas
 from torch import Tensor
@@ -28,6 +29,7 @@ from grok1.megatron.instances import mark_gradient_added
 # Below, MKL: oneDNN is twice as fast down to 2^21, but its kernels for more shapes take up to 33 MiB of a rank and time
 # to compile, and OpenBLAS is slow where rows are few. Both were tried: grok1-small gains nothing, grok1-tiny 3 to 6 %.
 _FEWEST_MULTIPLY_ADDS = 1 << 24
+Sizes = tuple[int, int]  # of a matrix, as flop formulas get them
 _LIBRARY = torch.library.Library("grok1", "DEF")
 _LIBRARY.define("matmul(Tensor left, Tensor right) -> Tensor")
 _LIBRARY.define("addmm_(Tensor(a!) total, Tensor left, Tensor right) -> Tensor(a!)")
@@ -58,7 +60,7 @@ class WeightGradients:
     the backward (`is_awaited`), the hook wants a tensor all the same, and a mark that says what it is worth.
     """
 
-    def __init__(self, weights: Sequence[Any], wanted: Sequence[bool]) -> None:
+    def __init__(self, weights: Sequence[Tensor], wanted: Sequence[bool]) -> None:
         pairs = list(zip(weights, wanted, strict=True))
         self.returned = [_returned(weight) if is_wanted else None for weight, is_wanted in pairs]
         self._totals = [
@@ -73,7 +75,7 @@ class WeightGradients:
             add_matmul(total_NK, upstream_pN.t(), inputs_pK)
 
 
-def _returned(weight: Any) -> Tensor | None:
+def _returned(weight: Tensor) -> Tensor | None:
     if not hasattr(weight, "main_grad"):
         return torch.zeros_like(weight)
     if not getattr(weight, "is_awaited", False):
@@ -91,11 +93,12 @@ def _is_ours(left_MK: Tensor, right_KN: Tensor) -> bool:
 
 
 @functools.cache
-def _onednn() -> Any:
+def _onednn() -> Callable[..., Tensor] | None:
     """oneDNN's linear layer, x @ w^T, as torch's own compiler calls it; None where it is absent or no faster."""
     if not torch.backends.mkldnn.is_available() or "Intel" in measuring.describe().name:
         return None
-    return getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+    linear: Callable[..., Tensor] | None = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+    return linear
 
 
 def _matmul(left_MK: Tensor, right_KN: Tensor) -> Tensor:
@@ -141,7 +144,7 @@ def _add_by_openblas(total_MN: Tensor, left_MK: Tensor, right_KN: Tensor) -> Non
     assert written.ctypes.data == total.ctypes.data  # else scipy made a copy
 
 
-def _by_columns(matrix: Tensor) -> tuple[Any, bool]:
+def _by_columns(matrix: Tensor) -> tuple[npt.NDArray[np.float32], bool]:
     """The matrix as BLAS reads it, and whether that is its transpose. What is stored neither way, scipy copies."""
     is_transposed = matrix.is_contiguous()
     array = matrix.numpy()
@@ -169,10 +172,10 @@ def _fake_addmm_(total_MN: Tensor, left_MK: Tensor, right_KN: Tensor) -> Tensor:
 
 
 @register_flop_formula(torch.ops.grok1.matmul)
-def _matmul_flop(left: Any, right: Any, *_args: Any, out_shape: Any = None, **_kwargs: Any) -> int:
+def _matmul_flop(left: Sizes, right: Sizes, *_args: object, **_kwargs: object) -> int:
     return int(mm_flop(left, right))
 
 
 @register_flop_formula(torch.ops.grok1.addmm_)
-def _addmm_flop(total: Any, left: Any, right: Any, *_args: Any, out_shape: Any = None, **_kwargs: Any) -> int:
+def _addmm_flop(_total: Sizes, left: Sizes, right: Sizes, *_args: object, **_kwargs: object) -> int:
     return int(mm_flop(left, right))

@@ -9,14 +9,17 @@ P = S x B positions of the whole sequence.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Protocol
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from grok1.config.recipe import Kernels
+from grok1.device.gloo import Handle
 from grok1.distributed.groups import gathering_buffer, tensor_group
+from grok1.kernels.context import Context
 from grok1.kernels.gemm import WeightGradients, matmul
 from grok1.megatron.door import ColumnParallelLinear, RowParallelLinear
 
@@ -25,11 +28,11 @@ class _Fused:
     """megatron's layers set what they call to multiply whenever they run; here that is always ours."""
 
     @property
-    def _forward_impl(self) -> Any:
+    def _forward_impl(self) -> Callable[..., Tensor]:
         return _linear
 
     @_forward_impl.setter
-    def _forward_impl(self, _megatrons: Any) -> None: ...
+    def _forward_impl(self, _megatrons: object) -> None: ...
 
 
 class FusedColumnLinear(_Fused, ColumnParallelLinear):
@@ -54,8 +57,8 @@ def _linear(
     bias: Tensor | None,
     allreduce_dgrad: bool,
     sequence_parallel: bool,
-    grad_output_buffer: Any = None,
-    **_unused: Any,
+    grad_output_buffer: object = None,
+    **_unused: object,
 ) -> Tensor:
     """input [S, B, K] times weight [N, K] transposed; called as megatron's own is."""
     assert bias is None
@@ -64,9 +67,16 @@ def _linear(
     return output
 
 
+class _Kept(Context, Protocol):
+    weight: Tensor
+    is_reduced: bool  # the input's gradient, over the tensor ranks
+    is_gathered: bool  # the input, along the sequence
+    input_shape: torch.Size
+
+
 class _Linear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, input_SBK: Tensor, weight_NK: Tensor, is_reduced: bool, is_gathered: bool) -> Tensor:
+    def forward(ctx: _Kept, input_SBK: Tensor, weight_NK: Tensor, is_reduced: bool, is_gathered: bool) -> Tensor:
         ctx.save_for_backward(input_SBK if ctx.needs_input_grad[1] else None)
         # not saved: where saved tensors have hooks, what comes back is another tensor, without its `main_grad`
         ctx.weight = weight_NK
@@ -77,7 +87,7 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, upstream_SBN: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: _Kept, upstream_SBN: Tensor) -> tuple[Tensor | None, ...]:
         (whole_SBK,) = ctx.saved_tensors
         gradient = WeightGradients([ctx.weight], [ctx.needs_input_grad[1]])
         upstream_PN, arrival = _rows(upstream_SBN), None
@@ -97,7 +107,7 @@ def _rows(tensor_SBK: Tensor) -> Tensor:
     return tensor_SBK.reshape(-1, tensor_SBK.shape[-1]).contiguous()
 
 
-def _gather(input_SBK: Tensor) -> tuple[Tensor, Any]:
+def _gather(input_SBK: Tensor) -> tuple[Tensor, Handle | None]:
     """Every tensor rank's part, in a shared buffer, and what to wait for."""
     group = tensor_group()
     shape = (input_SBK.shape[0] * group.size(), *input_SBK.shape[1:])
@@ -105,7 +115,7 @@ def _gather(input_SBK: Tensor) -> tuple[Tensor, Any]:
     return whole, dist.all_gather_into_tensor(whole, input_SBK.contiguous(), group=group, async_op=True)
 
 
-def _reduce(d_input_PK: Tensor, ctx: Any) -> tuple[Tensor, Any]:
+def _reduce(d_input_PK: Tensor, ctx: _Kept) -> tuple[Tensor, Handle | None]:
     """The sum over tensor ranks, or this one's part of it, in the input's shape, and what to wait for."""
     group = tensor_group()
     if ctx.is_gathered:
@@ -116,6 +126,6 @@ def _reduce(d_input_PK: Tensor, ctx: Any) -> tuple[Tensor, Any]:
     return d_input_PK.view(ctx.input_shape), work
 
 
-def _wait(work: Any) -> None:
+def _wait(work: Handle | None) -> None:
     if work is not None:
         work.wait()
