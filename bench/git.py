@@ -41,10 +41,10 @@ def commit_of(revision: str, root: Path = ROOT) -> str:
         ValueError: there is no git, no repository, or no such revision in it.
     """
     if _git(root, "rev-parse", "--git-dir").returncode:
-        raise ValueError(f"{root} is no git repository, so it has no revisions to compare")
+        raise ValueError(f"{root} is not a git repository, so it has no revisions to compare")
     found = _git(root, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
     if found.returncode:
-        raise ValueError(f"{revision!r} is no git revision of {root}; in a shallow clone, fetch it first")
+        raise ValueError(f"{revision!r} is not a git revision of {root}; in a shallow clone, fetch it first")
     return found.stdout.strip()
 
 

@@ -6,17 +6,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from bench.judge.baseline import Baseline, recorded_baseline
 from bench.judge.gate import judge_suite
 from bench.records.record import Record
+from tests.conftest import build_synthetic_record
 
-_RECORDS, _FILES, _RANKS, _STEPS = 1000, 50, 16, 50
+_RECORDS, _FILES, _STEPS = 1000, 50, 50
 _BASELINE_RUNS = 10
 _ROUNDS = 5
-_PHASES = {"data": 0.01, "forward": 0.3, "backward": 0.52, "pipeline": 0.08, "gradients": 0.03, "optimizer": 0.05}
 _COLLECTIVES = [f"{group} {name}" for group in ("tensor", "data") for name in ("all_gather", "reduce_scatter")]
 _SECONDS = 300
 
@@ -62,66 +61,15 @@ def _baseline(case: str) -> Baseline:
 
 def _record(number: int) -> Record:
     """Invented, and never stored."""
-    random = np.random.default_rng(number)
-    common_S = 2.0 * (1 + 0.01 * random.standard_normal(_STEPS))
-    common_S[0] *= 5
-    layout = {"tensor": 4, "pipeline": 2, "expert": 2, "expert_tensor": 4, "data": 2, "nodes": 1}
-    return Record.model_validate(
-        {
-            "id": f"{number:032x}",
-            "created_at": "2025-01-31T12:00:00Z",
-            "case": "case0",
-            "valid": True,
-            "void_reasons": [],
-            "software": {"python": "3.11"},
-            "environment": {},
-            "recipe": {"name": "invented", "hash": "0123456789ab", "resolved": {}},
-            "layout": {"world_size": _RANKS, "ranks_per_node": _RANKS, **layout},
-            "device": {
-                "kind": "cpu",
-                "name": "invented",
-                "memory_bytes": None,
-                "dtype": "fp32",
-                "peak_flops_per_second": None,
-                "peak_source": None,
-            },
-            "commit": {"sha": None, "dirty": None},
-            "host": {"cores": 2, "memory_bytes": 2**34, "load_average_1m": 0.1, "cpu_name": "invented"},
-            "work": {
-                "tokens_per_step": 2**20,
-                "model_flops_per_step": 7e16,
-                "num_micro_batches": 64,
-                "sequence_length": 8192,
-                "global_batch": 128,
-                "parameters_total": 9,
-                "parameters_active": 9,
-            },
-            "startup_seconds": 1.0,
-            "steps": [
-                {"step": step, "loss": 9.0 * 0.97**step, "grad_norm": 2.0, "learning_rate": 1e-4, "skipped": False}
-                | {"aux_loss": 0.01}
-                for step in range(_STEPS)
-            ],
-            "ranks": [_rank(rank, common_S * (1 - 0.01 * random.random(_STEPS))) for rank in range(_RANKS)],
-            "expert_load": [[100] * 8] * 8,
-        }
+    record = build_synthetic_record(
+        steps=_STEPS, median_seconds=2.0, seed=number, case="case0", expert_load=[[100] * 8] * 8
     )
+    ranks = [
+        {**rank.model_dump(), "collectives": {name: _collective(rank.step_seconds) for name in _COLLECTIVES}}
+        for rank in record.ranks
+    ]
+    return Record.model_validate({**record.model_dump(by_alias=True), "ranks": ranks})
 
 
-def _rank(rank: int, seconds_S: np.ndarray) -> dict[str, Any]:
-    def share(part: float) -> list[float]:
-        return [float(value) for value in part * seconds_S]
-
-    return {
-        "rank": rank,
-        "stage": rank // 8,
-        "step_seconds": share(1.0),
-        "phases_seconds": {name: share(part) for name, part in _PHASES.items()},
-        "communication_seconds": share(0.2),
-        "communication_calls": [420] * _STEPS,
-        "communication_bytes": [10**9] * _STEPS,
-        "peak_bytes": 2**35 + rank,
-        "reserved_bytes": 2**36,
-        "host_bytes": 2**33,
-        "collectives": {name: {"seconds": share(0.05), "calls": 2100, "bytes": 10**11} for name in _COLLECTIVES},
-    }
+def _collective(step_seconds: list[float]) -> dict[str, Any]:
+    return {"seconds": [0.05 * seconds for seconds in step_seconds], "calls": 2100, "bytes": 10**11}

@@ -19,6 +19,16 @@ MEGATRONS_PARTS = (
     "kernels.linear=megatron",
 )
 RecordBuilder = Callable[..., Record]
+LAYOUT = {
+    "world_size": 16,
+    "tensor": 4,
+    "pipeline": 2,
+    "expert": 2,
+    "expert_tensor": 4,
+    "data": 2,
+    "nodes": 2,
+    "ranks_per_node": 8,
+}
 
 # a busy neighbour is no failure, and what CI says of a commit does not depend on chance; `--hypothesis-profile explore`
 # looks for new examples
@@ -87,16 +97,7 @@ def _content(steps: int) -> dict[str, Any]:
         "valid": True,
         "void_reasons": [],
         "recipe": {"name": "grok1-40b", "hash": "0123456789ab", "resolved": {"model": {"num_layers": 8}}},
-        "layout": {
-            "world_size": 16,
-            "tensor": 4,
-            "pipeline": 2,
-            "expert": 2,
-            "expert_tensor": 4,
-            "data": 2,
-            "nodes": 2,
-            "ranks_per_node": 8,
-        },
+        "layout": LAYOUT,
         "device": {
             "kind": "npu",
             "name": "Ascend910B-synthetic",

@@ -103,7 +103,7 @@ def _checked(checkout: Checkout) -> Checkout:
     found = [Path(line).resolve() for line in done.stdout.splitlines()]
     if done.returncode or not found or not all(path.is_relative_to(checkout.tree.resolve()) for path in found):
         where = found[0] if found else (done.stderr.strip().splitlines() or ["nothing"])[-1]
-        raise ValueError(f"{checkout.name}: {checkout.revision} would not run its own code: python finds {where}")
+        raise ValueError(f"{checkout.name}: {checkout.revision} would not run its own code: python imports {where}")
     return checkout
 
 
@@ -124,7 +124,7 @@ def run(checkout: Checkout, index: int, words: Sequence[str]) -> Record:
     if made:
         return _its_own(checkout, Record.read(max(made, key=lambda path: path.stat().st_mtime_ns)))
     last = log.read_text(encoding="utf-8", errors="replace").rstrip().splitlines()[-_LAST_LINES:]
-    text = "\n".join(last) or "it said nothing"
+    text = "\n".join(last) or "it printed nothing"
     if code == 1:
         raise RunFailedError(f"{checkout.name} ({checkout.revision}): run {index + 1} failed:\n{text}")
     print(text, file=sys.stderr)

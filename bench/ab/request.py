@@ -32,7 +32,7 @@ class Request:
         select([self.case], "cpu")  # refuses a case that is none
         if self.pairs < MIN_PAIRS or self.confirm < 0:
             raise ValueError(
-                f"--pairs {self.pairs} --confirm {self.confirm}: {MIN_PAIRS} pairs at least, and no less than none more"
+                f"--pairs {self.pairs} --confirm {self.confirm}: at least {MIN_PAIRS} pairs, and at least 0 more"
             )
 
     @property

@@ -1,7 +1,7 @@
-"""Why a run may not become part of a baseline: whatever says that it measured the machine's weather, not the program.
+"""Why a run may not become part of a baseline: signs that it measured noise of the machine, not the program.
 
-A baseline's between-run spread is what every later verdict is weighed by, so a noisy run in it hides slowdowns for as
-long as it is stored. Pure functions, no torch: a record in, sentences out, each with the value and its bound.
+Every later verdict rests on the baseline's between-run spread, so a noisy run in it hides slowdowns for as long as it
+is stored. Pure functions, no torch: a record in, sentences out, each with the value and its bound.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from bench.records.record import Host, Record
 
 MAX_CV_PERCENT = 5.0
 MAX_DRIFT_PERCENT = 2.0  # of a step, from the first third of the steady steps to the last
-DRIFT_ERROR = 0.01  # the chance to call steps without a trend a drift, were each independent of the others
+DRIFT_ERROR = 0.01  # the chance to see a drift in independent steps that have none
 MAX_LOST_PERCENT = 1.0  # of the run's time, and of its cores' time
 MAX_JUMP = 10.0  # one steady step over their median
 
@@ -39,8 +39,8 @@ def _of_steps(summary: Summary, max_cv_percent: float) -> Iterator[str]:
         )
     if (drift := _drift_percent(steady)) is not None:
         yield (
-            f"steady steps drift by {drift:+.1f} % from their first third to their last (sure at {DRIFT_ERROR:.0%}), "
-            f"more than the {MAX_DRIFT_PERCENT:g} % allowed"
+            f"steady steps drift by {drift:+.1f} % from their first third to their last "
+            f"(significant at {DRIFT_ERROR:.0%}), more than the {MAX_DRIFT_PERCENT:g} % allowed"
         )
     slowest = int(steady.argmax())
     if steady[slowest] > MAX_JUMP * summary.median_step_seconds:
@@ -52,7 +52,7 @@ def _of_steps(summary: Summary, max_cv_percent: float) -> Iterator[str]:
 
 
 def _drift_percent(steady: npt.NDArray[np.float64]) -> float | None:
-    """How far the steps moved, if they surely did and too far.
+    """How far the steps drifted, if that is significant and too far.
 
     Kendall's rank test is exact for short runs, where Spearman's approximation calls five rising steps certain.
     """

@@ -1,8 +1,8 @@
-"""Where a history of runs changed its level: a monitor for people to look at, never a gate.
+"""Where the level of a history of runs changed: a monitor for people, not a gate.
 
 The medians of runs, as ranks, are cut by PELT (Killick et al. 2012; the library `ruptures`) where that lessens the sum
-of squares by more than a penalty. Ranks, since one run in a burst of other work says nothing. Where runs resemble the
-one before, noise has levels too: the penalty grows with the correlation that is left after a first cut.
+of squares by more than a penalty. Ranks, so that one run that met other work does not count much. Where runs resemble
+the one before, noise has levels too: the penalty grows with the correlation that is left after a first cut.
 Measured error rates: docs/history.md.
 """
 
@@ -20,7 +20,7 @@ from bench.history.store import Entry
 
 LEAST_RUNS = 3  # of a level
 PENALTY = 10.0
-FLOOR_PERCENT = 1.0  # a smaller change is not worth a look
+FLOOR_PERCENT = 1.0  # a smaller change is not reported
 _MOST_CORRELATION = 0.9
 
 Floats = npt.NDArray[np.float64]

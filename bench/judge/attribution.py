@@ -1,7 +1,7 @@
 """Which part of the step moved, and by how much of the whole change: from the split that every run records.
 
-Seconds say where the time went; calls and bytes of collectives are exact, so that any difference there is a change of
-the program and not of the weather.
+Seconds show where the time went. Calls and bytes of collectives are exact, so any difference there is a change of the
+program, not noise.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from statistics import median
 from bench.judge.metrics import COLLECTIVE, MODULE, PHASE, STEP
 
 _CALLS, _BYTES = "collective_calls.", "collective_bytes."
-_LEAST_SHARE = 0.1  # of the whole change: less is not worth a word in a sentence
+_LEAST_SHARE = 0.1  # of the whole change: a smaller part is not named in the sentence
 _EXACT = 1e-9
 
 
@@ -68,7 +68,7 @@ class Attribution:
         return "; ".join(each for each in (where, counts) if each)
 
     def _moved(self, kind: str) -> list[str]:
-        """What is worth a word of one kind, the largest first."""
+        """The parts of one kind that are large enough to be named, the largest first."""
         return [
             f"{part.name} {part.change_seconds:+.3g} s"
             for part in self.parts

@@ -1,4 +1,4 @@
-"""How sure may one be that runs are slower than the baseline's? Run medians in, a judgement and its error rates out.
+"""Are runs slower than the baseline's, and how certain is that? Run medians in, a judgement and its error rates out.
 
 The unit is the run, not the step: steps of one run depend on one another. Times are compared as logarithms, so that a
 change is a ratio, with the pooled between-run variance of both sides (Student's t, as in the prediction interval of
@@ -42,7 +42,7 @@ Key = TypeVar("Key")
 
 @dataclass(frozen=True)
 class Evidence:
-    """What the runs of two sides say of one metric that is better when smaller. Changes are in percent, + is worse."""
+    """What two samples of runs say about one metric that is better when smaller. Changes are in percent, + is worse."""
 
     change_percent: float
     low_percent: float  # two-sided interval at 1 - 2 alpha, so that each end is a one-sided bound at 1 - alpha
@@ -126,10 +126,10 @@ def _check(comparison: Comparison) -> None:
     least = (MIN_PAIRS, MIN_PAIRS) if comparison.is_paired else (MIN_BASELINE_RUNS, 1)
     if len(before) < least[0] or len(after) < least[1]:
         raise ValueError(
-            f"{len(before)} baseline runs and {len(after)} of ours: needs at least {least[0]} and {least[1]}"
+            f"{len(before)} baseline runs and {len(after)} of ours: at least {least[0]} and {least[1]} are needed"
         )
     if comparison.is_paired and len(before) != len(after):
-        raise ValueError(f"{len(before)} runs of one side and {len(after)} of the other are no pairs")
+        raise ValueError(f"{len(before)} runs of one revision and {len(after)} of the other do not make pairs")
     lowest = 0.0 if comparison.whole is None else -math.inf
     if not all(math.isfinite(value) and value > lowest for value in (*before, *after)):
         raise ValueError("a run's figure is not a positive number")
@@ -157,10 +157,10 @@ def _paired(before: npt.NDArray[np.float64], after: npt.NDArray[np.float64]) -> 
 def decide(family: Mapping[Key, Comparison], family_error: float = FAMILY_ERROR) -> dict[Key, Judgement]:
     """Judge a family of metrics, each with its own evidence.
 
-    A metric fails if it is worse both surely (Holm's step-down procedure, weighted, keeps the chance that any metric
-    of the family fails without cause at `family_error`, whatever their dependence) and by more than its floor. It
-    improves likewise. Either takes three runs of ours; fewer are inconclusive. Otherwise it passes if a slowdown of its
-    limit can be ruled out, and is inconclusive if not.
+    A metric fails if it is significantly worse, and by more than its floor. Holm's weighted step-down procedure keeps
+    the chance that any metric of the family fails without cause at `family_error`, however they depend on each other.
+    Improving works the same way. Both need three runs of ours; fewer are inconclusive. Otherwise the metric passes if a
+    slowdown of its limit can be ruled out, and is inconclusive if not.
     """
     weighed = {name: weigh(each) for name, each in family.items()}
     weights = {name: each.weight for name, each in family.items()}

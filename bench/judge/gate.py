@@ -1,12 +1,11 @@
 """Judge records against baselines: floats in, a verdict and the sentence an engineer needs out.
 
-A recorded baseline of five runs or more is judged by its between-run variance (bench.judge.evidence), in speed, memory,
-skew and each phase (bench.judge.metrics): what is both surely worse and above the floor fails, what cannot be told from
-nothing passes only where the tolerance can be ruled out, and is inconclusive otherwise. All metrics of all cases of a
-suite share one error. A published figure knows no variance: there a fixed, stated, one-sided tolerance
-decides (5 % unless the baseline says otherwise). More than either faster asks for a fresh baseline, which is not a
-failure. A baseline for another recipe, layout or device is refused and the difference named; it is never compared
-with a warning.
+Against a recorded baseline of five runs or more, the between-run variance decides (bench.judge.evidence), for speed,
+memory, skew and each phase (bench.judge.metrics). What is significantly worse, and by more than the floor, fails.
+Anything else passes if a slowdown of the tolerance can be ruled out, and is inconclusive if not. All metrics of all
+cases of a suite share one family-wise error. A published figure has no known variance: there a fixed, stated, one-sided
+tolerance decides (5 % unless the baseline says otherwise). A clear speed-up asks for a fresh baseline and is not a
+failure. A baseline for another recipe, layout or device is refused, and the difference named.
 """
 
 from __future__ import annotations
@@ -154,7 +153,7 @@ def _is_weighed(baseline: Baseline) -> bool:
 
 
 def _limits(baseline: Baseline) -> tuple[float, float]:
-    """The tolerance said in seconds: 5 % fewer tokens a second are 5.26 % longer steps, 5 % more are 4.76 % shorter."""
+    """The tolerance in seconds: 5 % fewer tokens a second are 5.26 % longer steps, 5 % more are 4.76 % shorter."""
     tolerance = baseline.tolerance_percent
     return 100 * tolerance / (100 - tolerance), 100 * tolerance / (100 + tolerance)
 

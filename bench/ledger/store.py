@@ -1,4 +1,4 @@
-"""Ledgers beside others: stored ones, those of other recipes and revisions, and how a difference reads. No torch."""
+"""Ledgers from files, from recipes and from other revisions, and where they are stored. No torch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from grok1.config.load import load_recipe, recipe_names
 from grok1.config.recipe import Recipe
 
 FOLDER = Path(__file__).resolve().parents[2] / "baselines" / "ledger"
-# stored and held by a test; the 314B one takes a minute and is held by the benchmark run
+# stored, and checked by a test; the 314B one takes a minute, so the benchmark run checks it
 SHIPPED = ("grok1-nano", "grok1-tiny", "grok1-small", "grok1-40b-2layer", "grok1-40b", "grok1-60b", "grok1-314b")
 _REVISION_SECONDS = 900
 
@@ -32,7 +32,7 @@ def path_of(folder: Path, recipe_name: str) -> Path:
 
 
 def store(ledger: Ledger, folder: Path, rationale: str) -> Path:
-    """Replace the stored ledger, with the reason in it and without the timeline, which nobody compares."""
+    """Replace the stored ledger, with the reason in it and without the timeline, which is not compared."""
     path = path_of(folder, ledger.recipe_name)
     ranks = [rank.model_copy(update={"timeline": []}) for rank in ledger.ranks]
     write_ledger(path, ledger.model_copy(update={"ranks": ranks, "rationale": rationale.strip()}))
@@ -57,7 +57,7 @@ def _at_revision(revision: str, recipe: str, overrides: Sequence[str]) -> Ledger
         commit_of(revision)
     except ValueError as error:
         raise ValueError(
-            f"--diff {revision}: is no ledger's .json file, no recipe and no git revision: {error}"
+            f"--diff {revision}: is neither a ledger's .json file, nor a recipe, nor a git revision: {error}"
         ) from None
     with worktree(revision) as tree:
         return counted_in(tree, recipe, overrides)
@@ -79,8 +79,8 @@ def counted_in(tree: Path, recipe: str, overrides: Sequence[str], python: str = 
                 command, cwd=tree, capture_output=True, text=True, timeout=_REVISION_SECONDS, check=False
             )
         except subprocess.TimeoutExpired:
-            raise ValueError(f"its ledger took longer than {_REVISION_SECONDS} s to count") from None
+            raise ValueError(f"counting its ledger took longer than {_REVISION_SECONDS} s") from None
         if done.returncode or not result.is_file():
-            reason = (done.stderr.strip().splitlines() or ["it says nothing"])[-1]
+            reason = (done.stderr.strip().splitlines() or ["it printed nothing"])[-1]
             raise ValueError(f"its ledger cannot be counted: {reason}")
         return read_ledger(result)

@@ -24,11 +24,11 @@ _GIB, _GIGA, _TERA = 2**30, 1e9, 1e12
 
 
 def complaint(before: Ledger, after: Ledger) -> str:
-    """What a gate says of a counted ledger beside the stored one: nothing where they are the same."""
+    """How a counted ledger differs from the stored one, for a gate; empty where they are the same."""
     reasons, found = incomparable(before, after), differences(before, after)
     if not reasons and not found and before.unknown_operators == after.unknown_operators:
         return ""
-    lines = [f"the cost of a step of {after.recipe_name} is not what is stored:"]
+    lines = [f"the cost of a step of {after.recipe_name} differs from the stored ledger:"]
     lines += [f"- not comparable: {reason}" for reason in reasons]
     if before.unknown_operators != after.unknown_operators:
         lines.append(
@@ -36,7 +36,7 @@ def complaint(before: Ledger, after: Ledger) -> str:
         )
     if found:
         lines += ["", table(found)]
-    what = "cheaper" if found and all(each.after <= each.before for each in found) else "meant"
+    what = "cheaper" if found and all(each.after <= each.before for each in found) else "intended"
     lines += [
         "",
         f"if this is {what}, store it: python -m bench ledger --recipe {after.recipe_name} --update --rationale '...'",
@@ -63,8 +63,8 @@ def _change(each: Difference) -> str:
 
 
 def as_markdown(before: Ledger, after: Ledger, names: tuple[str, str]) -> str:
-    """Two ledgers side by side: totals a rank, then every figure that differs where the ranks are the same."""
-    lines = [f"# {names[0]} beside {names[1]}", ""]
+    """Two ledgers side by side: totals per rank, then every figure that differs on ranks that both hold."""
+    lines = [f"# {names[0]} compared with {names[1]}", ""]
     lines += [f"- {reason}" for reason in incomparable(before, after)]
     rows = []
     for old, new in zip(before.ranks, after.ranks, strict=False):
@@ -106,7 +106,7 @@ def _headline(rank: RankLedger) -> tuple[float, ...]:
 
 
 def summary(ledger: Ledger, recipe: Recipe, memory_gib: float) -> str:
-    """What a person wants to know of one ledger, in a terminal; `memory_gib` is what a rank's device has."""
+    """One ledger, summarised for a terminal; `memory_gib` is the memory of a rank's device."""
     parts = [
         f"{ledger.recipe_name} ({ledger.recipe_hash}): a step of {ledger.num_micro_batches} micro-batches, "
         f"{recipe.parallel.world_size} ranks, {', '.join(f'{k} {v}' for k, v in ledger.software.items())}"
@@ -118,8 +118,8 @@ def summary(ledger: Ledger, recipe: Recipe, memory_gib: float) -> str:
     fits = f"fits with {margin:.2f} GiB to spare" if margin >= 0 else f"DOES NOT FIT: {-margin:.2f} GiB too much"
     parts += [
         "",
-        f"peak memory of rank {fullest.rank} on a device of {memory_gib:g} GiB: {fits} (tensors alone, without what "
-        "the allocator and the driver keep)",
+        f"peak memory of rank {fullest.rank} on a device of {memory_gib:g} GiB: {fits} (tensors only, without what "
+        "the allocator and the driver reserve)",
     ]
     total = ledger.total("matrix_flops")
     if sum(rank.ranks_alike for rank in ledger.ranks) == recipe.parallel.world_size:
@@ -130,7 +130,7 @@ def summary(ledger: Ledger, recipe: Recipe, memory_gib: float) -> str:
         ]
     if not ledger.is_complete:
         names = ", ".join(f"{name} ({calls})" for name, calls in ledger.unknown_operators.items())
-        parts += ["", f"INCOMPLETE: no FLOP formula for {names}; these are counted as nothing, so FLOPs are too low"]
+        parts += ["", f"INCOMPLETE: no FLOP formula for {names}; these count as nothing, so the FLOPs are too low"]
     return "\n".join(parts)
 
 

@@ -1,9 +1,9 @@
-"""How often is the gate wrong? Replays recorded noise through the real gate with slowdowns put in, and counts.
+"""How often is the gate wrong? Judges real runs of an unchanged program, with artificial slowdowns added, and counts.
 
-A series is many runs of one unchanged program under one condition. Each trial draws a baseline's runs and some new ones
-from it, without putting back, slows the new ones down, and asks the gate about all figures that the series has; with no
-slowdown a fail is a false alarm. Three rules of others are asked the same. Pure functions: series in, shares with their
-confidence intervals out.
+A series is many runs of one unchanged program under one condition. Each trial draws a baseline's runs and some new runs
+from it without replacement, slows the new ones down, and lets the gate judge all figures that the series has. Without a
+slowdown, a fail is a false alarm. Three rules of other projects judge the same draws. Pure functions: series in, shares
+with their confidence intervals out.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ Figures = Mapping[str, float]
 
 @dataclass(frozen=True)
 class Rule:
-    """How a gate reduces a run's step times, how many runs it takes, and what it says of both sides' figures."""
+    """How a gate reduces a run's step times, how many runs it needs, and how it judges the figures of both samples."""
 
     figures: Callable[[Floats], Figures]
     runs: int
@@ -74,7 +74,7 @@ class Rule:
 
 
 def gate_figures(seconds_RS: Floats) -> Figures:
-    """What bench.judge.metrics would have of a run's step times alone: the slowest rank's, the warm-up cut."""
+    """The figures of bench.judge.metrics that need step times alone: of the slowest rank, without the warm-up."""
     slowest_S = seconds_RS.max(axis=0)
     steady = slice(find_steady(slowest_S.tolist()).steady_from, None)
     return {
@@ -120,7 +120,7 @@ def _five_percent_either_way(before: Sequence[Figures], after: Sequence[Figures]
 THIS_GATE = "this gate"
 FIVE_RUNS, TWO_STAGES = f"{THIS_GATE}, 5 runs", f"{THIS_GATE}, 5 runs, 5 more on suspicion"
 
-# the others' compare one run with one run
+# the other projects' rules compare one run with one run
 RULES: Mapping[str, Rule] = {
     f"{THIS_GATE}, 1 run": Rule(gate_figures, 1, _this_gate),
     f"{THIS_GATE}, 3 runs": Rule(gate_figures, 3, _this_gate),
@@ -162,7 +162,7 @@ class Share:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a rule said over the trials of one condition, kind and size of slowdown."""
+    """What a rule found in the trials of one condition, kind and size of slowdown."""
 
     condition: str
     rule: str
@@ -196,13 +196,13 @@ class _Replayed:
     def ask(self, rule: Rule, kind: Kind, percent: float, draws: Sequence[Draw]) -> tuple[Share, Share]:
         """(failed, inconclusive)."""
         before, after = self.figures(rule.figures, kind, 0.0), self.figures(rule.figures, kind, percent)
-        said = [
+        found = [
             rule.judge(
                 [before[index] for index in theirs[: rule.baseline_runs]], [after[index] for index in ours[: rule.runs]]
             )
             for theirs, ours in draws
         ]
-        return Share(said.count("fail"), len(said)), Share(said.count("inconclusive"), len(said))
+        return Share(found.count("fail"), len(found)), Share(found.count("inconclusive"), len(found))
 
 
 def rules_for(runs: int) -> dict[str, Rule]:
@@ -228,15 +228,15 @@ def replay(series: Series, trials: int, seed: int = 0, kinds: Sequence[Kind] = K
 def _too_poor_for(series: Series) -> dict[Kind, str]:
     found: dict[Kind, str] = {} if series.has_memory else {"memory growth": "the series has no memory recorded"}
     if len(series.runs[0].ranks) == 1:
-        found["one rank"] = "the series has no other, so that it is every step"
+        found["one rank"] = "the series has one rank only, so this would be every step"
     return found
 
 
 def skipped(series: Series) -> list[str]:
-    """What a series is too poor for, in words."""
+    """What was skipped because the series lacks the data for it, in words."""
     count = len(series.runs)
     found = [
-        f"skipped: {name} takes {rule.needs} runs a trial, the series has {count}"
+        f"skipped: {name} needs {rule.needs} runs per trial, and the series has {count}"
         for name, rule in RULES.items()
         if rule.needs > count
     ]
@@ -246,7 +246,7 @@ def skipped(series: Series) -> list[str]:
 def held_back(series: Series, trials: int, seed: int = 0) -> list[Outcome]:
     """False alarms within each half of the runs, and of a baseline from the first half with new runs from the second.
 
-    The last is what a machine that drifts does to a stored baseline: no rule for exchangeable runs can promise for it.
+    The last shows what a drifting machine does to a stored baseline: no rule for exchangeable runs holds there.
     """
     replayed, random = _Replayed(series), np.random.default_rng(seed)
     half = len(series.runs) // 2
@@ -272,6 +272,6 @@ def _draw(random: np.random.Generator, theirs: npt.NDArray[np.int_], ours: npt.N
 
 
 def is_sound(outcomes: Sequence[Outcome]) -> bool:
-    """False where the gate's false alarms are surely above what it states."""
+    """False where the gate's false alarms are significantly more frequent than stated."""
     alarms = [each.failed for each in outcomes if each.percent == 0.0 and each.rule.startswith(THIS_GATE)]
     return all(share.interval[0] <= FAMILY_ERROR for share in alarms)

@@ -20,7 +20,7 @@ def spread_percent(series: Series) -> float:
 
 
 def table(outcomes: Sequence[Outcome], series: Series) -> str:
-    """Markdown: false alarms first, then what each rule finds of each slowdown, then what was skipped."""
+    """Markdown: false alarms first, then the share of each slowdown that each rule finds, then what was skipped."""
     rows = []
     for kind in dict.fromkeys(each.kind for each in outcomes):
         for rule in dict.fromkeys(each.rule for each in outcomes):
@@ -46,7 +46,7 @@ def halves_table(outcomes: Sequence[Outcome]) -> str:
 
 
 def as_json(series: Series, outcomes: Sequence[Outcome], halves: Sequence[Outcome]) -> dict[str, Any]:
-    """All that was counted of a series, plain."""
+    """All counts of a series, as plain data."""
     return {
         "condition": series.condition,
         "recipe_name": series.recipe_name,

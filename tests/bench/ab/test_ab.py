@@ -374,10 +374,10 @@ def test_a_run_of_another_commit_is_refused(repository: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"base": "nothing-of-the-kind"}, "'nothing-of-the-kind' is no git revision"),
-        ({"head": "--help"}, "'--help' is no git revision"),
+        ({"base": "nothing-of-the-kind"}, "'nothing-of-the-kind' is not a git revision"),
+        ({"head": "--help"}, "'--help' is not a git revision"),
         ({"case": "grok1-huge"}, "unknown case 'grok1-huge'"),
-        ({"pairs": 2}, "3 pairs at least"),
+        ({"pairs": 2}, "at least 3 pairs"),
     ],
 )
 def test_what_is_none_is_refused(repository: Path, changes: dict[str, Any], told: str) -> None:
@@ -387,7 +387,7 @@ def test_what_is_none_is_refused(repository: Path, changes: dict[str, Any], told
 
 
 def test_a_folder_without_git_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no git repository"):
+    with pytest.raises(ValueError, match="not a git repository"):
         commit_of("HEAD", tmp_path)
 
 
@@ -548,7 +548,7 @@ def test_the_command_prints_the_verdict_writes_json_and_exits(
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (("--base", "nothing-of-the-kind", "--case", "grok1-nano"), "no git revision"),
+        (("--base", "nothing-of-the-kind", "--case", "grok1-nano"), "not a git revision"),
         (("--base", "HEAD", "--case", "grok1-huge"), "unknown case"),
     ],
 )

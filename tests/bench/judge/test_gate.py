@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from bench.judge.baseline import Baseline, BaselineFile, load_baselines, recorded_baseline
 from bench.judge.gate import judge
 from bench.judge.verdict import exit_code
+from tests.conftest import LAYOUT
 
 TOKENS_RATE = 1646.633
 
@@ -28,16 +29,7 @@ def published(**changes: Any) -> Baseline:
         "global_batch": 128,
         "parameters_total": 40_970_557_440,
         "dtype": "bf16",
-        "layout": {
-            "world_size": 16,
-            "tensor": 4,
-            "pipeline": 2,
-            "expert": 2,
-            "expert_tensor": 4,
-            "data": None,
-            "nodes": None,
-            "ranks_per_node": None,
-        },
+        "layout": LAYOUT | dict.fromkeys(("data", "nodes", "ranks_per_node")),
         "device": {"kinds": ["npu"], "name": "Ascend 910B", "match": "prefix"},
         "metrics": {"tokens_per_second_per_processor": TOKENS_RATE, "step_seconds": 39.8},
         "tolerance_percent": 5.0,

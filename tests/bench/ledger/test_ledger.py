@@ -211,7 +211,7 @@ def test_command_stores_checks_and_fails(tmp_path: Path) -> None:
         (("--routing", "0.5,0.5"), "has 2 shares that sum to 1, not 8"),
         (("--routing", "0.9,0.1,0,0,0,0,0,0"), "none above 1 / experts per token"),
         (("--set", "parallel.tensor=3"), "is not a multiple of"),
-        (("--diff", "nothing-of-the-kind", "grok1-nano"), "no recipe and no git revision"),
+        (("--diff", "nothing-of-the-kind", "grok1-nano"), "nor a recipe, nor a git revision"),
     ],
 )
 def test_command_refuses_in_one_line(arguments: tuple[str, ...], complaint: str) -> None:

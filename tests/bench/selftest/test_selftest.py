@@ -191,7 +191,7 @@ def test_what_a_series_is_too_poor_for_is_skipped_and_said() -> None:
     assert {each.rule for each in outcomes} == set(RULES) - {TWO_STAGES, "this gate, 10 runs a side"}
     assert "memory growth" not in {each.kind for each in outcomes}
     shown = table(outcomes, series)
-    assert f"skipped: {TWO_STAGES} takes 15 runs a trial, the series has 12" in shown
+    assert f"skipped: {TWO_STAGES} needs 15 runs per trial, and the series has 12" in shown
     assert "skipped: memory growth, the series has no memory recorded" in shown
     assert skipped(invented(0.01, memory=True)) == []
 
@@ -219,7 +219,7 @@ def test_the_halves_are_held_apart() -> None:
     assert found["across", FIVE_RUNS] == 1.0
 
 
-def test_false_alarms_surely_above_the_stated_are_not_sound(quiet: list[Outcome]) -> None:
+def test_false_alarms_significantly_above_the_stated_are_not_sound(quiet: list[Outcome]) -> None:
     assert is_sound(quiet)
     alarm = Outcome("x", "this gate, 1 run", "every step", 0.0, Share(30, 200), Share(0, 200))
     assert not is_sound([*quiet, alarm])
