@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from types import ModuleType
 from typing import Any, Protocol, cast
 
@@ -88,9 +89,10 @@ def profiler() -> tuple[ModuleType, list[object]]:
     if device_kind() == "npu":
         module = importlib.import_module("torch_npu.profiler")
         return module, [module.ProfilerActivity.CPU, module.ProfilerActivity.NPU]
-    module = importlib.import_module("torch.profiler")
-    here = [] if device_kind() == "cpu" else [module.ProfilerActivity.CUDA]
-    return module, [module.ProfilerActivity.CPU, *here]
+    from torch import profiler  # an import that few runs need
+
+    here = [] if device_kind() == "cpu" else [profiler.ProfilerActivity.CUDA]
+    return profiler, [profiler.ProfilerActivity.CPU, *here]
 
 
 def peak_bytes() -> tuple[int, int | None]:
@@ -104,7 +106,6 @@ def versions(
     packages: Sequence[str] = ("torch", "megatron-core", "torch-npu", "mindspeed", "numpy"), with_python: bool = True
 ) -> dict[str, str]:
     """Versions of the software that can move the numbers; packages that are absent are left out."""
-    metadata = importlib.import_module("importlib.metadata")
     found = {"python": ".".join(map(str, sys.version_info[:3]))} if with_python else {}
     for package in packages:
         with contextlib.suppress(metadata.PackageNotFoundError):
