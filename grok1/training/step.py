@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -93,7 +92,7 @@ class Stepper:
                 step=step,
                 loss=loss,
                 aux_loss=aux_loss,
-                grad_norm=math.nan if grad_norm is None else float(grad_norm),
+                grad_norm=float(grad_norm),
                 learning_rate=learning_rate,
                 skipped=not updated,
             ),
