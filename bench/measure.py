@@ -6,13 +6,14 @@ import itertools
 import math
 import os
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from datetime import datetime, timezone
 from typing import Any
 
 from bench.git import commit
 from bench.host import host, lost_seconds, seconds_since
+from bench.judge.void import lost_pairs
 from bench.records.environment import allowed_environment
 from bench.records.record import MAX_MODULES, MAX_SPANS_OF_RANK, Record
 from grok1.config.recipe import Recipe
@@ -91,15 +92,8 @@ def void_reasons(job: Job, result: RunResult) -> list[str]:
         if step.skipped:
             reasons.append(f"step {step.step + 1}: the optimizer skipped its update")
     pairs = len(steps) * job.recipe.tokens_per_step * job.recipe.model.experts_per_token
-    reasons += _dropped(result.expert_load, pairs)
+    reasons += lost_pairs(result.expert_load, pairs)
     return reasons[:_MAX_REASONS]
-
-
-def _dropped(expert_load: list[list[int]], pairs: int) -> Iterator[str]:
-    """The layers whose experts got fewer (token, expert) pairs than were routed; numbered from 0, as in the report."""
-    for layer, tokens in enumerate(expert_load):
-        if sum(tokens) < pairs:
-            yield f"layer {layer}: {pairs - sum(tokens):,} of {pairs:,} (token, expert) pairs were dropped"
 
 
 def _finite(step: dict[str, Any]) -> dict[str, Any]:
