@@ -31,28 +31,29 @@ Overrides = Annotated[
 @app.command()
 def train(
     recipe: Annotated[str, typer.Option(help="A shipped recipe (see `grok1 recipes`) or a .toml file.")] = "grok1-tiny",
-    steps: Annotated[int, typer.Option(help="Train until this many steps are done.")] = 20,
+    steps: Annotated[int, typer.Option(help="Stop after this many steps in all, those before a resume included.")] = 20,
     data: Annotated[Path | None, typer.Option(help="Prefix of the .bin/.idx pair; default: the sample corpus.")] = None,
     tokenizer: Annotated[Path | None, typer.Option(help="The tokenizer that made --data.")] = None,
-    save: Annotated[Path | None, typer.Option(help="Write checkpoints below this folder.")] = None,
-    save_interval: Annotated[int, typer.Option(help="Steps between checkpoints; 0: at the end only.", min=0)] = 0,
-    load: Annotated[Path | None, typer.Option(help="Resume from the newest checkpoint here.")] = None,
+    save: Annotated[Path | None, typer.Option(help="Write checkpoints into this folder.")] = None,
+    save_interval: Annotated[int, typer.Option(help="Steps between checkpoints; 0: only at the end.", min=0)] = 0,
+    load: Annotated[Path | None, typer.Option(help="Resume from the newest checkpoint in this folder.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or npu; default: what the machine has.")] = None,
     overrides: Overrides = None,
-    json_path: Annotated[Path | None, typer.Option("--json", help="Write all measurements here.")] = None,
-    no_shared_storage: Annotated[bool, typer.Option("--no-shared-storage", help="Nodes share no disk.")] = False,
+    json_path: Annotated[Path | None, typer.Option("--json", help="Write all measurements to this file.")] = None,
+    no_shared_storage: Annotated[bool, typer.Option("--no-shared-storage", help="Nodes do not share a disk.")] = False,
     profile: Annotated[
-        str | None, typer.Option(metavar="STEPS", help="Profile these steps, like 5 or 4,8-9: traces, and top tables.")
+        str | None,
+        typer.Option(metavar="STEPS", help="Profile these steps, like 5 or 4,8-9; writes traces."),
     ] = None,
     profile_ranks: Annotated[str, typer.Option(metavar="RANKS", help="Ranks to profile, like 0 or 0,8.")] = "0",
-    profile_dir: Annotated[Path, typer.Option(help="Folder of the traces.")] = Path("profile"),
-    nnodes: Annotated[int, typer.Option(help="Machines of the job, when not under torchrun.", min=1)] = 1,
-    node_rank: Annotated[int, typer.Option(help="Which of them this is.", min=0)] = 0,
+    profile_dir: Annotated[Path, typer.Option(help="Write the traces into this folder.")] = Path("profile"),
+    nnodes: Annotated[int, typer.Option(help="Number of machines; not needed under torchrun or Slurm.", min=1)] = 1,
+    node_rank: Annotated[int, typer.Option(help="Number of this machine, from 0.", min=0)] = 0,
     master_addr: Annotated[str, typer.Option(help="Address of the first machine.")] = "127.0.0.1",
-    master_port: Annotated[int, typer.Option(help="A free port there.", min=1, max=65535)] = 29500,
-    nproc_per_node: Annotated[int | None, typer.Option(help="Ranks on this machine.", min=1)] = None,
+    master_port: Annotated[int, typer.Option(help="A free port on the first machine.", min=1, max=65535)] = 29500,
+    nproc_per_node: Annotated[int | None, typer.Option(help="Number of ranks on this machine.", min=1)] = None,
 ) -> None:
-    """Train a recipe: starts its ranks here, or joins as one rank under torchrun or Slurm."""
+    """Train a recipe. Starts its ranks on this machine, or joins as one rank under torchrun or Slurm."""
     from grok1.distributed.launch import Nodes
     from grok1.training.job import prepare, profile_request
 
@@ -111,10 +112,10 @@ def _line(event: Event, recipe: Recipe, total: int) -> str:
 
 @app.command()
 def verify(
-    oracle: Annotated[Path, typer.Option(help="A reference dump NAME.npz; NAME.grads*.npz lies beside it.")],
+    oracle: Annotated[Path, typer.Option(help="A reference dump NAME.npz, with NAME.grads*.npz beside it.")],
     device: Annotated[str | None, typer.Option(help="cpu, cuda or npu; default: what the machine has.")] = None,
     overrides: Overrides = None,
-    json_path: Annotated[Path | None, typer.Option("--json", help="Write the comparison here.")] = None,
+    json_path: Annotated[Path | None, typer.Option("--json", help="Write the comparison to this file.")] = None,
 ) -> None:
     """Compare logits, loss and every gradient with a dump of xAI's own model; exit 1 where they differ.
 
@@ -146,16 +147,18 @@ def verify(
 def generate(
     load: Annotated[Path, typer.Option(help="The folder that `grok1 train --save` wrote.")],
     prompt: Annotated[list[str] | None, typer.Option(help="Text to continue. Repeatable.")] = None,
-    prompts_file: Annotated[Path | None, typer.Option(help="More of them, one a line.")] = None,
-    recipe: Annotated[str | None, typer.Option(help="Default: the checkpoint's own.")] = None,
+    prompts_file: Annotated[Path | None, typer.Option(help="A file of prompts, one per line.")] = None,
+    recipe: Annotated[str | None, typer.Option(help="A recipe or .toml file; default: the checkpoint's own.")] = None,
     overrides: Overrides = None,
-    tokenizer: Annotated[Path | None, typer.Option(help="Of its training; default: the sample corpus's.")] = None,
-    max_new_tokens: Annotated[int, typer.Option(help="Tokens a prompt gets at most.")] = 64,
-    temperature: Annotated[float, typer.Option(help="0: always the likeliest token.")] = 0.0,
-    top_p: Annotated[float, typer.Option(help="Sample from the likeliest tokens of this joint probability.")] = 1.0,
-    seed: Annotated[int, typer.Option(help="The same seed draws the same tokens.")] = 0,
+    tokenizer: Annotated[
+        Path | None, typer.Option(help="The tokenizer of its training; default: the sample corpus's.")
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option(help="Most new tokens per prompt.")] = 64,
+    temperature: Annotated[float, typer.Option(help="0 always takes the likeliest token.")] = 0.0,
+    top_p: Annotated[float, typer.Option(help="Sample from the likeliest tokens up to this total probability.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same tokens.")] = 0,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or npu; default: what the machine has.")] = None,
-    json_path: Annotated[Path | None, typer.Option("--json", help="Write the completions here.")] = None,
+    json_path: Annotated[Path | None, typer.Option("--json", help="Write the completions to this file.")] = None,
 ) -> None:
     """Continue prompts with a checkpoint's newest weights, on the recipe's layout with one pipeline stage."""
     from grok1.distributed.launch import ONE_MACHINE
@@ -179,11 +182,13 @@ def generate(
 
 @app.command()
 def convert(
-    source: Annotated[Path, typer.Argument(help="A folder of safetensors, or one that `grok1 train --save` wrote.")],
-    target: Annotated[Path, typer.Argument(help="A new folder for the other of the two.")],
-    recipe: Annotated[str, typer.Option(help="What the safetensors are; a checkpoint knows its own.")] = "grok1-314b",
+    source: Annotated[Path, typer.Argument(help="A folder of safetensors, or a folder of checkpoints.")],
+    target: Annotated[Path, typer.Argument(help="A new folder for the other format.")],
+    recipe: Annotated[
+        str, typer.Option(help="The recipe of the safetensors; a checkpoint has its own.")
+    ] = "grok1-314b",
     overrides: Overrides = None,
-    shard_gib: Annotated[float, typer.Option(help="Largest safetensors file to write.", min=0.001)] = 5.0,
+    shard_gib: Annotated[float, typer.Option(help="Size limit of a written safetensors file.", min=0.001)] = 5.0,
 ) -> None:
     """Published weights (safetensors, hpcai-tech/grok-1's names) into a checkpoint for any layout, or back.
 
@@ -207,7 +212,7 @@ def convert(
 
 @app.command()
 def recipes(
-    name: Annotated[str | None, typer.Argument(help="Show this one whole.")] = None,
+    name: Annotated[str | None, typer.Argument(help="Show this recipe in full.")] = None,
     overrides: Overrides = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:

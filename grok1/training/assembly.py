@@ -1,4 +1,4 @@
-"""Assembling a job on one rank: groups, data, model, optimizer and the stepper over them. Everybody's way to a step."""
+"""Assembles a job on one rank: process groups, data, model, optimizer, stepper. Training and benchmarks share it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from grok1.training.timers import PhaseTimers
 
 @contextmanager
 def joined_with_data(job: Job, where: Rendezvous, num_steps: int | None = None) -> Iterator[tuple[Ranks, Batches]]:
-    """This rank's place in the job's groups, and its micro-batches of the job's corpus.
+    """Join the job; gives this rank's place in it and its micro-batches of the corpus.
 
     The order of samples depends on the length of the dataset: `num_steps` (default: the job's) or the recipe's
     decay_steps, whichever is more.
@@ -45,11 +45,11 @@ def build_stepper(
     stock: bool = False,
     core_attention: type | None = None,
 ) -> Stepper:
-    """Model, optimizer and schedule of this rank, ready to step; `prepare` gets the model before the optimizer does.
+    """Model, optimizer and schedule of this rank, ready to step.
 
-    The optimizer copies the weights that it finds, so what fills them must come first. Without values the weights are
-    left as they are allocated. For comparisons: `stock` leaves megatron's objects as megatron makes them, and
-    `core_attention` is a module of megatron's to use in place of ours.
+    `prepare` gets the model before the optimizer is built, because the optimizer copies the weights that it finds.
+    `with_values=False` leaves the weights uninitialised. For comparisons: `stock` leaves megatron's objects as megatron
+    makes them, and `core_attention` is a megatron module to use in place of ours.
     """
     model = build_model(recipe, ranks, with_values, stock=stock, core_attention=core_attention)
     prepare(model)

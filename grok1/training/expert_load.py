@@ -1,4 +1,4 @@
-"""How many tokens each expert got, by layer."""
+"""How many tokens each expert got in each layer."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class ExpertLoad:
             self._maps_by_layer.setdefault(layer, []).append(output[1])
 
     def settle(self) -> None:
-        """Count what was kept since the last call: once a step, as a small operation a router costs more."""
+        """Count the routing maps kept since the last call. Once a step is cheaper than once a router."""
         for layer, maps_TE in self._maps_by_layer.items():
             counts_E = torch.cat(maps_TE).sum(dim=0)
             seen = self._counts_by_layer.get(layer)

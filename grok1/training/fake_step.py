@@ -1,12 +1,12 @@
-"""One rank of a job of any size without its data: the real training step on tensors that have shapes and no content.
+"""The training step of one rank on fake tensors, which have shapes and no content: any job fits on a laptop.
 
-Floating-point tensors are fake (torch's FakeTensorMode); integers and booleans are real, since token ids, routing
-and split sizes decide shapes. Collectives go to torch's fake process group, which copies a rank's own input into
-every other rank's place: right where all ranks route alike, which a planned routing makes sure of.
+The step is the real one. Floating-point tensors are fake (torch's FakeTensorMode). Integers and booleans are real,
+because token ids, routing and split sizes decide shapes. Collectives go to torch's fake process group, which copies a
+rank's own input into every other rank's place. That is right where all ranks route alike, as a planned routing does.
 
-Three things are assumed of the data, and stated by whoever counts with this: every router sends its tokens as
-planned; a value that the host reads from a fake tensor is 2, so losses are finite and gradients are clipped where
-the recipe clips at less; all micro-batches cost the same.
+Three assumptions about the data follow. Every router sends its tokens as planned. A value that the host reads from a
+fake tensor is 2, so losses are finite, and gradients are clipped where the recipe clips below 2. All micro-batches
+cost the same.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ KeywordArguments = dict[str, Any]
 
 @dataclass(frozen=True)
 class Routing:
-    """How each router spreads its tokens: the share of (token, expert) pairs that each expert gets, summing to 1."""
+    """Each expert's share of a router's (token, expert) pairs. The shares sum to 1."""
 
     shares: tuple[float, ...]
 
@@ -50,10 +50,10 @@ class Routing:
         return Routing((1.0 / num_experts,) * num_experts)
 
     def routing_map(self, num_tokens: int, experts_per_token: int) -> Tensor:
-        """True where a token goes to an expert, [T, E]; every token goes to `experts_per_token` different ones.
+        """[T, E], True where a token goes to an expert. Every token goes to `experts_per_token` different experts.
 
         Raises:
-            ValueError: an expert's share is more than every token going to it once.
+            ValueError: a share asks for more than one pair per token.
         """
         pairs = num_tokens * experts_per_token
         # cumulative rounding, so that the counts add up
@@ -72,7 +72,7 @@ class Routing:
 
 
 def plan_routing(model: torch.nn.Module, recipe: Recipe, routing: Routing) -> None:
-    """Make every router of `model` send its tokens as planned, whatever it computes; works on real tensors too."""
+    """Make every router of `model` send its tokens as planned, whatever it computes. Works on real tensors too."""
     maps_TE: dict[int, Tensor] = {}
 
     def planned(_router: object, _inputs: object, output: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
@@ -89,14 +89,14 @@ def plan_routing(model: torch.nn.Module, recipe: Recipe, routing: Routing) -> No
 
 
 class FakeBatches:
-    """Micro-batches of token ids that no text ever had, as many as `num_micro_batches` says at the time."""
+    """Micro-batches of invented token ids. `num_micro_batches` may be changed between steps."""
 
     def __init__(self, recipe: Recipe) -> None:
         self._recipe = recipe
         self.num_micro_batches = recipe.num_micro_batches
 
     def step(self, _step: int) -> list[Batch]:
-        """The same micro-batch again and again."""
+        """The same micro-batch, `num_micro_batches` times."""
         training = self._recipe.training
         with unset_fake_temporarily():
             ids = torch.arange(training.sequence_length).expand(training.micro_batch, -1)
@@ -113,9 +113,9 @@ def fake_rank(
     timers: PhaseTimers | None = None,
     meter: AbstractContextManager[object] | None = None,
 ) -> Iterator[tuple[Stepper, FakeBatches, Ranks]]:
-    """This process as that rank of the recipe's job, ready to step; `meter` sees all that runs, building included.
+    """Make this process one rank of the recipe's job, ready to step. `meter` sees all that runs, set-up included.
 
-    One rank at a time in a process.
+    A process can be one rank at a time.
     """
     world_size = recipe.parallel.world_size
     where = Rendezvous(FAKE_URL, rank, world_size, local_rank=0, ranks_per_node=world_size)
@@ -128,7 +128,7 @@ def fake_rank(
 
 
 class _FakeStep(TorchDispatchMode):
-    """Keeps integers and booleans real, sends collectives to the fake group, and answers what depends on data."""
+    """Keeps integers and booleans real, sends collectives to the fake group, and answers data-dependent questions."""
 
     def __torch_dispatch__(
         self, func: OpOverload, types: object, args: Arguments = (), kwargs: KeywordArguments | None = None
@@ -155,7 +155,7 @@ def _are_whole_numbers(tensors: Sequence[Tensor]) -> bool:
 
 
 def _makes_whole_numbers(func: OpOverload, args: Arguments, kwargs: KeywordArguments) -> bool:
-    """Whether a factory's result is of integers or booleans; arange has them by default."""
+    """Whether a factory returns integers or booleans, as arange does by default."""
     dtype = kwargs.get("dtype")
     if dtype is None:
         return func._schema.name == "aten::arange" and all(isinstance(each, int) for each in args)
@@ -163,7 +163,7 @@ def _makes_whole_numbers(func: OpOverload, args: Arguments, kwargs: KeywordArgum
 
 
 def _shapeless_collective(func: OpOverload, args: Arguments, kwargs: KeywordArguments) -> object:
-    """The fake group's answer, which has the right type; fake tensors are stood for by empty ones."""
+    """Ask the fake group with empty tensors in place of fake ones: its answer has the right type."""
 
     def stand_in(leaf: object) -> object:
         if not isinstance(leaf, Tensor):

@@ -1,4 +1,4 @@
-"""From this rank's steps to the whole job's result on rank 0."""
+"""Gathers the whole job's result on rank 0 from the steps of every rank."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def gather_result(
 ) -> RunResult | None:
     """The whole job's measurements on rank 0, None on the others. All ranks must call it.
 
-    `times_modules`: take the last step once more, unmeasured, and say which modules its time goes to.
+    `times_modules`: profile the last step once more, outside the measurement, to split its time by module.
     """
     load = stepper.expert_load.drain()  # before the extra step, whose tokens do not count
     timeline = [PhaseSpan(phase, start, end) for start, end, phase in stepper.timeline()]
@@ -96,7 +96,7 @@ def _calls(results: Sequence[StepResult]) -> list[list[Communication]]:
 
 
 def _module_seconds(where: Rendezvous, stepper: Stepper, step: int) -> dict[str, ModuleSeconds]:
-    """Where one more step goes, on the first rank of each pipeline stage; its results are dropped."""
+    """Seconds by module of one more step, on the first rank of each pipeline stage. The step's results are dropped."""
     take_step = functools.partial(stepper.run, step)
     if stepper.ranks.rank % (where.world_size // stepper.recipe.parallel.pipeline):
         take_step()

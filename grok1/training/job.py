@@ -40,12 +40,12 @@ class Job:
     load: Path | None = None
     shared_storage: bool = True
     profile: ProfileRequest | None = None
-    times_modules: bool = False  # take the last step once more, unmeasured, to say which modules its time goes to
-    launched_at: float = 0.0  # seconds since the epoch, to tell how long the ranks took to start
+    times_modules: bool = False  # profile the last step once more, outside the measurement, to split its time by module
+    launched_at: float = 0.0  # seconds since the epoch; the start-up time counts from here
 
 
 def profile_request(steps: str, ranks: str, folder: Path, num_steps: int, world_size: int) -> ProfileRequest:
-    """What `--profile 5,8-9` and its ranks ask for.
+    """The request that `--profile 5,8-9` and `--profile-ranks` make.
 
     Raises:
         ValueError: not numbers, or outside the job.
@@ -63,7 +63,7 @@ def _numbers(option: str, text: str, least: int, most: int) -> set[int]:
     for part in text.split(","):
         first, _, last = part.partition("-")
         if not first.isdecimal() or not (last or first).isdecimal():
-            raise ValueError(f"{option} {text!r} is no list of numbers like 5 or 2,8-9")
+            raise ValueError(f"{option} {text!r} is not a list of numbers like 5 or 2,8-9")
         low, high = int(first), int(last or first)
         if not least <= low <= high <= most:
             raise ValueError(f"{option} {text!r}: {part} is not within {least} to {most}")

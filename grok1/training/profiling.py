@@ -1,7 +1,8 @@
 """A profile of chosen steps on chosen ranks: a Chrome or Perfetto trace, and where the time went by module.
 
-Operators are given to the innermost module that was running forward when they were issued, and those of the backward to
-the module whose forward made them, by autograd's sequence numbers. Times are each operator's own, so that they add up.
+An operator belongs to the innermost module whose forward was running when it was issued. An operator of the backward
+belongs to the module whose forward made it; autograd's sequence numbers tell. Times exclude nested operators, so they
+add up.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ _MICROSECONDS = 1e6
 
 
 class StepProfiler:
-    """Profiles the steps that were asked for on this rank; of the others it knows nothing and costs nothing."""
+    """Profiles the requested steps on this rank. Other steps cost nothing."""
 
     def __init__(self, request: ProfileRequest | None, rank: int, model: torch.nn.Module) -> None:
         self._request = request if request is not None and rank in request.ranks else None
@@ -40,7 +41,7 @@ class StepProfiler:
 
     @contextmanager
     def step(self, number: int) -> Iterator[None]:
-        """Run one step inside; writes its trace and keeps its profile if it is one of those asked for."""
+        """Run one step inside. A requested step is profiled, and its trace is written."""
         if self._request is None or number + 1 not in self._request.steps:
             yield
             return
@@ -52,7 +53,7 @@ class StepProfiler:
         self._found.append(_Profiled(number, str(path), module_seconds(events), operator_use(events)))
 
     def profiles(self, results: Iterable[StepResult]) -> list[StepProfile]:
-        """The profiled steps, with what the harness itself timed of them."""
+        """The profiled steps, with the harness's own times of the same steps."""
         by_step = {result.metrics.step: result for result in results}
         return [
             StepProfile(
@@ -72,7 +73,7 @@ class StepProfiler:
 
 
 class _Profiled(NamedTuple):
-    """What the profiler says of a step (from 0)."""
+    """What the profiler measured of one step, counted from 0."""
 
     step: int
     trace: str
@@ -81,7 +82,7 @@ class _Profiled(NamedTuple):
 
 
 def profiled_modules(model: torch.nn.Module, take_step: Callable[[], object]) -> dict[str, ModuleSeconds]:
-    """By module, most first: its own operators' seconds in the step; nothing where there is no profiler."""
+    """Seconds of each module's own operators in the step, the largest first. Empty where there is no profiler."""
     with _profiled(model) as profile:
         take_step()
     return module_seconds(_events(profile))
@@ -95,13 +96,13 @@ def _profiled(model: torch.nn.Module) -> Iterator[Any]:
 
 
 def _events(profile: Any) -> list[FunctionEvent]:
-    """Empty where the profiler keeps them in files of its own, as torch_npu's does."""
+    """The profiled operators. Empty where the profiler writes them to its own files, as torch_npu's does."""
     return list(profile.events()) if hasattr(profile, "events") else []
 
 
 @contextmanager
 def named_modules(model: torch.nn.Module) -> Iterator[None]:
-    """Mark the forward of every module in what is profiled meanwhile; layers of one kind share a name."""
+    """Mark the forward of every module in the profile. Layers of one kind share a name."""
     open_ranges: list[record_function] = []
 
     def enter(name: str) -> Callable[[torch.nn.Module, object], None]:
@@ -125,7 +126,7 @@ def named_modules(model: torch.nn.Module) -> Iterator[None]:
 
 
 def module_seconds(events: list[FunctionEvent]) -> dict[str, ModuleSeconds]:
-    """By module, most first: seconds of its own operators, those of modules inside it left out."""
+    """Seconds of each module's own operators, without those of modules inside it. The largest first."""
     made_by = {
         event.sequence_nr: module
         for event in events
@@ -145,7 +146,7 @@ def module_seconds(events: list[FunctionEvent]) -> dict[str, ModuleSeconds]:
 
 
 def operator_use(events: list[FunctionEvent]) -> dict[str, OperatorUse]:
-    """By operator, most seconds of its own first."""
+    """Seconds and calls of each operator, the largest first. Nested operators are excluded."""
     seconds: dict[str, float] = defaultdict(float)
     calls: Counter[str] = Counter()
     for event in events:

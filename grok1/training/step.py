@@ -1,4 +1,4 @@
-"""One training step, with its parts timed: run.py loops it, bench/ times it."""
+"""One training step with its phases timed. run.py loops it; bench/ measures it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from grok1.training.timers import PhaseTimers
 
 @dataclass(frozen=True)
 class StepResult:
-    """What one step computed, and this rank's own times and traffic.
+    """What one step computed, and what it took on this rank.
 
     Collectives are by "group operation", as in "tensor all_gather_into_tensor".
     """

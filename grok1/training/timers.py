@@ -1,4 +1,4 @@
-"""The phases of a step, timed where megatron's own timers are asked."""
+"""The phases of a step, timed through the hooks of megatron's own timers."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _PHASE_OF_TIMER = {
 
 
 class PhaseTimers:
-    """Stands for megatron's Timers: sorts its timers into our phases, without synchronising the device."""
+    """Takes the place of megatron's Timers. Maps its timers to our phases and does not synchronise the device."""
 
     def __init__(self) -> None:
         self._spans: dict[str, list[tuple[Stamp, Stamp]]] = {phase: [] for phase in PHASES}
@@ -45,13 +45,13 @@ class PhaseTimers:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Time a part of ours."""
+        """Time one of our own phases."""
         start = measuring.stamp()
         yield
         self._spans[name].append((start, measuring.stamp()))
 
     def drain(self) -> dict[str, float]:
-        """Seconds by phase since the last drain; off the CPU, call after the device was synchronised."""
+        """Seconds by phase since the last drain. Off the CPU, call it after the device was synchronised."""
         seconds = {}
         self._drained = {phase: spans[:] for phase, spans in self._spans.items()}
         for phase, spans in self._spans.items():
@@ -60,7 +60,7 @@ class PhaseTimers:
         return seconds
 
     def timeline(self, origin: Stamp) -> list[tuple[float, float, str]]:
-        """(start, end, phase) of all that was last drained, in the order of time, in seconds since a stamp."""
+        """(start, end, phase) of every span that was last drained, in order of time, in seconds since a stamp."""
         return sorted(
             (measuring.seconds_between(origin, start), measuring.seconds_between(origin, end), phase)
             for phase, spans in self._drained.items()
