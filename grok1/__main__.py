@@ -150,9 +150,7 @@ def generate(
     prompts_file: Annotated[Path | None, typer.Option(help="A file of prompts, one per line.")] = None,
     recipe: Annotated[str | None, typer.Option(help="A recipe or .toml file; default: the checkpoint's own.")] = None,
     overrides: Overrides = None,
-    tokenizer: Annotated[
-        Path | None, typer.Option(help="The tokenizer of its training; default: the sample corpus's.")
-    ] = None,
+    tokenizer: Annotated[Path | None, typer.Option(help="As in training; default: the sample corpus's.")] = None,
     max_new_tokens: Annotated[int, typer.Option(help="Most new tokens per prompt.")] = 64,
     temperature: Annotated[float, typer.Option(help="0 always takes the likeliest token.")] = 0.0,
     top_p: Annotated[float, typer.Option(help="Sample from the likeliest tokens up to this total probability.")] = 1.0,
@@ -184,9 +182,7 @@ def generate(
 def convert(
     source: Annotated[Path, typer.Argument(help="A folder of safetensors, or a folder of checkpoints.")],
     target: Annotated[Path, typer.Argument(help="A new folder for the other format.")],
-    recipe: Annotated[
-        str, typer.Option(help="The recipe of the safetensors; a checkpoint has its own.")
-    ] = "grok1-314b",
+    recipe: Annotated[str, typer.Option(help="Of the safetensors; a checkpoint has its own.")] = "grok1-314b",
     overrides: Overrides = None,
     shard_gib: Annotated[float, typer.Option(help="Size limit of a written safetensors file.", min=0.001)] = 5.0,
 ) -> None:
