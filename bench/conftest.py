@@ -11,8 +11,13 @@ import pytest
 
 from bench.history import store as history
 from bench.session import BenchSession
+from grok1.distributed.launch import preload_in_ranks
 
 _SESSION = pytest.StashKey[BenchSession]()
+
+
+# the ledger's counting may launch first, and the forkserver starts once
+preload_in_ranks("grok1.training.run")
 
 
 def _session(config: pytest.Config) -> BenchSession:

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import settings
 
 from bench.records.record import Record
+from grok1.distributed.launch import preload_in_ranks
 
 # recipe changes that choose megatron's own part everywhere; experts first
 MEGATRONS_PARTS = (
@@ -29,6 +30,9 @@ LAYOUT = {
     "nodes": 2,
     "ranks_per_node": 8,
 }
+
+# whichever test launches first: most ranks of the tests train
+preload_in_ranks("grok1.training.run")
 
 # a busy neighbour is no failure, and what CI says of a commit does not depend on chance; `--hypothesis-profile explore`
 # looks for new examples

@@ -40,6 +40,7 @@ _MEMORY_SETTINGS = {
 }
 # multiprocessing runs the script of the launcher's command again in each rank, which should find its imports done
 _COMMANDS = ("pytest", "grok1.__main__")
+_PRELOADED: dict[str, None] = {}  # modules for the forkserver, in the order in which they were named
 _SETTLE_SECONDS = 2.0  # after a first failure, time for an earlier one to arrive
 _STOP_SECONDS = 3.0
 
@@ -144,6 +145,14 @@ def check_machine(recipe: Recipe, device: Kind, local_ranks: int) -> None:
         )
 
 
+def preload_in_ranks(*modules: str) -> None:
+    """Have the forkserver import these modules, whichever entry comes first; call it before any rank starts.
+
+    For programs that launch several entries. The forkserver starts once, and imports only what it knows of by then.
+    """
+    _PRELOADED.update(dict.fromkeys(modules))
+
+
 def rank_context(device: Kind, *modules: str) -> multiprocessing.context.ForkServerContext:
     """The forkserver, with the environment that its ranks inherit. A process has one device, for good.
 
@@ -156,7 +165,7 @@ def rank_context(device: Kind, *modules: str) -> multiprocessing.context.ForkSer
         for name, value in _MEMORY_SETTINGS.items():
             os.environ.setdefault(name, value)
         commands = [name for name in _COMMANDS if name in sys.modules]
-        context.set_forkserver_preload([*commands, "grok1.distributed.preload", *modules])
+        context.set_forkserver_preload([*commands, "grok1.distributed.preload", *_PRELOADED, *modules])
     else:
         # a driver that was asked anything before the fork does not work after it: each rank imports for itself
         context.set_forkserver_preload([])

@@ -185,6 +185,16 @@ def test_the_forkserver_ends_without_taking_apart_what_it_imported() -> None:
     assert (done.returncode, done.stdout) == (0, "")
 
 
+def test_what_a_program_names_is_imported_whichever_entry_comes_first() -> None:
+    done = run_python(
+        "from multiprocessing.forkserver import _forkserver\n"
+        "from grok1.distributed.launch import preload_in_ranks, rank_context\n"
+        "preload_in_ranks('first')\nrank_context('cpu', 'entry')\nprint(_forkserver._preload_modules)",
+        "cpu",
+    )
+    assert done.stdout == "['grok1.distributed.preload', 'first', 'entry']\n", done.stderr
+
+
 def test_a_port_in_use_is_refused_before_any_rank_starts(make_job: MakeJob) -> None:
     job = make_job(1, *TWO_RANKS)
     with socket.socket() as taken:
