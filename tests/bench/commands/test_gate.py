@@ -220,7 +220,7 @@ def test_numbers_that_overflow_are_one_line(bench: Command, synthetic_record, mo
     monkeypatch.setattr("bench.commands.gate.judge_suite", overflow)
     code, _, errors = bench("gate", write(runs(synthetic_record, 1), "records"))
     assert (code, len(errors.splitlines())) == (2, 1)
-    assert "further apart" in errors
+    assert "differ by more than a number can hold" in errors
 
 
 def test_words_of_strangers_reach_the_terminal_and_the_files_harmless(bench: Command, synthetic_record) -> None:
