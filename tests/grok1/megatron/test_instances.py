@@ -13,15 +13,28 @@ from grok1.megatron.instances import temporary_settings
 
 def test_settings_of_a_config_are_put_back() -> None:
     config: Any = SimpleNamespace(timers="ours", no_sync_func="theirs")
-    with pytest.raises(KeyError), temporary_settings(config, timers=None):
-        assert (config.timers, config.no_sync_func) == (None, "theirs")
-        raise KeyError
+    seen: list[Any] = []
+
+    def fail() -> None:
+        with temporary_settings(config, timers=None):
+            seen.append((config.timers, config.no_sync_func))
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert seen == [(None, "theirs")]
     assert (config.timers, config.no_sync_func) == ("ours", "theirs")
 
 
 def test_collectives_count_again_afterwards() -> None:
     traffic = Traffic()
-    with pytest.raises(KeyError), traffic.uncounted():
-        assert not traffic.enabled
-        raise KeyError
-    assert traffic.enabled
+    seen: list[bool] = []
+
+    def fail() -> None:
+        with traffic.uncounted():
+            seen.append(traffic.enabled)
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert (seen, traffic.enabled) == ([False], True)
