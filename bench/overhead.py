@@ -115,10 +115,6 @@ def bare(stepper: Stepper) -> Iterator[None]:
     with ExitStack() as stack:
         config = get_model_config(stepper.model)
         stack.enter_context(temporary_settings(config, timers=None, finalize_model_grads_func=finalize_model_grads))
-        for module in stepper.model.modules():
-            for key, hook in list(module._forward_hooks.items()):
-                if getattr(hook, "__self__", None) is stepper.expert_load:
-                    del module._forward_hooks[key]
-                    stack.callback(module._forward_hooks.__setitem__, key, hook)
+        stack.enter_context(stepper.expert_load.uncounted())
         stack.enter_context(TRAFFIC.uncounted())
         yield

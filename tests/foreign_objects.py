@@ -1,4 +1,5 @@
-"""The house rule that finds changes to objects that are not ours: assignments, setattr, delattr, and `vars(x)[...]`.
+"""The house rule that finds changes to objects that are not ours: assignments, setattr, delattr, `vars(x)[...]`, and
+changes of a private container of theirs, as in `module._forward_hooks[key] = hook`.
 
 An attribute may be assigned on `self`, `cls` or autograd's `ctx`, one level deep, or on a variable whose class is
 visibly ours: every binding of it in its function is annotated with, or made by calling, a class of this house.
@@ -13,6 +14,7 @@ OWN_NAMES = ("self", "cls", "ctx")
 OWN_PACKAGES = ("grok1", "bench", "reports")
 FOREIGN_TYPES = ("grok1.megatron.door", "grok1.megatron.protocols")  # megatron's, by our names
 DICT_CHANGES = ("pop", "popitem", "update", "setdefault", "clear", "__setitem__", "__delitem__", "__ior__")
+LIST_CHANGES = ("append", "extend", "insert", "remove", "add", "discard", "move_to_end")
 
 Scope = ast.Module | ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
 
@@ -48,9 +50,9 @@ def _changed_objects(node: ast.AST) -> Iterator[ast.expr]:
     if isinstance(node, ast.Attribute) and not isinstance(node.ctx, ast.Load):
         yield node.value
     elif isinstance(node, ast.Subscript) and not isinstance(node.ctx, ast.Load):
-        yield from _owner_of_dict(node.value)
+        yield from _owner_of_container(node.value)
     elif isinstance(node, ast.AugAssign):
-        yield from _owner_of_dict(node.target)
+        yield from _owner_of_container(node.target)
     elif isinstance(node, ast.Call):
         yield from _objects_changed_by_call(node)
 
@@ -60,15 +62,15 @@ def _objects_changed_by_call(call: ast.Call) -> Iterator[ast.expr]:
     for function, argument in zip(functions, functions[1:], strict=False):
         if ast.unparse(function).split(".")[-1].strip("_") in ("setattr", "delattr"):
             yield argument
-    if isinstance(call.func, ast.Attribute) and call.func.attr in DICT_CHANGES:
-        yield from _owner_of_dict(call.func.value)
+    if isinstance(call.func, ast.Attribute) and call.func.attr in (*DICT_CHANGES, *LIST_CHANGES):
+        yield from _owner_of_container(call.func.value)
 
 
-def _owner_of_dict(node: ast.expr) -> Iterator[ast.expr]:
-    """x, of `vars(x)` and `x.__dict__`."""
+def _owner_of_container(node: ast.expr) -> Iterator[ast.expr]:
+    """x, of `vars(x)`, `x.__dict__` and any other private attribute, `x._hooks`."""
     if isinstance(node, ast.Call) and _called(node) == "vars" and node.args:
         yield node.args[0]
-    elif isinstance(node, ast.Attribute) and node.attr == "__dict__":
+    elif isinstance(node, ast.Attribute) and node.attr.startswith("_"):
         yield node.value
 
 

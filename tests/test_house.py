@@ -225,6 +225,10 @@ CHANGES_OF_FOREIGN_OBJECTS = (
     "def f(config):\n    vars(config).pop('timers')",
     "def f(config):\n    vars(config).update(timers=None)",
     "def f(config):\n    config.__dict__['timers'] = None",
+    "def f(module, hook):\n    module._forward_hooks[0] = hook",
+    "def f(module):\n    del module.inner._forward_hooks[0]",
+    "def f(module):\n    module._forward_hooks.clear()",
+    "def f(parts, part):\n    parts._all.append(part)",
     "def f(config):\n    config.__dict__ |= {'timers': None}",
     "def f(config):\n    lambda other: setattr(other, 'timers', None)",
     "class Grok:\n    def __init__(self):\n        self.weight.shared = True",
@@ -248,6 +252,7 @@ CHANGES_OF_OUR_OBJECTS = (
     "from grok1.device.traffic import TRAFFIC, Communication\ndef f(all):\n    x = Communication()\n    x.calls = 1",
     "class Ours: ...\nobject.__setattr__(self, 'name', 1)",
     "counts = {}\ncounts['a'] = 1\ncounts.pop('a')",
+    "class Grok:\n    def forward(self, x):\n        self._kept[0] = x\n        self._all.append(x)",
 )
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor
 
@@ -15,9 +18,21 @@ class ExpertLoad:
     def __init__(self, model: torch.nn.Module) -> None:
         self._maps_by_layer: dict[int, list[Tensor]] = {}
         self._counts_by_layer: dict[int, Tensor] = {}
-        for module in model.modules():
-            if isinstance(module, MoELayer):
-                module.router.register_forward_hook(self._keep)
+        self._routers = [module.router for module in model.modules() if isinstance(module, MoELayer)]
+        self._watch()
+
+    def _watch(self) -> None:
+        self._hooks = [router.register_forward_hook(self._keep) for router in self._routers]
+
+    @contextmanager
+    def uncounted(self) -> Iterator[None]:
+        """Leave the routers alone inside, as if nobody counted."""
+        for hook in self._hooks:
+            hook.remove()
+        try:
+            yield
+        finally:
+            self._watch()
 
     def _keep(self, router: Router, _inputs: object, output: tuple[Tensor, Tensor]) -> None:
         if torch.is_grad_enabled():  # recomputation runs the router twice, first without gradients

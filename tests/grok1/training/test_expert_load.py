@@ -1,0 +1,42 @@
+"""Tokens are counted once a router, and not at all while the counter is told to leave them alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from grok1.training import expert_load
+from grok1.training.expert_load import ExpertLoad
+
+
+class _Router(torch.nn.Module):
+    layer_number = 1
+
+    def forward(self, map_TE: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return map_TE, map_TE
+
+
+class _Layer(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.router = _Router()
+
+    def forward(self, map_TE: torch.Tensor) -> Any:
+        return self.router(map_TE)
+
+
+def test_counting_stops_inside_and_goes_on_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(expert_load, "MoELayer", _Layer)
+    layer, map_TE = _Layer(), torch.tensor([[1, 0], [1, 0], [0, 1]])
+    load = ExpertLoad(layer)
+    layer(map_TE)
+    with load.uncounted():
+        layer(map_TE)
+    assert load.drain() == {0: [2, 1]}
+    layer(map_TE)
+    assert load.drain() == {0: [2, 1]}  # once, not twice
+    with torch.no_grad():
+        layer(map_TE)  # recomputation runs the router a first time without gradients
+    assert load.drain() == {}
