@@ -117,7 +117,7 @@ def _table(recipe: Recipe, seconds: dict[str, list[float]], limit: float) -> str
         + [f"{flops / median(each) / 1e9:.0f}", f"{flops / median(each) / limit:.0%}"]
         for name, each in seconds.items()
     ]
-    headers = ["step", "s/step", "least to most", "over ours", "model GFLOP/s", "of the products' peak"]
+    headers = ["step", "s/step", "min to max", "x ours", "model GFLOP/s", "of GEMM peak"]
     return tabulate(rows, headers, tablefmt="pipe", disable_numparse=True)
 
 

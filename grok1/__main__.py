@@ -1,4 +1,4 @@
-"""The `grok1` command: training, and what goes in and out of it. Parses, refuses bad input with exit code 2."""
+"""Train Grok-1, check it against xAI's model, and move text and weights in and out. Bad input ends with exit code 2."""
 
 from __future__ import annotations
 
