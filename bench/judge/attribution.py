@@ -21,7 +21,7 @@ _EXACT = 1e-9
 class Part:
     """A phase, or what is inside phases, a kind of collective or of module: seconds of a step before and after.
 
-    Modules' are those of one profiled step a run, which takes longer than the others.
+    Those of modules come from one profiled step a run, which takes longer than the others.
     """
 
     kind: str
@@ -55,7 +55,7 @@ class Attribution:
 
     @property
     def sentence(self) -> str:
-        """For the end of a verdict; empty where nothing was recorded to tell."""
+        """The closing sentence of a verdict; empty where nothing was recorded."""
         moved = ", ".join(self._moved("phase")[:2])
         if moved and (collectives := self._moved("collective")):
             moved += f" (of it {collectives[0]})"

@@ -111,7 +111,7 @@ def weigh(comparison: Comparison, alpha: float = FAMILY_ERROR) -> Evidence:
 
 
 def _units(comparison: Comparison) -> Callable[[float], float]:
-    """From the scale that is tested to percent."""
+    """Convert from the tested scale to percent."""
     return _ratio_percent if comparison.whole is None else _share_percent
 
 
@@ -233,7 +233,7 @@ def _share_percent(share: float) -> float:
 
 
 def states(family: Mapping[Key, Comparison], family_error: float = FAMILY_ERROR) -> dict[Key, MetricState]:
-    """The states of `decide` and nothing else, many times as fast: for replays of a hundred thousand judgements."""
+    """The states of `decide` alone, many times as fast: for replays of a hundred thousand judgements."""
     differences = {name: _difference(each) for name, each in family.items()}
     weights = {name: each.weight for name, each in family.items()}
     worse_p = {name: _upper_tail(each.change / each.error, each.freedom) for name, each in differences.items()}

@@ -244,7 +244,7 @@ def _conclude(case: _Case, judged: Mapping[tuple[str, str], Judgement]) -> Verdi
 
 
 def _attribution(case: _Case, worst: Row) -> Attribution | None:
-    """Of a change that is one: where it is."""
+    """Where the time went, if there is a change."""
     baseline = next(each for each in case.matched if each.label == worst.label)
     stored = [run.figures for run in baseline.runs if run.figures]
     return attribute(stored, case.figures) if worst.state in ("fail", "improved") and stored else None

@@ -1,7 +1,7 @@
 """What is judged of a run: one number a metric, its scale, and its share of the error that a judgement may make.
 
 A run's figures are a flat dict by name, so that a baseline can store them as text and a later metric needs no new
-schema. Better is smaller in all of them; tokens/s/p is the same test as the time of a step.
+schema. Smaller is better in all of them; tokens/s/p is the same test as the time of a step.
 """
 
 from __future__ import annotations

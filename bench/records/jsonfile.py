@@ -163,7 +163,7 @@ def check_json(raw: bytes) -> None:
 
 
 def _bound_values(raw: bytes, most: int) -> None:
-    """Before anything is built of them."""
+    """Refuse too many values before any of them is built."""
     if sum(raw.count(sign) for sign in (b",", b"[", b"{")) > most:
         raise ValueError(f"holds more than {most:,} values")
 
