@@ -15,6 +15,7 @@ from bench.git import commit
 from bench.host import host, lost_seconds, seconds_since
 from bench.judge.void import lost_pairs
 from bench.records.environment import allowed_environment
+from bench.records.jsonfile import nonfinite_as_null
 from bench.records.record import MAX_MODULES, MAX_SPANS_OF_RANK, Record
 from grok1.config.recipe import Recipe
 from grok1.device.kind import Kind
@@ -63,7 +64,7 @@ def make_record(case: str, job: Job, result: RunResult, machine: dict[str, Any])
             "host": machine,
             "work": work(job.recipe),
             "startup_seconds": result.startup_seconds,
-            "steps": [_finite(asdict(step)) for step in result.steps],
+            "steps": [nonfinite_as_null(asdict(step)) for step in result.steps],
             "ranks": [asdict(fitting(rank, len(result.ranks))) for rank in result.ranks],
             "expert_load": result.expert_load,
         }
@@ -94,12 +95,6 @@ def void_reasons(job: Job, result: RunResult) -> list[str]:
     pairs = len(steps) * job.recipe.tokens_per_step * job.recipe.model.experts_per_token
     reasons += lost_pairs(result.expert_load, pairs)
     return reasons[:_MAX_REASONS]
-
-
-def _finite(step: dict[str, Any]) -> dict[str, Any]:
-    return {
-        key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in step.items()
-    }
 
 
 def work(recipe: Recipe) -> dict[str, Any]:

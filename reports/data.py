@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 from bench.judge.metrics import figures_of
+from bench.records.jsonfile import nonfinite_as_null
 from reports.case import CaseResult, Run
 
 
@@ -22,7 +22,7 @@ def as_json(cases: Sequence[CaseResult]) -> bytes:
         ],
         "records": [_record(run) for case in cases for run in case.runs],
     }
-    return (json.dumps(_finite(content), indent=1, allow_nan=False) + "\n").encode()
+    return (json.dumps(nonfinite_as_null(content), indent=1, allow_nan=False) + "\n").encode()
 
 
 def _record(run: Run) -> dict[str, Any]:
@@ -40,11 +40,3 @@ def _record(run: Run) -> dict[str, Any]:
         "summary": found or None,
         "figures": figures_of(summary) if summary is not None else None,
     }
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(child) for key, child in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(child) for child in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -19,6 +19,7 @@ from bench.ab.request import Request
 from bench.ab.sequential import Figures, order, sequential
 from bench.cases import select
 from bench.judge import gate
+from bench.judge.baseline import other_versions
 from bench.judge.metrics import figures_of
 from bench.judge.parity import first_departure, traces_of
 from bench.judge.stats import summarise
@@ -69,10 +70,8 @@ def _notes(base: Record, head: Record) -> list[str]:
             f"the recipe's hash is {base.recipe.hash} at base and {head.recipe.hash} at head: its schema or a value "
             "changed; tokens, FLOPs and parameters of a step are equal"
         )
-    names = sorted({*base.software, *head.software})
-    moved = [(name, base.software.get(name, "absent"), head.software.get(name, "absent")) for name in names]
-    notes += [f"{name} is {theirs} at base and {ours} at head" for name, theirs, ours in moved if theirs != ours]
-    return notes
+    moved = other_versions(head.software, base.software)
+    return notes + [f"{name} is {theirs} at base and {ours} at head" for name, ours, theirs in moved]
 
 
 def _learning_apart(base: Record, head: Record) -> str | None:
@@ -80,10 +79,8 @@ def _learning_apart(base: Record, head: Record) -> str | None:
     found = first_departure(ours=traces_of(head.steps), theirs=traces_of(base.steps))
     if found is None:
         return None
-    return (
-        f"step {head.steps[found.index].step + 1}: {found.name} {found.ours:.6g} at head where base has "
-        f"{found.theirs:.6g}, more than {found.tolerance_percent:g} % apart: head computes something else"
-    )
+    step = head.steps[found.index].step + 1
+    return f"step {step}: {found.told('at head where base has')}: head computes something else"
 
 
 def compare(request: Request) -> Outcome:

@@ -324,8 +324,13 @@ def _label(records: Sequence[Record]) -> str:
 
 def software_differences(ours: Mapping[str, str], theirs: Mapping[str, str], other: str = "baseline") -> list[str]:
     """Which packages are of another version, or on one side only."""
+    return [f"software.{name} {mine} ({other} {its})" for name, mine, its in other_versions(ours, theirs)]
+
+
+def other_versions(ours: Mapping[str, str], theirs: Mapping[str, str]) -> list[tuple[str, str, str]]:
+    """(package, version of ours, of theirs) where they differ; "absent" where one side has none."""
     pairs = [(name, ours.get(name, "absent"), theirs.get(name, "absent")) for name in sorted({*theirs, *ours})]
-    return [f"software.{name} {mine} ({other} {its})" for name, mine, its in pairs if mine != its]
+    return [(name, mine, its) for name, mine, its in pairs if mine != its]
 
 
 def _recorded_run(record: Record) -> RecordedRun:

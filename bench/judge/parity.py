@@ -27,6 +27,10 @@ class Departure:
     theirs: float
     tolerance_percent: float
 
+    def told(self, between: str) -> str:
+        """Both values with `between` between them, as `where BASELINE had`, and the tolerance."""
+        return f"{self.name} {self.ours:.6g} {between} {self.theirs:.6g}, more than {self.tolerance_percent:g} % apart"
+
 
 def traces_of(steps: Sequence[Step]) -> Traces:
     """The traces of a record's steps."""

@@ -101,6 +101,15 @@ def first_fault(error: ValidationError) -> str:
     return f"{where}: {message}{more}"
 
 
+def nonfinite_as_null(content: object) -> Any:
+    """Plain data in which what is not a finite number is null, since JSON has none."""
+    if isinstance(content, dict):
+        return {key: nonfinite_as_null(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [nonfinite_as_null(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
+
+
 def check_plain_json(value: Any, *, max_depth: int = MAX_DEPTH, max_nodes: int = 20_000) -> None:
     """Refuse a free-form value that is not JSON, is too deep or large, or holds a NaN or an infinity."""
     nodes = 0

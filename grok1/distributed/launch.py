@@ -44,7 +44,6 @@ _PRELOADED: dict[str, None] = {}  # modules for the forkserver, in the order in 
 _SETTLE_SECONDS = 2.0  # after a first failure, time for an earlier one to arrive
 _STOP_SECONDS = 3.0
 
-
 OnEvent = Callable[[Any], None]  # gets what an entry emits: whatever the entry and its caller agreed on
 
 
@@ -98,7 +97,7 @@ def launch(
 ) -> Any:
     """Run `entry(job, rendezvous, emit)` on every rank of this machine; returns what its first rank returned.
 
-    `entry` is "module:function". `job` and the result are pickled; `on_event` gets each dict that a rank emits.
+    `entry` is "module:function". `job` and the result are pickled; `on_event` gets what a rank emits.
 
     Raises:
         LaunchError, DeviceError: the job does not fit this machine or this device; nothing was started.
@@ -229,10 +228,9 @@ class _Watch:
             return
         if kind == "result":
             self._results[rank] = content[0]
-        elif kind == "refused":
-            self._failures.append((content[0], rank, "refused", content[1]))
         else:
-            self._failures.append((content[0], rank, "error", content[1]))
+            when, details, *_ = content
+            self._failures.append((when, rank, kind, details))
         del self._ranks[rank]
 
     def _ended_silently(self, rank: int) -> None:

@@ -18,7 +18,8 @@ from torch.nn import Module
 from grok1.config.recipe import Recipe
 from grok1.distributed.groups import Ranks
 from grok1.megatron.door import dist_checkpointing
-from grok1.megatron.protocols import MegatronOptimizer, OptimizerPart, Scheduler, StateDict
+from grok1.megatron.instances import chained
+from grok1.megatron.protocols import MegatronOptimizer, Scheduler, StateDict
 from grok1.weights.folder import StoredCheckpoint, finish_step, partial_folder, start_step
 
 
@@ -120,8 +121,7 @@ def _unshare_step_counts(optimizer: MegatronOptimizer) -> None:
 
 def _adam_states(optimizer: MegatronOptimizer) -> Iterator[tuple[torch.Tensor, dict[str, torch.Tensor]]]:
     """Each local parameter with its state, in the dense optimizer and the experts'."""
-    parts: list[OptimizerPart] = getattr(optimizer, "chained_optimizers", [optimizer])
-    for part in parts:
+    for part in chained(optimizer):
         for group in part.optimizer.param_groups:
             for parameter in group["params"]:
                 yield parameter, part.optimizer.state[parameter]
