@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import os
 import sys
-from typing import Literal
+from collections.abc import Callable
+from typing import Literal, ParamSpec, TypeVar
 
+P = ParamSpec("P")
+R = TypeVar("R")
 Kind = Literal["cpu", "cuda", "npu"]
 KINDS: tuple[Kind, ...] = ("cpu", "cuda", "npu")
 KIND_VARIABLE = "GROK1_DEVICE"  # how a launcher tells its ranks
@@ -94,3 +98,17 @@ def _checked(name: str, complaint: str) -> Kind:
         if kind == name:
             return kind
     raise DeviceError(complaint)
+
+
+def cpu_only(change: Callable[P, R]) -> Callable[P, R | None]:
+    """Make a change of others' code or objects one that happens on a CPU; elsewhere it does nothing, and gives None.
+
+    The one place that keeps to a CPU what was executed on no other device. What only saves work there may be wrong on
+    an accelerator, where MindSpeed or a backend changes the same objects.
+    """
+
+    @functools.wraps(change)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R | None:
+        return change(*args, **kwargs) if device_kind() == "cpu" else None
+
+    return call

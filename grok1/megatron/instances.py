@@ -1,7 +1,8 @@
 """Changes to live objects of megatron's. Nobody else changes one; tests/test_house.py holds that.
 
-Each function says what it sets, why, for which versions and on which devices. Three kinds: marks and settings that
-megatron itself reads, work that megatron does and nobody needs, and what a CPU does faster otherwise.
+Each function says what it sets, why, for which versions and on which devices. Two kinds: marks and settings that
+megatron itself reads, on all devices; and work left out or done otherwise because it is faster, which is `cpu_only`:
+it was executed on a CPU, and on no other device.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Protocol, cast
 
 import torch
 
+from grok1.device.kind import cpu_only
 from grok1.megatron.protocols import (
     BucketGroup,
     DatasetConfig,
@@ -129,10 +131,11 @@ def change_class(layer: torch.nn.Module, to: type) -> None:
 # ---- data-parallel groups of one rank ------------------------------------------------------------------
 
 
+@cpu_only
 def skip_single_rank_collectives(wrapped: DdpModel) -> None:
     """Leave out the collectives of data-parallel groups of one, where gloo copies the whole buffer several times.
 
-    megatron-core 0.12; CPU only, as other backends do not copy.
+    megatron-core 0.12; CPU only.
     """
     for group in wrapped.bucket_groups + wrapped.expert_parallel_bucket_groups:
         if group.intra_distributed_optimizer_instance_size == 1:
@@ -168,12 +171,14 @@ def chained(optimizer: MegatronOptimizer) -> list[OptimizerPart]:
     return list(getattr(optimizer, "chained_optimizers", [optimizer]))
 
 
+@cpu_only
 def skip_unread_work(optimizer: MegatronOptimizer) -> None:
     """Count no zeros, and gather the weights once a step.
 
     A chain of megatron-core 0.12 counts the gradients' zeros whatever `log_num_zeros_in_grad` says, with an all-reduce
-    of the whole job. And each part of it, when done, has the whole model gathered: the last part's is enough. All
-    devices.
+    of the whole job. And each part of it, when done, has the whole model gathered: the last part's is enough. Not so
+    under MindSpeed, where each part has its own kind of weights gathered, and without this one the dense weights never
+    are. CPU only.
     """
     cast(_CountsZeros, optimizer).count_zeros = _no_count
     for part in chained(optimizer)[:-1]:
@@ -188,6 +193,7 @@ def _no_count() -> None:
     """In place of the number of zeros."""
 
 
+@cpu_only
 def use_fused_adamw(optimizer: MegatronOptimizer) -> bool:
     """Make each torch AdamW inside megatron's optimizer update its parameters in one pass; only before the first step.
 
@@ -211,6 +217,7 @@ def _can_fuse(optimizer: torch.optim.Optimizer) -> bool:
     return all(each.dtype == torch.float32 for group in optimizer.param_groups for each in group["params"])
 
 
+@cpu_only
 def clip_inside_fused_adamw(optimizer: MegatronOptimizer, clip_grad: float) -> None:
     """Make `optimizer.step` clip the gradients inside the fused kernel, not in two passes before it.
 

@@ -18,23 +18,21 @@ import numpy
 import torch
 from torch import Tensor
 
-from grok1.device.kind import device_kind
+from grok1.device.kind import cpu_only
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
 def patch_megatron() -> None:
-    """Apply the patches that need megatron imported."""
-    on_all_devices = (
-        _restore_numpy_product,
-        _save_in_this_process,
-        _bind_serialization_format,
-        _restore_only_tensors_of_the_checkpoint,
-    )
-    on_a_cpu = (_keep_torchs_generator, _quantize_nothing, _move_splits_from_a_cpu)
-    for patch in on_all_devices + (on_a_cpu if device_kind() == "cpu" else ()):
-        patch()
+    """Apply the patches that need megatron imported; those that are `cpu_only` do nothing elsewhere."""
+    _restore_numpy_product()
+    _save_in_this_process()
+    _bind_serialization_format()
+    _restore_only_tensors_of_the_checkpoint()
+    _quantize_nothing()
+    _keep_torchs_generator()
+    _move_splits_from_a_cpu()
 
 
 # ---- on all devices ------------------------------------------------------------------------------------
@@ -108,17 +106,6 @@ def _restore_only_tensors_of_the_checkpoint() -> None:
     distrib_optimizer.DistributedOptimizer._set_main_param_and_optimizer_states = restore
 
 
-# ---- on a CPU only -------------------------------------------------------------------------------------
-
-
-def _keep_torchs_generator() -> None:
-    """The tracker of random states keeps the CUDA generator's; a CPU's is torch's own (megatron-core 0.12)."""
-    from megatron.core.tensor_parallel import random
-
-    random._get_cuda_rng_state = lambda *_a, **_k: torch.get_rng_state()
-    random._set_cuda_rng_state = lambda state, *_a, **_k: torch.set_rng_state(state)
-
-
 def _quantize_nothing() -> None:
     """quantize_param_shard raises without Transformer Engine, fp8 parameters or not (megatron-core 0.12)."""
     from megatron.core.optimizer import distrib_optimizer
@@ -127,6 +114,19 @@ def _quantize_nothing() -> None:
     distrib_optimizer.quantize_param_shard = lambda params, *args: quantize(params, *args) if params else None
 
 
+# ---- on a CPU only -------------------------------------------------------------------------------------
+
+
+@cpu_only
+def _keep_torchs_generator() -> None:
+    """The tracker of random states keeps the CUDA generator's; a CPU's is torch's own (megatron-core 0.12)."""
+    from megatron.core.tensor_parallel import random
+
+    random._get_cuda_rng_state = lambda *_a, **_k: torch.get_rng_state()
+    random._set_cuda_rng_state = lambda state, *_a, **_k: torch.set_rng_state(state)
+
+
+@cpu_only
 def _move_splits_from_a_cpu() -> None:
     """maybe_move_tensor_to_cpu makes numpy arrays of split sizes, but only of cuda tensors (megatron-core 0.12)."""
     from megatron.core.transformer.moe import token_dispatcher
@@ -162,12 +162,16 @@ def compile_when_called() -> Iterator[None]:
     a CPU. What was decorated meanwhile loads it at its first call.
     """
     original = torch.compile
-    if device_kind() == "cpu":
-        torch.compile = functools.partial(_compiled_when_called, original)
+    _compile_later()
     try:
         yield
     finally:
         torch.compile = original
+
+
+@cpu_only
+def _compile_later() -> None:
+    torch.compile = functools.partial(_compiled_when_called, torch.compile)
 
 
 def _compiled_when_called(

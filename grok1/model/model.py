@@ -168,7 +168,7 @@ def build_model(
         check_for_nan_in_grad=False,  # a loss that is not finite voids the run, with a better message
     )
     wrapped: DdpModel = DistributedDataParallel(config=config, ddp_config=ddp, module=model)
-    if device_kind() == "cpu" and not stock:
+    if not stock:
         skip_single_rank_collectives(wrapped)
     if ddp.overlap_grad_reduce:
         mark_gradients_awaited(wrapped)
