@@ -33,20 +33,6 @@ MEASURING = "grok1/device/measuring.py"  # torch_npu's own profiler
 KIND = "grok1/device/kind.py"
 PATCHES = "grok1/megatron/patches.py"
 INSTANCES = "grok1/megatron/instances.py"
-# Of instances.py, what every device needs: settings, marks, and what only reads. All others are `cpu_only`.
-NEEDED_ON_ALL_DEVICES = {
-    "connect_schedule",
-    "temporary_settings",
-    "disable_sequence_parallelism",
-    "keep_training_split_only",
-    "keep_last_logits_only",
-    "set_cached_length",
-    "mark_sequence_parallel",
-    "mark_gradients_awaited",
-    "mark_gradient_added",
-    "change_class",
-    "chained",
-}
 PATCHING_ROOMS = ("grok1/device/", "grok1/megatron/")
 
 # Changes that stand elsewhere: (file, the change). Each is the way that its library documents, or has its reason.
@@ -124,19 +110,6 @@ def changes_say_for_what(path: str, tree: ast.Module) -> Iterator[str]:
             yield f"{path}:{node.lineno} {node.name}: say for which versions and on which devices"
 
 
-def only_a_cpu_leaves_work_out(path: str, tree: ast.Module) -> Iterator[str]:
-    """A public function of instances.py is one that every device needs, or `cpu_only` and says so."""
-    if path != INSTANCES:
-        return
-    for node in tree.body:
-        if not isinstance(node, ast.FunctionDef) or node.name.startswith("_"):
-            continue
-        is_kept_to_a_cpu = "cpu_only" in map(ast.unparse, node.decorator_list)
-        says_so = "CPU only" in (ast.get_docstring(node) or "")
-        if is_kept_to_a_cpu != says_so or is_kept_to_a_cpu == (node.name in NEEDED_ON_ALL_DEVICES):
-            yield f"{path}:{node.lineno} {node.name}: make it cpu_only and say so, or list it as needed on all devices"
-
-
 def names_shadow_nothing(path: str, tree: ast.Module) -> Iterator[str]:
     """No module is named like the standard library's, nor after nothing in particular."""
     name = Path(path).stem
@@ -204,7 +177,6 @@ RULES: list[Rule] = [
     engine_has_one_door,
     only_two_rooms_patch,
     changes_say_for_what,
-    only_a_cpu_leaves_work_out,
     names_shadow_nothing,
     environment_is_read_at_the_edges,
     one_place_knows_the_device,
@@ -317,9 +289,6 @@ def test_every_exception_still_stands() -> None:
         *((only_two_rooms_patch, "grok1/model/model.py", source) for source in CHANGES_OF_FOREIGN_OBJECTS),
         (changes_say_for_what, INSTANCES, "def f(config):\n    'CPU only.'\n    config.timers = None"),
         (changes_say_for_what, INSTANCES, "def f(config):\n    'megatron-core 0.12.'\n    del config.timers"),
-        (only_a_cpu_leaves_work_out, INSTANCES, "def f(config):\n    'All devices.'\n    config.timers = None"),
-        (only_a_cpu_leaves_work_out, INSTANCES, "@cpu_only\ndef f(config):\n    'All.'\n    config.timers = None"),
-        (only_a_cpu_leaves_work_out, INSTANCES, "def f(config):\n    'CPU only.'\n    config.timers = None"),
         (names_shadow_nothing, "bench/statistics.py", ""),
         (names_shadow_nothing, "grok1/utils.py", ""),
         (environment_is_read_at_the_edges, "grok1/model/model.py", "import os\nos.environ['A'] = '1'"),

@@ -6,12 +6,14 @@ the build, and events are the host's clock.
 
 from __future__ import annotations
 
+import ast
 import functools
 import inspect
 import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,6 +29,50 @@ NUM_STEPS = 3
 # data replicas of the dense weights, and experts that each rank has for itself: two optimizers
 _REPLICAS = (*ONE_RANK, *MEGATRONS_PARTS, "parallel.world_size=2", "parallel.expert=2", "training.warmup_steps=0")
 _EXPERT_REPLICAS = (*_REPLICAS, "parallel.world_size=4")
+
+# Of instances.py, what every device needs: settings, marks, and what only reads. All others are `cpu_only`.
+NEEDED_ON_ALL_DEVICES = {
+    "connect_schedule",
+    "temporary_settings",
+    "disable_sequence_parallelism",
+    "keep_training_split_only",
+    "keep_last_logits_only",
+    "set_cached_length",
+    "mark_sequence_parallel",
+    "mark_gradients_awaited",
+    "mark_gradient_added",
+    "change_class",
+    "chained",
+}
+
+
+def not_kept_to_a_cpu(source: str) -> list[str]:
+    """Public functions that are neither needed on all devices nor `cpu_only`, or do not say which."""
+    found = []
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+            is_kept = "cpu_only" in map(ast.unparse, node.decorator_list)
+            says_so = "CPU only" in (ast.get_docstring(node) or "")
+            if is_kept != says_so or is_kept == (node.name in NEEDED_ON_ALL_DEVICES):
+                found.append(node.name)
+    return found
+
+
+def test_each_change_of_megatrons_objects_is_needed_everywhere_or_kept_to_a_cpu() -> None:
+    assert not_kept_to_a_cpu(Path(instances.__file__).read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "def f(config):\n    'All devices.'",
+        "def f(config):\n    'CPU only.'",
+        "@cpu_only\ndef f(config):\n    'All devices.'",
+        "@cpu_only\ndef chained(config):\n    'CPU only.'",
+    ],
+)
+def test_a_change_that_is_neither_is_named(source: str) -> None:
+    assert len(not_kept_to_a_cpu(source)) == 1
 
 
 def test_megatrons_objects_are_as_megatron_makes_them_off_the_cpu(train: Train) -> None:
