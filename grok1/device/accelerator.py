@@ -11,7 +11,8 @@ import importlib.util
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -117,15 +118,19 @@ def mindspeed_flags(attention_logit_cap: float = 0.0, activation: str = "swiglu"
 _INSTALL_NPU = "install torch_npu and MindSpeed (docs/ascend.md), or use --device cpu"
 
 
-def use_npu(flags: Mapping[str, FlagValue], local_ranks: int = 1) -> None:
+def use_npu(
+    flags: Mapping[str, FlagValue], local_ranks: int = 1, before_mindspeed: Callable[[], None] = lambda: None
+) -> None:
     """torch_npu, its cuda-to-npu transfer, then MindSpeed with `flags`: this order is their API.
 
     Runs once a process, before megatron.core is imported: MindSpeed must create apex and transformer_engine
-    stand-ins that megatron looks for while it is imported.
+    stand-ins that megatron looks for while it is imported. It then imports megatron.core itself, which binds
+    torch.distributed's functions: whoever wraps those does it in `before_mindspeed`, after the transfer has.
     """
     _refuse_late_call()
     import_torch_npu(local_ranks)
-    with _argv(["mindspeed", *_as_argv(flags)]):
+    before_mindspeed()
+    with _argv(["mindspeed", *_as_argv(flags)]), _hushed():
         _import_mindspeed()
     _check_flags_arrived(flags)
 
@@ -166,15 +171,28 @@ def import_torch_npu(local_ranks: int) -> None:
     if not installed("torch_npu"):
         raise DeviceError(f"device npu needs torch_npu, which is not installed; {_INSTALL_NPU}")
     try:
-        torch_npu = importlib.import_module("torch_npu")
-        # counted before the transfer and before MindSpeed, so that a wrong count is refused in a second
-        found = int(torch_npu.npu.device_count())
-        importlib.import_module("torch_npu.contrib.transfer_to_npu")
+        with _hushed():
+            torch_npu = importlib.import_module("torch_npu")
+            # counted before the transfer and before MindSpeed, so that a wrong count is refused in a second
+            found = int(torch_npu.npu.device_count())
+            importlib.import_module("torch_npu.contrib.transfer_to_npu")
     except (ImportError, OSError) as error:
         raise DeviceError(
             f"torch_npu does not load ({error}); source CANN's set_env.sh and match its version to torch's"
         ) from error
     _refuse_too_few("npu", found, local_ranks, "ASCEND_RT_VISIBLE_DEVICES")
+
+
+@contextlib.contextmanager
+def _hushed() -> Iterator[None]:
+    """torch_npu and MindSpeed warn while they are imported: of files' owners, of functions that torch deprecates.
+
+    None of it is for whoever runs with warnings as errors (`python -W error`, pytest's filterwarnings). Filters that
+    they set are undone at the end; those of the process are as they were.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def check_mindspeed_installed() -> None:

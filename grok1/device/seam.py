@@ -35,12 +35,13 @@ def activate() -> Kind:
     if "megatron.core" in sys.modules:
         raise DeviceError("megatron was imported before grok1.device.seam; import grok1.megatron.door first")
     if chosen == "npu":
-        use_npu(mindspeed_flags())
+        use_npu(mindspeed_flags(), before_mindspeed=count_traffic)
     elif chosen == "cuda":
         use_cuda()
+        count_traffic()
     else:
         use_cpu()
-    count_traffic()
+        count_traffic()
     set_activated_kind(chosen)
     return chosen
 

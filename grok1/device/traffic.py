@@ -135,7 +135,7 @@ _COUNTED = (
 def count_traffic() -> None:
     """Wrap torch.distributed's collectives, to count them. torch 2.7 to 2.13; all devices.
 
-    megatron binds some at import, so this runs before.
+    megatron binds some at import, so this runs before megatron and before MindSpeed, which imports it.
     """
     for name in _COUNTED:
         original = getattr(dist, name, None)

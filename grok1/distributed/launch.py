@@ -24,7 +24,7 @@ import psutil
 
 from grok1.config.recipe import Recipe
 from grok1.device.kind import Kind, check_grouped_gemm, set_kind
-from grok1.distributed.rank_process import rank_main
+from grok1.distributed.rank_process import leave_backends_to_the_seam, rank_main
 from grok1.distributed.rendezvous import Rendezvous
 
 _SHARE_OF_FREE_MEMORY = 0.9  # on a CPU other programs want some; a device's memory is all ours
@@ -130,6 +130,7 @@ def check_machine(recipe: Recipe, device: Kind, local_ranks: int) -> None:
         available = int(psutil.virtual_memory().available * _SHARE_OF_FREE_MEMORY)
         needed, where = (recipe.bytes_per_rank() + _PROCESS_BYTES) * local_ranks, f"{local_ranks} ranks on this machine"
     else:
+        leave_backends_to_the_seam()
         from grok1.device import seam
 
         seam.check_available(device, local_ranks)

@@ -66,9 +66,19 @@ def prepare_process() -> None:
     for module in (r"megatron\.", r"torch\.distributed\."):
         warnings.filterwarnings("ignore", module=module)
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # torch's profiler says on stderr when it starts and stops (2.13)
+    leave_backends_to_the_seam()
     import torch
 
     if device_kind() == "cpu":
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     with contextlib.suppress(RuntimeError):  # already set by an earlier job of this process
         torch.set_num_interop_threads(1)
+
+
+def leave_backends_to_the_seam() -> None:
+    """Keep `import torch` from importing torch_npu, here and in what this process starts; torch 2.5 and later do.
+
+    grok1.device imports it itself, after what must come before, and with its warnings ignored. Has no effect once torch
+    is imported.
+    """
+    os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
