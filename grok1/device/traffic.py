@@ -1,4 +1,9 @@
-"""Counts the collectives that this process issues: calls, bytes and seconds."""
+"""Counts the collectives that this process issues: calls, bytes and seconds.
+
+Seconds are those for which communication holds this rank up: the call itself, and the wait for what was issued to run
+beside other work. What that other work hides is not in them. On an accelerator both are stretches of the stream that
+computes, which a wait makes wait; the host goes on. Sends and receives of the pipeline are a phase of their own.
+"""
 
 from __future__ import annotations
 
@@ -34,11 +39,14 @@ Pause = Callable[[], contextlib.AbstractContextManager[None]]
 
 @dataclass
 class Communication:
-    """What some collectives were together; bytes are of the larger side of each call."""
+    """What some collectives were together: seconds that they held this rank up, bytes of the larger side of each."""
 
     seconds: float = 0.0
     calls: int = 0
     bytes: int = 0
+
+
+Collective = tuple[str, Group]  # an operation, and the group that it is among
 
 
 class Traffic:
@@ -50,7 +58,9 @@ class Traffic:
     def __init__(self) -> None:
         self.enabled = True  # off only to measure what counting costs
         # (bytes, start, end) of each call, by its operation and group; sorted out once a step, in `drain`
-        self._calls: dict[tuple[str, Group], list[tuple[int, Stamp, Stamp]]] = defaultdict(list)
+        self._calls: dict[Collective, list[tuple[int, Stamp, Stamp]]] = defaultdict(list)
+        self._waits: list[tuple[Collective, Stamp, Stamp]] = []
+        self.latest: Collective | None = None  # of the calls, for what coalesces them
         self.listener: Listener | None = None  # hears of each call, pipeline sends and receives included
 
     @property
@@ -63,18 +73,21 @@ class Traffic:
 
         Off the CPU, call after the device was synchronised.
         """
-        drained: dict[str, Communication] = {}
+        drained: dict[str, Communication] = defaultdict(Communication)
         for (operation, group), calls in self._calls.items():
-            sums = drained.setdefault(f"{group_names.get(group, 'other')} {operation}", Communication())
+            sums = drained[f"{group_names.get(group, 'other')} {operation}"]
             sums.seconds += sum(seconds_between(start, end) for _, start, end in calls)
             sums.calls += len(calls)
             sums.bytes += sum(num_bytes for num_bytes, _, _ in calls)
+        for (operation, group), start, end in self._waits:
+            drained[f"{group_names.get(group, 'other')} {operation}"].seconds += seconds_between(start, end)
         self.forget()
-        return drained
+        return dict(drained)
 
     def forget(self) -> None:
         """Start again from nothing."""
         self._calls.clear()
+        self._waits.clear()
 
     @contextlib.contextmanager
     def uncounted(self) -> Iterator[None]:
@@ -112,9 +125,20 @@ class Traffic:
             for each, wait in waits.items():
                 each.wait = wait  # type: ignore[attr-defined]
 
-    def add(self, operation: str, group: Group, num_bytes: int, start: Stamp, end: Stamp) -> None:
+    def add(self, kind: Collective, num_bytes: int, start: Stamp, end: Stamp) -> None:
         """Note a call, `start` and `end` around it."""
-        self._calls[operation, group].append((num_bytes, start, end))
+        self._calls[kind].append((num_bytes, start, end))
+        self.latest = kind
+
+    @contextlib.contextmanager
+    def waiting(self, kind: Collective | None) -> Iterator[None]:
+        """Note that this rank waits inside for a collective that was counted."""
+        if kind is None or not self.enabled:
+            yield
+            return
+        start = stamp()
+        yield
+        self._waits.append((kind, start, stamp()))
 
 
 TRAFFIC = Traffic()  # one a process, as torch.distributed itself is
@@ -130,10 +154,11 @@ _COUNTED = (
     "all_to_all_single",
     "broadcast",
 )
+_COALESCING = "_coalescing_manager"  # megatron-core 0.12 reduces gradients and gathers weights inside it
 
 
 def count_traffic() -> None:
-    """Wrap torch.distributed's collectives, to count them. torch 2.7 to 2.13; all devices.
+    """Wrap torch.distributed's collectives and what coalesces them, to count them. torch 2.7 to 2.13; all devices.
 
     megatron binds some at import, so this runs before megatron and before MindSpeed, which imports it.
     """
@@ -142,6 +167,7 @@ def count_traffic() -> None:
         if original is not None:
             setattr(dist, name, _counted(original))
     dist.batch_isend_irecv = _heard(dist.batch_isend_irecv)  # type: ignore[assignment]
+    setattr(dist, _COALESCING, _timed(getattr(dist, _COALESCING)))
 
 
 def _counted(original: Callable[P, R]) -> Callable[P, R]:
@@ -159,10 +185,58 @@ def _counted(original: Callable[P, R]) -> Callable[P, R]:
         num_bytes = max(_bytes_of(args[0]), _bytes_of(args[1])) if len(args) > 1 else _bytes_of(args[0]) if args else 0
         for value in kwargs.values():
             num_bytes = max(num_bytes, _bytes_of(value))
-        TRAFFIC.add(operation, _group_of(args, kwargs), num_bytes, start, end)
-        return result
+        kind = operation, _group_of(args, kwargs)
+        TRAFFIC.add(kind, num_bytes, start, end)
+        return result if result is None else cast(R, _Awaited(result, kind))
 
     call.__name__ = operation
+    call.__wrapped__ = original  # type: ignore[attr-defined]
+    return call
+
+
+class _Awaited:
+    """A collective under way, or several: the handle that torch gave, whose wait is timed."""
+
+    def __init__(self, handle: object, kind: Collective | None) -> None:
+        self._handle, self.kind = handle, kind
+
+    def wait(self, *args: object, **kwargs: object) -> object:
+        """Until this rank has its result, as the handle's own."""
+        with TRAFFIC.waiting(self.kind):
+            return cast(Handle, self._handle).wait(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._handle, name)
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        """As the handle answers `isinstance`."""
+        return type(self._handle)
+
+
+class Handle(Protocol):
+    """What an asynchronous collective returns."""
+
+    def wait(self, *args: object, **kwargs: object) -> object:
+        """Until this rank has its result."""
+        ...
+
+
+def _timed(
+    original: Callable[P, contextlib.AbstractContextManager[object]],
+) -> Callable[P, contextlib.AbstractContextManager[object]]:
+    """Calls inside torch's coalescing manager are only taken down; they happen at its end, all of one kind."""
+
+    @contextlib.contextmanager
+    def call(*args: P.args, **kwargs: P.kwargs) -> Iterator[object]:
+        with contextlib.ExitStack() as end:
+            awaited = _Awaited(end.enter_context(original(*args, **kwargs)), None)
+            TRAFFIC.latest = None
+            yield awaited
+            awaited.kind = TRAFFIC.latest
+            with TRAFFIC.waiting(awaited.kind):
+                end.close()
+
     call.__wrapped__ = original  # type: ignore[attr-defined]
     return call
 

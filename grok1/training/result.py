@@ -63,7 +63,7 @@ class RankSamples:
     stage: int  # of the pipeline
     step_seconds: list[float]
     phases_seconds: dict[str, list[float]]
-    communication_seconds: list[float]  # of all kinds of collectives together, as are calls and bytes
+    communication_seconds: list[float]  # that all kinds of collectives held the rank up; calls and bytes are theirs
     communication_calls: list[int]
     communication_bytes: list[int]
     collectives: dict[str, CollectiveSamples]  # by "group operation", as in "tensor all_reduce"

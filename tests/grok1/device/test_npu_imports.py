@@ -17,7 +17,7 @@ import pytest
 from tests.grok1.conftest import ROOT
 from tests.grok1.device.test_accelerator import _write_stand_ins
 
-_COMPUTES = {
+_COMPUTES: dict[str, str | None] = {
     "torch_npu/contrib/transfer_to_npu.py": """
         import time, torch
         from grok1.device import cpu
@@ -99,7 +99,7 @@ def test_what_they_warn_of_while_imported_is_no_error(tmp_path: Path, module: st
     assert done.stdout.splitlines()[-1] == "still an error"
 
 
-_SAYS_IT_IS_A_BACKEND = {
+_SAYS_IT_IS_A_BACKEND: dict[str, str | None] = {
     "torch_npu/__init__.py": _WARNS.format("torch_npu") + "def _autoload(): ...\n",
     "torch_npu-2.7.1.dist-info/METADATA": "Metadata-Version: 2.1\nName: torch_npu\nVersion: 2.7.1\n",
     "torch_npu-2.7.1.dist-info/entry_points.txt": "[torch.backends]\ntorch_npu = torch_npu:_autoload\n",

@@ -137,6 +137,48 @@ def test_collectives_are_told_apart_by_group_however_it_is_given() -> None:
     ]
 
 
+_CLOCK = """
+import tempfile, torch.distributed as dist
+clock = [0.0]
+traffic.stamp = lambda: clock[0]
+wait = dist.Work.wait
+def wait_five(work, *args):
+    clock[0] += 5
+    return wait(work, *args)
+dist.Work.wait = wait_five
+folder = tempfile.mkdtemp()
+dist.init_process_group('gloo', init_method=f'file://{folder}/r', rank=0, world_size=1)
+group = dist.new_group([0])
+def drained():
+    return [[name, each.calls, each.bytes, each.seconds] for name, each in traffic.TRAFFIC.drain({}).items()]
+def gather(async_op):
+    return dist.all_gather_into_tensor(torch.zeros(4), torch.zeros(4), group=group, async_op=async_op)
+"""
+
+
+def test_waiting_for_a_collective_is_in_its_seconds_and_in_nothing_else() -> None:
+    said = _in_a_cpu_process(
+        _CLOCK + "work = dist.all_reduce(torch.zeros(10), async_op=True)\n"
+        "clock[0] += 100\n"  # what it hides behind
+        "work.wait()\n"
+        "print(json.dumps([drained(), isinstance(work, dist.Work), work.is_completed()]))"
+    )
+    assert said == [[["other all_reduce", 1, 40, 5.0]], True, True]
+
+
+def test_coalesced_collectives_take_what_their_end_takes() -> None:
+    said = _in_a_cpu_process(
+        _CLOCK + "with dist._coalescing_manager(group): gather(False); gather(False); clock[0] += 100\n"
+        "sync = drained()\n"
+        "with dist._coalescing_manager(group, async_ops=True) as handle: gather(True); gather(True)\n"
+        "clock[0] += 100\n"
+        "issued = traffic.TRAFFIC.calls\n"
+        "handle.wait()\n"
+        "print(json.dumps([sync, issued, drained()]))"
+    )
+    assert said == [[["other all_gather_into_tensor", 2, 32, 5.0]], 2, [["other all_gather_into_tensor", 2, 32, 5.0]]]
+
+
 def test_uneven_gathers_and_scatters_work_on_gloo(train: Any) -> None:
     # routing is uneven from the first step, and expert tensor parallelism gathers what the experts got
     result = train(

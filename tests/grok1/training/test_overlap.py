@@ -8,7 +8,7 @@ import pytest
 
 from grok1.distributed.launch import launch
 from tests.conftest import MEGATRONS_PARTS
-from tests.grok1.conftest import RANK_SECONDS, TWO_RANKS, MakeJob, column
+from tests.grok1.conftest import RANK_SECONDS, TWO_RANKS, MakeJob, Train, column
 
 CASES = {
     "the recipe": (),
@@ -43,3 +43,31 @@ def _trained(make_job: MakeJob, *overrides: str) -> dict[str, Any]:
         "weights": {each["rank"]: each["weights"] for each in said if isinstance(each, dict) and "weights" in each},
         "starts": {each["rank"]: each["starts"] for each in said if isinstance(each, dict) and "starts" in each},
     }
+
+
+@pytest.mark.parametrize("when", ["at_end", "overlapped"])
+def test_waiting_for_gradients_and_weights_is_communication(when: str, train: Train) -> None:
+    entry = f"{__name__}:_train_by_a_clock_of_waits"
+    seconds = train(1, *TWO_RANKS, f"kernels.gradient_reduction={when}", entry=entry)
+    assert seconds["data reduce_scatter_tensor"] == [1.0]
+    assert seconds["data all_gather_into_tensor"] == [1.0]
+
+
+def _train_by_a_clock_of_waits(job: Any, where: Any, emit: Any) -> dict[str, list[float]]:
+    """An entry for the launcher: seconds of rank 0's collectives, where waiting takes a second and all else nothing."""
+    import torch.distributed as dist
+
+    from grok1.device import traffic
+    from grok1.training import run
+
+    seconds = [0.0]
+    wait = dist.Work.wait
+
+    def wait_a_second(work: dist.Work) -> bool:
+        seconds[0] += 1
+        return wait(work)
+
+    dist.Work.wait = wait_a_second  # type: ignore[assignment,method-assign]
+    vars(traffic)["stamp"] = lambda: seconds[0]
+    result = run.run_rank(job, where, emit)
+    return {} if result is None else {name: each.seconds for name, each in result.ranks[0].collectives.items()}
