@@ -6,7 +6,12 @@ import torch
 
 from grok1.config.recipe import Training
 from grok1.megatron.door import OptimizerConfig, OptimizerParamScheduler, get_megatron_optimizer
-from grok1.megatron.instances import clip_inside_fused_adamw, skip_unread_work, use_fused_adamw
+from grok1.megatron.instances import (
+    clip_inside_fused_adamw,
+    skip_unread_work,
+    update_one_tensor_at_a_time,
+    use_fused_adamw,
+)
 from grok1.megatron.protocols import DdpModel, MegatronOptimizer, Scheduler
 
 
@@ -26,8 +31,9 @@ def build_optimizer(model: DdpModel, training: Training, *, stock: bool = False)
         use_distributed_optimizer=True,
     )
     optimizer: MegatronOptimizer = get_megatron_optimizer(config, [model], use_gloo_process_groups=False)
-    if not stock:  # each on a CPU only
-        skip_unread_work(optimizer)
+    if not stock:
+        update_one_tensor_at_a_time(optimizer)
+        skip_unread_work(optimizer)  # a CPU's alone, as are those below
         if use_fused_adamw(optimizer):
             clip_inside_fused_adamw(optimizer, training.clip_grad)
     scheduler = OptimizerParamScheduler(

@@ -42,6 +42,7 @@ NEEDED_ON_ALL_DEVICES = {
     "mark_gradients_awaited",
     "mark_gradient_added",
     "change_class",
+    "update_one_tensor_at_a_time",
     "chained",
 }
 
@@ -77,6 +78,9 @@ def test_a_change_that_is_neither_is_named(source: str) -> None:
 
 def test_megatrons_objects_are_as_megatron_makes_them_off_the_cpu(train: Train) -> None:
     found = train(1, *_REPLICAS, entry=f"{__name__}:_replaced_by_kind")
+    # torch's AdamW decides by itself on `foreach` (None), which makes temporaries of all weights on an accelerator
+    foreach = {kind: each.pop("foreach") for kind, each in found.items()}
+    assert foreach == {"megatron's": [None], "cpu": [False], "cuda": [False], "npu": [False]}
     assert {kind: found[kind] for kind in ACCELERATORS} == dict.fromkeys(ACCELERATORS, found["megatron's"])
     # what would be seen: a reduction and a gathering left out, no zeros counted, another step, one gathering for two
     assert found["megatron's"]["replaced"] == ["buffers"]  # megatron's own
@@ -110,7 +114,8 @@ def _replaced(recipe: Any, ranks: Any, stock: bool) -> dict[str, Any]:
     return {
         "replaced": sorted({name for each in objects for name in _shadowing(each)}),
         "gathers": [len(part.model_chunks) for part in parts],
-        "fused": sorted({bool(each["fused"]) for each in settings}),
+        "fused": list({bool(each["fused"]) for each in settings}),
+        "foreach": list({each["foreach"] for each in settings}),
     }
 
 
