@@ -1,15 +1,9 @@
-"""A profile of chosen steps on chosen ranks: a Chrome or Perfetto trace, and where the time went by module.
-
-An operator belongs to the innermost module whose forward was running when it was issued. An operator of the backward
-belongs to the module whose forward made it; autograd's sequence numbers tell. Times exclude nested operators, so they
-add up.
-"""
+"""A profile of chosen steps on chosen ranks: a Chrome or Perfetto trace, and where the time went by module."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -21,14 +15,9 @@ from torch.profiler import record_function
 
 from grok1.device import measuring
 from grok1.training.job import ProfileRequest
+from grok1.training.profiled_seconds import MODULE, module_seconds, operator_use
 from grok1.training.result import CollectiveUse, ModuleSeconds, OperatorUse, StepProfile
 from grok1.training.step import StepResult
-
-_MODULE = "module "
-_OUTSIDE = "outside the modules"
-_ACCUMULATION = "gradient accumulation"
-_BACKWARD = "autograd::engine::evaluate_function: "
-_MICROSECONDS = 1e6
 
 
 class StepProfiler:
@@ -107,7 +96,7 @@ def named_modules(model: torch.nn.Module) -> Iterator[None]:
 
     def enter(name: str) -> Callable[[torch.nn.Module, object], None]:
         def hook(module: torch.nn.Module, args: object) -> None:
-            marked = record_function(_MODULE + name)
+            marked = record_function(MODULE + name)
             marked.__enter__()
             open_ranges.append(marked)
 
@@ -123,65 +112,6 @@ def named_modules(model: torch.nn.Module) -> Iterator[None]:
             hooks.callback(module.register_forward_pre_hook(enter(name)).remove)
             hooks.callback(module.register_forward_hook(leave, always_call=True).remove)
         yield
-
-
-def module_seconds(events: list[FunctionEvent]) -> dict[str, ModuleSeconds]:
-    """Seconds of each module's own operators, without those of modules inside it. The largest first."""
-    made_by = {
-        event.sequence_nr: module
-        for event in events
-        if event.sequence_nr >= 0 and not _is_backward(event) and (module := _enclosing(event)) is not None
-    }
-    seconds: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
-    for event in events:
-        own = _own_seconds(event)
-        if not own:
-            continue
-        backward = _backward_of(event)
-        if backward is None:
-            seconds[_enclosing(event) or _OUTSIDE][0] += own
-        else:
-            seconds[made_by.get(backward.sequence_nr, _accumulation_or_outside(backward))][1] += own
-    return {name: ModuleSeconds(*each) for name, each in sorted(seconds.items(), key=lambda item: -sum(item[1]))}
-
-
-def operator_use(events: list[FunctionEvent]) -> dict[str, OperatorUse]:
-    """Seconds and calls of each operator, the largest first. Nested operators are excluded."""
-    seconds: dict[str, float] = defaultdict(float)
-    calls: Counter[str] = Counter()
-    for event in events:
-        if not event.name.startswith(_MODULE):
-            seconds[event.name] += _own_seconds(event)
-            calls[event.name] += 1
-    ordered = sorted(seconds.items(), key=lambda item: -item[1])
-    return {name: OperatorUse(own, calls[name]) for name, own in ordered}
-
-
-def _own_seconds(event: FunctionEvent) -> float:
-    on_device = getattr(event, "self_device_time_total", 0.0)
-    return float(on_device or event.self_cpu_time_total) / _MICROSECONDS
-
-
-def _is_backward(event: FunctionEvent) -> bool:
-    return bool(event.name.startswith(_BACKWARD))
-
-
-def _backward_of(event: FunctionEvent | None) -> FunctionEvent | None:
-    """The autograd node that ran this operator, if one did."""
-    while event is not None and not _is_backward(event):
-        event = event.cpu_parent
-    return event
-
-
-def _accumulation_or_outside(backward: FunctionEvent) -> str:
-    return _ACCUMULATION if backward.name.endswith("AccumulateGrad") else _OUTSIDE
-
-
-def _enclosing(event: FunctionEvent | None) -> str | None:
-    """The innermost module around an operator."""
-    while event is not None and not event.name.startswith(_MODULE):
-        event = event.cpu_parent
-    return None if event is None else str(event.name.removeprefix(_MODULE))
 
 
 def _export(profile: Any, path: Path) -> None:

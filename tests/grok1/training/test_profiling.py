@@ -13,7 +13,8 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from grok1.training.job import ProfileRequest, profile_request
-from grok1.training.profiling import StepProfiler, module_seconds, named_modules, operator_use
+from grok1.training.profiled_seconds import module_seconds, operator_use
+from grok1.training.profiling import StepProfiler, named_modules
 from grok1.training.result import StepMetrics
 from grok1.training.step import StepResult
 from tests.grok1.conftest import ONE_RANK, as_options, run_grok1
