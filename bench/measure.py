@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
+import sys
 import uuid
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -19,9 +20,9 @@ from bench.records.jsonfile import nonfinite_as_null
 from bench.records.record import MAX_MODULES, MAX_SPANS_OF_RANK, Record
 from grok1.config.recipe import Recipe
 from grok1.device.kind import Kind
-from grok1.distributed.launch import ONE_MACHINE, Nodes, launch
+from grok1.distributed.launch import ONE_MACHINE, LaunchError, Nodes, RankFailedError, launch
 from grok1.training.job import Job
-from grok1.training.result import Event, RankSamples, RunResult
+from grok1.training.result import Event, RankSamples, RunMeasured, RunResult, Warned
 
 _MAX_REASONS = 100  # what a record holds
 MAX_SPANS = 320_000  # of all ranks' timelines together: a record of more is too large to be read
@@ -34,14 +35,43 @@ def run(
     nodes: Nodes = ONE_MACHINE,
     on_event: Callable[[Event], None] = lambda event: None,
 ) -> Record | None:
-    """One run of a job as a record; None on the nodes that do not hold rank 0."""
+    """One run of a job as a record; None on the nodes that do not hold rank 0.
+
+    Ranks that fail after the run was measured cost the record its modules and no more: a line on stderr says why.
+    """
     machine, before = host(), lost_seconds()
-    result = launch(
-        replace(job, times_modules=True), job.recipe, device, nodes, on_event, entry="grok1.training.run:run_rank"
-    )
+    measured: list[RunMeasured] = []
+
+    def note(event: Event) -> None:
+        if isinstance(event, RunMeasured):
+            measured.append(event)
+        elif isinstance(event, Warned):
+            _warn(f"{case}: {event.text}")
+        else:
+            on_event(event)
+
+    try:
+        result = launch(
+            replace(job, times_modules=True), job.recipe, device, nodes, note, entry="grok1.training.run:run_rank"
+        )
+    except (LaunchError, RankFailedError) as error:
+        if not measured:
+            raise
+        _warn(f"{case}: no seconds by module, for the profiled step after the run failed: {_in_one_line(error)}")
+        result = measured[0].result
     if result is None:
         return None
     return make_record(case, job, result, machine | seconds_since(before, lost_seconds()))
+
+
+def _warn(text: str) -> None:
+    print(f"warning: {text}", file=sys.stderr, flush=True)
+
+
+def _in_one_line(error: LaunchError | RankFailedError) -> str:
+    """The last line of a traceback says what it was."""
+    last = str(error).strip().splitlines()[-1]
+    return f"rank {error.rank}: {last}" if isinstance(error, RankFailedError) else last
 
 
 def make_record(case: str, job: Job, result: RunResult, machine: dict[str, Any]) -> Record:

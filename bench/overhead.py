@@ -24,8 +24,8 @@ from grok1.megatron.door import finalize_model_grads, get_forward_backward_func,
 from grok1.megatron.instances import temporary_settings
 from grok1.training.assembly import build_stepper, joined_with_data
 from grok1.training.job import Job
-from grok1.training.result import Event
-from grok1.training.run import Emit, step_done
+from grok1.training.result import Emit, Event
+from grok1.training.run import step_done
 from grok1.training.step import Stepper, forward_step
 
 SIDES = ("harness", "bare", "control")

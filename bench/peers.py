@@ -30,7 +30,7 @@ from grok1.megatron.door import DotProductAttention
 from grok1.model.model import build_model, unwrapped
 from grok1.training.assembly import build_stepper, joined_with_data
 from grok1.training.job import Job
-from grok1.training.run import Emit
+from grok1.training.result import Emit
 from grok1.training.step import Stepper
 
 _GEMM_SIZE = 1024

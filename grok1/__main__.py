@@ -103,11 +103,13 @@ def _run(
 
 def _line(event: Event, recipe: Recipe, total: int) -> str:
     from grok1.cli.progress import log_line, profile_tables
-    from grok1.training.result import StepDone
+    from grok1.training.result import ProfileDone, StepDone
 
     if isinstance(event, StepDone):
         return log_line(event, recipe, total)
-    return "\n\n".join(profile_tables(each) for each in event.profiles)
+    if isinstance(event, ProfileDone):
+        return "\n\n".join(profile_tables(each) for each in event.profiles)
+    raise AssertionError(f"{event}: only a benchmark times modules")
 
 
 @app.command()

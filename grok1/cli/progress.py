@@ -82,15 +82,19 @@ def profile_tables(profile: StepProfile, rows: int = 20) -> str:
         (name, f"{each.calls:,}", f"{each.bytes:,}", f"{1e3 * each.seconds:.2f}", f"{each.seconds / step:.1%}")
         for name, each in sorted(profile.collectives.items(), key=lambda item: -item[1].seconds)
     ]
-    return "\n\n".join(
-        (
-            f"rank {profile.rank}, step {profile.step}: {step:.4g} s while profiled",
-            tabulate(modules, ("module, its own operators", "forward ms", "backward ms", "of the step"), **_PLAIN),
-            tabulate(operators, ("operator", "calls", "own ms", "of the step"), **_PLAIN),
-            tabulate(collectives, ("collective", "calls", "bytes", "ms", "of the step"), **_PLAIN),
-            f"trace for chrome://tracing or ui.perfetto.dev: {profile.trace}",
+    parts = [f"rank {profile.rank}, step {profile.step}: {step:.4g} s while profiled"]
+    if modules:
+        parts.append(
+            tabulate(modules, ("module, its own operators", "forward ms", "backward ms", "of the step"), **_PLAIN)
         )
-    )
+    if operators:
+        parts.append(tabulate(operators, ("operator", "calls", "own ms", "of the step"), **_PLAIN))
+    parts.append(tabulate(collectives, ("collective", "calls", "bytes", "ms", "of the step"), **_PLAIN))
+    if profile.trouble:
+        parts.append(f"warning: rank {profile.rank}, step {profile.step}: {profile.trouble}")
+    if profile.trace:
+        parts.append(f"trace for chrome://tracing or ui.perfetto.dev: {profile.trace}")
+    return "\n\n".join(parts)
 
 
 _PLAIN: dict[str, Any] = {"disable_numparse": True}

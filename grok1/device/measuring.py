@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
-from types import ModuleType
+from pathlib import Path
 from typing import Any, Protocol, cast
 
 import torch
@@ -30,6 +30,16 @@ class Event(Protocol):
     def elapsed_time(self, end: Any, /) -> float:
         """Milliseconds until the other event."""
         ...
+
+
+class Profiler(Protocol):
+    """What torch's profiler and torch_npu's have in common."""
+
+    def start(self) -> None: ...
+
+    def stop(self) -> None: ...
+
+    def export_chrome_trace(self, path: str, /) -> None: ...
 
 
 Stamp = float | Event  # a point in time: seconds on a CPU, an event elsewhere
@@ -84,15 +94,23 @@ def synchronize() -> None:
     torch.cuda.synchronize()
 
 
-def profiler() -> tuple[ModuleType, list[object]]:
-    """The module with this device's `profile`, and the activities that it is to record."""
-    if device_kind() == "npu":
-        module = importlib.import_module("torch_npu.profiler")
-        return module, [module.ProfilerActivity.CPU, module.ProfilerActivity.NPU]
-    from torch import profiler  # an import that few runs need
+def profiler(raw_folder: Path) -> Profiler:
+    """This device's profiler, not started.
 
-    here = [] if device_kind() == "cpu" else [profiler.ProfilerActivity.CUDA]
-    return profiler, [profiler.ProfilerActivity.CPU, *here]
+    torch_npu's (read at v2.7.1-26.0.0, torch_npu/profiler/profiler.py) prints what goes wrong and returns; it exports
+    to names in .json alone, has no `events`, and makes its trace from raw data, which it would leave in the working
+    directory: here it leaves them in `raw_folder`.
+    """
+    if device_kind() == "npu":
+        npu: Any = importlib.import_module("torch_npu.profiler")
+        keep_raw_data = npu.tensorboard_trace_handler(dir_name=str(raw_folder), analyse_flag=False)
+        activities = [npu.ProfilerActivity.CPU, npu.ProfilerActivity.NPU]
+        made: Profiler = npu.profile(activities=activities, on_trace_ready=keep_raw_data)
+        return made
+    from torch.profiler import ProfilerActivity, profile  # an import that few runs need
+
+    here = [] if device_kind() == "cpu" else [ProfilerActivity.CUDA]
+    return profile(activities=[ProfilerActivity.CPU, *here])
 
 
 def peak_bytes() -> tuple[int, int | None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import psutil
 import torch.distributed as dist
@@ -18,30 +18,29 @@ from grok1.training.profiling import profiled_modules
 from grok1.training.result import (
     CollectiveSamples,
     DeviceUsed,
+    Emit,
     LayoutUsed,
     ModuleSeconds,
     PhaseSpan,
     RankSamples,
+    RunMeasured,
     RunResult,
+    Warned,
 )
 from grok1.training.step import Stepper, StepResult
 from grok1.training.timers import PHASES
 
 ExpertLoad = dict[int, list[int]]  # tokens of each expert, by layer
+_Modules = tuple[dict[str, ModuleSeconds], str | None]  # seconds by module, and what went wrong with the profiler
 
 
 def gather_result(
-    where: Rendezvous, stepper: Stepper, results: Sequence[StepResult], startup_seconds: float, *, times_modules: bool
+    where: Rendezvous, stepper: Stepper, results: Sequence[StepResult], startup_seconds: float
 ) -> RunResult | None:
-    """The whole job's measurements on rank 0, None on the others. All ranks must call it.
-
-    `times_modules`: profile the last step once more, outside the measurement, to split its time by module.
-    """
-    load = stepper.expert_load.drain()  # before the extra step, whose tokens do not count
+    """The whole job's measurements on rank 0, None on the others. All ranks must call it."""
+    load = stepper.expert_load.drain()
     timeline = [PhaseSpan(phase, start, end) for start, end, phase in stepper.timeline()]
     peak_bytes, reserved_bytes = measuring.peak_bytes()
-    # torch_npu's profiler says nothing of single operators until its files are parsed
-    has_modules = times_modules and device_kind() != "npu" and bool(results) and results[-1].metrics.is_finite
     mine = RankSamples(
         rank=stepper.ranks.rank,
         stage=stepper.ranks.pipeline,
@@ -55,7 +54,6 @@ def gather_result(
         peak_bytes=peak_bytes,
         reserved_bytes=reserved_bytes,
         host_bytes=int(psutil.Process().memory_info().rss),
-        modules_seconds=_module_seconds(where, stepper, results[-1].metrics.step) if has_modules else {},
     )
     gathered: list[tuple[RankSamples, ExpertLoad] | None] = [None] * where.world_size
     dist.all_gather_object(gathered, (mine, load))
@@ -71,6 +69,34 @@ def gather_result(
         device=DeviceUsed(**asdict(measuring.describe()), dtype=stepper.recipe.training.dtype),
         software=measuring.versions(),
     )
+
+
+def with_modules(
+    where: Rendezvous, stepper: Stepper, results: Sequence[StepResult], result: RunResult | None, emit: Emit
+) -> RunResult | None:
+    """The result, with the last step taken once more and profiled to split its time by module. All ranks must call it.
+
+    The result is out of the ranks' hands before the step begins: the first rank of each node emits it, and all wait for
+    that. So the step may fail, on any rank and however it likes, and the run is not lost: the launcher ends the ranks.
+    A profiler that fails is not the step: its rank has no modules, and rank 0 says why.
+    """
+    # torch_npu's profiler says nothing of single operators until its files are parsed
+    if device_kind() == "npu" or not results or not results[-1].metrics.is_finite:
+        return result
+    if where.local_rank == 0:
+        emit(RunMeasured(result))
+    dist.barrier()
+    mine = _module_seconds(where, stepper, results[-1].metrics.step)
+    gathered: list[_Modules | None] = [None] * where.world_size
+    dist.all_gather_object(gathered, mine)
+    if result is None:
+        return None
+    told = [each for each in gathered if each is not None]
+    for rank, (_, trouble) in enumerate(told):
+        if trouble is not None:
+            emit(Warned(f"rank {rank} has no seconds by module: {trouble}"))
+    ranks = [replace(samples, modules_seconds=told[samples.rank][0]) for samples in result.ranks]
+    return replace(result, ranks=ranks)
 
 
 def collective_samples(results: Sequence[StepResult]) -> dict[str, CollectiveSamples]:
@@ -95,12 +121,12 @@ def _calls(results: Sequence[StepResult]) -> list[list[Communication]]:
     return [list(result.collectives.values()) for result in results]
 
 
-def _module_seconds(where: Rendezvous, stepper: Stepper, step: int) -> dict[str, ModuleSeconds]:
+def _module_seconds(where: Rendezvous, stepper: Stepper, step: int) -> _Modules:
     """Seconds by module of one more step, on the first rank of each pipeline stage. The step's results are dropped."""
     take_step = functools.partial(stepper.run, step)
     if stepper.ranks.rank % (where.world_size // stepper.recipe.parallel.pipeline):
         take_step()
-        return {}
+        return {}, None
     return profiled_modules(stepper.model, take_step)
 
 

@@ -7,6 +7,7 @@ the run, L layers, E experts.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 
 
@@ -152,15 +153,19 @@ class CollectiveUse:
 
 @dataclass(frozen=True)
 class StepProfile:
-    """One profiled step of one rank, longer than others for being profiled. Modules and operators: most first."""
+    """One profiled step of one rank, longer than others for being profiled. Modules and operators: most first.
+
+    Both are empty where the profiler does not tell of operators, as on NPUs.
+    """
 
     rank: int
     step: int  # from 1, as it was asked for
-    trace: str  # the file
+    trace: str | None  # the file
     step_seconds: float
     modules: dict[str, ModuleSeconds]
     operators: dict[str, OperatorUse]
     collectives: dict[str, CollectiveUse]
+    trouble: str | None = None  # what went wrong with the profiler, which left the run alone
 
 
 @dataclass(frozen=True)
@@ -170,4 +175,22 @@ class ProfileDone:
     profiles: list[StepProfile]
 
 
-Event = StepDone | ProfileDone
+@dataclass(frozen=True)
+class RunMeasured:
+    """All that the run is for is measured: what happens to the ranks from here on does not undo it.
+
+    `result` is None where rank 0 is on another node.
+    """
+
+    result: RunResult | None
+
+
+@dataclass(frozen=True)
+class Warned:
+    """Something that went wrong beside the run, in one line."""
+
+    text: str
+
+
+Event = StepDone | ProfileDone | RunMeasured | Warned
+Emit = Callable[[Event], None]  # says an event to whoever started the ranks

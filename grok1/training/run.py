@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 
 import torch.distributed as dist
 
@@ -11,20 +10,19 @@ from grok1.device import measuring
 from grok1.device.traffic import TRAFFIC
 from grok1.distributed.rendezvous import Rendezvous
 from grok1.training.assembly import build_stepper, joined_with_data
-from grok1.training.gathering import gather_result
+from grok1.training.gathering import gather_result, with_modules
 from grok1.training.job import Job
 from grok1.training.profiling import StepProfiler
-from grok1.training.result import Event, ProfileDone, RunResult, StepDone
+from grok1.training.result import Emit, ProfileDone, RunResult, StepDone
 from grok1.training.step import Stepper, StepResult
 from grok1.weights import checkpoint
-
-Emit = Callable[[Event], None]
 
 
 def run_rank(job: Job, where: Rendezvous, emit: Emit) -> RunResult | None:
     """Train on this rank; rank 0 returns the whole job's measurements, the others None.
 
-    `emit` receives one event a step on rank 0, and the profiles of a rank that was asked for them.
+    `emit` receives one event a step on rank 0, and the profiles of a rank that was asked for them. Where modules are
+    timed, it receives the result before that is tried (see `with_modules`).
     """
     with joined_with_data(job, where) as (ranks, batches):
         stepper = build_stepper(job.recipe, ranks, batches)
@@ -37,7 +35,8 @@ def run_rank(job: Job, where: Rendezvous, emit: Emit) -> RunResult | None:
         results = _loop(job, stepper, first, emit, profiler)
         if profiles := profiler.profiles(results):
             emit(ProfileDone(profiles))
-        return gather_result(where, stepper, results, startup_seconds, times_modules=job.times_modules)
+        result = gather_result(where, stepper, results, startup_seconds)
+        return with_modules(where, stepper, results, result, emit) if job.times_modules else result
 
 
 def _loop(job: Job, stepper: Stepper, first: int, emit: Emit, profiler: StepProfiler) -> list[StepResult]:
