@@ -13,6 +13,7 @@ import numpy as np
 
 from grok1.config.recipe import Recipe
 from grok1.data.sample_corpus import cached_sample_corpus
+from grok1.megatron.dataset_helpers import build_dataset_helpers
 from grok1.weights.folder import StoredCheckpoint
 
 _TOKENS_LOOKED_AT = 1 << 24
@@ -83,6 +84,8 @@ def prepare(
 ) -> Job:
     """A job whose corpus exists and is whole. Without `data`: the sample corpus, made on first use.
 
+    Builds megatron's compiled dataset helpers where they are missing, once a node.
+
     Raises:
         ValueError: one line that says what is missing or damaged and what to do.
     """
@@ -92,6 +95,7 @@ def prepare(
         raise ValueError(f"--steps {num_steps} is not positive; give at least 1")
     if not shared_storage and (save or load):
         raise ValueError("--save and --load need a disk that all nodes share; drop --no-shared-storage, or them")
+    build_dataset_helpers()
     if load is not None:
         StoredCheckpoint.open(load).check_resumable(recipe)
     if data is None:
