@@ -80,7 +80,7 @@ def _count_rank(job: tuple[Recipe, int, tuple[float, ...], int]) -> tuple[RankLe
     # here, in a process that the forkserver made, which has them already
     from bench.ledger.marked_phases import MarkedPhases
     from bench.ledger.meter import Meter
-    from grok1.device import measuring
+    from grok1.device import software
     from grok1.distributed.rank_process import prepare_process
     from grok1.training.fake_step import Routing, fake_rank
 
@@ -91,7 +91,7 @@ def _count_rank(job: tuple[Recipe, int, tuple[float, ...], int]) -> tuple[RankLe
     small = min(total, recipe.parallel.pipeline + 1)
     with fake_rank(recipe, rank, Routing(routing), phases, meter) as (stepper, batches, where):
         ledger = rank_ledger(meter, stepper, batches, where, alike, sorted({small, min(total, small + 1)}))
-    versions = {name: version.partition("+")[0] for name, version in measuring.versions(_PACKAGES, False).items()}
+    versions = {name: version.partition("+")[0] for name, version in software.versions(_PACKAGES, False).items()}
     return ledger, dict(meter.counts.unknown), versions
 
 

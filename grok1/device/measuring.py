@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import importlib.util
 import os
 import resource
-import sys
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol, cast
 
 import torch
 
-from grok1.device.accelerator import PEAKS, describe_device
+from grok1.device.accelerator import PEAKS
 from grok1.device.kind import Kind, device_kind
 from grok1.device.processor import processor_name
 
@@ -118,18 +114,3 @@ def peak_bytes() -> tuple[int, int | None]:
     if device_kind() == "cpu":
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, None
     return int(torch.cuda.max_memory_allocated()), int(torch.cuda.max_memory_reserved())
-
-
-def versions(
-    packages: Sequence[str] = ("torch", "megatron-core", "torch-npu", "mindspeed", "numpy"), with_python: bool = True
-) -> dict[str, str]:
-    """Versions of the software that can move the numbers; packages that are absent are left out."""
-    found = {"python": ".".join(map(str, sys.version_info[:3]))} if with_python else {}
-    for package in packages:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            found[package.replace("-", "_")] = metadata.version(package)
-    chosen = device_kind()
-    if chosen != "cpu":
-        skip = ("kind", "name", "memory_bytes")
-        found |= {key: str(value) for key, value in describe_device(chosen).items() if value and key not in skip}
-    return found

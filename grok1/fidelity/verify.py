@@ -19,7 +19,7 @@ from torch import Tensor
 
 from grok1.config.recipe import Recipe
 from grok1.data.batches import Batch
-from grok1.device import measuring
+from grok1.device import software
 from grok1.distributed.groups import Ranks, joined
 from grok1.distributed.rendezvous import Rendezvous
 from grok1.fidelity.dump import Array, Dump, in_dump_orientation, place_of
@@ -146,7 +146,7 @@ def _judged(dump: Dump, recipe: Recipe, loss: float, logits: Tensor, gradients: 
             "logits", logits[:, : config.seq].numpy(), dump.array("logits")[rows], LOGIT_TOLERANCE, absolute=True
         ),
         of_gradients=tuple(_compared_gradients(dump, recipe, gradients)),
-        software=measuring.versions(),
+        software=software.versions() | software.commits(),
     )
 
 

@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from grok1.data.tokenizer import Tokenizer, load_tokenizer
-from grok1.device import measuring
+from grok1.device import measuring, software
 from grok1.device.traffic import TRAFFIC
 from grok1.distributed.groups import Ranks, joined
 from grok1.distributed.rendezvous import Rendezvous
@@ -179,7 +179,7 @@ def _result(job: GenerateJob, continuations: list[Continuation], step_seconds: l
         tokenizer=str(job.tokenizer_path),
         layout=job.recipe.parallel,
         device={**asdict(measuring.describe()), "dtype": job.recipe.training.dtype},
-        software=measuring.versions(),
+        software=software.versions() | software.commits(),
     )
 
 

@@ -10,7 +10,7 @@ import psutil
 import torch.distributed as dist
 
 from grok1.config.recipe import Recipe
-from grok1.device import measuring
+from grok1.device import measuring, software
 from grok1.device.kind import device_kind
 from grok1.device.traffic import Communication
 from grok1.distributed.rendezvous import Rendezvous
@@ -30,6 +30,8 @@ from grok1.training.result import (
 from grok1.training.step import Stepper, StepResult
 from grok1.training.timers import PHASES
 
+Code = dict[str, str]  # digests and versions by name
+_COMPARED = ("torch", "torch-npu", "numpy")  # between nodes; megatron and MindSpeed by their sources
 ExpertLoad = dict[int, list[int]]  # tokens of each expert, by layer
 _Modules = tuple[dict[str, ModuleSeconds], str | None]  # seconds by module, and what went wrong with the profiler
 
@@ -55,20 +57,32 @@ def gather_result(
         reserved_bytes=reserved_bytes,
         host_bytes=int(psutil.Process().memory_info().rss),
     )
-    gathered: list[tuple[RankSamples, ExpertLoad] | None] = [None] * where.world_size
-    dist.all_gather_object(gathered, (mine, load))
+    gathered: list[tuple[RankSamples, ExpertLoad, Code | None] | None] = [None] * where.world_size
+    dist.all_gather_object(gathered, (mine, load, _code(where, stepper.recipe)))
     if stepper.ranks.rank != 0:
         return None
     told = [each for each in gathered if each is not None]
     return RunResult(
         steps=[result.metrics for result in results],
-        ranks=[samples for samples, _ in told],
-        expert_load=_summed_load(stepper.recipe, [load for _, load in told]),
+        ranks=[samples for samples, _, _ in told],
+        expert_load=_summed_load(stepper.recipe, [load for _, load, _ in told]),
         startup_seconds=startup_seconds,
         layout=_layout(stepper.recipe, where),
         device=DeviceUsed(**asdict(measuring.describe()), dtype=stepper.recipe.training.dtype),
-        software=measuring.versions(),
+        software=software.versions() | software.commits(),
+        node_differences=software.node_differences(
+            {rank // where.ranks_per_node: code for rank, (_, _, code) in enumerate(told) if code is not None}
+        ),
     )
+
+
+def _code(where: Rendezvous, recipe: Recipe) -> Code | None:
+    """What runs on this node, told by its first rank, so that rank 0 can compare; nothing to compare on one node."""
+    if where.local_rank:
+        return None
+    if where.world_size == where.ranks_per_node:
+        return {}
+    return {"recipe": recipe.hash()} | software.sources() | software.versions(_COMPARED)
 
 
 def with_modules(

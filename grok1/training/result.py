@@ -111,11 +111,14 @@ class RunResult:
     startup_seconds: float  # from the launch to the first step
     layout: LayoutUsed
     device: DeviceUsed
-    software: dict[str, str]  # versions by package
+    software: dict[str, str]  # versions by package, and commits
+    node_differences: list[str] = field(default_factory=list)  # what other nodes ran than the first, in words
 
     def as_json(self) -> dict[str, object]:
-        """Plain data under the names of the fields; modules only where they were profiled."""
+        """Plain data under the names of the fields; modules where they were profiled, differences where there are."""
         content = asdict(self)
+        if not self.node_differences:
+            del content["node_differences"]
         for rank in content["ranks"]:
             if not rank["modules_seconds"]:
                 del rank["modules_seconds"]

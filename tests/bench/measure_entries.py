@@ -1,4 +1,4 @@
-"""Runs that drop tokens or dawdle, as entries for the launcher."""
+"""Runs that drop tokens, dawdle or differ between nodes, as entries for the launcher."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import time
 from dataclasses import replace
 from typing import Any
 
+from grok1.device import software
 from grok1.distributed.rendezvous import Rendezvous
 from grok1.model import model
 from grok1.training.job import Job
@@ -32,3 +33,16 @@ def dawdle_in_the_router(job: Job, where: Rendezvous, emit: Any) -> RunResult | 
 
     TopKRouter.routing = dawdling
     return run_rank(job, where, emit)
+
+
+def one_node_a_rank(job: Job, where: Rendezvous, emit: Any) -> RunResult | None:
+    """Trains with each rank a node of its own, by what it is told."""
+    return run_rank(job, replace(where, local_rank=0, ranks_per_node=1), emit)
+
+
+def other_megatron_on_node_1(job: Job, where: Rendezvous, emit: Any) -> RunResult | None:
+    """As above, with other sources of megatron on the second."""
+    if where.rank == 1:
+        found = software.sources() | {"megatron.core": "0" * 64}
+        software.sources = lambda named=(): found
+    return one_node_a_rank(job, where, emit)

@@ -196,6 +196,20 @@ def test_a_router_that_drops_tokens_voids_its_run() -> None:
     assert all("(token, expert) pairs were dropped" in reason for reason in made.void_reasons)
 
 
+def test_a_node_that_runs_other_code_voids_the_run() -> None:
+    recipe = load_recipe("grok1-nano", (*ONE_RANK, "parallel.world_size=2"))
+    job = prepare(recipe, STEPS)
+    alike, other = (
+        launch(job, recipe, "cpu", entry=f"{entries.__name__}:{entry}", timeout_seconds=60.0)
+        for entry in ("one_node_a_rank", "other_megatron_on_node_1")
+    )
+    assert (alike.layout.nodes, alike.node_differences) == (2, [])
+    assert measure.make_record("grok1-nano", job, alike, host()).valid
+    made = measure.make_record("grok1-nano", job, other, host())
+    (reason,) = made.void_reasons
+    assert reason.startswith("node 1 runs another megatron.core than node 0: 000000000000, not ")
+
+
 def _lost(stolen: float | None, throttled: float | None) -> dict[str, float | None]:
     return {"stolen_seconds": stolen, "throttled_seconds": throttled}
 
