@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from bench.commands import ab, baseline, gate, history, ingest, ledger, selftest
+from bench.commands import ab, baseline, doctor, gate, history, ingest, ledger, selftest
 from grok1.cli import console
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -14,6 +14,7 @@ app.command(name="gate")(gate.gate)
 app.command(name="ledger")(ledger.ledger)
 app.command(name="selftest")(selftest.selftest_command)
 app.command(name="ab")(ab.ab_command)
+app.command(name="doctor")(doctor.doctor_command)
 app.command(name="ingest")(ingest.ingest_command)
 
 

@@ -64,7 +64,10 @@ ENVIRONMENT_READERS = {
 }
 
 DEVICE_WORDS = ("GROK1_DEVICE", "/dev/nvidiactl", "/dev/davinci_manager", "_grok1_device")
-DEVICE_WORDS_ELSEWHERE = {("bench/ab/checkouts.py", "GROK1_DEVICE")}  # unsets it for the runs of both sides
+DEVICE_WORDS_ELSEWHERE = {
+    ("bench/ab/checkouts.py", "GROK1_DEVICE"),  # unsets it for the runs of both sides
+    ("bench/doctor/reference.py", "GROK1_DEVICE"),  # unsets it for the process that computes on the CPU
+}
 DEVICE_QUESTIONS = ("torch.cuda.is_available", "torch.accelerator.current_accelerator", "torch.version.hip")
 
 ABOVE_THE_LAUNCHER = r"(bench|reports|tests|grok1\.(cli|fidelity|training|generation|model|kernels|weights|data))\b[.:]"
