@@ -52,7 +52,8 @@ Collective = tuple[str, Group]  # an operation, and the group that it is among
 class Traffic:
     """Counts the collectives that this process issues, with their bytes and their time.
 
-    Bytes are those of the larger side of each call (the gathered output, the unreduced input).
+    Bytes are those of the larger side of each call (the gathered output, the unreduced input). megatron calls some on
+    groups of one rank, which move nothing and are not counted.
     """
 
     def __init__(self) -> None:
@@ -71,15 +72,19 @@ class Traffic:
     def drain(self, group_names: Mapping[Group, str]) -> dict[str, Communication]:
         """What was issued since the last drain, by "group operation"; a group without a name is "other".
 
-        Off the CPU, call after the device was synchronised.
+        Groups of one rank are left out, as in the ledger. Off the CPU, call after the device was synchronised.
         """
         drained: dict[str, Communication] = defaultdict(Communication)
         for (operation, group), calls in self._calls.items():
+            if is_alone(group):
+                continue
             sums = drained[f"{group_names.get(group, 'other')} {operation}"]
             sums.seconds += sum(seconds_between(start, end) for _, start, end in calls)
             sums.calls += len(calls)
             sums.bytes += sum(num_bytes for num_bytes, _, _ in calls)
         for (operation, group), start, end in self._waits:
+            if is_alone(group):
+                continue
             drained[f"{group_names.get(group, 'other')} {operation}"].seconds += seconds_between(start, end)
         self.forget()
         return dict(drained)
@@ -142,6 +147,12 @@ class Traffic:
 
 
 TRAFFIC = Traffic()  # one a process, as torch.distributed itself is
+
+
+def is_alone(group: Group) -> bool:
+    """Whether this rank is all of the group."""
+    return (group.size() if isinstance(group, dist.ProcessGroup) else dist.get_world_size()) == 1
+
 
 _COUNTED = (
     "all_reduce",

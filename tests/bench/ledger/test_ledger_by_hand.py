@@ -520,6 +520,22 @@ def test_whole_experts_move_a_fraction_of_what_split_ones_do(ledgers: Ledgers, o
         assert whole / split == ratio
 
 
+def test_merged_dispatch_moves_no_fp32_where_megatrons_sums_in_the_routers() -> None:
+    """bf16 model, fp32 router: megatron's own scatters results in fp32, and gathers their gradients so."""
+    moved: dict[str, Counter[str]] = {}
+    for dispatch in ("megatron", "merged"):
+        changes = (*MEGATRONS_PARTS, f"kernels.dispatch={dispatch}", "training.dtype=bf16")
+        rows = count(load_recipe("grok1-nano", changes)).ranks[0].collectives
+        moved[dispatch] = Counter()
+        for row in rows:
+            if row.group.startswith("expert") and row.phase in ("forward", "backward"):
+                moved[dispatch][row.dtype] += row.bytes
+    assert moved["merged"]["float32"] == 0
+    # in units of the all-to-alls there and back: 1 + 1 + 1 in bf16, 2 + 2 in fp32 and the probabilities; merged, 4
+    assert moved["megatron"]["bfloat16"] * 4 == moved["merged"]["bfloat16"] * 3
+    assert moved["megatron"]["float32"] > moved["merged"]["bfloat16"]
+
+
 def test_whole_experts_cost_the_same_arithmetic(ledgers: Ledgers) -> None:
     for whole, split in zip(ledgers(TINY_WHOLE).ranks, ledgers(TINY).ranks, strict=True):
         assert measured_flops(whole, "forward", "backward") == measured_flops(split, "forward", "backward")

@@ -92,26 +92,28 @@ def test_importing_megatron_first_is_refused() -> None:
     assert "megatron was imported before grok1.device.seam" in done.stdout
 
 
+# a job whose other rank does not exist
+_TWO_RANKS = (
+    "import torch.distributed as dist\n"
+    "from grok1.device.without_data import init_fake_process_group\n"
+    "init_fake_process_group(0, 2)\n"
+)
+
+
 def test_collectives_are_counted_with_their_bytes() -> None:
     said = _in_a_cpu_process(
-        "import tempfile, torch.distributed as dist\n"
-        "folder = tempfile.mkdtemp()\n"
-        "dist.init_process_group('gloo', init_method=f'file://{folder}/r', rank=0, world_size=1)\n"
-        "dist.all_reduce(torch.zeros(10))\n"
-        "dist.all_gather([torch.zeros(4), ], torch.zeros(4))\n"
+        _TWO_RANKS + "dist.all_reduce(torch.zeros(10))\n"
+        "dist.all_gather([torch.zeros(4), torch.zeros(4)], torch.zeros(4))\n"
         "drained = traffic.TRAFFIC.drain({})\n"
         "print(json.dumps([[each.calls, each.bytes, each.seconds > 0] for each in drained.values()]\n"
         " + [list(drained), traffic.TRAFFIC.drain({})]))"
     )
-    assert said == [[1, 40, True], [1, 16, True], ["other all_reduce", "other all_gather"], {}]
+    assert said == [[1, 40, True], [1, 32, True], ["other all_reduce", "other all_gather"], {}]
 
 
 def test_collectives_are_told_apart_by_group_however_it_is_given() -> None:
     said = _in_a_cpu_process(
-        "import tempfile, torch.distributed as dist\n"
-        "folder = tempfile.mkdtemp()\n"
-        "dist.init_process_group('gloo', init_method=f'file://{folder}/r', rank=0, world_size=1)\n"
-        "one, two, unnamed = (dist.new_group([0]) for _ in range(3))\n"
+        _TWO_RANKS + "one, two, unnamed = (dist.new_group([0, 1]) for _ in range(3))\n"
         "ten = torch.zeros(10)\n"
         "dist.all_reduce(ten, group=one)\n"
         "dist.all_reduce(ten, dist.ReduceOp.SUM, one)\n"
@@ -139,6 +141,7 @@ def test_collectives_are_told_apart_by_group_however_it_is_given() -> None:
 
 _CLOCK = """
 import tempfile, torch.distributed as dist
+traffic.is_alone = lambda group: False  # the only rank, but its collectives are real
 clock = [0.0]
 traffic.stamp = lambda: clock[0]
 wait = dist.Work.wait
@@ -154,6 +157,17 @@ def drained():
 def gather(async_op):
     return dist.all_gather_into_tensor(torch.zeros(4), torch.zeros(4), group=group, async_op=async_op)
 """
+
+
+def test_a_group_of_one_rank_moves_nothing_and_is_not_counted() -> None:
+    said = _in_a_cpu_process(
+        _TWO_RANKS + "alone = dist.new_group([0])\n"
+        "dist.all_reduce(torch.zeros(10), group=alone)\n"
+        "dist.all_reduce(torch.zeros(10), group=alone, async_op=True).wait()\n"
+        "dist.all_reduce(torch.zeros(10))\n"
+        "print(json.dumps({name: each.calls for name, each in traffic.TRAFFIC.drain({alone: 'alone'}).items()}))"
+    )
+    assert said == {"other all_reduce": 1}
 
 
 def test_waiting_for_a_collective_is_in_its_seconds_and_in_nothing_else() -> None:
