@@ -176,6 +176,7 @@ class Kernels(_Frozen):
     dispatch: Literal["megatron", "merged"] = "megatron"
     cross_entropy: Literal["megatron", "fused"] = "megatron"
     linear: Literal["megatron", "fused"] = "megatron"
+    norm: Literal["torch", "npu"] = "torch"
     gradient_reduction: Literal["at_end", "overlapped"] = "at_end"
 
 

@@ -259,6 +259,13 @@ def _check_flags_arrived(flags: Mapping[str, FlagValue]) -> None:
             )
 
 
+def npu_rms_norm(x: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Tensor:
+    """weight * x / sqrt(mean(x^2) + epsilon) in one kernel, in x's dtype; MindSpeed's norms call it in this way too."""
+    torch_npu: Any = importlib.import_module("torch_npu")
+    normalised: torch.Tensor = torch_npu.npu_rms_norm(x, weight, epsilon=epsilon)[0]
+    return normalised
+
+
 # ---- what a device says of itself ---------------------------------------------------------------------
 
 # bf16 dense peak FLOP/s by the exact name the driver prints. A name not listed has no peak: never a guess.

@@ -86,6 +86,14 @@ def check_grouped_gemm(kind: Kind) -> None:
         )
 
 
+def check_npu_norm(kind: Kind) -> None:
+    """Refuse `kernels.norm` npu where torch_npu's kernel does not run."""
+    if kind != "npu":
+        raise DeviceError(
+            f"kernels.norm npu on {kind}: the kernel is torch_npu's; set kernels.norm=torch, or use --device npu"
+        )
+
+
 def _machine_kind() -> Kind:
     """By the device files that a driver makes: to ask torch would take seconds, and starts the driver."""
     if os.path.exists("/dev/davinci_manager"):

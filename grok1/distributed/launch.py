@@ -23,7 +23,7 @@ from typing import Any
 import psutil
 
 from grok1.config.recipe import Recipe
-from grok1.device.kind import Kind, check_grouped_gemm, set_kind
+from grok1.device.kind import Kind, check_grouped_gemm, check_npu_norm, set_kind
 from grok1.distributed.rank_process import leave_backends_to_the_seam, rank_main
 from grok1.distributed.rendezvous import Rendezvous
 
@@ -138,6 +138,8 @@ def check_machine(recipe: Recipe, device: Kind, local_ranks: int) -> None:
         needed, where = recipe.bytes_per_rank(), f"one rank on {device}"
     if recipe.kernels.experts == "grouped":
         check_grouped_gemm(device)
+    if recipe.kernels.norm == "npu":
+        check_npu_norm(device)
     if needed > available:
         raise LaunchError(
             f"recipe {recipe.name} needs about {needed / 2**30:.1f} GiB for {where}, of which "

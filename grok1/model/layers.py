@@ -10,6 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from grok1.config.recipe import Kernels, Model
+from grok1.device.accelerator import npu_rms_norm
+from grok1.device.kind import check_npu_norm, device_kind
 from grok1.megatron.door import ModuleSpec, TransformerConfig, TransformerLayer, TransformerLayerSubmodules
 from grok1.megatron.instances import mark_sequence_parallel
 from grok1.megatron.protocols import InferenceContext
@@ -31,13 +33,34 @@ class RMSNorm(torch.nn.Module):
         return F.rms_norm(x.float(), x.shape[-1:], self.weight.float(), self.eps).to(x.dtype)
 
 
+class NpuRMSNorm(RMSNorm):
+    """The same by torch_npu's kernel, without copies of x and of the weight in float32. Never run on an NPU here."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Same shape and dtype as x [..., hidden]."""
+        return npu_rms_norm(x, self.weight, self.eps)
+
+
+def norm_class(kernels: Kernels) -> type[RMSNorm]:
+    """The norm that a recipe chose.
+
+    Raises:
+        DeviceError: this process has no device for it.
+    """
+    if kernels.norm == "npu":
+        check_npu_norm(device_kind())
+        return NpuRMSNorm
+    return RMSNorm
+
+
 class GrokLayer(TransformerLayer):
     """megatron's layer with a norm after, as well as before, each of its two blocks."""
 
     def __init__(self, config: TransformerConfig, submodules: TransformerLayerSubmodules, **kwargs: object) -> None:
         super().__init__(config, submodules, **kwargs)
-        self.post_attention_layernorm = RMSNorm(config, config.hidden_size, config.layernorm_epsilon)
-        self.post_mlp_layernorm = RMSNorm(config, config.hidden_size, config.layernorm_epsilon)
+        norm = type(self.input_layernorm)  # all four alike
+        self.post_attention_layernorm = norm(config, config.hidden_size, config.layernorm_epsilon)
+        self.post_mlp_layernorm = norm(config, config.hidden_size, config.layernorm_epsilon)
 
     def forward(
         self,
@@ -61,12 +84,13 @@ class GrokLayer(TransformerLayer):
 
 def layer_spec(model: Model, kernels: Kernels, core_attention: type | None = None) -> ModuleSpec:
     """One Grok-1 layer as megatron's transformer block wants it; see `attention_spec`."""
+    norm = norm_class(kernels)
     return ModuleSpec(
         module=GrokLayer,
         submodules=TransformerLayerSubmodules(
-            input_layernorm=RMSNorm,
+            input_layernorm=norm,
             self_attention=attention_spec(model, kernels, core_attention),
-            pre_mlp_layernorm=RMSNorm,
+            pre_mlp_layernorm=norm,
             mlp=moe_spec(model, kernels),
         ),
     )

@@ -30,7 +30,7 @@ from grok1.megatron.instances import (
     skip_single_rank_collectives,
 )
 from grok1.megatron.protocols import DdpModel
-from grok1.model.layers import RMSNorm, layer_spec
+from grok1.model.layers import layer_spec, norm_class
 from grok1.model.moe import activation
 from grok1.weights.sharding import initialise
 
@@ -47,7 +47,7 @@ class Grok(GPTModel):
         layers = [layer_spec(recipe.model, recipe.kernels, core_attention)] * get_num_layers_to_build(config)
         super().__init__(
             config,
-            TransformerBlockSubmodules(layer_specs=layers, layer_norm=RMSNorm),
+            TransformerBlockSubmodules(layer_specs=layers, layer_norm=norm_class(recipe.kernels)),
             vocab_size=recipe.model.vocab_size,
             max_sequence_length=recipe.training.sequence_length,
             pre_process=ranks.is_first_stage,

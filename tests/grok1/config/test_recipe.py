@@ -165,6 +165,7 @@ OTHER = {
     "fused": "sequential",
     "merged": "megatron",
     "at_end": "overlapped",
+    "torch": "npu",
 }
 SECTIONS: dict[str, Any] = load_recipe("grok1-nano").resolved()
 KEYS = [(section, key) for section in ("model", "parallel", "training", "data", "kernels") for key in SECTIONS[section]]
