@@ -15,7 +15,7 @@ import typer
 from grok1.cli import console
 from grok1.config.load import load_recipe, recipe_names
 from grok1.config.recipe import Recipe
-from grok1.device.kind import Kind, chosen_kind, set_kind
+from grok1.device.kind import Kind, chosen_kind, set_kind, set_recipe
 
 if TYPE_CHECKING:
     from grok1.training.result import Event
@@ -82,6 +82,7 @@ def _run(
     """What the job's first rank returns; None on other ranks under torchrun or Slurm."""
     if "RANK" in os.environ or "SLURM_PROCID" in os.environ:
         set_kind(kind)
+        set_recipe(recipe)
         os.environ.setdefault("OMP_NUM_THREADS", "1")
         from grok1.distributed.rank_process import prepare_process
         from grok1.distributed.rendezvous import rendezvous_from_environment

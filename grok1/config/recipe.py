@@ -15,6 +15,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 _MATMUL_FLOPS = 6  # 2 for multiply and add, times 3 for forward and the two products of backward
+_LATE_TRAINING_KEYS = ("gradient_dtype", "router_dtype", "reuse_fp32_parameters")
 LONGEST_BLOCK = 256  # queries whose capped attention scores are in memory together; fewer on a CPU
 
 
@@ -119,6 +120,9 @@ class Training(_Frozen):
     micro_batch: int = Field(default=1, ge=1, le=1 << 20)
     global_batch: int = Field(ge=1, le=1 << 20)
     dtype: Literal["fp32", "bf16"]
+    gradient_dtype: Literal["fp32", "bf16"] = "fp32"
+    router_dtype: Literal["fp32", "model"] = "fp32"
+    reuse_fp32_parameters: bool = False
     learning_rate: float = Field(gt=0.0)
     min_learning_rate: float = Field(ge=0.0)
     warmup_steps: int = Field(ge=0, le=1 << 40)
@@ -141,6 +145,8 @@ class Training(_Frozen):
             raise ValueError(
                 f"training.min_learning_rate {self.min_learning_rate} exceeds learning_rate {self.learning_rate}"
             )
+        if self.dtype != "bf16":
+            _check_fp32_alone(self)
         return self
 
 
@@ -168,14 +174,13 @@ class Data(_Frozen):
 class Kernels(_Frozen):
     """Which implementation computes a part of the step. The maths is the same; time and memory are not.
 
-    The defaults are megatron's own parts. A choice left at its default is not in the recipe's hash, so that adding a
-    new choice changes no recipe's hash.
+    The defaults are megatron's own parts.
     """
 
     experts: Literal["sequential", "fused", "grouped"] = "sequential"
     dispatch: Literal["megatron", "merged"] = "megatron"
     cross_entropy: Literal["megatron", "fused"] = "megatron"
-    linear: Literal["megatron", "fused"] = "megatron"
+    linear: Literal["megatron", "fused", "mc2"] = "megatron"
     norm: Literal["torch", "npu"] = "torch"
     gradient_reduction: Literal["at_end", "overlapped"] = "at_end"
 
@@ -211,6 +216,11 @@ class Recipe(_Frozen):
             )
         if self.kernels.experts == "grouped":
             _check_grouped(model, training)
+        if self.kernels.linear == "mc2" and tensor == 1:
+            raise ValueError(
+                "kernels.linear mc2 with parallel.tensor 1: MC2 joins a product with the tensor ranks' exchange, and "
+                "there is none; set parallel.tensor above 1, or kernels.linear=megatron"
+            )
         _divides("micro_batch x data parallel", replicas, "training.global_batch", training.global_batch)
         return self
 
@@ -279,16 +289,17 @@ class Recipe(_Frozen):
         return dense, layers * experts * self.expert_parameters // parallel.expert_tensor
 
     def bytes_per_rank(self) -> int:
-        """Estimated peak bytes on the fullest rank: weights, fp32 gradients, sharded Adam state, activations.
+        """Estimated peak bytes on the fullest rank: weights, gradients, sharded Adam state, activations.
 
         Weights and gradients are exact. Activations count the tensors that backward keeps per layer and
         in-flight micro-batch (the first pipeline stage keeps `pipeline` of them), so they are an estimate.
         """
         dense, expert = self.parameters_per_rank()
-        width = 2 if self.training.dtype == "bf16" else 4
-        # fp32 keeps no separate main parameters; bf16 does
-        state_width = 12 if self.training.dtype == "bf16" else 8
-        static = (dense + expert) * (width + 4)
+        training = self.training
+        width = 2 if training.dtype == "bf16" else 4
+        # fp32 keeps no separate main parameters; bf16 does, or the half of them that the weights do not hold
+        state_width = 8 if training.dtype == "fp32" else 10 if training.reuse_fp32_parameters else 12
+        static = (dense + expert) * (width + (2 if training.gradient_dtype == "bf16" else 4))
         static += state_width * (dense // self.parallel.data + expert // self.parallel.expert_data)
         return static + self._activation_bytes(width)
 
@@ -319,12 +330,30 @@ class Recipe(_Frozen):
         return self.model_dump(mode="json")
 
     def hash(self) -> str:
-        """12 hex digits over what decides the step: all but name, description and kernels left at their defaults."""
+        """12 hex digits over what decides the step: all but name, description and late choices left at their defaults.
+
+        Late choices are all kernels, and the keys that training got after recipes had hashes. A new choice therefore
+        changes no recipe's hash.
+        """
         content = {key: value for key, value in self.resolved().items() if key not in ("name", "description")}
         content["kernels"] = self.kernels.model_dump(mode="json", exclude_defaults=True)
         if not content["kernels"]:
             del content["kernels"]
+        for key in _LATE_TRAINING_KEYS:
+            if content["training"][key] == Training.model_fields[key].default:
+                del content["training"][key]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _check_fp32_alone(training: Training) -> None:
+    """Refuse what only bf16 training has: gradients of another dtype than the weights, and fp32 copies of them."""
+    chosen = {
+        "gradient_dtype=bf16": training.gradient_dtype == "bf16",
+        "reuse_fp32_parameters=true": training.reuse_fp32_parameters,
+    }
+    for choice, is_chosen in chosen.items():
+        if is_chosen:
+            raise ValueError(f"training.{choice} with dtype {training.dtype}: bf16 training alone has it; leave it out")
 
 
 def _check_grouped(model: Model, training: Training) -> None:

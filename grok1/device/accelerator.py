@@ -6,6 +6,7 @@ Nothing here patches: MindSpeed does, on being imported, as torch_npu does. `gro
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import importlib.util
 import os
@@ -19,6 +20,7 @@ from typing import Any, Literal
 
 import torch
 
+from grok1.config.recipe import Recipe
 from grok1.device.kind import DeviceError, installed
 
 # ---- the flags MindSpeed reads ------------------------------------------------------------------------
@@ -30,8 +32,9 @@ FlagValue = bool | int | str
 class MindSpeedFlag:
     """One option of MindSpeed's, what of ours decides it, and where MindSpeed has it.
 
-    `declared_in` is a path under mindspeed/features_manager/, or None for an option of Megatron's own parser
-    that MindSpeed reads by name without declaring it. Those arrive untyped: a bool or a str, never a number.
+    `of` gives a recipe's value; without it, and without a recipe, the value is `default`. `declared_in` is a path
+    under mindspeed/features_manager/, or None for an option of Megatron's own parser that MindSpeed reads by name
+    without declaring it. Those arrive untyped: a bool or a str, never a number.
     """
 
     name: str
@@ -39,11 +42,20 @@ class MindSpeedFlag:
     decided_by: str
     effect: str
     declared_in: str | None = None
+    of: Callable[[Recipe], FlagValue] | None = None
 
     @property
     def attribute(self) -> str:
         """The name MindSpeed gives it in its namespace."""
         return self.name.replace("-", "_")
+
+
+def _uses_mc2(recipe: Recipe) -> bool:
+    return recipe.kernels.linear == "mc2"
+
+
+def _reuses_fp32(recipe: Recipe) -> bool:
+    return recipe.training.reuse_fp32_parameters
 
 
 # Read in MindSpeed branch 26.0.0_core_r0.12.1, commit 3c44c134.
@@ -53,6 +65,7 @@ MINDSPEED_FLAGS: tuple[MindSpeedFlag, ...] = (
         default=True,
         decided_by="model.attention_logit_cap == 0: the fused kernel has no cap",
         effect="DotProductAttention.forward calls torch_npu.npu_fusion_attention",
+        of=lambda recipe: not recipe.model.attention_logit_cap,
     ),
     MindSpeedFlag(
         name="position-embedding-type",
@@ -80,6 +93,7 @@ MINDSPEED_FLAGS: tuple[MindSpeedFlag, ...] = (
         decided_by="model.activation == swiglu",
         effect="none: nothing reads it, SwiGLUFunction is replaced by npu_swiglu whether it is given or not",
         declared_in="megatron_basic/megatron_basic.py",
+        of=lambda recipe: recipe.model.activation == "swiglu",
     ),
     MindSpeedFlag(
         name="moe-permutation-async-comm",
@@ -102,15 +116,56 @@ MINDSPEED_FLAGS: tuple[MindSpeedFlag, ...] = (
         effect="levels 0 and 1 leave flash attention and every optional feature out",
         declared_in="megatron_basic/requirements_basic.py",
     ),
+    MindSpeedFlag(
+        name="use-ascend-mc2",
+        default=False,
+        decided_by="kernels.linear == mc2",
+        effect="megatron's two split linear layers join their product with the tensor ranks' exchange",
+        declared_in="tensor_parallel/mc2.py",
+        of=_uses_mc2,
+    ),
+    MindSpeedFlag(
+        name="tensor-model-parallel-size",
+        default=False,
+        decided_by="parallel.tensor, where kernels.linear == mc2",
+        effect="none by itself; MC2 reads it while it patches, and without it raises AttributeError",
+        of=lambda recipe: str(recipe.parallel.tensor) if _uses_mc2(recipe) else False,
+    ),
+    MindSpeedFlag(
+        name="sequence-parallel",
+        default=False,
+        decided_by="kernels.linear == mc2, which needs tensor above 1 and so sequence_parallel",
+        effect="none by itself; MC2 reads it while it patches",
+        of=_uses_mc2,
+    ),
+    MindSpeedFlag(
+        name="reuse-fp32-param",
+        default=False,
+        decided_by="training.reuse_fp32_parameters",
+        effect="bf16 weights and the rest of their bits share the memory of the optimizer's fp32 copies",
+        declared_in="memory/reuse_fp32_param.py",
+        of=_reuses_fp32,
+    ),
+    MindSpeedFlag(
+        name="use-distributed-optimizer",
+        default=False,
+        decided_by="training.reuse_fp32_parameters; ours is always the distributed one",
+        effect="none by itself; --reuse-fp32-param reads it from Megatron's arguments when buffers are made",
+        of=_reuses_fp32,
+    ),
+    MindSpeedFlag(
+        name="use-legacy-models",
+        default=False,
+        decided_by="training.reuse_fp32_parameters: given as an empty text, which is false",
+        effect="none by itself; --reuse-fp32-param's check reads it, and without it TransformerConfig raises",
+        of=lambda recipe: "" if _reuses_fp32(recipe) else False,
+    ),
 )
 
 
-def mindspeed_flags(attention_logit_cap: float = 0.0, activation: str = "swiglu") -> dict[str, FlagValue]:
-    """The flags of a recipe: the defaults above, less what its maths forbids."""
-    flags = {flag.name: flag.default for flag in MINDSPEED_FLAGS}
-    flags["use-flash-attn"] = not attention_logit_cap
-    flags["use-fused-swiglu"] = activation == "swiglu"
-    return flags
+def mindspeed_flags(recipe: Recipe | None = None) -> dict[str, FlagValue]:
+    """The flags of a recipe; of a process without one, those that most recipes have."""
+    return {flag.name: flag.of(recipe) if flag.of and recipe else flag.default for flag in MINDSPEED_FLAGS}
 
 
 # ---- making torch.cuda mean an NPU --------------------------------------------------------------------
@@ -133,6 +188,8 @@ def use_npu(
     with _argv(["mindspeed", *_as_argv(flags)]), _hushed():
         _import_mindspeed()
     _check_flags_arrived(flags)
+    if flags.get("reuse-fp32-param"):
+        _give_megatron_arguments()
 
 
 def use_cuda(local_ranks: int = 1) -> None:
@@ -218,6 +275,20 @@ def _import_mindspeed() -> None:
                 "put a Megatron-LM core_v0.12.1 checkout on PYTHONPATH: docs/ascend.md"
             ) from error
         raise DeviceError(f"MindSpeed does not load ({error}); install what it needs: docs/ascend.md") from error
+
+
+def _give_megatron_arguments() -> None:
+    """Make `megatron.training.get_args()` answer with what MindSpeed parsed, for --reuse-fp32-param alone.
+
+    Its three wrappers (of the buffers, of OptimizerConfig and of the optimizers) ask it, and it raises in a program
+    that never parsed Megatron's arguments. `disable_gloo_group` is not passed as an option, which would replace
+    torch.distributed.new_group: it only tells the conversion to ask this rank's place of the group that exists.
+    """
+    global_vars: Any = importlib.import_module("megatron.training.global_vars")
+    args_utils: Any = importlib.import_module("mindspeed.args_utils")
+    arguments = argparse.Namespace(**vars(args_utils.get_mindspeed_args()))
+    arguments.disable_gloo_group = True
+    global_vars.set_args(arguments)
 
 
 def _as_argv(flags: Mapping[str, FlagValue]) -> list[str]:

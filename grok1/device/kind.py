@@ -1,4 +1,4 @@
-"""Which device this process is for: cpu, cuda or npu. The only place that decides it; no torch."""
+"""Which device and which recipe this process is for. The only place that decides the device; no torch."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import sys
 from collections.abc import Callable
 from typing import Literal, ParamSpec, TypeVar
 
+from grok1.config.recipe import Recipe
+
 P = ParamSpec("P")
 R = TypeVar("R")
 Kind = Literal["cpu", "cuda", "npu"]
@@ -16,6 +18,7 @@ KINDS: tuple[Kind, ...] = ("cpu", "cuda", "npu")
 KIND_VARIABLE = "GROK1_DEVICE"  # how a launcher tells its ranks
 
 _activated: Kind | None = None  # what torch was made ready for in this process, which cannot change
+_recipe: Recipe | None = None
 
 
 class DeviceError(ValueError):
@@ -65,12 +68,47 @@ def set_activated_kind(kind: Kind) -> None:
     _activated = kind
 
 
+def set_recipe(recipe: Recipe) -> None:
+    """Name the recipe of this process, before torch is made ready: on an NPU it decides what MindSpeed replaces.
+
+    Raises:
+        DeviceError: torch was made ready on an NPU for another recipe, and MindSpeed patches once a process.
+    """
+    global _recipe
+    if _activated == "npu" and recipe != _recipe:
+        before = _recipe.name if _recipe else "no recipe"
+        raise DeviceError(f"this process was made ready for {before}; start another one for {recipe.name}")
+    _recipe = recipe
+
+
+def chosen_recipe() -> Recipe | None:
+    """The recipe that this process was told of, if any: converting weights and preparing data have none."""
+    return _recipe
+
+
 def installed(module: str) -> bool:
     """Whether the module can be imported. Imports its parents, but not the module itself."""
     try:
         return importlib.util.find_spec(module) is not None
     except (ModuleNotFoundError, ValueError):  # no parent package, or a module without a spec
         return module in sys.modules
+
+
+def check_choices(recipe: Recipe, kind: Kind) -> None:
+    """Refuse a recipe's choices that this kind of device cannot compute, each with what to set instead."""
+    if recipe.kernels.experts == "grouped":
+        check_grouped_gemm(kind)
+    if recipe.kernels.norm == "npu":
+        check_npu_norm(kind)
+    if recipe.kernels.linear == "mc2" and kind != "npu":
+        raise DeviceError(
+            f"kernels.linear mc2: MC2 is MindSpeed's, for NPUs, and this is {kind}; set kernels.linear=megatron"
+        )
+    if recipe.training.reuse_fp32_parameters and kind != "npu":
+        raise DeviceError(
+            f"training.reuse_fp32_parameters: it is MindSpeed's, for NPUs, and this is {kind}; "
+            "set training.reuse_fp32_parameters=false"
+        )
 
 
 def check_grouped_gemm(kind: Kind) -> None:

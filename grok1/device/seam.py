@@ -21,7 +21,7 @@ from grok1.device.accelerator import (
     use_npu,
 )
 from grok1.device.cpu import use_cpu
-from grok1.device.kind import DeviceError, Kind, activated_kind, device_kind, set_activated_kind
+from grok1.device.kind import DeviceError, Kind, activated_kind, chosen_recipe, device_kind, set_activated_kind
 from grok1.device.traffic import count_traffic
 
 _BACKENDS: dict[Kind, str] = {"cpu": gloo.BACKEND, "cuda": "nccl", "npu": "hccl"}
@@ -35,7 +35,7 @@ def activate() -> Kind:
     if "megatron.core" in sys.modules:
         raise DeviceError("megatron was imported before grok1.device.seam; import grok1.megatron.door first")
     if chosen == "npu":
-        use_npu(mindspeed_flags(), before_mindspeed=count_traffic)
+        use_npu(mindspeed_flags(chosen_recipe()), before_mindspeed=count_traffic)
     elif chosen == "cuda":
         use_cuda()
         count_traffic()

@@ -23,7 +23,7 @@ from typing import Any
 import psutil
 
 from grok1.config.recipe import Recipe
-from grok1.device.kind import Kind, check_grouped_gemm, check_npu_norm, set_kind
+from grok1.device.kind import Kind, check_choices, set_kind
 from grok1.distributed.rank_process import leave_backends_to_the_seam, rank_main
 from grok1.distributed.rendezvous import Rendezvous
 
@@ -118,7 +118,7 @@ def launch(
             for index in range(local):
                 rank = nodes.node_rank * local + index
                 where = Rendezvous(url, rank, world_size, index, local, timeout_seconds)
-                ranks.append(_start(context, entry, job, where))
+                ranks.append(_start(context, entry, job, recipe, where))
             return _Watch(ranks, on_event).until_done()
         finally:
             _stop([process for process, _ in ranks])
@@ -136,10 +136,7 @@ def check_machine(recipe: Recipe, device: Kind, local_ranks: int) -> None:
         seam.check_available(device, local_ranks)
         available = seam.memory_bytes(device)
         needed, where = recipe.bytes_per_rank(), f"one rank on {device}"
-    if recipe.kernels.experts == "grouped":
-        check_grouped_gemm(device)
-    if recipe.kernels.norm == "npu":
-        check_npu_norm(device)
+    check_choices(recipe, device)
     if needed > available:
         raise LaunchError(
             f"recipe {recipe.name} needs about {needed / 2**30:.1f} GiB for {where}, of which "
@@ -186,10 +183,10 @@ def _check_port_free(port: int) -> None:
 
 
 def _start(
-    context: multiprocessing.context.ForkServerContext, entry: str, job: object, where: Rendezvous
+    context: multiprocessing.context.ForkServerContext, entry: str, job: object, recipe: Recipe, where: Rendezvous
 ) -> tuple[BaseProcess, Connection]:
     ours, theirs = context.Pipe()
-    process = context.Process(target=rank_main, args=(entry, job, where, theirs))
+    process = context.Process(target=rank_main, args=(entry, job, recipe, where, theirs))
     process.start()
     theirs.close()
     return process, ours

@@ -12,17 +12,19 @@ import traceback
 import warnings
 from multiprocessing.connection import Connection
 
-from grok1.device.kind import device_kind
+from grok1.config.recipe import Recipe
+from grok1.device.kind import device_kind, set_recipe
 from grok1.distributed.rendezvous import Rendezvous
 
 
-def rank_main(entry: str, job: object, where: Rendezvous, results: Connection) -> None:
+def rank_main(entry: str, job: object, recipe: Recipe, where: Rendezvous, results: Connection) -> None:
     """First code of a rank: run the entry, send what it says; never outlive the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     if device_kind() == "cpu":
         _take_turns()
     _end_with_launcher(results)
     try:
+        set_recipe(recipe)  # before the entry's module, which imports megatron
         module, name = entry.split(":")
         prepare_process()
         run = getattr(importlib.import_module(module), name)

@@ -134,8 +134,13 @@ def read_prompts(path: Path) -> list[str]:
 
 
 def generation_recipe(recipe: Recipe) -> Recipe:
-    """The recipe on one pipeline stage: tensor and expert parallelism and the number of replicas stay."""
+    """The recipe on one pipeline stage: tensor and expert parallelism and the number of replicas stay.
+
+    Without MC2, which takes every input to be split along the sequence: a decoding step is one token long.
+    """
     fields = recipe.resolved()
+    if recipe.kernels.linear == "mc2":
+        fields["kernels"]["linear"] = "megatron"
     stages = fields["parallel"]["pipeline"]
     fields["parallel"].update(pipeline=1, world_size=fields["parallel"]["world_size"] // stages)
     return Recipe.model_validate(fields)

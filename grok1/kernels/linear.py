@@ -43,8 +43,22 @@ class FusedRowLinear(_Fused, RowParallelLinear):
     """Split by inputs."""
 
 
+def plain_layers() -> tuple[type, type]:
+    """megatron's own (split by outputs, split by inputs), also where MindSpeed's MC2 layers are in their place.
+
+    For experts: MC2 gathers over the tensor ranks in every product, and the dispatcher has done that for an expert.
+    MindSpeed means to leave experts out, but branch 26.0.0_core_r0.12.1 never reaches the code that does.
+    """
+    return _megatrons(ColumnParallelLinear), _megatrons(RowParallelLinear)
+
+
+def _megatrons(layer: type) -> type:
+    """MindSpeed's layers are subclasses of megatron's."""
+    return next((each for each in layer.__mro__ if each.__module__ == "megatron.core.tensor_parallel.layers"), layer)
+
+
 def linear_layers(kernels: Kernels) -> tuple[type, type]:
-    """(split by outputs, split by inputs)."""
+    """(split by outputs, split by inputs). With mc2, MindSpeed has put its own in the place of megatron's."""
     if kernels.linear == "fused":
         return FusedColumnLinear, FusedRowLinear
     return ColumnParallelLinear, RowParallelLinear

@@ -108,7 +108,7 @@ def transformer_config(recipe: Recipe) -> TransformerConfig:
         moe_router_pre_softmax=model.router == "softmax_then_topk",
         moe_router_load_balancing_type="aux_loss" if model.aux_loss_coefficient else "none",
         moe_aux_loss_coeff=model.aux_loss_coefficient,
-        moe_router_dtype="fp32",
+        moe_router_dtype="fp32" if training.router_dtype == "fp32" else None,
         moe_token_dispatcher_type=parallel.dispatcher,
         moe_ffn_hidden_size=model.ffn_hidden_size,
         moe_grouped_gemm=recipe.kernels.experts == "grouped",
@@ -162,7 +162,7 @@ def build_model(
     if recipe.training.dtype == "bf16":
         model = Float16Module(config, model)
     ddp = DistributedDataParallelConfig(
-        grad_reduce_in_fp32=True,
+        grad_reduce_in_fp32=recipe.training.gradient_dtype == "fp32",
         overlap_grad_reduce=recipe.kernels.gradient_reduction == "overlapped",
         use_distributed_optimizer=True,
         check_for_nan_in_grad=False,  # a loss that is not finite voids the run, with a better message

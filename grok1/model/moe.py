@@ -10,14 +10,13 @@ from torch.nn import functional as F
 from grok1.config.recipe import Kernels, Model
 from grok1.kernels.dispatch import MergedDispatcher
 from grok1.kernels.experts import FusedExperts
+from grok1.kernels.linear import plain_layers
 from grok1.megatron.door import (
-    ColumnParallelLinear,
     GroupedMLP,
     MLPSubmodules,
     ModuleSpec,
     MoELayer,
     MoESubmodules,
-    RowParallelLinear,
     SequentialMLP,
     grouped_gemm_util,
 )
@@ -25,7 +24,8 @@ from grok1.megatron.door import (
 
 def moe_spec(model: Model, kernels: Kernels) -> ModuleSpec:
     """The mixture-of-experts block: router and dispatcher come with megatron's MoELayer."""
-    expert = MLPSubmodules(linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear)
+    column, row = plain_layers()
+    expert = MLPSubmodules(linear_fc1=column, linear_fc2=row)
     return ModuleSpec(
         module=MergedMoELayer if kernels.dispatch == "merged" else MoELayer,
         submodules=MoESubmodules(experts=_experts_spec(model, kernels, expert)),

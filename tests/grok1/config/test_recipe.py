@@ -40,6 +40,13 @@ REFUSALS = [
         ["kernels.experts=grouped", "training.dtype=bf16", "model.activation=geglu"],
         "grouped with model.activation geglu.*set model.activation=swiglu",
     ),
+    (
+        ["kernels.linear=mc2", "parallel.tensor=1", "parallel.expert_tensor=1"],
+        "mc2 with parallel.tensor 1.*set parallel.tensor above 1, or kernels.linear=megatron",
+    ),
+    (["training.gradient_dtype=bf16"], "training.gradient_dtype=bf16 with dtype fp32: .*leave it out"),
+    (["training.reuse_fp32_parameters=true"], "training.reuse_fp32_parameters=true with dtype fp32: .*leave it out"),
+    (["training.router_dtype=bf16"], "training.router_dtype: .*got 'bf16'"),
     (["kernels.linear=merged"], "kernels.linear: .*got 'merged'"),
     (["training.warmup_steps=500"], "warmup_steps 500 is not below decay_steps 200"),
     (["training.min_learning_rate=1.0"], "min_learning_rate 1.0 exceeds learning_rate"),
@@ -194,6 +201,13 @@ def test_kernels_left_at_their_defaults_are_not_in_the_hash() -> None:
     assert load_recipe("grok1-40b").hash() == "988c14099de0"
     assert load_recipe("grok1-40b", ["kernels.experts=sequential"]).hash() == "988c14099de0"
     assert load_recipe("grok1-40b", ["kernels.experts=fused"]).hash() != "988c14099de0"
+
+
+@pytest.mark.parametrize("key", ["gradient_dtype=bf16", "router_dtype=model", "reuse_fp32_parameters=true"])
+def test_a_late_training_key_is_in_the_hash_only_where_it_is_not_left_at_its_default(key: str) -> None:
+    bf16 = ["training.dtype=bf16"]
+    assert load_recipe("grok1-nano").hash() == "625301f7769a"
+    assert load_recipe("grok1-nano", [*bf16, f"training.{key}"]).hash() != load_recipe("grok1-nano", bf16).hash()
 
 
 def test_the_estimate_grows_with_what_it_counts() -> None:

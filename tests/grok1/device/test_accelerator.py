@@ -12,12 +12,14 @@ import os
 import subprocess
 import sys
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from grok1.config.load import load_recipe
 from grok1.device import accelerator
 
 ROOT = Path(__file__).parents[3]
@@ -86,14 +88,18 @@ STAND_INS = {
     """,
 }
 
+GLOBAL_VARS = "ARGS = None\ndef set_args(args):\n    global ARGS\n    ARGS = args\n"
+
 SCRIPT = """
 import json, sys
 sys.argv = {words!r}
 {before}
+from grok1.config.load import load_recipe
 from grok1.device import accelerator
+recipe = load_recipe("grok1-nano", {recipe!r})
 error = None
 try:
-    accelerator.use_npu(accelerator.mindspeed_flags(**{recipe!r}), local_ranks={ranks})
+    accelerator.use_npu(accelerator.mindspeed_flags(recipe), local_ranks={ranks})
 except ValueError as refusal:
     error = str(refusal)
 try:
@@ -103,7 +109,9 @@ try:
     seen, argv = events.SEEN, events.ARGV
 except ImportError:
     read, seen, argv = {{}}, [], []
-answer = dict(error=error, seen=seen, argv=argv, read=read, words=sys.argv)
+given = sys.modules.get("megatron.training.global_vars")
+megatrons = vars(given.ARGS) if given else None
+answer = dict(error=error, seen=seen, argv=argv, read=read, words=sys.argv, megatrons=megatrons)
 print(json.dumps(answer, default=repr))
 """
 
@@ -142,11 +150,11 @@ def use_npu(
     *,
     before: str = "",
     ranks: int = 8,
-    recipe: dict[str, Any] | None = None,
+    recipe: Sequence[str] = (),
 ) -> Any:
     """One call of `accelerator.use_npu` in a fresh interpreter, and what was seen of it."""
     _write_stand_ins(folder, changes or {})
-    return _python(folder, SCRIPT.format(words=OUR_WORDS, before=before, ranks=ranks, recipe=recipe or {}))
+    return _python(folder, SCRIPT.format(words=OUR_WORDS, before=before, ranks=ranks, recipe=list(recipe)))
 
 
 @pytest.fixture(scope="module")
@@ -173,12 +181,91 @@ def test_our_words_are_back_after_mindspeed_parsed_its_own(good: Any) -> None:
 
 
 def test_every_flag_of_the_ascend_recipe_arrives(good: Any) -> None:
-    wanted = {flag.attribute: flag.default for flag in accelerator.MINDSPEED_FLAGS}
+    wanted = {flag.attribute: flag.default for flag in accelerator.MINDSPEED_FLAGS if flag.default is not False}
     assert {name: good["read"].get(name) for name in wanted} == wanted
 
 
+_CHOSEN = ["kernels.linear=mc2", "training.dtype=bf16", "training.reuse_fp32_parameters=true"]
+
+
+def test_a_recipes_own_flags_arrive_with_those_that_they_need(tmp_path: Path) -> None:
+    arrived = use_npu(tmp_path, {"megatron/training/global_vars.py": GLOBAL_VARS}, recipe=_CHOSEN)
+    assert arrived["error"] is None
+    wanted = {
+        "use_ascend_mc2": True,
+        "tensor_model_parallel_size": "4",  # untyped: MindSpeed does not declare it, and makes a number of it itself
+        "sequence_parallel": True,
+        "reuse_fp32_param": True,
+        "use_distributed_optimizer": True,
+        "use_legacy_models": "",
+    }
+    assert {name: arrived["read"].get(name) for name in wanted} == wanted
+    given = arrived["megatrons"]
+    assert (given["reuse_fp32_param"], given["use_distributed_optimizer"], given["disable_gloo_group"]) == (True,) * 3
+
+
+_RANK = """
+def flags(job, where, emit):
+    from grok1.device import seam
+    seam.activate()
+    from mindspeed.args_utils import get_mindspeed_args
+    return vars(get_mindspeed_args())
+"""
+_START = """
+import json
+from grok1 import __main__ as command
+from grok1.config.load import load_recipe
+from grok1.distributed.launch import ONE_MACHINE
+if __name__ == "__main__":
+    read = []
+    for change in ("kernels.linear=mc2", "model.activation=geglu")[: {jobs}]:
+        layout = ["parallel.world_size=2", "parallel.tensor=2", "parallel.pipeline=1", "parallel.expert=1"]
+        recipe = load_recipe("grok1-nano", [*layout, "parallel.expert_tensor=2", change])
+        read.append(command._run(None, recipe, "npu", ONE_MACHINE, print, "flags_entry:flags"))
+    print(json.dumps(read))
+"""
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [{}, {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}],
+    ids=["our launcher", "torchrun"],
+)
+def test_each_jobs_ranks_get_the_flags_of_its_own_recipe(tmp_path: Path, environment: dict[str, str]) -> None:
+    _write_stand_ins(tmp_path, {"flags_entry.py": _RANK})
+    read = _python(tmp_path, _START.format(jobs=1 if environment else 2), **environment)
+    assert read[0]["use_ascend_mc2"]
+    assert read[0]["use_fused_swiglu"]
+    for other in read[1:]:  # a second job of the same launcher, as the cases of one benchmark run are
+        assert not other["use_ascend_mc2"]
+        assert not other["use_fused_swiglu"]
+
+
+def test_megatrons_arguments_stay_unset_unless_the_recipe_reuses_fp32_parameters(good: Any) -> None:
+    assert good["megatrons"] is None
+
+
+def test_every_flag_that_a_recipe_decides_changes_with_it() -> None:
+    changes = {
+        "use-flash-attn": "model.attention_logit_cap=30.0",
+        "use-fused-swiglu": "model.activation=geglu",
+        **dict.fromkeys(("use-ascend-mc2", "tensor-model-parallel-size", "sequence-parallel"), "kernels.linear=mc2"),
+        **dict.fromkeys(
+            ("reuse-fp32-param", "use-distributed-optimizer", "use-legacy-models"),
+            "training.reuse_fp32_parameters=true",
+        ),
+    }
+    assert changes.keys() == {flag.name for flag in accelerator.MINDSPEED_FLAGS if flag.of}
+    plain = accelerator.mindspeed_flags(load_recipe("grok1-nano", ["training.dtype=bf16"]))
+    assert plain == accelerator.mindspeed_flags()
+    for name, change in changes.items():
+        changed = accelerator.mindspeed_flags(load_recipe("grok1-nano", ["training.dtype=bf16", change]))
+        assert changed[name] != plain[name], name
+        assert change.partition("=")[0] in {f.name: f.decided_by for f in accelerator.MINDSPEED_FLAGS}[name]
+
+
 def test_a_capped_model_asks_for_no_fused_attention(tmp_path: Path) -> None:
-    capped = use_npu(tmp_path, recipe={"attention_logit_cap": 30.0, "activation": "geglu"})
+    capped = use_npu(tmp_path, recipe=["model.attention_logit_cap=30.0", "model.activation=geglu"])
     assert capped["error"] is None
     assert "--use-flash-attn" not in capped["argv"]
     assert "--use-fused-swiglu" not in capped["argv"]
