@@ -10,6 +10,7 @@ import pytest
 from hypothesis import settings
 
 from bench.records.record import Record
+from grok1.config.load import load_recipe
 from grok1.distributed.launch import preload_in_ranks
 
 # recipe changes that choose megatron's own part everywhere; experts first
@@ -19,6 +20,8 @@ MEGATRONS_PARTS = (
     "kernels.cross_entropy=megatron",
     "kernels.linear=megatron",
 )
+# without the sizes by which a record is found void whose tokens did not all reach an expert: these are invented
+_RESOLVED = {**load_recipe("grok1-40b").resolved(), "model": {"num_layers": 8}}
 RecordBuilder = Callable[..., Record]
 LAYOUT = {
     "world_size": 16,
@@ -100,7 +103,7 @@ def _content(steps: int) -> dict[str, Any]:
         "case": "grok1-40b",
         "valid": True,
         "void_reasons": [],
-        "recipe": {"name": "grok1-40b", "hash": "0123456789ab", "resolved": {"model": {"num_layers": 8}}},
+        "recipe": {"name": "grok1-40b", "hash": "0123456789ab", "resolved": _RESOLVED},
         "layout": LAYOUT,
         "device": {
             "kind": "npu",
@@ -110,7 +113,7 @@ def _content(steps: int) -> dict[str, Any]:
             "peak_source": "invented for tests",
             "dtype": "bf16",
         },
-        "software": {"python": "3.10.0", "torch": "2.7.1"},
+        "software": {"python": "3.10.0", "torch": "2.7.1", "megatron-core": "0.6.0"},  # as the published figure says
         "commit": {"sha": "0" * 40, "dirty": False},
         "environment": {"OMP_NUM_THREADS": "1"},
         "host": {"cores": 192, "memory_bytes": 2**40, "load_average_1m": 1.5, "cpu_name": "synthetic"},

@@ -8,6 +8,7 @@ import pytest
 
 from bench.judge.baseline import Baseline, load_baselines, read_baselines
 from bench.judge.gate import judge
+from grok1.config.load import load_recipe
 
 FOLDER = Path(__file__).parents[1] / "baselines"
 SHIPPED = load_baselines(FOLDER)
@@ -52,6 +53,41 @@ def test_sixteen_npus_are_judged_by_the_first_row_and_compared_with_the_second(s
         ("pass", 39.8),
         ("compared", 32),
     ]
+
+
+@pytest.mark.parametrize(
+    ("change", "software"),
+    [
+        ((), {"megatron-core": "0.12.1"}),
+        (("parallel", "dispatcher", "alltoall"), {}),
+        (("kernels", "linear", "megatron"), {}),
+    ],
+    ids=["our software", "another dispatcher", "no MC2"],
+)
+def test_a_run_of_another_kind_is_shown_both_rows_and_judged_by_neither(
+    synthetic_record, change: tuple[str, ...], software: dict[str, str]
+) -> None:
+    resolved = synthetic_record().recipe.resolved
+    if change:
+        section, key, value = change
+        resolved = resolved | {section: resolved[section] | {key: value}}
+    verdict = judge(synthetic_record(recipe={"resolved": resolved}, software=software), SHIPPED)
+    assert verdict.state == "no_baseline"
+    assert [(row.state, row.baseline) for row in verdict.rows if row.metric == "step_seconds"] == [
+        ("compared", 39.8),
+        ("compared", 32),
+    ]
+
+
+@pytest.mark.parametrize("baseline", SHIPPED, ids=lambda baseline: baseline.label)
+def test_what_a_figure_decides_by_are_keys_of_recipes(baseline: Baseline) -> None:
+    if baseline.decides_when is not None:
+        resolved = load_recipe(baseline.case).resolved()
+        for key in baseline.decides_when.recipe:
+            section, name = key.split(".")
+            assert name in resolved[section], key
+        assert {"parallel.dispatcher", "kernels.linear"} <= baseline.decides_when.recipe.keys()
+        assert "megatron-core" in baseline.decides_when.software
 
 
 def test_a_gpu_is_compared_with_the_reference_chip_but_not_judged_by_an_npu(synthetic_record) -> None:

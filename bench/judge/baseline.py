@@ -91,6 +91,37 @@ class RecipeKey(Strict):
     hash: HexId | None
 
 
+class DecidesWhen(Strict):
+    """What beside the key a run must have for a published figure to decide; otherwise it is only shown.
+
+    `recipe` names keys of the recipe and their values (`parallel.dispatcher`: `allgather`). `software` names packages
+    and the version line: `0.6` accepts 0.6.0, and not 0.60. Two empty ones: it decides whatever ran.
+    """
+
+    recipe: Annotated[dict[Name, Name | bool | int | float], Field(max_length=100)]
+    software: Annotated[dict[Name, Text], Field(max_length=100)]
+
+    def unmet(self, record: Record) -> tuple[str, ...]:
+        """What of this a record does not have, in words."""
+        chosen = {key: _at(record.recipe.resolved, key) for key in self.recipe}
+        found = [
+            f"{key} {chosen[key]} (baseline {value})" for key, value in self.recipe.items() if chosen[key] != value
+        ]
+        for name, line in self.software.items():
+            version = record.software.get(name, "absent")
+            if not f"{version}.".startswith(f"{line}."):
+                found.append(f"software.{name} {version} (baseline {line})")
+        return tuple(found)
+
+
+def _at(resolved: Mapping[str, object], key: str) -> object:
+    """The value of `section.key`; None where a record's recipe is from before there was such a key."""
+    value: object = resolved
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
+
+
 class Metrics(Strict):
     """The two figures that are compared."""
 
@@ -136,8 +167,8 @@ class RecordedRun(Strict):
 class Baseline(Strict):
     """One figure to hold.
 
-    `judge` baselines can fail a record; `compare` ones are only shown beside it; `retired` ones say why in their
-    rationale and are kept for people to read.
+    `judge` baselines can fail a record, published ones if `decides_when` is met; `compare` ones are only shown beside
+    it; `retired` ones say why in their rationale and are kept for people to read.
     """
 
     label: Name
@@ -153,6 +184,7 @@ class Baseline(Strict):
     device: DeviceKey
     metrics: Metrics
     software: Annotated[dict[Name, Text], Field(max_length=100)] = {}  # empty: not stated, not compared
+    decides_when: DecidesWhen | None = None  # of published figures that judge
     tolerance_percent: Percent
     floor_percent: Percent = FLOOR_PERCENT
     loss_tolerance_percent: Percent = LOSS_TOLERANCE_PERCENT
@@ -175,6 +207,8 @@ class Baseline(Strict):
             self._check_recorded()
         elif self.runs:
             raise ValueError("a published figure has no runs of ours")
+        if (self.decides_when is not None) != (self.kind == "published" and self.role == "judge"):
+            raise ValueError("decides_when is stated by published figures that judge, and by no others")
         return self
 
     def _check_recorded(self) -> None:
@@ -196,6 +230,10 @@ class Baseline(Strict):
     def parity_tolerances_percent(self) -> Mapping[str, float]:
         """How far a run's losses and gradient norms may be from those of the baseline's runs (bench.judge.parity)."""
         return {LOSS: self.loss_tolerance_percent, GRAD_NORM: self.grad_norm_tolerance_percent}
+
+    def why_only_shown(self, record: Record) -> tuple[str, ...]:
+        """Why this published figure does not decide about a record of its key; empty where it does, or never would."""
+        return self.decides_when.unmet(record) if self.decides_when else ()
 
     def differences(self, record: Record) -> tuple[str, ...]:
         """What of the key differs, in words; empty if the record may be compared with this baseline."""

@@ -5,7 +5,8 @@ memory, skew and each phase (bench.judge.metrics). What is significantly worse, 
 Anything else passes if a slowdown of the tolerance can be ruled out, and is inconclusive if not. All metrics of all
 cases of a suite share one family-wise error. A published figure has no known variance: there a fixed, stated, one-sided
 tolerance decides (5 % unless the baseline says otherwise). A clear speed-up asks for a fresh baseline and is not a
-failure. A baseline for another recipe, layout or device is refused, and the difference named.
+failure. A baseline for another recipe, layout or device is refused, and the difference named. A published figure of
+other software is shown and does not decide, unless the run has all that the baseline's `decides_when` states.
 """
 
 from __future__ import annotations
@@ -97,7 +98,10 @@ def _prepare(runs: list[Record], baselines: Sequence[Baseline]) -> _Case:
         tokens_rate=statistics.median(each.tokens_per_second_per_processor for each in summaries),
         figures=[figures_of(each) for each in summaries],
         matched=matched,
-        refusals=tuple(Refusal(baseline.label, found) for baseline, found in differences if found),
+        refusals=(
+            *(Refusal(each.label, why, is_shown=True) for each in matched if (why := each.why_only_shown(first))),
+            *(Refusal(baseline.label, found) for baseline, found in differences if found),
+        ),
     )
 
 
@@ -174,9 +178,10 @@ def _rows(baseline: Baseline, case: _Case, judged: Mapping[tuple[str, str], Judg
     limit = baseline.tolerance_percent
     longer, shorter = _limits(baseline)
     rate, seconds = baseline.metrics.tokens_per_second_per_processor, baseline.metrics.step_seconds
+    decides = baseline.role == "judge" and not baseline.why_only_shown(case.runs[0])
     return [
-        _row(baseline, RATE, case.tokens_rate, rate, -limit, limit),
-        _row(baseline, STEP, case.step_seconds, seconds, longer, -shorter),
+        _row(baseline, decides, RATE, case.tokens_rate, rate, -limit, limit),
+        _row(baseline, decides, STEP, case.step_seconds, seconds, longer, -shorter),
     ]
 
 
@@ -209,18 +214,20 @@ def _weighed_rows(baseline: Baseline, case: _Case, judged: Mapping[str, Judgemen
     ]
 
 
-def _row(baseline: Baseline, metric: str, measured: float, stored: float, worst: float, best: float) -> Row:
+def _row(
+    baseline: Baseline, decides: bool, metric: str, measured: float, stored: float, worst: float, best: float
+) -> Row:
     """One row; beyond the signed percents `worst` and `best` it fails or asks for a refresh."""
     change = 100 * (measured / stored - 1)
     sense = 1 if best > 0 else -1
     state: RowState = "pass"
-    if baseline.role == "compare":
+    if not decides:
         state = "compared"
     elif sense * change < sense * worst:
         state = "fail"
     elif sense * change > sense * best:
         state = "improved"
-    limit = None if baseline.role == "compare" else worst
+    limit = worst if decides else None
     return Row(metric, measured, stored, change, limit, state, baseline.label, baseline.source)
 
 

@@ -29,10 +29,11 @@ class Row:
 
 @dataclass(frozen=True)
 class Refusal:
-    """A baseline of the same case or recipe that may not be compared, and what differs."""
+    """A baseline of the same case or recipe that does not judge, and what differs. A shown one is compared anyway."""
 
     label: str
     differences: tuple[str, ...]
+    is_shown: bool = False
 
 
 @dataclass(frozen=True)

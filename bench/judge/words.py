@@ -114,10 +114,11 @@ def why_no_baseline(refusals: tuple[Refusal, ...]) -> str:
     """Which baseline came nearest, and what of its key differs."""
     if not refusals:
         return "no baseline is stored for this case"
-    nearest = min(refusals, key=lambda refusal: len(refusal.differences))
+    nearest = min(refusals, key=lambda refusal: (not refusal.is_shown, len(refusal.differences)))
     more = len(nearest.differences) - 3
+    what = "is only shown" if nearest.is_shown else "was refused"
     return (
-        f"the nearest of {len(refusals)} baseline{'s' * (len(refusals) > 1)}, {nearest.label}, was refused: "
+        f"the nearest of {len(refusals)} baseline{'s' * (len(refusals) > 1)}, {nearest.label}, {what}: "
         + ", ".join(nearest.differences[:3])
         + (f" and {more} more" if more > 0 else "")
     )

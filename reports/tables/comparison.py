@@ -103,8 +103,13 @@ def attribution(found: Attribution) -> str:
 
 
 def _refused(verdict: Verdict) -> list[str]:
-    rows = [(each.label, "; ".join(each.differences)) for each in verdict.refusals]
-    if not rows:
-        return []
-    told = table(["baseline", "what differs"], rows[:_MAX_REFUSALS]) + more(len(rows), _MAX_REFUSALS)
-    return ["Refused, because the key differs:", told]
+    parts = []
+    for is_shown, heading in (
+        (True, "Shown and not judged by, because the run is of another kind:"),
+        (False, "Refused, because the key differs:"),
+    ):
+        rows = [(each.label, "; ".join(each.differences)) for each in verdict.refusals if each.is_shown == is_shown]
+        if rows:
+            told = table(["baseline", "what differs"], rows[:_MAX_REFUSALS]) + more(len(rows), _MAX_REFUSALS)
+            parts += [heading, told]
+    return parts

@@ -170,7 +170,7 @@ def test_each_row_of_the_table_names_a_shipped_recipe(case: Any) -> None:
 def test_each_device_has_a_case_of_its_own() -> None:
     assert {device: [case.name for case in select(None, device)] for device in ("cpu", "cuda", "npu")} == {
         "cpu": ["grok1-tiny"],
-        "cuda": ["grok1-40b"],
+        "cuda": ["grok1-40b-tuned"],
         "npu": ["grok1-40b"],
     }
 

@@ -63,7 +63,7 @@ def test_record_then_promote_then_judge(bench: Command, synthetic_record) -> Non
     assert path == Path("baselines/ascend910b-synthetic/grok1-40b.json")
     assert (baseline.role, baseline.rationale, len(baseline.runs)) == ("judge", "first figures", 5)
     assert re.fullmatch(r"grok1-40b on Ascend910B-synthetic, 2025-01-31 \([0-9a-f]{8}\)", baseline.label)
-    assert baseline.software == {"python": "3.10.0", "torch": "2.7.1"}
+    assert baseline.software == {"python": "3.10.0", "torch": "2.7.1", "megatron-core": "0.6.0"}
     assert judge([synthetic_record(seed=seed, noise=0.003) for seed in (11, 12, 13)], [baseline]).state == "pass"
 
 
@@ -138,7 +138,7 @@ def test_runs_of_two_keys_are_no_baseline(
 def test_software_is_compared_even_where_the_first_states_none(synthetic_record) -> None:
     first = synthetic_record().model_copy(update={"software": {}})
     second = synthetic_record(seed=1, software={"python": "3.10.0", "torch": "2"})
-    with pytest.raises(ValueError, match=r"differs from the first in software\.python 3\.10\.0 \(first absent\)"):
+    with pytest.raises(ValueError, match=r"differs from the first in software\.megatron-core 0\.6\.0 \(first absent\)"):
         recorded_baseline([first, second], "why")
 
 

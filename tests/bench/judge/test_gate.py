@@ -33,11 +33,14 @@ def published(**changes: Any) -> Baseline:
         "device": {"kinds": ["npu"], "name": "Ascend 910B", "match": "prefix"},
         "metrics": {"tokens_per_second_per_processor": TOKENS_RATE, "step_seconds": 39.8},
         "tolerance_percent": 5.0,
+        "decides_when": {"recipe": {}, "software": {}},
         "source": "invented for tests",
         "rationale": "to test with",
     }
     for name, value in changes.items():
         content[name] = content[name] | value if isinstance(value, dict) else value
+    if content["role"] == "compare":
+        content["decides_when"] = None
     return Baseline.model_validate(content)
 
 
@@ -107,6 +110,49 @@ def test_a_compared_baseline_is_shown_and_never_fails(synthetic_record) -> None:
     alone = judge(at_rate(synthetic_record, TOKENS_RATE), [reference])
     assert alone.state == "no_baseline"
     assert len(alone.rows) == 2
+
+
+_CHOSEN = {"parallel": {"dispatcher": "allgather"}, "kernels": {"linear": "mc2"}}
+_CONDITIONS = {"recipe": {"parallel.dispatcher": "allgather", "kernels.linear": "mc2"}, "software": {"engine": "0.6"}}
+
+
+@pytest.mark.parametrize(
+    ("resolved", "version", "unmet"),
+    [
+        (_CHOSEN, "0.6", ()),
+        (_CHOSEN, "0.6.1", ()),
+        (_CHOSEN, "0.12.1", ("software.engine 0.12.1 (baseline 0.6)",)),
+        (_CHOSEN, "0.60", ("software.engine 0.60 (baseline 0.6)",)),
+        (_CHOSEN, None, ("software.engine absent (baseline 0.6)",)),
+        (_CHOSEN | {"kernels": {"linear": "megatron"}}, "0.6", ("kernels.linear megatron (baseline mc2)",)),
+        (
+            {"parallel": "mine"},
+            "0.6",
+            ("parallel.dispatcher None (baseline allgather)", "kernels.linear None (baseline mc2)"),
+        ),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("factor", [0.5, 1.0, 2.0])
+def test_a_published_figure_decides_only_where_all_that_it_states_matches_and_is_shown_elsewhere(
+    synthetic_record, resolved: dict[str, Any], version: str | None, unmet: tuple[str, ...], factor: float
+) -> None:
+    software = {"engine": version} if version else {"other": "1"}
+    record = at_rate(synthetic_record, factor * TOKENS_RATE, recipe={"resolved": resolved}, software=software)
+    verdict = judge(record, [published(decides_when=_CONDITIONS)])
+    if unmet:
+        assert verdict.state == "no_baseline"
+        assert {(row.state, row.limit_percent) for row in verdict.rows} == {("compared", None)}
+        assert [(each.differences, each.is_shown) for each in verdict.refusals] == [(unmet, True)]
+        assert f"invented figure, is only shown: {unmet[0]}" in verdict.sentence
+    else:
+        assert verdict.state == {0.5: "fail", 1.0: "pass", 2.0: "improved"}[factor]
+        assert verdict.refusals == ()
+
+
+@pytest.mark.parametrize("changes", [{"decides_when": None}, {"decides_when": {"recipe": {"a": [1]}}}])
+def test_a_published_figure_that_judges_says_when_it_decides(changes: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="decides_when"):
+        published(**changes)
 
 
 @pytest.mark.parametrize(

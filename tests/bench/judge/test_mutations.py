@@ -361,6 +361,7 @@ PUBLISHED = edited_baseline(
     kind="published",
     runs=[],
     software={},
+    decides_when={"recipe": {}, "software": {}},
     recipe={"name": "grok1-40b", "hash": None},
     label="invented figure",
 )

@@ -49,7 +49,7 @@ CASES: dict[str, tuple[str, ...]] = {
     TINY_XAI: ("grok1-tiny", *MEGATRONS_PARTS, *XAI),
     TINY_XAI_LONG: ("grok1-tiny", *MEGATRONS_PARTS, *XAI, "training.sequence_length=208"),  # three blocks and a quarter
     TINY_RECOMPUTE: ("grok1-tiny", *MEGATRONS_PARTS, "training.recompute=full"),
-    FORTY: ("grok1-40b",),
+    FORTY: ("grok1-40b", "parallel.dispatcher=alltoall", "training.router_dtype=fp32"),
     # 4 data-parallel replicas, 2 of each expert; norms of 96 do not fill a bucket's 64-value slots
     REPLICATED: ("grok1-nano", *MEGATRONS_PARTS, "parallel.world_size=32", "training.global_batch=16"),
 }
