@@ -11,6 +11,7 @@ from bench.ledger import store as ledger_store
 from bench.ledger import text as ledger_text
 from bench.ledger.schema import Ledger, read_ledger, write_ledger
 from grok1.config.load import load_recipe
+from grok1.config.memory import SHOWN_GIB
 from grok1.config.recipe import Recipe
 
 
@@ -34,8 +35,8 @@ def ledger(
     update: Annotated[bool, typer.Option("--update", help="Store this ledger; needs --rationale.")] = False,
     rationale: Annotated[str, typer.Option(help="Why the cost changed; kept in the stored ledger.")] = "",
     memory_gib: Annotated[
-        float, typer.Option(help="Memory of a rank's device; an Ascend 910B has 64.", min=0.0)
-    ] = 64.0,
+        float, typer.Option(help="Memory that a rank's device shows; an Ascend of 64 GB shows 60.96 to 61.27.", min=0.0)
+    ] = SHOWN_GIB,
     baselines: Annotated[
         Path, typer.Option(help="Folder of stored ledgers.", show_default="baselines/ledger of this project")
     ] = ledger_store.FOLDER,

@@ -17,6 +17,7 @@ from bench.ledger.schema import (
     incomparable,
     phase_totals,
 )
+from grok1.config.memory import need, what_fits
 from grok1.config.recipe import Recipe
 
 _SHOWN_DIFFERENCES = 40
@@ -106,7 +107,7 @@ def _headline(rank: RankLedger) -> tuple[float, ...]:
 
 
 def summary(ledger: Ledger, recipe: Recipe, memory_gib: float) -> str:
-    """One ledger, summarised for a terminal; `memory_gib` is the memory of a rank's device."""
+    """One ledger, summarised for a terminal; `memory_gib` is what a rank's device shows."""
     parts = [
         f"{ledger.recipe_name} ({ledger.recipe_hash}): a step of {ledger.num_micro_batches} micro-batches, "
         f"{recipe.parallel.world_size} ranks, {', '.join(f'{k} {v}' for k, v in ledger.software.items())}"
@@ -114,13 +115,7 @@ def summary(ledger: Ledger, recipe: Recipe, memory_gib: float) -> str:
     for rank in ledger.ranks:
         parts += ["", *_rank_summary(rank)]
     fullest = max(ledger.ranks, key=lambda rank: rank.memory.peak_bytes)
-    margin = memory_gib - fullest.memory.peak_bytes / _GIB
-    fits = f"fits with {margin:.2f} GiB to spare" if margin >= 0 else f"DOES NOT FIT: {-margin:.2f} GiB too much"
-    parts += [
-        "",
-        f"peak memory of rank {fullest.rank} on a device of {memory_gib:g} GiB: {fits} (tensors only, without what "
-        "the allocator and the driver reserve)",
-    ]
+    parts += ["", _admission(fullest, recipe, memory_gib)]
     total = ledger.total("matrix_flops")
     if sum(rank.ranks_alike for rank in ledger.ranks) == recipe.parallel.world_size:
         parts += [
@@ -132,6 +127,15 @@ def summary(ledger: Ledger, recipe: Recipe, memory_gib: float) -> str:
         names = ", ".join(f"{name} ({calls})" for name, calls in ledger.unknown_operators.items())
         parts += ["", f"INCOMPLETE: no FLOP formula for {names}; these count as nothing, so the FLOPs are too low"]
     return "\n".join(parts)
+
+
+def _admission(fullest: RankLedger, recipe: Recipe, memory_gib: float) -> str:
+    """Whether the fullest rank fits a device that shows so much memory, by what a job's launcher would ask."""
+    parts = need(recipe, fullest.memory.peak_bytes)
+    left = memory_gib - parts.total / _GIB
+    fits = f"fits, {left:.2f} GiB are left" if left >= 0 else f"DOES NOT FIT: {-left:.2f} GiB too much"
+    said = f"rank {fullest.rank} on an NPU that shows {memory_gib:g} GiB: {fits} ({parts.told})"
+    return said if left >= 0 else f"{said}; {what_fits(recipe, int(memory_gib * _GIB))}"
 
 
 def _rank_summary(rank: RankLedger) -> list[str]:

@@ -300,23 +300,40 @@ class Recipe(_Frozen):
         # fp32 keeps no separate main parameters; bf16 does, or the half of them that the weights do not hold
         state_width = 8 if training.dtype == "fp32" else 10 if training.reuse_fp32_parameters else 12
         static = (dense + expert) * (width + (2 if training.gradient_dtype == "bf16" else 4))
-        static += state_width * (dense // self.parallel.data + expert // self.parallel.expert_data)
-        return static + self._activation_bytes(width)
+        shard = dense // self.parallel.data + expert // self.parallel.expert_data
+        static += state_width * shard
+        # while the optimizer steps, activations are gone, and it has a copy in fp32 of gradients that are not
+        copies = 4 * shard if training.gradient_dtype == "bf16" else 0
+        return static + max(copies, self._activation_bytes(width))
 
     def _activation_bytes(self, width: int) -> int:
+        """What backward keeps on the fuller of first and last stage, and what the largest layer takes meanwhile.
+
+        The counts of tensors were read off the ledger of grok1-40b, by changing its sizes one at a time: a test holds
+        the estimate to every stored ledger.
+        """
         model, parallel, training = self.model, self.parallel, self.training
         tokens = training.sequence_length * training.micro_batch
-        in_flight = min(parallel.pipeline, self.num_micro_batches)
         layers = model.num_layers // parallel.pipeline
-        kept_hidden = 2 if training.recompute == "full" else 12
-        routed = tokens * model.experts_per_token
-        layer = kept_hidden * tokens * model.hidden_size // parallel.tensor
-        if training.recompute == "none":
-            layer += (2 * model.query_size + 2 * model.key_value_size) * tokens // parallel.tensor
-            per_expert_rank = routed // parallel.expert_tensor
-            layer += per_expert_rank * (2 * model.hidden_size + 3 * model.ffn_hidden_size)
+        hidden = tokens * model.hidden_size // parallel.tensor
+        # (token, expert) pairs that a rank's experts get, where the load is even
+        pairs = tokens * model.experts_per_token * parallel.expert_tensor // parallel.tensor
+        wide = model.ffn_hidden_size // parallel.expert_tensor
+        pairs_per_expert = pairs * parallel.expert // model.num_experts
+        is_fused = self.kernels.experts == "fused"
+        layer = 22 * hidden + (2 * model.query_size + 2 * model.key_value_size) * tokens // parallel.tensor
+        layer += pairs * ((3 if self.kernels.dispatch == "megatron" else 2) * model.hidden_size // 2)
+        layer += pairs * (2 if is_fused else 5) * wide
+        passing = (7 if is_fused else 4) * pairs_per_expert * wide
+        if is_fused:
+            passing += 3 * pairs * model.hidden_size
+        if training.recompute == "full":
+            layer, passing = 2 * hidden, passing + layer
+        in_flight = min(parallel.pipeline, self.num_micro_batches)
         logits = 3 * tokens * model.vocab_size // parallel.tensor
-        return width * (layers * layer * in_flight + logits) + self.score_bytes(tokens, training.sequence_length)
+        first = layers * layer * in_flight + (logits if parallel.pipeline == 1 else 0)
+        kept = max(first, layers * layer + logits)
+        return width * (kept + passing) + self.score_bytes(tokens, training.sequence_length)
 
     def score_bytes(self, tokens: int, length: int) -> int:
         """Peak bytes of capped attention scores: one block of queries, three copies in fp32; 0 without a cap."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from bench.ledger import text as ledger_text
 from bench.ledger.count import count
 from bench.ledger.schema import Ledger, differences, read_ledger, write_ledger
 from grok1.config.load import load_recipe
+from grok1.config.memory import SHOWN_GIB
 from grok1.distributed.launch import rank_context
 
 REMEDY = "python -m bench ledger --recipe"
@@ -159,9 +161,19 @@ def test_a_fused_update_that_scales_its_gradient_writes_it_too() -> None:
 
 
 def test_a_peak_above_the_devices_memory_is_said(tiny: Ledger) -> None:
-    peak_gib = max(rank.memory.peak_bytes for rank in tiny.ranks) / 2**30
-    assert "fits with 1.00 GiB to spare" in ledger_text.summary(tiny, load_recipe("grok1-tiny"), peak_gib + 1.0)
-    assert "DOES NOT FIT: 0.01 GiB too much" in ledger_text.summary(tiny, load_recipe("grok1-tiny"), peak_gib - 0.01)
+    recipe = load_recipe("grok1-tiny")
+    need_gib = max(rank.memory.peak_bytes for rank in tiny.ranks) / 2**30 + 5 * 2 * 200e6 / 2**30 + 1.0
+    assert "fits, 1.00 GiB are left" in ledger_text.summary(tiny, recipe, need_gib + 1.0)
+    assert "DOES NOT FIT: 0.01 GiB too much" in ledger_text.summary(tiny, recipe, need_gib - 0.01)
+
+
+def test_the_published_job_is_not_said_to_fit_and_what_fits_is_named() -> None:
+    stored = read_ledger(ledger_store.path_of(ledger_store.FOLDER, "grok1-40b"))
+    said = ledger_text.summary(stored, load_recipe("grok1-40b"), SHOWN_GIB)
+    assert re.search(
+        r"shows 60\.96 GiB: DOES NOT FIT: \d\.\d\d GiB too much .*5 communicators and 1\.00 of margin", said
+    )
+    assert "what fits: --set kernels.experts=fused --set kernels.dispatch=merged" in said
 
 
 def test_a_changed_recipe_changes_the_ledger(tiny: Ledger) -> None:
