@@ -22,6 +22,7 @@ CASES = (
     Case("grok1-40b", "grok1-40b", steps=20, runs=1, devices=("npu",)),
     Case("grok1-40b-tuned", "grok1-40b-tuned", steps=20, runs=1, devices=("cuda",)),
     Case("grok1-40b-2layer", "grok1-40b-2layer", steps=15, runs=1, devices=()),
+    Case("grok1-1gpu", "grok1-1gpu", steps=20, runs=1, devices=()),
     Case("grok1-60b", "grok1-60b", steps=20, runs=1, devices=()),
 )
 

@@ -66,7 +66,7 @@ def try_group(group: dist.ProcessGroup | None, name: str, rank: int, emit: Calla
     """Check and time one group; None is the whole job. Groups of one rank exchange nothing."""
     import torch.distributed as dist
 
-    members = dist.get_process_group_ranks(group)
+    members = dist.get_process_group_ranks(dist.group.WORLD if group is None else group)
     if len(members) < 2:
         return
     wrong = next(iter(wrong_results(group, members, rank)), "")

@@ -166,6 +166,8 @@ class Doctor:
     def _events(self, job: object, recipe: Recipe, entry: str) -> list[Any]:
         events: list[Any] = []
         self._launched(job, recipe, entry, events.append)
+        if not events:  # silence is no pass
+            raise RuntimeError("the ranks ended well and measured nothing")
         return events
 
     def _launched(

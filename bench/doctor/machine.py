@@ -22,7 +22,7 @@ from packaging.version import Version
 
 from bench.doctor.findings import Finding, failed, passed
 from bench.git import ROOT
-from grok1.device.kind import Kind
+from grok1.device.kind import Kind, installed
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -30,6 +30,7 @@ else:
     import tomli as tomllib
 
 _PACKAGES = ("torch", "torch_npu", "megatron-core", "mindspeed", "numpy")
+_MODULES = ("torch", "megatron.core", "torch_npu", "mindspeed")
 _SECONDS = 180  # torch_npu and MindSpeed take a minute to load from a cold disk
 DRIVER_FILES: dict[Kind, tuple[str, ...]] = {
     "cpu": (),
@@ -60,7 +61,8 @@ class Machine:
     kind: Kind
     driver_files: list[str] = field(default_factory=list)  # those that are there
     driver: str = ""
-    packages: dict[str, str] = field(default_factory=dict)  # versions
+    packages: dict[str, str] = field(default_factory=dict)  # versions, of those that pip installed
+    modules: list[str] = field(default_factory=list)  # those that can be imported, from a checkout too
     python: str = ""
     torch_cuda: str = ""  # the CUDA that torch was built for
     devices: int = 0
@@ -102,7 +104,8 @@ def software() -> dict[str, Any]:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
-    return {"packages": found, "python": platform.python_version(), "torch_cuda": _torch_cuda()}
+    modules = [name for name in _MODULES if installed(name)]
+    return {"packages": found, "modules": modules, "python": platform.python_version(), "torch_cuda": _torch_cuda()}
 
 
 def _torch_cuda() -> str:
@@ -171,16 +174,13 @@ def judge_software(machine: Machine, ranges: list[str], pins: list[str]) -> Find
 
 
 def _wrong_build(machine: Machine) -> Iterator[str]:
-    if "torch" not in machine.packages:
-        yield "torch is not installed"
-    elif machine.kind == "cuda" and not machine.torch_cuda:
-        yield f"torch {machine.packages['torch']} is a CPU build"
-    elif machine.kind == "npu" and machine.torch_cuda:
-        yield f"torch {machine.packages['torch']} is built for CUDA {machine.torch_cuda}; torch_npu wants a CPU build"
-    wanted = ("megatron-core", *(("torch_npu", "mindspeed") if machine.kind == "npu" else ()))
-    for name in wanted:
-        if name not in machine.packages:
+    for name in _MODULES if machine.kind == "npu" else _MODULES[:2]:
+        if name not in machine.modules:
             yield f"{name} is not installed"
+    if "torch" in machine.modules and machine.kind == "cuda" and not machine.torch_cuda:
+        yield "torch is a CPU build"
+    if machine.kind == "npu" and machine.torch_cuda:
+        yield f"torch is built for CUDA {machine.torch_cuda}; torch_npu wants a CPU build"
 
 
 def _outside(packages: dict[str, str], ranges: list[str]) -> Iterator[str]:

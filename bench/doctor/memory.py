@@ -32,15 +32,8 @@ def run_rank(recipe: Recipe, where: Rendezvous, emit: Callable[[RankMemory], Non
     from grok1.training.assembly import build_stepper
     from grok1.training.fake_step import FakeBatches
 
-    class OnDevice(FakeBatches):
-        """Invented tokens, where the model is."""
-
-        def step(self, _step: int) -> list[dict[str, torch.Tensor]]:
-            here = torch.cuda.current_device()
-            return [{name: values.to(here) for name, values in batch.items()} for batch in super().step(_step)]
-
     with joined(where, recipe.parallel, recipe.training.seed) as ranks:
-        stepper = build_stepper(recipe, ranks, OnDevice(recipe))
+        stepper = build_stepper(recipe, ranks, FakeBatches(recipe))
         stepper.run(0)
         torch.cuda.reset_peak_memory_stats()
         stepper.run(1)

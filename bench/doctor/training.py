@@ -62,10 +62,10 @@ def _differing_parameters(model: Any) -> tuple[int, list[str]]:
         if group.size() == 1:
             continue
         compared += 1
-        mine = parameter.detach().float().contiguous()  # exact: fp32 holds every bf16
-        everyone = torch.empty(group.size(), *mine.shape, device=mine.device)
+        mine = parameter.detach().float().flatten()  # exact: fp32 holds every bf16
+        everyone = torch.empty(group.size() * mine.numel(), device=mine.device)
         dist.all_gather_into_tensor(everyone, mine, group=group)
-        if not torch.equal(everyone, mine.expand_as(everyone)):
+        if not torch.equal(everyone, mine.repeat(group.size())):
             differing.append(name)
     return compared, differing
 

@@ -80,7 +80,8 @@ def plan_routing(model: torch.nn.Module, recipe: Recipe, routing: Routing) -> No
         num_tokens = map_TE.shape[0]
         if num_tokens not in maps_TE:
             with unset_fake_temporarily():
-                maps_TE[num_tokens] = routing.routing_map(num_tokens, recipe.model.experts_per_token)
+                planned_TE = routing.routing_map(num_tokens, recipe.model.experts_per_token)
+                maps_TE[num_tokens] = planned_TE.to(map_TE.device)
         return probs_TE, maps_TE[num_tokens]
 
     for module in model.modules():
@@ -102,6 +103,7 @@ class FakeBatches:
             ids = torch.arange(training.sequence_length).expand(training.micro_batch, -1)
             tokens = ids % self._recipe.model.vocab_size
             batch = {"tokens": tokens, "labels": tokens, "position_ids": ids}
+            batch = {name: values.to(torch.cuda.current_device()) for name, values in batch.items()}
         return [batch] * self.num_micro_batches
 
 

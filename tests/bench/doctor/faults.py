@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from bench.doctor import collectives, layer, speed, training
+from bench.doctor import collectives, layer, memory, speed, training
 from bench.doctor.speed import DeviceSpeed
 from grok1.distributed.rendezvous import Rendezvous
 from grok1.fidelity import verify
@@ -109,3 +109,9 @@ def update_that_is_skipped(job: Any, where: Rendezvous, emit: Emit) -> None:
 
     assembly.build_stepper = spoiled
     training.run_rank(job, where, emit)
+
+
+def memory_on_a_cpu(job: Any, where: Rendezvous, emit: Emit) -> None:
+    """No fault: a CPU has no allocator whose peak could be reset."""
+    torch.cuda.reset_peak_memory_stats = lambda *_: None
+    memory.run_rank(job, where, emit)

@@ -10,7 +10,9 @@ import pytest
 from bench.doctor import layout, reference
 from bench.doctor.examine import CHECKS, Doctor, Entries, Patient
 from bench.doctor.findings import Finding
+from bench.doctor.memory import RankMemory
 from grok1.config.load import load_recipe
+from grok1.distributed.launch import launch
 
 FAULTS = "tests.bench.doctor.faults"
 NANO = load_recipe("grok1-nano")
@@ -77,6 +79,20 @@ def test_a_cpus_process_that_fails_says_why() -> None:
     )
     with pytest.raises(RuntimeError, match="could not be computed"):
         reference.in_child("layer", broken)
+
+
+@pytest.mark.ranks(4)
+def test_memory_is_measured_by_stage_and_counted_by_the_ledger() -> None:
+    split = layout.cut_layout(
+        load_recipe("grok1-nano", ["parallel.tensor=1", "parallel.expert_tensor=1", "training.global_batch=8"]), 4
+    )
+    job, found = layout.nano(NANO, split, "fp32"), list[RankMemory]()
+    launch(job, job, "cpu", on_event=found.append, entry=f"{FAULTS}:memory_on_a_cpu", timeout_seconds=60.0)
+    counted = reference.computed("ledger", job)
+    assert split.pipeline == 2
+    assert {(each.rank, each.stage) for each in found} == {(0, 0), (1, 0), (2, 1), (3, 1)}
+    assert counted["stages"].tolist() == [0, 1]
+    assert all(1 << 18 < peak < 1 << 28 for peak in counted["peak_bytes"])
 
 
 def test_one_rank_has_no_collectives_to_check() -> None:

@@ -21,12 +21,14 @@ from grok1.config.recipe import Parallel
 from grok1.fidelity.result import Comparison, VerifyResult
 
 PACKAGES = {"torch": "2.7.1+cpu", "torch_npu": "2.7.1.post6", "megatron-core": "0.12.1", "mindspeed": "0.12.1"}
-NPU = Machine("npu", ["/dev/davinci0"], "25.0", PACKAGES, "3.10.1", "", 8, "Ascend910B3", 64 << 30)
+MODULES = ["torch", "megatron.core", "torch_npu", "mindspeed"]
+NPU = Machine("npu", ["/dev/davinci0"], "25.0", PACKAGES, MODULES, "3.10.1", "", 8, "Ascend910B3", 64 << 30)
 GPU = Machine(
     "cuda",
     ["/proc/driver/nvidia/version"],
     "550.1",
     {"torch": "2.11.0", "megatron-core": "0.12.3"},
+    MODULES[:2],
     "3.12.1",
     "12.8",
     8,
@@ -68,11 +70,11 @@ def test_no_driver_fails(found: Machine) -> None:
     [
         (replace(GPU, torch_cuda=""), "CPU build"),
         (replace(GPU, packages={**GPU.packages, "torch": "2.14.0"}), "outside"),
-        (replace(GPU, packages={"torch": "2.11.0"}), "megatron-core is not installed"),
-        (replace(GPU, packages={}), "torch is not installed"),
+        (replace(GPU, modules=["torch"]), "megatron.core is not installed"),
+        (replace(GPU, packages={}, modules=[]), "torch is not installed"),
         (replace(NPU, torch_cuda="12.6"), "wants a CPU build"),
         (replace(NPU, packages={**PACKAGES, "torch_npu": "2.7.1.post2"}), "not the pinned"),
-        (replace(NPU, packages={key: PACKAGES[key] for key in PACKAGES if key != "mindspeed"}), "mindspeed"),
+        (replace(NPU, modules=MODULES[:3]), "mindspeed"),
     ],
 )
 def test_software_that_does_not_fit_fails(found: Machine, word: str) -> None:
