@@ -31,6 +31,7 @@ def report_of(path: Path) -> Report:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)  # ten starts of ranks, on a machine that may be busy
 @pytest.mark.ranks(4)
 def test_a_sound_machine_passes_every_check(tmp_path: Path) -> None:
     shown = doctor("--ranks", 4, "--json", tmp_path / "found.json")

@@ -36,6 +36,7 @@ def states(findings: list[Finding]) -> dict[str, str]:
     [
         ("speed", "device_that_raises", "speed", "illegal memory access", ["layer", "oracle", "ten steps", "memory"]),
         ("speed", "product_that_is_wrong", "speed", "computes wrongly", []),
+        ("speed", "silent", "speed", "measured nothing", ["collectives"]),
         ("layer", "norm_that_is_wrong", "layer fp32", "of the CPU's", ["oracle", "ten steps"]),
         ("collectives", "rank_that_sums_wrongly", "collectives tensor", "all_reduce", ["ten steps", "memory"]),
         ("oracle", "oracle_with_a_wrong_norm", "oracle bf16", "logits within", ["ten steps"]),
