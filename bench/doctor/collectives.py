@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 # what a group inside one machine reaches over any direct link; with less, it goes through the host or the network
 LEAST_BYTES_PER_SECOND = 2e9
 MOST_ALPHA_SECONDS = 1e-3
-_ELEMENTS = (256, 16 << 10, 1 << 20)  # fp32, of an all-reduce on a CPU
+_ELEMENTS = (256, 16 << 10, 1 << 18)  # fp32, of an all-reduce on a CPU
 _ACCELERATOR_ELEMENTS = (256, 64 << 10, 4 << 20, 32 << 20)
 _CALLS = 5
 
