@@ -17,14 +17,16 @@ if TYPE_CHECKING:
     from bench.doctor.examine import Doctor
     from bench.doctor.findings import Finding, Report
 
-_RECIPES = {"cpu": "grok1-nano", "cuda": "grok1-40b", "npu": "grok1-40b"}
+_RECIPES = {"cpu": "grok1-nano", "cuda": "grok1-40b-tuned", "npu": "grok1-40b"}
 
 
 def doctor_command(
     device: Annotated[str | None, typer.Option(help="cpu, cuda or npu; default: what the machine has.")] = None,
     recipe: Annotated[
         str | None,
-        typer.Option(help="Whose layout, kernels and dtype to check; default: grok1-40b, on a CPU grok1-nano."),
+        typer.Option(
+            help="Whose layout, kernels and dtype to check; default: grok1-40b, -tuned on a GPU, grok1-nano on a CPU."
+        ),
     ] = None,
     overrides: Annotated[
         list[str] | None,

@@ -113,8 +113,13 @@ def _batch(layout: Parallel, micro_batches: int) -> list[str]:
 
 
 def _kernels(recipe: Recipe, dtype: str) -> Sequence[str]:
-    """The recipe's kernels; grouped experts multiply bf16 only, so megatron's own stand in for them in fp32."""
+    """The recipe's kernels; grouped experts multiply bf16 only, so megatron's own stand in for them in fp32.
+
+    MC2 is left out: some of these layouts have no tensor ranks, and it is for NPUs alone.
+    """
     kernels = recipe.kernels.model_dump()
+    if kernels["linear"] == "mc2":
+        kernels["linear"] = "megatron"
     if dtype == "fp32" and kernels["experts"] == "grouped":
         kernels["experts"] = "sequential"
     return [*_words("kernels", kernels), f"training.dtype={dtype}", f"parallel.dispatcher={recipe.parallel.dispatcher}"]

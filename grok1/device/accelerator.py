@@ -30,11 +30,10 @@ FlagValue = bool | int | str
 
 @dataclass(frozen=True, kw_only=True)
 class MindSpeedFlag:
-    """One option of MindSpeed's, what of ours decides it, and where MindSpeed has it.
+    """One option of MindSpeed's (26.0.0_core_r0.12.1, commit 3c44c134), what decides it, and where MindSpeed has it.
 
-    `of` gives a recipe's value; without it, and without a recipe, the value is `default`. `declared_in` is a path
-    under mindspeed/features_manager/, or None for an option of Megatron's own parser that MindSpeed reads by name
-    without declaring it. Those arrive untyped: a bool or a str, never a number.
+    `of` gives a recipe's value; without it or a recipe, it is `default`. `declared_in` is a path under
+    mindspeed/features_manager/, or None for an option of Megatron's own parser, which arrives untyped: a bool or a str.
     """
 
     name: str
@@ -58,7 +57,6 @@ def _reuses_fp32(recipe: Recipe) -> bool:
     return recipe.training.reuse_fp32_parameters
 
 
-# Read in MindSpeed branch 26.0.0_core_r0.12.1, commit 3c44c134.
 MINDSPEED_FLAGS: tuple[MindSpeedFlag, ...] = (
     MindSpeedFlag(
         name="use-flash-attn",
@@ -280,9 +278,9 @@ def _import_mindspeed() -> None:
 def _give_megatron_arguments() -> None:
     """Make `megatron.training.get_args()` answer with what MindSpeed parsed, for --reuse-fp32-param alone.
 
-    Its three wrappers (of the buffers, of OptimizerConfig and of the optimizers) ask it, and it raises in a program
-    that never parsed Megatron's arguments. `disable_gloo_group` is not passed as an option, which would replace
-    torch.distributed.new_group: it only tells the conversion to ask this rank's place of the group that exists.
+    Its wrappers of buffers, OptimizerConfig and optimizers ask it, and it raises in a program that never parsed
+    Megatron's arguments. `disable_gloo_group` only tells the conversion which group to ask for this rank's place: as an
+    option it would replace torch.distributed.new_group.
     """
     global_vars: Any = importlib.import_module("megatron.training.global_vars")
     args_utils: Any = importlib.import_module("mindspeed.args_utils")
