@@ -44,6 +44,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add("--master-addr", default="127.0.0.1", metavar="HOST", help="address of the first machine")
     add("--master-port", type=int, default=29500, metavar="PORT", help="a free port on the first machine")
     add("--nproc-per-node", type=int, metavar="N", help="ranks on this machine")
+    add("--start-timeout", type=float, default=300.0, metavar="S", help="seconds that nodes wait for each other")
+    add("--collective-timeout", type=float, default=600.0, metavar="S", help="seconds a collective may take")
     add("--baselines", default="baselines", metavar="DIR", help="folder of stored baselines")
     add("--results", default="results", metavar="DIR", help="folder for records and the report")
     add("--require-baseline", action="store_true", help="fail a case that has no baseline or is inconclusive")

@@ -20,7 +20,9 @@ from bench.records.jsonfile import nonfinite_as_null
 from bench.records.record import MAX_MODULES, MAX_SPANS_OF_RANK, Record
 from grok1.config.recipe import Recipe
 from grok1.device.kind import Kind
-from grok1.distributed.launch import ONE_MACHINE, LaunchError, Nodes, RankFailedError, launch
+from grok1.distributed.launch import LaunchError, RankFailedError, launch
+from grok1.distributed.nodes import ONE_MACHINE, Nodes
+from grok1.distributed.rendezvous import COLLECTIVE_SECONDS
 from grok1.training.job import Job
 from grok1.training.result import Event, RankSamples, RunMeasured, RunResult, Warned
 
@@ -34,6 +36,7 @@ def run(
     device: Kind,
     nodes: Nodes = ONE_MACHINE,
     on_event: Callable[[Event], None] = lambda event: None,
+    timeout_seconds: float = COLLECTIVE_SECONDS,
 ) -> Record | None:
     """One run of a job as a record; None on the nodes that do not hold rank 0.
 
@@ -52,7 +55,14 @@ def run(
 
     try:
         result = launch(
-            replace(job, times_modules=True), job.recipe, device, nodes, note, entry="grok1.training.run:run_rank"
+            replace(job, times_modules=True),
+            job.recipe,
+            device,
+            nodes,
+            note,
+            entry="grok1.training.run:run_rank",
+            timeout_seconds=timeout_seconds,
+            terms={"commit": commit()["sha"] or "", **job.terms()} if nodes.nnodes > 1 else None,
         )
     except (LaunchError, RankFailedError) as error:
         if not measured:

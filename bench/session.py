@@ -18,7 +18,7 @@ from bench.ledger.schema import Ledger
 from bench.records.record import Record
 from grok1.config.load import load_recipe
 from grok1.device.kind import Kind, chosen_kind
-from grok1.distributed.launch import Nodes
+from grok1.distributed.nodes import Nodes
 from grok1.training.job import Job, prepare
 
 # what is timed on one rank in this process, or without the waiting of sixteen for each other on two cores
@@ -57,7 +57,12 @@ class BenchSession:
             option("--master-addr"),
             option("--master-port"),
             option("--nproc-per-node"),
+            option("--start-timeout"),
         )
+
+    @property
+    def collective_seconds(self) -> float:
+        return float(self.config.getoption("--collective-timeout"))
 
     def cases(self) -> list[Case]:
         return select(self.config.getoption("--case"), self.device)

@@ -17,7 +17,7 @@ from bench.judge.verdict import exit_code
 from bench.records.record import Record
 from bench.session import BenchSession, show_in_benchmark_table
 from grok1.cli.progress import progress
-from grok1.distributed.launch import LaunchError
+from grok1.distributed.launch import LaunchError, NodeFailedError, RankFailedError
 
 T = TypeVar("T")
 
@@ -79,6 +79,8 @@ def _refusing(do: Callable[[], list[T]], case: Case) -> list[T]:
         return do()
     except (LaunchError, ValueError) as error:
         pytest.exit(f"{case.name}: {error}", returncode=2)
+    except (NodeFailedError, RankFailedError) as error:
+        pytest.fail(f"{case.name}: {error}", pytrace=False)
 
 
 def _uncaptured(config: pytest.Config) -> AbstractContextManager[None]:
@@ -94,7 +96,7 @@ def _run(case: Case, session: BenchSession, runs: int) -> list[Record]:
         job = session.job(case)
         title = f"{case.name} run {index + 1}/{done + runs}"
         with progress(job.recipe, job.num_steps, title) as on_event:
-            record = measure.run(case.name, job, session.device, session.nodes(), on_event)
+            record = measure.run(case.name, job, session.device, session.nodes(), on_event, session.collective_seconds)
         if record is not None:
             record.write(session.results / "records" / f"{case.name}-{record.id}.json")
             records.append(record)

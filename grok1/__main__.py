@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import sys
@@ -52,9 +51,11 @@ def train(
     master_addr: Annotated[str, typer.Option(help="Address of the first machine.")] = "127.0.0.1",
     master_port: Annotated[int, typer.Option(help="A free port on the first machine.", min=1, max=65535)] = 29500,
     nproc_per_node: Annotated[int | None, typer.Option(help="Number of ranks on this machine.", min=1)] = None,
+    start_timeout: Annotated[float, typer.Option(help="Seconds that nodes wait for each other.", min=1)] = 300.0,
+    collective_timeout: Annotated[float, typer.Option(help="Seconds that a collective may take.", min=1)] = 600.0,
 ) -> None:
     """Train a recipe. Starts its ranks on this machine, or joins as one rank under torchrun or Slurm."""
-    from grok1.distributed.launch import Nodes
+    from grok1.distributed.nodes import Nodes
     from grok1.training.job import prepare, profile_request
 
     chosen = load_recipe(recipe, overrides or [])
@@ -63,8 +64,16 @@ def train(
         world_size = chosen.parallel.world_size
         job = replace(job, profile=profile_request(profile, profile_ranks, profile_dir, steps, world_size))
     kind = chosen_kind(device)
-    nodes = Nodes(nnodes, node_rank, master_addr, master_port, nproc_per_node)
-    result = _run(job, chosen, kind, nodes, lambda event: print(_line(event, chosen, steps), flush=True))
+    nodes = Nodes(nnodes, node_rank, master_addr, master_port, nproc_per_node, start_timeout)
+    result = _run(
+        job,
+        chosen,
+        kind,
+        nodes,
+        lambda event: print(_line(event, chosen, steps), flush=True),
+        timeout_seconds=collective_timeout,
+        terms=job.terms(),
+    )
     if result is None:
         return
     if json_path is not None:
@@ -77,29 +86,28 @@ def train(
 
 
 def _run(
-    job: Any, recipe: Recipe, kind: Kind, nodes: Any, on_event: Any, entry: str = "grok1.training.run:run_rank"
+    job: Any,
+    recipe: Recipe,
+    kind: Kind,
+    nodes: Any,
+    on_event: Any,
+    entry: str = "grok1.training.run:run_rank",
+    **settings: Any,
 ) -> Any:
-    """What the job's first rank returns; None on other ranks under torchrun or Slurm."""
+    """What the job's first rank returns; None on other ranks under torchrun or Slurm. `settings` are the launcher's."""
     if "RANK" in os.environ or "SLURM_PROCID" in os.environ:
         set_kind(kind)
         set_recipe(recipe)
         os.environ.setdefault("OMP_NUM_THREADS", "1")
-        from grok1.distributed.rank_process import prepare_process
-        from grok1.distributed.rendezvous import rendezvous_from_environment
+        from grok1.distributed.join import run_here
+        from grok1.distributed.rendezvous import COLLECTIVE_SECONDS, rendezvous_from_environment
 
-        where = rendezvous_from_environment()
+        where = rendezvous_from_environment(settings.get("timeout_seconds", COLLECTIVE_SECONDS))
         if where is not None:
-            if where.world_size != recipe.parallel.world_size:
-                raise ValueError(
-                    f"started with {where.world_size} ranks, the recipe has {recipe.parallel.world_size}; "
-                    f"use --set parallel.world_size={where.world_size} or start that many"
-                )
-            prepare_process()
-            module, _, name = entry.partition(":")
-            return getattr(importlib.import_module(module), name)(job, where, on_event)
+            return run_here(entry, job, recipe, kind, where, on_event, settings.get("terms", {}))
     from grok1.distributed.launch import launch
 
-    return launch(job, recipe, kind, nodes, on_event, entry=entry)
+    return launch(job, recipe, kind, nodes, on_event, entry=entry, **settings)
 
 
 def _line(event: Event, recipe: Recipe, total: int) -> str:
@@ -124,7 +132,7 @@ def verify(
 
     One rank, unless --set names a layout: --set parallel.tensor=4 --set parallel.pipeline=2 --set parallel.expert=2.
     """
-    from grok1.distributed.launch import ONE_MACHINE
+    from grok1.distributed.nodes import ONE_MACHINE
     from grok1.fidelity.dump import check_dump
     from grok1.fidelity.dump_recipe import oracle_recipe
 
@@ -162,7 +170,7 @@ def generate(
     json_path: Annotated[Path | None, typer.Option("--json", help="Write the completions to this file.")] = None,
 ) -> None:
     """Continue prompts with a checkpoint's newest weights, on the recipe's layout with one pipeline stage."""
-    from grok1.distributed.launch import ONE_MACHINE
+    from grok1.distributed.nodes import ONE_MACHINE
     from grok1.generation.job import Sampling, prepare_generate, read_prompts
     from grok1.generation.result import transcript
 

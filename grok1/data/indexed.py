@@ -10,6 +10,7 @@ PREFIX.bin is the tokens, one after the other. One document is one sequence here
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import struct
 import tempfile
@@ -29,6 +30,7 @@ _HEADER = struct.Struct("<9sQBQQ")
 _MAGIC = b"MMIDIDX\x00\x00"
 _DTYPES = {1: "uint8", 2: "int8", 3: "int16", 4: "int32", 5: "int64", 6: "float64", 7: "float32", 8: "uint16"}
 _UINT16_VOCABULARY = 65500  # megatron's bound, some way below 65536
+_DIGESTED_BYTES = 1 << 20  # of each end: a corpus may be huge
 _REMEDY = "make it again with `grok1 preprocess`, or copy both files whole"
 
 
@@ -111,6 +113,19 @@ class IndexInfo:
     documents: int
     tokens: int
     dtype: str
+
+
+def corpus_digest(prefix: Path) -> str:
+    """A short digest of both files, the same on every node that has the same corpus: their sizes, and their ends."""
+    digest = hashlib.sha256()
+    for path in (indexed_path(prefix, ".bin"), indexed_path(prefix, ".idx")):
+        size = path.stat().st_size
+        digest.update(f"{path.suffix} {size}\n".encode())
+        with path.open("rb") as file:
+            digest.update(file.read(_DIGESTED_BYTES))
+            file.seek(max(0, size - _DIGESTED_BYTES))
+            digest.update(file.read())
+    return digest.hexdigest()[:12]
 
 
 def check_indexed(prefix: Path) -> IndexInfo:

@@ -17,6 +17,7 @@ import torch.distributed as dist
 from grok1.config.recipe import Parallel
 from grok1.device import seam
 from grok1.device.without_data import init_fake_process_group
+from grok1.distributed.nodes import Terms, disagreement
 from grok1.distributed.rendezvous import FAKE_URL, Rendezvous
 from grok1.megatron.door import parallel_state, tensor_parallel
 
@@ -53,8 +54,9 @@ def joined(where: Rendezvous, parallel: Parallel, seed: int) -> Iterator[Ranks]:
         parallel_state.destroy_model_parallel()
         dist.destroy_process_group()
         return
-    if where.url.startswith("file://"):  # one machine: no name look-up, no other network
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    interface = where.interface()
+    if interface is not None:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
     dist.init_process_group(
         seam.backend(),
         init_method=where.url,
@@ -62,10 +64,21 @@ def joined(where: Rendezvous, parallel: Parallel, seed: int) -> Iterator[Ranks]:
         world_size=where.world_size,
         timeout=timedelta(seconds=where.timeout_seconds),
     )
+    if where.terms:
+        _check_terms(where)
     yield _build_groups(where, parallel, seed)
     # not after an error: leaving closes the connections, and the others' complaints would hide the cause
     parallel_state.destroy_model_parallel()
     dist.destroy_process_group()
+
+
+def _check_terms(where: Rendezvous) -> None:
+    """Refuse a job whose nodes do not run the same: every rank says the same line, and ends."""
+    told: list[tuple[str, Terms]] = [("", {})] * where.world_size
+    dist.all_gather_object(told, (where.node_name, dict(where.terms)))
+    complaint = disagreement(told)
+    if complaint is not None:
+        raise ValueError(complaint)
 
 
 def _build_groups(where: Rendezvous, parallel: Parallel, seed: int) -> Ranks:
@@ -74,6 +87,7 @@ def _build_groups(where: Rendezvous, parallel: Parallel, seed: int) -> Ranks:
         pipeline_model_parallel_size=parallel.pipeline,
         expert_model_parallel_size=parallel.expert,
         expert_tensor_parallel_size=parallel.expert_tensor,
+        distributed_timeout_minutes=where.timeout_seconds / 60,
         create_gloo_process_groups=False,  # only legacy checkpoints use them, and they double the start-up time
     )
     tensor_parallel.model_parallel_cuda_manual_seed(seed)

@@ -10,23 +10,24 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import socket
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from typing import Any
+from typing import Any, NoReturn
 
 import psutil
 
 from grok1.config.memory import HCCL_BUFFER_MB, need, what_fits
 from grok1.config.recipe import Recipe
 from grok1.device.kind import Kind, check_choices, set_kind
+from grok1.distributed.failure import MAX_DETAILS, Failure, cause
+from grok1.distributed.link import NodeLink, linked
+from grok1.distributed.nodes import ONE_MACHINE, Nodes, Terms, common_terms
 from grok1.distributed.rank_process import leave_backends_to_the_seam, rank_main
-from grok1.distributed.rendezvous import Rendezvous
+from grok1.distributed.rendezvous import COLLECTIVE_SECONDS, Rendezvous
 
 _SHARE_OF_FREE_MEMORY = 0.9  # on a CPU other programs want some; a device's memory is all ours
 _PROCESS_BYTES = 128 << 20  # what a rank needs beside its model: torch's and gloo's own, not shared with the forkserver
@@ -53,37 +54,19 @@ class LaunchError(ValueError):
 
 
 class RankFailedError(RuntimeError):
-    """A rank raised or died; carries which and its traceback."""
+    """A rank raised or died, here or on another node; carries which and its traceback.
 
-    def __init__(self, rank: int, details: str) -> None:
+    On a job of several nodes the first line says all: the rank, its node and the cause.
+    """
+
+    def __init__(self, rank: int, details: str, line: str = "") -> None:
         self.rank, self.details = rank, details
-        super().__init__(f"rank {rank} failed:\n{details.rstrip()}")
+        first, rest = line or f"rank {rank} failed:", details.rstrip()
+        super().__init__(first if line and "\n" not in rest else f"{first}\n{rest}")
 
 
-@dataclass(frozen=True)
-class Nodes:
-    """The machines of a job and which of them this is."""
-
-    nnodes: int = 1
-    node_rank: int = 0
-    master_addr: str = "127.0.0.1"
-    master_port: int = 29500
-    nproc_per_node: int | None = None
-
-    def local_ranks(self, world_size: int) -> int:
-        """How many ranks run on this machine."""
-        if not 0 <= self.node_rank < self.nnodes:
-            raise LaunchError(f"--node-rank {self.node_rank} is not below --nnodes {self.nnodes}")
-        local = self.nproc_per_node or world_size // self.nnodes
-        if local * self.nnodes != world_size:
-            raise LaunchError(
-                f"{self.nnodes} nodes x {local} processes are not the recipe's {world_size} ranks; "
-                "change --nnodes, --nproc-per-node or --set parallel.world_size"
-            )
-        return local
-
-
-ONE_MACHINE = Nodes()
+class NodeFailedError(RuntimeError):
+    """A node of the job was lost or ended; the message is one line that names it."""
 
 
 def launch(
@@ -94,35 +77,56 @@ def launch(
     on_event: OnEvent = lambda event: None,
     *,
     entry: str,
-    timeout_seconds: float = 600.0,
+    timeout_seconds: float = COLLECTIVE_SECONDS,
+    terms: Terms | None = None,
 ) -> Any:
     """Run `entry(job, rendezvous, emit)` on every rank of this machine; returns what its first rank returned.
 
-    `entry` is "module:function". `job` and the result are pickled; `on_event` gets what a rank emits.
+    `entry` is "module:function". `job` and the result are pickled; `on_event` gets what a rank emits. A collective
+    that takes longer than `timeout_seconds` fails. `terms` is what all nodes must have in common beside the recipe,
+    the code and the versions: what the job does.
 
     Raises:
         LaunchError, DeviceError: the job does not fit this machine or this device; nothing was started.
-        RankFailedError: a rank failed; all others were ended.
+        ValueError: the nodes are not all there, or do not run the same.
+        RankFailedError: a rank failed, here or on another node; all others were ended.
+        NodeFailedError: another node was lost, or its launcher ended; all ranks were ended.
     """
     world_size = recipe.parallel.world_size
-    local = nodes.local_ranks(world_size)
+    local = _local_ranks(nodes, world_size)
     check_machine(recipe, device, local)
     context = rank_context(device, entry.partition(":")[0])
-    with tempfile.TemporaryDirectory(prefix="grok1-") as folder:
+    with (
+        tempfile.TemporaryDirectory(prefix="grok1-") as folder,
+        linked(nodes, lambda: {**(terms or {}), **common_terms(recipe, device)}) as link,
+    ):
         url = f"file://{folder}/rendezvous"
         if nodes.nnodes > 1:
             url = f"tcp://{nodes.master_addr}:{nodes.master_port}"
-            if nodes.node_rank == 0:
-                _check_port_free(nodes.master_port)
         ranks = []
+        watch = _Watch(nodes.node_rank * local, on_event, link)
         try:
             for index in range(local):
-                rank = nodes.node_rank * local + index
-                where = Rendezvous(url, rank, world_size, index, local, timeout_seconds)
+                where = Rendezvous(url, watch.first_rank + index, world_size, index, local, timeout_seconds)
                 ranks.append(_start(context, entry, job, recipe, where))
-            return _Watch(ranks, on_event).until_done()
+            result = watch.until_done(ranks)
         finally:
             _stop([process for process, _ in ranks])
+        watch.until_all_ended()
+        return result
+
+
+def _local_ranks(nodes: Nodes, world_size: int) -> int:
+    """How many ranks run on this machine."""
+    if not 0 <= nodes.node_rank < nodes.nnodes:
+        raise LaunchError(f"--node-rank {nodes.node_rank} is not below --nnodes {nodes.nnodes}")
+    local = nodes.nproc_per_node or world_size // nodes.nnodes
+    if local * nodes.nnodes != world_size:
+        raise LaunchError(
+            f"{nodes.nnodes} nodes x {local} processes are not the recipe's {world_size} ranks; "
+            "change --nnodes, --nproc-per-node or --set parallel.world_size"
+        )
+    return local
 
 
 def check_machine(recipe: Recipe, device: Kind, local_ranks: int) -> None:
@@ -178,15 +182,6 @@ def rank_context(device: Kind, *modules: str) -> multiprocessing.context.ForkSer
     return context
 
 
-def _check_port_free(port: int) -> None:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("", port))
-        except OSError as error:
-            raise LaunchError(f"port {port} cannot be used ({error.strerror}); choose another --master-port") from None
-
-
 def _start(
     context: multiprocessing.context.ForkServerContext, entry: str, job: object, recipe: Recipe, where: Rendezvous
 ) -> tuple[BaseProcess, Connection]:
@@ -198,26 +193,43 @@ def _start(
 
 
 class _Watch:
-    """Reads the ranks' messages until all are done or one has failed."""
+    """Reads the ranks' messages until all are done, here and on the other nodes, or one has failed."""
 
-    def __init__(self, ranks: list[tuple[BaseProcess, Connection]], on_event: OnEvent) -> None:
-        self._ranks = dict(enumerate(ranks))
+    def __init__(self, first_rank: int, on_event: OnEvent, link: NodeLink | None) -> None:
+        self.first_rank = first_rank
         self._on_event = on_event
+        self._link = link
+        self._node = link.name if link is not None else ""
+        self._ranks: dict[int, tuple[BaseProcess, Connection]] = {}
         self._results: dict[int, object] = {}
-        self._failures: list[tuple[float, int, str, str]] = []  # (when, rank, kind, details)
+        self._failures: list[Failure] = []
 
-    def until_done(self) -> object:
+    def until_done(self, ranks: list[tuple[BaseProcess, Connection]]) -> object:
+        """What the first rank of this machine returned."""
+        self._ranks = dict(enumerate(ranks, start=self.first_rank))
         while self._ranks and not self._failures:
-            self._poll(None)
+            self._poll(None, self._link)
+        if self._link is not None and not self._failures:
+            self._failures += self._link.all_done()
         if self._failures:
             deadline = time.monotonic() + _SETTLE_SECONDS
             while self._ranks and time.monotonic() < deadline:
-                self._poll(deadline - time.monotonic())
-            self._raise_first()
-        return self._results[0]
+                self._poll(deadline - time.monotonic(), None)
+            self._raise_cause()
+        return self._results[self.first_rank]
 
-    def _poll(self, timeout: float | None) -> None:
-        ready = wait([pipe for _, pipe in self._ranks.values()], timeout)
+    def until_all_ended(self) -> None:
+        """Wait for the other nodes' ranks to have ended: only then does the run count."""
+        if self._link is not None:
+            self._failures += self._link.all_ended()
+            if self._failures:
+                self._raise_cause()
+
+    def _poll(self, timeout: float | None, link: NodeLink | None) -> None:
+        watched: list[Connection | int] = [pipe for _, pipe in self._ranks.values()]
+        if link is not None:
+            watched.append(link.fileno())
+        ready = wait(watched, timeout)
         for rank, (_, pipe) in [item for item in self._ranks.items() if item[1][1] in ready]:
             try:
                 message = pipe.recv()
@@ -225,6 +237,8 @@ class _Watch:
                 self._ended_silently(rank)
             else:
                 self._handle(rank, message)
+        if link is not None and link.fileno() in ready:
+            self._failures += link.failures()
 
     def _handle(self, rank: int, message: tuple[Any, ...]) -> None:
         kind, *content = message
@@ -235,7 +249,7 @@ class _Watch:
             self._results[rank] = content[0]
         else:
             when, details, *_ = content
-            self._failures.append((when, rank, kind, details))
+            self._fail(kind, rank, details, when)
         del self._ranks[rank]
 
     def _ended_silently(self, rank: int) -> None:
@@ -244,15 +258,22 @@ class _Watch:
         code = process.exitcode
         how = f"was killed by signal {-code}" if code is not None and code < 0 else f"ended with exit code {code}"
         hint = "; the machine may be out of memory" if code == -signal.SIGKILL else ""
-        self._failures.append((time.time(), rank, "died", f"the process {how} without a word{hint}"))
+        self._fail("died", rank, f"the process {how} without a word{hint}", time.time())
 
-    def _raise_first(self) -> None:
+    def _fail(self, kind: Any, rank: int, details: str, when: float) -> None:
+        self._failures.append(Failure(kind=kind, when=when, rank=rank, node=self._node, details=details[-MAX_DETAILS:]))
+
+    def _raise_cause(self) -> NoReturn:
         """A dead rank explains the errors of those that talked to it; else the earliest failure does."""
-        dead = [failure for failure in self._failures if failure[2] == "died"]
-        _, rank, kind, details = min(dead or self._failures)
-        if kind == "refused":
-            raise LaunchError(details)
-        raise RankFailedError(rank, details)
+        failure = cause(self._failures)
+        if self._link is not None:
+            failure = self._link.agreed(failure)
+        line = failure.line() if failure.node else ""
+        if failure.rank is None:
+            raise NodeFailedError(line)
+        if failure.kind == "refused":
+            raise LaunchError(line or failure.details)
+        raise RankFailedError(failure.rank, failure.details, line)
 
 
 def _stop(processes: list[BaseProcess]) -> None:

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import os
+import socket
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
+import psutil
+
+COLLECTIVE_SECONDS = 600.0  # that one may take, unless told otherwise: a first step on an accelerator compiles
 FAKE_URL = "fake://"  # a rendezvous with nobody, for a rank that computes nothing (see grok1.training.fake_step)
 
 
@@ -17,10 +22,37 @@ class Rendezvous:
     world_size: int
     local_rank: int
     ranks_per_node: int
-    timeout_seconds: float = 600.0
+    timeout_seconds: float = COLLECTIVE_SECONDS  # that a collective may take
+    host: str = ""
+    terms: tuple[tuple[str, str], ...] = ()  # to be compared with the other ranks'; empty where a launcher has done so
+
+    @property
+    def node_name(self) -> str:
+        """As in "node 1 (host)"."""
+        return f"node {self.rank // self.ranks_per_node} ({self.host})"
+
+    def interface(self) -> str | None:
+        """The network interface on the way to rank 0's machine; None where it cannot be told.
+
+        Left to itself, gloo takes the one of the host name, which on many machines no other machine reaches.
+        """
+        if not self.url.startswith("tcp://"):
+            return "lo" if self.url.startswith("file://") else None
+        place = urlsplit(self.url)
+        try:
+            found = socket.getaddrinfo(place.hostname, place.port, type=socket.SOCK_DGRAM)
+            with socket.socket(*found[0][:2]) as probe:
+                probe.connect(found[0][4])  # sends nothing: the kernel chooses the way
+                own = probe.getsockname()[0]
+        except OSError:
+            return None
+        return next(
+            (name for name, addresses in psutil.net_if_addrs().items() if own in [each.address for each in addresses]),
+            None,
+        )
 
 
-def rendezvous_from_environment(timeout_seconds: float = 600.0) -> Rendezvous | None:
+def rendezvous_from_environment(timeout_seconds: float = COLLECTIVE_SECONDS) -> Rendezvous | None:
     """Where torchrun or Slurm put this process, or None when neither started it."""
     environment = os.environ
     if "RANK" in environment and "WORLD_SIZE" in environment:  # torchrun

@@ -44,6 +44,19 @@ class Job:
     times_modules: bool = False  # profile the last step once more, outside the measurement, to split its time by module
     launched_at: float = 0.0  # seconds since the epoch; the start-up time counts from here
 
+    def terms(self) -> dict[str, str]:
+        """What this job does, as far as all its nodes must do the same; folders may lie elsewhere on each."""
+        from grok1.data.indexed import corpus_digest
+
+        return {
+            "--steps": str(self.num_steps),
+            "--save": f"every {self.save_interval}" if self.save else "no",
+            "--load": "yes" if self.load else "no",
+            "--no-shared-storage": "no" if self.shared_storage else "yes",
+            "--profile": "no" if self.profile is None else f"{sorted(self.profile.steps)} {sorted(self.profile.ranks)}",
+            "data": corpus_digest(self.data_prefix),
+        }
+
 
 def profile_request(steps: str, ranks: str, folder: Path, num_steps: int, world_size: int) -> ProfileRequest:
     """The request that `--profile 5,8-9` and `--profile-ranks` make.

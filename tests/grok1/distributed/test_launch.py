@@ -18,7 +18,8 @@ from typing import Any
 import psutil
 import pytest
 
-from grok1.distributed.launch import LaunchError, Nodes, RankFailedError, check_machine, launch
+from grok1.distributed.launch import LaunchError, RankFailedError, check_machine, launch
+from grok1.distributed.nodes import Nodes
 from grok1.training.job import Job
 from tests.grok1.conftest import ROOT, TWO_RANKS, MakeJob, run_python
 
@@ -201,7 +202,7 @@ def test_a_port_in_use_is_refused_before_any_rank_starts(make_job: MakeJob) -> N
         taken.bind(("", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(LaunchError, match=f"port {port} cannot be used .*--master-port"):
+        with pytest.raises(ValueError, match=f"port {port} cannot be used .*--master-port"):
             launch(job, job.recipe, "cpu", Nodes(nnodes=2, nproc_per_node=1, master_port=port), entry=TRAINING)
 
 
