@@ -21,11 +21,11 @@ export OMP_NUM_THREADS := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv bench test check format clean
+.PHONY: help venv bench test test-nodes check format clean
 
 help:  ## show this
 	@echo "Grok-1 pretraining benchmark. From a bare clone:"
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile
 	@sed -n 's/^#   /  /p' Makefile
 
 venv: $(READY)  ## make .venv with the exact versions of constraints/dev.txt
@@ -36,8 +36,11 @@ bench: $(READY)  ## train Grok-1 on 16 ranks of this machine, judge it, write a 
 	report=$$(find $(RESULTS) -name report.md -newer $(VENV)/.bench-started -exec ls -t {} + 2>/dev/null | head -n 1); \
 	echo "report: $${report:-none was written}"; exit $$status
 
-test: $(READY)  ## run the tests
-	$(BIN)/python -m pytest tests/ $(TEST_ARGS)
+test: $(READY)  ## run the tests, but for those of test-nodes
+	$(BIN)/python -m pytest tests/ --ignore tests/nodes $(TEST_ARGS)
+
+test-nodes: $(READY)  ## run one job on two machines, made of network namespaces (root, iproute2; skips without)
+	$(BIN)/python -m pytest tests/nodes $(TEST_ARGS)
 
 check: $(READY)  ## format, lint, types and import contracts, changing nothing
 	$(BIN)/ruff format --check .

@@ -13,6 +13,7 @@ from bench.history import store as history
 from bench.session import BenchSession
 from grok1.distributed.launch import preload_in_ranks
 
+_SEVERAL_NODES = "test_pretrain.py"
 _SESSION = pytest.StashKey[BenchSession]()
 
 
@@ -33,6 +34,17 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     except ValueError as error:
         pytest.exit(str(error), returncode=2)
     metafunc.parametrize("case", cases, ids=[case.name for case in cases])
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """A job of several nodes is test_pretrain.py's alone: everything else here runs on one machine."""
+    nnodes = config.getoption("--nnodes")
+    if nnodes == 1:
+        return
+    skip = pytest.mark.skip(reason=f"runs on one machine; --nnodes {nnodes} is for bench/{_SEVERAL_NODES}")
+    for item in items:
+        if Path(__file__).parent in item.path.parents and item.path.name != _SEVERAL_NODES:
+            item.add_marker(skip)
 
 
 @pytest.fixture(scope="session")

@@ -70,6 +70,8 @@ class Parts:
 def parts(session: BenchSession, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Parts]:
     """The recipe's whole model on one rank."""
     option = session.config.getoption
+    if (option("--data") or option("--tokenizer")) and not option("--recipe"):
+        pytest.skip("parts are those of grok1-tiny on its own corpus; with --data and --tokenizer, give --recipe too")
     name, overrides = option("--recipe") or "grok1-tiny", [*option("--set")]
     if load_recipe(name, overrides).kernels.linear == "mc2":  # which one rank has nothing to exchange for
         overrides.append("kernels.linear=megatron")

@@ -160,6 +160,23 @@ def test_a_mistake_ends_the_run_with_its_reason(words: list[str], code: int, com
     assert not (tmp_path / "records").exists()
 
 
+def test_on_several_nodes_all_but_the_main_job_say_why_they_are_skipped(tmp_path: Path) -> None:
+    words = ["--case", "grok1-nano", "--device", "cpu", "--nnodes", "2", "--node-rank", "1", "--start-timeout", "0.1"]
+    done = bench("--benchmark", "--results", str(tmp_path), "--set", "model.num_layers=4", *words)
+    assert done.returncode == 2, done.stdout
+    assert "grok1-nano: node 1 found no node 0 at 127.0.0.1 port 29500 within 0.1 s" in done.stdout + done.stderr
+    for name in ("attention", "generate", "judging", "ledger", "ops"):
+        assert f"bench/test_{name}.py" in done.stdout
+    assert done.stdout.count("runs on one machine; --nnodes 2 is for bench/test_pretrain.py") >= 5
+    assert "passed" not in done.stdout.splitlines()[-1]
+
+
+def test_parts_of_one_recipe_are_not_timed_on_anothers_corpus(tmp_path: Path) -> None:
+    done = bench("-k", "test_embedding or test_optimizer", "--benchmark", "--tokenizer", str(tmp_path))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "with --data and --tokenizer, give --recipe too" in done.stdout
+
+
 @pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
 def test_each_row_of_the_table_names_a_shipped_recipe(case: Any) -> None:
     assert load_recipe(case.recipe).name == case.recipe

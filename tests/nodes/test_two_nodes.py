@@ -1,0 +1,184 @@
+"""A job on two machines: the documented commands, a checkpoint, and every fault, on 8 + 8 ranks of a CPU.
+
+Each fault ends on both machines within the time that docs/two-nodes.md states, in one line that names the cause, and
+leaves neither a process nor a record.
+"""
+
+from __future__ import annotations
+
+import re
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from bench.records.record import Record
+from tests.nodes.machines import ROOT, Machine, Run, TwoMachines
+
+DOCUMENTED = re.compile(r"```shell\n(.*?)```", re.S)
+RUN_SECONDS = 100  # a limit against hangs: sixteen ranks start on two cores in a quarter of it
+ENDED_SECONDS = 30  # the promise, for whatever goes wrong in a running job
+MANY_STEPS = 3000  # more than any test waits for; the sample index grows with them
+START_SECONDS = 4  # that the nodes wait for each other here
+ENDS_LATER_SECONDS = 20  # interpreters start, and node 0 has its own look around
+
+
+def documented(first_word: str, changes: dict[str, str]) -> str:
+    """The command of docs/two-nodes.md that starts so, for the small recipe on a CPU."""
+    blocks = DOCUMENTED.findall((ROOT / "docs" / "two-nodes.md").read_text(encoding="utf-8"))
+    (command,) = [block for block in blocks if block.startswith(first_word)]
+    for old, new in changes.items():
+        assert old in command, f"{old} is not in the documented command"
+        command = command.replace(old, new)
+    return str(command)
+
+
+def start_documented(machines: TwoMachines, command: str, port: int) -> list[Run]:
+    """Type it on both machines."""
+    address = machines.both[0].address
+    return [
+        machine.start(["bash", "-c", command], R=str(rank), A=address, P=str(port))
+        for rank, machine in enumerate(machines.both)
+    ]
+
+
+def training(machines: TwoMachines, port: int, *words: object, ranks: int = 1, folder: Path = Path()) -> list[object]:
+    """`grok1 train` with that many ranks a node, on the corpus in a folder; the pipeline goes over the cable."""
+    layout = {"world_size": 2 * ranks, "tensor": 1, "pipeline": 2, "expert": 1, "expert_tensor": 1}
+    if ranks == 8:
+        layout = {}
+    given = [word for axis, number in layout.items() for word in ("--set", f"parallel.{axis}={number}")]
+    place = ["--nnodes", 2, "--master-addr", machines.both[0].address, "--master-port", port, "--nproc-per-node", ranks]
+    data = ["--data", folder / "data" / "alpaca_text_document", "--tokenizer", folder / "grok1-tokenizer"]
+    command = [sys.executable, "-m", "grok1", "train", "--recipe", "grok1-nano", "--device", "cpu"]
+    return [*command, *given, *data, *place, *words]
+
+
+def in_order(*words: object) -> list[list[object]]:
+    """Node ranks as they should be, and more words for each."""
+    return [["--node-rank", rank, *words] for rank in (0, 1)]
+
+
+def nothing_runs(machines: TwoMachines) -> bool:
+    """Within a few seconds."""
+    deadline = time.monotonic() + 5
+    while any(machine.processes() for machine in machines.both) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return not any(machine.processes() for machine in machines.both)
+
+
+def records(machine: Machine) -> list[Path]:
+    return list((machine.source / "results").glob("records/*"))
+
+
+@pytest.fixture(autouse=True)
+def _no_results(request: pytest.FixtureRequest) -> Iterator[None]:
+    started = time.monotonic()
+    yield
+    print(f"{request.node.name}: {time.monotonic() - started:.1f} s")
+
+
+# ---- what should work --------------------------------------------------------------------------------------
+
+
+def test_the_documented_benchmark_leaves_one_record_of_sixteen_ranks_on_two_nodes(
+    machines: TwoMachines, port: int
+) -> None:
+    small = {"grok1-40b": "grok1-nano --steps 6", "npu": "cpu"}
+    runs = start_documented(machines, documented("pytest", small), port)
+    assert [run.wait(RUN_SECONDS) for run in runs] == [0, 0], runs[0].text + runs[1].text
+    (stored,) = records(machines.both[0])
+    assert records(machines.both[1]) == []
+    record = Record.read(stored)
+    assert record.valid
+    assert [rank.rank for rank in record.ranks] == list(range(16))
+    assert (record.layout.nodes, record.layout.ranks_per_node) == (2, 8)
+    assert (len(record.steps), record.commit.sha is not None) == (6, True)
+    for machine in machines.both:  # each built its own sample index
+        assert list((machine.source / "data" / "cache").iterdir())
+    stored.unlink()
+    assert nothing_runs(machines)
+
+
+def test_the_documented_torchrun_command_trains_on_both(machines: TwoMachines, port: int) -> None:
+    small = {"grok1-40b": "grok1-nano", "npu": "cpu", "--steps 50": "--steps 2"}
+    runs = start_documented(machines, documented("torchrun", small), port)
+    assert [run.wait(RUN_SECONDS) for run in runs] == [0, 0], runs[0].text + runs[1].text
+    assert re.findall(r"^step (\d)/2", runs[0].text, re.M) == ["1", "2"]
+    assert "step" not in runs[1].text
+
+
+def losses(run: Run) -> dict[int, float]:
+    """By step, as the log says."""
+    return {int(step): float(loss) for step, loss in re.findall(r"^step +(\d+)/\d+ \| loss ([\d.]+)", run.text, re.M)}
+
+
+def test_a_checkpoint_is_resumed_on_both_and_a_machine_that_dies_then_ends_the_other(
+    machines: TwoMachines, ports: Iterator[int]
+) -> None:
+    shared = machines.shared
+    saving = training(machines, next(ports), "--steps", 3, "--save", shared / "checkpoints", ranks=8, folder=shared)
+    runs = machines.start(saving, *in_order())
+    assert [run.wait(RUN_SECONDS) for run in runs] == [0, 0], runs[0].text + runs[1].text
+    before = losses(runs[0])
+    resuming = training(
+        machines, next(ports), "--steps", MANY_STEPS, "--load", shared / "checkpoints", ranks=8, folder=shared
+    )
+    target = machines.both[0].folder / "resumed.json"
+    first, second = machines.start(resuming, *in_order("--json", target))
+    first.wait_for(r"step +6/", RUN_SECONDS)
+    assert sorted(losses(first))[:3] == [4, 5, 6]
+    assert losses(first)[4] < before[3] < before[1]
+    machines.both[1].kill()
+    killed_at = time.monotonic()
+    assert first.wait(ENDED_SECONDS) == 1
+    print(f"machine killed: the other had ended after {time.monotonic() - killed_at:.1f} s")
+    lost = r"grok1: node 1 \(machine-b, 10.213.77.2\) has gone: its launcher ended without a word"
+    assert re.fullmatch(lost, first.text.splitlines()[-1]), first.text
+    assert not target.exists()
+    assert nothing_runs(machines)
+
+
+# ---- what goes wrong in a running job ----------------------------------------------------------------------
+
+
+def test_a_cut_cable_ends_both_machines_and_leaves_no_record(machines: TwoMachines, port: int) -> None:
+    small = {"grok1-40b": "grok1-nano --steps 3000", "npu": "cpu"}
+    runs = start_documented(machines, documented("pytest", small), port)
+    _wait_for_traffic(machines, runs)
+    machines.cut()
+    cut_at = time.monotonic()
+    assert [run.wait(ENDED_SECONDS) for run in runs] == [1, 1]
+    print(f"cable cut: both had ended after {time.monotonic() - cut_at:.1f} s")
+    for run, other in zip(runs, (r"node 1 \(machine-b", r"node 0 \(machine-a"), strict=True):
+        line = rf"(?m)^FAILED .*grok1-nano: {other}, 10.213.77.\d\) was not heard for 15 s: the network is cut"
+        assert re.search(line, run.text), run.text
+    assert not any(records(machine) for machine in machines.both)
+    assert nothing_runs(machines)
+
+
+def _wait_for_traffic(machines: TwoMachines, runs: Sequence[Run]) -> None:
+    """Until the ranks have exchanged more than a start takes."""
+    deadline = time.monotonic() + RUN_SECONDS
+    while machines.both[0].received_bytes() < 30 << 20:
+        assert time.monotonic() < deadline, runs[0].text + runs[1].text
+        assert all(run.process.poll() is None for run in runs), runs[0].text + runs[1].text
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_ctrl_c_on_one_machine_ends_both(machines: TwoMachines, port: int, number: int) -> None:
+    runs = machines.start(training(machines, port, "--steps", MANY_STEPS, "--no-shared-storage"), *in_order())
+    runs[0].wait_for(r"step +2/", RUN_SECONDS)
+    runs[number].process.send_signal(signal.SIGINT)
+    asked_at = time.monotonic()
+    assert runs[number].wait(ENDED_SECONDS) == 130
+    assert runs[1 - number].wait(ENDED_SECONDS) == 1
+    print(f"Ctrl-C: both had ended after {time.monotonic() - asked_at:.1f} s")
+    assert runs[number].text.splitlines()[-1] == "grok1: interrupted; all processes were ended"
+    line = rf"grok1: node {number} \(machine-{'ab'[number]}, 10.213.77.{number + 1}\) was interrupted"
+    assert re.fullmatch(line, runs[1 - number].text.splitlines()[-1]), runs[1 - number].text
+    assert nothing_runs(machines)
