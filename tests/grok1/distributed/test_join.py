@@ -1,0 +1,108 @@
+"""Ranks that torchrun or Slurm started: they compare what they run, name themselves, and give up after a time limit."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.grok1.conftest import ROOT, as_options, grok1_command
+
+LIMIT_SECONDS = 90
+TWO_STAGES = [
+    *("parallel.world_size=2", "parallel.tensor=1", "parallel.pipeline=2"),
+    *("parallel.expert=1", "parallel.expert_tensor=1"),
+]
+
+
+@pytest.fixture
+def port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def words(corpus: tuple[Path, Path]) -> list[str]:
+    prefix, tokenizer = corpus
+    words = ["--recipe", "grok1-nano", "--device", "cpu", "--data", str(prefix), "--tokenizer", str(tokenizer)]
+    return [*words, *as_options(TWO_STAGES)]
+
+
+def _rank(rank: int, port: int, words: list[str]) -> subprocess.Popen[str]:
+    """One of two nodes' only rank, as torchrun starts it."""
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "RANK": str(rank)}
+    place |= {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
+    return subprocess.Popen(
+        grok1_command("train", *words),
+        cwd=ROOT,
+        env={**os.environ, **place},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def test_ranks_that_do_not_run_the_same_all_say_so_in_one_line(words: list[str], port: int) -> None:
+    ranks = [_rank(0, port, words), _rank(1, port, [*words, "--set", "training.seed=7"])]
+    said = [rank.communicate(timeout=LIMIT_SECONDS)[0] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [2, 2], said
+    host = socket.gethostname()
+    for text in said:
+        line = text.strip().splitlines()[-1]
+        assert line.startswith(f"grok1: node 1 ({host}) has recipe grok1-nano "), text
+        assert f", node 0 ({host}) has grok1-nano " in line
+        assert "Traceback" not in text
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a stopped process stands for a cut network; Linux alone tested")
+def test_a_peer_that_falls_silent_is_given_up_after_the_time_limit(words: list[str], port: int) -> None:
+    limited = [*words, "--steps", "3000", "--collective-timeout", "5"]
+    ranks = [_rank(0, port, limited), _rank(1, port, limited)]
+    first, second = ranks
+    assert first.stdout is not None
+    try:
+        assert "step" in first.stdout.readline()
+        second.send_signal(19)  # SIGSTOP
+        said, _ = first.communicate(timeout=LIMIT_SECONDS)
+    finally:
+        for rank in ranks:
+            rank.kill()
+        second.communicate()
+    assert first.returncode == 1, said
+    assert f"grok1: rank 0 on node 0 ({socket.gethostname()}) failed: " in said
+    assert "Timed out" in said or "timed out" in said, said
+
+
+STUBS = {  # what Slurm does with the two commands that the script calls, on one machine that stands for two nodes
+    "srun": """#!/bin/sh
+while [ "${1#--}" != "$1" ]; do shift; done
+SLURM_PROCID=1 SLURM_LOCALID=0 "$@" & other=$!
+SLURM_PROCID=0 SLURM_LOCALID=0 "$@" && wait $other
+""",
+    "scontrol": '#!/bin/sh\n[ "$*" = "show hostnames localhost" ] && echo localhost\n',
+}
+
+
+def test_the_slurm_script_trains_with_slurms_variables_and_a_stub_of_srun(words: list[str], tmp_path: Path) -> None:
+    """Not under Slurm itself: tests/nodes/test_slurm.py is, where it is installed."""
+    stubs = {**STUBS, "grok1": f'#!/bin/sh\nexec "{sys.executable}" -m grok1 "$@"\n'}
+    for name, text in stubs.items():
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    variables = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_JOB_NODELIST": "localhost", "SLURM_NTASKS": "2"}
+    variables |= {"SLURM_NNODES": "2", "RECIPE": "grok1-nano", "DEVICE": "cpu", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        ["bash", ROOT / "docs" / "slurm" / "grok1.sbatch", *words[4:], "--steps", "2"],
+        cwd=tmp_path,
+        env={**os.environ, **variables, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_SECONDS,
+    )
+    assert done.returncode == 0, done.stderr
+    assert [line[:8] for line in done.stdout.splitlines()] == ["step 1/2", "step 2/2"]
