@@ -21,6 +21,7 @@ from tests.nodes.machines import ROOT, Machine, Run, TwoMachines
 DOCUMENTED = re.compile(r"```shell\n(.*?)```", re.S)
 RUN_SECONDS = 100  # a limit against hangs: sixteen ranks start on two cores in a quarter of it
 ENDED_SECONDS = 30  # the promise, for whatever goes wrong in a running job
+BYTES_OF_SOME_STEPS = 2 << 20  # a step sends some 60 KB over the cable
 MANY_STEPS = 3000  # more than any test waits for; the sample index grows with them
 START_SECONDS = 4  # that the nodes wait for each other here
 ENDS_LATER_SECONDS = 20  # interpreters start, and node 0 has its own look around
@@ -96,6 +97,7 @@ def test_the_documented_benchmark_leaves_one_record_of_sixteen_ranks_on_two_node
     assert record.valid
     assert [rank.rank for rank in record.ranks] == list(range(16))
     assert (record.layout.nodes, record.layout.ranks_per_node) == (2, 8)
+    print(f"{machines.both[0].received_bytes()} bytes came over the cable")
     assert (len(record.steps), record.commit.sha is not None) == (6, True)
     for machine in machines.both:  # each built its own sample index
         assert list((machine.source / "data" / "cache").iterdir())
@@ -147,8 +149,9 @@ def test_a_checkpoint_is_resumed_on_both_and_a_machine_that_dies_then_ends_the_o
 
 def test_a_cut_cable_ends_both_machines_and_leaves_no_record(machines: TwoMachines, port: int) -> None:
     small = {"grok1-40b": "grok1-nano --steps 3000", "npu": "cpu"}
+    received_before = machines.both[0].received_bytes()
     runs = start_documented(machines, documented("pytest", small), port)
-    _wait_for_traffic(machines, runs)
+    _wait_for_traffic(machines, runs, received_before)
     machines.cut()
     cut_at = time.monotonic()
     assert [run.wait(ENDED_SECONDS) for run in runs] == [1, 1]
@@ -160,10 +163,10 @@ def test_a_cut_cable_ends_both_machines_and_leaves_no_record(machines: TwoMachin
     assert nothing_runs(machines)
 
 
-def _wait_for_traffic(machines: TwoMachines, runs: Sequence[Run]) -> None:
-    """Until the ranks have exchanged more than a start takes."""
+def _wait_for_traffic(machines: TwoMachines, runs: Sequence[Run], received_before: int) -> None:
+    """Until the ranks have exchanged more than a start takes; a run of pytest's says nothing of its steps in a pipe."""
     deadline = time.monotonic() + RUN_SECONDS
-    while machines.both[0].received_bytes() < 30 << 20:
+    while machines.both[0].received_bytes() - received_before < BYTES_OF_SOME_STEPS:
         assert time.monotonic() < deadline, runs[0].text + runs[1].text
         assert all(run.process.poll() is None for run in runs), runs[0].text + runs[1].text
         time.sleep(0.1)
