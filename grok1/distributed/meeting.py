@@ -69,7 +69,7 @@ class _Host:
         rival = _Rival(self._nodes, self._hello, is_settled=_is_own(self._nodes.master_addr))
         try:
             with _listening(self._nodes.master_port) as listener, contextlib.closing(rival):
-                while len(self._guests) < self._nodes.nnodes - 1:
+                while not self._all_are_here():
                     self._receive(listener)
                     for peer, _ in self._guests.values():
                         peer.channel.send(Message(alive=True))
@@ -81,6 +81,17 @@ class _Host:
         for peer in party.peers:
             peer.channel.send(Message(welcome=True))
         return party
+
+    def _all_are_here(self) -> bool:
+        self._forget_the_gone()
+        return len(self._guests) == self._nodes.nnodes - 1
+
+    def _forget_the_gone(self) -> None:
+        """A node that was ended while it waited may be started again."""
+        for node, (peer, _) in list(self._guests.items()):
+            if peer.channel.has_ended():
+                peer.channel.close()
+                del self._guests[node]
 
     def _receive(self, listener: socket.socket) -> None:
         if time.monotonic() > self._deadline:
@@ -94,6 +105,7 @@ class _Host:
             return
         channel = Channel(listener.accept()[0])
         hello = _hello(channel)
+        self._forget_the_gone()
         if hello is None or hello.token == self._hello.token:
             channel.close()
             return
@@ -111,9 +123,6 @@ class _Host:
 
     def _complaint(self, hello: Hello, name: str) -> str | None:
         here = self._guests.get(hello.node)
-        if here is not None and here[0].channel.has_ended():
-            here[0].channel.close()  # it was ended and started again
-            here = None
         if hello.node == 0 or here is not None:
             other = self._name if here is None else here[0].name
             return (

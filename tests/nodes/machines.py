@@ -15,14 +15,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
 ROOT = Path(__file__).parents[2]
 _TOOLS = ("ip", "unshare", "mount", "git")
-_NOT_INHERITED = ("GROK1_DEVICE", "CI", "GITHUB_STEP_SUMMARY", "MASTER_ADDR", "MASTER_PORT")
+_NOT_INHERITED = ("PYTHONDONTWRITEBYTECODE", "GROK1_DEVICE", "CI", "GITHUB_STEP_SUMMARY", "MASTER_ADDR", "MASTER_PORT")
 
 
 def why_not() -> str | None:
@@ -107,7 +107,6 @@ class Machine:
             "TMPDIR": str(self.folder / "temporary"),
             "PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', os.defpath)}",
             "PYTHONPATH": str(self.source),
-            "PYTHONDONTWRITEBYTECODE": "1",
             "OMP_NUM_THREADS": "1",
             "TORCH_CPP_LOG_LEVEL": "ERROR",  # torch complains that no name server knows these machines
             **variables,
@@ -205,11 +204,17 @@ def clone(target: Path) -> None:
             (target / name).unlink(missing_ok=True)
 
 
-def commit_change(source: Path, name: str) -> None:
-    """One more commit in a clone, which changes nothing that runs."""
-    with (source / name).open("a", encoding="utf-8") as file:
-        file.write("# changed\n")
+@contextmanager
+def commit_change(source: Path, name: str) -> Iterator[None]:
+    """One more commit in a clone, which changes nothing that runs; gone again afterwards."""
+    before = (source / name).read_bytes()
+    (source / name).write_bytes(before + b"# changed\n")
     _git("commit", "--quiet", "--message", "Change a comment", name, cwd=source)
+    try:
+        yield
+    finally:
+        _git("reset", "--quiet", "--soft", "HEAD~1", cwd=source)
+        (source / name).write_bytes(before)
 
 
 def _ip(*words: str) -> str:

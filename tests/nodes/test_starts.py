@@ -75,10 +75,11 @@ STARTS = {
 def ended(two_machines: TwoMachines) -> Iterator[dict[str, list[Run | None]]]:
     """Every start, at the port 30000 and its number; what ran on each machine, ended."""
     two_machines.plug_in()
-    commit_change(two_machines.both[1].source, "bench/__init__.py")
-    started = {name: _start(two_machines, 30000 + number, each) for number, (name, each) in enumerate(STARTS.items())}
-    for run in filter(None, (run for runs in started.values() for run in runs)):
-        run.wait(LIMIT_SECONDS)
+    numbered = enumerate(STARTS.items())
+    with commit_change(two_machines.both[1].source, "bench/__init__.py"):
+        started = {name: _start(two_machines, 30000 + number, each) for number, (name, each) in numbered}
+        for run in filter(None, (run for runs in started.values() for run in runs)):
+            run.wait(LIMIT_SECONDS)
     yield started
     for machine in two_machines.both:
         machine.kill()
