@@ -80,7 +80,8 @@ def _refusing(do: Callable[[], list[T]], case: Case) -> list[T]:
     except (LaunchError, ValueError) as error:
         pytest.exit(f"{case.name}: {error}", returncode=2)
     except (NodeFailedError, RankFailedError) as error:
-        pytest.fail(f"{case.name}: {error}", pytrace=False)
+        failure = f"{case.name}: {error}"
+    pytest.fail(failure, pytrace=False)  # out here, or pytest shows the same words twice
 
 
 def _uncaptured(config: pytest.Config) -> AbstractContextManager[None]:
