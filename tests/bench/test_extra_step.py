@@ -24,9 +24,8 @@ def run(monkeypatch: pytest.MonkeyPatch, entry: str) -> Record | None:
     """A benchmark's run of two ranks, through an entry of ours in place of the real one."""
 
     def through(*arguments: Any, **settings: Any) -> Any:
-        return launching.launch(
-            *arguments, **{**settings, "entry": f"{entries.__name__}:{entry}"}, timeout_seconds=60.0
-        )
+        changed = {"entry": f"{entries.__name__}:{entry}", "timeout_seconds": 60.0}
+        return launching.launch(*arguments, **{**settings, **changed})
 
     monkeypatch.setattr(measure, "launch", through)
     return measure.run("grok1-nano", prepare(load_recipe("grok1-nano", TWO_RANKS), STEPS), "cpu")
