@@ -3,6 +3,7 @@
 #   make bench PYTHON=python3.11            another interpreter, 3.10 to 3.12
 #   make bench BENCH_ARGS="--case NAME"     more options for pytest bench/
 #   make test TEST_ARGS="-k gate -x"        more options for pytest tests/
+#   make conformance MINDSPEED=DIR MEGATRON=DIR    checkouts of MindSpeed and Megatron-LM (docs/ascend.md)
 
 PYTHON ?= python3
 RESULTS ?= results
@@ -21,7 +22,7 @@ export OMP_NUM_THREADS := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv bench test test-nodes check format clean
+.PHONY: help venv bench test test-nodes conformance check format clean
 
 help:  ## show this
 	@echo "Grok-1 pretraining benchmark. From a bare clone:"
@@ -41,6 +42,11 @@ test: $(READY)  ## run the tests, but for those of test-nodes
 
 test-nodes: $(READY)  ## run one job on two machines, made of network namespaces (root, iproute2; skips without)
 	$(BIN)/python -m pytest tests/nodes $(TEST_ARGS)
+
+conformance: $(READY)  ## run the NPU path on MindSpeed's and Megatron-LM's real code
+	@test -d "$(MINDSPEED)" -a -d "$(MEGATRON)" || \
+	{ echo "error: name two checkouts: make conformance MINDSPEED=DIR MEGATRON=DIR (docs/ascend.md)" >&2; exit 2; }
+	$(BIN)/python -m pytest tests/conformance --mindspeed "$(MINDSPEED)" --megatron "$(MEGATRON)" $(TEST_ARGS)
 
 check: $(READY)  ## format, lint, types and import contracts, changing nothing
 	$(BIN)/ruff format --check .

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, replace
 from grok1.config.load import load_recipe
 from grok1.config.recipe import Recipe
 from grok1.device.kind import Kind
-from grok1.distributed.launch import ONE_MACHINE, LaunchError, check_machine, launch
+from grok1.distributed.launch import LaunchError, check_machine, launch
 from grok1.distributed.rendezvous import FAKE_URL, Rendezvous
 
 _MORE = 2  # micro-batches of the larger step
@@ -74,7 +74,7 @@ def measure(recipe: Recipe, rank: int, device: Kind, rounds: int) -> LoneRank:
     check_machine(recipe, device, 1)
     starter = load_recipe("grok1-nano", [*_STARTER, "training.global_batch=1"])  # one process, whatever the job has
     job = LoneJob(recipe, rank, rounds)
-    found: LoneRank = launch(job, starter, device, ONE_MACHINE, entry="bench.lone_rank:run_rank")
+    found: LoneRank = launch(job, starter, device, entry="bench.lone_rank:run_rank")
     return found
 
 

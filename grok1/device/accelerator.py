@@ -183,6 +183,8 @@ def use_npu(
     _refuse_late_call()
     import_torch_npu(local_ranks)
     before_mindspeed()
+    # it makes the root logger write to stdout, two lines a rank while it is imported
+    os.environ.setdefault("MIND_SPEED_LOG_LEVEL", "WARNING")
     with _argv(["mindspeed", *_as_argv(flags)]), _hushed():
         _import_mindspeed()
     _check_flags_arrived(flags)

@@ -9,6 +9,7 @@ P = S x B positions of the whole sequence.
 
 from __future__ import annotations
 
+import types
 from collections.abc import Callable
 from typing import Protocol
 
@@ -53,8 +54,21 @@ def plain_layers() -> tuple[type, type]:
 
 
 def _megatrons(layer: type) -> type:
-    """MindSpeed's layers are subclasses of megatron's."""
-    return next((each for each in layer.__mro__ if each.__module__ == "megatron.core.tensor_parallel.layers"), layer)
+    """megatron's class, of which MindSpeed's is a subclass that has taken its name.
+
+    megatron's constructor asks for its class by that name (0.12), so where the name is taken, it gets a constructor of
+    its own that finds megatron's.
+    """
+    original = next(
+        (each for each in layer.__mro__ if each.__module__ == "megatron.core.tensor_parallel.layers"), layer
+    )
+    if original is layer:
+        return layer
+    made: types.FunctionType = vars(original)["__init__"]
+    names = made.__globals__ | {original.__name__: original}
+    constructor = types.FunctionType(made.__code__, names, made.__name__, made.__defaults__, made.__closure__)
+    constructor.__kwdefaults__ = made.__kwdefaults__
+    return type(original.__name__, (original,), {"__init__": constructor, "__module__": original.__module__})
 
 
 def linear_layers(kernels: Kernels) -> tuple[type, type]:
