@@ -21,9 +21,15 @@ from typing import Any
 
 import torch
 
+from grok1.config.load import load_recipe
 from grok1.device import accelerator
 from grok1.device.accelerator import MINDSPEED_FLAGS, FlagValue
 
+RECIPES: dict[str, tuple[str, ...]] = {  # changes of grok1-nano that pass options of their own
+    "ours": (),
+    "mc2": ("kernels.linear=mc2",),
+    "reuse": ("training.dtype=bf16", "training.reuse_fp32_parameters=true"),
+}
 _ASKERS = ("get_args", "get_full_args", "get_mindspeed_args")
 
 
@@ -31,11 +37,23 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--output", type=Path, required=True)
     output = parser.parse_args().output
+    found = {name: _in_a_fork(flags) for name, flags in _variants().items()}
+    output.write_text(json.dumps(found), encoding="utf-8")
+
+
+def _variants() -> dict[str, Mapping[str, FlagValue]]:
+    """Sets of options by name: what recipes pass, and each of these less one option that makes it what it is."""
     ours = accelerator.mindspeed_flags()
-    variants = {"ours": ours} | {f"without {flag.name}": _without(ours, flag.name) for flag in MINDSPEED_FLAGS}
-    variants["level 0"] = {**ours, "optimization-level": 0}
-    variants["torch's fused AdamW"] = {**ours, "optimizer-selection": "fused_torch_adamw"}
-    output.write_text(json.dumps({name: _in_a_fork(flags) for name, flags in variants.items()}), encoding="utf-8")
+    variants: dict[str, Mapping[str, FlagValue]] = {
+        "ours": ours,
+        "level 0": {**ours, "optimization-level": 0},
+        "torch's fused AdamW": {**ours, "optimizer-selection": "fused_torch_adamw"},
+    }
+    for base, changes in RECIPES.items():
+        flags = accelerator.mindspeed_flags(load_recipe("grok1-nano", changes))
+        own = [name for name in flags if base == "ours" and ours[name] is not False or flags[name] != ours[name]]
+        variants |= {base: flags} | {f"{base} without {name}": _without(flags, name) for name in own}
+    return variants
 
 
 def _without(flags: Mapping[str, FlagValue], name: str) -> dict[str, FlagValue]:
@@ -116,7 +134,16 @@ def _built_config() -> str:
     """What building a TransformerConfig says."""
     config: Any = importlib.import_module("megatron.core.transformer.transformer_config")
     try:
-        config.TransformerConfig(num_layers=1, hidden_size=8, num_attention_heads=2, add_bias_linear=False)
+        config.TransformerConfig(
+            num_layers=1,
+            hidden_size=8,
+            num_attention_heads=2,
+            add_bias_linear=False,
+            tensor_model_parallel_size=2,
+            sequence_parallel=True,
+            bf16=True,
+            params_dtype=torch.bfloat16,
+        )
     except Exception as error:
         return type(error).__name__
     return "built"
