@@ -16,12 +16,12 @@ from grok1.device import gloo
 from grok1.device.accelerator import (
     check_mindspeed_installed,
     import_torch_npu,
-    mindspeed_flags,
     use_cuda,
     use_npu,
 )
 from grok1.device.cpu import use_cpu
 from grok1.device.kind import DeviceError, Kind, activated_kind, chosen_recipe, device_kind, set_activated_kind
+from grok1.device.mindspeed_options import mindspeed_flags
 from grok1.device.traffic import count_traffic
 
 _BACKENDS: dict[Kind, str] = {"cpu": gloo.BACKEND, "cuda": "nccl", "npu": "hccl"}

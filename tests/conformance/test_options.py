@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from grok1.config.load import load_recipe
-from grok1.device.accelerator import MINDSPEED_FLAGS, mindspeed_flags
+from grok1.device.mindspeed_options import MINDSPEED_FLAGS, mindspeed_flags
 from tests.conformance.conformance_run.options import RECIPES
 from tests.conformance.conftest import Checkouts
 

@@ -11,8 +11,8 @@ from conformance_run.cases import CASES, STEPS, Case
 from conformance_run.plan import Plan
 from grok1.config.load import load_recipe
 from grok1.config.recipe import Recipe
-from grok1.device.accelerator import mindspeed_flags
 from grok1.device.kind import Kind
+from grok1.device.mindspeed_options import mindspeed_flags
 from grok1.distributed.launch import launch, preload_in_ranks
 
 _HANG_SECONDS = 120.0

@@ -22,8 +22,8 @@ from typing import Any
 import torch
 
 from grok1.config.load import load_recipe
-from grok1.device import accelerator
-from grok1.device.accelerator import MINDSPEED_FLAGS, FlagValue
+from grok1.device import accelerator, mindspeed_options
+from grok1.device.mindspeed_options import MINDSPEED_FLAGS, FlagValue
 
 RECIPES: dict[str, tuple[str, ...]] = {  # changes of grok1-nano that pass options of their own
     "ours": (),
@@ -43,14 +43,14 @@ def main() -> None:
 
 def _variants() -> dict[str, Mapping[str, FlagValue]]:
     """Sets of options by name: what recipes pass, and each of these less one option that makes it what it is."""
-    ours = accelerator.mindspeed_flags()
+    ours = mindspeed_options.mindspeed_flags()
     variants: dict[str, Mapping[str, FlagValue]] = {
         "ours": ours,
         "level 0": {**ours, "optimization-level": 0},
         "torch's fused AdamW": {**ours, "optimizer-selection": "fused_torch_adamw"},
     }
     for base, changes in RECIPES.items():
-        flags = accelerator.mindspeed_flags(load_recipe("grok1-nano", changes))
+        flags = mindspeed_options.mindspeed_flags(load_recipe("grok1-nano", changes))
         own = [name for name in flags if base == "ours" and ours[name] is not False or flags[name] != ours[name]]
         variants |= {base: flags} | {f"{base} without {name}": _without(flags, name) for name in own}
     return variants

@@ -20,7 +20,7 @@ import pytest
 import torch
 
 from grok1.config.load import load_recipe
-from grok1.device import accelerator
+from grok1.device import accelerator, mindspeed_options
 
 ROOT = Path(__file__).parents[3]
 RECORDED = Path(__file__).parents[1].joinpath("mindspeed_flags.json")
@@ -95,11 +95,11 @@ import json, sys
 sys.argv = {words!r}
 {before}
 from grok1.config.load import load_recipe
-from grok1.device import accelerator
+from grok1.device import accelerator, mindspeed_options
 recipe = load_recipe("grok1-nano", {recipe!r})
 error = None
 try:
-    accelerator.use_npu(accelerator.mindspeed_flags(recipe), local_ranks={ranks})
+    accelerator.use_npu(mindspeed_options.mindspeed_flags(recipe), local_ranks={ranks})
 except ValueError as refusal:
     error = str(refusal)
 try:
@@ -181,7 +181,7 @@ def test_our_words_are_back_after_mindspeed_parsed_its_own(good: Any) -> None:
 
 
 def test_every_flag_of_the_ascend_recipe_arrives(good: Any) -> None:
-    wanted = {flag.attribute: flag.default for flag in accelerator.MINDSPEED_FLAGS if flag.default is not False}
+    wanted = {flag.attribute: flag.default for flag in mindspeed_options.MINDSPEED_FLAGS if flag.default is not False}
     assert {name: good["read"].get(name) for name in wanted} == wanted
 
 
@@ -255,13 +255,13 @@ def test_every_flag_that_a_recipe_decides_changes_with_it() -> None:
             "training.reuse_fp32_parameters=true",
         ),
     }
-    assert changes.keys() == {flag.name for flag in accelerator.MINDSPEED_FLAGS if flag.of}
-    plain = accelerator.mindspeed_flags(load_recipe("grok1-nano", ["training.dtype=bf16"]))
-    assert plain == accelerator.mindspeed_flags()
+    assert changes.keys() == {flag.name for flag in mindspeed_options.MINDSPEED_FLAGS if flag.of}
+    plain = mindspeed_options.mindspeed_flags(load_recipe("grok1-nano", ["training.dtype=bf16"]))
+    assert plain == mindspeed_options.mindspeed_flags()
     for name, change in changes.items():
-        changed = accelerator.mindspeed_flags(load_recipe("grok1-nano", ["training.dtype=bf16", change]))
+        changed = mindspeed_options.mindspeed_flags(load_recipe("grok1-nano", ["training.dtype=bf16", change]))
         assert changed[name] != plain[name], name
-        assert change.partition("=")[0] in {f.name: f.decided_by for f in accelerator.MINDSPEED_FLAGS}[name]
+        assert change.partition("=")[0] in {f.name: f.decided_by for f in mindspeed_options.MINDSPEED_FLAGS}[name]
 
 
 def test_a_capped_model_asks_for_no_fused_attention(tmp_path: Path) -> None:
@@ -328,13 +328,13 @@ def test_megatron_imported_too_early_is_refused_before_anything_is_patched(tmp_p
 
 
 def test_flags_said_to_be_declared_are_declared_there_and_the_others_are_megatrons() -> None:
-    said = {flag.name: flag.declared_in for flag in accelerator.MINDSPEED_FLAGS}
+    said = {flag.name: flag.declared_in for flag in mindspeed_options.MINDSPEED_FLAGS}
     recorded = {name: OPTIONS[name]["declared_in"] if name in OPTIONS else None for name in said}
     assert said == recorded
 
 
 def test_flags_mindspeed_does_not_declare_carry_no_number_since_it_keeps_them_as_text() -> None:
-    undeclared = [flag for flag in accelerator.MINDSPEED_FLAGS if flag.declared_in is None]
+    undeclared = [flag for flag in mindspeed_options.MINDSPEED_FLAGS if flag.declared_in is None]
     assert undeclared
     assert all(isinstance(flag.default, bool | str) for flag in undeclared)
 

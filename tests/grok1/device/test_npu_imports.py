@@ -89,8 +89,8 @@ def test_what_they_warn_of_while_imported_is_no_error(tmp_path: Path, module: st
     _write_stand_ins(tmp_path, {module: _WARNS.format(module)})
     script = (
         "import warnings\n"
-        "from grok1.device import accelerator\n"
-        "accelerator.use_npu(accelerator.mindspeed_flags())\n"
+        "from grok1.device import accelerator, mindspeed_options\n"
+        "accelerator.use_npu(mindspeed_options.mindspeed_flags())\n"
         "try: warnings.warn('ours')\n"
         "except UserWarning: print('still an error')"
     )
