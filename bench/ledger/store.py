@@ -15,7 +15,17 @@ from grok1.config.recipe import Recipe
 
 FOLDER = Path(__file__).resolve().parents[2] / "baselines" / "ledger"
 # stored, and checked by a test; the 314B one takes a minute, so the benchmark run checks it
-SHIPPED = ("grok1-nano", "grok1-tiny", "grok1-small", "grok1-40b-2layer", "grok1-40b", "grok1-60b", "grok1-314b")
+SHIPPED = (
+    "grok1-nano",
+    "grok1-tiny",
+    "grok1-small",
+    "grok1-1gpu",
+    "grok1-40b-2layer",
+    "grok1-40b",
+    "grok1-40b-tuned",
+    "grok1-60b",
+    "grok1-314b",
+)
 _REVISION_SECONDS = 900
 
 

@@ -89,7 +89,7 @@ def test_its_record_holds_every_step_of_every_rank_and_where_it_came_from(
     assert {"python", "torch", "megatron_core"} <= record.software.keys()
     assert record.environment["OMP_NUM_THREADS"]
     assert record.work.tokens_per_step == recipe.tokens_per_step
-    assert "world all_reduce" in record.ranks[0].collectives
+    assert record.ranks[0].collectives == {}  # of one rank: nothing moves
     assert record.ranks[0].timeline[-1].phase == "report"
 
 

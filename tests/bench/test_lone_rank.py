@@ -42,7 +42,7 @@ def test_a_rank_of_sixteen_runs_alone(rank: int, stage: int, tmp_path: Path) -> 
 def test_a_rank_that_is_not_there_or_does_not_fit_is_refused() -> None:
     for words, reason in (
         (("--recipe", "grok1-nano", "--rank", 16), "ranks 0 to 15"),
-        (("--recipe", "grok1-40b"), "needs about"),
+        (("--recipe", "grok1-314b"), "needs about"),
     ):
         shown = lone_rank(*words)
         assert reason in str(shown.exception)
