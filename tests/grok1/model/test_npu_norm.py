@@ -45,7 +45,7 @@ def test_both_norms_give_the_same_forwards_and_backwards(dtype: torch.dtype, mon
 def test_training_calls_the_kernel_for_every_norm_and_learns_the_same(
     train: Train, one_rank: RunResult, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(launching, "check_npu_norm", lambda kind: None)
+    monkeypatch.setattr(launching, "check_choices", lambda recipe, kind: None)
     result, calls = train(3, *ONE_RANK, "kernels.norm=npu", entry=f"{entries.__name__}:train_with_the_kernel")
     recipe = load_recipe("grok1-nano", ONE_RANK)
     assert calls == 3 * recipe.num_micro_batches * (4 * recipe.model.num_layers + 1)
