@@ -67,8 +67,12 @@ def _megatrons(layer: type) -> type:
     made: types.FunctionType = vars(original)["__init__"]
     names = made.__globals__ | {original.__name__: original}
     constructor = types.FunctionType(made.__code__, names, made.__name__, made.__defaults__, made.__closure__)
-    constructor.__kwdefaults__ = made.__kwdefaults__
-    return type(original.__name__, (original,), {"__init__": constructor, "__module__": original.__module__})
+    defaults = made.__kwdefaults__ or {}
+
+    def construct(self: object, *args: object, **kwargs: object) -> None:
+        constructor(self, *args, **{**defaults, **kwargs})
+
+    return type(original.__name__, (original,), {"__init__": construct, "__module__": original.__module__})
 
 
 def linear_layers(kernels: Kernels) -> tuple[type, type]:
