@@ -12,7 +12,9 @@ from grok1.device.kind import chosen_kind
 
 
 def lone_rank_command(
-    recipe: Annotated[str, typer.Option(help="A shipped recipe (see `grok1 recipes`) or a .toml file.")] = "grok1-40b-tuned",
+    recipe: Annotated[
+        str, typer.Option(help="A shipped recipe (see `grok1 recipes`) or a .toml file.")
+    ] = "grok1-40b-tuned",
     overrides: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Change one recipe value. Repeatable."),

@@ -108,6 +108,11 @@ def prepare(
         raise ValueError(f"--steps {num_steps} is not positive; give at least 1")
     if not shared_storage and (save or load):
         raise ValueError("--save and --load need a disk that all nodes share; drop --no-shared-storage, or them")
+    if recipe.training.reuse_fp32_parameters and (save or load):
+        raise ValueError(
+            "training.reuse_fp32_parameters with --save or --load: a checkpoint would lose the lower halves of the fp32 "
+            "weights, and a resumed run drift from the one that never stopped; set it to false, or leave them out"
+        )
     build_dataset_helpers()
     if load is not None:
         StoredCheckpoint.open(load).check_resumable(recipe)

@@ -37,7 +37,8 @@ def test_replicas_of_a_weight_are_bitwise_equal_after_each_step(figures: Figures
 def test_collectives_are_the_cpus_call_by_call_and_byte_by_byte(figures: Figures, ranks: str, case: Case) -> None:
     """Of groups of several ranks, and not of those that an NPU has inside its products.
 
-    In bf16 a token whose two best experts are nearly tied may go elsewhere, so bytes of tokens are within 1 %.
+    In bf16 a token whose two best experts are nearly tied may go elsewhere. A rank has a hundred tokens or two, so their
+    bytes are within 3 %.
     """
     there, here = figures("npu", ranks)[case.name], figures("cpu", ranks)[case.name]
     assert there["group_sizes"] == here["group_sizes"]
@@ -48,8 +49,15 @@ def test_collectives_are_the_cpus_call_by_call_and_byte_by_byte(figures: Figures
         expected = {name: sums for name, sums in cpus.items() if _group(name) not in left_out}
         assert several.keys() == expected.keys(), f"rank {rank}"
         for name, (calls, num_bytes) in expected.items():
-            is_rounded = case.is_bf16 and name.endswith(CARRIES_TOKENS)
-            assert several[name] == [calls, pytest.approx(num_bytes, rel=0.01 if is_rounded else 0)], f"{rank}, {name}"
+            within = pytest.approx(num_bytes, rel=_share_that_may_differ(case, name), abs=0)
+            assert several[name] == [calls, within], f"{rank}, {name}"
+
+
+def _share_that_may_differ(case: Case, name: str) -> float:
+    """Of the bytes of a kind of collective."""
+    if case.pads_buffers and _group(name) in ("data", "expert-data"):
+        return 1e-3
+    return 0.03 if case.is_bf16 and name.endswith(CARRIES_TOKENS) else 0.0
 
 
 def _group(name: str) -> str:

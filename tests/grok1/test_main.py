@@ -101,6 +101,10 @@ def test_two_launchers_make_up_one_job_without_shared_storage(corpus: tuple[Path
     ("words", "complaint"),
     [
         (["--save", "ck", "--no-shared-storage"], r"--save and --load need a disk that all nodes share"),
+        (
+            ["--save", "ck", "--set", "training.dtype=bf16", "--set", "training.reuse_fp32_parameters=true"],
+            r"training.reuse_fp32_parameters with --save or --load",
+        ),
         (["--recipe", "grok2"], r"unknown recipe 'grok2'; choose one of grok1-1gpu, grok1-314b"),
         (["--set", "parallel.tensor=5"], r"world_size 16 is not a multiple of tensor x pipeline 10"),
         (["--steps", "0"], r"--steps 0 is not positive"),

@@ -34,6 +34,7 @@ class Case:
     recipe: str = "grok1-nano"
     on_the_cpu: tuple[str, ...] = ()  # other changes for the CPU, in place of what only an NPU has
     kernels: frozenset[str] = frozenset()  # of the stand-in, beside those of every case
+    pads_buffers: bool = False  # to an even number of elements a rank, which the CPU does not
     joins_exchanges: bool = False  # collectives of tensor ranks run inside products, where nobody counts them
 
     @property
@@ -107,6 +108,7 @@ FOUR_RANKS = (
         "fp32-reused",
         (*_TENSOR_AND_REPLICAS, _BF16, *MEGATRONS_PARTS, "training.reuse_fp32_parameters=true"),
         on_the_cpu=("training.reuse_fp32_parameters=false",),
+        pads_buffers=True,
     ),
 )
 SIXTEEN_RANKS = (
