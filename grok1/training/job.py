@@ -110,8 +110,8 @@ def prepare(
         raise ValueError("--save and --load need a disk that all nodes share; drop --no-shared-storage, or them")
     if recipe.training.reuse_fp32_parameters and (save or load):
         raise ValueError(
-            "training.reuse_fp32_parameters with --save or --load: a checkpoint would lose the lower halves of the fp32 "
-            "weights, and a resumed run drift from the one that never stopped; set it to false, or leave them out"
+            "training.reuse_fp32_parameters with --save or --load: a checkpoint would lose the lower halves of the "
+            "fp32 weights, and a resumed run drift from the one that never stopped; set it to false, or leave them out"
         )
     build_dataset_helpers()
     if load is not None:

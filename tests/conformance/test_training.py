@@ -37,8 +37,8 @@ def test_replicas_of_a_weight_are_bitwise_equal_after_each_step(figures: Figures
 def test_collectives_are_the_cpus_call_by_call_and_byte_by_byte(figures: Figures, ranks: str, case: Case) -> None:
     """Of groups of several ranks, and not of those that an NPU has inside its products.
 
-    In bf16 a token whose two best experts are nearly tied may go elsewhere. A rank has a hundred tokens or two, so their
-    bytes are within 3 %.
+    In bf16 a token whose two best experts are nearly tied may go elsewhere. A rank has a hundred tokens or two, so the
+    bytes of tokens are within 3 %.
     """
     there, here = figures("npu", ranks)[case.name], figures("cpu", ranks)[case.name]
     assert there["group_sizes"] == here["group_sizes"]
