@@ -41,8 +41,8 @@ expected = torch.nn.functional.rms_norm(x, (8,), weight, 1e-5)
 torch.testing.assert_close(torch_npu.npu_rms_norm(x, weight, 1e-5)[0], expected)
 torch.testing.assert_close(torch_npu.npu_swiglu(x), torch.nn.functional.silu(x[:, :4]) * x[:, 4:])
 angle = torch.tensor(0.3)
-turned = torch_npu.kernels.rotated(torch.tensor([1.0, 0.0]), angle.cos().expand(2), angle.sin().expand(2), 0)
-torch.testing.assert_close(turned, torch.stack([angle.cos(), angle.sin()]))
+turned = torch_npu.kernels.rotated(torch.tensor([1.0, 2.0]), angle.cos().expand(2), angle.sin().expand(2), 0)
+torch.testing.assert_close(turned, torch.stack([angle.cos() - 2 * angle.sin(), 2 * angle.cos() + angle.sin()]))
 """,
     "fused AdamW is torch's": _TRANSFER
     + """
