@@ -13,14 +13,13 @@ import statistics
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 
-from grok1.config.load import load_recipe
+from grok1.config.load import ONE_RANK, load_recipe
 from grok1.config.recipe import Recipe
 from grok1.device.kind import Kind
 from grok1.distributed.launch import LaunchError, check_machine, launch
 from grok1.distributed.rendezvous import FAKE_URL, Rendezvous
 
 _MORE = 2  # micro-batches of the larger step
-_STARTER = tuple(f"parallel.{axis}=1" for axis in ("world_size", "tensor", "pipeline", "expert", "expert_tensor"))
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,7 @@ def measure(recipe: Recipe, rank: int, device: Kind, rounds: int) -> LoneRank:
     if device == "npu":
         raise LaunchError("--device npu: torch's fake process group does not take an NPU's tensors; use cuda or cpu")
     check_machine(recipe, device, 1)
-    starter = load_recipe("grok1-nano", [*_STARTER, "training.global_batch=1"])  # one process, whatever the job has
+    starter = load_recipe("grok1-nano", [*ONE_RANK, "training.global_batch=1"])  # one process, whatever the job has
     job = LoneJob(recipe, rank, rounds)
     found: LoneRank = launch(job, starter, device, entry="bench.lone_rank:run_rank")
     return found

@@ -21,9 +21,6 @@ from grok1.device.kind import Kind, chosen_kind
 from grok1.distributed.nodes import Nodes
 from grok1.training.job import Job, prepare
 
-# what is timed on one rank in this process, or without the waiting of sixteen for each other on two cores
-ONE_RANK = tuple(f"parallel.{axis}=1" for axis in ("world_size", "tensor", "pipeline", "expert", "expert_tensor"))
-
 
 @dataclass
 class BenchSession:

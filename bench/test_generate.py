@@ -7,8 +7,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from bench.session import ONE_RANK, BenchSession, show_in_benchmark_table
-from grok1.config.load import load_recipe
+from bench.session import BenchSession, show_in_benchmark_table
+from grok1.config.load import ONE_RANK, load_recipe
 from grok1.distributed.launch import launch
 from grok1.generation.job import Sampling, prepare_generate
 from grok1.generation.result import GenerationResult

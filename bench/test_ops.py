@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from bench.session import ONE_RANK, BenchSession
-from grok1.config.load import load_recipe
+from bench.session import BenchSession
+from grok1.config.load import ONE_RANK, load_recipe
 from grok1.config.recipe import Recipe
 from grok1.device.kind import Kind, set_kind
 from grok1.distributed.launch import LaunchError, check_machine

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from scipy.stats import binom
 
-from bench.session import ONE_RANK, BenchSession, show_in_benchmark_table
-from grok1.config.load import load_recipe
+from bench.session import BenchSession, show_in_benchmark_table
+from grok1.config.load import ONE_RANK, load_recipe
 from grok1.distributed.launch import launch
 from grok1.training.job import prepare
 

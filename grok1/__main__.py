@@ -15,6 +15,8 @@ from grok1.cli import console
 from grok1.config.load import load_recipe, recipe_names
 from grok1.config.recipe import Recipe
 from grok1.device.kind import Kind, chosen_kind, set_kind, set_recipe
+from grok1.distributed.nodes import ONE_MACHINE, START_SECONDS, Nodes, Terms
+from grok1.distributed.rendezvous import COLLECTIVE_SECONDS
 
 if TYPE_CHECKING:
     from grok1.training.result import Event
@@ -51,11 +53,14 @@ def train(
     master_addr: Annotated[str, typer.Option(help="Address of the first machine.")] = "127.0.0.1",
     master_port: Annotated[int, typer.Option(help="A free port on the first machine.", min=1, max=65535)] = 29500,
     nproc_per_node: Annotated[int | None, typer.Option(help="Number of ranks on this machine.", min=1)] = None,
-    start_timeout: Annotated[float, typer.Option(help="Seconds that nodes wait for each other.", min=1)] = 300.0,
-    collective_timeout: Annotated[float, typer.Option(help="Seconds that a collective may take.", min=1)] = 600.0,
+    start_timeout: Annotated[
+        float, typer.Option(help="Seconds that nodes wait for each other.", min=1)
+    ] = START_SECONDS,
+    collective_timeout: Annotated[
+        float, typer.Option(help="Seconds that a collective may take.", min=1)
+    ] = COLLECTIVE_SECONDS,
 ) -> None:
     """Train a recipe. Starts its ranks on this machine, or joins as one rank under torchrun or Slurm."""
-    from grok1.distributed.nodes import Nodes
     from grok1.training.job import prepare, profile_request
 
     chosen = load_recipe(recipe, overrides or [])
@@ -89,25 +94,26 @@ def _run(
     job: Any,
     recipe: Recipe,
     kind: Kind,
-    nodes: Any,
+    nodes: Nodes,
     on_event: Any,
     entry: str = "grok1.training.run:run_rank",
-    **settings: Any,
+    timeout_seconds: float = COLLECTIVE_SECONDS,
+    terms: Terms | None = None,
 ) -> Any:
-    """What the job's first rank returns; None on other ranks under torchrun or Slurm. `settings` are the launcher's."""
+    """What the job's first rank returns; None on other ranks under torchrun or Slurm."""
     if "RANK" in os.environ or "SLURM_PROCID" in os.environ:
         set_kind(kind)
         set_recipe(recipe)
         os.environ.setdefault("OMP_NUM_THREADS", "1")
         from grok1.distributed.join import run_here
-        from grok1.distributed.rendezvous import COLLECTIVE_SECONDS, rendezvous_from_environment
+        from grok1.distributed.rendezvous import rendezvous_from_environment
 
-        where = rendezvous_from_environment(settings.get("timeout_seconds", COLLECTIVE_SECONDS))
+        where = rendezvous_from_environment(timeout_seconds)
         if where is not None:
-            return run_here(entry, job, recipe, kind, where, on_event, settings.get("terms", {}))
+            return run_here(entry, job, recipe, kind, where, on_event, terms or {})
     from grok1.distributed.launch import launch
 
-    return launch(job, recipe, kind, nodes, on_event, entry=entry, **settings)
+    return launch(job, recipe, kind, nodes, on_event, entry=entry, timeout_seconds=timeout_seconds, terms=terms)
 
 
 def _line(event: Event, recipe: Recipe, total: int) -> str:
@@ -132,7 +138,6 @@ def verify(
 
     One rank, unless --set names a layout: --set parallel.tensor=4 --set parallel.pipeline=2 --set parallel.expert=2.
     """
-    from grok1.distributed.nodes import ONE_MACHINE
     from grok1.fidelity.dump import check_dump
     from grok1.fidelity.dump_recipe import oracle_recipe
 
@@ -170,7 +175,6 @@ def generate(
     json_path: Annotated[Path | None, typer.Option("--json", help="Write the completions to this file.")] = None,
 ) -> None:
     """Continue prompts with a checkpoint's newest weights, on the recipe's layout with one pipeline stage."""
-    from grok1.distributed.nodes import ONE_MACHINE
     from grok1.generation.job import Sampling, prepare_generate, read_prompts
     from grok1.generation.result import transcript
 

@@ -1,10 +1,11 @@
-"""Files and folders that appear whole or not at all.
+"""Files and folders that appear whole or not at all, and the digest of a folder's files.
 
 bench.records.jsonfile writes records in the same way: the harness's pure packages may not import grok1.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -64,6 +65,15 @@ def whole_folder(target: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
+
+
+def folder_digest(folder: Path, *suffixes: str) -> str:
+    """64 hex digits over the names and contents of the files below it that end so."""
+    digest = hashlib.sha256()
+    for path in sorted(each for each in folder.rglob("*") if each.suffix in suffixes):
+        digest.update(f"{path.relative_to(folder).as_posix()}\0".encode())
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
 
 
 def _finite(content: object) -> object:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from grok1.config.load import load_recipe
+from grok1.config.load import AXES, load_recipe
 from grok1.device.kind import chosen_kind
 
 if TYPE_CHECKING:
@@ -74,7 +74,6 @@ def doctor_command(
 
 def _report(doctor: Doctor, findings: list[Finding], seconds: float) -> Report:
     from bench.doctor.findings import Report
-    from bench.doctor.layout import AXES
     from bench.git import commit
 
     return Report(

@@ -15,7 +15,7 @@ from bench.doctor.datasheet import BANDWIDTHS
 from bench.doctor.findings import Finding, failed, not_run
 from bench.doctor.layer import LayerResult
 from bench.doctor.reference import on_cpu
-from grok1.config.load import load_recipe
+from grok1.config.load import ONE_RANK, load_recipe
 from grok1.config.recipe import Parallel, Recipe
 from grok1.device.kind import Kind
 from grok1.distributed.launch import RankFailedError, launch, preload_in_ranks
@@ -240,5 +240,5 @@ def _deadline(seconds: float) -> Iterator[None]:
 
 def _ranks_only(count: int) -> Recipe:
     """A recipe of so many ranks that do not talk, and of next to no memory."""
-    words = [*layout.ONE_RANK, f"parallel.world_size={count}", f"training.global_batch={count}"]
+    words = [*ONE_RANK, f"parallel.world_size={count}", f"training.global_batch={count}"]
     return load_recipe("grok1-nano", words)

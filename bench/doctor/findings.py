@@ -6,6 +6,7 @@ meaningless, and those are then not run.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
@@ -14,6 +15,7 @@ from pydantic import Field
 from bench.records.fields import Count, DeviceKind, Name, Positive, Seconds, Strict, Text, UtcTime
 from bench.records.terminal import plain
 
+_LARGEST = 1e30
 State = Literal["pass", "fail", "measured", "not run"]
 
 
@@ -24,7 +26,7 @@ class Finding(Strict):
     state: State
     said: Text
     remedy: Text = ""
-    figures: dict[Name, Annotated[float, Field(ge=-1e30, le=1e30)]] = {}  # names end in their unit
+    figures: dict[Name, Annotated[float, Field(ge=-_LARGEST, le=_LARGEST)]] = {}  # names end in their unit
     blocks: bool = False
 
     def line(self) -> str:
@@ -35,21 +37,24 @@ class Finding(Strict):
 
 def passed(check: str, said: str, figures: Mapping[str, float] | None = None) -> Finding:
     """The check holds."""
-    return Finding(check=check, state="pass", said=said, figures=dict(figures or {}))
+    return Finding(check=check, state="pass", said=said, figures=_finite(figures))
 
 
 def measured(check: str, said: str, figures: Mapping[str, float] | None = None) -> Finding:
     """A figure that nothing here can judge."""
-    return Finding(check=check, state="measured", said=said, figures=dict(figures or {}))
+    return Finding(check=check, state="measured", said=said, figures=_finite(figures))
 
 
 def failed(
     check: str, said: str, remedy: str, figures: Mapping[str, float] | None = None, *, blocks: bool = True
 ) -> Finding:
     """The check does not hold; `blocks` unless what rests on it still means something."""
-    return Finding(
-        check=check, state="fail", said=said[:1000], remedy=remedy, figures=dict(figures or {}), blocks=blocks
-    )
+    return Finding(check=check, state="fail", said=said[:1000], remedy=remedy, figures=_finite(figures), blocks=blocks)
+
+
+def _finite(figures: Mapping[str, float] | None) -> dict[str, float]:
+    """What is not a number, or larger than JSON's readers take, is the largest that a finding holds."""
+    return {name: min(value, _LARGEST) if math.isfinite(value) else _LARGEST for name, value in (figures or {}).items()}
 
 
 def not_run(check: str, reason: str) -> Finding:

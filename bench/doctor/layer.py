@@ -76,7 +76,7 @@ def judge(dtype: str, ours: LayerResult, expected: LayerResult) -> Finding:
     keep = 1.0 - TOKENS_THAT_MAY_DIFFER[dtype]
     worst = {name: float(np.quantile(each, keep, method="higher")) for name, each in errors.items()}
     said = f"output within {worst['output']:.1e} of the CPU's, gradient within {worst['gradient']:.1e}"
-    figures = {f"{name}_relative_error": min(value, 1e30) for name, value in worst.items()}
+    figures = {f"{name}_relative_error": value for name, value in worst.items()}
     if max(worst.values()) <= TOLERANCE[dtype]:
         return passed(check, said, figures)
     count = {name: int((each > TOLERANCE[dtype]).sum()) for name, each in errors.items()}

@@ -6,11 +6,9 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
-from grok1.config.load import load_recipe
+from grok1.config.load import AXES, ONE_RANK, load_recipe
 from grok1.config.recipe import Kernels, Parallel, Recipe
 
-AXES = ("world_size", "tensor", "pipeline", "expert", "expert_tensor")
-ONE_RANK = tuple(f"parallel.{axis}=1" for axis in AXES)
 STEPS = 10
 PLAIN = Kernels()  # megatron's own parts
 

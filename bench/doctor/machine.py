@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from packaging.requirements import Requirement
 from packaging.version import Version
@@ -230,4 +230,4 @@ def pins_for(kind: Kind) -> list[str]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(asdict(look(sys.argv[1]))))  # type: ignore[arg-type]
+    print(json.dumps(asdict(look(cast(Kind, sys.argv[1])))))  # `examine` has given it

@@ -11,7 +11,7 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -83,4 +83,4 @@ def _main(what: What, given: Path, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    _main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]))  # type: ignore[arg-type]
+    _main(cast(What, sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]))  # `in_child` has given them

@@ -87,7 +87,6 @@ def judge_steps(
         "last_loss": first.losses[-1],
         "worst_loss_error": _worst(first.losses, losses),
     }
-    figures = {name: value if math.isfinite(value) else 1e30 for name, value in figures.items()}
     said = f"loss {first.losses[0]:.4f} to {first.losses[-1]:.4f}"
     odd = next((each for each in found if each.losses != first.losses), None)
     if odd is not None:

@@ -13,6 +13,8 @@ HCCL_BUFFER_MB = 200
 MARGIN_BYTES = 1 << 30
 SHOWN_GIB = 60.96  # the least that an Ascend card sold as 64 GB shows; others show up to 61.27
 
+SMALLER = "choose a smaller recipe, or split it over more ranks"
+
 _CHEAPER = (
     ("kernels.experts=fused", "kernels.dispatch=merged", "parallel.dispatcher=alltoall"),
     ("training.gradient_dtype=bf16",),
@@ -87,4 +89,4 @@ def choices_that_fit(recipe: Recipe, available: int, buffer_mb: int = HCCL_BUFFE
 def what_fits(recipe: Recipe, available: int, buffer_mb: int = HCCL_BUFFER_MB) -> str:
     """The remedy for a recipe that needs too much, in words."""
     found = choices_that_fit(recipe, available, buffer_mb)
-    return f"what fits: {'; '.join(found)}" if found else "choose a smaller recipe, or split it over more ranks"
+    return f"what fits: {'; '.join(found)}" if found else SMALLER

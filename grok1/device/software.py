@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from grok1.device.accelerator import describe_device
 from grok1.device.kind import device_kind
+from grok1.files import folder_digest
 
 _MODULES = {"megatron-core": "megatron.core", "torch-npu": "torch_npu"}  # where the name is another
 _CHECKED_OUT = ("megatron-core", "mindspeed")  # run from git checkouts on NPUs
@@ -62,7 +62,7 @@ def commit_of(folder: Path) -> str | None:
 
 def sources(named: Sequence[str] = ("grok1", "megatron.core", "mindspeed")) -> dict[str, str]:
     """A digest of each package's Python files as they lie on this node's disk, by name; absent ones are left out."""
-    return {name: _digest(folder) for name in named if (folder := _folder(name)) is not None}
+    return {name: folder_digest(folder, ".py") for name in named if (folder := _folder(name)) is not None}
 
 
 def node_differences(nodes: Mapping[int, Mapping[str, str]]) -> list[str]:
@@ -118,14 +118,6 @@ def _git(folder: Path, *question: str) -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return None if done.returncode else done.stdout.strip()
-
-
-def _digest(folder: Path) -> str:
-    digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*.py")):
-        digest.update(f"{path.relative_to(folder).as_posix()}\0".encode())
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
-    return digest.hexdigest()
 
 
 def _short(said: str | None) -> str:

@@ -219,7 +219,7 @@ class _Awaited:
     def __getattr__(self, name: str) -> object:
         return getattr(self._handle, name)
 
-    @property  # type: ignore[misc]
+    @property  # type: ignore[misc]  # mypy takes __class__ for a plain attribute
     def __class__(self) -> type:
         """As the handle answers `isinstance`."""
         return type(self._handle)

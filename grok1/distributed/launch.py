@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 
 import psutil
 
-from grok1.config.memory import HCCL_BUFFER_MB, need, what_fits
+from grok1.config.memory import HCCL_BUFFER_MB, SMALLER, need, what_fits
 from grok1.config.recipe import Recipe
 from grok1.device.kind import Kind, check_choices, set_kind
 from grok1.distributed.failure import MAX_DETAILS, Failure, cause
@@ -131,22 +131,21 @@ def _local_ranks(nodes: Nodes, world_size: int) -> int:
 
 def check_machine(recipe: Recipe, device: Kind, local_ranks: int) -> None:
     """Refuse what this machine cannot hold or compute, before any process starts."""
+    buffer_mb = int(os.environ.get("HCCL_BUFFSIZE", HCCL_BUFFER_MB)) if device == "npu" else 0
     if device == "cpu":
         available = int(psutil.virtual_memory().available * _SHARE_OF_FREE_MEMORY)
         needed, where = (recipe.bytes_per_rank() + _PROCESS_BYTES) * local_ranks, f"{local_ranks} ranks on this machine"
-        remedy = "choose a smaller recipe, or split it over more ranks"
     else:
         leave_backends_to_the_seam()
         from grok1.device import seam
 
         seam.check_available(device, local_ranks)
         available = seam.memory_bytes(device)
-        buffer_mb = int(os.environ.get("HCCL_BUFFSIZE", HCCL_BUFFER_MB)) if device == "npu" else 0
         parts = need(recipe, buffer_mb=buffer_mb)
         needed, where = parts.total, f"one rank on {device} ({parts.told})"
-        remedy = what_fits(recipe, available, buffer_mb)
     check_choices(recipe, device)
     if needed > available:
+        remedy = SMALLER if device == "cpu" else what_fits(recipe, available, buffer_mb)
         raise LaunchError(
             f"recipe {recipe.name} needs about {needed / 2**30:.1f} GiB for {where}, of which "
             f"{available / 2**30:.1f} GiB can be used; {remedy}"

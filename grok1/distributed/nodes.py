@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import importlib.metadata
 import platform
 from collections.abc import Mapping, Sequence
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from grok1.config.recipe import Recipe
 from grok1.device.kind import Kind
+from grok1.files import folder_digest
 
 START_SECONDS = 300.0  # that nodes wait for each other before a run, unless told otherwise
 _PACKAGE = Path(__file__).resolve().parents[1]
@@ -58,10 +58,7 @@ def common_terms(recipe: Recipe, device: Kind) -> dict[str, str]:
 @functools.cache
 def code_hash(folder: Path = _PACKAGE) -> str:
     """A digest of this package's sources and recipes: a checkout without git has one too."""
-    digest = hashlib.sha256()
-    for path in sorted(each for each in folder.rglob("*") if each.suffix in (".py", ".toml")):
-        digest.update(f"{path.relative_to(folder).as_posix()}\0".encode() + path.read_bytes() + b"\0")
-    return digest.hexdigest()[:12]
+    return folder_digest(folder, ".py", ".toml")[:12]
 
 
 def _version(name: str) -> str:

@@ -15,7 +15,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from torch.autograd import DeviceType  # type: ignore[attr-defined]
+from torch.autograd import DeviceType  # type: ignore[attr-defined]  # torch's stubs lack it
 from torch.autograd.profiler_util import FunctionEvent
 
 from grok1.training.result import ModuleSeconds, OperatorUse

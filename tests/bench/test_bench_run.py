@@ -17,14 +17,10 @@ import pytest
 from bench.cases import CASES, select
 from bench.judge.baseline import BaselineFile, recorded_baseline
 from bench.records.record import Record
-from grok1.config.load import load_recipe
+from grok1.config.load import ONE_RANK, load_recipe
 
 ROOT = Path(__file__).parents[2]
-ONE_RANK = [
-    word
-    for axis in ("world_size", "tensor", "pipeline", "expert", "expert_tensor")
-    for word in ("--set", f"parallel.{axis}=1")
-]
+ON_ONE_RANK = [word for override in ONE_RANK for word in ("--set", override)]
 
 
 def bench(*words: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -41,7 +37,7 @@ def bench(*words: str, **variables: str) -> subprocess.CompletedProcess[str]:
 
 def nano(results: Path, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """The pretraining case on one rank, six steps."""
-    options = ["--case", "grok1-nano", "--device", "cpu", "--steps", "6", "--results", str(results), *ONE_RANK]
+    options = ["--case", "grok1-nano", "--device", "cpu", "--steps", "6", "--results", str(results), *ON_ONE_RANK]
     return bench("-k", "test_pretrain", "--benchmark", *options, *words, **variables)
 
 
@@ -82,7 +78,7 @@ def test_its_record_holds_every_step_of_every_rank_and_where_it_came_from(
     first_run: tuple[subprocess.CompletedProcess[str], Path],
 ) -> None:
     (record,) = records_in(first_run[1])
-    recipe = load_recipe("grok1-nano", ONE_RANK[1::2])
+    recipe = load_recipe("grok1-nano", ONE_RANK)
     assert record.valid
     assert len(record.ranks[0].step_seconds) == 6
     assert (record.recipe.hash, record.recipe.resolved) == (recipe.hash(), recipe.resolved())
@@ -198,7 +194,7 @@ def test_progress_is_live_on_a_terminal(tmp_path: Path) -> None:
     environment = {key: value for key, value in os.environ.items() if key not in ("GROK1_DEVICE", "CI", "NO_COLOR")}
     words = ["bench/test_pretrain.py", "--benchmark", "--case", "grok1-nano", "--device", "cpu", "--steps", "20"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *words, "--results", str(tmp_path), *ONE_RANK],
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *words, "--results", str(tmp_path), *ON_ONE_RANK],
         cwd=ROOT,
         env={**environment, "TERM": "xterm-256color", "COLUMNS": "120"},
         stdin=subprocess.DEVNULL,

@@ -18,8 +18,7 @@ from bench.judge.stats import summarise
 from bench.ledger.count import count
 from bench.ledger.schema import RankLedger, group_totals
 from bench.records.record import RankSamples, Record
-from bench.session import ONE_RANK
-from grok1.config.load import load_recipe
+from grok1.config.load import ONE_RANK, load_recipe
 from grok1.distributed.launch import launch
 from grok1.training.job import Job, prepare
 from grok1.training.result import (

@@ -88,7 +88,7 @@ for first, second in ((torch.cuda.Event(), torch.cuda.Event()), (torch.cuda.Even
     "the profiler writes .json alone, and only prints what goes wrong": _TRANSFERRED
     + """
 import os, tempfile
-with torch.profiler.profile(activities=[torch_npu.profiler.ProfilerActivity.CPU]) as profile:
+with torch.profiler.profile(activities=[*torch_npu.profiler.ProfilerActivity]) as profile:
     torch.ones(3) + 1
 folder = tempfile.mkdtemp()
 for name in ("trace.json.gz", "trace.json"):

@@ -12,20 +12,13 @@ from typing import Any
 
 import pytest
 
-from grok1.config.load import load_recipe
+from grok1.config.load import ONE_RANK, load_recipe
 from grok1.config.recipe import Recipe
 from grok1.data.sample_corpus import SampleCorpus, sample_corpus
 from grok1.distributed.launch import launch
 from grok1.training.job import Job
 from grok1.training.result import RunResult
 
-ONE_RANK = (
-    "parallel.world_size=1",
-    "parallel.tensor=1",
-    "parallel.pipeline=1",
-    "parallel.expert=1",
-    "parallel.expert_tensor=1",
-)
 TWO_RANKS = ("parallel.world_size=2", *ONE_RANK[1:])  # replicas of each other
 FOUR_RANKS = ("parallel.world_size=4", "parallel.pipeline=1", "parallel.expert=1")  # split by tensor alone
 ROOT = Path(__file__).parents[2]

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from grok1.config.load import recipe_names
-from tests.grok1.conftest import ONE_RANK, ROOT, as_options, grok1_command, run_grok1
+from grok1.config.load import ONE_RANK, recipe_names
+from tests.grok1.conftest import ROOT, as_options, grok1_command, run_grok1
 
 
 def one_rank_words(corpus: tuple[Path, Path]) -> list[str]:

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from grok1.config.load import ONE_RANK
+
 STEPS = 3  # the first has no learning rate; the third shows what the second did to the weights
 
+# as in tests/conftest.py, which cannot be imported beside Megatron-LM's own package `tests`
 MEGATRONS_PARTS = (
     "kernels.experts=sequential",
     "kernels.dispatch=megatron",
@@ -17,12 +20,7 @@ MEGATRONS_PARTS = (
     "kernels.linear=megatron",
 )
 _BF16 = "training.dtype=bf16"
-_NOT_SPLIT = (
-    "parallel.tensor=1",
-    "parallel.pipeline=1",
-    "parallel.expert=1",
-    "parallel.expert_tensor=1",
-)
+_NOT_SPLIT = ONE_RANK[1:]  # but for replicas
 
 
 @dataclass(frozen=True)

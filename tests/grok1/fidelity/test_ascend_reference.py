@@ -20,11 +20,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from grok1.config.load import ONE_RANK
 from grok1.config.recipe import Model, Recipe
 from grok1.data.indexed import IndexedWriter
 from grok1.distributed.launch import launch
 from grok1.training.job import Job
-from tests.grok1.conftest import ONE_RANK, RANK_SECONDS
+from tests.grok1.conftest import RANK_SECONDS
 from tests.grok1.fidelity import ascend_reference as reference
 from tests.grok1.fidelity.ascend_reference import MicroBatch, Run, Weights
 

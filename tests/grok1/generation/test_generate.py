@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from grok1.config.load import load_recipe
+from grok1.config.load import ONE_RANK, load_recipe
 from grok1.data.tokenizer import load_tokenizer
 from grok1.distributed.launch import RankFailedError, launch
 from grok1.generation.job import GenerateJob, Sampling, generation_recipe, prepare_generate, read_prompts
 from grok1.generation.result import GenerationResult, transcript
-from tests.grok1.conftest import ONE_RANK, RANK_SECONDS, Train, run_grok1
+from tests.grok1.conftest import RANK_SECONDS, Train, run_grok1
 from tests.grok1.opened_files import opened_below
 
 PROMPTS = ["Below is", "The function returns", "an object of the class that was made by"]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.grok1.conftest import FOUR_RANKS, ONE_RANK, Train
+from grok1.config.load import ONE_RANK
+from tests.grok1.conftest import FOUR_RANKS, Train
 
 BOUNDS = {"one block": 1e-6, "many blocks": 1e-6, "huge logits": 1e-6, "bf16": 4e-3}  # bf16 keeps 8 bits
 

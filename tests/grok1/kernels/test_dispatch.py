@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from grok1.config.load import ONE_RANK
 from grok1.training.result import RunResult
 from tests.conftest import MEGATRONS_PARTS
-from tests.grok1.conftest import ONE_RANK, Train, column
+from tests.grok1.conftest import Train, column
 
 SAME = 1e-5  # relative; fp32 sums in another order
 OURS = ("kernels.experts=fused", "kernels.dispatch=merged", "kernels.cross_entropy=fused", "kernels.linear=fused")

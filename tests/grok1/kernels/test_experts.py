@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from tests.grok1.conftest import ONE_RANK, Train
+from grok1.config.load import ONE_RANK
+from tests.grok1.conftest import Train
 
 ENTRIES = "tests.grok1.kernels.expert_entries"
 LARGE = ("model.hidden_size=192", "model.ffn_hidden_size=1024")  # whose larger products are oneDNN's

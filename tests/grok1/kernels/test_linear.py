@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from tests.grok1.conftest import FOUR_RANKS, ONE_RANK, Train
+from grok1.config.load import ONE_RANK
+from tests.grok1.conftest import FOUR_RANKS, Train
 
 ENTRIES = "tests.grok1.kernels.linear_entries"
 LAYERS, WAYS = 2, 5

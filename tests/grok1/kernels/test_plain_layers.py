@@ -17,9 +17,15 @@ class Column:
 """
 
 
-def test_a_class_whose_name_was_taken_is_made_all_the_same() -> None:
-    module: dict[str, type] = {"__name__": "megatron.core.tensor_parallel.layers"}  # type: ignore[dict-item]
-    exec(SOURCE, module)  # noqa: S102
+@pytest.fixture
+def module() -> dict[str, Any]:
+    """The names of a module that says that it is megatron's."""
+    names: dict[str, Any] = {"__name__": "megatron.core.tensor_parallel.layers"}
+    exec(SOURCE, names)  # noqa: S102  # the text above
+    return names
+
+
+def test_a_class_whose_name_was_taken_is_made_all_the_same(module: dict[str, Any]) -> None:
     original = module["Column"]
     module["Column"] = taken = type("TakesTheName", (original,), {"__module__": "mindspeed", "__init__": None})
     with pytest.raises(TypeError, match="super"):
@@ -32,7 +38,5 @@ def test_a_class_whose_name_was_taken_is_made_all_the_same() -> None:
         assert (made.size, made.bias) == (6, bias)
 
 
-def test_a_class_that_kept_its_name_is_handed_on() -> None:
-    module: dict[str, type] = {"__name__": "megatron.core.tensor_parallel.layers"}  # type: ignore[dict-item]
-    exec(SOURCE, module)  # noqa: S102
+def test_a_class_that_kept_its_name_is_handed_on(module: dict[str, Any]) -> None:
     assert _megatrons(module["Column"]) is module["Column"]

@@ -19,10 +19,11 @@ from typing import Any
 import pytest
 import torch
 
+from grok1.config.load import ONE_RANK
 from grok1.device.kind import Kind, set_activated_kind
 from grok1.megatron import instances
 from tests.conftest import MEGATRONS_PARTS
-from tests.grok1.conftest import ONE_RANK, Train, run_python
+from tests.grok1.conftest import Train, run_python
 
 ACCELERATORS: tuple[Kind, ...] = ("cuda", "npu")
 NUM_STEPS = 3

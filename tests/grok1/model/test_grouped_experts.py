@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from grok1.config.load import load_recipe
+from grok1.config.load import ONE_RANK, load_recipe
 from grok1.config.recipe import Recipe
 from grok1.device import kind, mindspeed_options
 from grok1.distributed.launch import LaunchError, check_machine
 from grok1.training.result import RunResult
 from grok1.weights.folder import StoredCheckpoint
-from tests.grok1.conftest import ONE_RANK, Train, column
+from tests.grok1.conftest import Train, column
 
 ENTRIES = "tests.grok1.kernels.expert_entries"
 GROUPED = {"entry": f"{ENTRIES}:train_grouped"}

@@ -8,13 +8,13 @@ import pytest
 import torch
 
 import tests.grok1.model.npu_norm_entries as entries
-from grok1.config.load import load_recipe
+from grok1.config.load import ONE_RANK, load_recipe
 from grok1.device.kind import DeviceError, Kind, check_npu_norm
 from grok1.distributed import launch as launching
 from grok1.model.layers import NpuRMSNorm, RMSNorm
 from grok1.model.model import transformer_config
 from grok1.training.result import RunResult
-from tests.grok1.conftest import ONE_RANK, Train, as_options, column, run_grok1
+from tests.grok1.conftest import Train, as_options, column, run_grok1
 
 ROUNDING = {torch.float32: 1e-5, torch.bfloat16: 2**-7}  # of a value, of the sizes below
 

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from tests.grok1.conftest import ONE_RANK, Train
+from grok1.config.load import ONE_RANK
+from tests.grok1.conftest import Train
 
 NUM_STEPS = 5
 LEARNING_RATE, WEIGHT_DECAY = 0.01, 0.5  # five steps decay a weight by 2.5 % of itself: far above rounding

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import gzip
+import importlib.util
 import json
 import sys
 import tempfile
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
 
-import tests.grok1.training.npu_profiler as npu_profiler
 from grok1.cli.progress import profile_tables
 from grok1.device import measuring
 from grok1.training.job import ProfileRequest
@@ -20,7 +21,18 @@ from grok1.training.profiling import StepProfiler
 from grok1.training.result import StepMetrics, StepProfile
 from grok1.training.step import StepResult
 
+STAND_IN = Path(__file__).parents[2] / "npu_stand_in" / "torch_npu" / "profiler" / "__init__.py"
 TAKEN = StepResult(StepMetrics(4, 1.0, 0.0, 1.0, 0.1, skipped=False), 0.5, {}, {})
+
+
+def stand_in() -> ModuleType:
+    """That of torch_npu's profiler, alone: the package around it would make this process an NPU's."""
+    spec = importlib.util.spec_from_file_location("stand_in_profiler", STAND_IN)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def profiled(folder: Path) -> StepProfile:
@@ -41,12 +53,13 @@ def profiled(folder: Path) -> StepProfile:
 def on_an_npu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     """The stand-in in place of torch_npu's profiler, which is started in an empty folder."""
     monkeypatch.setattr(measuring, "device_kind", lambda: "npu")
-    monkeypatch.setitem(sys.modules, "torch_npu.profiler", npu_profiler)
+    module = stand_in()
+    monkeypatch.setitem(sys.modules, "torch_npu.profiler", module)
     (tmp_path / "cwd").mkdir()
     (tmp_path / "temporary").mkdir()
     monkeypatch.chdir(tmp_path / "cwd")
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
-    return npu_profiler
+    return module
 
 
 @pytest.mark.parametrize("name", ["traces", "lr=1e-4+cosine"])
@@ -70,7 +83,7 @@ def test_an_npu_leaves_nothing_but_the_trace(on_an_npu: Any, tmp_path: Path) -> 
 def test_an_npu_whose_analysis_fails_has_no_trace_and_says_so(
     on_an_npu: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(npu_profiler, "analysis_fails", True)
+    monkeypatch.setattr(on_an_npu, "analysis_fails", True)
     found = profiled(tmp_path / "traces")
     assert found.trace is None
     assert found.trouble is not None

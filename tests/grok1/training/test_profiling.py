@@ -12,12 +12,13 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from grok1.config.load import ONE_RANK
 from grok1.training.job import ProfileRequest, profile_request
 from grok1.training.profiled_seconds import module_seconds, operator_use
 from grok1.training.profiling import StepProfiler, named_modules
 from grok1.training.result import StepMetrics
 from grok1.training.step import StepResult
-from tests.grok1.conftest import ONE_RANK, as_options, run_grok1
+from tests.grok1.conftest import as_options, run_grok1
 
 
 class Heavy(torch.nn.Module):

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from grok1.config.load import load_recipe
+from grok1.config.load import ONE_RANK, load_recipe
 from grok1.device.traffic import Communication
 from grok1.training.gathering import collective_samples
 from grok1.training.result import CollectiveSamples, RunResult, StepMetrics
 from grok1.training.step import StepResult
 from grok1.training.timers import PHASES
-from tests.grok1.conftest import ONE_RANK, Train, column
+from tests.grok1.conftest import Train, column
 
 SAME = 1e-5  # relative; fp32 sums in another order
 

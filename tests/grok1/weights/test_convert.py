@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import tests.grok1.weights.weights_entries as entries
-from grok1.config.load import load_recipe
+from grok1.config.load import ONE_RANK, load_recipe
 from grok1.config.recipe import Recipe
 from grok1.distributed.launch import launch
 from grok1.fidelity.dump import Dump
@@ -23,7 +23,7 @@ from grok1.weights.exporting import export_weights
 from grok1.weights.folder import StoredCheckpoint
 from grok1.weights.importing import check_published, import_weights
 from grok1.weights.names import EMBEDDING, HEAD, published_shapes
-from tests.grok1.conftest import FIXTURES, ONE_RANK, RANK_SECONDS, MakeJob, Train, as_options, run_grok1
+from tests.grok1.conftest import FIXTURES, RANK_SECONDS, MakeJob, Train, as_options, run_grok1
 
 XAI = ("model.tie_embeddings=true", "model.attention_logit_cap=30.0", "model.activation=geglu")
 LAYOUTS = {

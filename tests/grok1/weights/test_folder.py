@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from grok1.config.load import load_recipe
+from grok1.config.load import ONE_RANK, load_recipe
 from grok1.weights.folder import LATEST, StoredCheckpoint, finish_step, holds_checkpoint, partial_folder, start_step
-from tests.grok1.conftest import ONE_RANK, Train
+from tests.grok1.conftest import Train
 from tests.grok1.opened_files import opened_below
 
 
