@@ -16,7 +16,7 @@ from grok1.config.load import load_recipe, recipe_names
 from grok1.config.recipe import Recipe
 from grok1.device.kind import Kind, chosen_kind, set_kind, set_recipe
 from grok1.distributed.nodes import ONE_MACHINE, START_SECONDS, Nodes, Terms
-from grok1.distributed.rendezvous import COLLECTIVE_SECONDS
+from grok1.distributed.rendezvous import COLLECTIVE_SECONDS, rendezvous_from_environment
 
 if TYPE_CHECKING:
     from grok1.training.result import Event
@@ -101,16 +101,13 @@ def _run(
     terms: Terms | None = None,
 ) -> Any:
     """What the job's first rank returns; None on other ranks under torchrun or Slurm."""
-    if "RANK" in os.environ or "SLURM_PROCID" in os.environ:
+    where = rendezvous_from_environment(timeout_seconds) if nodes.nnodes == 1 else None
+    if where is not None:
         set_kind(kind)
         set_recipe(recipe)
-        os.environ.setdefault("OMP_NUM_THREADS", "1")
         from grok1.distributed.join import run_here
-        from grok1.distributed.rendezvous import rendezvous_from_environment
 
-        where = rendezvous_from_environment(timeout_seconds)
-        if where is not None:
-            return run_here(entry, job, recipe, kind, where, on_event, terms or {})
+        return run_here(entry, job, recipe, kind, where, on_event, terms or {})
     from grok1.distributed.launch import launch
 
     return launch(job, recipe, kind, nodes, on_event, entry=entry, timeout_seconds=timeout_seconds, terms=terms)

@@ -37,6 +37,7 @@ PATCHING_ROOMS = ("grok1/device/", "grok1/megatron/")
 
 # Changes that stand elsewhere: (file, the change). Each is the way that its library documents, or has its reason.
 FOREIGN_CHANGES = {
+    ("grok1/distributed/environment.py", "tempfile.tempdir"),  # the documented way to say where temporary files go
     ("bench/test_ops.py", "leaf.grad"),  # torch's own way to drop a gradient
     ("bench/peers.py", "tokens_PH.grad"),  # the same
     ("bench/peers.py", "probs_P.grad"),  # the same
@@ -52,11 +53,11 @@ ENVIRONMENT_READERS = {
     MEASURING,  # OPENBLAS_CORETYPE
     ACCELERATOR,  # where CANN is installed
     GROUPS,
-    "grok1/__main__.py",  # whether torchrun or Slurm started this process
     "grok1/cli/progress.py",  # CI or a person's terminal
     "grok1/device/gloo.py",  # which interfaces to connect over
+    "grok1/distributed/environment.py",  # checks what others read
     "grok1/distributed/launch.py",  # what the ranks inherit
-    "grok1/distributed/rank_process.py",  # how many threads a rank has
+    "grok1/distributed/rank_process.py",  # what a rank's own libraries read
     "grok1/distributed/rendezvous.py",  # how torchrun and Slurm tell a rank who it is
     "bench/measure.py",  # the allow-list of variables that a record keeps
     "bench/conftest.py",  # GITHUB_STEP_SUMMARY

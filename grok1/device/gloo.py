@@ -54,7 +54,7 @@ def _devices() -> list[object]:
     names = os.environ.get("GLOO_SOCKET_IFNAME")
     if not names:
         return [dist.ProcessGroupGloo.create_default_device()]
-    return [dist.ProcessGroupGloo.create_device(interface=name) for name in names.split(",")]
+    return [dist.ProcessGroupGloo.create_device(interface=name) for name in names.split(",") if name]
 
 
 # ---- direct exchanges ----------------------------------------------------------------------------------

@@ -13,12 +13,13 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+from torch._C._distributed_c10d import FileStore  # torch.distributed's own, which its types do not name
 
 from grok1.config.recipe import Parallel
 from grok1.device import seam
 from grok1.device.without_data import init_fake_process_group
 from grok1.distributed.nodes import Terms, disagreement
-from grok1.distributed.rendezvous import FAKE_URL, Rendezvous
+from grok1.distributed.rendezvous import FAKE_URL, FILE_URL, Rendezvous
 from grok1.megatron.door import parallel_state, tensor_parallel
 
 
@@ -56,10 +57,13 @@ def joined(where: Rendezvous, parallel: Parallel, seed: int) -> Iterator[Ranks]:
         return
     interface = where.interface()
     if interface is not None:
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
+        os.environ["GLOO_SOCKET_IFNAME"] = os.environ.get("GLOO_SOCKET_IFNAME") or interface
+    # not by its URL: a folder's name may hold what has a meaning there
+    file = where.url.removeprefix(FILE_URL) if where.url.startswith(FILE_URL) else None
     dist.init_process_group(
         seam.backend(),
-        init_method=where.url,
+        init_method=None if file else where.url,
+        store=FileStore(file, where.world_size) if file else None,
         rank=where.rank,
         world_size=where.world_size,
         timeout=timedelta(seconds=where.timeout_seconds),

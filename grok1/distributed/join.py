@@ -7,16 +7,25 @@ and give up after a time limit; what started them ends the others.
 from __future__ import annotations
 
 import importlib
+import os
+import signal
 import socket
+import sys
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 from grok1.config.recipe import Recipe
 from grok1.device.kind import Kind
+from grok1.distributed.environment import check_environment
 from grok1.distributed.nodes import Terms, common_terms
 from grok1.distributed.rank_process import prepare_process
 from grok1.distributed.rendezvous import Rendezvous
+
+_MOMENT_SECONDS = 2.0
+_INTERRUPTED = 130  # as grok1.cli.console has it
 
 
 def run_here(
@@ -33,6 +42,8 @@ def run_here(
             f"started with {where.world_size} ranks, the recipe has {recipe.parallel.world_size}; "
             f"use --set parallel.world_size={where.world_size} or start that many"
         )
+    _end_when_told(where)
+    check_environment(device, where.ranks_per_node, where.world_size)
     prepare_process()
     where = replace(where, terms=tuple({**terms, **common_terms(recipe, device)}.items()), host=socket.gethostname())
     module, _, name = entry.partition(":")
@@ -40,3 +51,22 @@ def run_here(
         return getattr(importlib.import_module(module), name)(job, where, emit)
     except RuntimeError as error:
         raise RuntimeError(f"rank {where.rank} on {where.node_name} failed: {error}") from error
+
+
+def _end_when_told(where: Rendezvous) -> None:
+    """End at SIGTERM and Ctrl-C even in the middle of a collective or of the wait for other ranks.
+
+    Python's own handlers wait until C++ returns, which may be in ten minutes. A thread gives them a moment first.
+    """
+    told, bell = os.pipe()
+    os.set_blocking(bell, False)
+
+    def wait() -> None:
+        while not {signal.SIGTERM, signal.SIGINT} & set(os.read(told, 1)):
+            pass
+        time.sleep(_MOMENT_SECONDS)
+        print(f"grok1: rank {where.rank} was interrupted", file=sys.stderr, flush=True)
+        os._exit(_INTERRUPTED)
+
+    signal.set_wakeup_fd(bell, warn_on_full_buffer=False)
+    threading.Thread(target=wait, daemon=True).start()

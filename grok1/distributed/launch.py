@@ -14,15 +14,24 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, NoReturn
 
 import psutil
 
-from grok1.config.memory import HCCL_BUFFER_MB, SMALLER, need, what_fits
+from grok1.config.memory import SMALLER, need, what_fits
 from grok1.config.recipe import Recipe
 from grok1.device.kind import Kind, check_choices, set_kind
+from grok1.distributed.environment import (
+    bare_address,
+    check_environment,
+    hccl_buffer_mb,
+    short_temporary_folder,
+    tcp_url,
+    temporary_folder,
+)
 from grok1.distributed.failure import MAX_DETAILS, Failure, cause
 from grok1.distributed.link import NodeLink, linked
 from grok1.distributed.nodes import ONE_MACHINE, Nodes, Terms, common_terms
@@ -94,15 +103,17 @@ def launch(
     """
     world_size = recipe.parallel.world_size
     local = _local_ranks(nodes, world_size)
+    if nodes.nnodes > 1:
+        nodes = replace(nodes, master_addr=bare_address("--master-addr", nodes.master_addr))
     check_machine(recipe, device, local)
     context = rank_context(device, entry.partition(":")[0])
     with (
-        tempfile.TemporaryDirectory(prefix="grok1-") as folder,
+        tempfile.TemporaryDirectory(prefix="grok1-", dir=temporary_folder()) as folder,
         linked(nodes, lambda: {**(terms or {}), **common_terms(recipe, device)}) as link,
     ):
         url = f"file://{folder}/rendezvous"
         if nodes.nnodes > 1:
-            url = f"tcp://{nodes.master_addr}:{nodes.master_port}"
+            url = tcp_url(nodes.master_addr, nodes.master_port)
         ranks = []
         watch = _Watch(nodes.node_rank * local, on_event, link)
         try:
@@ -131,7 +142,8 @@ def _local_ranks(nodes: Nodes, world_size: int) -> int:
 
 def check_machine(recipe: Recipe, device: Kind, local_ranks: int) -> None:
     """Refuse what this machine cannot hold or compute, before any process starts."""
-    buffer_mb = int(os.environ.get("HCCL_BUFFSIZE", HCCL_BUFFER_MB)) if device == "npu" else 0
+    check_environment(device, local_ranks, recipe.parallel.world_size)
+    buffer_mb = hccl_buffer_mb(device)
     if device == "cpu":
         available = int(psutil.virtual_memory().available * _SHARE_OF_FREE_MEMORY)
         needed, where = (recipe.bytes_per_rank() + _PROCESS_BYTES) * local_ranks, f"{local_ranks} ranks on this machine"
@@ -186,7 +198,8 @@ def _start(
 ) -> tuple[BaseProcess, Connection]:
     ours, theirs = context.Pipe()
     process = context.Process(target=rank_main, args=(entry, job, recipe, where, theirs))
-    process.start()
+    with short_temporary_folder():  # the first start makes the forkserver's socket
+        process.start()
     theirs.close()
     return process, ours
 

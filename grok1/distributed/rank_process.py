@@ -14,6 +14,7 @@ from multiprocessing.connection import Connection
 
 from grok1.config.recipe import Recipe
 from grok1.device.kind import device_kind, set_recipe
+from grok1.distributed.environment import threads
 from grok1.distributed.rendezvous import Rendezvous
 
 
@@ -72,7 +73,7 @@ def prepare_process() -> None:
     import torch
 
     if device_kind() == "cpu":
-        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+        torch.set_num_threads(threads())
     with contextlib.suppress(RuntimeError):  # already set by an earlier job of this process
         torch.set_num_interop_threads(1)
 

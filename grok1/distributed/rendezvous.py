@@ -9,7 +9,13 @@ from urllib.parse import urlsplit
 
 import psutil
 
+from grok1.distributed.environment import bare_address, shown, tcp_url, whole_number
+
 COLLECTIVE_SECONDS = 600.0  # that one may take, unless told otherwise: a first step on an accelerator compiles
+_MOST_RANKS = 1 << 20
+_TORCHRUN = "start with torchrun, which sets it, or unset RANK and WORLD_SIZE"
+_SLURM = "start with srun, which sets it"
+FILE_URL = "file://"  # a rendezvous on one machine: the rest is the path as it is, nothing in it is escaped
 FAKE_URL = "fake://"  # a rendezvous with nobody, for a rank that computes nothing (see grok1.training.fake_step)
 
 
@@ -37,7 +43,7 @@ class Rendezvous:
         Left to itself, gloo takes the one of the host name, which on many machines no other machine reaches.
         """
         if not self.url.startswith("tcp://"):
-            return "lo" if self.url.startswith("file://") else None
+            return "lo" if self.url.startswith(FILE_URL) else None
         place = urlsplit(self.url)
         try:
             found = socket.getaddrinfo(place.hostname, place.port, type=socket.SOCK_DGRAM)
@@ -53,21 +59,68 @@ class Rendezvous:
 
 
 def rendezvous_from_environment(timeout_seconds: float = COLLECTIVE_SECONDS) -> Rendezvous | None:
-    """Where torchrun or Slurm put this process, or None when neither started it."""
-    environment = os.environ
-    if "RANK" in environment and "WORLD_SIZE" in environment:  # torchrun
-        rank, world = int(environment["RANK"]), int(environment["WORLD_SIZE"])
-        local, per_node = (
-            int(environment.get("LOCAL_RANK", "0")),
-            int(environment.get("LOCAL_WORLD_SIZE", str(world))),
-        )
-    elif "SLURM_PROCID" in environment and int(environment.get("SLURM_NTASKS", "1")) > 1:
-        rank, world = int(environment["SLURM_PROCID"]), int(environment["SLURM_NTASKS"])
-        local = int(environment.get("SLURM_LOCALID", "0"))
-        per_node = world // int(environment.get("SLURM_NNODES", "1"))
+    """Where torchrun or Slurm put this process, or None when neither started it.
+
+    Raises:
+        ValueError: a variable is missing or cannot be used, or started this process once for many ranks.
+    """
+    if "RANK" in os.environ or "WORLD_SIZE" in os.environ:
+        place: tuple[int, int, int, int] | None = _by_torchrun()
+    elif "SLURM_NTASKS" in os.environ and whole_number("SLURM_NTASKS", 1, _MOST_RANKS, _SLURM) > 1:
+        place = _by_slurm()
     else:
+        _check_no_mpi()
+        place = None
+    if place is None:
         return None
-    address, port = environment.get("MASTER_ADDR"), environment.get("MASTER_PORT")
-    if not address or not port:
+    rank, world, local, per_node = place
+    address, port = _meeting_place()
+    return Rendezvous(tcp_url(address, port), rank, world, local, per_node, timeout_seconds)
+
+
+def _by_torchrun() -> tuple[int, int, int, int]:
+    """Rank, ranks, rank on this node, ranks of a node: what torchrun sets, or a person in its place."""
+    whole_number("RANK", 0, _MOST_RANKS, _TORCHRUN)
+    world = whole_number("WORLD_SIZE", 1, _MOST_RANKS, _TORCHRUN)
+    rank = whole_number("RANK", 0, world - 1, _TORCHRUN)
+    per_node = whole_number("LOCAL_WORLD_SIZE", 1, world, _TORCHRUN) if "LOCAL_WORLD_SIZE" in os.environ else world
+    local = whole_number("LOCAL_RANK", 0, per_node - 1, _TORCHRUN) if "LOCAL_RANK" in os.environ else 0
+    return rank, world, local, per_node
+
+
+def _by_slurm() -> tuple[int, int, int, int] | None:
+    """The same from srun; None in a shell that `salloc` started, which is no task."""
+    if "SLURM_PROCID" not in os.environ:
+        return None
+    world = whole_number("SLURM_NTASKS", 1, _MOST_RANKS, _SLURM)
+    if not os.environ.get("SLURM_STEP_ID"):  # srun sets it; a batch script runs once, whatever SLURM_NTASKS says
+        raise ValueError(
+            f"SLURM_NTASKS is {world}, and this is the batch script, which runs once: start the ranks with "
+            "`srun grok1 ...`, or start them all on this machine with `env -u SLURM_NTASKS grok1 ...`"
+        )
+    rank = whole_number("SLURM_PROCID", 0, world - 1, _SLURM)
+    nodes = whole_number("SLURM_NNODES", 1, world, _SLURM) if "SLURM_NNODES" in os.environ else 1
+    if world % nodes:
+        raise ValueError(
+            f"SLURM_NTASKS is {world} and SLURM_NNODES {nodes}: give every node as many tasks, with --ntasks-per-node"
+        )
+    local = whole_number("SLURM_LOCALID", 0, world - 1, _SLURM) if "SLURM_LOCALID" in os.environ else 0
+    return rank, world, local, world // nodes
+
+
+def _check_no_mpi() -> None:
+    """mpirun would start as many launchers as it was told ranks."""
+    for name in ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE"):
+        if os.environ.get(name, "1") != "1":
+            raise ValueError(
+                f"{name} is {shown(os.environ[name])}: mpirun is not one of the programs that start ranks here; "
+                f"use torchrun or srun, or start one `grok1` alone, with {name} unset"
+            )
+
+
+def _meeting_place() -> tuple[str, int]:
+    address = os.environ.get("MASTER_ADDR", "")
+    if not address.strip() or not os.environ.get("MASTER_PORT", "").strip():
         raise ValueError("MASTER_ADDR and MASTER_PORT are not set; export the first node's address and a free port")
-    return Rendezvous(f"tcp://{address}:{port}", rank, world, local, per_node, timeout_seconds)
+    port = whole_number("MASTER_PORT", 1, 65535, "export a free port of the first node, like 29500")
+    return bare_address("MASTER_ADDR", address), port

@@ -45,6 +45,13 @@ def wait_for_ever(_job: Any, where: Any, emit: Any) -> None:
     time.sleep(600)
 
 
+def meet(recipe: Any, where: Any, _emit: Any) -> int:
+    """How many ranks have met."""
+    with joined(where, recipe.parallel, 0) as ranks:
+        torch.distributed.barrier()
+        return int(ranks.world_size)
+
+
 def describe_threads(job: Any, where: Any, _emit: Any) -> dict[str, Any]:
     """Rank 0's threads once its groups are built: how many of each name, and how they are scheduled."""
     with joined(where, job.recipe.parallel, 0):

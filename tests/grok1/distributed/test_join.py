@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -78,9 +80,27 @@ def test_a_peer_that_falls_silent_is_given_up_after_the_time_limit(words: list[s
     assert "Timed out" in said or "timed out" in said, said
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_rank_that_waits_for_others_ends_when_told(words: list[str], port: int, number: signal.Signals) -> None:
+    rank = _rank(1, port, words)  # rank 0 never comes
+    try:
+        deadline = time.monotonic() + LIMIT_SECONDS
+        while "libtorch_cpu" not in Path(f"/proc/{rank.pid}/maps").read_text() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        time.sleep(8)  # until it waits in C++; earlier, the interpreter would end by itself
+        rank.send_signal(number)
+        said, _ = rank.communicate(timeout=15)
+    finally:
+        rank.kill()
+    assert rank.returncode == 130, said
+    assert "interrupted" in said.splitlines()[-1]
+    assert "Traceback" not in said
+
+
 STUBS = {  # what Slurm does with the two commands that the script calls, on one machine that stands for two nodes
     "srun": """#!/bin/sh
 while [ "${1#--}" != "$1" ]; do shift; done
+export SLURM_STEP_ID=0
 SLURM_PROCID=1 SLURM_LOCALID=0 "$@" & other=$!
 SLURM_PROCID=0 SLURM_LOCALID=0 "$@" && wait $other
 """,
