@@ -22,7 +22,7 @@ export OMP_NUM_THREADS := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv bench test test-nodes conformance check format clean
+.PHONY: help venv bench test test-nodes layouts conformance check format clean
 
 help:  ## show this
 	@echo "Grok-1 pretraining benchmark. From a bare clone:"
@@ -42,6 +42,9 @@ test: $(READY)  ## run the tests, but for those of test-nodes
 
 test-nodes: $(READY)  ## run one job on two machines, made of network namespaces (root, iproute2; skips without)
 	$(BIN)/python -m pytest tests/nodes $(TEST_ARGS)
+
+layouts: $(READY)  ## hold every layout of 1 to 16 ranks to one rank (about an hour on two cores; make test tries a few)
+	$(BIN)/python -m pytest tests/layouts --all-layouts $(TEST_ARGS)
 
 conformance: $(READY)  ## run the NPU path on MindSpeed's and Megatron-LM's real code
 	@test -d "$(MINDSPEED)" -a -d "$(MEGATRON)" || \

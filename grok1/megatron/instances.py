@@ -103,6 +103,18 @@ def mark_sequence_parallel(weight: torch.nn.Parameter, is_split: bool) -> None:
     weight.sequence_parallel = is_split  # type: ignore[attr-defined]
 
 
+def mark_experts_apart(model: torch.nn.Module) -> None:
+    """Have megatron reduce, average and step the experts over their own replicas, not over those of the dense weights.
+
+    It marks experts so where expert parallelism is above 1, and forgets that their replicas are others as well where
+    an expert is split more or fewer ways than attention is: gradients were then summed over ranks that hold different
+    parts of an expert, and not over those that hold the same. megatron-core 0.12; all devices.
+    """
+    for name, parameter in model.named_parameters():
+        if ".experts." in name:
+            parameter.allreduce = False  # type: ignore[attr-defined]
+
+
 def mark_gradients_awaited(model: torch.nn.Module) -> None:
     """Tell grok1.kernels.gemm that gradients are reduced during the backward, so megatron's hooks want a tensor.
 

@@ -26,6 +26,7 @@ from grok1.megatron.door import (
 from grok1.megatron.instances import (
     change_class,
     disable_sequence_parallelism,
+    mark_experts_apart,
     mark_gradients_awaited,
     skip_single_rank_collectives,
 )
@@ -155,6 +156,8 @@ def build_model(
     """
     config = transformer_config(recipe)
     model: torch.nn.Module = Grok(recipe, config, ranks, core_attention)
+    if recipe.parallel.expert_tensor != recipe.parallel.tensor:
+        mark_experts_apart(model)
     if with_values:
         initialise(model, recipe, ranks)
     if device_kind() != "cpu":

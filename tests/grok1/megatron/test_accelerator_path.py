@@ -39,6 +39,7 @@ NEEDED_ON_ALL_DEVICES = {
     "keep_training_split_only",
     "keep_last_logits_only",
     "set_cached_length",
+    "mark_experts_apart",
     "mark_sequence_parallel",
     "mark_gradients_awaited",
     "mark_gradient_added",

@@ -1,0 +1,120 @@
+"""Whatever layout a recipe accepts trains as one rank does: losses, gradients, their norm, and the updated weights.
+
+`make layouts` tries all layouts, each in three ways; a plain run tries the same few each time.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+
+import pytest
+
+from grok1.config.recipe import Parallel, Recipe
+from grok1.distributed.launch import launch
+from tests.layouts.entries import Errors
+from tests.layouts.plan import DISPATCHERS, Trial, accepted_trials, is_mistrained_by_megatron, sampled
+
+SAMPLE = {2: 3, 4: 6, 8: 4, 16: 3}  # trials by ranks
+WORLD_SIZES = (1, 2, 4, 8, 16)
+# relative; 5 to 10 times the largest of all layouts: fp32 sums in another order
+LOSSES, NORMS, GRADIENTS, WEIGHTS = 2e-6, 2e-6, 2e-5, 2e-6
+_HANG_SECONDS = 120.0
+
+
+def run_trials(trials: list[Trial], entry: str = "run_trials") -> list[Errors]:
+    """Their errors, all of one number of ranks, which start once."""
+    started_with = accepted_trials(trials[0].recipe.parallel.world_size)[0].recipe  # its parts are there on a CPU
+    found: list[Errors] = launch(
+        trials,
+        started_with,
+        "cpu",
+        on_event=lambda name: print(name, file=sys.stderr),  # which one hung or failed
+        entry=f"tests.layouts.entries:{entry}",
+        timeout_seconds=_HANG_SECONDS,
+    )
+    return found
+
+
+def wrong(found: list[Errors]) -> list[Errors]:
+    """Those beyond a bound; what is not a number is."""
+    return [
+        each
+        for each in found
+        if not (
+            each.loss <= LOSSES and each.grad_norm <= NORMS and each.gradient <= GRADIENTS and each.weight <= WEIGHTS
+        )
+        or each.differing_replicas
+    ]
+
+
+@pytest.mark.parametrize("world_size", SAMPLE)
+def test_layouts_train_as_one_rank_does(world_size: int) -> None:
+    trials = sampled(accepted_trials(world_size), SAMPLE[world_size])
+    found = run_trials(trials)
+    assert [each.trial for each in found] == [trial.name for trial in trials]
+    assert not wrong(found)
+
+
+@pytest.mark.timeout(3 * 3600)
+@pytest.mark.parametrize("dispatcher", range(len(DISPATCHERS)), ids=["alltoall", "allgather", "merged"])
+@pytest.mark.parametrize("world_size", WORLD_SIZES)
+def test_every_layout_trains_as_one_rank_does(
+    world_size: int, dispatcher: int, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if not request.config.getoption("--all-layouts"):
+        pytest.skip("a sample is tried above; all with --all-layouts (make layouts)")
+    found = run_trials(accepted_trials(world_size)[dispatcher :: len(DISPATCHERS)])
+    worst = max(found, key=lambda each: each.gradient)
+    with capsys.disabled():
+        print(f"\n{world_size} ranks: {len(found)} layouts, gradients within {worst.gradient:.1e} ({worst.trial})")
+    assert not wrong(found)
+
+
+def test_stock_megatron_mistrains_experts_that_are_split_unlike_attention() -> None:
+    # when this fails, megatron marks them itself and mark_experts_apart can go
+    unlike = [trial for trial in accepted_trials(4) if is_mistrained_by_megatron(trial.recipe)]
+    trials = [next(trial for trial in unlike if trial.recipe.parallel.tensor == tensor) for tensor in (1, 4)]
+    found = run_trials(trials, "run_without_marks")
+    assert wrong(found) == found
+    assert all(each.gradient > 0.5 for each in found)
+
+
+# ---- what is tried -------------------------------------------------------------------------------------
+
+
+def _sizes(parallel: Parallel) -> tuple[int, ...]:
+    return parallel.pipeline, parallel.tensor, parallel.expert, parallel.expert_tensor
+
+
+@pytest.mark.parametrize("world_size", WORLD_SIZES)
+def test_all_that_a_recipe_accepts_is_tried(world_size: int) -> None:
+    axes = itertools.product(range(1, world_size + 1), repeat=4)
+    accepted = {sizes for sizes in axes if _is_accepted(world_size, *sizes)}
+    for first in range(len(DISPATCHERS)):
+        trials = accepted_trials(world_size)[first :: len(DISPATCHERS)]
+        assert {_sizes(trial.recipe.parallel) for trial in trials} == accepted
+        assert len(trials) == len(accepted)
+
+
+def _is_accepted(world_size: int, pipeline: int, tensor: int, expert: int, expert_tensor: int) -> bool:
+    try:
+        Parallel(world_size=world_size, tensor=tensor, pipeline=pipeline, expert=expert, expert_tensor=expert_tensor)
+    except ValueError:
+        return False
+    return True
+
+
+def test_the_sample_holds_layouts_that_stock_megatron_mistrains_and_others() -> None:
+    for world_size, count in SAMPLE.items():
+        trials = sampled(accepted_trials(world_size), count)
+        assert len({trial.name for trial in trials}) == count
+        assert {is_mistrained_by_megatron(trial.recipe) for trial in trials} == {True, False}
+
+
+def test_one_rank_computes_what_the_layout_does() -> None:
+    for trial in accepted_trials(4):
+        alone: Recipe = trial.on_one_rank
+        assert alone.parallel.world_size == 1
+        assert alone.training.global_batch == trial.recipe.training.global_batch
+        assert alone.model == trial.recipe.model
