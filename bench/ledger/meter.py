@@ -109,6 +109,11 @@ class Meter(TorchDispatchMode):
         """Say that everything alive is of this kind."""
         self._memory.rename_all(kind)
 
+    @property
+    def bytes_alive(self) -> int:
+        """Bytes of all kinds now."""
+        return self._memory.bytes
+
     def live_bytes(self, kind: str) -> int:
         """Bytes of that kind now."""
         return self._memory.bytes_by_kind.get(kind, 0)

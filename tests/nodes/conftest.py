@@ -15,17 +15,30 @@ from tests.nodes.machines import TwoMachines, why_not
 
 
 @pytest.fixture(scope="session")
-def two_machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoMachines]:
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> SampleCorpus:
     reason = why_not()
     if reason is not None:
         pytest.skip(f"two machines on one: {reason}")
-    folder = tmp_path_factory.mktemp("machines")
-    made = sample_corpus(tmp_path_factory.mktemp("corpus"), load_recipe("grok1-nano").model.vocab_size)
-    with TwoMachines(folder) as two:
-        for machine in two.both:
-            _copy_corpus(made, machine.source)
-        _copy_corpus(made, two.shared)
-        yield two
+    return sample_corpus(tmp_path_factory.mktemp("corpus"), load_recipe("grok1-nano").model.vocab_size)
+
+
+@pytest.fixture(scope="session")
+def two_machines(corpus: SampleCorpus, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoMachines]:
+    with TwoMachines(tmp_path_factory.mktemp("machines")) as two:
+        yield _with_corpus(two, corpus)
+
+
+@pytest.fixture(scope="module")
+def more_machines(corpus: SampleCorpus, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoMachines]:
+    """Another pair with a cable of its own, for a job that mostly waits while the first pair works."""
+    with TwoMachines(tmp_path_factory.mktemp("more-machines")) as two:
+        yield _with_corpus(two, corpus)
+
+
+def _with_corpus(two: TwoMachines, corpus: SampleCorpus) -> TwoMachines:
+    for folder in (*(machine.source for machine in two.both), two.shared):
+        _copy_corpus(corpus, folder)
+    return two
 
 
 def _copy_corpus(made: SampleCorpus, folder: Path) -> None:

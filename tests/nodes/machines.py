@@ -6,6 +6,7 @@ root, `ip` and `unshare` on Linux.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -22,6 +23,7 @@ from typing import IO
 
 ROOT = Path(__file__).parents[2]
 _TOOLS = ("ip", "unshare", "mount", "git")
+_PAIRS = itertools.count()
 _NOT_INHERITED = ("PYTHONDONTWRITEBYTECODE", "GROK1_DEVICE", "CI", "GITHUB_STEP_SUMMARY", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -45,12 +47,12 @@ class Run:
         self.process = process
         self._output = output
         self._started = time.monotonic()
-        self._ended = 0.0
+        self.ended_at = 0.0  # of the monotonic clock
         threading.Thread(target=self._note_the_end, daemon=True).start()
 
     def _note_the_end(self) -> None:
         self.process.wait()
-        self._ended = time.monotonic()
+        self.ended_at = time.monotonic()
 
     @property
     def text(self) -> str:
@@ -60,7 +62,7 @@ class Run:
     @property
     def seconds(self) -> float:
         """That it ran, once it has ended."""
-        return self._ended - self._started
+        return self.ended_at - self._started
 
     def wait(self, seconds: float) -> int:
         """The exit code."""
@@ -152,7 +154,7 @@ class TwoMachines:
     """Both machines, and the cable between them."""
 
     def __init__(self, folder: Path) -> None:
-        tag = f"grok1-{os.getpid()}"
+        tag = f"grok1-{os.getpid()}-{next(_PAIRS)}"
         self.shared = folder / "shared"  # which both machines see
         self.shared.mkdir()
         self.both = [Machine(number, f"{tag}-{number}", folder) for number in (0, 1)]

@@ -11,6 +11,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ DOCUMENTED = re.compile(r"```shell\n(.*?)```", re.S)
 RUN_SECONDS = 100  # a limit against hangs: sixteen ranks start on two cores in a quarter of it
 ENDED_SECONDS = 30  # the promise, for whatever goes wrong in a running job
 BYTES_OF_SOME_STEPS = 500_000  # of two ranks; a start and three steps are 175,000
+SAVED_STEPS = 20  # more than a job does between Ctrl-C and its end
 MANY_STEPS = 3000  # more than any test waits for; the sample index grows with them
 START_SECONDS = 4  # that the nodes wait for each other here
 ENDS_LATER_SECONDS = 20  # interpreters start, and node 0 has its own look around
@@ -74,7 +76,7 @@ def records(machine: Machine) -> list[Path]:
 
 
 @pytest.fixture(autouse=True)
-def _no_results(request: pytest.FixtureRequest) -> Iterator[None]:
+def _says_its_seconds(request: pytest.FixtureRequest) -> Iterator[None]:
     started = time.monotonic()
     yield
     print(f"{request.node.name}: {time.monotonic() - started:.1f} s")
@@ -103,12 +105,7 @@ def test_the_documented_benchmark_leaves_one_record_of_sixteen_ranks_on_two_node
     assert nothing_runs(machines)
 
 
-def test_the_documented_torchrun_command_trains_on_both(machines: TwoMachines, port: int) -> None:
-    small = {"grok1-40b": "grok1-nano", "npu": "cpu", "--steps 50": "--steps 2"}
-    runs = start_documented(machines, documented("torchrun", small), port)
-    assert [run.wait(RUN_SECONDS) for run in runs] == [0, 0], runs[0].text + runs[1].text
-    assert re.findall(r"^step (\d)/2", runs[0].text, re.M) == ["1", "2"]
-    assert "step" not in runs[1].text
+# ---- what goes wrong in a running job ----------------------------------------------------------------------
 
 
 def losses(run: Run) -> dict[int, float]:
@@ -116,22 +113,40 @@ def losses(run: Run) -> dict[int, float]:
     return {int(step): float(loss) for step, loss in re.findall(r"^step +(\d+)/\d+ \| loss ([\d.]+)", run.text, re.M)}
 
 
+def test_ctrl_c_on_one_machine_ends_both(interrupted: dict[int, float]) -> None:
+    """As the fixture asserts; the checkpoint that was written before is whole."""
+    assert max(interrupted) > SAVED_STEPS
+
+
+@pytest.fixture(scope="module")
+def interrupted(two_machines: TwoMachines, ports: Iterator[int]) -> dict[int, float]:
+    """Losses by step of a job that Ctrl-C on machine b ended after a checkpoint; asserts how both ended."""
+    two_machines.plug_in()
+    shared = two_machines.shared
+    saving = ["--steps", MANY_STEPS, "--save", shared / "checkpoints", "--save-interval", SAVED_STEPS]
+    first, second = two_machines.start(training(two_machines, next(ports), *saving, folder=shared), *in_order())
+    first.wait_for(rf"step +{SAVED_STEPS + 1}/", RUN_SECONDS)
+    second.process.send_signal(signal.SIGINT)
+    asked_at = time.monotonic()
+    assert (second.wait(ENDED_SECONDS), first.wait(ENDED_SECONDS)) == (130, 1)
+    print(f"Ctrl-C: both had ended after {time.monotonic() - asked_at:.1f} s")
+    assert second.text.splitlines()[-1] == "grok1: interrupted; all processes were ended"
+    line = r"grok1: node 1 \(machine-b, 10.213.77.2\) was interrupted"
+    assert re.fullmatch(line, first.text.splitlines()[-1]), first.text
+    assert nothing_runs(two_machines)
+    return losses(first)
+
+
 def test_a_checkpoint_is_resumed_on_both_and_a_machine_that_dies_then_ends_the_other(
-    machines: TwoMachines, ports: Iterator[int]
+    interrupted: dict[int, float], machines: TwoMachines, port: int
 ) -> None:
     shared = machines.shared
-    saving = training(machines, next(ports), "--steps", 3, "--save", shared / "checkpoints", ranks=2, folder=shared)
-    runs = machines.start(saving, *in_order())
-    assert [run.wait(RUN_SECONDS) for run in runs] == [0, 0], runs[0].text + runs[1].text
-    before = losses(runs[0])
-    resuming = training(
-        machines, next(ports), "--steps", MANY_STEPS, "--load", shared / "checkpoints", ranks=2, folder=shared
-    )
+    resuming = training(machines, port, "--steps", MANY_STEPS, "--load", shared / "checkpoints", folder=shared)
     target = machines.both[0].folder / "resumed.json"
-    first, second = machines.start(resuming, *in_order("--json", target))
-    first.wait_for(r"step +6/", RUN_SECONDS)
-    assert sorted(losses(first))[:3] == [4, 5, 6]
-    assert losses(first)[4] < before[3] < before[1]
+    first, _ = machines.start(resuming, *in_order("--json", target))
+    first.wait_for(rf"step +{SAVED_STEPS + 2}/", RUN_SECONDS)
+    assert min(losses(first)) == SAVED_STEPS + 1
+    assert losses(first)[SAVED_STEPS + 1] == interrupted[SAVED_STEPS + 1]
     machines.both[1].kill()
     killed_at = time.monotonic()
     assert first.wait(ENDED_SECONDS) == 1
@@ -142,25 +157,25 @@ def test_a_checkpoint_is_resumed_on_both_and_a_machine_that_dies_then_ends_the_o
     assert nothing_runs(machines)
 
 
-# ---- what goes wrong in a running job ----------------------------------------------------------------------
+@dataclass(frozen=True)
+class Cut:
+    """A job whose cable was cut while it trained."""
+
+    runs: list[Run]
+    at: float  # of the monotonic clock
 
 
-def test_a_cut_cable_ends_both_machines_and_leaves_no_record(machines: TwoMachines, port: int) -> None:
+@pytest.fixture(scope="module")
+def cut(more_machines: TwoMachines, ports: Iterator[int]) -> Cut:
+    """The documented benchmark with one rank a node, on machines that nothing else uses."""
     one_each = "".join(f" --set parallel.{axis}=1" for axis in ("tensor", "expert", "expert_tensor"))
     small = {"grok1-40b": f"grok1-nano --steps {MANY_STEPS} --set parallel.world_size=2{one_each}", "npu": "cpu"}
     small |= {"--nproc-per-node 8": "--nproc-per-node 1"}
-    received_before = machines.both[0].received_bytes()
-    runs = start_documented(machines, documented("pytest", small), port)
-    _wait_for_traffic(machines, runs, received_before)
-    machines.cut()
-    cut_at = time.monotonic()
-    assert [run.wait(ENDED_SECONDS) for run in runs] == [1, 1]
-    print(f"cable cut: both had ended after {time.monotonic() - cut_at:.1f} s")
-    for run, other in zip(runs, (r"node 1 \(machine-b", r"node 0 \(machine-a"), strict=True):
-        line = rf"(?m)^grok1-nano: {other}, 10.213.77.\d\) was not heard for 15 s: the network is cut"
-        assert re.search(line, run.text), run.text
-    assert not any(records(machine) for machine in machines.both)
-    assert nothing_runs(machines)
+    received_before = more_machines.both[0].received_bytes()
+    runs = start_documented(more_machines, documented("pytest", small), next(ports))
+    _wait_for_traffic(more_machines, runs, received_before)
+    more_machines.cut()
+    return Cut(runs, time.monotonic())
 
 
 def _wait_for_traffic(machines: TwoMachines, runs: Sequence[Run], received_before: int) -> None:
@@ -172,16 +187,22 @@ def _wait_for_traffic(machines: TwoMachines, runs: Sequence[Run], received_befor
         time.sleep(0.1)
 
 
-def test_ctrl_c_on_one_machine_ends_both(machines: TwoMachines, port: int) -> None:
-    number = 1
-    runs = machines.start(training(machines, port, "--steps", MANY_STEPS, "--no-shared-storage"), *in_order())
-    runs[0].wait_for(r"step +2/", RUN_SECONDS)
-    runs[number].process.send_signal(signal.SIGINT)
-    asked_at = time.monotonic()
-    assert runs[number].wait(ENDED_SECONDS) == 130
-    assert runs[1 - number].wait(ENDED_SECONDS) == 1
-    print(f"Ctrl-C: both had ended after {time.monotonic() - asked_at:.1f} s")
-    assert runs[number].text.splitlines()[-1] == "grok1: interrupted; all processes were ended"
-    line = rf"grok1: node {number} \(machine-{'ab'[number]}, 10.213.77.{number + 1}\) was interrupted"
-    assert re.fullmatch(line, runs[1 - number].text.splitlines()[-1]), runs[1 - number].text
-    assert nothing_runs(machines)
+def test_the_documented_torchrun_command_trains_on_both(cut: Cut, machines: TwoMachines, port: int) -> None:
+    """Sixteen interpreters start, while the job with the cut cable waits for its other half."""
+    small = {"grok1-40b": "grok1-nano", "npu": "cpu", "--steps 50": "--steps 2"}
+    runs = start_documented(machines, documented("torchrun", small), port)
+    assert [run.wait(RUN_SECONDS) for run in runs] == [0, 0], runs[0].text + runs[1].text
+    assert re.findall(r"^step (\d)/2", runs[0].text, re.M) == ["1", "2"]
+    assert "step" not in runs[1].text
+
+
+def test_a_cut_cable_ends_both_machines_and_leaves_no_record(cut: Cut, more_machines: TwoMachines) -> None:
+    assert [run.wait(ENDED_SECONDS) for run in cut.runs] == [1, 1]
+    seconds = max(run.ended_at for run in cut.runs) - cut.at
+    print(f"cable cut: both had ended after {seconds:.1f} s")
+    assert seconds < ENDED_SECONDS
+    for run, other in zip(cut.runs, (r"node 1 \(machine-b", r"node 0 \(machine-a"), strict=True):
+        line = rf"(?m)^grok1-nano: {other}, 10.213.77.\d\) was not heard for 15 s: the network is cut"
+        assert re.search(line, run.text), run.text
+    assert not any(records(machine) for machine in more_machines.both)
+    assert nothing_runs(more_machines)

@@ -26,6 +26,28 @@ def counted_directly(job: tuple[Recipe, int]) -> RankLedger:
         return rank_ledger(meter, stepper, batches, ranks, 1, [recipe.num_micro_batches])
 
 
+def first_step_and_ledger(recipe: Recipe) -> tuple[int, int, RankLedger]:
+    """Rank 0's most bytes in its very first step, its bytes after that, and its ledger.
+
+    The optimizer makes its moments in that step, after the backward.
+    """
+    from bench.ledger.marked_phases import MarkedPhases
+    from bench.ledger.meter import Meter
+    from grok1.distributed.rank_process import prepare_process
+    from grok1.training.fake_step import Routing, fake_rank
+
+    prepare_process()
+    phases = MarkedPhases()
+    meter = Meter(phases)
+    routing = Routing.balanced(recipe.model.num_experts)
+    with fake_rank(recipe, 0, routing, phases, meter) as (stepper, batches, ranks):
+        meter.reset()
+        batches.num_micro_batches = 1
+        stepper.run(0)
+        peak_bytes, after_bytes = meter.counts.peak_bytes, meter.bytes_alive
+        return peak_bytes, after_bytes, rank_ledger(meter, stepper, batches, ranks, 1, [2])
+
+
 def cost_of_a_singular_value_decomposition(_job: None) -> tuple[dict[str, int], list[tuple[str, int, int]]]:
     """(operators without a formula, (phase, calls, matrix FLOPs) of all else) of one such and one matrix product."""
     import torch

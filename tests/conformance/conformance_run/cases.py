@@ -89,6 +89,7 @@ TWO_RANKS = (
     ),
 )
 _TENSOR_AND_REPLICAS = ("parallel.world_size=4", *_NOT_SPLIT, "parallel.tensor=2", "parallel.expert_tensor=2")
+_TWO_STAGES = (*_TENSOR_AND_REPLICAS, "parallel.pipeline=2")
 FOUR_RANKS = (
     Case("tensor", ("parallel.world_size=4", *_NOT_SPLIT, "parallel.tensor=4", "parallel.expert_tensor=4")),
     Case("tensor-replicas", (*_TENSOR_AND_REPLICAS, *MEGATRONS_PARTS)),
@@ -98,6 +99,20 @@ FOUR_RANKS = (
     Case(
         "mc2",
         (*_TENSOR_AND_REPLICAS, *MEGATRONS_PARTS, "kernels.linear=mc2"),
+        on_the_cpu=_MEGATRONS_LINEAR,
+        kernels=_MC2,
+        joins_exchanges=True,
+    ),
+    Case(
+        "mc2-fused-experts",
+        (*_TENSOR_AND_REPLICAS, "kernels.cross_entropy=fused", "kernels.linear=mc2"),
+        on_the_cpu=_MEGATRONS_LINEAR,
+        kernels=_MC2,
+        joins_exchanges=True,
+    ),
+    Case(
+        "mc2-pipeline",
+        (*_TWO_STAGES, *MEGATRONS_PARTS, "kernels.linear=mc2"),
         on_the_cpu=_MEGATRONS_LINEAR,
         kernels=_MC2,
         joins_exchanges=True,
