@@ -59,6 +59,10 @@ def train(
     collective_timeout: Annotated[
         float, typer.Option(help="Seconds that a collective may take.", min=1)
     ] = COLLECTIVE_SECONDS,
+    progress_timeout: Annotated[
+        float | None,
+        typer.Option(help="Seconds without a step that end the job; default: by the steps; 0: none.", min=0),
+    ] = None,
 ) -> None:
     """Train a recipe. Starts its ranks on this machine, or joins as one rank under torchrun or Slurm."""
     from grok1.training.job import prepare, profile_request
@@ -78,6 +82,7 @@ def train(
         lambda event: print(_line(event, chosen, steps), flush=True),
         timeout_seconds=collective_timeout,
         terms=job.terms(),
+        progress_seconds=progress_timeout,
     )
     if result is None:
         return
@@ -99,6 +104,7 @@ def _run(
     entry: str = "grok1.training.run:run_rank",
     timeout_seconds: float = COLLECTIVE_SECONDS,
     terms: Terms | None = None,
+    progress_seconds: float | None = None,
 ) -> Any:
     """What the job's first rank returns; None on other ranks under torchrun or Slurm."""
     where = rendezvous_from_environment(timeout_seconds) if nodes.nnodes == 1 else None
@@ -110,7 +116,17 @@ def _run(
         return run_here(entry, job, recipe, kind, where, on_event, terms or {})
     from grok1.distributed.launch import launch
 
-    return launch(job, recipe, kind, nodes, on_event, entry=entry, timeout_seconds=timeout_seconds, terms=terms)
+    return launch(
+        job,
+        recipe,
+        kind,
+        nodes,
+        on_event,
+        entry=entry,
+        timeout_seconds=timeout_seconds,
+        terms=terms,
+        progress_seconds=progress_seconds,
+    )
 
 
 def _line(event: Event, recipe: Recipe, total: int) -> str:

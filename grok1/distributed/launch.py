@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Any, NoReturn
 
 import psutil
@@ -34,9 +35,11 @@ from grok1.distributed.environment import (
 )
 from grok1.distributed.failure import MAX_DETAILS, Failure, cause
 from grok1.distributed.link import NodeLink, linked
+from grok1.distributed.memory_limit import oom_kills
 from grok1.distributed.nodes import ONE_MACHINE, Nodes, Terms, common_terms
 from grok1.distributed.rank_process import leave_backends_to_the_seam, rank_main
 from grok1.distributed.rendezvous import COLLECTIVE_SECONDS, Rendezvous
+from grok1.distributed.watchdog import LOOK_SECONDS, Watchdog
 
 _SHARE_OF_FREE_MEMORY = 0.9  # on a CPU other programs want some; a device's memory is all ours
 _PROCESS_BYTES = 128 << 20  # what a rank needs beside its model: torch's and gloo's own, not shared with the forkserver
@@ -54,6 +57,7 @@ _COMMANDS = ("pytest", "grok1.__main__")
 _PRELOADED: dict[str, None] = {}  # modules for the forkserver, in the order in which they were named
 _SETTLE_SECONDS = 2.0  # after a first failure, time for an earlier one to arrive
 _STOP_SECONDS = 3.0
+_UNKNOWN_EXIT = 255  # what multiprocessing says where the forkserver cannot tell
 
 OnEvent = Callable[[Any], None]  # gets what an entry emits: whatever the entry and its caller agreed on
 
@@ -88,12 +92,14 @@ def launch(
     entry: str,
     timeout_seconds: float = COLLECTIVE_SECONDS,
     terms: Terms | None = None,
+    progress_seconds: float | None = None,
 ) -> Any:
     """Run `entry(job, rendezvous, emit)` on every rank of this machine; returns what its first rank returned.
 
     `entry` is "module:function". `job` and the result are pickled; `on_event` gets what a rank emits. A collective
     that takes longer than `timeout_seconds` fails. `terms` is what all nodes must have in common beside the recipe,
-    the code and the versions: what the job does.
+    the code and the versions: what the job does. `progress_seconds` without a step end the job; None: by the steps'
+    own time (see `Watchdog`), 0: never.
 
     Raises:
         LaunchError, DeviceError: the job does not fit this machine or this device; nothing was started.
@@ -115,11 +121,12 @@ def launch(
         if nodes.nnodes > 1:
             url = tcp_url(nodes.master_addr, nodes.master_port)
         ranks = []
-        watch = _Watch(nodes.node_rank * local, on_event, link)
+        name = link.name if link is not None else ""
+        watch = _Watch(nodes.node_rank * local, on_event, link, Watchdog(Path(folder), progress_seconds, name))
         try:
             for index in range(local):
                 where = Rendezvous(url, watch.first_rank + index, world_size, index, local, timeout_seconds)
-                ranks.append(_start(context, entry, job, recipe, where))
+                ranks.append(_start(context, entry, job, recipe, where, folder))
             result = watch.until_done(ranks)
         finally:
             _stop([process for process, _ in ranks])
@@ -194,10 +201,15 @@ def rank_context(device: Kind, *modules: str) -> multiprocessing.context.ForkSer
 
 
 def _start(
-    context: multiprocessing.context.ForkServerContext, entry: str, job: object, recipe: Recipe, where: Rendezvous
+    context: multiprocessing.context.ForkServerContext,
+    entry: str,
+    job: object,
+    recipe: Recipe,
+    where: Rendezvous,
+    folder: str,
 ) -> tuple[BaseProcess, Connection]:
     ours, theirs = context.Pipe()
-    process = context.Process(target=rank_main, args=(entry, job, recipe, where, theirs))
+    process = context.Process(target=rank_main, args=(entry, job, recipe, where, theirs, folder))
     with short_temporary_folder():  # the first start makes the forkserver's socket
         process.start()
     theirs.close()
@@ -207,10 +219,12 @@ def _start(
 class _Watch:
     """Reads the ranks' messages until all are done, here and on the other nodes, or one has failed."""
 
-    def __init__(self, first_rank: int, on_event: OnEvent, link: NodeLink | None) -> None:
+    def __init__(self, first_rank: int, on_event: OnEvent, link: NodeLink | None, watchdog: Watchdog) -> None:
         self.first_rank = first_rank
         self._on_event = on_event
         self._link = link
+        self._watchdog = watchdog
+        self._oom_kills = oom_kills()
         self._node = link.name if link is not None else ""
         self._ranks: dict[int, tuple[BaseProcess, Connection]] = {}
         self._results: dict[int, object] = {}
@@ -220,15 +234,23 @@ class _Watch:
         """What the first rank of this machine returned."""
         self._ranks = dict(enumerate(ranks, start=self.first_rank))
         while self._ranks and not self._failures:
-            self._poll(None, self._link)
+            self._poll(LOOK_SECONDS, self._link)
+            if not self._failures:
+                self._failures += self._watchdog.look(self._processes())
         if self._link is not None and not self._failures:
             self._failures += self._link.all_done()
         if self._failures:
+            if self._ranks and all(failure.kind == "stalled" for failure in self._failures):
+                self._failures += self._watchdog.accuse(self._processes())  # another node's ranks wait for some here
             deadline = time.monotonic() + _SETTLE_SECONDS
             while self._ranks and time.monotonic() < deadline:
                 self._poll(deadline - time.monotonic(), None)
             self._raise_cause()
         return self._results[self.first_rank]
+
+    def _processes(self) -> dict[int, int]:
+        """The ids of those that are not yet done, by rank."""
+        return {rank: process.pid for rank, (process, _) in self._ranks.items() if process.pid is not None}
 
     def until_all_ended(self) -> None:
         """Wait for the other nodes' ranks to have ended: only then does the run count."""
@@ -268,9 +290,13 @@ class _Watch:
         process, _ = self._ranks.pop(rank)
         process.join(_STOP_SECONDS)
         code = process.exitcode
-        how = f"was killed by signal {-code}" if code is not None and code < 0 else f"ended with exit code {code}"
-        hint = "; the machine may be out of memory" if code == -signal.SIGKILL else ""
-        self._fail("died", rank, f"the process {how} without a word{hint}", time.time())
+        self._fail("died", rank, f"the process {_how(code)} without a word{self._memory_hint(code)}", time.time())
+
+    def _memory_hint(self, code: int | None) -> str:
+        """Where the kernel counts a process that it ended for want of memory, that was it."""
+        if oom_kills() > self._oom_kills:
+            return "; the memory limit ended it: use fewer ranks, a smaller recipe, or a higher limit"
+        return "; the machine may be out of memory" if code == -signal.SIGKILL else ""
 
     def _fail(self, kind: Any, rank: int, details: str, when: float) -> None:
         self._failures.append(Failure(kind=kind, when=when, rank=rank, node=self._node, details=details[-MAX_DETAILS:]))
@@ -282,10 +308,16 @@ class _Watch:
             failure = self._link.agreed(failure)
         line = failure.line() if failure.node else ""
         if failure.rank is None:
-            raise NodeFailedError(line)
+            raise NodeFailedError(line or failure.details)
         if failure.kind == "refused":
             raise LaunchError(line or failure.details)
         raise RankFailedError(failure.rank, failure.details, line)
+
+
+def _how(code: int | None) -> str:
+    if code == _UNKNOWN_EXIT:
+        return "ended, and so did the forkserver that started it,"
+    return f"was killed by signal {-code}" if code is not None and code < 0 else f"ended with exit code {code}"
 
 
 def _stop(processes: list[BaseProcess]) -> None:

@@ -11,19 +11,22 @@ import time
 import traceback
 import warnings
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 from grok1.config.recipe import Recipe
 from grok1.device.kind import device_kind, set_recipe
 from grok1.distributed.environment import threads
+from grok1.distributed.progress import PROGRESS
 from grok1.distributed.rendezvous import Rendezvous
 
 
-def rank_main(entry: str, job: object, recipe: Recipe, where: Rendezvous, results: Connection) -> None:
+def rank_main(entry: str, job: object, recipe: Recipe, where: Rendezvous, results: Connection, folder: str) -> None:
     """First code of a rank: run the entry, send what it says; never outlive the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     if device_kind() == "cpu":
         _take_turns()
     _end_with_launcher(results)
+    PROGRESS.write_to(Path(folder), where.rank)
     try:
         set_recipe(recipe)  # before the entry's module, which imports megatron
         module, name = entry.split(":")

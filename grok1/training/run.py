@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 
 import torch.distributed as dist
 
 from grok1.device import measuring
 from grok1.device.traffic import TRAFFIC
+from grok1.distributed.progress import PROGRESS
 from grok1.distributed.rendezvous import Rendezvous
 from grok1.training.assembly import build_stepper, joined_with_data
 from grok1.training.gathering import gather_result, with_modules
@@ -43,7 +45,8 @@ def _loop(job: Job, stepper: Stepper, first: int, emit: Emit, profiler: StepProf
     TRAFFIC.forget()
     results: list[StepResult] = []
     for step in range(first, job.num_steps):
-        with profiler.step(step):
+        is_profiled = job.profile is not None and step + 1 in job.profile.steps  # which takes as long as it takes
+        with profiler.step(step), contextlib.nullcontext() if is_profiled else PROGRESS.step(step):
             result = stepper.run(step)
         results.append(result)
         if stepper.ranks.rank == 0:

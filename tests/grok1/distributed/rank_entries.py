@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from grok1.distributed.groups import joined
+from grok1.distributed.progress import PROGRESS
 from grok1.training import assembly, run, step
 
 _IMPORTED_BY = os.getpid()
@@ -50,6 +51,42 @@ def meet(recipe: Any, where: Any, _emit: Any) -> int:
     with joined(where, recipe.parallel, 0) as ranks:
         torch.distributed.barrier()
         return int(ranks.world_size)
+
+
+def meet_and_say_the_process(recipe: Any, where: Any, emit: Any) -> None:
+    """Each rank says that all have met, and leaves some seconds to look at it."""
+    with joined(where, recipe.parallel, 0):
+        torch.distributed.barrier()
+        if where.rank == 0:
+            emit(os.getpid())
+            time.sleep(2)
+        torch.distributed.barrier()
+
+
+def hang_on_rank_one(recipe: Any, where: Any, _emit: Any) -> None:
+    """In the third step rank 1 does something else for ever, and the other waits for it."""
+    with joined(where, recipe.parallel, 0):
+        for number in range(3):
+            with PROGRESS.step(number):
+                if number == 2 and where.rank == 1:
+                    time.sleep(600)
+                torch.distributed.barrier()
+
+
+def stop_on_rank_one(_job: Any, where: Any, _emit: Any) -> None:
+    """Rank 1 is stopped before any step."""
+    if where.rank == 1:
+        os.kill(os.getpid(), signal.SIGSTOP)
+    time.sleep(600)
+
+
+def be_slow_for_good_reasons(_job: Any, where: Any, _emit: Any) -> str:
+    """A first step that compiles, and a save, each take longer than the limit that the test gives."""
+    for number, seconds in enumerate((4.0, 0.1, 0.1)):
+        with PROGRESS.step(number):
+            time.sleep(seconds)
+    time.sleep(4.0)
+    return "done"
 
 
 def describe_threads(job: Any, where: Any, _emit: Any) -> dict[str, Any]:
