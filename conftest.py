@@ -1,4 +1,10 @@
-"""Options of the benchmark run, and the rule that bench/ runs only when asked for. Imports pytest only."""
+"""Options of the benchmark run, and two rules: bench/ runs only when asked for, and a required verdict is one.
+
+Imports pytest only, unless a verdict is required.
+"""
+
+import sys
+from collections.abc import Generator
 
 import pytest
 
@@ -48,7 +54,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add("--collective-timeout", type=float, default=600.0, metavar="S", help="seconds a collective may take")
     add("--baselines", default="baselines", metavar="DIR", help="folder of stored baselines")
     add("--results", default="results", metavar="DIR", help="folder for records and the report")
-    add("--require-baseline", action="store_true", help="fail a case that has no baseline or is inconclusive")
+    add(
+        "--require-baseline",
+        action="store_true",
+        help="fail unless each case has a verdict that passes: not skipped, not inconclusive, not without baseline",
+    )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -59,3 +69,31 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if room in item.path.parents:
             item.add_marker(skip)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """pytest answers these with exit code 0 and runs nothing, not even the rule below."""
+    asked = {
+        "showfixtures": "--fixtures",
+        "show_fixtures_per_test": "--fixtures-per-test",
+        "cacheshow": "--cache-show",
+        "markers": "--markers",
+    }
+    for name, option in asked.items():
+        if config.getoption("--require-baseline") and config.getoption(name, None):
+            raise pytest.UsageError(f"--require-baseline with {option} would judge nothing; leave {option} out")
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> Generator[None, None, None]:
+    """Fail a session that --require-baseline was given to and that judged nothing, after pytest's own last words."""
+    yield
+    nothing_failed = session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)
+    if not nothing_failed or not session.config.getoption("--require-baseline"):
+        return
+    from bench.session import why_unjudged
+
+    reason = why_unjudged(session.config)
+    if reason is not None:
+        print(f"error: --require-baseline: {reason}", file=sys.stderr)
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED

@@ -10,11 +10,10 @@ from typing import Any
 import pytest
 
 from bench.history import store as history
-from bench.session import BenchSession
+from bench.session import SESSION, BenchSession
 from grok1.distributed.launch import preload_in_ranks
 
 _SEVERAL_NODES = "test_pretrain.py"
-_SESSION = pytest.StashKey[BenchSession]()
 
 
 # the ledger's counting may launch first, and the forkserver starts once
@@ -22,7 +21,7 @@ preload_in_ranks("grok1.training.run")
 
 
 def _session(config: pytest.Config) -> BenchSession:
-    return config.stash.setdefault(_SESSION, BenchSession(config))
+    return config.stash.setdefault(SESSION, BenchSession(config))
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -81,7 +80,7 @@ def _remember(session: BenchSession) -> str:
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    session = config.stash.get(_SESSION, None)
+    session = config.stash.get(SESSION, None)
     if session is None or session.report is None:
         return
     terminalreporter.section("performance report")

@@ -12,8 +12,8 @@ import pytest
 from bench.cases import Case, select
 from bench.judge.baseline import Baseline, load_baselines
 from bench.judge.evidence import FAMILY_ERROR, FIRST_STAGE_ERROR, SECOND_STAGE_ERROR
-from bench.judge.gate import grouped, judge_suite
-from bench.judge.verdict import Verdict
+from bench.judge.gate import grouped, judge_suite, missing
+from bench.judge.verdict import Verdict, exit_code
 from bench.ledger.schema import Ledger
 from bench.records.record import Record
 from grok1.config.load import load_recipe
@@ -31,6 +31,7 @@ class BenchSession:
     ledgers: list[Ledger] = field(default_factory=list)  # of the full-size job, for the report
     verdicts: dict[str, Verdict] | None = None  # by case
     missing: list[Verdict] = field(default_factory=list)
+    joined: list[str] = field(default_factory=list)  # cases whose ranks on this node ended well
     report: Path | None = None
     history: str = ""  # what became of the records in results/history.jsonl
 
@@ -120,6 +121,61 @@ class BenchSession:
 
     def _judged(self, error: float) -> dict[str, Verdict]:
         return {each.case: each for each in judge_suite(grouped(self.records), self.baselines(), error)}
+
+
+SESSION = pytest.StashKey[BenchSession]()
+
+
+def why_unjudged(config: pytest.Config) -> str | None:
+    """With --require-baseline: what keeps this pytest session from being a gate that judged, whatever its tests say.
+
+    A skipped, deselected or expected failure is green to pytest. Here each case needs a verdict that passes; a node
+    without rank 0 judges nothing, and needs each case to have run.
+    """
+    session = config.stash.get(SESSION, None)
+    if session is None or not config.getoption("--benchmark"):
+        return "no benchmark ran; give pytest bench/ --benchmark"
+    cases = [case.name for case in session.cases()]
+    if not session.holds_rank_0 and session.nodes().nnodes > 1:
+        return _left_out("did not run here", [name for name in cases if name not in session.joined], config)
+    verdicts = session.verdicts or {}
+    for name in cases:
+        if name in verdicts and exit_code(verdicts[name], require_baseline=True):
+            return verdicts[name].sentence
+    if not cases:
+        return "there is no case to judge; name one with --case"
+    unjudged = _left_out("has no verdict", [name for name in cases if name not in verdicts], config)
+    if unjudged is None and not config.getoption("--case"):
+        return next((each.sentence for each in missing(session.records, session.baselines())), None)
+    return unjudged
+
+
+# pytest's and pytest-benchmark's options that leave tests out: their names in the configuration
+_LEAVING_OUT = {
+    "benchmark_only": "--benchmark-only",
+    "benchmark_skip": "--benchmark-skip",
+    "collectonly": "--collect-only",
+    "setuponly": "--setup-only",
+    "setupplan": "--setup-plan",
+    "keyword": "-k",
+    "markexpr": "-m",
+    "deselect": "--deselect",
+    "ignore": "--ignore",
+    "ignore_glob": "--ignore-glob",
+    "lf": "--last-failed",
+    "stepwise": "--stepwise",
+}
+
+
+def _left_out(what: str, cases: list[str], config: pytest.Config) -> str | None:
+    if not cases:
+        return None
+    given = [option for name, option in _LEAVING_OUT.items() if config.getoption(name, None)]
+    because = (
+        f"{', '.join(given)} left its tests out" if given else "its tests were skipped, left out or expected to fail"
+    )
+    remedy = "give the gate no such option" if given else "run all of bench/test_pretrain.py"
+    return f"{', '.join(cases)} {what}: {because}; {remedy}"
 
 
 def show_in_benchmark_table(benchmark: Any, seconds: Iterable[float]) -> None:

@@ -31,6 +31,7 @@ def test_pretrain(case: Case, session: BenchSession, request: pytest.FixtureRequ
         lambda: [*session.baselines(), session.confirm_runs()], case
     )  # a damaged one is refused before hours of training, not after
     records = _measured(case, session, session.runs(case), request.config)
+    session.joined.append(case.name)
     if not records:
         return  # this node does not hold rank 0, which records for all
     void = next((record.void_reasons[0] for record in records if not record.valid), None)
