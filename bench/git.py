@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 import subprocess
 import tempfile
@@ -16,8 +17,12 @@ _GIT_SECONDS = 10  # for a question about the commit that runs: a record must no
 
 
 def commit() -> dict[str, Any]:
-    """The revision of this project that ran, where git can tell."""
-    sha = _answer("rev-parse", "HEAD")
+    """The revision of this project that ran, where git can tell.
+
+    In a checkout that belongs to another user too: it is our own code that we ask about. Not that of somebody else's
+    repository, into which this project was copied.
+    """
+    sha = _answer("rev-parse", "HEAD") if _answer("ls-files", "--", _OURS) else None
     status = _answer(*_STATUS) if sha else None
     return {"sha": sha or None, "dirty": None if status is None else bool(status)}
 
@@ -25,13 +30,16 @@ def commit() -> dict[str, Any]:
 def _answer(*question: str) -> str | None:
     """What git says of this project; None where it is absent, slow, or cannot tell."""
     try:
-        done = _git(ROOT, *question, seconds=_GIT_SECONDS)
+        done = _git(ROOT, *_TRUSTED, *question, seconds=_GIT_SECONDS)
     except (ValueError, OSError, subprocess.TimeoutExpired):
         return None
     return None if done.returncode else done.stdout.strip()
 
 
+_OURS = "bench/git.py"  # a file that only this project's repository tracks
 _STATUS = ("status", "--porcelain", "--untracked-files=no")
+# whoever the files belong to, but start nothing that the repository's settings name
+_TRUSTED = ("-c", "safe.directory=*", "-c", "core.fsmonitor=false")
 
 
 def commit_of(revision: str, root: Path = ROOT) -> str:
@@ -40,12 +48,35 @@ def commit_of(revision: str, root: Path = ROOT) -> str:
     Raises:
         ValueError: there is no git, no repository, or no such revision in it.
     """
-    if _git(root, "rev-parse", "--git-dir").returncode:
-        raise ValueError(f"{root} is not a git repository, so it has no revisions to compare")
+    opened = _git(root, "rev-parse", "--git-dir")
+    if opened.returncode:
+        raise ValueError(_why_closed(root, opened.stderr))
     found = _git(root, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
     if found.returncode:
-        raise ValueError(f"{revision!r} is not a git revision of {root}; in a shallow clone, fetch it first")
+        raise ValueError(_why_unknown(revision, root))
     return found.stdout.strip()
+
+
+def _why_closed(root: Path, said: str) -> str:
+    if _git(root, *_TRUSTED, "rev-parse", "--git-dir").returncode == 0:
+        return (
+            f"{root} belongs to another user, so git refuses to read it; hand it to the user who runs this, or run: "
+            f"git config --global --add safe.directory {shlex.quote(str(root))}"
+        )
+    if not any((folder / ".git").exists() for folder in (root, *root.parents)):
+        return f"{root} is not a git repository, so it has no revisions to compare; clone the project with git"
+    # damaged, or a worktree whose repository has moved: git knows
+    reason = (said.strip().splitlines() or ["it does not say why"])[0].removeprefix("fatal: ")
+    return f"git cannot read the repository of {root}: {reason}; repair it, or clone the project again"
+
+
+def _why_unknown(revision: str, root: Path) -> str:
+    if _git(root, "rev-parse", "--is-shallow-repository").stdout.strip() == "true":
+        return (
+            f"{revision!r} is not in {root}, a shallow clone that lacks older commits; fetch them with "
+            "git fetch --unshallow (in CI: fetch-depth: 0)"
+        )
+    return f"{revision!r} is not a git revision of {root}; see git log, or git fetch it first"
 
 
 def is_changed(root: Path = ROOT) -> bool:
@@ -107,4 +138,6 @@ def _git(root: Path, *arguments: str, seconds: float | None = None) -> subproces
             start_new_session=True,
         )
     except FileNotFoundError:
-        raise ValueError("git is not installed, so revisions cannot be checked out") from None
+        raise ValueError("git is not installed, so revisions cannot be checked out; install it") from None
+    except PermissionError:
+        raise ValueError("git is on PATH and may not be run; correct its permissions, or PATH") from None
