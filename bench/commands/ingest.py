@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from bench.ingest.facts import NEEDED
 from bench.ingest.make import described, file_name, key_values, make_record
 from bench.ingest.read import read_logs
 from grok1.config.load import load_recipe
+
+_QUIET_BYTES = 32 * 2**20  # a smaller log is read in a moment
 
 
 def ingest_command(
@@ -53,8 +59,30 @@ def ingest_command(
     names = (*NEEDED, "parameters", "active_parameters", "device_kind")
     given = {name: stated[name] for name in names if stated[name] is not None}
     chosen = None if recipe is None else load_recipe(recipe, overrides or [])
-    log = read_logs(logs, from_step)
+    with reading(logs) as advanced:
+        log = read_logs(logs, from_step, advanced)
     made = make_record(log, case, given, chosen, key_values(software or []))
     path = output or Path("results/records") / f"{file_name(made.record)}"
     made.record.write(path)
     print(f"{described(made)}\nwrote {path}")
+
+
+@contextmanager
+def reading(logs: Sequence[Path], console: Console | None = None) -> Iterator[Callable[[int], None]]:
+    """A bar of the bytes read, on a terminal and for files that take a moment; else nothing."""
+    console = console or Console(stderr=True)
+    total = sum(map(_size, logs))
+    if not console.is_terminal or total < _QUIET_BYTES:
+        yield lambda _: None
+        return
+    columns = (TextColumn("reading"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("reading", total=total)
+        yield lambda count: progress.advance(task, count)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:  # the reader says what is wrong with it
+        return 0

@@ -1,130 +1,179 @@
-"""Training lines of Megatron and its descendants, of torchtitan and of NeMo."""
+"""Training lines of Megatron and its descendants, of torchtitan and of NeMo.
+
+Every pattern takes time in proportion to the line, whatever the line holds: nothing in them repeats without a bound
+at every place where it may begin.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
 
+from bench.ingest import fields as known
 from bench.ingest.job import Log, Sample
-from bench.ingest.values import checked_seconds, finite_field, finite_number, parse_number, whole_number
-
-_RANK = re.compile(
-    r"^\W*(?:default|rank[-_ ]?|Rank |(?=\d+\]?: ))(\d{1,6})\b(?!:\d)"  # [rank3]: [default0]: [Rank 0 | 3: [3]:
-    r"|^\[\d+,(\d{1,6})\]<std"  # Open MPI
+from bench.ingest.values import (
+    checked_seconds,
+    finite_field,
+    finite_number,
+    parse_number,
+    positive_number,
+    stated,
+    whole_number,
 )
-HEAD = re.compile(r"iteration\s+(\d{1,12})\s*/\s*\d{1,12}\s*\|")
-TITAN = re.compile(r"(?:^|[\s|])step:\s*(\d{1,12})\s+loss:\s*(\S+)\s+(.*)$")
-_TITAN_FIELD = re.compile(r"([a-z_]+):\s*(\S+)")
-_BAR = re.compile(r"\|\s*(\d{1,12})/\d{1,12}\s*\[.*?train_step_timing in s=([^,\]\s]+)(?=[,\]])")
-_BAR_FIELD = re.compile(r"(reduced_train_loss|lr)=([^,\]\s]+)(?=[,\]])")
-MEMORY = re.compile(r"memory \(MB\) \| allocated: .*?max allocated: ([\d.]+) (?:.*max reserved: ([\d.]+)$)?")
 
-
-def bytes_of_megabytes(text: str) -> int:
-    value = parse_number(text)
-    return int(value * 2**20) if value is not None and 0 <= value < 1e9 else 0
+CUT, MIXED, TOO_LONG = "cut short", "of two lines mixed up", "longer than 64 KiB"
+NO_TIME = "without a time in a unit known here"
+_RANK = re.compile(
+    r"^\W{0,40}(?:default|rank[-_ ]?|Rank |(?=\d{1,6}\]?: ))(\d{1,6})\b(?!:\d)"
+    # [rank3]: [default0]: [Rank 0 | 3: [3]: above, Open MPI below
+    r"|^\[\d{1,6},(\d{1,6})\]<std"
+)
+# MindSpeed-LLM's plain trainer prints `iteration: 6 |`, the others `iteration 6/ 2000 |`.
+HEAD = re.compile(r"iteration(:?)\s{1,40}(\d{1,12})\s{0,40}(?:/\s{0,40}\d{1,12}\s{0,40})?\|")
+TITAN = re.compile(r"(?:^|[\s|])step:\s{0,40}(\d{1,12})\s{1,40}loss:\s{0,40}(\S{1,40})\s")
+_TITAN_FIELD = re.compile(r"(?<![a-z_])([a-z_]{1,40}):\s{0,40}(\S{1,40})(?!\S)")
+_BAR = re.compile(r"\|\s{0,40}(\d{1,12})/\d{1,12}\s{0,40}\[")
+_BAR_FIELD = re.compile(r"(?<![\w ])\s{0,4}([A-Za-z_][\w ]{0,60})=([^,\]\s=]{1,40})(?=[,\]])")
 
 
 def iteration_line(log: Log, text: str, head: re.Match[str], where: str, ended: bool) -> None:
     """Megatron's and NeMo's lines: `iteration 6/ 2000 | name: value | ...`."""
-    parts = text[head.end() :].split("|")
+    skipped = log.take_skips(int(head[2]))
     is_nemo = "train_step_timing" in text
-    if not (is_nemo and ended):
-        parts.pop()  # what no bar follows may be half a number
-    fields: dict[str, str] = {}
-    for part in parts:
-        name, _, content = part.strip().rpartition(":")
-        if fields.setdefault(" ".join(name.split()), content.strip()) != content.strip():
-            log.unusable += 1  # two ranks wrote into one line
-            return
-    if is_nemo:
-        printed, scale = fields.get("train_step_timing in s"), 1.0
-        counted = whole_number(fields.get("global_step"))
-        shown = int(head[1]) if counted is None else counted
-    else:
-        printed, scale, shown = fields.get("elapsed time per iteration (ms)"), 1e-3, int(head[1])
+    fields, fault = _fields(text[head.end() :], ended and (is_nemo or bool(head[1])))
+    printed, scale = known.time_of(fields)
+    counted = whole_number(fields.get("global_step")) if is_nemo else None
+    shown = int(head[2]) if counted is None else counted
     value, step = parse_number(printed), shown - (not is_nemo)
-    if value is None or step < 0:
-        log.unusable += 1
+    if fault or value is None or step < 0:
+        _no_sample(log, fields, fault, text)
         return
     if shown < log.from_step:
         return
-    seconds = checked_seconds(value * scale, f"{where}: a step of {printed} {'s' if is_nemo else 'ms'}")
-    log.add(_rank(text), _sample(step, seconds, fields), "NeMo" if is_nemo else "Megatron", where)
+    log.seconds_printed |= scale == 1.0 and not is_nemo
+    seconds = checked_seconds(value * scale, f"{where}: a step of {printed} {'s' if scale == 1.0 else 'ms'}")
+    for name in fields.keys() - known.KNOWN:
+        log.not_known(name)
+    sample = _sample(step, seconds, fields, skipped)
+    log.add(_rank(text), sample, "NeMo" if is_nemo else "Megatron", where)
 
 
-def _sample(step: int, seconds: float, fields: Mapping[str, str]) -> Sample:
-    loss, broken = finite_field(fields, "loss", "lm loss", "loss", "reduced_train_loss")
-    norm, broken_norm = finite_field(fields, "grad norm", "grad norm")
-    aux = next((value for name, value in fields.items() if "balancing" in name or "aux_loss" in name), None)
-    rate = finite_number(fields.get("learning rate", fields.get("lr")))
-    tflops = finite_number(
-        fields.get("throughput per GPU (TFLOP/s/GPU)", fields.get("TFLOPS_per_GPU", fields.get("TFLOPs")))
-    )
+def _fields(text: str, last_is_whole: bool) -> tuple[dict[str, str], str]:
+    """What stands between the bars, by name, and what is wrong with it."""
+    parts = text.split("|")
+    if not last_is_whole:
+        parts.pop()  # what no bar follows may be half a number
+    fields: dict[str, str] = {}
+    for part in parts:
+        name, _, content = part.rpartition(":")
+        name, content = name.strip(), content.strip()
+        if fields.setdefault(name if "  " not in name else " ".join(name.split()), content) != content:
+            return fields, MIXED
+    fields.pop("", None)
+    return fields, ""
+
+
+def _no_sample(log: Log, fields: Mapping[str, str], fault: str, text: str) -> None:
+    """Say what is true of a line that gives no sample: half a line, two in one, or a time in another unit."""
+    is_whole = text.rstrip().endswith("|") and known.time_of(fields)[0] is None and len(fields) > 2
+    times = [name for name in fields if "time" in name or "timing" in name]
+    if is_whole and not fault:
+        for name in times:
+            log.not_known(name)
+    log.leave_out(fault or (NO_TIME if is_whole else CUT))
+
+
+def _sample(step: int, seconds: float, fields: Mapping[str, str], skipped: bool) -> Sample:
+    loss, broken = finite_field(fields, "loss", *known.LOSS)
+    norm, broken_norm = finite_field(fields, "grad norm", *known.GRAD_NORM)
+    rate = finite_number(stated(fields, known.LEARNING_RATE))
     if whole_number(fields.get("number of nan iterations")):
         broken = "counted a NaN"
+    elif loss == 0 and "lm loss" in fields:
+        broken = "the loss is exactly 0, as MindSpeed-LLM prints one that is not finite"
     return Sample(
         step=step,
         seconds=seconds,
         loss=loss,
-        aux_loss=finite_number(aux),
+        aux_loss=finite_number(stated(fields, known.AUX_LOSS)),
         grad_norm=norm,
         learning_rate=rate if rate is None or rate >= 0 else None,
-        skipped=bool(whole_number(fields.get("number of skipped iterations"))),
+        skipped=skipped or bool(whole_number(fields.get("number of skipped iterations"))),
         broken=broken or broken_norm,
-        global_batch=whole_number(
-            fields.get("global batch size", fields.get("gloabl batch size", fields.get("global_batch_size")))
-        ),
-        tflops=tflops if tflops and tflops > 0 else None,
-        peak_bytes=min(whole_number(fields.get("max_memory_allocated")) or 0, 2**50),
-        reserved_bytes=min(whole_number(fields.get("max_memory_reserved")) or 0, 2**50),
+        loss_scale=positive_number(fields.get("loss scale")),
+        global_batch=whole_number(stated(fields, known.GLOBAL_BATCH)) or None,
+        sequence_length=whole_number(stated(fields, known.SEQUENCE_LENGTH)) or None,
+        tokens_seen=whole_number(stated(fields, known.TOKENS_SEEN)),
+        samples_seen=None if "skipped samples" in fields else whole_number(stated(fields, known.SAMPLES_SEEN)),
+        tokens_per_second=positive_number(stated(fields, known.TOKENS_RATE)),
+        job_tokens_per_second=positive_number(stated(fields, known.JOB_TOKENS_RATE)),
+        samples_per_second=positive_number(stated(fields, known.SAMPLES_RATE)),
+        tflops=positive_number(stated(fields, known.TFLOPS)),
+        peak_bytes=known.bytes_of(fields, known.PEAK),
+        reserved_bytes=known.bytes_of(fields, known.RESERVED),
     )
 
 
 def titan_line(log: Log, text: str, found: re.Match[str], where: str, ended: bool) -> None:
     """torchtitan's line: `step: 10  loss: 7.1  memory: 12.3GiB(15.6%)  tps: 1,234  mfu: 12.3%`."""
-    fields = dict(_TITAN_FIELD.findall(found[3] if ended else found[3].rpartition(" ")[0]))
+    rest = text[found.end() :]
+    fields = dict(_TITAN_FIELD.findall(rest if ended else rest.rpartition(" ")[0]))
     step = int(found[1]) - 1
     speed = parse_number(fields.get("tps", fields.get("wps")))
-    own = parse_number(str(fields.get("elapsed_time_per_step", fields.get("step_time", ""))).removesuffix("s"))
+    own = parse_number((stated(fields, ("elapsed_time_per_step", "step_time")) or "").removesuffix("s"))
     if "valid" in text[: found.start()] or "context: val" in text:
         return
     if step < 0 or (speed is None and own is None):
-        log.unusable += 1
+        log.leave_out(NO_TIME if step >= 0 and "mfu" in fields else CUT)
         return
+    skipped = log.take_skips(step + 1)
     if step + 1 < log.from_step:
         return
     seconds = None if own is None else checked_seconds(own, f"{where}: a step of {own:g} s")
     if seconds is None and (speed is None or not 0 < speed < 1e12):
         raise ValueError(f"{where}: {speed} tokens/s is no speed; cut that line out or give --from-step")
+    for name in fields.keys() - known.TITAN:
+        log.not_known(name)
     loss, broken = finite_field({"loss": found[2]}, "loss", "loss")
     norm, broken_norm = finite_field(fields, "grad norm", "grad_norm")
-    memory = re.match(r"([\d.]+)GiB", fields.get("memory", ""))
+    memory = re.match(r"([\d.]{1,20})GiB", fields.get("memory", ""))
+    # A rank without the last pipeline stage prints -1, or the sum of that over the data-parallel ranks.
+    has_no_loss = loss is not None and loss < 0
     sample = Sample(
         step=step,
         seconds=seconds,
         tokens_per_second=speed,
-        loss=loss,
+        loss=None if has_no_loss else loss,
+        has_no_loss=has_no_loss,
         grad_norm=norm,
+        skipped=skipped,
         broken=broken or broken_norm,
-        tflops=finite_number(fields.get("tflops")) or None,
-        reserved_bytes=0 if memory is None else 1024 * bytes_of_megabytes(memory[1]),
+        tflops=positive_number(fields.get("tflops")),
+        reserved_bytes=0 if memory is None else known.scaled_bytes(memory[1], 2**30),
     )
     log.add(_rank(text), sample, "torchtitan", where)
 
 
 def bar_line(log: Log, text: str, where: str) -> None:
     """Lightning's progress bar of NeMo 1, which rounds to three or four digits."""
-    found = next(reversed(list(_BAR.finditer(text))), None)  # the last one drawn
-    value = None if found is None else parse_number(found[2])
+    at = text.rfind("train_step_timing in s=")  # the last one drawn
+    before = text.rfind("[", 0, at)
+    found = next(reversed(list(_BAR.finditer(text, max(0, before - 120), before + 1))), None) if at > 0 else None
+    fields = {} if found is None else dict(_BAR_FIELD.findall(text[found.end() :]))
+    printed = fields.get("train_step_timing in s")
+    value = parse_number(printed)
     if found is None or value is None or int(found[1]) < 1:
-        log.unusable += 1
+        log.leave_out(CUT)
         return
+    skipped = log.take_skips(int(found[1]))
     if int(found[1]) < log.from_step:
         return
-    seconds = checked_seconds(value, f"{where}: a step of {found[2]} s")
-    fields = dict(_BAR_FIELD.findall(found[0] + text[found.end() :]))
-    log.add(_rank(text), _sample(int(found[1]) - 1, seconds, fields), "NeMo's progress bar", where)
+    seconds = checked_seconds(value, f"{where}: a step of {printed} s")
+    for name in fields.keys() - known.BAR:
+        log.not_known(name)
+    # Counts are rounded too: they are not held against anything.
+    kept = {name: value for name, value in fields.items() if name not in known.SAMPLES_SEEN + known.TOKENS_SEEN}
+    log.add(_rank(text), _sample(int(found[1]) - 1, seconds, kept, skipped), "NeMo's progress bar", where)
 
 
 def _rank(text: str) -> int:

@@ -15,6 +15,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from bench.ingest.counts import hold_flops, same_batch, same_length, tokens_per_step
 from bench.ingest.facts import CHOICES, NEEDED, model_counts, settle_facts
 from bench.ingest.job import Facts, Log, Sample
 from bench.ingest.values import checked_seconds
@@ -34,7 +35,8 @@ class Ingested:
     facts: Facts
     origins: dict[str, str]
     interval: int
-    unusable: int
+    left_out: Mapping[str, int]  # lines that cannot be used, by the reason
+    unknown: Mapping[str, int]  # fields whose meaning is not known, with their lines
 
 
 def make_record(
@@ -42,7 +44,10 @@ def make_record(
 ) -> Ingested:
     """The record of one foreign job. `given` are the command line's facts; one that contradicts the log is refused."""
     samples = log.samples()
-    _same_batch(log, samples)
+    if not samples:
+        raise ValueError(f"{', '.join(log.names)}: no training line is left after the resumes")
+    same_batch(log, samples)
+    same_length(log, samples)
     facts, origins = settle_facts(log, given, recipe)
     if missing := [name for name in NEEDED if name not in facts]:
         flags = ", ".join("--" + name.replace("_", "-") for name in missing)
@@ -50,8 +55,9 @@ def make_record(
             f"the log does not say {', '.join(missing)}: give {flags}" + ("" if recipe else ", or --recipe")
         )
     seconds = [_seconds(sample, facts) for sample in samples]
+    tokens = tokens_per_step(log, facts, origins, samples, seconds)
     interval = _interval(log, samples)
-    reasons = _void_reasons(samples)
+    reasons = _void_reasons(log, samples)
     content = {
         "schema": 1,
         "id": log.digest.hexdigest()[:32],
@@ -66,29 +72,17 @@ def make_record(
         "commit": {"sha": None, "dirty": None},
         "environment": {},
         "host": None,
-        "work": _work(log, facts, samples, seconds, recipe, origins),
+        "work": _work(log, facts, samples, seconds, recipe, origins, tokens),
         "startup_seconds": None,
         "steps": [_step(sample) for sample in samples],
-        "ranks": [_the_rank(log, samples, seconds)],
+        "ranks": [_the_rank(samples, seconds)],
         "expert_load": [],
-        "source": _source(log, interval, len(samples)),
+        "source": _source(log, interval, len(samples), "tokens a step" in origins),
     }
     try:
-        return Ingested(Record.model_validate(content), facts, origins, interval, log.unusable)
+        return Ingested(Record.model_validate(content), facts, origins, interval, log.left_out, log.unknown)
     except ValidationError as error:
         raise ValueError(f"{', '.join(log.names)}: makes no record: {first_fault(error)}") from None
-
-
-def _same_batch(log: Log, samples: Sequence[Sample]) -> None:
-    for sample in samples:
-        if sample.global_batch:
-            known = log.facts.setdefault("global_batch", sample.global_batch)
-            if known != sample.global_batch:
-                number = log.number(sample.step)
-                raise ValueError(
-                    f"the global batch is {known} and at step {number} {sample.global_batch}: such steps cannot be "
-                    f"compared; give --from-step {number} if it grows to stay, else the logs of one job only"
-                )
 
 
 def _seconds(sample: Sample, facts: Facts) -> float:
@@ -106,7 +100,7 @@ def _interval(log: Log, samples: Sequence[Sample]) -> int:
     return gaps.most_common(1)[0][0] if gaps else int(log.facts.get("log_interval", 1))
 
 
-def _source(log: Log, interval: int, count: int) -> str:
+def _source(log: Log, interval: int, count: int, tokens_vary: bool) -> str:
     names = ", ".join(log.names)[:500]
     words = [f"ingested from {names} ({log.form})", "one time a line for the whole job, no rank's own"]
     if interval > 1 and log.form in ("Megatron", "torchtitan"):
@@ -117,6 +111,10 @@ def _source(log: Log, interval: int, count: int) -> str:
         words.append("times follow from the printed tokens/s, which are whole numbers")
     if log.form == "NeMo's progress bar":
         words.append("times were rounded to three or four digits")
+    if tokens_vary:
+        words.append("samples differ in length: the tokens of a step are the mean of what the log counts")
+    if log.seconds_printed:
+        words.append("times were printed in seconds, rounded to two digits or so after the point")
     if log.resumes:
         first = log.number(log.resumes[0])
         words.append(f"resumed {len(log.resumes)} time(s), first at step {first}: later lines replaced earlier")
@@ -125,17 +123,29 @@ def _source(log: Log, interval: int, count: int) -> str:
     return "; ".join(words)[:1000]
 
 
-def _void_reasons(samples: Sequence[Sample]) -> list[str]:
-    reasons = []
-    for sample in samples:
-        if sample.broken:
-            reasons.append(f"step {sample.step + 1}: {sample.broken}")
-        elif sample.skipped:
-            reasons.append(f"step {sample.step + 1}: the optimizer skipped its update")
-        elif sample.loss is None:
-            reasons.append(f"step {sample.step + 1}: the line has no loss, as Megatron prints a loss that is NaN")
+def _void_reasons(log: Log, samples: Sequence[Sample]) -> list[str]:
+    reasons, resumed = [], set(log.resumes)
+    for before, sample in zip((None, *samples), samples, strict=False):
+        fell = bool(
+            before and before.loss_scale and sample.loss_scale and sample.step not in resumed
+            and sample.loss_scale < before.loss_scale
+        )  # fmt: skip
+        if why := _void_reason(sample, fell):
+            reasons.append(f"step {sample.step + 1}: {why}")
     more = len(reasons) - _MAX_REASONS
     return reasons[:_MAX_REASONS] + ([f"{more} more steps like these"] if more > 0 else [])
+
+
+def _void_reason(sample: Sample, scale_fell: bool) -> str:
+    if sample.broken:
+        return sample.broken
+    if sample.skipped:
+        return "the optimizer skipped its update"
+    if scale_fell:
+        return "the optimizer skipped its update, as the loss scale fell"
+    if sample.loss is None and sample.has_no_loss:
+        return "the line is of a rank without a loss (torchtitan prints a negative one); give the last stage's log too"
+    return "the line has no loss, as Megatron prints a loss that is NaN" if sample.loss is None else ""
 
 
 def _step(sample: Sample) -> dict[str, Any]:
@@ -143,8 +153,8 @@ def _step(sample: Sample) -> dict[str, Any]:
     return {name: getattr(sample, name) for name in names}
 
 
-def _the_rank(log: Log, samples: Sequence[Sample], seconds: list[float]) -> dict[str, Any]:
-    reserved = max(log.reserved_bytes, *(sample.reserved_bytes for sample in samples))
+def _the_rank(samples: Sequence[Sample], seconds: list[float]) -> dict[str, Any]:
+    reserved = max(sample.reserved_bytes for sample in samples)
     return {
         "rank": 0,
         "stage": 0,
@@ -153,7 +163,7 @@ def _the_rank(log: Log, samples: Sequence[Sample], seconds: list[float]) -> dict
         "communication_seconds": [],
         "communication_calls": [],
         "communication_bytes": [],
-        "peak_bytes": max(log.peak_bytes, *(sample.peak_bytes for sample in samples)),
+        "peak_bytes": max(sample.peak_bytes for sample in samples),
         "reserved_bytes": reserved or None,
         "host_bytes": 0,
     }
@@ -204,6 +214,7 @@ def _work(
     seconds: Sequence[float],
     recipe: Recipe | None,
     origins: dict[str, str],
+    tokens: int,
 ) -> dict[str, Any]:
     world, batch = int(facts["world_size"]), int(facts["global_batch"])
     length, micro = int(facts["sequence_length"]), int(facts["micro_batch"])
@@ -213,12 +224,16 @@ def _work(
             f"a global batch of {batch} is not whole micro-batches of {micro} on {replicas} data-parallel replicas"
         )
     total, active, flops = model_counts(log, facts, recipe, origins)
+    rates = [each.tflops * 1e12 * time * world for each, time in zip(samples, seconds, strict=True) if each.tflops]
+    if flops is not None and tokens == batch * length:
+        hold_flops(facts, flops, tokens, rates, world, seconds)
+    elif flops is not None:
+        flops *= tokens / (batch * length)
     if flops is None:
-        rates = [each.tflops * 1e12 * time * world for each, time in zip(samples, seconds, strict=True) if each.tflops]
-        flops = statistics.median(rates) if rates else (6.0 * active + 0.0) * batch * length
+        flops = statistics.median(rates) if rates else 6.0 * active * tokens
         origins["FLOPs a step"] = "the log's own TFLOP/s" if rates else "6 FLOP an active parameter and token"
     return {
-        "tokens_per_step": batch * length,
+        "tokens_per_step": tokens,
         "model_flops_per_step": flops,
         "num_micro_batches": batch // (micro * replicas),
         "sequence_length": length,
@@ -250,8 +265,10 @@ def described(ingested: Ingested) -> str:
         f"{len(record.steps)} samples of steps {first} to {last} (from 0), {summary.steady_steps} steady: "
         f"median {summary.median_step_seconds:.4g} s/step, {summary.tokens_per_second_per_processor:,.5g} tokens/s/p",
     ]
-    if ingested.unusable:
-        lines.append(f"{ingested.unusable} lines were cut short, mixed up or too long and were left out")
+    lines += [f"{count:,} lines left out: {why}" for why, count in sorted(ingested.left_out.items())]
+    if ingested.unknown:
+        named = ", ".join(repr(name[:60]) for name in sorted(ingested.unknown)[:_MAX_REASONS])
+        lines.append(f"fields not known here, and not used: {named}")
     for name, origin in sorted(ingested.origins.items()):
         lines.append(
             f"  {name}: {ingested.facts[name]} ({origin})" if name in ingested.facts else f"  {name}: {origin}"

@@ -130,8 +130,8 @@ class Work(Strict):
 
     @model_validator(mode="after")
     def _consistent(self) -> Work:
-        if self.sequence_length * self.global_batch != self.tokens_per_step:
-            raise ValueError("tokens_per_step is not sequence_length x global_batch")
+        if self.tokens_per_step > self.sequence_length * self.global_batch:
+            raise ValueError("tokens_per_step is more than sequence_length x global_batch")
         if self.parameters_active > self.parameters_total:
             raise ValueError("parameters_active is larger than parameters_total")
         return self
@@ -264,6 +264,8 @@ class Record(Strict):
         self._check_ranks()
         if self.source is None and (self.host is None or any(step.learning_rate is None for step in self.steps)):
             raise ValueError("a record without a source is a run of ours: it states its host and learning rates")
+        if self.source is None and self.work.tokens_per_step != self.work.sequence_length * self.work.global_batch:
+            raise ValueError("work.tokens_per_step is not sequence_length x global_batch, as in every run of ours")
         micro_batches = self.layout.data * self.work.num_micro_batches
         if self.work.global_batch % micro_batches:
             raise ValueError(f"work.global_batch is not a multiple of data x num_micro_batches = {micro_batches}")

@@ -1,0 +1,98 @@
+"""The fields of training lines by their exact names, with their units; a name that is not here is not guessed.
+
+The names are those of Megatron-LM up to core 0.19, Megatron-DeepSpeed, Primus, MindSpeed-LLM and NeMo, as their sources
+and their public logs have them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from bench.ingest.values import parse_number
+
+# Seconds that one unit is.
+_TIMES = {
+    "elapsed time per iteration (ms)": 1e-3,
+    "elapsed time per iteration (s)": 1.0,  # Megatron-DeepSpeed of the BLOOM era
+    "train_step_timing in s": 1.0,
+}
+LOSS = ("lm loss", "loss", "reduced_train_loss")
+GRAD_NORM = ("grad norm",)
+LEARNING_RATE = ("learning rate", "lr")
+AUX_LOSS = ("load_balancing_loss", "load balancing loss", "seq_load_balancing_loss", "aux_loss", "aux loss", "moe loss")
+GLOBAL_BATCH = ("global batch size", "gloabl batch size", "global_batch_size")
+SEQUENCE_LENGTH = ("actual seqlen", "curriculum seqlen")  # that of this step, as it may grow
+TOKENS_SEEN = ("consumed tokens",)
+SAMPLES_SEEN = ("consumed samples", "consumed_samples")
+# Tokens a second of one processor, and of the job; samples a second of the job; TFLOP/s of one processor.
+TOKENS_RATE = (
+    "tokens per gpu per second (tgs)",
+    "tokens per GPU (tokens/s/GPU)",
+    "tokens/s/GPU inst/harmonic mean",
+    "tokens_per_sec_per_gpu",
+)
+JOB_TOKENS_RATE = ("tokens/s",)
+SAMPLES_RATE = ("samples per second", "throughput(samples/s)")
+TFLOPS = ("throughput per GPU (TFLOP/s/GPU)", "compute per GPU (TFLOP/s/GPU)", "TFLOPS_per_GPU", "TFLOPs")
+# Bytes that one unit is. MindSpeed-LLM divides by 2**30 and writes GB; Megatron Bridge means 1e9.
+PEAK = {
+    "max_memory_allocated": 1,
+    "max_memory_allocated(GB)": 2**30,
+    "mem-max-allocated-bytes": 1,
+    "mem-max-allocated-gigabytes": 10**9,
+}
+RESERVED = {
+    "max_memory_reserved": 1,
+    "max_memory_reserved(GB)": 2**30,
+    "peak_memory_usage": 1,  # NeMo 1: what the allocator reserved at most
+    "mem-max-reserved-bytes": 1,
+    "mem-max-reserved-gigabytes": 10**9,
+}
+# Known, and of no use to a record.
+_OTHERS = (
+    "loss scale",
+    "number of skipped iterations",
+    "number of nan iterations",
+    "skipped samples",
+    "global_step",
+    "num zeros",
+    "params norm",
+    "decoupled learning rate",
+    "mfu",
+    "core attn ratio (%)",
+    "mtp loss",
+    "energy per GPU (J/iter/GPU)",
+    "power per GPU (W/GPU)",
+    "cpu_used_memory(GB)",
+    "cpu_available_memory(GB)",
+    "cpu_memory_usage(%)",
+    "val_loss",
+    "v_num",
+)
+# fmt: off
+KNOWN = frozenset((
+    *_TIMES, *LOSS, *GRAD_NORM, *LEARNING_RATE, *AUX_LOSS, *GLOBAL_BATCH, *SEQUENCE_LENGTH, *TOKENS_SEEN, *SAMPLES_SEEN,
+    *TOKENS_RATE, *JOB_TOKENS_RATE, *SAMPLES_RATE, *TFLOPS, *PEAK, *RESERVED, *_OTHERS,
+))
+# fmt: on
+TITAN = frozenset(("tps", "wps", "elapsed_time_per_step", "step_time", "memory", "tflops", "mfu", "grad_norm"))
+BAR = KNOWN
+
+
+def time_of(fields: Mapping[str, str]) -> tuple[str | None, float]:
+    """The time of a step as printed, and the seconds that its unit is."""
+    for name, scale in _TIMES.items():
+        if name in fields:
+            return fields[name], scale
+    return None, 1.0
+
+
+def scaled_bytes(text: str | None, unit: int) -> int:
+    """A printed amount of memory in bytes; 0, which means unknown, where it is none."""
+    value = parse_number(text)
+    return min(int(value * unit), 2**50) if value is not None and 0 <= value * unit < 1e18 else 0
+
+
+def bytes_of(fields: Mapping[str, str], units: Mapping[str, int]) -> int:
+    """The memory that a line states under one of several names."""
+    return max((scaled_bytes(fields[name], unit) for name, unit in units.items() if name in fields), default=0)

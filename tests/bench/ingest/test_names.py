@@ -1,0 +1,169 @@
+"""Names and units are taken exactly, a refusal states the true cause, and nothing of a log acts on a terminal."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.ingest.make import described, make_record
+from bench.ingest.read import read_logs
+from tests.bench.ingest.logs import NPU, TITAN, Write, dump, line, lines, read, times
+
+FLAGS: dict[str, Any] = {
+    **TITAN,
+    "global_batch": 16,
+    "micro_batch": 1,
+    "device_name": "Ascend910B3",
+    "sequence_length": 1024,
+}
+REST = {name: value for name, value in FLAGS.items() if name not in ("world_size", "tensor", "pipeline")}
+
+
+def first_line(*sizes: str, world: int = 8) -> str:
+    return f"using world size: {world}, {', '.join(sizes)}\n"
+
+
+# As Megatron-LM 0.9 to 0.12 prints it, with a comma missing.
+ENCODER = (
+    "data-parallel size: 1",
+    "context-parallel size: 1",
+    "hierarchical context-parallel sizes: Nonetensor-model-parallel size: 4",
+    "encoder-tensor-model-parallel size: 0",
+    "pipeline-model-parallel size: 2",
+    "encoder-pipeline-model-parallel size: 0",
+)
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        ENCODER,
+        (*ENCODER[:2], "hierarchical context-parallel sizes: [2, 2]tensor-model-parallel size: 4", *ENCODER[3:]),
+        ("data-parallel-size: 1", "tensor-model-parallel size: 4", "pipeline-model-parallel size: 2 "),
+        ("data-parallel size: 1", "tensor-model-parallel size: 4", "virtual-pipeline-model-parallel size: 3",
+         "pipeline-model-parallel size: 2"),
+    ],
+)  # fmt: skip
+def test_the_splits_of_the_first_line_are_taken_by_their_exact_names(write: Write, sizes: tuple[str, ...]) -> None:
+    layout = read(write(first_line(*sizes) + lines(*range(1, 8))), **REST).layout
+    assert (layout.world_size, layout.tensor, layout.pipeline, layout.data) == (8, 4, 2, 1)
+
+
+def test_the_one_split_of_megatron_1(write: Write) -> None:
+    text = "using world size: 8 and model-parallel size: 2 \n" + lines(*range(1, 8))
+    assert read(write(text), pipeline=1, **REST).layout.tensor == 2
+
+
+@pytest.mark.parametrize(
+    ("sizes", "complaint"),
+    [
+        ((*ENCODER[:3], "encoder-tensor-model-parallel size: 2", *ENCODER[4:]), "no ranks of an encoder"),
+        (
+            ("data-parallel size: 2", "context-parallel size: 2", "tensor-model-parallel size: 2"),
+            "context parallelism of",
+        ),
+        (
+            ("data-parallel-size: 2", "sequence-parallel size: 2", "tensor-model-parallel size: 2"),
+            "context parallelism of",
+        ),
+        (
+            ("data-parallel size: 4", "tensor-model-parallel size: 4"),
+            "world size is 8 and the printed sizes multiply to 16",
+        ),
+    ],
+)
+def test_splits_that_a_record_cannot_hold_are_refused(write: Write, sizes: tuple[str, ...], complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        read(write(first_line(*sizes) + lines(*range(1, 8))), **{**REST, "pipeline": 1})
+
+
+def in_seconds(i: int, unit: str = "s", **changes: object) -> str:
+    time = {"elapsed time per iteration (ms)": None, f"elapsed time per iteration ({unit})": 35.8 + i / 100}
+    return line(i, **{**time, "throughput per GPU (TFLOP/s/GPU)": None, **changes}) + "\n"
+
+
+def test_times_in_seconds_are_seconds(write: Write) -> None:
+    record = read(write(dump() + "".join(map(in_seconds, range(1, 8)))))
+    assert times(record) == pytest.approx([35.8 + i / 100 for i in range(1, 8)])
+    assert "times were printed in seconds" in (record.source or "")
+
+
+def test_a_unit_that_is_not_known_is_named_and_nothing_is_called_cut_short(write: Write) -> None:
+    text = dump() + "".join(in_seconds(i, unit="min") for i in range(1, 6))
+    with pytest.raises(
+        ValueError, match=r"5 without a time .*not known here: 'elapsed time per iteration \(min\)'"
+    ) as told:
+        read_logs([write(text)])
+    assert "cut short" not in str(told.value)
+
+
+def test_every_line_that_is_left_out_is_left_out_for_its_reason(write: Write) -> None:
+    whole = line(4)
+    text = (
+        dump() + lines(1, 2, 3) + whole[:90] + "\n" + whole[:60] + line(5, ms=1.0) + "\n"
+        + line(6) + "grad norm: 77 |\n" + in_seconds(7, unit="min") + "x" * 70_000 + "\n" + lines(8)
+    )  # fmt: skip
+    made = make_record(read_logs([write(text)]), "a-case", NPU)
+    told = described(made)
+    assert made.left_out == {
+        "cut short": 1, "of two lines mixed up": 1, "without a time in a unit known here": 1, "longer than 64 KiB": 1,
+    }  # fmt: skip
+    assert "1 lines left out: longer than 64 KiB" in told
+
+
+def test_a_field_that_is_not_known_is_said_to_be_not_known(write: Write) -> None:
+    made = make_record(
+        read_logs([write(dump() + lines(*range(1, 8), **{"peak_memory (TB)": 1, "z_loss": 0.1}))]), "c", NPU
+    )
+    assert "fields not known here, and not used: 'peak_memory (TB)', 'z_loss'" in described(made)
+    assert "balancing" not in described(make_record(read_logs([write(dump() + lines(1, 2))]), "c", NPU))
+
+
+def test_an_auxiliary_loss_is_taken_by_its_name_alone(write: Write) -> None:
+    changes = {"load_balancing_loss": None, "expert load balancing ratio": 3.5}
+    assert read(write(dump() + lines(*range(1, 8), **changes))).steps[0].aux_loss is None
+
+
+@pytest.mark.parametrize(
+    ("content", "cause"),
+    [
+        (gzip.compress(lines(1).encode()), "gzip: unpack it"),
+        (lines(1).encode("utf-16"), "UTF-16: convert it with iconv"),
+    ],
+)
+def test_a_file_of_another_kind_is_named_as_such(write: Write, content: bytes, cause: str) -> None:
+    with pytest.raises(ValueError, match=f"this is no plain text but {cause}"):
+        read_logs([write(content)])
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_the_line_that_is_named_is_the_line(write: Write, end: str) -> None:
+    text = ("nothing\n" * 9 + line(1, ms="nan") + "\n").replace("\n", end)
+    with pytest.raises(ValueError, match=r"job.log, line 10: a step of nan ms"):
+        read_logs([write(text)])
+
+
+def test_after_from_step_nothing_is_left(write: Write) -> None:
+    with pytest.raises(ValueError, match="no training line .* from step 9 on in"):
+        read_logs([write(dump() + lines(1, 2))], from_step=9)
+
+
+HOSTILE = "\x1b]0;title\x07\u202eexe.\x00\x9b31m\u2028\x85"
+
+
+def test_nothing_of_a_log_acts_on_a_terminal(write: Write, tmp_path: Path) -> None:
+    capacity = f"CUDA capacity: NVIDIA{HOSTILE}H100 with 79.1GiB memory\n"
+    shown = described(make_record(read_logs([write(capacity + dump() + lines(1, 2))]), "c", {}))
+    assert all(char.isprintable() or char == "\n" for char in shown)
+    assert r"\x1b]0;title\x07\u202eexe." in shown
+    with pytest.raises(ValueError, match="transformer_impl") as told:
+        read_logs([write(dump(transformer_impl="a" + HOSTILE) + dump(transformer_impl="b" + HOSTILE) + lines(1))])
+    assert str(told.value).isprintable()
+    path = tmp_path / f"a{HOSTILE.replace(chr(0), '')}\udce9.log"
+    path.write_text("nothing\n")
+    with pytest.raises(ValueError, match="no training line") as told:
+        read_logs([path])
+    assert str(told.value).isprintable()
