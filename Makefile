@@ -3,12 +3,15 @@
 #   make bench PYTHON=python3.11            another interpreter, 3.10 to 3.12
 #   make bench BENCH_ARGS="--case NAME"     more options for pytest bench/
 #   make test TEST_ARGS="-k gate -x"        more options for pytest tests/
+#   make fuzz SECONDS=600 FUZZ_ARGS="--target npz"    one parser, ten minutes
 #   make conformance MINDSPEED=DIR MEGATRON=DIR    checkouts of MindSpeed and Megatron-LM (docs/ascend.md)
 
 PYTHON ?= python3
 RESULTS ?= results
 BENCH_ARGS ?=
 TEST_ARGS ?=
+SECONDS ?= 3600
+FUZZ_ARGS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -22,7 +25,7 @@ export OMP_NUM_THREADS := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv bench test test-nodes layouts conformance check format clean
+.PHONY: help venv bench test test-nodes layouts conformance fuzz check format clean
 
 help:  ## show this
 	@echo "Grok-1 pretraining benchmark. From a bare clone:"
@@ -50,6 +53,9 @@ conformance: $(READY)  ## run the NPU path on MindSpeed's and Megatron-LM's real
 	@test -d "$(MINDSPEED)" -a -d "$(MEGATRON)" || \
 	{ echo "error: name two checkouts: make conformance MINDSPEED=DIR MEGATRON=DIR (docs/ascend.md)" >&2; exit 2; }
 	$(BIN)/python -m pytest tests/conformance --mindspeed "$(MINDSPEED)" --megatron "$(MEGATRON)" $(TEST_ARGS)
+
+fuzz: $(READY)  ## bend the inputs of every parser for SECONDS (default: an hour), and look for a fault
+	$(BIN)/python -m tests.fuzz --seconds $(SECONDS) $(FUZZ_ARGS)
 
 check: $(READY)  ## format, lint, types and import contracts, changing nothing
 	$(BIN)/ruff format --check .

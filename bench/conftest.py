@@ -52,19 +52,27 @@ def session(request: pytest.FixtureRequest) -> Iterator[BenchSession]:
     session: BenchSession = _session(request.config)
     yield session
     if session.records or session.missing:
-        from reports.document import write_report
+        try:
+            session.report = _write_report(session)
+        except ValueError as error:
+            pytest.fail(f"the report was not written, the records are in {session.results}: {error}", pytrace=False)
+        finally:
+            session.history = _remember(session)
 
-        summary = os.environ.get("GITHUB_STEP_SUMMARY")
-        session.report = write_report(
-            session.records,
-            session.baselines(),
-            session.results / "report",
-            step_summary=Path(summary) if summary else None,
-            ledgers=session.ledgers,
-            missing=session.missing,
-            verdicts=None if session.verdicts is None else list(session.verdicts.values()),
-        )
-        session.history = _remember(session)
+
+def _write_report(session: BenchSession) -> Path:
+    from reports.document import write_report
+
+    summary = os.environ.get("GITHUB_STEP_SUMMARY")
+    return write_report(
+        session.records,
+        session.baselines(),
+        session.results / "report",
+        step_summary=Path(summary) if summary else None,
+        ledgers=session.ledgers,
+        missing=session.missing,
+        verdicts=None if session.verdicts is None else list(session.verdicts.values()),
+    )
 
 
 def _remember(session: BenchSession) -> str:

@@ -14,6 +14,7 @@ import typer
 from grok1.cli import console
 from grok1.config.load import load_recipe, recipe_names
 from grok1.config.recipe import Recipe
+from grok1.config.refusals import printable
 from grok1.device.kind import Kind, chosen_kind, set_kind, set_recipe
 from grok1.distributed.nodes import ONE_MACHINE, START_SECONDS, Nodes, Terms
 from grok1.distributed.rendezvous import COLLECTIVE_SECONDS, rendezvous_from_environment
@@ -231,7 +232,7 @@ def convert(
             export_weights(source, target, int(shard_gib * 2**30), progress)
         else:
             import_weights(source, target, load_recipe(recipe, overrides or []), progress)
-    print(f"wrote {target}")
+    print(f"wrote {printable(str(target))}")
 
 
 @app.command()

@@ -5,6 +5,7 @@ bench.records.jsonfile writes records in the same way: the harness's pure packag
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
@@ -28,14 +29,41 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file so that a reader sees the old content or the new, never a part; makes missing folders."""
-    with whole_file(path) as stream:
-        stream.write(content)
+    """Write a file so that a reader sees the old content or the new, never a part; makes missing folders.
+
+    Raises:
+        ValueError: the system does not let us; one line names the file, and how much room it needs.
+    """
+    try:
+        with whole_file(path) as stream:
+            stream.write(content)
+    except OSError as error:
+        raise cannot_write(path, error, len(content)) from None
+
+
+def cannot_write(path: Path, error: OSError, needed_bytes: int | None = None) -> ValueError:
+    """The refusal of a file or folder that could not be written: where, why, and where room is short how much of it."""
+    said = f"{path} cannot be written: {error.strerror or error}"
+    needs = "" if needed_bytes is None else f"it needs {needed_bytes:,} bytes, "
+    if error.errno == errno.EFBIG:
+        return ValueError(f"{said}; {needs}more than this process may write into one file (ulimit -f)")
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return ValueError(said)
+    there = next(each for each in (path, *path.absolute().parents) if each.is_dir())
+    free = shutil.disk_usage(there).free
+    return ValueError(f"{said}; {needs}{free:,} bytes are free in {there}: free some, or choose another folder")
 
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """A file to write into, which gets its name when the block ends; after an error the old content is left alone."""
+    """A file to write into, which gets its name when the block ends; after an error the old content is left alone.
+
+    What exists and is no regular file (/dev/null, a pipe) is written to as it is: it is not to be replaced by a file.
+    """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        with path.open("wb") as stream:
+            yield stream
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -13,6 +15,7 @@ from bench.judge.verdict import exit_code
 from bench.ledger.schema import read_ledger
 from bench.records.files import files_at
 from bench.records.record import Record
+from bench.records.terminal import plain
 from reports.case import assess
 from reports.document import write_cases
 
@@ -69,11 +72,11 @@ def report(
         if junitxml is not None:
             write_junit(junitxml, verdicts, require_baseline)
     except (ValueError, OSError) as error:
-        typer.echo(f"error: {' '.join(str(error).split())}", err=True)
+        typer.echo(f"error: {plain(error, 5000)}", err=True)
         raise typer.Exit(2) from None
     for verdict in verdicts:
-        typer.echo(verdict.sentence)
-    typer.echo(f"report: {path}")
+        typer.echo(plain(verdict.sentence, 2000))
+    typer.echo(f"report: {plain(path, 5000)}")
     raise typer.Exit(max((exit_code(verdict, require_baseline) for verdict in verdicts), default=0))
 
 
@@ -88,5 +91,21 @@ def _files(given: list[Path]) -> list[Path]:
     return files
 
 
+def main() -> NoReturn:
+    """Entry point. Typer's own complaints hold words of the command line, which may be names of strangers' files."""
+    try:
+        sys.exit(app(prog_name="python -m reports", standalone_mode=False) or 0)
+    except typer.Abort:
+        sys.exit(130)
+    except Exception as error:
+        show = getattr(error, "show", None)
+        if show is None:
+            raise
+        words = io.StringIO()
+        show(words)
+        print("\n".join(plain(line, 2000) for line in words.getvalue().splitlines()), file=sys.stderr)
+        sys.exit(getattr(error, "exit_code", 2))
+
+
 if __name__ == "__main__":
-    app(prog_name="python -m reports")
+    main()

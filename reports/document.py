@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from bench.judge.baseline import Baseline
 from bench.judge.rule import WORST_FIRST
 from bench.judge.verdict import Verdict
 from bench.ledger.schema import Ledger
-from bench.records.jsonfile import write_atomically
+from bench.records.jsonfile import append_whole, cannot_write, write_atomically
 from bench.records.record import Record
 from reports.case import CaseResult, Measured, assess
 from reports.data import as_json
@@ -56,27 +58,45 @@ def write_cases(
     cases: Sequence[CaseResult], output: Path, *, step_summary: Path | None = None, ledgers: Sequence[Ledger] = ()
 ) -> Path:
     """Write `report.md`, `report.html`, `report.json` and the plots into `output`; returns the first one's path.
+    They appear there together, or not at all.
 
     The plots are written before the text that shows them. `step_summary` names a file that the report is appended to
     without its plots, as GitHub's job summaries take no files. Cost ledgers follow the cases.
     """
     if not cases and not ledgers:
         raise ValueError("nothing to report on: no record and no ledger")
-    shown = []
-    for index, case in enumerate(cases):
-        pictures = _pictures(case) if index < _MAX_CASES_WITH_PLOTS else {}
-        for name, picture in pictures.items():
-            write_atomically(output / _plot_name(index, name), picture)
-        shown.append(tuple(pictures))
-    markdown = _render(cases, shown, _ledgers(ledgers, output), ledgers)
-    title = markdown.splitlines()[0].lstrip("# ")
-    state = cases[0].verdict.state if cases else "none"
-    write_atomically(output / "report.json", as_json(cases))
-    write_atomically(output / "report.html", page(markdown, output, title, state).encode())
-    write_atomically(output / REPORT_NAME, markdown.encode())
+    with _staged(output) as folder:
+        shown = []
+        for index, case in enumerate(cases):
+            pictures = _pictures(case) if index < _MAX_CASES_WITH_PLOTS else {}
+            for name, picture in pictures.items():
+                write_atomically(folder / _plot_name(index, name), picture)
+            shown.append(tuple(pictures))
+        markdown = _render(cases, shown, _ledgers(ledgers, folder), ledgers)
+        title = markdown.splitlines()[0].lstrip("# ")
+        state = cases[0].verdict.state if cases else "none"
+        write_atomically(folder / "report.json", as_json(cases))
+        write_atomically(folder / "report.html", page(markdown, folder, title, state).encode())
+        write_atomically(folder / REPORT_NAME, markdown.encode())
     if step_summary is not None:
         _append_summary(step_summary, _render(cases, None, _ledgers(ledgers, None), ledgers))
     return output / REPORT_NAME
+
+
+@contextmanager
+def _staged(output: Path) -> Iterator[Path]:
+    """A folder whose files go into `output` together when the block ends, the report last; after an error none do."""
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=output, prefix=".report.") as folder:
+            try:
+                yield Path(folder)
+            except ValueError as error:  # names a file that nobody will find
+                raise ValueError(str(error).replace(folder, str(output))) from None
+            for path in sorted(Path(folder).iterdir(), key=lambda path: path.name == REPORT_NAME):
+                path.replace(output / path.name)
+    except OSError as error:
+        raise ValueError(f"{output}: cannot be written: {error.strerror or error}; choose another folder") from None
 
 
 def _render(
@@ -224,5 +244,7 @@ def _append_summary(path: Path, report: str) -> None:
     content = report.encode()
     if len(content) > _MAX_STEP_SUMMARY_BYTES:
         content = report.splitlines()[0].encode() + b"\n\nThe report is too long for a step summary: see report.md.\n"
-    with path.open("ab") as stream:
-        stream.write(content)
+    try:
+        append_whole(path, content)
+    except OSError as error:
+        raise cannot_write(path, error, len(content)) from None

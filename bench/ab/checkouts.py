@@ -14,6 +14,7 @@ from typing import IO, Any, Literal
 
 from bench.git import ROOT, commit_of, is_changed, uninterrupted, worktree
 from bench.records.record import Record
+from grok1.config.refusals import printable_lines
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -127,7 +128,7 @@ def run(checkout: Checkout, index: int, words: Sequence[str]) -> Record:
     text = "\n".join(last) or "it printed nothing"
     if code == 1:
         raise RunFailedError(f"{checkout.name} ({checkout.revision}): run {index + 1} failed:\n{text}")
-    print(text, file=sys.stderr)
+    print(printable_lines(text), file=sys.stderr)
     reason = next(
         (line for line in reversed(last) if "Exit:" in line or line.startswith("ERROR")), last[-1] if last else ""
     )

@@ -27,7 +27,7 @@ from bench.judge.baseline import (
 )
 from bench.judge.evidence import MIN_BASELINE_RUNS
 from bench.judge.gate import judge
-from bench.records.jsonfile import first_fault, write_file
+from bench.records.jsonfile import first_fault, write_atomically
 from bench.records.record import Record
 from bench.records.terminal import plain
 
@@ -210,4 +210,4 @@ def write(path: Path, baselines: Sequence[Baseline]) -> None:
             f"{path}: would be {len(raw) / 2**20:.1f} MiB, more than the {MAX_BASELINE_BYTES // 2**20} MiB allowed; "
             "record fewer or shorter runs, or retire and remove what the file holds"
         )
-    write_file(path, raw)
+    write_atomically(path, raw)

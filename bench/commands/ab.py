@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from grok1.config.refusals import printable_lines
+
 
 def ab_command(
     base: Annotated[str, typer.Option(metavar="REV", help="The git revision to compare against.")],
@@ -46,7 +48,7 @@ def ab_command(
     try:
         outcome = compare(request)
     except RunFailedError as error:
-        print(f"bench: {error}", file=sys.stderr)
+        print(f"bench: {printable_lines(str(error))}", file=sys.stderr)
         raise typer.Exit(1) from None
     print(outcome.as_markdown())
     if json_path is not None:

@@ -59,7 +59,7 @@ def record(
     baseline_store.require_enough(len(found))
     complaints = baseline_store.noisy(found, max_cv_percent)
     if complaints:
-        print("\n".join(complaints), file=sys.stderr)
+        print("\n".join(plain(each, 5000) for each in complaints), file=sys.stderr)
         raise ValueError(
             f"{len(complaints)} complaints about {len(found)} records, listed above; run all of them again on a quiet "
             "machine, or, if only the steps vary, allow more with --max-cv-percent"
@@ -70,7 +70,8 @@ def record(
     path = output or baseline_store.default_path(CANDIDATES, made)
     baseline_store.write(path, [made])
     print(_described(made))
-    print(f"\nwrote {path}; next: python -m bench baseline promote {path} --rationale TEXT")
+    where = plain(path, 5000)
+    print(f"\nwrote {where}; next: python -m bench baseline promote {where} --rationale TEXT")
 
 
 @app.command(name="list")
@@ -118,14 +119,17 @@ def promote(candidate: Candidate, rationale: Rationale, baselines: Baselines = P
     accepted = baseline_store.read_candidate(candidate)
     print(_compared(accepted, [each for _, each in stored_baselines(baselines)]), end="\n\n")
     path, replaced = baseline_store.promote(baselines, accepted, reason)
-    print(f"wrote {path}: {plain(accepted.label)}" + (f", in place of {plain(replaced.label)}" if replaced else ""))
+    print(
+        f"wrote {plain(path, 5000)}: {plain(accepted.label)}"
+        + (f", in place of {plain(replaced.label)}" if replaced else "")
+    )
 
 
 @app.command()
 def retire(label: str, rationale: Rationale, baselines: Baselines = Path("baselines")) -> None:
     """Retire a baseline: it stays for people to read, but judges no more."""
     path = baseline_store.retire(baselines, label, rationale, datetime.now(timezone.utc).date())
-    print(f"wrote {path}: {plain(label)} is retired")
+    print(f"wrote {plain(path, 5000)}: {plain(label)} is retired")
 
 
 def _age(baseline: Baseline) -> str:

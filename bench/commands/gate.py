@@ -20,7 +20,7 @@ from bench.judge.rule import WORST_FIRST
 from bench.judge.verdict import Row, Verdict, exit_code
 from bench.judge.words import change, figure, interval, title
 from bench.records.files import read_records
-from bench.records.jsonfile import write_file
+from bench.records.jsonfile import write_atomically
 from bench.records.terminal import plain, table
 
 Required = Annotated[
@@ -55,9 +55,9 @@ def gate(
     verdicts = _judged(records, baselines, expect)
     code = max(exit_code(verdict, require_baseline) for verdict in verdicts)
     if json_path is not None:
-        write_file(json_path, _json(verdicts, code))
+        write_atomically(json_path, _json(verdicts, code))
     if junitxml is not None:
-        write_file(junitxml, as_junit(verdicts, require_baseline))
+        write_atomically(junitxml, as_junit(verdicts, require_baseline))
     for verdict in verdicts:
         print(plain(verdict.sentence, 2000))
     if any(verdict.rows for verdict in verdicts):

@@ -13,7 +13,7 @@ from bench.history import store as history
 from bench.history.change_points import LEAST_RUNS, ChangePoint, change_points
 from bench.history.store import Entry
 from bench.records.files import read_records
-from bench.records.jsonfile import write_file
+from bench.records.jsonfile import write_atomically
 from bench.records.terminal import plain, table
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help=__doc__)
@@ -32,7 +32,8 @@ def add(records: Records, file: File = DEFAULT) -> None:
     found = [record for _, record in read_records(records)]
     added = history.append(file, found)
     void = sum(not record.valid for record in found)
-    print(f"added {added} of {len(found)} records to {file} ({void} void, {len(found) - added - void} there already)")
+    rest = f"{void} void, {len(found) - added - void} there already"
+    print(f"added {added} of {len(found)} records to {plain(file, 5000)} ({rest})")
 
 
 @app.command()
@@ -63,8 +64,8 @@ def check(
         from reports.pictures.trends import trends
 
         levels = [[point.at for point in points] for points in found]
-        write_file(plot, trends([(_title(each), each) for each in series], levels))
-        print(f"wrote {plot}")
+        write_atomically(plot, trends([(_title(each), each) for each in series], levels))
+        print(f"wrote {plain(plot, 5000)}")
 
 
 def described(series: Sequence[Entry], point: ChangePoint) -> str:

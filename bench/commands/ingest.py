@@ -14,6 +14,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from bench.ingest.facts import NEEDED
 from bench.ingest.make import described, file_name, key_values, make_record
 from bench.ingest.read import read_logs
+from bench.records.terminal import plain
 from grok1.config.load import load_recipe
 
 _QUIET_BYTES = 32 * 2**20  # a smaller log is read in a moment
@@ -64,7 +65,7 @@ def ingest_command(
     made = make_record(log, case, given, chosen, key_values(software or []))
     path = output or Path("results/records") / f"{file_name(made.record)}"
     made.record.write(path)
-    print(f"{described(made)}\nwrote {path}")
+    print(f"{described(made)}\nwrote {plain(path, 5000)}")
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import typer
 from bench.ledger import store as ledger_store
 from bench.ledger import text as ledger_text
 from bench.ledger.schema import Ledger, read_ledger, write_ledger
+from bench.records.terminal import plain
 from grok1.config.load import load_recipe
 from grok1.config.memory import SHOWN_GIB
 from grok1.config.recipe import Recipe
@@ -53,7 +54,7 @@ def ledger(
     chosen = load_recipe(recipe, overrides or [])
     if diff is not None:
         before, after = (ledger_store.resolve(each, recipe, overrides or []) for each in diff)
-        print(ledger_text.as_markdown(before, after, diff))
+        print(ledger_text.as_markdown(before, after, (plain(diff[0]), plain(diff[1]))))
         return
     if update and not rationale.strip():
         raise ValueError("--update replaces the ledger that later changes are compared with; say why with --rationale")
@@ -62,7 +63,7 @@ def ledger(
         write_ledger(json_path, counted)
     print(ledger_text.summary(counted, chosen, memory_gib))
     if update:
-        print(f"wrote {ledger_store.store(counted, baselines, rationale)}")
+        print(f"wrote {plain(ledger_store.store(counted, baselines, rationale), 5000)}")
     elif check:
         _compare(counted, baselines)
 
@@ -75,7 +76,7 @@ def _compare(counted: Ledger, folder: Path) -> None:
     if complaint:
         print(f"\n{complaint}")
         raise typer.Exit(1)
-    print(f"\nidentical to {path}")
+    print(f"\nidentical to {plain(path, 5000)}")
 
 
 def _ranks(text: str, recipe: Recipe) -> list[int] | None:

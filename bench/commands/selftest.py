@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from bench.records.jsonfile import write_file
+from bench.records.jsonfile import write_atomically
 
 
 def selftest_command(
@@ -49,11 +49,11 @@ def selftest_command(
         outcomes += replayed
         parts.append(as_json(each, replayed, halves))
     if json_path is not None:
-        write_file(json_path, json_text(parts))
+        write_atomically(json_path, json_text(parts))
     if plot is not None:
         from reports.pictures.power_curves import power_curves
 
-        write_file(plot, power_curves(outcomes))
+        write_atomically(plot, power_curves(outcomes))
     if not is_sound(outcomes):
         print("the gate's false alarms are significantly more frequent than the stated 1 %")
         raise typer.Exit(1)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
@@ -20,7 +19,7 @@ from bench.judge.metrics import STEP, figures_of, metric_of
 from bench.judge.rule import VerdictState
 from bench.judge.stats import summarise
 from bench.records.fields import Figure, HexId, Name, Strict, UtcTime, utc_moment
-from bench.records.jsonfile import parse_model, read_bounded
+from bench.records.jsonfile import append_whole, cannot_write, parse_model, read_bounded
 from bench.records.record import Commit, Record
 
 MAX_HISTORY_BYTES = 64 << 20
@@ -105,12 +104,10 @@ def _append_new(path: Path, wanted: Mapping[str, Record], states: Mapping[str, V
             f"{path}: full: at most {MAX_RUNS:,} runs and {MAX_HISTORY_BYTES >> 20} MiB; move it away to begin another"
         )
     if lines:
-        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-        with os.fdopen(descriptor, "wb", buffering=0) as stream:
-            if stream.write(lines) != len(lines):  # the disk is full: leave no half of a line
-                stream.truncate(size)
-                raise OSError(f"only a part of {len(lines)} bytes could be written")
-            os.fsync(stream.fileno())
+        try:
+            append_whole(path, lines)
+        except OSError as error:
+            raise cannot_write(path, error, len(lines)) from None
     return len(new)
 
 

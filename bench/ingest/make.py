@@ -22,6 +22,7 @@ from bench.ingest.values import checked_seconds
 from bench.judge.stats import summarise
 from bench.records.jsonfile import first_fault
 from bench.records.record import Record
+from bench.records.terminal import plain
 from grok1.config.recipe import Recipe
 
 _MAX_REASONS = 20
@@ -247,7 +248,7 @@ def key_values(pairs: Sequence[str]) -> dict[str, str]:
     """`--software torch=2.7.1` and the like."""
     for pair in pairs:
         if not all(pair.partition("=")[::2]):
-            raise ValueError(f"--software {pair!r} is not name=version, like torch=2.7.1")
+            raise ValueError(f"--software {plain(repr(pair))} is not name=version, like torch=2.7.1")
     return {name: value for name, _, value in (pair.partition("=") for pair in pairs)}
 
 
@@ -274,4 +275,4 @@ def described(ingested: Ingested) -> str:
             f"  {name}: {ingested.facts[name]} ({origin})" if name in ingested.facts else f"  {name}: {origin}"
         )
     lines += [f"VOID: {reason}" for reason in record.void_reasons]
-    return "\n".join(lines)
+    return "\n".join(plain(line, 2000) if not line.startswith("  ") else f"  {plain(line, 2000)}" for line in lines)

@@ -11,14 +11,23 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from bench.records.fields import Count, Strict
 from bench.records.jsonfile import read_model, write_model
 
 MAX_LEDGER_BYTES = 8 << 20
 
-Label = Annotated[str, Field(max_length=200)]  # unlike the name of a record it may be empty
+
+def _printable(text: str) -> str:
+    """Ledgers are shown in terminals and in pull requests, and come from there."""
+    if not text.isprintable():
+        raise ValueError("holds a character that is not printable")
+    return text
+
+
+# unlike the name of a record it may be empty
+Label = Annotated[str, Field(max_length=200), AfterValidator(_printable)]
 
 
 class CostRow(Strict):

@@ -8,10 +8,12 @@ does not see is looked for in the file without those lists.
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
 import re
+import shutil
 import sys
 import tempfile
 from collections import Counter
@@ -66,7 +68,23 @@ def write_model(path: Path, model: BaseModel) -> None:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that a reader sees the old content or the new, never a part; makes missing folders."""
+    """Write a file so that a reader sees the old content or the new, never a part; makes missing folders.
+
+    What exists and is no regular file (/dev/null, a pipe) is written to as it is: it is not to be replaced by a file.
+
+    Raises:
+        ValueError: the system does not let us; one line names the file, and how much room it needs.
+    """
+    try:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            path.write_bytes(content)
+        else:
+            _write_whole(path, content)
+    except OSError as error:
+        raise cannot_write(path, error, len(content)) from None
+
+
+def _write_whole(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
     try:
@@ -82,12 +100,40 @@ def write_atomically(path: Path, content: bytes) -> None:
         raise
 
 
-def write_file(path: Path, content: bytes) -> None:
-    """Write a file that a user named, atomically; a ValueError of one line where the system does not let us."""
-    try:
-        write_atomically(path, content)
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be written: {error.strerror or error}") from None
+def append_whole(path: Path, content: bytes) -> None:
+    """Put content at the end of a file, all of it or nothing; an OSError where the system does not let us."""
+    is_new = not path.exists()
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    with os.fdopen(descriptor, "wb", buffering=0) as stream:
+        size = os.fstat(descriptor).st_size
+        try:
+            rest = memoryview(content)
+            while rest:  # the first write of a disk that fills up writes a part, the next one says why
+                rest = rest[stream.write(rest) :]
+            if path.is_file():
+                os.fsync(descriptor)
+        except OSError:
+            if path.is_file():
+                stream.truncate(size)
+            if is_new:
+                path.unlink(missing_ok=True)
+            raise
+
+
+def cannot_write(path: Path, error: OSError, needed_bytes: int) -> ValueError:
+    """The refusal of a file that could not be written: where, why, and where room is short how much of it."""
+    said = f"{path}: cannot be written: {error.strerror or error}"
+    if error.errno == errno.EFBIG:
+        return ValueError(
+            f"{said}; it needs {needed_bytes:,} bytes, more than this process may write into one file (ulimit -f)"
+        )
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return ValueError(said)
+    there = next(each for each in path.absolute().parents if each.is_dir())
+    free = shutil.disk_usage(there).free
+    return ValueError(
+        f"{said}; it needs {needed_bytes:,} bytes, {free:,} are free in {there}: free some, or choose another folder"
+    )
 
 
 def first_fault(error: ValidationError) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from grok1.config.recipe import Recipe
-from grok1.config.refusals import RecipeError, describe_validation_error
+from grok1.config.refusals import RecipeError, describe_validation_error, printable, quoted, reason_of
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -65,13 +65,13 @@ def _read_toml(name_or_path: str) -> Fields:
     elif name_or_path in recipe_names():
         content = (resources.files("grok1") / "recipes" / f"{name_or_path}.toml").read_bytes()
     else:
-        raise RecipeError(f"unknown recipe {name_or_path!r}; choose one of {_names()}, or give a .toml file")
+        raise RecipeError(f"unknown recipe {quoted(name_or_path)}; choose one of {_names()}, or give a .toml file")
     if len(content) > _MAX_RECIPE_BYTES:
         raise RecipeError(f"recipe file {name_or_path} is larger than {_MAX_RECIPE_BYTES} bytes; shorten it")
     try:
         return tomllib.loads(content.decode("utf-8"))
     except (ValueError, RecursionError) as error:
-        raise RecipeError(f"recipe file {name_or_path} is not valid TOML: {error}") from None
+        raise RecipeError(f"recipe file {name_or_path} is not valid TOML: {reason_of(error)}") from None
 
 
 def _read_file(path: Path) -> bytes:
@@ -95,7 +95,7 @@ def _apply_override(fields: Fields, override: str) -> None:
     key, separator, text = override.partition("=")
     path = key.strip().split(".")
     if not separator or not all(path):
-        raise RecipeError(f"override {override!r} is not of the form section.key=value, like parallel.tensor=2")
+        raise RecipeError(f"override {quoted(override)} is not of the form section.key=value, like parallel.tensor=2")
     try:
         value = tomllib.loads(f"value = {text.strip()}")["value"]
     except (ValueError, RecursionError):  # also integers of too many digits, and lists too deep
@@ -104,6 +104,6 @@ def _apply_override(fields: Fields, override: str) -> None:
     for section in sections:
         inner = fields.setdefault(section, {})
         if not isinstance(inner, dict):
-            raise RecipeError(f"override {override!r}: {section} is a value, not a section")
+            raise RecipeError(f"override {quoted(override)}: {printable(section)[:80]} is a value, not a section")
         fields = inner
     fields[leaf] = value

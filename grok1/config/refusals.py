@@ -30,6 +30,16 @@ def printable(text: str) -> str:
     return "".join(char if char.isprintable() else "?" for char in text)
 
 
+def printable_lines(text: str) -> str:
+    """Text of several lines, such as a traceback, in which nothing but their ends steers a terminal."""
+    return "".join(char if char.isprintable() or char in "\n\t" else "?" for char in text)
+
+
+def quoted(text: str, most_characters: int = 200) -> str:
+    """Words that somebody gave, in an error: in quotes, escaped, and no longer than a line."""
+    return repr(text if len(text) <= most_characters else f"{text[:most_characters]}…")
+
+
 def reason_of(error: BaseException, most_characters: int = 200) -> str:
     """The message of an error that a library raised, on one short line; the error's type if it has no message."""
     return printable(" ".join(str(error).split()))[:most_characters] or type(error).__name__

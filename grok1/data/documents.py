@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import glob
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from grok1.config.refusals import reason_of
+from grok1.config.refusals import listed, quoted, reason_of
 
 Reader = Callable[[Path, str], Iterator[tuple[int, object]]]  # (file, column) to (row, its text) from 1
 
@@ -89,9 +89,7 @@ def _parquet(path: Path, column: str) -> Iterator[tuple[int, object]]:
     file, names = _open_parquet(path)
     with file:
         if column not in names:
-            raise ValueError(
-                f"{path} row 1: no column {column!r}; it has {', '.join(names)}: choose with --text-column"
-            )
+            raise ValueError(f"{path} row 1: no column {column!r}; it has {_names(names)}: choose with --text-column")
         row = 0
         try:
             for batch in file.iter_batches(batch_size=1024, columns=[column]):
@@ -154,6 +152,12 @@ def _field(entry: object, path: Path, row: int, column: str) -> object:
     if not isinstance(entry, dict):
         raise ValueError(f"{path} row {row}: column {column!r}: the row is {type(entry).__name__}, not a JSON object")
     if column not in entry:
-        names = ", ".join(map(str, list(entry)[:8])) or "no columns"
-        raise ValueError(f"{path} row {row}: no column {column!r}; it has {names}: choose with --text-column")
+        raise ValueError(f"{path} row {row}: no column {column!r}; it has {_names(entry)}: choose with --text-column")
     return entry[column]
+
+
+def _names(columns: Iterable[str]) -> str:
+    """Names of columns that a file states, however odd they are."""
+    shown = list(columns)
+    words = [name if name.isprintable() and len(name) <= 60 else quoted(name, 60) for name in shown]
+    return listed(words, 8).replace("; ", ", ") or "no columns"

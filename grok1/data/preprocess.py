@@ -23,6 +23,7 @@ from typing import Annotated, Optional
 
 import typer
 
+from grok1.config.refusals import printable
 from grok1.data.documents import Row, count_rows, find_inputs, read_rows
 from grok1.data.indexed import IndexedWriter
 from grok1.data.tokenizer import Tokenizer, TokenizerKind, load_tokenizer
@@ -106,7 +107,8 @@ def preprocess_command(
             max_rows=sample,
             progress=progress,
         )
-    print(f"{done.prefix}.bin/.idx: {done.documents} documents, {done.tokens} tokens in {done.seconds:.1f} s")
+    where = printable(str(done.prefix))
+    print(f"{where}.bin/.idx: {done.documents} documents, {done.tokens} tokens in {done.seconds:.1f} s")
     if json_path is not None:
         from grok1.files import write_json
 

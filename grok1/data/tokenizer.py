@@ -7,9 +7,12 @@ a Hugging Face folder is never run, and nothing is downloaded.
 from __future__ import annotations
 
 import hashlib
+import os
+import sys
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -106,7 +109,10 @@ class HuggingFaceTokenizer(Tokenizer):
 
     def tokenize(self, text: str) -> list[int]:
         # verbose=False: a document longer than the model's context is what pretraining wants
-        ids: list[int] = self._tokenizer(text, verbose=False).input_ids
+        try:
+            ids: list[int] = self._tokenizer(text, verbose=False).input_ids
+        except Exception as error:  # whatever a model that lacks a piece makes transformers raise
+            raise ValueError(f"{self.path} cannot tokenize a text: {reason_of(error)}; check tokenizer.json") from error
         return ids
 
     def detokenize(self, ids: Sequence[int]) -> str:
@@ -121,7 +127,10 @@ def _auto_tokenizer(path: Path) -> Any:
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # it warns of Grok-1's model type, which the tokenizer does not need
     try:
-        return AutoTokenizer.from_pretrained(str(path), use_fast=True, local_files_only=True, trust_remote_code=False)
+        with _unheard():
+            return AutoTokenizer.from_pretrained(
+                str(path), use_fast=True, local_files_only=True, trust_remote_code=False
+            )
     except Exception as error:  # whatever a damaged or foreign folder makes transformers raise
         raise ValueError(
             f"{path} is not a Hugging Face tokenizer folder that loads without running its code ({reason_of(error)}); "
@@ -129,6 +138,22 @@ def _auto_tokenizer(path: Path) -> Any:
         ) from error
     finally:
         logging.set_verbosity(verbosity)
+
+
+@contextmanager
+def _unheard() -> Iterator[None]:
+    """tokenizers prints the names of options that it does not know, straight to the terminal: a stranger's words."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 1)
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _end_of_document(processor: Any) -> int:

@@ -8,7 +8,10 @@ before its content is read. Legend: B batch, T sequence, V vocabulary, D hidden,
 from __future__ import annotations
 
 import functools
+import lzma
 import re
+import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -29,8 +32,11 @@ _MAX_BYTES = 8 << 30  # of one archive, unpacked
 _MAX_CONFIG_CHARACTERS = 64 << 10
 _MAX_CHARACTERS = 1000  # of what a file made an error say
 _SHOWN_PROBLEMS = 5
-# what zipfile, zlib and numpy raise at broken, encrypted or oddly compressed content
-_DAMAGE = (zipfile.BadZipFile, zlib.error, OSError, ValueError, KeyError, EOFError, NotImplementedError, RuntimeError)
+# what zipfile, zlib and numpy raise at broken, encrypted or oddly compressed content, and at headers that are no tuple
+_DAMAGE = (
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, tokenize.TokenError, SyntaxError, OSError),
+    *(ValueError, TypeError, KeyError, EOFError, NotImplementedError, RuntimeError, OverflowError, MemoryError),
+)
 _CACHED_ARRAYS = 4  # an expert's three matrices are read in turn, each from the array of all experts
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from grok1.config.recipe import Recipe
+from grok1.config.refusals import quoted
 from grok1.data.sample_corpus import cached_sample_corpus
 from grok1.megatron.dataset_helpers import build_dataset_helpers
 from grok1.weights.folder import StoredCheckpoint
@@ -76,11 +77,11 @@ def _numbers(option: str, text: str, least: int, most: int) -> set[int]:
     found: set[int] = set()
     for part in text.split(","):
         first, _, last = part.partition("-")
-        if not first.isdecimal() or not (last or first).isdecimal():
-            raise ValueError(f"{option} {text!r} is not a list of numbers like 5 or 2,8-9")
+        if not all(each.isdecimal() and len(each) < 10 for each in (first, last or first)):
+            raise ValueError(f"{option} {quoted(text)} is not a list of numbers like 5 or 2,8-9")
         low, high = int(first), int(last or first)
         if not least <= low <= high <= most:
-            raise ValueError(f"{option} {text!r}: {part} is not within {least} to {most}")
+            raise ValueError(f"{option} {quoted(text)}: {quoted(part)} is not within {least} to {most}")
         found |= set(range(low, high + 1))
     return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import subprocess
@@ -152,7 +153,7 @@ def test_a_disk_that_is_full_leaves_no_half_of_a_line(tmp_path: Path, monkeypatc
     before = file.read_bytes()
 
     class Half:
-        """Writes what fits, as a raw stream does."""
+        """Writes what fits, as a raw stream does, and then says why no more does."""
 
         def __init__(self, stream):
             self.stream = stream
@@ -167,11 +168,13 @@ def test_a_disk_that_is_full_leaves_no_half_of_a_line(tmp_path: Path, monkeypatc
             return getattr(self.stream, name)
 
         def write(self, content):
+            if os.fstat(self.stream.fileno()).st_size > len(before):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             return self.stream.write(content[:100])
 
     plain_open = os.fdopen
-    monkeypatch.setattr("bench.history.store.os.fdopen", lambda *args, **more: Half(plain_open(*args, **more)))
-    with pytest.raises(ValueError, match="only a part of"):
+    monkeypatch.setattr("bench.records.jsonfile.os.fdopen", lambda *args, **more: Half(plain_open(*args, **more)))
+    with pytest.raises(ValueError, match=r"No space left on device; it needs \d+ bytes, [\d,]+ are free in "):
         append(file, [run_of(1)])
     assert file.read_bytes() == before
 
