@@ -40,6 +40,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     add("--data", metavar="PREFIX", help="prefix of a .bin/.idx pair of files (default: sample text)")
     add("--tokenizer", metavar="PATH", help="the tokenizer that --data was made with")
+    add("--index-cache", metavar="DIR", help="keep the sample index here (default: beside the corpus)")
     add(
         "--no-shared-storage",
         action="store_true",

@@ -42,7 +42,7 @@ def run_rank(job: Job, where: Rendezvous, emit: Emit) -> dict[str, list[float]] 
     each side belong to round i.
     """
     rounds = _WARM_UP_ROUNDS + math.ceil(job.num_steps / 2)
-    with joined_with_data(job, where, rounds * len(_ROUND)) as (ranks, batches):
+    with joined_with_data(job, where) as (ranks, batches):
         stepper = build_stepper(job.recipe, ranks, batches)
         log = emit if ranks.rank == 0 else _drop
         seconds = _in_turns(rounds, lambda step: _harness_step(stepper, log, step), stepper, batches)

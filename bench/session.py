@@ -65,6 +65,11 @@ class BenchSession:
     def cases(self) -> list[Case]:
         return select(self.config.getoption("--case"), self.device)
 
+    @property
+    def index_cache(self) -> Path | None:
+        given = self.config.getoption("--index-cache")
+        return Path(given) if given else None
+
     def job(self, case: Case) -> Job:
         """The case's job with the command line's changes."""
         option = self.config.getoption
@@ -74,6 +79,7 @@ class BenchSession:
             Path(option("--data")) if option("--data") else None,
             Path(option("--tokenizer")) if option("--tokenizer") else None,
             shared_storage=not option("--no-shared-storage"),
+            index_cache=self.index_cache,
         )
 
     def runs(self, case: Case) -> int:

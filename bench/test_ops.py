@@ -81,7 +81,7 @@ def parts(session: BenchSession, tmp_path_factory: pytest.TempPathFactory) -> It
     except LaunchError as error:  # a recipe meant for many ranks; its case is still run
         pytest.skip(f"parts are timed on one rank: {error}")
     data, tokenizer = (Path(given) if given else None for given in (option("--data"), option("--tokenizer")))
-    job = prepare(recipe, recipe.training.decay_steps, data, tokenizer)
+    job = prepare(recipe, recipe.training.decay_steps, data, tokenizer, index_cache=session.index_cache)
     with _one_rank_job(session.device, recipe, tmp_path_factory.mktemp("ranks")) as ranks:
         from grok1.model.model import build_model
 
@@ -210,9 +210,10 @@ def test_optimizer_step(parts: Parts, time_it: Callable[..., None]) -> None:
 
 def test_data_loading(parts: Parts, time_it: Callable[..., None]) -> None:
     """All micro-batches of one step, from the indexed file to the device."""
-    from grok1.data.batches import Batches, training_split
+    from grok1.data.batches import Batches
+    from grok1.data.samples import training_samples
 
     job = parts.job
-    dataset = training_split(job.recipe, job.data_prefix, job.tokenizer_path, job.num_steps)
+    dataset = training_samples(job.recipe, job.data_prefix, job.tokenizer_path, job.index_cache, job.corpus_digest)
     batches, steps = Batches(job.recipe, parts.ranks, dataset), itertools.cycle(range(job.num_steps))
     time_it(lambda: batches.step(next(steps)))

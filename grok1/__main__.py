@@ -43,6 +43,9 @@ def train(
     overrides: Overrides = None,
     json_path: Annotated[Path | None, typer.Option("--json", help="Write all measurements to this file.")] = None,
     no_shared_storage: Annotated[bool, typer.Option("--no-shared-storage", help="Nodes do not share a disk.")] = False,
+    index_cache: Annotated[
+        Path | None, typer.Option(help="Keep the sample index here; default: beside the corpus.")
+    ] = None,
     profile: Annotated[
         str | None,
         typer.Option(metavar="STEPS", help="Profile these steps, like 5 or 4,8-9; writes traces."),
@@ -69,7 +72,7 @@ def train(
     from grok1.training.job import prepare, profile_request
 
     chosen = load_recipe(recipe, overrides or [])
-    job = prepare(chosen, steps, data, tokenizer, save, save_interval, load, not no_shared_storage)
+    job = prepare(chosen, steps, data, tokenizer, save, save_interval, load, not no_shared_storage, index_cache)
     if profile is not None:
         world_size = chosen.parallel.world_size
         job = replace(job, profile=profile_request(profile, profile_ranks, profile_dir, steps, world_size))

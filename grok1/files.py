@@ -12,10 +12,12 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
+
+from filelock import FileLock, Timeout
 
 
 def write_json(path: Path, content: object) -> None:
@@ -93,6 +95,31 @@ def whole_folder(target: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
+
+
+@contextmanager
+def one_at_a_time(places: Sequence[Path], seconds: float) -> Iterator[None]:
+    """Hold the first of these lock files that can be made, and wait that long for whoever holds it.
+
+    It saves work, and protects nothing: where none can be made (a disk that is read-only, or has no locks), or the
+    wait is over, the block runs all the same.
+    """
+    held: FileLock | None = None
+    for place in places:
+        lock = FileLock(place, timeout=seconds)
+        try:
+            lock.acquire()
+        except Timeout:
+            break
+        except (OSError, NotImplementedError):
+            continue
+        held = lock
+        break
+    try:
+        yield
+    finally:
+        if held is not None:
+            held.release()
 
 
 def folder_digest(folder: Path, *suffixes: str) -> str:

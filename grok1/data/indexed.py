@@ -10,11 +10,13 @@ PREFIX.bin is the tokens, one after the other. One document is one sequence here
 
 from __future__ import annotations
 
-import hashlib
+import os
 import shutil
 import struct
 import tempfile
 from array import array
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -30,7 +32,6 @@ _HEADER = struct.Struct("<9sQBQQ")
 _MAGIC = b"MMIDIDX\x00\x00"
 _DTYPES = {1: "uint8", 2: "int8", 3: "int16", 4: "int32", 5: "int64", 6: "float64", 7: "float32", 8: "uint16"}
 _UINT16_VOCABULARY = 65500  # megatron's bound, some way below 65536
-_DIGESTED_BYTES = 1 << 20  # of each end: a corpus may be huge
 _REMEDY = "make it again with `grok1 preprocess`, or copy both files whole"
 
 
@@ -60,9 +61,14 @@ class IndexedWriter:
         return self
 
     def add_document(self, ids: array[int]) -> None:
-        """Append one document. An empty one gets an end but no sequence, as in megatron's builder."""
+        """Append one document. An empty one gets an end but no sequence, as in megatron's builder.
+
+        Raises:
+            ValueError: one line: the disk is full, or fails.
+        """
         if ids:
-            self._write(self._bin, np.frombuffer(ids, dtype=np.int32).astype(self._dtype))
+            with self._refusals():
+                self._bin.write(np.frombuffer(ids, dtype=np.int32).astype(self._dtype).tobytes())
             self._lengths.append(len(ids))
             self.tokens += len(ids)
         self._ends.append(len(self._lengths))
@@ -72,9 +78,11 @@ class IndexedWriter:
     ) -> None:
         try:
             if kind is None:
-                self._finish()
+                with self._refusals():
+                    self._finish()
         finally:
-            self._bin.close()
+            with suppress(OSError):  # it may hold bytes that the disk has no room for
+                self._bin.close()
             shutil.rmtree(self._folder, ignore_errors=True)
 
     def _finish(self) -> None:
@@ -83,26 +91,33 @@ class IndexedWriter:
         code = next(code for code, name in _DTYPES.items() if np.dtype(name) == self._dtype)
         with (self._folder / "idx").open("wb") as stream:
             stream.write(_HEADER.pack(_MAGIC, 1, code, len(lengths), len(self._ends)))
-            self._write(stream, lengths.astype("<i4"))
-            self._write(stream, (pointers * self._dtype.itemsize).astype("<i8"))
-            self._write(stream, np.frombuffer(self._ends, dtype=np.int64).astype("<i8"))
-        self._put_in_place()
+            stream.write(lengths.astype("<i4").tobytes())
+            stream.write((pointers * self._dtype.itemsize).astype("<i8").tobytes())
+            stream.write(np.frombuffer(self._ends, dtype=np.int64).astype("<i8").tobytes())
+            _to_disk(stream)
+        _to_disk(self._bin)
+        # an old index must not meet the new tokens, even if we are stopped between the two renames
+        indexed_path(self._prefix, ".idx").unlink(missing_ok=True)
+        for suffix in (".bin", ".idx"):
+            (self._folder / suffix[1:]).replace(indexed_path(self._prefix, suffix))
 
-    def _put_in_place(self) -> None:
+    @contextmanager
+    def _refusals(self) -> Iterator[None]:
+        """A disk that is full or fails, in one line with what the documents so far need."""
         try:
-            self._bin.close()
-            # an old index must not meet the new tokens, even if we are stopped between the two renames
-            indexed_path(self._prefix, ".idx").unlink(missing_ok=True)
-            for suffix in (".bin", ".idx"):
-                (self._folder / suffix[1:]).replace(indexed_path(self._prefix, suffix))
+            yield
         except OSError as error:
-            raise ValueError(f"cannot write {self._prefix}.bin: {error.strerror}; choose another prefix") from error
+            needed = self.tokens * self._dtype.itemsize + _HEADER.size + 12 * len(self._lengths) + 8 * len(self._ends)
+            raise ValueError(
+                f"cannot write {self._prefix}.bin and .idx: {error.strerror}; the {len(self._ends) - 1} documents so "
+                f"far need {needed} bytes; free some space, or choose another prefix"
+            ) from error
 
-    def _write(self, stream: BinaryIO, values: npt.NDArray[np.generic]) -> None:
-        try:
-            stream.write(values.tobytes())
-        except OSError as error:
-            raise ValueError(f"cannot write {self._prefix}.bin: {error.strerror}; free some space") from error
+
+def _to_disk(stream: BinaryIO) -> None:
+    """Past all buffers: some disks say only now that they are full."""
+    stream.flush()
+    os.fsync(stream.fileno())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,19 +128,6 @@ class IndexInfo:
     documents: int
     tokens: int
     dtype: str
-
-
-def corpus_digest(prefix: Path) -> str:
-    """A short digest of both files, the same on every node that has the same corpus: their sizes, and their ends."""
-    digest = hashlib.sha256()
-    for path in (indexed_path(prefix, ".bin"), indexed_path(prefix, ".idx")):
-        size = path.stat().st_size
-        digest.update(f"{path.suffix} {size}\n".encode())
-        with path.open("rb") as file:
-            digest.update(file.read(_DIGESTED_BYTES))
-            file.seek(max(0, size - _DIGESTED_BYTES))
-            digest.update(file.read())
-    return digest.hexdigest()[:12]
 
 
 def check_indexed(prefix: Path) -> IndexInfo:
@@ -150,6 +152,13 @@ def check_indexed(prefix: Path) -> IndexInfo:
     if bin_size != expected:
         raise ValueError(f"{bin_path} has {bin_size} bytes, its index says {expected}; {_REMEDY}")
     return IndexInfo(sequences=sequences, documents=ends - 1, tokens=tokens, dtype=dtype)
+
+
+def sequence_lengths(prefix: Path) -> Int32s:
+    """The length of every sequence in tokens: a view of PREFIX.idx, which `check_indexed` has accepted."""
+    path = indexed_path(prefix, ".idx")
+    sequences, ends, _ = _read_header(path, path.stat().st_size)
+    return _map_arrays(path, sequences, ends)[0]
 
 
 def _read_header(idx_path: Path, idx_size: int) -> tuple[int, int, str]:

@@ -25,6 +25,7 @@ from grok1.data.preprocess import preprocess
 from grok1.files import whole_folder
 
 _FORMAT = 1  # raise it when what is built below changes; cached corpora of other formats are not used
+_CORPUS_BYTES = 8_000_000  # of a sample corpus, and some to spare
 _LARGEST_VOCABULARY = 16384  # a megabyte of text supports no more pieces; recipes with more use the first ids only
 _SMALLEST_VOCABULARY = 384  # 256 bytes, 4 special pieces, and the characters of the text
 _PARAGRAPHS_BYTES = 800  # of one row's answer, about 200 tokens; a longer paragraph stays whole
@@ -75,7 +76,10 @@ def sample_corpus(cache_dir: Path, vocab_size: int) -> SampleCorpus:
             if not _is_whole(folder):
                 _build(folder, size)
     except OSError as error:
-        raise ValueError(f"cannot build the sample corpus in {cache_dir}: {error.strerror}; give --data") from error
+        raise ValueError(
+            f"cannot build the sample corpus in {cache_dir}: {error.strerror or error}; "
+            f"it needs {_CORPUS_BYTES} bytes there: free some space, or give --data"
+        ) from error
     return _corpus(folder)
 
 

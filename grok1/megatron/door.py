@@ -9,10 +9,10 @@ seam.activate()
 
 with patches.quiet_imports(), patches.compile_when_called():
     from megatron.core import dist_checkpointing, parallel_state, tensor_parallel
-    from megatron.core.datasets.blended_megatron_dataset_builder import BlendedMegatronDatasetBuilder
     from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig
     from megatron.core.datasets.indexed_dataset import DType, IndexedDataset, IndexedDatasetBuilder
     from megatron.core.datasets.megatron_tokenizer import MegatronTokenizer
+    from megatron.core.datasets.utils import Split
     from megatron.core.distributed import (
         DistributedDataParallel,
         DistributedDataParallelConfig,
@@ -48,7 +48,6 @@ patches.patch_megatron()
 
 __all__ = [
     "AttnMaskType",
-    "BlendedMegatronDatasetBuilder",
     "ColumnParallelLinear",
     "DType",
     "DistributedDataParallel",
@@ -75,6 +74,7 @@ __all__ = [
     "SelfAttention",
     "SelfAttentionSubmodules",
     "SequentialMLP",
+    "Split",
     "StaticInferenceContext",
     "TransformerBlockSubmodules",
     "TransformerConfig",

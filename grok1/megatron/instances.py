@@ -17,7 +17,6 @@ import torch
 from grok1.device.kind import cpu_only
 from grok1.megatron.protocols import (
     BucketGroup,
-    DatasetConfig,
     DdpModel,
     InferenceContext,
     MegatronOptimizer,
@@ -72,14 +71,6 @@ def disable_sequence_parallelism(config: ModelConfig) -> None:
     megatron-core 0.12; all devices.
     """
     config.sequence_parallel = False
-
-
-def keep_training_split_only(config: DatasetConfig) -> None:
-    """Build no validation or test set. megatron loops for ever over a split that rounds to no document.
-
-    megatron-core 0.12; all devices.
-    """
-    config.split_matrix = [config.split_matrix[0], None, None]
 
 
 def keep_last_logits_only(context: InferenceContext) -> None:

@@ -192,12 +192,6 @@ class ForwardBackward(Protocol):
         ...
 
 
-class DatasetConfig(Protocol):
-    """GPTDatasetConfig, as far as it says which documents belong to which split."""
-
-    split_matrix: list[tuple[float, float] | None]
-
-
 class InferenceContext(Protocol):
     """StaticInferenceContext: the key/value cache, and how far it is filled."""
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from grok1.config.recipe import Recipe
-from grok1.data.batches import Batches, BatchSource, training_split
+from grok1.data.batches import Batches, BatchSource
+from grok1.data.samples import training_samples
 from grok1.distributed.groups import Ranks, joined
 from grok1.distributed.rendezvous import Rendezvous
 from grok1.megatron.protocols import DdpModel
@@ -18,20 +20,16 @@ from grok1.training.timers import PhaseTimers
 
 
 @contextmanager
-def joined_with_data(job: Job, where: Rendezvous, num_steps: int | None = None) -> Iterator[tuple[Ranks, Batches]]:
-    """Join the job; gives this rank's place in it and its micro-batches of the corpus.
-
-    The order of samples depends on the length of the dataset: `num_steps` (default: the job's) or the recipe's
-    decay_steps, whichever is more.
-    """
+def joined_with_data(job: Job, where: Rendezvous) -> Iterator[tuple[Ranks, Batches]]:
+    """Join the job; gives this rank's place in it and its micro-batches of the corpus, for any number of steps."""
     recipe = job.recipe
-    dataset_steps = max(job.num_steps if num_steps is None else num_steps, recipe.training.decay_steps)
-    # the sample index must exist before the ranks meet: rank 0 builds it, or one rank a node without shared disk
-    if where.rank == 0 or (where.local_rank == 0 and not job.shared_storage):
-        training_split(recipe, job.data_prefix, job.tokenizer_path, dataset_steps)
+    open_samples = partial(
+        training_samples, recipe, job.data_prefix, job.tokenizer_path, job.index_cache, job.corpus_digest
+    )
+    # the sample index must exist before the ranks meet: the first rank of each node finds it or builds it
+    samples = open_samples() if where.local_rank == 0 else None
     with joined(where, recipe.parallel, recipe.training.seed) as ranks:
-        dataset = training_split(recipe, job.data_prefix, job.tokenizer_path, dataset_steps)
-        yield ranks, Batches(recipe, ranks, dataset)
+        yield ranks, Batches(recipe, ranks, open_samples(is_first=False) if samples is None else samples)
 
 
 def build_stepper(

@@ -41,21 +41,21 @@ class Job:
     save_interval: int = 0
     load: Path | None = None
     shared_storage: bool = True
+    index_cache: Path | None = None  # where the sample index is kept; None: see grok1.data.sample_index.index_folders
+    corpus_digest: str = ""  # of every byte of the corpus; empty: not computed yet
     profile: ProfileRequest | None = None
     times_modules: bool = False  # profile the last step once more, outside the measurement, to split its time by module
     launched_at: float = 0.0  # seconds since the epoch; the start-up time counts from here
 
     def terms(self) -> dict[str, str]:
         """What this job does, as far as all its nodes must do the same; folders may lie elsewhere on each."""
-        from grok1.data.indexed import corpus_digest
-
         return {
             "--steps": str(self.num_steps),
             "--save": f"every {self.save_interval}" if self.save else "no",
             "--load": "yes" if self.load else "no",
             "--no-shared-storage": "no" if self.shared_storage else "yes",
             "--profile": "no" if self.profile is None else f"{sorted(self.profile.steps)} {sorted(self.profile.ranks)}",
-            "data": corpus_digest(self.data_prefix),
+            "data": self.corpus_digest,
         }
 
 
@@ -95,15 +95,20 @@ def prepare(
     save_interval: int = 0,
     load: Path | None = None,
     shared_storage: bool = True,
+    index_cache: Path | None = None,
 ) -> Job:
     """A job whose corpus exists and is whole. Without `data`: the sample corpus, made on first use.
 
-    Builds megatron's compiled dataset helpers where they are missing, once a node.
+    Builds megatron's compiled dataset helpers where they are missing, and reads the whole corpus where its digest is
+    not known yet, both once a node.
 
     Raises:
         ValueError: one line that says what is missing or damaged and what to do.
     """
+    from grok1.data.identity import corpus_digest
     from grok1.data.indexed import check_indexed
+    from grok1.data.sample_index import index_folders
+    from grok1.data.split import training_share
 
     if num_steps < 1:
         raise ValueError(f"--steps {num_steps} is not positive; give at least 1")
@@ -132,15 +137,19 @@ def prepare(
         )
     _check_tokenizer(tokenizer, recipe)
     _check_token_ids(data, check_indexed(data).dtype, recipe.model.vocab_size)
+    training_share(recipe, data)
+    data, index_cache = data.absolute(), index_cache.absolute() if index_cache else None
     return Job(
         recipe=recipe,
         num_steps=num_steps,
-        data_prefix=data.absolute(),
+        data_prefix=data,
         tokenizer_path=tokenizer.absolute(),
         save=save.absolute() if save else None,
         save_interval=save_interval,
         load=load.absolute() if load else None,
         shared_storage=shared_storage,
+        index_cache=index_cache,
+        corpus_digest=corpus_digest(data, index_folders(data, index_cache)),
         launched_at=time.time(),
     )
 
@@ -157,11 +166,17 @@ def _check_tokenizer(path: Path, recipe: Recipe) -> None:
 
 
 def _check_token_ids(prefix: Path, dtype: str, vocab_size: int) -> None:
-    """Refuse ids that the model has no row for; looks at the first tokens only, as corpora can be huge."""
+    """Refuse ids that the model has no row for before any rank starts; looks at the first tokens only.
+
+    Ranks look at the others when they cut them into batches (grok1.data.samples).
+    """
     path = prefix.with_name(f"{prefix.name}.bin")
-    largest = int(np.fromfile(path, dtype=dtype, count=_TOKENS_LOOKED_AT).max(initial=0))
-    if largest >= vocab_size:
+    ids = np.fromfile(path, dtype=dtype, count=_TOKENS_LOOKED_AT)
+    wrong = next(
+        (each for each in (int(ids.min(initial=0)), int(ids.max(initial=0))) if not 0 <= each < vocab_size), None
+    )
+    if wrong is not None:
         raise ValueError(
-            f"{path} holds token id {largest}, the recipe's vocab_size is {vocab_size}; "
+            f"{path} holds token id {wrong}, the recipe's vocab_size is {vocab_size}; "
             "preprocess with the recipe's tokenizer, or set model.vocab_size"
         )

@@ -60,7 +60,7 @@ def test_train_joins_a_job_that_torchrun_started(corpus: tuple[Path, Path], tmp_
     words = [*one_rank_words(corpus), "--set", "parallel.world_size=2", "--set", "parallel.pipeline=2"]
     launched = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "grok1", "train"]
-        + [*words, "--steps", "2", "--json", str(target)],
+        + [*words, "--steps", "2", "--json", str(target), "--index-cache", str(tmp_path / "index")],
         capture_output=True,
         text=True,
         cwd=ROOT,
@@ -68,6 +68,7 @@ def test_train_joins_a_job_that_torchrun_started(corpus: tuple[Path, Path], tmp_
     )
     assert launched.returncode == 0, launched.stderr
     assert json.loads(target.read_text())["layout"]["pipeline"] == 2
+    assert list((tmp_path / "index").glob("index-*"))
 
 
 def test_a_rank_under_torchrun_ends_before_python_takes_itself_apart(corpus: tuple[Path, Path]) -> None:
@@ -115,6 +116,11 @@ def test_two_launchers_make_up_one_job_without_shared_storage(corpus: tuple[Path
         (["--data", "nowhere"], r"nowhere"),
         (["--tokenizer", "nowhere"], r"tokenizer nowhere does not exist"),
         (["--set", "model.vocab_size=256"], r"tokenizer .* 512 entries, more than the recipe's vocab_size 256"),
+        (
+            ["--set", "data.split=1,999999,0"],
+            r"leaves 0 of the \d+ documents of .* for training.*split=1,0,0 takes all",
+        ),
+        (["--index-cache", "/dev/null"], r"no place for the sample index: /dev/null cannot be written.*\d+ bytes free"),
         (["--set", "model.hidden_size=200000", "--set", "model.ffn_hidden_size=1000000"], r"needs about .* GiB"),
     ],
 )

@@ -1,6 +1,7 @@
 """The preprocess command: what it reads, what it writes, what it refuses, how it ends."""
 
 import json
+import re
 import signal
 import subprocess
 from array import array
@@ -19,7 +20,7 @@ from grok1.data.documents import find_inputs, read_rows
 from grok1.data.indexed import IndexedWriter, check_indexed, indexed_path
 from grok1.data.preprocess import preprocess
 from grok1.data.tokenizer import TokenizerKind, load_tokenizer
-from tests.grok1.conftest import grok1_command
+from tests.grok1.conftest import ROOT, grok1_command
 
 KIND: TokenizerKind = "SentencePiece"
 TEXTS = ["Hello world", "", "one\n\ntwo", "caf\u00e9 \u4e2d\u6587", "x" * 5000, " "]
@@ -298,6 +299,26 @@ def test_a_worker_that_dies_ends_the_command_with_an_error(tmp_path, corpus):
     assert process.returncode == 1
     assert "a tokenizing process died" in rest
     assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("text", "kilobytes"), [("Hello world " * 50, 16), ("Hello world", 4), ("a", 12)], ids=["tokens", "end", "index"]
+)
+def test_a_full_disk_ends_in_one_line_and_leaves_nothing(tmp_path, corpus, text, kilobytes):
+    """At a limit of size, which fails as a full disk does: among the tokens, at their end, and in the index."""
+    source = write_jsonl(tmp_path / "in.jsonl", [text] * 800)
+    where = ["--input", source, "--output-prefix", tmp_path / "out" / "x"]
+    words = grok1_command(
+        "preprocess", *where, "--tokenizer-type", KIND, "--tokenizer-name-or-path", corpus.tokenizer_path
+    )
+    limited = ["bash", "-c", f'ulimit -f {kilobytes}; exec "$@"', "bash", *words]
+    ended = subprocess.run(limited, capture_output=True, text=True, timeout=60, cwd=ROOT, check=False)
+    assert ended.returncode == 2, ended.stderr
+    said = (
+        r"grok1: cannot write .*x_text_document\.bin and \.idx: File too large; the \d+ documents so far need \d+ bytes"
+    )
+    assert re.fullmatch(rf"{said}; free some space, or choose another prefix\n", ended.stderr)
+    assert not list((tmp_path / "out").iterdir())
 
 
 # --- the check before training ---

@@ -11,7 +11,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from grok1.config.recipe import Recipe
-from grok1.data.batches import Batches, training_split
+from grok1.data.batches import Batches
+from grok1.data.samples import training_samples
 from grok1.distributed.groups import Ranks, joined
 from grok1.distributed.rendezvous import Rendezvous
 from grok1.model.model import gather_gradients
@@ -25,10 +26,12 @@ Arrays = dict[str, np.ndarray]  # tensors would travel as file descriptors, whic
 
 def run_steps(job: Job, where: Rendezvous, _emit: Any) -> dict[str, Any] | None:
     """Gradients of the first batch, then `job.num_steps` steps; rank 0 returns all that a reference can check."""
+    schedule = job.recipe.training.model_copy(update={"decay_steps": job.num_steps})
+    few_steps = job.recipe.model_copy(update={"training": schedule})  # the order of samples that the tests know
     if where.rank == 0:  # the sample index must exist before the ranks meet
-        training_split(job.recipe, job.data_prefix, job.tokenizer_path, job.num_steps)
+        training_samples(few_steps, job.data_prefix, job.tokenizer_path)
     with joined(where, job.recipe.parallel, job.recipe.training.seed) as ranks:
-        dataset = training_split(job.recipe, job.data_prefix, job.tokenizer_path, job.num_steps)
+        dataset = training_samples(few_steps, job.data_prefix, job.tokenizer_path)
         batches = Batches(job.recipe, ranks, dataset)
         stepper = build_stepper(job.recipe, ranks, batches)
         model = stepper.model

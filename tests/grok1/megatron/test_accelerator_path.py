@@ -36,7 +36,6 @@ NEEDED_ON_ALL_DEVICES = {
     "connect_schedule",
     "temporary_settings",
     "disable_sequence_parallelism",
-    "keep_training_split_only",
     "keep_last_logits_only",
     "set_cached_length",
     "mark_experts_apart",
@@ -184,14 +183,15 @@ def _trained(job: Any, where: Any, kind: Kind) -> dict[str, Any]:
     """Some steps; the names of the dense weights that differ between data replicas after each."""
     import torch.distributed as dist
 
-    from grok1.data.batches import Batches, training_split
+    from grok1.data.batches import Batches
+    from grok1.data.samples import training_samples
     from grok1.distributed.groups import joined
     from grok1.training.assembly import build_stepper
 
     recipe = job.recipe
     with joined(where, recipe.parallel, recipe.training.seed) as ranks, _as_on(kind):
         _gather_own_kind_only()
-        dataset = training_split(recipe, job.data_prefix, job.tokenizer_path, recipe.training.decay_steps)
+        dataset = training_samples(recipe, job.data_prefix, job.tokenizer_path)
         stepper = build_stepper(recipe, ranks, Batches(recipe, ranks, dataset))
         dense = {name: each for name, each in stepper.model.named_parameters() if getattr(each, "allreduce", True)}
         before = {name: each.detach().clone() for name, each in dense.items()}

@@ -171,7 +171,8 @@ def _ours_beside_megatrons(job: Any, where: Any, _emit: Any) -> dict[str, Any] |
 
 def _trained(job: Any, ranks: Any, is_ours: bool, num_steps: int | None = None) -> dict[str, Any]:
     """(loss, norm) of each step and collectives of the last; weights and this rank's gradients after them."""
-    from grok1.data.batches import Batches, training_split
+    from grok1.data.batches import Batches
+    from grok1.data.samples import training_samples
     from grok1.device import traffic
     from grok1.megatron.instances import chained, use_fused_adamw
     from grok1.model.model import build_model
@@ -183,7 +184,7 @@ def _trained(job: Any, ranks: Any, is_ours: bool, num_steps: int | None = None) 
     optimizer, scheduler = build_optimizer(model, recipe.training, stock=not is_ours)
     if not is_ours:  # the plain AdamW rounds otherwise
         assert use_fused_adamw(optimizer)
-    dataset = training_split(recipe, job.data_prefix, job.tokenizer_path, recipe.training.decay_steps)
+    dataset = training_samples(recipe, job.data_prefix, job.tokenizer_path)
     stepper = Stepper(recipe, ranks, model, optimizer, scheduler, Batches(recipe, ranks, dataset))
     vars(traffic)["is_alone"] = lambda _group: False  # count what a group of one rank calls, too
     traffic.TRAFFIC.forget()

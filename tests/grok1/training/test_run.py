@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import math
+from array import array
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from grok1.config.load import ONE_RANK, load_recipe
+from grok1.data.indexed import IndexedWriter
+from grok1.data.samples import training_samples
 from grok1.device.traffic import Communication
+from grok1.distributed.launch import launch
 from grok1.training.gathering import collective_samples
 from grok1.training.result import CollectiveSamples, RunResult, StepMetrics
 from grok1.training.step import StepResult
 from grok1.training.timers import PHASES
-from tests.grok1.conftest import Train, column
+from tests.grok1.conftest import RANK_SECONDS, TWO_RANKS, MakeJob, Train, column
 
 SAME = 1e-5  # relative; fp32 sums in another order
 
@@ -99,6 +105,65 @@ def test_a_resumed_run_is_bitwise_the_one_that_never_stopped(
     assert column(resumed, "step") == [4, 5, 6]
     for name in ("loss", "grad_norm", "learning_rate"):
         assert column(resumed, name) == column(sixteen_ranks, name)[4:7]
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        ("parallel.world_size=2", "parallel.tensor=2", "parallel.pipeline=1", "parallel.expert=1")
+        + ("parallel.expert_tensor=2",),
+        ("parallel.world_size=2", "parallel.tensor=1", "parallel.pipeline=2", "parallel.expert=1")
+        + ("parallel.expert_tensor=1",),
+        TWO_RANKS,
+    ],
+    ids=["tensor", "pipeline", "data"],
+)
+def test_an_id_beyond_the_vocabulary_ends_every_layout(
+    layout: tuple[str, ...], make_job: MakeJob, tmp_path: Path
+) -> None:
+    """In a sample of the second step, which one of two replicas reads."""
+    job = make_job(3, *layout, "training.global_batch=2", "data.split=1,0,0")
+    prefix = write_corpus(tmp_path / "data", [[each] * 40 for each in range(60)])
+    samples = training_samples(job.recipe, prefix, job.tokenizer_path)
+    first, late = ({int(token) for index in step for token in samples[index]["tokens"]} for step in ((0, 1, 2), (3,)))
+    bad = min(late - first)  # the index stays: the text has the same lengths
+    write_corpus(prefix, [[600 if each == bad else each] * 40 for each in range(60)])
+    steps: list[Any] = []
+    complaint = rf"data\.bin holds token id 600 \(token \d+ of document {bad + 1}, sample 3\), the recipe's vocab_size"
+    with pytest.raises(ValueError, match=complaint):
+        launch(
+            replace(job, data_prefix=prefix),
+            job.recipe,
+            "cpu",
+            on_event=steps.append,
+            entry="grok1.training.run:run_rank",
+            timeout_seconds=RANK_SECONDS,
+        )
+    assert len(steps) <= 1
+
+
+def write_corpus(prefix: Path, documents: list[list[int]]) -> Path:
+    with IndexedWriter(prefix, 512) as writer:
+        for ids in documents:
+            writer.add_document(array("i", ids))
+    return prefix
+
+
+def test_the_number_of_steps_changes_no_step_even_over_many_readings_of_the_corpus(
+    make_job: MakeJob, tmp_path: Path
+) -> None:
+    """32 samples a reading, and a schedule of three steps: also where the run is resumed beyond both."""
+    prefix = write_corpus(tmp_path / "data", [list(range(each, each + 60)) for each in range(18)])
+
+    def losses(steps: int, **settings: Any) -> list[float]:
+        job = make_job(steps, *ONE_RANK, "training.decay_steps=3", "data.split=1,0,0", **settings)
+        job = replace(job, data_prefix=prefix)
+        entry = "grok1.training.run:run_rank"
+        return column(launch(job, job.recipe, "cpu", entry=entry, timeout_seconds=RANK_SECONDS), "loss")
+
+    whole = losses(22)
+    assert losses(10, save=tmp_path / "saved") == whole[:10]
+    assert losses(22, load=tmp_path / "saved") == whole[10:]
 
 
 def test_the_measured_parts_cover_the_step(sixteen_ranks: RunResult) -> None:
