@@ -4,16 +4,24 @@ Imports pytest only, unless a verdict is required.
 """
 
 import sys
+from collections import Counter
 from collections.abc import Generator
+from typing import Any
 
 import pytest
 
 _BENCH_ROOM = "bench"
+_TAKE_ONE_VALUE: set[str] = set()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("grok1", "Grok-1 performance validation")
-    add = group.addoption
+
+    def add(name: str, **settings: Any) -> None:
+        if "action" not in settings:
+            _TAKE_ONE_VALUE.add(name)
+        group.addoption(name, **settings)
+
     add("--benchmark", action="store_true", help="run the benchmarks in bench/ (without this option they are skipped)")
     add(
         "--peers",
@@ -73,7 +81,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """pytest answers these with exit code 0 and runs nothing, not even the rule below."""
+    """Refuse what would drop a value, or judge nothing, without a word."""
+    given = Counter(word.partition("=")[0] for word in config.invocation_params.args)
+    for option in sorted(_TAKE_ONE_VALUE):
+        if given[option] > 1:
+            raise pytest.UsageError(f"{option} is given {given[option]} times, and only one can count; give it once")
+    # pytest answers these with exit code 0 and runs nothing, not even the rule below
     asked = {
         "showfixtures": "--fixtures",
         "show_fixtures_per_test": "--fixtures-per-test",

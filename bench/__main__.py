@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import typer
-
 from bench.commands import ab, baseline, doctor, gate, history, ingest, ledger, lone_rank, selftest
 from grok1.cli import console
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+app = console.App(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 app.add_typer(baseline.app, name="baseline")
 app.add_typer(history.app, name="history")
 app.command(name="gate")(gate.gate)

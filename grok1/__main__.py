@@ -22,7 +22,7 @@ from grok1.distributed.rendezvous import COLLECTIVE_SECONDS, rendezvous_from_env
 if TYPE_CHECKING:
     from grok1.training.result import Event
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+app = console.App(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
 Overrides = Annotated[
     list[str] | None,

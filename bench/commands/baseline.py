@@ -21,8 +21,9 @@ from bench.judge.words import change, confidence, figure, interval, title
 from bench.records.fields import utc_moment
 from bench.records.files import read_records
 from bench.records.terminal import pairs, plain, table
+from grok1.cli import console
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help=__doc__)
+app = console.App(no_args_is_help=True, rich_markup_mode=None, help=__doc__)
 
 CANDIDATES = Path("results/baselines")
 

@@ -15,8 +15,9 @@ from bench.history.store import Entry
 from bench.records.files import read_records
 from bench.records.jsonfile import write_atomically
 from bench.records.terminal import plain, table
+from grok1.cli import console
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help=__doc__)
+app = console.App(no_args_is_help=True, rich_markup_mode=None, help=__doc__)
 
 _MONITOR = "This only reports, so the exit code is always 0; `python -m bench gate` and `ab` give verdicts."
 _SHA_LETTERS = 12

@@ -11,14 +11,38 @@ import os
 import signal
 import sys
 import traceback
-from typing import NoReturn
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, NoReturn, TypeVar
 
 import typer
+from typer.core import TyperCommand, TyperOption
 
 from grok1.config.refusals import printable, printable_lines
 
+Function = TypeVar("Function", bound=Callable[..., Any])
+
 _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 _READER_GONE = 141  # 128 + SIGPIPE
+
+
+class App(typer.Typer):
+    """Commands that refuse an option given twice, where the first value would be dropped without a word."""
+
+    def command(self, name: str | None = None, **settings: Any) -> Callable[[Function], Function]:
+        """As typer's."""
+        return super().command(name, **{"cls": _OneValueEach, **settings})
+
+
+class _OneValueEach(TyperCommand):
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        _, _, in_turn = self.make_parser(ctx).parse_args(args=list(args))
+        for option, times in Counter(in_turn).items():
+            takes_one = isinstance(option, TyperOption) and not (option.multiple or option.is_flag or option.count)
+            if takes_one and times > 1:
+                name = max(option.opts, key=len)
+                raise ValueError(f"{name} is given {times} times, and only one can count; give it once")
+        return list(super().parse_args(ctx, args))
 
 
 def run(app: typer.Typer, name: str, failures: tuple[type[Exception], ...] = ()) -> NoReturn:

@@ -117,11 +117,14 @@ def preprocess_command(
 
 
 def _encode(tokenizer: Tokenizer, append_eod: bool, texts: Sequence[str]) -> list[array[int]]:
-    """The ids of each text. An empty text stays empty: Megatron-LM ends no document that has no tokens."""
+    """The ids of each text. An empty text stays empty: Megatron-LM ends no document that has no tokens.
+
+    A document that its tokenizer ends gets no second end, which Megatron-LM would append.
+    """
     encoded = []
     for text in texts:
         ids = array("i", tokenizer.tokenize(text))
-        if ids and append_eod:
+        if ids and append_eod and ids[-1] != tokenizer.eod:
             ids.append(tokenizer.eod)
         encoded.append(ids)
     return encoded

@@ -55,7 +55,11 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def tokenize(self, text: str) -> list[int]:
-        """The ids of a text, without an end-of-document id."""
+        """The ids of a text, with what the tokenizer itself adds before and after."""
+
+    def tokenize_prompt(self, text: str) -> list[int]:
+        """The ids of a text to be continued: as `tokenize`, but nothing that the tokenizer adds ends it."""
+        return self.tokenize(text)
 
     @abstractmethod
     def detokenize(self, ids: Sequence[int]) -> str:
@@ -114,6 +118,18 @@ class HuggingFaceTokenizer(Tokenizer):
         except Exception as error:  # whatever a model that lacks a piece makes transformers raise
             raise ValueError(f"{self.path} cannot tokenize a text: {reason_of(error)}; check tokenizer.json") from error
         return ids
+
+    def tokenize_prompt(self, text: str) -> list[int]:
+        ids = self.tokenize(text)
+        written: list[int] = self._tokenizer(text, verbose=False, add_special_tokens=False).input_ids
+        places = (at for at in range(len(ids) - len(written) + 1) if ids[at : at + len(written)] == written)
+        start = next(places, None)
+        if start is None:
+            return ids  # it adds something inside: whatever that means, it is not ours to cut
+        before, after = ids[:start], ids[start + len(written) :]
+        if before and before[-1] == self._tokenizer.bos_token_id == written[0]:
+            before.pop()  # the text itself begins with it
+        return before + written + [each for each in after if each != self.eod]
 
     def detokenize(self, ids: Sequence[int]) -> str:
         return str(self._tokenizer.decode(list(ids)))

@@ -17,6 +17,8 @@ from grok1.data.sample_corpus import cached_sample_corpus
 from grok1.data.tokenizer import Tokenizer, load_tokenizer
 from grok1.weights.folder import StoredCheckpoint
 
+_MAX_PROMPT_BYTES = 64 << 20
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -103,13 +105,16 @@ def prepare_generate(
     """
     if not prompts:
         raise ValueError("there is no prompt; give --prompt TEXT or --prompts-file FILE")
+    prompts = [_cleaned(prompt) for prompt in prompts]
     for number, prompt in enumerate(prompts, 1):
         if not prompt.strip():
             raise ValueError(f"prompt {number} of {len(prompts)} is empty; give it at least a word")
+        if any("\ud800" <= character <= "\udfff" for character in prompt):
+            raise ValueError(f"prompt {number} of {len(prompts)} is not UTF-8 text; convert it")
     checkpoint = StoredCheckpoint.open(load)
     chosen = generation_recipe(_chosen_recipe(checkpoint, recipe, overrides))
     path, words = _tokenizer(chosen, tokenizer)
-    tokens = tuple(tuple(words.tokenize(prompt)) for prompt in prompts)
+    tokens = tuple(tuple(words.tokenize_prompt(prompt)) for prompt in prompts)
     _check_lengths(tokens, sampling, chosen)
     return GenerateJob(
         recipe=chosen,
@@ -124,13 +129,23 @@ def prepare_generate(
 
 
 def read_prompts(path: Path) -> list[str]:
-    """One prompt a line."""
+    """One prompt a line. A line ends with a newline alone: form feeds and Unicode's separators are part of a prompt."""
     try:
-        return path.read_text(encoding="utf-8").splitlines()
+        with path.open("rb") as stream:
+            content = stream.read(_MAX_PROMPT_BYTES + 1)
+        if len(content) > _MAX_PROMPT_BYTES:
+            raise ValueError(f"--prompts-file {path} has more than {_MAX_PROMPT_BYTES >> 20} MiB; split it")
+        text = content.decode("utf-8")
     except UnicodeDecodeError:
         raise ValueError(f"--prompts-file {path} is not UTF-8 text; convert it") from None
     except OSError as error:
         raise ValueError(f"--prompts-file {path} cannot be read: {error.strerror}; give a text file") from None
+    return [_cleaned(line) for line in text.removesuffix("\n").split("\n")] if text else []
+
+
+def _cleaned(prompt: str) -> str:
+    """Without what editors and Windows put around a text: a byte-order mark, the return before a newline."""
+    return prompt.removeprefix("\ufeff").removesuffix("\r")
 
 
 def generation_recipe(recipe: Recipe) -> Recipe:

@@ -145,6 +145,7 @@ def test_a_loss_that_is_not_a_number_voids_the_run(tmp_path: Path) -> None:
         (["--set", "parallel.tensor=3"], 2, "is not a multiple of"),
         (["--baselines", "nowhere"], 2, "nowhere"),
         (["--steps", "0"], 2, "--steps 0 is not positive"),
+        (["--steps", "2", "--steps=3"], 4, "--steps is given 2 times, and only one can count; give it once"),
         (["--device", "npu"], 2, "torch_npu"),
         (["--nnodes", "3"], 2, "3 nodes x 5 processes are not the recipe's 16 ranks"),
     ],

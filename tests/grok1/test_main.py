@@ -16,10 +16,12 @@ from grok1.config.load import ONE_RANK, recipe_names
 from tests.grok1.conftest import ROOT, as_options, grok1_command, run_grok1
 
 
-def one_rank_words(corpus: tuple[Path, Path]) -> list[str]:
+def one_rank_words(corpus: tuple[Path, Path], *instead: str) -> list[str]:
+    """grok1-nano on one rank; `instead` are options that replace or follow these."""
     prefix, tokenizer = corpus
-    words = ["--recipe", "grok1-nano", "--device", "cpu", "--data", str(prefix), "--tokenizer", str(tokenizer)]
-    return words + as_options(ONE_RANK)
+    options = {"--recipe": "grok1-nano", "--device": "cpu", "--data": str(prefix), "--tokenizer": str(tokenizer)}
+    kept = [word for name, value in options.items() if name not in instead for word in (name, value)]
+    return [*kept, *as_options(ONE_RANK), *instead]
 
 
 def test_recipes_lists_every_recipe_with_its_hash() -> None:
@@ -40,6 +42,22 @@ def test_help_teaches(command: tuple[str, ...]) -> None:
     done = run_grok1(*command, "--help")
     assert done.returncode == 0
     assert "Usage" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "words", [("--data", "a", "--data=b"), ("--load", "a", "--load", "a"), ("--steps=1", "--steps=1")]
+)
+def test_an_option_given_twice_is_refused_and_the_last_does_not_win(words: tuple[str, ...]) -> None:
+    done = run_grok1("train", *words)
+    assert done.returncode == 2
+    assert (
+        done.stderr == f"grok1: {words[0].partition('=')[0]} is given 2 times, and only one can count; give it once\n"
+    )
+
+
+def test_overrides_may_be_repeated() -> None:
+    done = run_grok1("recipes", "grok1-nano", "--set", "training.seed=1", "--set", "training.seed=2")
+    assert json.loads(done.stdout)["training"]["seed"] == 2
 
 
 def test_train_logs_a_line_a_step_and_writes_json(corpus: tuple[Path, Path], tmp_path: Path) -> None:
@@ -125,8 +143,9 @@ def test_two_launchers_make_up_one_job_without_shared_storage(corpus: tuple[Path
     ],
 )
 def test_a_mistake_gets_one_line_and_exit_code_two(words: list[str], complaint: str, corpus: tuple[Path, Path]) -> None:
-    base = one_rank_words(corpus) if words[0] != "--set" or "tensor" not in words[1] else ["--recipe", "grok1-tiny"]
-    done = run_grok1("train", *base, "--steps", "1", *words)
+    words = words if "--steps" in words else ["--steps", "1", *words]
+    is_layout = "parallel.tensor=5" in words
+    done = run_grok1("train", *(["--recipe", "grok1-tiny", *words] if is_layout else one_rank_words(corpus, *words)))
     assert done.returncode == 2, done.stderr
     assert re.search(complaint, done.stderr), done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
@@ -139,7 +158,7 @@ def test_a_truncated_corpus_is_refused_and_left_alone(corpus: tuple[Path, Path],
     data = prefix.with_name(prefix.name + ".bin").read_bytes()[:-100]
     cut.with_name("cut.bin").write_bytes(data)
     cut.with_name("cut.idx").write_bytes(prefix.with_name(prefix.name + ".idx").read_bytes())
-    done = run_grok1("train", *one_rank_words(corpus), "--data", str(cut), "--steps", "1")
+    done = run_grok1("train", *one_rank_words(corpus, "--data", str(cut), "--steps", "1"))
     assert (done.returncode, len(done.stderr.strip().splitlines())) == (2, 1)
     assert "cut.bin" in done.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cut.bin", "cut.idx"]
@@ -152,7 +171,7 @@ def test_a_corpus_of_another_vocabulary_is_refused(corpus: tuple[Path, Path], tm
     tokens[100] = 600
     tokens.tofile(f"{foreign}.bin")
     foreign.with_name("foreign.idx").write_bytes(Path(f"{prefix}.idx").read_bytes())
-    done = run_grok1("train", *one_rank_words(corpus), "--data", str(foreign), "--steps", "1")
+    done = run_grok1("train", *one_rank_words(corpus, "--data", str(foreign), "--steps", "1"))
     assert done.returncode == 2
     assert "foreign.bin holds token id 600, the recipe's vocab_size is 512" in done.stderr
 

@@ -7,6 +7,7 @@ import subprocess
 from array import array
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import psutil
@@ -18,7 +19,7 @@ from pyarrow import parquet
 
 from grok1.data.documents import find_inputs, read_rows
 from grok1.data.indexed import IndexedWriter, check_indexed, indexed_path
-from grok1.data.preprocess import preprocess
+from grok1.data.preprocess import _encode, preprocess
 from grok1.data.tokenizer import TokenizerKind, load_tokenizer
 from tests.grok1.conftest import ROOT, grok1_command
 
@@ -74,6 +75,17 @@ def by_megatron(prefix, tokenizer, texts, append_eod):
 
 
 # --- what it writes ---
+
+
+def test_a_document_that_its_tokenizer_ends_gets_no_second_end(tmp_path):
+    class EndsByItself:
+        eod = 7
+
+        def tokenize(self, text):
+            return [*range(len(text)), self.eod] if text else []
+
+    (ended, empty) = _encode(cast(Any, EndsByItself()), True, ["abc", ""])
+    assert (list(ended), list(empty)) == ([0, 1, 2, 7], [])
 
 
 @pytest.mark.parametrize("append_eod", [True, False])

@@ -10,7 +10,7 @@ import sentencepiece
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from grok1.data.tokenizer import NO_PAD, TokenizerKind, load_tokenizer
+from grok1.data.tokenizer import NO_PAD, HuggingFaceTokenizer, TokenizerKind, load_tokenizer
 
 SPECIAL = {"pad_token": "[PAD]", "bos_token": "[BOS]", "eos_token": "[EOS]", "unk_token": "[UNK]"}
 XAI = {
@@ -118,6 +118,23 @@ def test_megatrons_dataset_config_takes_it(tokenizer):
     off = dict.fromkeys(flags, False)
     config = GPTDatasetConfig(random_seed=1, sequence_length=8, split="1,0,0", tokenizer=tokenizer, **off)
     assert config.tokenizer.eod == 2
+
+
+@pytest.mark.parametrize("adds", [{"add_eos_token": True}, {"add_eos_token": True, "add_bos_token": True}])
+def test_a_prompt_does_not_end_with_what_the_tokenizer_adds(tmp_path, adds):
+    tokenizer = load_tokenizer("PretrainedFromHF", published_folder(tmp_path / "ends", **adds))
+    assert isinstance(tokenizer, HuggingFaceTokenizer)
+    begin = [tokenizer._tokenizer.bos_token_id] * ("add_bos_token" in adds)
+    plain = load_tokenizer("SentencePiece", tmp_path / "ends").tokenize("Below is")
+    assert tokenizer.tokenize("Below is") == [*begin, *plain, tokenizer.eod]
+    assert tokenizer.tokenize_prompt("Below is") == [*begin, *plain]
+    end, start = tokenizer._tokenizer.eos_token, tokenizer._tokenizer.bos_token
+    assert tokenizer.tokenize_prompt(f"Below is{end}") == [*begin, *plain, tokenizer.eod]  # the user's own
+    assert tokenizer.tokenize_prompt(f"{start}Below")[:2].count(tokenizer._tokenizer.bos_token_id) == 1
+
+
+def test_a_prompt_is_the_text_where_the_tokenizer_adds_nothing(tokenizer):
+    assert tokenizer.tokenize_prompt("Below is") == tokenizer.tokenize("Below is")
 
 
 def test_a_model_without_a_pad_has_megatrons_own_pad(tmp_path):

@@ -352,6 +352,41 @@ def test_a_prompts_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
         read_prompts(tmp_path / "binary")
 
 
+@pytest.mark.parametrize(
+    ("content", "prompts"),
+    [
+        (b"\xef\xbb\xbfone\ntwo\n", ["one", "two"]),
+        (b"one\r\ntwo\r\n", ["one", "two"]),
+        ("one\u2028still\x0cone\u0085\x1c\x0b\ntwo".encode(), ["one\u2028still\x0cone\u0085\x1c\x0b", "two"]),
+        (b"one\rstill one\n", ["one\rstill one"]),
+        (b"one\n\ntwo\n", ["one", "", "two"]),
+        (b"", []),
+        (b"\n", [""]),
+    ],
+)
+def test_a_prompts_file_is_split_at_newlines_alone(content: bytes, prompts: list[str], tmp_path: Path) -> None:
+    (tmp_path / "prompts").write_bytes(content)
+    assert read_prompts(tmp_path / "prompts") == prompts
+
+
+def test_a_prompts_file_of_endless_length_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("grok1.generation.job._MAX_PROMPT_BYTES", 3)
+    (tmp_path / "prompts").write_text("four")
+    with pytest.raises(ValueError, match="has more than 0 MiB; split it"):
+        read_prompts(tmp_path / "prompts")
+
+
+def test_a_prompt_from_a_windows_file_is_that_without_its_marks(prepare: Prepare) -> None:
+    marked, plain = prepare(["\ufeffBelow is\r"]), prepare(["Below is"])
+    assert (marked.prompts, marked.prompt_tokens) == (plain.prompts, plain.prompt_tokens)
+
+
+@pytest.mark.parametrize(("prompt", "complaint"), [("\ufeff", "is empty"), ("a\udcff", "is not UTF-8 text")])
+def test_a_prompt_of_nothing_or_of_broken_bytes_is_refused(prompt: str, complaint: str, prepare: Prepare) -> None:
+    with pytest.raises(ValueError, match=f"prompt 1 of 1 {complaint}"):
+        prepare([prompt])
+
+
 def test_the_command_refuses_in_one_line_with_exit_code_two() -> None:
     done = run_grok1("generate", "--load", "nowhere", "--prompt", "a")
     assert (done.returncode, len(done.stderr.strip().splitlines())) == (2, 1)
