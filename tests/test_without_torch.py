@@ -90,9 +90,9 @@ def test_a_module_that_imports_torch_is_named() -> None:
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Options that name a corpus of grok1-nano's vocabulary."""
+    """Options, with their values, that name a corpus of grok1-nano's vocabulary."""
     made = sample_corpus(tmp_path_factory.mktemp("corpus"), load_recipe("grok1-nano").model.vocab_size)
-    return ["--recipe", "grok1-nano", "--data", str(made.prefix), "--tokenizer", str(made.tokenizer_path)]
+    return ["--recipe=grok1-nano", f"--data={made.prefix}", f"--tokenizer={made.tokenizer_path}"]
 
 
 def _refused(program: str, *words: str) -> dict[str, Any]:
@@ -119,7 +119,8 @@ def _refused(program: str, *words: str) -> dict[str, Any]:
     ],
 )
 def test_training_refuses_input_without_torch(words: list[str], complaint: str, corpus: list[str]) -> None:
-    end = _refused("grok1.__main__", "train", *corpus, "--steps", "1", *words)
+    kept = [option for option in corpus if option.partition("=")[0] not in words]
+    end = _refused("grok1.__main__", "train", *kept, "--steps", "1", *words)
     assert (end["code"], end["imported"]) == (2, []), end["said"]
     assert complaint in end["said"]
 
