@@ -251,23 +251,23 @@ def _dumps() -> list[bytes]:
     dump, gradients = io.BytesIO(), io.BytesIO()
     np.savez(dump, **arrays, **{f"param.{name}": value for name, value in ones.items()})
     np.savez(gradients, **{f"grad.{name}": value for name, value in ones.items()})
-    return [_paired(dump.getvalue(), gradients.getvalue())]
+    return [paired(dump.getvalue(), gradients.getvalue())]
 
 
-def _paired(first: bytes, second: bytes) -> bytes:
+def paired(first: bytes, second: bytes) -> bytes:
     return struct.pack("<Q", len(first)) + first + second
 
 
-def _parted(raw: bytes) -> tuple[bytes, bytes]:
+def parted(raw: bytes) -> tuple[bytes, bytes]:
     length = struct.unpack_from("<Q", raw)[0] if len(raw) >= 8 else 0
     return raw[8 : 8 + length], raw[8 + length :]
 
 
 def _bend_pair_of_zips(raw: bytes, random: Random) -> bytes:
-    first, second = _parted(raw)
+    first, second = parted(raw)
     if random.random() < 0.7:
-        return _paired(mutate.bend_zip(first, random), second)
-    return _paired(first, mutate.bend_zip(second, random))
+        return paired(mutate.bend_zip(first, random), second)
+    return paired(first, mutate.bend_zip(second, random))
 
 
 def _dump(raw: bytes, folder: Path) -> str:
@@ -276,7 +276,7 @@ def _dump(raw: bytes, folder: Path) -> str:
 
     dumps._members.cache_clear()
     dumps._array.cache_clear()
-    first, second = _parted(raw)
+    first, second = parted(raw)
     path = as_file(folder, "D.npz", first)
     as_file(folder, "D.grads.npz", second)
     dump = dumps.check_dump(path)
@@ -296,7 +296,7 @@ def _published() -> list[bytes]:
     shapes = published_shapes(_small_recipe().model)
     weights = {key: torch.zeros(shape, dtype=torch.bfloat16) for key, shape in shapes.items()}
     index = {"metadata": {"total_size": 1}, "weight_map": dict.fromkeys(weights, "model.safetensors")}
-    return [_paired(json.dumps(index).encode(), save(weights)), _paired(b"", save(weights))]
+    return [paired(json.dumps(index).encode(), save(weights)), paired(b"", save(weights))]
 
 
 @functools.cache
@@ -309,16 +309,16 @@ def _small_recipe() -> Recipe:
 
 
 def _bend_published(raw: bytes, random: Random) -> bytes:
-    index, weights = _parted(raw)
+    index, weights = parted(raw)
     if index and random.random() < 0.5:
-        return _paired(mutate.bend_json(index, random), weights)
-    return _paired(index, mutate.bend_safetensors(weights, random))
+        return paired(mutate.bend_json(index, random), weights)
+    return paired(index, mutate.bend_safetensors(weights, random))
 
 
 def _weights(raw: bytes, folder: Path) -> str:
     from grok1.weights.importing import INDEX_NAME, check_published
 
-    index, weights = _parted(raw)
+    index, weights = parted(raw)
     if index:
         as_file(folder, INDEX_NAME, index)
     as_file(folder, "model.safetensors", weights)

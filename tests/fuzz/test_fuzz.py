@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
 import signal
+import struct
 import subprocess
 import sys
 import urllib.parse
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
@@ -19,7 +22,7 @@ from tests.fuzz import run
 from tests.fuzz.guard import ROOT
 from tests.fuzz.mutate import bend_bytes
 from tests.fuzz.run import Budget, fuzz, read_once
-from tests.fuzz.targets import Target, all_targets
+from tests.fuzz.targets import Target, all_targets, paired, parted
 
 INPUTS = 8_000  # of all targets together; more are for the long run
 HIDDEN = "\x1b[31m\u202e\x9b"  # colours, turns the text round, and one more way to start a command
@@ -139,8 +142,15 @@ def _parquet(column: str) -> bytes:
 
 def _header(words: str) -> bytes:
     """A dump whose tokens' header is these words."""
-    old = b"{'descr': '<i8', 'fortran_order': False, 'shape': (1, 2), }"
-    return _seed("npz", old, words.encode().ljust(len(old))[: len(old)])
+    first, second = parted(all_targets()["npz"].seeds()[0])
+    with zipfile.ZipFile(io.BytesIO(first)) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    members["tokens.npy"] = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(words)) + words.encode()
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return paired(packed.getvalue(), second)
 
 
 FOUND: dict[str, tuple[str, Callable[[], bytes]]] = {
@@ -153,7 +163,7 @@ FOUND: dict[str, tuple[str, Callable[[], bytes]]] = {
     "a step of 5,000 digits": ("profile", lambda: b"9" * 5_000),
     "a version of 70,000 letters": ("key-values", lambda: b"x" * 70_000),
     "a device's name in a log": ("log", lambda: _log_of_device(HIDDEN)),
-    "a component's name in a ledger": ("ledger", lambda: _seed("ledger", b'"attention"', b'"\\u001b[31m"')),
+    "a name in a ledger": ("ledger", lambda: _seed("ledger", b'"grok1-nano"', b'"\\u001b[31m"')),
     "a header that opens brackets": ("npz", lambda: _header("{'descr': '<i8', 'shape': (1, 2")),
     "a tokenizer without the piece for unknown words": (
         "tokenizer",
