@@ -39,6 +39,10 @@ def train(
     save: Annotated[Path | None, typer.Option(help="Write checkpoints into this folder.")] = None,
     save_interval: Annotated[int, typer.Option(help="Steps between checkpoints; 0: only at the end.", min=0)] = 0,
     load: Annotated[Path | None, typer.Option(help="Resume from the newest checkpoint in this folder.")] = None,
+    allow_change: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY", help="A value that --load may find changed, like training.seed. Repeatable."),
+    ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or npu; default: what the machine has.")] = None,
     overrides: Overrides = None,
     json_path: Annotated[Path | None, typer.Option("--json", help="Write all measurements to this file.")] = None,
@@ -72,7 +76,21 @@ def train(
     from grok1.training.job import prepare, profile_request
 
     chosen = load_recipe(recipe, overrides or [])
-    job = prepare(chosen, steps, data, tokenizer, save, save_interval, load, not no_shared_storage, index_cache)
+    job = prepare(
+        chosen,
+        steps,
+        data,
+        tokenizer,
+        save,
+        save_interval,
+        load,
+        not no_shared_storage,
+        index_cache=index_cache,
+        allowed_changes=allow_change or [],
+    )
+    if load is not None and job.first_step >= steps:
+        print(f"checkpoint {load} holds step {job.first_step} and --steps is {steps}: there is nothing left to train")
+        return
     if profile is not None:
         world_size = chosen.parallel.world_size
         job = replace(job, profile=profile_request(profile, profile_ranks, profile_dir, steps, world_size))
@@ -236,6 +254,17 @@ def convert(
         else:
             import_weights(source, target, load_recipe(recipe, overrides or []), progress)
     print(f"wrote {printable(str(target))}")
+
+
+@app.command()
+def seal(
+    folder: Annotated[Path, typer.Argument(help="The folder that `grok1 train --save` wrote.")],
+) -> None:
+    """Write the checksums of a checkpoint that has none, because it is older than they are. Look at it first."""
+    from grok1.weights.folder import seal as write_checksums
+
+    step = write_checksums(folder)
+    print(f"wrote the checksums of step {step} in {folder}")
 
 
 @app.command()

@@ -124,3 +124,13 @@ def _meeting_place() -> tuple[str, int]:
         raise ValueError("MASTER_ADDR and MASTER_PORT are not set; export the first node's address and a free port")
     port = whole_number("MASTER_PORT", 1, 65535, "export a free port of the first node, like 29500")
     return bare_address("MASTER_ADDR", address), port
+
+
+def first_rank_here() -> bool:
+    """Whether this process does what one process of a node does: a launcher, or the node's first rank of a job."""
+    environment = os.environ
+    if "RANK" in environment and "WORLD_SIZE" in environment:
+        return environment.get("LOCAL_RANK", "0").strip() == "0"
+    if environment.get("SLURM_NTASKS", "1").strip() != "1":
+        return environment.get("SLURM_LOCALID", "0").strip() == "0"
+    return True

@@ -15,6 +15,7 @@ from grok1.config.load import build_recipe, load_recipe
 from grok1.config.recipe import Recipe
 from grok1.data.sample_corpus import cached_sample_corpus
 from grok1.data.tokenizer import Tokenizer, load_tokenizer
+from grok1.distributed.rendezvous import first_rank_here
 from grok1.weights.folder import StoredCheckpoint
 
 _MAX_PROMPT_BYTES = 64 << 20
@@ -116,6 +117,8 @@ def prepare_generate(
     path, words = _tokenizer(chosen, tokenizer)
     tokens = tuple(tuple(words.tokenize_prompt(prompt)) for prompt in prompts)
     _check_lengths(tokens, sampling, chosen)
+    if first_rank_here():
+        checkpoint.verify()
     return GenerateJob(
         recipe=chosen,
         checkpoint=replace(checkpoint, folder=load.absolute()),

@@ -12,7 +12,8 @@ import logging
 import queue
 import warnings
 from collections.abc import Callable, Iterator
-from typing import ParamSpec, Protocol, TypeVar
+from pathlib import Path
+from typing import NoReturn, ParamSpec, Protocol, TypeVar
 
 import numpy
 import torch
@@ -30,6 +31,7 @@ def patch_megatron() -> None:
     _save_in_this_process()
     _bind_serialization_format()
     _restore_only_tensors_of_the_checkpoint()
+    _run_nothing_that_a_checkpoint_holds()
     _quantize_nothing()
     _keep_torchs_generator()
     _move_splits_from_a_cpu()
@@ -104,6 +106,34 @@ def _restore_only_tensors_of_the_checkpoint() -> None:
         original(self, model_param, {**tensors, **missing})
 
     distrib_optimizer.DistributedOptimizer._set_main_param_and_optimizer_states = restore
+
+
+def _run_nothing_that_a_checkpoint_holds() -> None:
+    """dist_checkpointing unpickles whatever common.pt, .metadata and the pieces name (megatron-core 0.12).
+
+    Here its readers take tensors and plain data only (see grok1.megatron.plain_data).
+    """
+    from megatron.core.dist_checkpointing.strategies import common
+    from megatron.core.dist_checkpointing.strategies import torch as torch_dist
+
+    from grok1.megatron import plain_data
+
+    torch_dist.FileSystemReader = plain_data.PlainReader
+    torch_dist.CachedMetadataFileSystemReader = plain_data.PlainReader
+    torch_dist.MCoreLoadPlanner.load_bytes = plain_data.load_bytes
+    common.TorchCommonLoadStrategy.load_common = _load_common
+    common.TorchCommonLoadStrategy.load_sharded_objects = _refuse_objects_in_files
+
+
+def _load_common(_strategy: object, folder: str | Path) -> object:
+    from grok1.megatron import plain_data
+
+    return plain_data.read_archive(Path(folder) / "common.pt")
+
+
+def _refuse_objects_in_files(_strategy: object, _state: object, folder: object) -> NoReturn:
+    """Of the formats before torch_dist, which are not read here."""
+    raise ValueError(f"checkpoint {folder} is of another format than torch_dist; convert it with megatron")
 
 
 def _quantize_nothing() -> None:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,8 +15,9 @@ import numpy as np
 from grok1.config.recipe import Recipe
 from grok1.config.refusals import quoted
 from grok1.data.sample_corpus import cached_sample_corpus
+from grok1.distributed.rendezvous import first_rank_here
 from grok1.megatron.dataset_helpers import build_dataset_helpers
-from grok1.weights.folder import StoredCheckpoint
+from grok1.weights.folder import StoredCheckpoint, check_changeable
 
 _TOKENS_LOOKED_AT = 1 << 24
 
@@ -40,6 +42,8 @@ class Job:
     save: Path | None = None
     save_interval: int = 0
     load: Path | None = None
+    allowed_changes: tuple[str, ...] = ()  # keys in which the loaded checkpoint's run may differ from this one
+    first_step: int = 0  # steps behind the loaded checkpoint
     shared_storage: bool = True
     index_cache: Path | None = None  # where the sample index is kept; None: see grok1.data.sample_index.index_folders
     corpus_digest: str = ""  # of every byte of the corpus; empty: not computed yet
@@ -52,7 +56,8 @@ class Job:
         return {
             "--steps": str(self.num_steps),
             "--save": f"every {self.save_interval}" if self.save else "no",
-            "--load": "yes" if self.load else "no",
+            "--load": f"step {self.first_step}" if self.load else "no",
+            "--allow-change": " ".join(self.allowed_changes) or "no",
             "--no-shared-storage": "no" if self.shared_storage else "yes",
             "--profile": "no" if self.profile is None else f"{sorted(self.profile.steps)} {sorted(self.profile.ranks)}",
             "data": self.corpus_digest,
@@ -96,6 +101,7 @@ def prepare(
     load: Path | None = None,
     shared_storage: bool = True,
     index_cache: Path | None = None,
+    allowed_changes: Sequence[str] = (),
 ) -> Job:
     """A job whose corpus exists and is whole. Without `data`: the sample corpus, made on first use.
 
@@ -120,8 +126,7 @@ def prepare(
             "fp32 weights, and a resumed run drift from the one that never stopped; set it to false, or leave them out"
         )
     build_dataset_helpers()
-    if load is not None:
-        StoredCheckpoint.open(load).check_resumable(recipe)
+    stored = _loadable(load, recipe, allowed_changes)
     if data is None:
         if recipe.data.tokenizer_type != "SentencePiece":
             raise ValueError(
@@ -139,6 +144,10 @@ def prepare(
     _check_token_ids(data, check_indexed(data).dtype, recipe.model.vocab_size)
     training_share(recipe, data)
     data, index_cache = data.absolute(), index_cache.absolute() if index_cache else None
+    corpus = corpus_digest(data, index_folders(data, index_cache))
+    if stored is not None:
+        stored.check_resumable(recipe, corpus, allowed_changes)
+        _verify_once_a_node(stored)
     return Job(
         recipe=recipe,
         num_steps=num_steps,
@@ -147,11 +156,33 @@ def prepare(
         save=save.absolute() if save else None,
         save_interval=save_interval,
         load=load.absolute() if load else None,
+        allowed_changes=tuple(allowed_changes),
+        first_step=stored.step if stored is not None else 0,
         shared_storage=shared_storage,
         index_cache=index_cache,
-        corpus_digest=corpus_digest(data, index_folders(data, index_cache)),
+        corpus_digest=corpus,
         launched_at=time.time(),
     )
+
+
+def _loadable(load: Path | None, recipe: Recipe, allowed_changes: Sequence[str]) -> StoredCheckpoint | None:
+    """The checkpoint of --load, which the recipe can continue."""
+    check_changeable(allowed_changes)
+    if load is None:
+        if allowed_changes:
+            raise ValueError(
+                f"--allow-change {allowed_changes[0]} needs --load: what may differ from a checkpoint's run"
+            )
+        return None
+    stored = StoredCheckpoint.open(load)
+    stored.check_resumable(recipe, allowed=allowed_changes)  # before a corpus is made
+    return stored
+
+
+def _verify_once_a_node(stored: StoredCheckpoint) -> None:
+    """The other ranks of the node, which torchrun or Slurm started, wait for its first one where they meet it."""
+    if first_rank_here():
+        stored.verify()
 
 
 def _check_tokenizer(path: Path, recipe: Recipe) -> None:

@@ -30,7 +30,9 @@ def run_rank(job: Job, where: Rendezvous, emit: Emit) -> RunResult | None:
         stepper = build_stepper(job.recipe, ranks, batches)
         first = 0
         if job.load is not None:
-            first = checkpoint.load(job.load, job.recipe, stepper.model, stepper.optimizer, stepper.scheduler)
+            first = checkpoint.load(
+                job.load, job.recipe, stepper.model, stepper.optimizer, stepper.scheduler, job.allowed_changes
+            )
         dist.barrier()
         startup_seconds = time.time() - job.launched_at
         profiler = StepProfiler(job.profile, ranks.rank, stepper.model)
@@ -57,7 +59,14 @@ def _loop(job: Job, stepper: Stepper, first: int, emit: Emit, profiler: StepProf
         is_due = job.save_interval > 0 and done % job.save_interval == 0
         if job.save is not None and (is_due or done == job.num_steps):
             checkpoint.save(
-                job.save, done, job.recipe, stepper.ranks, stepper.model, stepper.optimizer, stepper.scheduler
+                job.save,
+                done,
+                job.recipe,
+                stepper.ranks,
+                stepper.model,
+                stepper.optimizer,
+                stepper.scheduler,
+                job.corpus_digest,
             )
     return results
 

@@ -6,21 +6,28 @@ grok1.weights.folder describes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol, cast
 
 import torch
 import torch.distributed as dist
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.nn import Module
 
 from grok1.config.recipe import Recipe
 from grok1.distributed.groups import Ranks
 from grok1.megatron.door import dist_checkpointing
 from grok1.megatron.instances import chained
+from grok1.megatron.plain_data import RefusedPickleError, why
 from grok1.megatron.protocols import MegatronOptimizer, Scheduler, StateDict
-from grok1.weights.folder import StoredCheckpoint, finish_step, partial_folder, start_step
+from grok1.weights.folder import StoredCheckpoint, abandon_step, finish_step, partial_folder, start_step
+from grok1.weights.manifest import FileSum, file_sums
+from grok1.weights.space import check_space, first_cause, whole_or_told
+
+# what megatron and torch raise where a file is missing, damaged or cannot be written
+_FAILURES = (Exception, CheckpointException)  # the latter is a BaseException alone
 
 
 class ShardedModel(Protocol):
@@ -43,49 +50,127 @@ def save(
     model: Module,
     optimizer: MegatronOptimizer,
     scheduler: Scheduler,
+    corpus: str = "",
 ) -> None:
-    """Write the state after `step` steps. The folder appears under its name only when it is whole."""
-    if ranks.rank == 0:
-        start_step(folder, step)
-    dist.barrier()
-    state = _state(model, optimizer, scheduler, step, is_loading=False)
-    dist_checkpointing.save(state, str(partial_folder(folder, step)))
-    dist.barrier()
-    if ranks.rank == 0:
-        finish_step(folder, step, recipe)
-    dist.barrier()
-
-
-def load(folder: Path, recipe: Recipe, model: Module, optimizer: MegatronOptimizer, scheduler: Scheduler) -> int:
-    """Restore the newest state, or the weights where there is nothing else; returns the steps trained so far.
+    """Write the state after `step` steps. The folder appears under its name only when it is whole.
 
     Raises:
-        ValueError: there is no checkpoint, or it is of another model or layout.
+        NotWrittenError: the disk is full, or cannot be written. Older checkpoints are as they were.
+    """
+    state = _state(model, optimizer, scheduler, step, is_loading=False)
+    what = f"the checkpoint of step {step}"
+    needed: list[int] = [0] * ranks.world_size
+    dist.all_gather_object(needed, _own_bytes(state))
+    with whole_or_told(what, folder, sum(needed), lambda: abandon_step(folder, step), _FAILURES):
+        _on_first_rank(ranks, lambda: _start(what, folder, step, sum(needed)))
+        dist_checkpointing.save(state, str(partial_folder(folder, step)))
+        dist.barrier()
+        sums: list[dict[str, FileSum]] = [{}] * ranks.world_size
+        dist.all_gather_object(sums, _own_sums(folder, step, ranks))
+        if ranks.rank == 0:
+            finish_step(folder, step, recipe, {name: each[name] for each in sums for name in each}, corpus)
+    dist.barrier()
+
+
+def load(
+    folder: Path,
+    recipe: Recipe,
+    model: Module,
+    optimizer: MegatronOptimizer,
+    scheduler: Scheduler,
+    allowed_changes: Sequence[str] = (),
+) -> int:
+    """Restore the newest state, or the weights where there is nothing else; returns the steps trained so far.
+
+    Who starts the ranks has compared the files with their checksums (`StoredCheckpoint.verify`).
+
+    Raises:
+        ValueError: there is no checkpoint, it is of another model, layout or training, or it does not load.
     """
     stored = StoredCheckpoint.open(folder)
-    stored.check_resumable(recipe)
+    stored.check_resumable(recipe, allowed=allowed_changes)
     if stored.has_weights_only:
         load_weights(stored, cast(Module, model.module))
         optimizer.reload_model_params()
         return stored.step
     _allocate_adam_state(optimizer)
-    template = _state(model, optimizer, scheduler, stored.step, is_loading=True)
-    state = dist_checkpointing.load(template, str(stored.step_folder))
-    _inside(model).load_state_dict(state["model"], strict=True)
-    with _own_group_settings(optimizer):
-        optimizer.load_state_dict(state["optimizer"])
-    _unshare_step_counts(optimizer)
-    scheduler.load_state_dict(state["scheduler"])
-    return int(state["step"])
+    state = _read(stored, _state(model, optimizer, scheduler, stored.step, is_loading=True))
+    with _in_one_line(stored):
+        _inside(model).load_state_dict(state["model"], strict=True)
+        with _own_group_settings(optimizer):
+            optimizer.load_state_dict(state["optimizer"])
+        _unshare_step_counts(optimizer)
+        # the recipe's own schedule, at the step that was reached
+        scheduler.load_state_dict({**scheduler.state_dict(), "num_steps": int(state["scheduler"]["num_steps"])})
+        return int(state["step"])
 
 
 def load_weights(stored: StoredCheckpoint, model: Module) -> None:
-    """Restore weights alone into a bare model of any layout, whose recipe passed `StoredCheckpoint.check_model`."""
+    """Restore weights alone into a bare model of any layout, whose recipe passed `StoredCheckpoint.check_model`.
+
+    Raises:
+        ValueError: it does not load.
+    """
     # megatron's layers keep an extra state, which is None here and absent from imported checkpoints
     sharded = cast(ShardedModel, model)
     wanted = {name: each for name, each in sharded.sharded_state_dict().items() if not name.endswith("_extra_state")}
-    state = dist_checkpointing.load({"model": wanted}, str(stored.step_folder))
-    sharded.load_state_dict(state["model"], strict=True)
+    state = _read(stored, {"model": wanted})
+    with _in_one_line(stored):
+        sharded.load_state_dict(state["model"], strict=True)
+
+
+def _read(stored: StoredCheckpoint, template: StateDict) -> StateDict:
+    with _in_one_line(stored):
+        return cast(StateDict, dist_checkpointing.load(template, str(stored.step_folder)))
+
+
+@contextmanager
+def _in_one_line(stored: StoredCheckpoint) -> Iterator[None]:
+    """What a checkpoint whose checksums are right can still be: of other tensors than its recipe says, or forged."""
+    try:
+        yield
+    except RefusedPickleError as error:
+        raise ValueError(f"checkpoint {stored.folder}: {error}") from error
+    except _FAILURES as error:
+        raise ValueError(
+            f"checkpoint {stored.step_folder} does not load: {why(first_cause(error))}; it is damaged, or not "
+            "what its recipe says"
+        ) from error
+
+
+def _start(what: str, folder: Path, step: int, needed_bytes: int) -> None:
+    check_space(what, folder, needed_bytes)
+    start_step(folder, step)
+
+
+def _on_first_rank(ranks: Ranks, action: Callable[[], None]) -> None:
+    """Do it on rank 0; what it raises there is raised on all."""
+    problem: list[BaseException | None] = [None]
+    if ranks.rank == 0:
+        try:
+            action()
+        except (OSError, ValueError) as error:
+            problem[0] = error
+    dist.broadcast_object_list(problem)
+    if problem[0] is not None:
+        raise problem[0]
+
+
+def _own_bytes(state: object) -> int:
+    """What this rank will write of it: the tensors of which it has the first copy."""
+    if isinstance(state, dict):
+        return sum(_own_bytes(each) for each in state.values())
+    if isinstance(state, list | tuple):
+        return sum(_own_bytes(each) for each in state)
+    data = getattr(state, "data", None)
+    is_first_copy = dist_checkpointing.mapping.is_main_replica(getattr(state, "replica_id", 1))
+    return int(data.nbytes) if isinstance(data, torch.Tensor) and is_first_copy else 0
+
+
+def _own_sums(folder: Path, step: int, ranks: Ranks) -> dict[str, FileSum]:
+    """The checksums of the files that this rank wrote, which megatron names by its number."""
+    partial = partial_folder(folder, step)
+    return file_sums(partial, [path.name for path in partial.glob(f"__{ranks.rank}_*.distcp")])
 
 
 def _inside(model: Module) -> ShardedModel:

@@ -7,22 +7,25 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
-from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, TensorStorageMetadata
 from torch.distributed.checkpoint.planner import LoadPlan, ReadItem
 from torch.distributed.checkpoint.planner_helpers import create_read_items_for_chunk_list
 
 from grok1.config.recipe import Model, Recipe
 from grok1.files import whole_folder, write_text
+from grok1.megatron.plain_data import PlainReader, why
 from grok1.weights.blocks import Block, blocks, separated
 from grok1.weights.folder import StoredCheckpoint
 from grok1.weights.importing import INDEX_NAME, Progress
 from grok1.weights.names import published_shapes
+from grok1.weights.space import check_space, whole_or_told
 
 
 def export_weights(
@@ -39,23 +42,33 @@ def export_weights(
     recipe = stored.recipe
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ValueError(f"{target} exists and is not an empty folder; give another one")
+    stored.verify()
     reader = _StackedReader(stored.step_folder, recipe.model)
-    with whole_folder(target) as partial:
-        plan = _shard_plan(recipe.model, reader, max_shard_bytes)
-        weight_map: dict[str, str] = {}
-        total_bytes = 0
-        for number, members in enumerate(plan, 1):
-            name = f"model-{number:05d}-of-{len(plan):05d}.safetensors"
-            shard: dict[str, Tensor] = {}
-            for block in members:
-                shard |= reader.read(block)
-                progress(len(weight_map) + len(shard), len(published_shapes(recipe.model)))
-            save_file(shard, partial / name, metadata={"format": "pt"})
-            weight_map |= dict.fromkeys(shard, name)
-            total_bytes += sum(weight.nbytes for weight in shard.values())
-        index = {"metadata": {"total_size": total_bytes}, "weight_map": weight_map}
-        write_text(partial / INDEX_NAME, json.dumps(index, indent=2))
-        write_text(partial / "config.json", json.dumps(_published_config(recipe), indent=2))
+    what, needed = "the export", sum(reader.num_bytes(block) for block in blocks(recipe.model))
+    with whole_or_told(what, target, needed, lambda: None, (OSError, SafetensorError)):
+        check_space(what, target, needed)
+        with whole_folder(target) as partial:
+            _write_shards(partial, reader, recipe, max_shard_bytes, progress)
+
+
+def _write_shards(
+    partial: Path, reader: _StackedReader, recipe: Recipe, max_shard_bytes: int, progress: Progress
+) -> None:
+    plan = _shard_plan(recipe.model, reader, max_shard_bytes)
+    weight_map: dict[str, str] = {}
+    total_bytes = 0
+    for number, members in enumerate(plan, 1):
+        name = f"model-{number:05d}-of-{len(plan):05d}.safetensors"
+        shard: dict[str, Tensor] = {}
+        for block in members:
+            shard |= reader.read(block)
+            progress(len(weight_map) + len(shard), len(published_shapes(recipe.model)))
+        save_file(shard, partial / name, metadata={"format": "pt"})
+        weight_map |= dict.fromkeys(shard, name)
+        total_bytes += sum(weight.nbytes for weight in shard.values())
+    index = {"metadata": {"total_size": total_bytes}, "weight_map": weight_map}
+    write_text(partial / INDEX_NAME, json.dumps(index, indent=2))
+    write_text(partial / "config.json", json.dumps(_published_config(recipe), indent=2))
 
 
 def _shard_plan(model: Model, reader: _StackedReader, max_shard_bytes: int) -> list[list[Block]]:
@@ -78,7 +91,7 @@ class _StackedReader(DefaultLoadPlanner):
     def __init__(self, folder: Path, model: Model) -> None:
         super().__init__()
         self._model, self._shapes = model, published_shapes(model)
-        self._reader = FileSystemReader(folder)
+        self._reader = PlainReader(folder)
         self._metadata = self._reader.read_metadata()
         self._reader.set_up_storage_reader(self._metadata, is_coordinator=True)
         self._target = torch.empty(0)
@@ -107,7 +120,10 @@ class _StackedReader(DefaultLoadPlanner):
             raise ValueError(
                 f"the checkpoint does not hold all of {block.tensor} at {list(block.offsets)}; copy it again, whole"
             )
-        self._reader.read_data(LoadPlan(items), self).wait()
+        try:
+            self._reader.read_data(LoadPlan(items), self).wait()
+        except (OSError, RuntimeError, EOFError, KeyError, AttributeError, AssertionError, UnpicklingError) as error:
+            raise ValueError(f"checkpoint {self._reader.path} does not load: {block.tensor}: {why(error)}") from error
         weight = (
             self._target.flatten(0, len(block.sizes) - 3) if len(block.sizes) > 2 else self._target
         )  # stack axes off

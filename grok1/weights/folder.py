@@ -1,27 +1,53 @@
 """A folder of checkpoints as it lies on disk: which steps it holds, and the recipe that wrote them. No torch.
 
-It holds iter_0000010/ (megatron's files and recipe.json), one for each saved step, and
-latest_checkpointed_iteration.txt. The checkpoint of step 0, iter_0000000/, holds imported weights
-and nothing else. Some of megatron's own files are pickles: load only checkpoints that you trust.
+It holds iter_0000010/ (megatron's files, recipe.json and manifest.json, see grok1.weights.manifest), one for each
+saved step, and latest_checkpointed_iteration.txt. The checkpoint of step 0, iter_0000000/, holds imported weights and
+nothing else.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from grok1.config.load import build_recipe
-from grok1.config.recipe import Recipe
+from grok1.config.recipe import Data, Recipe, Training
+from grok1.config.refusals import printable
 from grok1.files import write_text
+from grok1.weights.manifest import (
+    MANIFEST,
+    FileSum,
+    Manifest,
+    check_content,
+    check_files,
+    file_sums,
+    read_at_most,
+    read_manifest,
+    write_manifest,
+)
 
 LATEST = "latest_checkpointed_iteration.txt"
 WEIGHTS_ONLY_STEP = 0
+CORPUS = "data.corpus"  # named like a key of the recipe: the text itself
+
+_COPY_AGAIN = "copy the checkpoint again, whole"
+_FREE_KEYS = ("training.recompute",)  # whose change leaves every number as it was
+_FIXED_KEYS = ("training.dtype",)  # the optimizer's state has another shape
 
 _RECIPE_NAME = "recipe.json"
 _MAX_RECIPE_BYTES = 64 * 1024  # a resolved recipe needs 2 KiB
+_FORMAT_NAME = "metadata.json"  # it chooses which code of megatron's reads the rest
+MEGATRON_FORMAT = {
+    "sharded_backend": "torch_dist",
+    "sharded_backend_version": 1,
+    "common_backend": "torch",
+    "common_backend_version": 1,
+}
 
 
 @dataclass(frozen=True)
@@ -31,17 +57,30 @@ class StoredCheckpoint:
     folder: Path  # of all its steps: what --load names
     step: int  # training steps behind it
     recipe: Recipe  # that wrote it
+    manifest: Manifest
 
     @classmethod
     def open(cls, folder: Path) -> StoredCheckpoint:
-        """Read the two small files that describe it, each once.
+        """Read the small files that describe it; `verify` reads the others.
 
         Raises:
-            ValueError: there is no checkpoint, or one of the files is damaged.
+            ValueError: there is no checkpoint, or one of the files is missing or damaged.
         """
         step = _latest_step(folder)
-        path = step_folder(folder, step) / _RECIPE_NAME
-        return cls(folder, step, build_recipe(f"checkpoint recipe {path}", _fields(path)))
+        where = step_folder(folder, step)
+        manifest = read_manifest(where, step)
+        return cls(folder, step, _recipe(where, manifest), manifest)
+
+    def verify(self) -> None:
+        """Compare every file with its checksum: call it once a node, before anything is loaded.
+
+        Raises:
+            ValueError: one line that names each file that is missing, extra, cut short or changed.
+        """
+        check_files(self.step_folder, self.manifest)
+        path = self.step_folder / _FORMAT_NAME
+        if _fields(path, _content(path), "format") != MEGATRON_FORMAT:
+            raise ValueError(f"{path} names another format than torch_dist; {_COPY_AGAIN}")
 
     @property
     def step_folder(self) -> Path:
@@ -53,17 +92,44 @@ class StoredCheckpoint:
         """Whether it was imported, so that there is no optimizer state."""
         return self.step == WEIGHTS_ONLY_STEP
 
-    def check_resumable(self, recipe: Recipe) -> None:
-        """Refuse a recipe that cannot resume from here: the model must match, with optimizer state the layout too.
+    def check_resumable(self, recipe: Recipe, corpus: str = "", allowed: Sequence[str] = ()) -> None:
+        """Refuse what cannot continue the run that wrote this; imported weights need the same model and no more.
+
+        With optimizer state, the layout must match too, and what decides the numbers of a step: the training and data
+        sections and the corpus, whose digest is empty where it is not known. `allowed` names what may differ of those.
 
         Raises:
-            ValueError: names the first value that differs.
+            ValueError: names the values that differ.
         """
         advice = "use the recipe it was written with"
         self.check_model(recipe, advice)
-        if not self.has_weights_only:
-            self._check_section("parallel", recipe, advice)
-            self._check_experts(recipe)
+        if self.has_weights_only:
+            return
+        self._check_section("parallel", recipe, advice)
+        self._check_experts(recipe)
+        differences = self._differences(recipe, corpus)
+        refused = [key for key in differences if key not in (*allowed, *_FREE_KEYS)]
+        if refused:
+            values = ", ".join(f"{key}={differences[key][0]}, now {differences[key][1]}" for key in refused)
+            fixed = [key for key in refused if key in _FIXED_KEYS]
+            remedy = " ".join(f"--allow-change {key}" for key in refused)
+            advice = f"leave it as it was, or say that you mean it: {remedy}"
+            if fixed:
+                advice = f"{fixed[0]} cannot change; leave it as it was, or go on from its weights (grok1 convert)"
+            raise ValueError(f"checkpoint {self.folder} was trained with {values}; {advice}")
+
+    def _differences(self, recipe: Recipe, corpus: str) -> dict[str, tuple[object, object]]:
+        """What training goes by and is not the same: key -> (value then, value now)."""
+        then, now = self.recipe.resolved(), recipe.resolved()
+        differences: dict[str, tuple[object, object]] = {
+            f"{section}.{key}": (then[section][key], value)
+            for section in ("training", "data")
+            for key, value in now[section].items()
+            if then[section][key] != value
+        }
+        if self.manifest.corpus and corpus and self.manifest.corpus != corpus:
+            differences[CORPUS] = (self.manifest.corpus, corpus)
+        return differences
 
     def check_model(self, recipe: Recipe, advice: str) -> None:
         """Refuse a recipe of another model; `advice` ends the message.
@@ -92,6 +158,19 @@ class StoredCheckpoint:
             )
 
 
+def check_changeable(keys: Sequence[str]) -> None:
+    """Refuse keys that --allow-change does not know.
+
+    Raises:
+        ValueError: names the key, and those that it may be.
+    """
+    known = [*(f"training.{key}" for key in Training.model_fields), *(f"data.{key}" for key in Data.model_fields)]
+    known = [key for key in [*known, CORPUS] if key not in (*_FREE_KEYS, *_FIXED_KEYS)]
+    for key in keys:
+        if key not in known:
+            raise ValueError(f"--allow-change {printable(key)} is not a value that may change; give {', '.join(known)}")
+
+
 def holds_checkpoint(folder: Path) -> bool:
     """Whether the folder holds a finished step."""
     return (folder / LATEST).exists()
@@ -111,13 +190,53 @@ def start_step(folder: Path, step: int) -> Path:
     return partial
 
 
-def finish_step(folder: Path, step: int, recipe: Recipe) -> None:
-    """Give a step's partial folder its recipe and its name, and make it the newest. One process, after all wrote."""
+def finish_step(
+    folder: Path, step: int, recipe: Recipe, sums: Mapping[str, FileSum] | None = None, corpus: str = ""
+) -> None:
+    """Give a step's partial folder its recipe, its manifest and its name, and make it the newest.
+
+    One process does this after all wrote. `sums` are those of files that were read already.
+    """
     partial, final = partial_folder(folder, step), step_folder(folder, step)
     write_text(partial / _RECIPE_NAME, json.dumps(recipe.resolved(), indent=2))
-    shutil.rmtree(final, ignore_errors=True)
+    _write_sums(partial, step, recipe, sums or {}, corpus)
+    replaced = final.with_name(f"{final.name}.replaced")
+    shutil.rmtree(replaced, ignore_errors=True)
+    if final.exists():
+        os.replace(final, replaced)
     os.replace(partial, final)
     write_text(folder / LATEST, str(step))
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+def abandon_step(folder: Path, step: int) -> None:
+    """Leave nothing of a step that could not be written, also where other processes still write into it."""
+    partial = partial_folder(folder, step)
+    gone = partial.with_name(f".{partial.name}.gone")
+    with contextlib.suppress(OSError):
+        os.replace(partial, gone)  # at once: what the others open from now on fails
+    shutil.rmtree(gone, ignore_errors=True)
+    shutil.rmtree(partial, ignore_errors=True)
+
+
+def seal(folder: Path) -> int:
+    """Write the manifest of a folder's newest step, which has none; returns the step.
+
+    Raises:
+        ValueError: there is no checkpoint, or it has a manifest: then its files are what they were, or damaged.
+    """
+    step = _latest_step(folder)
+    where = step_folder(folder, step)
+    if (where / MANIFEST).exists():
+        raise ValueError(f"{where} has checksums; if you changed its files on purpose, remove {MANIFEST} first")
+    _write_sums(where, step, _recipe(where, None), {}, "")
+    return step
+
+
+def _write_sums(where: Path, step: int, recipe: Recipe, sums: Mapping[str, FileSum], corpus: str) -> None:
+    rest = {path.name for path in where.iterdir()} - sums.keys()
+    files = {**sums, **file_sums(where, rest)}
+    write_manifest(where, Manifest(step=step, recipe_hash=recipe.hash(), corpus=corpus, files=files))
 
 
 def step_folder(folder: Path, step: int) -> Path:
@@ -136,16 +255,27 @@ def _latest_step(folder: Path) -> int:
     return int(text)
 
 
-def _fields(path: Path) -> dict[str, object]:
-    remedy = "copy the checkpoint again, whole"
+def _recipe(where: Path, manifest: Manifest | None) -> Recipe:
+    path = where / _RECIPE_NAME
+    content = _content(path)
+    if manifest is not None and len(content) <= _MAX_RECIPE_BYTES:
+        check_content(where, _RECIPE_NAME, content, manifest)
+    return build_recipe(f"checkpoint recipe {path}", _fields(path, content))
+
+
+def _content(path: Path) -> bytes:
+    """Of a small file, and at most one byte more than it may have."""
     try:
-        with path.open("rb") as file:
-            content = file.read(_MAX_RECIPE_BYTES + 1)
+        return read_at_most(path, _MAX_RECIPE_BYTES + 1)
+    except FileNotFoundError:
+        raise ValueError(f"{path} cannot be read: No such file; {_COPY_AGAIN}") from None
+
+
+def _fields(path: Path, content: bytes, what: str = "recipe") -> dict[str, object]:
+    try:
         fields = json.loads(content.decode("utf-8")) if len(content) <= _MAX_RECIPE_BYTES else None
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error.strerror}; {remedy}") from None
     except (ValueError, RecursionError):
         fields = None
     if not isinstance(fields, dict):
-        raise ValueError(f"{path} is not a recipe in JSON of at most {_MAX_RECIPE_BYTES} bytes; {remedy}")
+        raise ValueError(f"{path} is not a {what} in JSON of at most {_MAX_RECIPE_BYTES} bytes; {_COPY_AGAIN}")
     return fields

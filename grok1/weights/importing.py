@@ -24,8 +24,16 @@ from grok1.config.recipe import Model, Recipe
 from grok1.config.refusals import listed, reason_of
 from grok1.files import write_text
 from grok1.weights.blocks import Block, Shape, blocks, interleaved
-from grok1.weights.folder import WEIGHTS_ONLY_STEP, finish_step, holds_checkpoint, start_step, step_folder
+from grok1.weights.folder import (
+    MEGATRON_FORMAT,
+    WEIGHTS_ONLY_STEP,
+    finish_step,
+    holds_checkpoint,
+    start_step,
+    step_folder,
+)
 from grok1.weights.names import EMBEDDING, HEAD, published_shapes
+from grok1.weights.space import check_space, whole_or_told
 
 Progress = Callable[[int, int], None]  # (weights done, of all)
 _MAX_INDEX_BYTES = 64 << 20
@@ -45,23 +53,22 @@ def import_weights(source: Path, target: Path, recipe: Recipe, progress: Progres
     files = check_published(source, recipe)
     if holds_checkpoint(target) or step_folder(target, WEIGHTS_ONLY_STEP).exists():
         raise ValueError(f"{target} holds a checkpoint already; give another folder")
+    what, needed = "the checkpoint", sum(path.stat().st_size for path in {path for path, _ in files.places.values()})
+    with whole_or_told(what, target, needed, lambda: None, (OSError, RuntimeError)):
+        check_space(what, target, needed)
+        _write_checkpoint(target, recipe, files, progress)
+
+
+def _write_checkpoint(target: Path, recipe: Recipe, files: PublishedFiles, progress: Progress) -> None:
     partial = start_step(target, WEIGHTS_ONLY_STEP)
     try:
         _write_tensors(partial, _StreamingSave(recipe.model, files, progress))
         torch.save({"step": WEIGHTS_ONLY_STEP}, partial / "common.pt")
-        write_text(partial / "metadata.json", json.dumps(_MEGATRON_FORMAT))
+        write_text(partial / "metadata.json", json.dumps(MEGATRON_FORMAT))
         finish_step(target, WEIGHTS_ONLY_STEP, recipe)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
-
-
-_MEGATRON_FORMAT = {
-    "sharded_backend": "torch_dist",
-    "sharded_backend_version": 1,
-    "common_backend": "torch",
-    "common_backend_version": 1,
-}
 
 
 def _write_tensors(folder: Path, source: _StreamingSave) -> None:

@@ -23,6 +23,8 @@ NEEDED = [
     ("dist_checkpointing/mapping.py", "np.product("),
     ("dist_checkpointing/strategies/filesystem_async.py", "ctx.Manager().Queue()"),
     ("dist_checkpointing/strategies/filesystem_async.py", "_write_item(*transform_list, stream, data"),
+    ("dist_checkpointing/strategies/common.py", "torch.load(load_path, map_location='cpu', weights_only=False)"),
+    ("dist_checkpointing/strategies/torch.py", "fsr = CachedMetadataFileSystemReader(checkpoint_dir)"),
     ("dist_checkpointing/strategies/base.py", "async_calls.schedule_async_request(async_request)"),
 ]
 

@@ -17,6 +17,7 @@ from grok1.generation.job import GenerateJob, Sampling, generation_recipe, prepa
 from grok1.generation.result import GenerationResult, transcript
 from tests.grok1.conftest import RANK_SECONDS, Train, run_grok1
 from tests.grok1.opened_files import opened_below
+from tests.grok1.weights.sealing import seal_again
 
 PROMPTS = ["Below is", "The function returns", "an object of the class that was made by"]
 NEW = 12  # with the longest prompt's 15 tokens within grok1-nano's sequence of 32
@@ -314,15 +315,16 @@ def test_a_damaged_stored_recipe_is_refused(
     (tmp_path / "latest_checkpointed_iteration.txt").write_text("2")
     if content is not None:
         (folder / "recipe.json").write_bytes(content)
+    seal_again(folder)
     with pytest.raises(ValueError, match=complaint) as refused:
         prepare(load=tmp_path)
     assert "\n" not in str(refused.value)
 
 
-def test_preparing_reads_the_checkpoints_folder_once(prepare: Prepare, saved: Path) -> None:
+def test_preparing_reads_the_tracker_and_the_manifest_once(prepare: Prepare, saved: Path) -> None:
     with opened_below(saved) as opened:
         prepare()
-    assert opened == {"latest_checkpointed_iteration.txt": 1, "recipe.json": 1}
+    assert (opened["latest_checkpointed_iteration.txt"], opened["manifest.json"]) == (1, 1)
 
 
 @pytest.mark.parametrize("text", ["", "3", "x", "../2"])
@@ -340,6 +342,7 @@ def test_a_tokenizer_of_a_larger_vocabulary_is_refused(prepare: Prepare, saved: 
     fields = json.loads((saved / smaller.name / "recipe.json").read_text())
     fields["model"]["vocab_size"] = 256
     (smaller / "recipe.json").write_text(json.dumps(fields))
+    seal_again(smaller)
     with pytest.raises(ValueError, match="has 512 entries, more than the checkpoint's vocab_size 256"):
         prepare(load=tmp_path)
 

@@ -24,6 +24,7 @@ from grok1.weights.folder import StoredCheckpoint
 from grok1.weights.importing import check_published, import_weights
 from grok1.weights.names import EMBEDDING, HEAD, published_shapes
 from tests.grok1.conftest import FIXTURES, RANK_SECONDS, MakeJob, Train, as_options, run_grok1
+from tests.grok1.weights.sealing import seal_again
 
 XAI = ("model.tie_embeddings=true", "model.attention_logit_cap=30.0", "model.activation=geglu")
 LAYOUTS = {
@@ -281,9 +282,11 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path, nano: Recipe) 
     stored = json.loads(path.read_text())
     stored["model"]["num_layers"] = 4
     path.write_text(json.dumps(stored))
+    seal_again(path.parent)
     with pytest.raises(ValueError, match=r"is \[2, 96\], its recipe says \[4, 96\]"):
         export_weights(tmp_path / "checkpoint", tmp_path / "out")
     path.write_text("{" * 100_000)
+    seal_again(path.parent)
     with pytest.raises(ValueError, match="is not a recipe in JSON"):
         export_weights(tmp_path / "checkpoint", tmp_path / "out")
 

@@ -7,15 +7,23 @@ from pathlib import Path
 import pytest
 
 from grok1.config.load import ONE_RANK, load_recipe
-from grok1.weights.folder import LATEST, StoredCheckpoint, finish_step, holds_checkpoint, partial_folder, start_step
+from grok1.weights.folder import (
+    LATEST,
+    StoredCheckpoint,
+    check_changeable,
+    finish_step,
+    holds_checkpoint,
+    partial_folder,
+    start_step,
+)
 from tests.grok1.conftest import Train
 from tests.grok1.opened_files import opened_below
 
 
-def stored(folder: Path, step: int, *overrides: str) -> StoredCheckpoint:
+def stored(folder: Path, step: int, *overrides: str, corpus: str = "") -> StoredCheckpoint:
     """A step's folder as a save leaves it, but for megatron's files."""
     start_step(folder, step)
-    finish_step(folder, step, load_recipe("grok1-nano", overrides))
+    finish_step(folder, step, load_recipe("grok1-nano", overrides), corpus=corpus)
     return StoredCheckpoint.open(folder)
 
 
@@ -27,11 +35,11 @@ def test_resuming_reads_the_folder_once(train: Train, tmp_path: Path) -> None:
     assert (opened[LATEST], opened["recipe.json"]) == (1, 1)
 
 
-def test_opening_reads_two_files_once(tmp_path: Path) -> None:
+def test_opening_reads_three_files_once(tmp_path: Path) -> None:
     expected = stored(tmp_path, 3)
     with opened_below(tmp_path) as opened:
         assert StoredCheckpoint.open(tmp_path) == expected
-    assert opened == {LATEST: 1, "recipe.json": 1}
+    assert opened == {LATEST: 1, "manifest.json": 1, "recipe.json": 1}
 
 
 def test_a_step_counts_once_it_is_finished(tmp_path: Path) -> None:
@@ -68,3 +76,67 @@ def test_another_model_is_refused_with_the_advice(step: int, tmp_path: Path) -> 
         checkpoint.check_model(other, "do this")
     with pytest.raises(ValueError, match=r"model\.rope_base=10000"):
         checkpoint.check_resumable(other)
+
+
+# ---- what decides the numbers of a step ----------------------------------------------------------------
+
+CHANGES = {
+    "training.global_batch": "8",
+    "training.seed": "7",
+    "training.sequence_length": "64",
+    "training.micro_batch": "2",
+    "training.learning_rate": "0.002",
+    "training.decay_steps": "300",
+    "training.adam_beta2": "0.99",
+    "training.clip_grad": "2.0",
+    "data.split": "1,1,1",
+    "data.tokenizer_type": "PretrainedFromHF",
+}
+
+
+@pytest.mark.parametrize("key", CHANGES)
+def test_resuming_another_training_names_both_values_and_the_switch(tmp_path: Path, key: str) -> None:
+    checkpoint, other = stored(tmp_path, 1), load_recipe("grok1-nano", [f"{key}={CHANGES[key]}"])
+    section, name = key.split(".")
+    then, now = (each.resolved()[section][name] for each in (checkpoint.recipe, other))
+    with pytest.raises(ValueError, match="was trained with") as refused:
+        checkpoint.check_resumable(other)
+    assert f"{key}={then}, now {now}; leave it as it was" in str(refused.value)
+    assert f"--allow-change {key}" in str(refused.value)
+    check_changeable([key])
+    checkpoint.check_resumable(other, allowed=[key])
+
+
+def test_only_what_was_allowed_may_change(tmp_path: Path) -> None:
+    checkpoint = stored(tmp_path, 1)
+    other = load_recipe("grok1-nano", ["training.seed=7", "training.clip_grad=2.0"])
+    with pytest.raises(
+        ValueError, match=r"trained with training\.clip_grad=1\.0, now 2\.0; .*change training\.clip_grad$"
+    ):
+        checkpoint.check_resumable(other, allowed=["training.seed"])
+
+
+def test_another_number_format_cannot_be_allowed(tmp_path: Path) -> None:
+    other = load_recipe("grok1-nano", ["training.dtype=bf16"])
+    with pytest.raises(ValueError, match=r"training\.dtype=fp32, now bf16; training\.dtype cannot change"):
+        stored(tmp_path, 1).check_resumable(other)
+    with pytest.raises(ValueError, match=r"training\.dtype is not a value that may change; give training\.sequence_"):
+        check_changeable(["training.dtype"])
+
+
+def test_recomputing_and_kernels_may_change_without_a_word(tmp_path: Path) -> None:
+    other = load_recipe("grok1-nano", ["training.recompute=full", "kernels.cross_entropy=megatron"])
+    stored(tmp_path, 1).check_resumable(other)
+
+
+def test_imported_weights_start_any_training(tmp_path: Path) -> None:
+    changes = [f"{key}={value}" for key, value in CHANGES.items()]
+    stored(tmp_path, 0).check_resumable(load_recipe("grok1-nano", changes), "another")
+
+
+def test_another_corpus_is_refused_by_its_digest(tmp_path: Path) -> None:
+    checkpoint = stored(tmp_path, 1, corpus="0123")
+    checkpoint.check_resumable(checkpoint.recipe, "0123")
+    checkpoint.check_resumable(checkpoint.recipe, "4567", ["data.corpus"])
+    with pytest.raises(ValueError, match=r"data\.corpus=0123, now 4567; .*--allow-change data\.corpus"):
+        checkpoint.check_resumable(checkpoint.recipe, "4567")

@@ -9,6 +9,7 @@ import numpy as np
 from grok1.distributed.groups import joined
 from grok1.distributed.rendezvous import Rendezvous
 from grok1.model.model import build_model
+from grok1.training.assembly import build_stepper, joined_with_data
 from grok1.training.job import Job
 from grok1.training.run import run_rank
 from grok1.weights import checkpoint
@@ -36,3 +37,17 @@ def opened_by_resuming(job: Job, where: Rendezvous, emit: Any) -> dict[str, int]
     with opened_below(job.load) as counts:
         run_rank(job, where, emit)
     return dict(counts)
+
+
+def refusals_of_loading(job: Job, where: Rendezvous, _emit: object) -> dict[str, str]:
+    """What loading says of each folder of checkpoints below `job.load`, as training would load it."""
+    assert job.load is not None
+    refusals = {}
+    with joined_with_data(job, where) as (ranks, batches):
+        stepper = build_stepper(job.recipe, ranks, batches)
+        for folder in sorted(job.load.iterdir()):
+            try:
+                checkpoint.load(folder, job.recipe, stepper.model, stepper.optimizer, stepper.scheduler)
+            except ValueError as error:
+                refusals[folder.name] = str(error)
+    return refusals

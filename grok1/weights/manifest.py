@@ -1,0 +1,199 @@
+"""The checksums of a checkpoint's files, written last and read before anything is loaded. No torch.
+
+manifest.json lists every file of one step's folder with its size and its XXH3-128 digest, and says which step, recipe
+and corpus they belong to. XXH3 finds accidents, and reads faster than a disk does. It is no signature: who can write
+the folder can write the manifest too.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import xxhash
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from grok1.config.refusals import listed, printable
+from grok1.files import write_text
+
+MANIFEST = "manifest.json"
+
+_MAX_BYTES = 64 << 20  # a checkpoint of 16 ranks needs 4 KiB
+_BLOCK_BYTES = 4 << 20
+_MAX_THREADS = 4  # more wait for the disk
+_SHOWN = 5  # files that a message names
+_COPY_AGAIN = "copy the checkpoint again, whole, or resume from an older step"
+
+
+class FileSum(BaseModel):
+    """A file's size and digest."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+    bytes: int = Field(ge=0)
+    xxh3_128: str = Field(pattern=r"^[0-9a-f]{32}$")
+
+
+class Manifest(BaseModel):
+    """What one step's folder holds."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+    schema_: int = Field(default=1, ge=1, le=1, alias="schema")
+    step: int = Field(ge=0)
+    recipe_hash: str = Field(max_length=64)
+    corpus: str = Field(default="", max_length=128)  # its digest; empty for weights that were imported
+    files: dict[str, FileSum] = Field(min_length=1, max_length=1 << 20)
+
+    def text(self) -> str:
+        """As it is stored, with a digest of itself."""
+        content = self.model_dump(mode="json", by_alias=True)
+        return json.dumps({**content, "self": _own_digest(content)}, indent=1) + "\n"
+
+    @property
+    def bytes(self) -> int:
+        """Of all files together."""
+        return sum(each.bytes for each in self.files.values())
+
+
+def file_sum(path: Path) -> FileSum:
+    """Read a file through; in blocks, so that its size does not matter."""
+    digest, size = xxhash.xxh3_128(), 0
+    block = memoryview(bytearray(_BLOCK_BYTES))
+    with path.open("rb", buffering=0) as file:
+        while count := file.readinto(block):
+            digest.update(block[:count])
+            size += count
+    return FileSum(bytes=size, xxh3_128=digest.hexdigest())
+
+
+def file_sums(folder: Path, names: Iterable[str]) -> dict[str, FileSum]:
+    """The sums of these files, several read at once."""
+    ordered = sorted(names)
+    with ThreadPoolExecutor(min(_MAX_THREADS, os.cpu_count() or 1)) as threads:
+        return dict(zip(ordered, threads.map(file_sum, (folder / name for name in ordered)), strict=True))
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write it into the folder that it describes, as the last of its files."""
+    write_text(folder / MANIFEST, manifest.text())
+
+
+def read_manifest(folder: Path, step: int) -> Manifest:
+    """The manifest of this step's folder.
+
+    Raises:
+        ValueError: there is none, it is damaged, or it is of another step.
+    """
+    path = folder / MANIFEST
+    try:
+        text = read_at_most(path, _MAX_BYTES)
+    except FileNotFoundError:
+        raise ValueError(
+            f"{path} is missing, so nothing says that the checkpoint is whole; copy the checkpoint again, or, if it "
+            f"was written before there were checksums, write them: grok1 seal {folder.parent}"
+        ) from None
+    try:
+        content = json.loads(text.decode("utf-8"))
+        own = content.pop("self")
+        manifest = Manifest.model_validate(content)
+    except (ValidationError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        manifest, own = None, ""
+    if manifest is None or own != _own_digest(manifest.model_dump(mode="json", by_alias=True)):
+        raise ValueError(f"{path} is damaged; {_COPY_AGAIN}")
+    if manifest.step != step:
+        raise ValueError(f"{folder} holds the files of step {manifest.step}, not of step {step}; {_COPY_AGAIN}")
+    return manifest
+
+
+def read_at_most(path: Path, limit: int) -> bytes:
+    """The start of a file.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it is no file, or cannot be read.
+    """
+    if path.exists() and not path.is_file():  # opening a pipe would wait for ever
+        raise ValueError(f"{path} is not a file; {_COPY_AGAIN}")
+    try:
+        with path.open("rb") as file:
+            return file.read(limit)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}; {_COPY_AGAIN}") from None
+
+
+def check_content(folder: Path, name: str, content: bytes, manifest: Manifest) -> None:
+    """Compare a file that was read already with the manifest.
+
+    Raises:
+        ValueError: it is of another size or of another content.
+    """
+    found = FileSum(bytes=len(content), xxh3_128=xxhash.xxh3_128(content).hexdigest())
+    if found != manifest.files.get(name):
+        _refuse(folder, [f"{name} {_whose(folder, found, manifest)}"])
+
+
+def check_files(folder: Path, manifest: Manifest) -> None:
+    """Compare all files with the manifest; reads every one through.
+
+    Raises:
+        ValueError: one line that names each file that is missing, extra, cut short or changed.
+    """
+    extra = sorted(_names(folder) - manifest.files.keys() - {MANIFEST})
+    problems = [f"{name} does not belong to it" for name in extra]
+    _refuse(folder, problems + _differences(folder, manifest))
+
+
+def _names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def _differences(folder: Path, manifest: Manifest) -> list[str]:
+    """What is wrong with the files. Sizes first: they cost nothing, and a file cut short need not be read."""
+    problems, whole = [], []
+    for name, wanted in sorted(manifest.files.items()):
+        path = folder / name
+        if Path(name).name != name or not path.is_file():
+            problems.append(f"{name} is {'not a file' if path.exists() else 'missing'}")
+        elif path.stat().st_size != wanted.bytes:
+            problems.append(f"{name} has {path.stat().st_size} bytes in place of {wanted.bytes}")
+        else:
+            whole.append(name)
+    if problems:
+        return problems
+    try:
+        found = file_sums(folder, whole)
+    except OSError as error:
+        return [f"{Path(str(error.filename)).name} cannot be read: {error.strerror}"]
+    return [f"{name} {_whose(folder, found[name], manifest)}" for name in whole if found[name] != manifest.files[name]]
+
+
+def _whose(folder: Path, found: FileSum, manifest: Manifest) -> str:
+    """Where else a content belongs that is not its file's own."""
+    for name, each in manifest.files.items():
+        if each == found:
+            return f"holds what belongs into {name}"
+    for sibling in sorted(folder.parent.glob(f"iter_*/{MANIFEST}")):
+        step = sibling.parent.name.removeprefix("iter_")
+        if step.isdecimal() and int(step) != manifest.step:
+            try:
+                other = read_manifest(sibling.parent, int(step))
+            except ValueError:
+                continue
+            if found in other.files.values():
+                return f"is of step {int(step)}"
+    return "is not what was written: its checksum differs"
+
+
+def _refuse(folder: Path, problems: list[str]) -> None:
+    if problems:
+        raise ValueError(f"checkpoint {printable(str(folder))}: {listed(problems, _SHOWN)}; {_COPY_AGAIN}")
+
+
+def _own_digest(content: Mapping[str, object]) -> str:
+    return xxhash.xxh3_128(json.dumps(content, sort_keys=True).encode()).hexdigest()
