@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 MAX_LINE_BYTES = 64 * 2**10
@@ -20,25 +20,29 @@ _MEGATRON = (
     b"padded vocab (size",
     b" memory (",
     b"MaxMemAllocated=",
-    b" Max_MA ",
+    b"GB         Max_MA ",  # as DeepSpeed spaces it
     b"kipping step",
     b", skipped=",
 )
-_TORCHTITAN = (b"starts at step", b"capacity: ", b"total parameters")
+_STARTS = b"starts at step"
+_TORCHTITAN = (_STARTS, b"capacity: ", b"total parameters")
 _NEMO = (b"step_timing in s",)
 _COLOUR = rb"(?:\x1b?\[[0-9;]{0,20}m)?"
 # These begin with a word too, so that they are as fast; the number after it leaves out what merely talks of steps.
-_PATTERNS = (
-    re.compile(rb"iteration:?" + _COLOUR + rb"[ \t]{1,40}" + _COLOUR + rb"\d{1,12}"),
-    re.compile(rb"step:" + _COLOUR + rb"[ \t]{0,40}" + _COLOUR + rb"\d{1,12}"),
-)
+_ITERATION = re.compile(rb"iteration:?" + _COLOUR + rb"[ \t]{1,40}" + _COLOUR + rb"\d{1,12}")
+_STEP = re.compile(rb"step:" + _COLOUR + rb"[ \t]{0,40}" + _COLOUR + rb"\d{1,12}")
 
 
-def words_of(form: str) -> tuple[bytes, ...]:
-    """The words to look for; of all programs until a training line told whose log this is."""
+def words_of(form: str) -> tuple[bytes | re.Pattern[bytes], ...]:
+    """What to look for: of all programs, until a training line told whose log this is.
+
+    From then on another program is known by the line with which its job starts.
+    """
     if form == "torchtitan":
-        return _TORCHTITAN
-    return _MEGATRON if form == "Megatron" else _MEGATRON + _TORCHTITAN + _NEMO
+        return (*_TORCHTITAN, _ITERATION, _STEP)
+    if form == "Megatron":
+        return (*_MEGATRON, _STARTS, _ITERATION)
+    return (*_MEGATRON, *_TORCHTITAN, *_NEMO, _ITERATION, _STEP)
 
 
 class Hash(Protocol):
@@ -69,11 +73,12 @@ class Blocks:
     stream: Source
     digest: Hash
     advanced: Callable[[int], None]
-    words: Callable[[], tuple[bytes, ...]]
+    words: Callable[[], tuple[bytes | re.Pattern[bytes], ...]]
     too_long: int = 0
-    _number: int = 0  # lines before this block
+    _number: int = 0  # lines that have ended
     _carry: bytes = b""  # a line that has not ended
-    _oversized: bool = field(default=False)
+    _half: bytes = b""  # a carriage return at a block's end, half of a line end, perhaps
+    _oversized: bool = False
 
     @property
     def lines(self) -> int:
@@ -84,30 +89,41 @@ class Blocks:
         while block := self.stream.read(_BLOCK):
             self.digest.update(block)
             self.advanced(len(block))
-            yield from self._of_block(self._carry + block)
-        last = self._carry.rstrip(b"\r")
-        if not self._oversized and next(_hits(last, 0, len(last), self.words()), None) is not None:
-            yield Line(self._number + 1, last, last != self._carry)
+            block = self._with_line_feeds(block)
+            first, end = block.find(b"\n") + 1, block.rfind(b"\n") + 1
+            if first:
+                yield from self._end_line(block[: first - 1])
+                yield from self._whole_lines(block, first, end)
+            self._begin_line(block[end:])
+        if self._half:
+            yield from self._end_line(b"")
+        elif self._is_worth(self._carry):
+            yield Line(self._number + 1, self._carry, False)
         self.too_long += self._oversized
 
-    def _of_block(self, block: bytes) -> Iterator[Line]:
-        half = b""
-        if b"\r" in block:
-            half = b"\r" if block.endswith(b"\r") else b""  # half of \r\n, perhaps
-            block = block[: len(block) - len(half)].replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-        end = block.rfind(b"\n") + 1
-        start = 0
-        if self._oversized and end:
-            start = block.find(b"\n") + 1
-            self._oversized = False
-            self._number += 1
-            self.too_long += 1
-        if end:
-            yield from self._whole_lines(block, start, end)
-        rest = b"" if self._oversized else block[end:]
-        if len(rest) > MAX_LINE_BYTES:
-            self._oversized, rest = True, b""
-        self._carry = rest + half
+    def _with_line_feeds(self, block: bytes) -> bytes:
+        if not self._half and b"\r" not in block:
+            return block
+        block = self._half + block
+        self._half = b"\r" if block.endswith(b"\r") else b""
+        return block[: len(block) - len(self._half)].replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+
+    def _is_worth(self, line: bytes) -> bool:
+        return not self._oversized and next(_hits(line, 0, len(line), self.words()), None) is not None
+
+    def _begin_line(self, start: bytes) -> None:
+        if not self._oversized:
+            self._carry += start
+        if len(self._carry) > MAX_LINE_BYTES:
+            self._oversized, self._carry = True, b""
+
+    def _end_line(self, rest: bytes) -> Iterator[Line]:
+        self._begin_line(rest)
+        self._number += 1
+        if self._is_worth(self._carry):
+            yield Line(self._number, self._carry, True)
+        self.too_long += self._oversized
+        self._oversized, self._carry = False, b""
 
     def _whole_lines(self, block: bytes, start: int, end: int) -> Iterator[Line]:
         self.too_long += _count_long(block, start, end)
@@ -121,24 +137,21 @@ class Blocks:
         self._number += block.count(b"\n", at, end)
 
 
-def _hits(block: bytes, start: int, end: int, words: tuple[bytes, ...]) -> Iterator[int]:
+def _hits(block: bytes, start: int, end: int, words: tuple[bytes | re.Pattern[bytes], ...]) -> Iterator[int]:
     """Where the lines begin that hold one of the words; a line may come more than once."""
     for word in words:
-        at = block.find(word, start, end)
+        at = _found(block, word, start, end)
         while at >= 0:
             yield max(start, block.rfind(b"\n", start, at) + 1)
-            at = _after_line(block, word, at, end)
-    for pattern in _PATTERNS:
-        found = pattern.search(block, start, end)
-        while found:
-            yield max(start, block.rfind(b"\n", start, found.start()) + 1)
-            stop = block.find(b"\n", found.end() - 1, end)
-            found = None if stop < 0 else pattern.search(block, stop, end)
+            stop = block.find(b"\n", at, end)
+            at = -1 if stop < 0 else _found(block, word, stop, end)
 
 
-def _after_line(block: bytes, word: bytes, at: int, end: int) -> int:
-    stop = block.find(b"\n", at, end)
-    return -1 if stop < 0 else block.find(word, stop, end)
+def _found(block: bytes, word: bytes | re.Pattern[bytes], start: int, end: int) -> int:
+    if isinstance(word, bytes):
+        return block.find(word, start, end)
+    match = word.search(block, start, end)
+    return -1 if match is None else match.start()
 
 
 def _count_long(block: bytes, start: int, end: int) -> int:

@@ -16,7 +16,7 @@ _TIMES = {
     "elapsed time per iteration (s)": 1.0,  # Megatron-DeepSpeed of the BLOOM era
     "train_step_timing in s": 1.0,
 }
-LOSS = ("lm loss", "loss", "reduced_train_loss")
+LOSS = ("lm loss", "loss", "lm_loss", "reduced_train_loss")
 GRAD_NORM = ("grad norm",)
 LEARNING_RATE = ("learning rate", "lr")
 AUX_LOSS = ("load_balancing_loss", "load balancing loss", "seq_load_balancing_loss", "aux_loss", "aux loss", "moe loss")
@@ -50,9 +50,6 @@ RESERVED = {
 }
 # Known, and of no use to a record.
 _OTHERS = (
-    "loss scale",
-    "number of skipped iterations",
-    "number of nan iterations",
     "skipped samples",
     "global_step",
     "num zeros",
@@ -69,12 +66,26 @@ _OTHERS = (
     "val_loss",
     "v_num",
 )
-# fmt: off
-KNOWN = frozenset((
-    *_TIMES, *LOSS, *GRAD_NORM, *LEARNING_RATE, *AUX_LOSS, *GLOBAL_BATCH, *SEQUENCE_LENGTH, *TOKENS_SEEN, *SAMPLES_SEEN,
-    *TOKENS_RATE, *JOB_TOKENS_RATE, *SAMPLES_RATE, *TFLOPS, *PEAK, *RESERVED, *_OTHERS,
-))
-# fmt: on
+# By name, what a field is of a sample.
+_MEANINGS: dict[str, tuple[str, ...]] = {
+    "loss": LOSS,
+    "grad_norm": GRAD_NORM,
+    "learning_rate": LEARNING_RATE,
+    "aux_loss": AUX_LOSS,
+    "global_batch": GLOBAL_BATCH,
+    "sequence_length": SEQUENCE_LENGTH,
+    "tokens_seen": TOKENS_SEEN,
+    "samples_seen": SAMPLES_SEEN,
+    "tokens_per_second": TOKENS_RATE,
+    "job_tokens_per_second": JOB_TOKENS_RATE,
+    "samples_per_second": SAMPLES_RATE,
+    "tflops": TFLOPS,
+    "loss_scale": ("loss scale",),
+    "skipped": ("number of skipped iterations",),
+    "nan": ("number of nan iterations",),
+}
+MEANS = {name: meaning for meaning, names in _MEANINGS.items() for name in names}
+KNOWN = frozenset((*_TIMES, *MEANS, *PEAK, *RESERVED, *_OTHERS))
 TITAN = frozenset(("tps", "wps", "elapsed_time_per_step", "step_time", "memory", "tflops", "mfu", "grad_norm"))
 BAR = KNOWN
 

@@ -93,6 +93,11 @@ class Log:
                 f"{where}: {name} is {value} here and {self.facts[name]} before: give the logs of one job only"
             )
 
+    def is_of(self, form: str, where: str) -> None:
+        """Refuse a line of another program than that of the training lines before."""
+        if self.form not in ("", form):
+            raise ValueError(f"{where}: a line of {form} in a log of {self.form}: give the logs of one job only")
+
     def number(self, step: int) -> int:
         """A step as the log numbers it: NeMo from 0, the others from 1."""
         return step if self.form == "NeMo" else step + 1
@@ -151,8 +156,7 @@ class Log:
 
     def add(self, rank: int, sample: Sample, form: str, where: str) -> None:
         """Take one training line. Going back in steps is a resume, which replaces what it repeats."""
-        if self.form not in ("", form):
-            raise ValueError(f"{where}: a line of {form} in a log of {self.form}: give the logs of one job only")
+        self.is_of(form, where)
         self.form = form
         stream = self.streams.setdefault(rank, [])
         resumes = rank in self.fresh

@@ -40,13 +40,14 @@ def iteration_line(log: Log, text: str, head: re.Match[str], where: str, ended: 
     """Megatron's and NeMo's lines: `iteration 6/ 2000 | name: value | ...`."""
     skipped = log.take_skips(int(head[2]))
     is_nemo = "train_step_timing" in text
-    fields, fault = _fields(text[head.end() :], ended and (is_nemo or bool(head[1])))
+    last_is_whole = ended and (is_nemo or bool(head[1]))  # these put no bar behind the last field
+    fields, fault = _fields(text[head.end() :], last_is_whole)
     printed, scale = known.time_of(fields)
     counted = whole_number(fields.get("global_step")) if is_nemo else None
     shown = int(head[2]) if counted is None else counted
     value, step = parse_number(printed), shown - (not is_nemo)
     if fault or value is None or step < 0:
-        _no_sample(log, fields, fault, text)
+        _no_sample(log, fields, fault, last_is_whole or text.rstrip().endswith("|"))
         return
     if shown < log.from_step:
         return
@@ -73,9 +74,9 @@ def _fields(text: str, last_is_whole: bool) -> tuple[dict[str, str], str]:
     return fields, ""
 
 
-def _no_sample(log: Log, fields: Mapping[str, str], fault: str, text: str) -> None:
+def _no_sample(log: Log, fields: Mapping[str, str], fault: str, is_ended: bool) -> None:
     """Say what is true of a line that gives no sample: half a line, two in one, or a time in another unit."""
-    is_whole = text.rstrip().endswith("|") and known.time_of(fields)[0] is None and len(fields) > 2
+    is_whole = is_ended and known.time_of(fields)[0] is None and len(fields) > 2
     times = [name for name in fields if "time" in name or "timing" in name]
     if is_whole and not fault:
         for name in times:
@@ -84,10 +85,14 @@ def _no_sample(log: Log, fields: Mapping[str, str], fault: str, text: str) -> No
 
 
 def _sample(step: int, seconds: float, fields: Mapping[str, str], skipped: bool) -> Sample:
-    loss, broken = finite_field(fields, "loss", *known.LOSS)
-    norm, broken_norm = finite_field(fields, "grad norm", *known.GRAD_NORM)
-    rate = finite_number(stated(fields, known.LEARNING_RATE))
-    if whole_number(fields.get("number of nan iterations")):
+    said: dict[str, str] = {}
+    for name, content in fields.items():
+        if meaning := known.MEANS.get(name):
+            said.setdefault(meaning, content)
+    loss, broken = finite_field(said, "loss", "loss")
+    norm, broken_norm = finite_field(said, "grad norm", "grad_norm")
+    rate = finite_number(said.get("learning_rate"))
+    if whole_number(said.get("nan")):
         broken = "counted a NaN"
     elif loss == 0 and "lm loss" in fields:
         broken = "the loss is exactly 0, as MindSpeed-LLM prints one that is not finite"
@@ -95,22 +100,22 @@ def _sample(step: int, seconds: float, fields: Mapping[str, str], skipped: bool)
         step=step,
         seconds=seconds,
         loss=loss,
-        aux_loss=finite_number(stated(fields, known.AUX_LOSS)),
+        aux_loss=finite_number(said.get("aux_loss")),
         grad_norm=norm,
         learning_rate=rate if rate is None or rate >= 0 else None,
-        skipped=skipped or bool(whole_number(fields.get("number of skipped iterations"))),
+        skipped=skipped or bool(whole_number(said.get("skipped"))),
         broken=broken or broken_norm,
-        loss_scale=positive_number(fields.get("loss scale")),
-        global_batch=whole_number(stated(fields, known.GLOBAL_BATCH)) or None,
-        sequence_length=whole_number(stated(fields, known.SEQUENCE_LENGTH)) or None,
-        tokens_seen=whole_number(stated(fields, known.TOKENS_SEEN)),
-        samples_seen=None if "skipped samples" in fields else whole_number(stated(fields, known.SAMPLES_SEEN)),
-        tokens_per_second=positive_number(stated(fields, known.TOKENS_RATE)),
-        job_tokens_per_second=positive_number(stated(fields, known.JOB_TOKENS_RATE)),
-        samples_per_second=positive_number(stated(fields, known.SAMPLES_RATE)),
-        tflops=positive_number(stated(fields, known.TFLOPS)),
+        global_batch=whole_number(said.get("global_batch")) or None,
+        sequence_length=whole_number(said.get("sequence_length")) or None,
+        tokens_seen=whole_number(said.get("tokens_seen")),
+        samples_seen=None if "skipped samples" in fields else whole_number(said.get("samples_seen")),
         peak_bytes=known.bytes_of(fields, known.PEAK),
         reserved_bytes=known.bytes_of(fields, known.RESERVED),
+        tokens_per_second=positive_number(said.get("tokens_per_second")),
+        job_tokens_per_second=positive_number(said.get("job_tokens_per_second")),
+        samples_per_second=positive_number(said.get("samples_per_second")),
+        tflops=positive_number(said.get("tflops")),
+        loss_scale=positive_number(said.get("loss_scale")),
     )
 
 

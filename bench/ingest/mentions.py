@@ -79,6 +79,7 @@ def fact_line(log: Log, text: str, where: str, kept: Collection[str]) -> None:
     elif world := _WORLD.search(text):
         _world_line(log, text, world, where)
     elif starts := _STARTS.search(text):
+        log.is_of("torchtitan", where)
         log.starts()
         for name, value in zip(("micro_batch", "global_batch", "sequence_length"), starts.groups(), strict=True):
             if value:

@@ -43,10 +43,12 @@ def finite_number(text: str | None) -> float | None:
 
 def positive_number(text: str | None) -> float | None:
     value = finite_number(text)
-    return value if value is not None and value > 0 else None
+    return value if value and value > 0 else None
 
 
 def whole_number(text: str | None) -> int | None:
+    if text is None:
+        return None
     value = finite_number(text)
     return int(value) if value is not None and 0 <= value < 1e15 else None
 

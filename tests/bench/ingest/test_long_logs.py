@@ -44,7 +44,7 @@ def plainly(content: bytes) -> tuple[list[tuple[int, bytes, bool]], int, int, st
     for number, (row, ended) in enumerate([*((row, True) for row in rows), (last, False)], 1):
         if len(row) > 60:
             too_long += 1
-        elif any(word in row for word in WORDS) or any(each.search(row) for each in blocks._PATTERNS):
+        elif any(word in row if isinstance(word, bytes) else word.search(row) for word in WORDS):
             found.append((number, row, ended))
     return found, too_long, len(rows) + bool(last), hashlib.sha256(content).hexdigest()
 
