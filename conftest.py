@@ -1,6 +1,6 @@
 """Options of the benchmark run, and two rules: bench/ runs only when asked for, and a required verdict is one.
 
-Imports pytest only, unless a verdict is required.
+Imports pytest only.
 """
 
 import sys
@@ -11,7 +11,19 @@ from typing import Any
 import pytest
 
 _BENCH_ROOM = "bench"
+_NOTHING_RAN = "no benchmark ran; give pytest bench/ --benchmark"
 _TAKE_ONE_VALUE: set[str] = set()
+
+
+class _Hooks:
+    def pytest_why_unjudged(self, config: pytest.Config) -> str:
+        """What keeps this session from being a gate that judged; empty where nothing does."""
+        raise NotImplementedError
+
+
+def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
+    """Let bench/ answer without being imported here."""
+    pluginmanager.add_hookspecs(_Hooks)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -105,9 +117,8 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> Generator[
     nothing_failed = session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)
     if not nothing_failed or not session.config.getoption("--require-baseline"):
         return
-    from bench.session import why_unjudged
-
-    reason = why_unjudged(session.config)
-    if reason is not None:
+    # bench/conftest.py answers, where pytest has loaded it
+    reasons = session.config.hook.pytest_why_unjudged(config=session.config) or [_NOTHING_RAN]
+    for reason in filter(None, reasons):
         print(f"error: --require-baseline: {reason}", file=sys.stderr)
         session.exitstatus = pytest.ExitCode.TESTS_FAILED

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from bench.history import store as history
-from bench.session import SESSION, BenchSession
+from bench.session import SESSION, BenchSession, why_unjudged
 from grok1.distributed.launch import preload_in_ranks
 
 _SEVERAL_NODES = "test_pretrain.py"
@@ -85,6 +85,11 @@ def _remember(session: BenchSession) -> str:
     except ValueError as error:
         return f"nothing was added to the history: {error}"
     return f"history: {path} ({added} more run{'s' * (added != 1)}; python -m bench history check)"
+
+
+def pytest_why_unjudged(config: pytest.Config) -> str:
+    """For --require-baseline, which the root's conftest holds a session to."""
+    return why_unjudged(config) or ""
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
