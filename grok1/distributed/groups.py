@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -18,6 +18,7 @@ from torch._C._distributed_c10d import FileStore  # torch.distributed's own, whi
 from grok1.config.recipe import Parallel
 from grok1.device import seam
 from grok1.device.without_data import init_fake_process_group
+from grok1.distributed.heartbeat import Meeting, heartbeat, open_meeting
 from grok1.distributed.nodes import Terms, disagreement
 from grok1.distributed.rendezvous import FAKE_URL, FILE_URL, Rendezvous
 from grok1.megatron.door import parallel_state, tensor_parallel
@@ -68,21 +69,26 @@ def joined(where: Rendezvous, parallel: Parallel, seed: int) -> Iterator[Ranks]:
         world_size=where.world_size,
         timeout=timedelta(seconds=where.timeout_seconds),
     )
-    if where.terms:
-        _check_terms(where)
-    yield _build_groups(where, parallel, seed)
+    with ExitStack() as stack:
+        if where.terms:
+            _check_terms(where, stack)
+        yield _build_groups(where, parallel, seed)
     # not after an error: leaving closes the connections, and the others' complaints would hide the cause
     parallel_state.destroy_model_parallel()
     dist.destroy_process_group()
 
 
-def _check_terms(where: Rendezvous) -> None:
-    """Refuse a job whose nodes do not run the same: every rank says the same line, and ends."""
-    told: list[tuple[str, Terms]] = [("", {})] * where.world_size
-    dist.all_gather_object(told, (where.node_name, dict(where.terms)))
-    complaint = disagreement(told)
+def _check_terms(where: Rendezvous, stack: ExitStack) -> None:
+    """Refuse a job whose nodes do not run the same: every rank says the same line, and ends. Then let hearts beat."""
+    meeting, listener = open_meeting(where) if where.rank == 0 and where.beats else (None, None)
+    told: list[tuple[str, Terms, Meeting | None]] = [("", {}, None)] * where.world_size
+    dist.all_gather_object(told, (where.node_name, dict(where.terms), meeting))
+    complaint = disagreement([(name, terms) for name, terms, _ in told])
     if complaint is not None:
         raise ValueError(complaint)
+    meeting = told[0][2]
+    if meeting is not None and where.beats and where.world_size > 1:
+        stack.enter_context(heartbeat(where, meeting, listener))
 
 
 def _build_groups(where: Rendezvous, parallel: Parallel, seed: int) -> Ranks:

@@ -31,6 +31,7 @@ class Rendezvous:
     timeout_seconds: float = COLLECTIVE_SECONDS  # that a collective may take
     host: str = ""
     terms: tuple[tuple[str, str], ...] = ()  # to be compared with the other ranks'; empty where a launcher has done so
+    beats: bool = True  # whether ranks without a launcher of ours look after each other (see `heartbeat`)
 
     @property
     def node_name(self) -> str:

@@ -196,6 +196,23 @@ def test_the_documented_torchrun_command_trains_on_both(cut: Cut, machines: TwoM
     assert "step" not in runs[1].text
 
 
+def test_a_cut_cable_ends_both_machines_under_torchrun_too(machines: TwoMachines, port: int) -> None:
+    one_each = "".join(f" --set parallel.{axis}=1" for axis in ("tensor", "expert", "expert_tensor"))
+    small = {"grok1-40b": f"grok1-nano --set parallel.world_size=2{one_each}", "npu": "cpu"}
+    small |= {"--steps 50": f"--steps {MANY_STEPS}", "--nproc_per_node 8": "--nproc_per_node 1"}
+    runs = start_documented(machines, documented("torchrun", small), port)
+    runs[0].wait_for(r"step +3/", RUN_SECONDS - 50)
+    machines.cut()
+    at = time.monotonic()
+    assert [run.wait(ENDED_SECONDS) for run in runs] == [1, 1]
+    print(f"cable cut under torchrun: both had ended after {max(run.ended_at for run in runs) - at:.1f} s")
+    for node, run in enumerate(runs):
+        other = rf"rank {1 - node} on node {1 - node} \(machine-{'ab'[1 - node]}\S*\)"
+        line = rf"(?m)^grok1: rank {node} on node {node} \(\S+\) ends: {other} was not heard for 20 s: "
+        assert re.search(line, run.text), run.text
+    assert nothing_runs(machines)
+
+
 def test_a_cut_cable_ends_both_machines_and_leaves_no_record(cut: Cut, more_machines: TwoMachines) -> None:
     assert [run.wait(ENDED_SECONDS) for run in cut.runs] == [1, 1]
     seconds = max(run.ended_at for run in cut.runs) - cut.at

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -78,6 +79,27 @@ def test_a_peer_that_falls_silent_is_given_up_after_the_time_limit(words: list[s
     assert first.returncode == 1, said
     assert f"grok1: rank 0 on node 0 ({socket.gethostname()}) failed: " in said
     assert "Timed out" in said or "timed out" in said, said
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the same")
+@pytest.mark.parametrize("stopped", [0])  # whose process holds torch's store too
+def test_a_stopped_peer_ends_all_long_before_and_is_named(words: list[str], port: int, stopped: int) -> None:
+    ranks = [_rank(number, port, [*words, "--steps", "3000"]) for number in (0, 1)]
+    assert ranks[0].stdout is not None
+    try:
+        assert "step" in ranks[0].stdout.readline()
+        ranks[stopped].send_signal(signal.SIGSTOP)
+        said = [rank.communicate(timeout=LIMIT_SECONDS)[0] for rank in ranks]
+    finally:
+        for rank in ranks:
+            rank.kill()
+    assert [rank.returncode for rank in ranks] == [1, 1], said
+    host = socket.gethostname()
+    for number, text in enumerate(said):
+        line = (
+            f"grok1: rank {number} on node {number} ({host}) ends: rank {stopped} on node {stopped} ({host}) is stopped"
+        )
+        assert re.fullmatch(rf"(step .*\n)*{re.escape(line)}, as by SIGSTOP\n", text), text
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

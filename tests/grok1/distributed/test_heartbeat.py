@@ -1,0 +1,230 @@
+"""Hearts beside ranks that compute nothing, at a hurried pace: who is lost, who is only slow, and what all then say."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.grok1.conftest import ROOT
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="hearts read /proc")
+LIMIT_SECONDS = 60
+RANK = """
+import ctypes, json, sys, threading
+from grok1.distributed.heartbeat import Meeting, Pace, heartbeat, open_meeting
+from grok1.distributed.rendezvous import Rendezvous
+
+rank, ranks, per_node = map(int, sys.argv[1:4])
+where = Rendezvous("tcp://127.0.0.1:1", rank, ranks, 0, per_node, host=f"host{rank}")
+pace = Pace(beat_seconds=0.1, silence_beats=20, moment_beats=10)
+meeting, listener = open_meeting(where) if rank == 0 else (Meeting(*json.loads(sys.stdin.readline())), None)
+if rank == 0:
+    print(json.dumps([meeting.name, meeting.port, meeting.token]), flush=True)
+with heartbeat(where, meeting, listener, pace):
+    print("beats", flush=True)
+    for line in sys.stdin:
+        match line.split():
+            case ["hold", seconds]:  # Python's lock, in C
+                ctypes.PyDLL(None).usleep(int(float(seconds) * 1e6))
+                print("held", flush=True)
+            case ["wait"]:  # in C, without the lock: as a collective that nobody answers
+                ctypes.CDLL(None).pause()
+            case ["raise"]:
+                raise RuntimeError("an error of its own")
+            case ["done"]:
+                break
+"""
+
+
+class Rank:
+    """A process of a job, with its heart."""
+
+    def __init__(self, rank: int, ranks: int, per_node: int, meeting: str = "") -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", RANK, str(rank), str(ranks), str(per_node)],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        if meeting:
+            self.tell(meeting.strip())
+        self.meeting = meeting or self.heard()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def heart(self) -> psutil.Process:
+        (heart,) = psutil.Process(self.pid).children()
+        return heart
+
+    def heard(self) -> str:
+        assert self._process.stdout is not None
+        return self._process.stdout.readline()
+
+    def tell(self, words: str) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{words}\n")
+        self._process.stdin.flush()
+
+    def ended(self) -> tuple[int, str]:
+        """Exit code and what was said on standard error."""
+        _, said = self._process.communicate(timeout=LIMIT_SECONDS)
+        return self._process.returncode, said
+
+    def kill(self) -> None:
+        if self._process.poll() is None:
+            for heart in psutil.Process(self.pid).children():
+                heart.kill()
+            self._process.kill()
+        self._process.communicate()
+
+
+Job = Callable[..., list[Rank]]
+
+
+@pytest.fixture
+def job() -> Iterator[Job]:
+    ranks: list[Rank] = []
+
+    def start(number: int = 3, per_node: int = 1) -> list[Rank]:
+        for rank in range(number):
+            ranks.append(Rank(rank, number, per_node, ranks[0].meeting if ranks else ""))
+        assert [rank.heard() for rank in ranks] == ["beats\n"] * number
+        time.sleep(0.5)  # until all hearts have met
+        return ranks
+
+    yield start
+    for rank in ranks:
+        rank.kill()
+
+
+def _waiting(ranks: list[Rank]) -> list[Rank]:
+    """For others, as in a collective."""
+    for rank in ranks:
+        rank.tell("wait")
+    return ranks
+
+
+def _ends(rank: int, who: str) -> tuple[int, str]:
+    return 1, f"grok1: rank {rank} on node {rank} (host{rank}) ends: {who}\n"
+
+
+@pytest.mark.parametrize("lost", [0, 1])
+def test_a_stopped_rank_ends_all_and_itself_and_is_named(job: Job, lost: int) -> None:
+    ranks = _waiting(job())
+    os.kill(ranks[lost].pid, signal.SIGSTOP)
+    who = f"rank {lost} on node {lost} (host{lost}) is stopped, as by SIGSTOP"
+    assert [rank.ended() for rank in ranks] == [_ends(number, who) for number in range(3)]
+
+
+@pytest.mark.parametrize("lost", [0, 1])
+def test_a_machine_that_is_no_longer_heard_ends_the_others_and_is_named(job: Job, lost: int) -> None:
+    """A heart that is stopped together with its rank says nothing, as one beyond a cut cable."""
+    ranks = _waiting(job())
+    for each in (ranks[lost].heart().pid, ranks[lost].pid):
+        os.kill(each, signal.SIGSTOP)
+    who = (
+        f"rank {lost} on node {lost} (host{lost}) was not heard for 2 s: its machine has stopped, or the network is cut"
+    )
+    others = [number for number in range(3) if number != lost]
+    assert [ranks[number].ended() for number in others] == [_ends(number, who) for number in others]
+
+
+@pytest.mark.parametrize(("lost", "how"), [(0, "killed"), (0, "raise"), (1, "killed with its heart"), (1, "raise")])
+def test_a_rank_that_ends_before_its_work_is_done_ends_the_others(job: Job, lost: int, how: str) -> None:
+    ranks = job()
+    ranks[lost].tell("raise" if how == "raise" else "wait")
+    _waiting([rank for rank in ranks if rank is not ranks[lost]])
+    if how != "raise":
+        heart = ranks[lost].heart().pid
+        os.kill(ranks[lost].pid, signal.SIGKILL)
+        if how != "killed":
+            os.kill(heart, signal.SIGKILL)
+    who = f"rank {lost} on node {lost} (host{lost}) has ended before its work was done"
+    others = [number for number in range(3) if number != lost]
+    assert [ranks[number].ended() for number in others] == [_ends(number, who) for number in others]
+
+
+def test_a_rank_that_holds_pythons_lock_for_long_is_not_lost(job: Job) -> None:
+    """As code in C++ does that compiles or writes a file."""
+    ranks = job()
+    for rank in ranks:
+        rank.tell("hold 4")  # twice the time after which a silent one is lost
+    assert [rank.heard() for rank in ranks] == ["held\n"] * 3
+    for rank in ranks:
+        rank.tell("done")
+    assert [rank.ended() for rank in ranks] == [(0, "")] * 3
+
+
+def test_hearts_that_have_no_time_lose_nobody(job: Job) -> None:
+    """All stopped together for longer than the limit, as a machine that is suspended."""
+    ranks = job()
+    hearts = [rank.heart().pid for rank in ranks]
+    for number in (signal.SIGSTOP, signal.SIGCONT):
+        for heart in hearts:
+            os.kill(heart, number)
+        time.sleep(4)
+    for rank in ranks:
+        rank.tell("done")
+    assert [rank.ended() for rank in ranks] == [(0, "")] * 3
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_rank_may_be_done_long_before_the_others(job: Job, first: int) -> None:
+    ranks = job()
+    ranks[first].tell("done")
+    assert ranks[first].ended() == (0, "")
+    time.sleep(3)
+    others = [rank for rank in ranks if rank is not ranks[first]]
+    for rank in others:
+        rank.tell("done")
+    assert [rank.ended() for rank in others] == [(0, "")] * 2
+
+
+def test_a_heart_that_cannot_be_reached_is_told_once_and_ends_nobody(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        port = deaf.getsockname()[1]
+    rank = Rank(1, 2, 1, f'["rank 0 on node 0 (host0)", {port}, "token"]')
+    assert rank.heard() == "beats\n"
+    time.sleep(4)
+    rank.tell("done")
+    code, said = rank.ended()
+    assert code == 0
+    assert said.startswith(
+        f"grok1: rank 1 on node 1 (host1) does not reach rank 0 on node 0 (host0) at 127.0.0.1 port {port} ("
+    )
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize(("per_node", "loopback"), [(3, True), (1, False)])
+def test_hearts_of_one_machine_meet_on_the_loopback_alone(job: Job, per_node: int, loopback: bool) -> None:
+    heart = job(per_node=per_node)[0].heart()
+    (address,) = {each.laddr.ip for each in heart.net_connections() if each.status == psutil.CONN_LISTEN}
+    assert (address == "127.0.0.1") == loopback
+
+
+def test_a_stranger_is_not_believed(job: Job) -> None:
+    ranks = job()
+    _, port, _ = json.loads(ranks[0].meeting)
+    for words in (b'["hello", "guess", "rank 9"]\n["failed", "stopped"]\n', b"GET / HTTP/1.1\r\n\r\n", b"[" * 70_000):
+        with socket.create_connection(("127.0.0.1", port)) as stranger:
+            stranger.sendall(words)
+            time.sleep(0.3)
+    time.sleep(2)
+    for rank in ranks:
+        rank.tell("done")
+    assert [rank.ended() for rank in ranks] == [(0, "")] * 3
