@@ -56,6 +56,14 @@ def cannot_write(path: Path, error: OSError, needed_bytes: int | None = None) ->
     return ValueError(f"{said}; {needs}{free:,} bytes are free in {there}: free some, or choose another folder")
 
 
+def read_start(path: Path, most_bytes: int) -> bytes:
+    """The first bytes of a file. A pipe, on which reading would wait for ever, is refused with OSError."""
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "not a file", str(path))
+    with path.open("rb") as stream:
+        return stream.read(most_bytes)
+
+
 @contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
     """A file to write into, which gets its name when the block ends; after an error the old content is left alone.

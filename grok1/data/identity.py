@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from grok1.data.indexed import indexed_path
-from grok1.files import one_at_a_time, write_json
+from grok1.files import one_at_a_time, read_start, write_json
 
 _CHUNK_BYTES = 1 << 26
 _BLOCK_BYTES = 1 << 20
@@ -95,8 +95,7 @@ def _remembered(prefix: Path, folders: Sequence[Path]) -> str | None:
     state = _state(prefix)
     for folder in folders:
         with contextlib.suppress(OSError, ValueError, RecursionError):
-            with _memo(prefix, folder).open("rb") as stream:
-                memo = json.loads(stream.read(_MEMO_BYTES))
+            memo = json.loads(read_start(_memo(prefix, folder), _MEMO_BYTES))
             digest = memo.get("digest") if isinstance(memo, dict) and memo.get("state") == state else None
             if isinstance(digest, str) and re.fullmatch(r"[0-9a-f]{16}", digest):
                 return digest
@@ -109,6 +108,6 @@ def _remember(prefix: Path, folders: Sequence[Path], digest: str, before: list[l
     if _state(prefix) != before or not 0 <= newest < time.time() - _SETTLED_SECONDS:
         return
     for folder in folders:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):  # no room, or no right to: it is read again next time
             write_json(_memo(prefix, folder), {"digest": digest, "state": before})
             return

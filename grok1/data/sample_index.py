@@ -25,7 +25,7 @@ import numpy.typing as npt
 import platformdirs
 
 from grok1.config.recipe import Recipe
-from grok1.files import one_at_a_time, write_json
+from grok1.files import one_at_a_time, read_start, write_json
 
 ARRAYS = ("document_index.npy", "sample_index.npy", "shuffle_index.npy")
 
@@ -136,7 +136,7 @@ def read_index(place: Path) -> tuple[Ints, Ints, Ints]:
     """The three arrays, mapped, not read. Never unpickles."""
     try:
         documents, samples, shuffle = (np.load(place / name, mmap_mode="r", allow_pickle=False) for name in ARRAYS)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:
         raise ValueError(f"{place} is not a whole sample index ({error}); remove that folder") from error
     if documents.ndim != 1 or shuffle.ndim != 1 or samples.shape != (len(shuffle) + 1, 2) or not len(shuffle):
         raise ValueError(f"{place} holds arrays that do not fit together; remove that folder")
@@ -145,11 +145,12 @@ def read_index(place: Path) -> tuple[Ints, Ints, Ints]:
 
 def _damage(place: Path, reads_all: bool) -> str | None:
     """What is wrong with an index; None: nothing."""
+    if not place.is_dir():
+        return f"{place} is not a folder"
     try:
-        with (place / _SEAL).open("rb") as stream:
-            files = json.loads(stream.read(_SEAL_BYTES))["files"]
+        files = json.loads(read_start(place / _SEAL, _SEAL_BYTES))["files"]
         sealed = {name: (int(files[name]["bytes"]), str(files[name]["sha256"])) for name in ARRAYS}
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return f"{place / _SEAL} is missing or damaged"
     for name, (size, digest) in sealed.items():
         path = place / name
@@ -165,11 +166,14 @@ def _remove_damaged(wanted: Wanted, folders: Sequence[Path]) -> None:
     """So that no other rank takes it by its sizes. One that cannot be removed is passed over if a later folder can."""
     for folder in folders:
         place = folder / wanted.name
-        if not place.is_dir() or (damage := _damage(place, reads_all=True)) is None:
+        if not os.path.lexists(place) or (damage := _damage(place, reads_all=True)) is None:
             continue
         print(f"the sample index is built anew: {damage}", file=sys.stderr, flush=True)
         try:
-            shutil.rmtree(place)
+            if place.is_dir() and not place.is_symlink():
+                shutil.rmtree(place)
+            else:
+                place.unlink()
         except OSError as error:
             if folder == folders[-1]:
                 raise ValueError(f"{damage}, and {place} cannot be removed ({error.strerror}); remove it") from error
@@ -204,6 +208,7 @@ def _build(wanted: Wanted, folder: Path, size: Size, build: Callable[[Path], Non
         if (free := shutil.disk_usage(folder).free) < size.bytes:
             raise ValueError(_no_room(folder, size, f"{free} are free"))
         build(partial)
+        _check_written(partial, folder, size)
         _seal(partial, wanted)
         try:
             os.rename(partial, place)
@@ -213,6 +218,14 @@ def _build(wanted: Wanted, folder: Path, size: Size, build: Callable[[Path], Non
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return place
+
+
+def _check_written(fresh: Path, folder: Path, size: Size) -> None:
+    """numpy leaves a file cut short, and says nothing, where the last bytes of its buffer find no room."""
+    try:
+        read_index(fresh)
+    except ValueError as error:
+        raise ValueError(_no_room(folder, size, "a file could not be written to its end")) from error
 
 
 def _seal(fresh: Path, wanted: Wanted) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 import tempfile
@@ -100,11 +101,36 @@ def test_a_damaged_file_is_named_and_built_anew(
     assert find_index(WANTED, [tmp_path], reads_all=True) == place
 
 
-@pytest.mark.parametrize("seal", [b"", b"[1]", b'{"files": {}}', b"\xff", b"[" * 100_000, b'{"files": null}'])
+ENDLESS = json.dumps({"files": dict.fromkeys(ARRAYS, {"bytes": float("inf"), "sha256": ""})}).encode()
+
+
+@pytest.mark.parametrize("seal", [b"", b"[1]", b'{"files": {}}', b"\xff", b"[" * 100_000, b'{"files": null}', ENDLESS])
 def test_a_strange_seal_is_damage(tmp_path: Path, seal: bytes) -> None:
     place = ensure_index(WANTED, [tmp_path], SIZE, build)
     (place / "seal.json").write_bytes(seal)
     assert find_index(WANTED, [tmp_path]) is None
+
+
+def test_a_pipe_in_place_of_a_seal_is_damage(tmp_path: Path) -> None:
+    """Reading it would wait for ever."""
+    place = ensure_index(WANTED, [tmp_path], SIZE, build)
+    (place / "seal.json").unlink()
+    os.mkfifo(place / "seal.json")
+    assert find_index(WANTED, [tmp_path]) is None
+
+
+@pytest.mark.parametrize(
+    "put",
+    [Path.touch, lambda path: path.symlink_to("nowhere"), lambda path: path.symlink_to(path)],
+    ids=["file", "link to nothing", "link to itself"],
+)
+def test_what_has_an_indexs_name_and_is_none_makes_room(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], put: Callable[[Path], None]
+) -> None:
+    put(tmp_path / WANTED.name)
+    assert find_index(WANTED, [tmp_path]) is None
+    assert ensure_index(WANTED, [tmp_path], SIZE, build) == tmp_path / WANTED.name
+    assert f"{WANTED.name} is not a folder" in capsys.readouterr().err
 
 
 def test_an_index_whose_builder_was_killed_is_no_index(tmp_path: Path) -> None:
@@ -227,6 +253,21 @@ def test_a_disk_that_fills_up_is_named_with_the_bytes_needed(tmp_path: Path, fil
         ensure_index(WANTED, [tmp_path, tmp_path / "user"], SIZE, fails)
     assert not leftovers(tmp_path)
     assert not (tmp_path / "user" / WANTED.name).exists()
+
+
+@pytest.mark.parametrize("name", ARRAYS)
+@pytest.mark.parametrize("written", [-1, 0])
+def test_an_index_that_was_not_written_to_its_end_gets_no_seal(tmp_path: Path, name: str, written: int) -> None:
+    """numpy says nothing where the disk has no room for what was left in its buffer."""
+
+    def cut(folder: Path) -> None:
+        build(folder)
+        os.truncate(folder / name, written % (folder / name).stat().st_size if written else 0)
+
+    with pytest.raises(ValueError, match=rf"needs 5000 bytes in {tmp_path}: a file could not be written to its end"):
+        ensure_index(WANTED, [tmp_path], SIZE, cut)
+    assert find_index(WANTED, [tmp_path]) is None
+    assert not leftovers(tmp_path)
 
 
 def test_one_that_another_process_made_meanwhile_is_taken(tmp_path: Path) -> None:
