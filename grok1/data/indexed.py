@@ -64,11 +64,18 @@ class IndexedWriter:
         """Append one document. An empty one gets an end but no sequence, as in megatron's builder.
 
         Raises:
-            ValueError: one line: the disk is full, or fails.
+            ValueError: one line: an id that the vocabulary cannot have, or the disk is full, or fails.
         """
         if ids:
+            values = np.frombuffer(ids, dtype=np.int32)
+            if values.min() < 0 or values.max() > np.iinfo(self._dtype).max:
+                wrong = int(values.min()) if values.min() < 0 else int(values.max())
+                raise ValueError(
+                    f"document {len(self._ends)} has token id {wrong}, which the tokenizer's vocabulary does not hold; "
+                    "check the tokenizer's files"
+                )
             with self._refusals():
-                self._bin.write(np.frombuffer(ids, dtype=np.int32).astype(self._dtype).tobytes())
+                self._bin.write(values.astype(self._dtype).tobytes())
             self._lengths.append(len(ids))
             self.tokens += len(ids)
         self._ends.append(len(self._lengths))

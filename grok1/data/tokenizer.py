@@ -108,8 +108,9 @@ class HuggingFaceTokenizer(Tokenizer):
         if eod is None:
             raise ValueError(f'{path} names no eos_token; set it in tokenizer_config.json, like "eos_token": "[EOS]"')
         files = [path / name for name in _IDENTITY_FILES if (path / name).is_file()]
-        # len() counts added tokens, which .vocab_size leaves out
-        super().__init__(path, len(self._tokenizer), eod, NO_PAD if pad is None else pad, files)
+        # len() counts added tokens, which .vocab_size leaves out; ids may have gaps, which neither counts
+        entries = max(len(self._tokenizer), 1 + max(self._tokenizer.get_vocab().values(), default=-1))
+        super().__init__(path, entries, eod, NO_PAD if pad is None else pad, files)
 
     def tokenize(self, text: str) -> list[int]:
         # verbose=False: a document longer than the model's context is what pretraining wants

@@ -110,6 +110,19 @@ def test_the_token_width_follows_megatrons_choice(tmp_path, vocab_size):
     assert check_indexed(tmp_path / "out").dtype == np.dtype(dataset.index.dtype).name
 
 
+@pytest.mark.parametrize("wrong", [-1, 65536, 70001])
+def test_an_id_that_the_file_cannot_hold_is_refused(tmp_path, wrong):
+    """It became another id, without a word."""
+
+    def write():
+        with IndexedWriter(tmp_path / "out", 512) as writer:
+            writer.add_document(array("i", [1]))
+            writer.add_document(array("i", [1, wrong, 2]))
+
+    assert re.match(rf"document 2 has token id {wrong}, which", complaint_of(write))
+    assert not list(tmp_path.iterdir())
+
+
 def test_every_format_gives_the_same_tokens(tmp_path, corpus):
     texts = ["one line", "another  line", "a third"]
     (tmp_path / "in.txt").write_text("\n".join(texts))

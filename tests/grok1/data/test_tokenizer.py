@@ -9,6 +9,8 @@ import pytest
 import sentencepiece
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 
 from grok1.data.tokenizer import NO_PAD, HuggingFaceTokenizer, TokenizerKind, load_tokenizer
 
@@ -131,6 +133,17 @@ def test_a_prompt_does_not_end_with_what_the_tokenizer_adds(tmp_path, adds):
     end, start = tokenizer._tokenizer.eos_token, tokenizer._tokenizer.bos_token
     assert tokenizer.tokenize_prompt(f"Below is{end}") == [*begin, *plain, tokenizer.eod]  # the user's own
     assert tokenizer.tokenize_prompt(f"{start}Below")[:2].count(tokenizer._tokenizer.bos_token_id) == 1
+
+
+def test_a_vocabulary_with_gaps_is_as_large_as_its_last_id(tmp_path):
+    """Its ids must fit into the file that is written, and into the model."""
+    words = Tokenizer(WordLevel({"[UNK]": 0, "[EOS]": 1, "far": 70001}, unk_token="[UNK]"))
+    words.save(str(tmp_path / "tokenizer.json"))
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "[EOS]", "unk_token": "[UNK]"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    tokenizer = load_tokenizer("PretrainedFromHF", tmp_path)
+    assert tokenizer.tokenize("far") == [70001]
+    assert tokenizer.vocab_size == 70002
 
 
 def test_a_prompt_is_the_text_where_the_tokenizer_adds_nothing(tokenizer):
