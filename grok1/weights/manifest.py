@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import xxhash
@@ -25,6 +26,8 @@ _MAX_BYTES = 64 << 20  # a checkpoint of 16 ranks needs 4 KiB
 _BLOCK_BYTES = 4 << 20
 _MAX_THREADS = 4  # more wait for the disk
 _SHOWN = 5  # files that a message names
+_LONGEST_NAME = 200  # in a message
+_MOST_OTHER_STEPS = 20  # among which a file's own is looked for
 _COPY_AGAIN = "copy the checkpoint again, whole, or resume from an older step"
 
 
@@ -33,7 +36,7 @@ class FileSum(BaseModel):
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
-    bytes: int = Field(ge=0)
+    bytes: int = Field(ge=0, lt=1 << 63)
     xxh3_128: str = Field(pattern=r"^[0-9a-f]{32}$")
 
 
@@ -135,7 +138,7 @@ def check_content(folder: Path, name: str, content: bytes, manifest: Manifest) -
     """
     found = FileSum(bytes=len(content), xxh3_128=xxhash.xxh3_128(content).hexdigest())
     if found != manifest.files.get(name):
-        _refuse(folder, [f"{name} {_whose(folder, found, manifest)}"])
+        _refuse(folder, [f"{name} {_whose(found, manifest, _other_steps(folder, manifest.step))}"])
 
 
 def check_files(folder: Path, manifest: Manifest) -> None:
@@ -144,22 +147,21 @@ def check_files(folder: Path, manifest: Manifest) -> None:
     Raises:
         ValueError: one line that names each file that is missing, extra, cut short or changed.
     """
-    extra = sorted(_names(folder) - manifest.files.keys() - {MANIFEST})
+    there = {path.name for path in folder.iterdir()}
+    extra = sorted(there - manifest.files.keys() - {MANIFEST})
     problems = [f"{name} does not belong to it" for name in extra]
-    _refuse(folder, problems + _differences(folder, manifest))
+    _refuse(folder, problems + _differences(folder, manifest, there))
 
 
-def _names(folder: Path) -> set[str]:
-    return {path.name for path in folder.iterdir()}
-
-
-def _differences(folder: Path, manifest: Manifest) -> list[str]:
+def _differences(folder: Path, manifest: Manifest, there: Container[str]) -> list[str]:
     """What is wrong with the files. Sizes first: they cost nothing, and a file cut short need not be read."""
     problems, whole = [], []
     for name, wanted in sorted(manifest.files.items()):
         path = folder / name
-        if Path(name).name != name or not path.is_file():
-            problems.append(f"{name} is {'not a file' if path.exists() else 'missing'}")
+        if name not in there:  # whatever else it names, it names no file of this folder
+            problems.append(f"{name[:_LONGEST_NAME]} is missing")
+        elif not path.is_file():
+            problems.append(f"{name} is not a file")
         elif path.stat().st_size != wanted.bytes:
             problems.append(f"{name} has {path.stat().st_size} bytes in place of {wanted.bytes}")
         else:
@@ -170,24 +172,35 @@ def _differences(folder: Path, manifest: Manifest) -> list[str]:
         found = file_sums(folder, whole)
     except OSError as error:
         return [f"{Path(str(error.filename)).name} cannot be read: {error.strerror}"]
-    return [f"{name} {_whose(folder, found[name], manifest)}" for name in whole if found[name] != manifest.files[name]]
+    wrong = [name for name in whole if found[name] != manifest.files[name]]
+    if not wrong:
+        return []
+    others = _other_steps(folder, manifest.step)
+    told = [f"{name} {_whose(found[name], manifest, others)}" for name in wrong[:_SHOWN]]
+    return told + wrong[_SHOWN:]  # a message counts those
 
 
-def _whose(folder: Path, found: FileSum, manifest: Manifest) -> str:
+def _whose(found: FileSum, manifest: Manifest, others: Sequence[Manifest]) -> str:
     """Where else a content belongs that is not its file's own."""
     for name, each in manifest.files.items():
         if each == found:
             return f"holds what belongs into {name}"
-    for sibling in sorted(folder.parent.glob(f"iter_*/{MANIFEST}")):
-        step = sibling.parent.name.removeprefix("iter_")
-        if step.isdecimal() and int(step) != manifest.step:
-            try:
-                other = read_manifest(sibling.parent, int(step))
-            except ValueError:
-                continue
-            if found in other.files.values():
-                return f"is of step {int(step)}"
+    for other in others:
+        if found in other.files.values():
+            return f"is of step {other.step}"
     return "is not what was written: its checksum differs"
+
+
+def _other_steps(folder: Path, step: int) -> list[Manifest]:
+    """The manifests of the nearest other steps beside this one."""
+    names = (path.parent.name.removeprefix("iter_") for path in folder.parent.glob(f"iter_*/{MANIFEST}"))
+    steps = {int(name): name for name in names if name.isascii() and name.isdecimal() and len(name) < 20}
+    steps.pop(step, None)
+    manifests = []
+    for other in sorted(steps, key=lambda each: abs(each - step))[:_MOST_OTHER_STEPS]:
+        with suppress(ValueError):
+            manifests.append(read_manifest(folder.with_name(f"iter_{steps[other]}"), other))
+    return manifests
 
 
 def _refuse(folder: Path, problems: list[str]) -> None:

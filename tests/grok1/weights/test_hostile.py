@@ -8,14 +8,23 @@ import os
 import pickle
 import shutil
 import subprocess
+import tracemalloc
+import zipfile
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch.distributed.checkpoint.metadata import BytesStorageMetadata, Metadata
+from torch.distributed.checkpoint.metadata import (
+    BytesStorageMetadata,
+    ChunkStorageMetadata,
+    Metadata,
+    TensorProperties,
+    TensorStorageMetadata,
+)
 
 from grok1.config.load import ONE_RANK, load_recipe
 from grok1.megatron.plain_data import RefusedPickleError, read_archive, read_metadata
@@ -130,6 +139,69 @@ def test_forged_opcodes_are_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / ".metadata").write_bytes(content)
     with pytest.raises(RefusedPickleError, match=r"\.metadata is (refused|damaged)"):
         read_metadata(tmp_path)
+
+
+@contextmanager
+def at_most(mebibytes: int) -> Iterator[None]:
+    """Python may not take more memory in this block."""
+    tracemalloc.start()
+    try:
+        yield
+        assert tracemalloc.get_traced_memory()[1] < mebibytes << 20
+    finally:
+        tracemalloc.stop()
+
+
+def _shared_chunks() -> bytes:
+    """2,000 tensors that share one list of 1,000 pieces."""
+    chunks = [ChunkStorageMetadata(torch.Size([1]), torch.Size([1]))] * 1000
+    tensor = TensorStorageMetadata(TensorProperties(torch.float32), torch.Size([1]), chunks)
+    return pickle.dumps(Metadata({f"t{each}": tensor for each in range(2000)}, storage_data={}))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\x80\x02}r\xff\xff\xff\x00.",  # a memo's number
+        b"\x80\x02}p16777215\n.",
+        b"\x80\x05\x96\x00\x00\x00\x10\x00\x00\x00\x00ab.",  # 256 MiB, of which two bytes are there
+        _shared_chunks(),
+    ],
+    ids=["memo", "memo in digits", "bytes", "pieces"],
+)
+def test_a_small_file_of_metadata_takes_little_memory(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / ".metadata").write_bytes(content)
+    with at_most(64), suppress(RefusedPickleError):
+        read_metadata(tmp_path)
+
+
+@pytest.mark.parametrize("field", ["size", "shapes"])
+def test_sizes_without_end_are_refused(tmp_path: Path, field: str) -> None:
+    many = torch.Size([1] * 65)
+    tensor = TensorStorageMetadata(TensorProperties(torch.float32), many if field == "size" else torch.Size([1]), [])
+    metadata = Metadata({"t": tensor}, storage_data={})
+    metadata.mcore_data = {"t": {f"s{each}": (1,) for each in range(17)}}  # type: ignore[attr-defined]
+    (tmp_path / ".metadata").write_bytes(pickle.dumps(metadata))
+    with pytest.raises(
+        RefusedPickleError, match="a size is not a short list" if field == "size" else "too many shapes"
+    ):
+        read_metadata(tmp_path)
+
+
+def test_an_archive_takes_no_more_memory_than_it_has_bytes(tmp_path: Path) -> None:
+    path = tmp_path / "common.pt"
+    path.write_bytes(_archive({"x": Trap(bytearray, 1 << 28)}))
+    with at_most(64), pytest.raises(RefusedPickleError, match=r"common\.pt is refused: it names builtins\.bytearray"):
+        read_archive(path)
+    with (
+        zipfile.ZipFile(io.BytesIO(_archive({"x": torch.zeros(1 << 20)}))) as plain,
+        zipfile.ZipFile(path, "w") as small,
+    ):
+        for name in plain.namelist():
+            small.writestr(name, plain.read(name), zipfile.ZIP_DEFLATED)
+    for source in (path, io.BytesIO(path.read_bytes())):
+        with pytest.raises(RefusedPickleError, match="is refused: it unpacks to more bytes than it has"):
+            read_archive(source)
 
 
 # ---- a whole checkpoint --------------------------------------------------------------------------------

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from grok1.config.load import load_recipe
+from grok1.weights import manifest
 from grok1.weights.folder import MEGATRON_FORMAT, StoredCheckpoint, finish_step, seal, start_step
-from grok1.weights.manifest import MANIFEST
+from grok1.weights.manifest import MANIFEST, FileSum, Manifest, read_manifest, write_manifest
 from tests.grok1.weights.sealing import seal_again
 
 SHARDS = [f"__{rank}_{part}.distcp" for rank in range(6) for part in range(2)]
@@ -121,6 +122,39 @@ def test_a_manifest_names_no_file_outside_its_folder(saved: Path) -> None:
     (saved / MANIFEST).write_text(text)
     with pytest.raises(ValueError, match="is damaged"):
         verify(saved)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../outside", "/etc/passwd", "..", "", "a\0b", "a\nb", "x" * 300, "x" * 3_000_000, "recipe.json/x"],
+    ids=lambda name: repr(name[:20]),
+)
+def test_a_name_that_is_no_file_of_the_folder_is_missing(saved: Path, name: str) -> None:
+    (saved.parent / "outside").write_bytes(b"1")
+    held = read_manifest(saved, 4)
+    wanted = FileSum(bytes=1, xxh3_128="0" * 32)
+    write_manifest(saved, held.model_copy(update={"files": {**held.files, name: wanted}}))
+    with pytest.raises(ValueError, match=r"iter_0000004: .* is missing; copy") as refused:
+        verify(saved)
+    assert "\n" not in str(refused.value)
+    assert len(str(refused.value)) < 600
+
+
+def test_many_damaged_files_are_counted_and_the_other_steps_read_once(
+    saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[Path] = []
+
+    def counted(folder: Path, step: int) -> Manifest:
+        read.append(folder)
+        return read_manifest(folder, step)
+
+    monkeypatch.setattr(manifest, "read_manifest", counted)
+    for name in SHARDS:
+        (saved / name).write_bytes(bytes(10_000))
+    with pytest.raises(ValueError, match=r"__2_0\.distcp is not what was written.*; and 7 more; copy"):
+        verify(saved)
+    assert len(read) == 1
 
 
 def test_another_format_is_refused_whatever_its_checksum(saved: Path) -> None:
