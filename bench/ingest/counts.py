@@ -14,15 +14,17 @@ _FEWEST_FLOPS, _MOST_FLOPS = 0.6, 1.1 * 4 / 3
 
 def same_batch(log: Log, samples: Sequence[Sample]) -> None:
     """The global batch of every line; where none states it, the growth of the consumed samples."""
-    for sample in samples:
-        if sample.global_batch:
-            known = log.facts.setdefault("global_batch", sample.global_batch)
-            if known != sample.global_batch:
-                number = log.number(sample.step)
-                raise ValueError(
-                    f"the global batch is {known} and at step {number} {sample.global_batch}: such steps cannot be "
-                    f"compared; give --from-step {number} if it grows to stay, else the logs of one job only"
-                )
+    batches = [(each.step, each.global_batch) for each in samples if each.global_batch]
+    stated = log.facts.get("global_batch")
+    for step, batch in batches:
+        known = log.facts.setdefault("global_batch", batch)
+        if known != batch:
+            settled = _settled(log, batches, stated)
+            remedy = f"give --from-step {settled} if it grows to stay, else " if settled else "give "
+            raise ValueError(
+                f"the global batch is {known}{' of the arguments' if known == stated else ''} and at step "
+                f"{log.number(step)} {batch}: such steps cannot be compared; {remedy}the logs of one job only"
+            )
     grown = {count for _, count in _growth(log, samples, lambda each: each.samples_seen)}
     if len(grown) == 1 and (count := grown.pop()).is_integer():
         log.facts.setdefault("global_batch", int(count))
@@ -30,17 +32,31 @@ def same_batch(log: Log, samples: Sequence[Sample]) -> None:
 
 def same_length(log: Log, samples: Sequence[Sample]) -> None:
     """The sequence length that the lines state, which counts before that of the arguments: it may grow to that."""
-    lengths = [(log.number(each.step), each.sequence_length) for each in samples if each.sequence_length]
+    lengths = [(each.step, each.sequence_length) for each in samples if each.sequence_length]
     if not lengths:
         return
     first = lengths[0][1]
-    for number, length in lengths:
+    for step, length in lengths:
         if length != first:
             raise ValueError(
-                f"the sequence length is {first} and at step {number} {length}: such steps cannot be compared; "
-                f"give --from-step {number} if it grows to stay"
+                f"the sequence length is {first} and at step {log.number(step)} {length}: such steps cannot be "
+                f"compared; give --from-step {_settled(log, lengths, None)} if it grows to stay"
             )
     log.facts["sequence_length"] = int(first or 0)
+
+
+def _settled(log: Log, values: Sequence[tuple[int, int]], stated: object) -> int | None:
+    """The number of the first line from which a value stays what it is at the end; None if another one is stated.
+
+    Of several steps a line, the one that has the change in it is left out: its time is a mean of both.
+    """
+    last = values[-1][1]
+    if stated not in (None, last):
+        return None
+    at = next(at for at in range(len(values), 0, -1) if at == 1 or values[at - 2][1] != last) - 1
+    if 0 < at < len(values) - 1 and values[at][0] - values[at - 1][0] > 1:
+        at += 1
+    return log.number(values[at][0])
 
 
 def tokens_per_step(

@@ -61,7 +61,7 @@ class Log:
     form: str = ""
     facts: dict[str, Value] = field(default_factory=dict)
     arguments: dict[str, tuple[str, str]] = field(default_factory=dict)
-    streams: dict[int, list[Sample]] = field(default_factory=dict)
+    streams: dict[str, list[Sample]] = field(default_factory=dict)
     names: list[str] = field(default_factory=list)
     lines: int = 0
     left_out: Counter[str] = field(default_factory=Counter)  # why lines were left out
@@ -70,17 +70,17 @@ class Log:
     resumes: list[int] = field(default_factory=list)
     kept: int = 0
     digest: Any = field(default_factory=hashlib.sha256)
-    fresh: set[int] = field(default_factory=set)
+    fresh: set[str] = field(default_factory=set)
     overflows: int = 0  # updates that DeepSpeed skipped since the last training line
     updates: tuple[int, int] | None = None  # DeepSpeed's own counts: steps, and skipped ones among them
     told: int = 0  # overflows since those counts
     first: int | None = None  # the number of the first training line, used or not
-    ages: dict[int, int] = field(default_factory=dict)  # how often a rank's lines went back
+    ages: dict[str, int] = field(default_factory=dict)  # how often a rank's lines went back
     cuts: list[tuple[int, int]] = field(default_factory=list)  # (order, step): lines before it replaced from there on
     last: list[Sample] | None = None  # the stream whose line came last
     waiting: tuple[int, int] = (0, 0)  # memory stated before the line it belongs to
     order: int = 0  # of all lines that were kept
-    orders: dict[int, list[int]] = field(default_factory=dict)  # of the lines in `streams`
+    orders: dict[str, list[int]] = field(default_factory=dict)  # of the lines in `streams`
 
     @property
     def unusable(self) -> int:
@@ -154,7 +154,7 @@ class Log:
         self.overflows = 0
         return skipped
 
-    def add(self, rank: int, sample: Sample, form: str, where: str) -> None:
+    def add(self, rank: str, sample: Sample, form: str, where: str) -> None:
         """Take one training line. Going back in steps is a resume, which replaces what it repeats."""
         self.is_of(form, where)
         self.form = form
@@ -176,7 +176,7 @@ class Log:
         if len(stream) > MAX_STEPS or self.kept > MAX_SAMPLES:
             raise ValueError(f"{where}: more than {MAX_STEPS:,} steps or {MAX_SAMPLES:,} lines; give --from-step")
 
-    def _go_back(self, rank: int, stream: list[Sample], sample: Sample, where: str) -> None:
+    def _go_back(self, rank: str, stream: list[Sample], sample: Sample, where: str) -> None:
         """The job resumed: what it does again, and what those lines stated, is dropped, of every rank."""
         age = self.ages[rank] = self.ages.get(rank, 0) + 1
         if age > len(self.resumes):

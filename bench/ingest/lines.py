@@ -23,17 +23,21 @@ from bench.ingest.values import (
 
 CUT, MIXED, TOO_LONG = "cut short", "of two lines mixed up", "longer than 64 KiB"
 NO_TIME = "without a time in a unit known here"
+NO_NUMBER = "with a time that is no number here, such as 660,7"
+# What launchers put before a line: a rank of the job or of one node, the task's number, the node's name, in any order.
+_PREFIX_LENGTH = 200
 _RANK = re.compile(
-    r"^\W{0,40}(?:default|rank[-_ ]?|Rank |(?=\d{1,6}\]?: ))(\d{1,6})\b(?!:\d)"
-    # [rank3]: [default0]: [Rank 0 | 3: [3]: above, Open MPI below
-    r"|^\[\d{1,6},(\d{1,6})\]<std"
+    r"(?:^|(?<=[\s\[(<]))(?:default|rank[-_ ]?|Rank )(\d{1,6})\b(?!:\d)"  # [rank3]: [default0]: [Rank 0 |
+    r"|^\W{0,40}(\d{1,6})(?=\]?: )"  # 3: [3]:
+    r"|^\[\d{1,6},(\d{1,6})\]<std"  # Open MPI
 )
+_NODE = re.compile(r"^([A-Za-z][\w.-]{0,60}): ")
 # MindSpeed-LLM's plain trainer prints `iteration: 6 |`, the others `iteration 6/ 2000 |`.
 HEAD = re.compile(r"iteration(:?)\s{1,40}(\d{1,12})\s{0,40}(?:/\s{0,40}\d{1,12}\s{0,40})?\|")
 TITAN = re.compile(r"(?:^|[\s|])step:\s{0,40}(\d{1,12})\s{1,40}loss:\s{0,40}(\S{1,40})\s")
 _TITAN_FIELD = re.compile(r"(?<![a-z_])([a-z_]{1,40}):\s{0,40}(\S{1,40})(?!\S)")
 _BAR = re.compile(r"\|\s{0,40}(\d{1,12})/\d{1,12}\s{0,40}\[")
-_BAR_FIELD = re.compile(r"(?<![\w ])\s{0,4}([A-Za-z_][\w ]{0,60})=([^,\]\s=]{1,40})(?=[,\]])")
+_BAR_FIELD = re.compile(r"(?<![\w ])\s{0,4}([A-Za-z_][\w ]{0,60})=([^\]\s=]{1,40}?)(?=, |\])")
 
 
 def iteration_line(log: Log, text: str, head: re.Match[str], where: str, ended: bool) -> None:
@@ -56,7 +60,7 @@ def iteration_line(log: Log, text: str, head: re.Match[str], where: str, ended: 
     for name in fields.keys() - known.KNOWN:
         log.not_known(name)
     sample = _sample(step, seconds, fields, skipped)
-    log.add(_rank(text), sample, "NeMo" if is_nemo else "Megatron", where)
+    log.add(_writer(text[: head.start()]), sample, "NeMo" if is_nemo else "Megatron", where)
 
 
 def _fields(text: str, last_is_whole: bool) -> tuple[dict[str, str], str]:
@@ -81,6 +85,8 @@ def _no_sample(log: Log, fields: Mapping[str, str], fault: str, is_ended: bool) 
     if is_whole and not fault:
         for name in times:
             log.not_known(name)
+    if not fault and known.time_of(fields)[0] is not None:
+        fault = NO_NUMBER
     log.leave_out(fault or (NO_TIME if is_whole else CUT))
 
 
@@ -96,6 +102,9 @@ def _sample(step: int, seconds: float, fields: Mapping[str, str], skipped: bool)
         broken = "counted a NaN"
     elif loss == 0 and "lm loss" in fields:
         broken = "the loss is exactly 0, as MindSpeed-LLM prints one that is not finite"
+    seen = said.get("samples_seen", "")
+    # NeMo rounds a mean that is no whole number to four digits: no count, then.
+    counts = "skipped samples" not in fields and seen.isdecimal()
     return Sample(
         step=step,
         seconds=seconds,
@@ -108,7 +117,7 @@ def _sample(step: int, seconds: float, fields: Mapping[str, str], skipped: bool)
         global_batch=whole_number(said.get("global_batch")) or None,
         sequence_length=whole_number(said.get("sequence_length")) or None,
         tokens_seen=whole_number(said.get("tokens_seen")),
-        samples_seen=None if "skipped samples" in fields else whole_number(said.get("samples_seen")),
+        samples_seen=whole_number(seen) if counts else None,
         peak_bytes=known.bytes_of(fields, known.PEAK),
         reserved_bytes=known.bytes_of(fields, known.RESERVED),
         tokens_per_second=positive_number(said.get("tokens_per_second")),
@@ -125,11 +134,12 @@ def titan_line(log: Log, text: str, found: re.Match[str], where: str, ended: boo
     fields = dict(_TITAN_FIELD.findall(rest if ended else rest.rpartition(" ")[0]))
     step = int(found[1]) - 1
     speed = parse_number(fields.get("tps", fields.get("wps")))
-    own = parse_number((stated(fields, ("elapsed_time_per_step", "step_time")) or "").removesuffix("s"))
-    if "valid" in text[: found.start()] or "context: val" in text:
+    own = parse_number((stated(fields, known.TITAN_TIMES[2:]) or "").removesuffix("s"))
+    if text[: found.start()].rstrip().endswith("validate"):
         return
     if step < 0 or (speed is None and own is None):
-        log.leave_out(NO_TIME if step >= 0 and "mfu" in fields else CUT)
+        has_time = any(name in fields for name in known.TITAN_TIMES)
+        log.leave_out(NO_NUMBER if has_time and step >= 0 else NO_TIME if step >= 0 and "mfu" in fields else CUT)
         return
     skipped = log.take_skips(step + 1)
     if step + 1 < log.from_step:
@@ -156,7 +166,7 @@ def titan_line(log: Log, text: str, found: re.Match[str], where: str, ended: boo
         tflops=positive_number(fields.get("tflops")),
         reserved_bytes=0 if memory is None else known.scaled_bytes(memory[1], 2**30),
     )
-    log.add(_rank(text), sample, "torchtitan", where)
+    log.add(_writer(text[: found.start()]), sample, "torchtitan", where)
 
 
 def bar_line(log: Log, text: str, where: str) -> None:
@@ -168,7 +178,7 @@ def bar_line(log: Log, text: str, where: str) -> None:
     printed = fields.get("train_step_timing in s")
     value = parse_number(printed)
     if found is None or value is None or int(found[1]) < 1:
-        log.leave_out(CUT)
+        log.leave_out(CUT if printed is None else NO_NUMBER)
         return
     skipped = log.take_skips(int(found[1]))
     if int(found[1]) < log.from_step:
@@ -178,9 +188,12 @@ def bar_line(log: Log, text: str, where: str) -> None:
         log.not_known(name)
     # Counts are rounded too: they are not held against anything.
     kept = {name: value for name, value in fields.items() if name not in known.SAMPLES_SEEN + known.TOKENS_SEEN}
-    log.add(_rank(text), _sample(int(found[1]) - 1, seconds, kept, skipped), "NeMo's progress bar", where)
+    log.add(_writer(text), _sample(int(found[1]) - 1, seconds, kept, skipped), "NeMo's progress bar", where)
 
 
-def _rank(text: str) -> int:
-    found = _RANK.match(text)
-    return -1 if found is None else int(found[1] or found[2])
+def _writer(prefix: str) -> str:
+    """Who wrote a line, from what stands before it: `[rank3]` of one node is another one than that of the next."""
+    prefix = prefix[:_PREFIX_LENGTH]
+    ranks = [next(filter(None, found.groups())) for found in _RANK.finditer(prefix)]
+    node = _NODE.match(prefix) if ranks else None
+    return " ".join(([node[1]] if node else []) + ranks)

@@ -25,6 +25,9 @@ _OTHER_FORMS = {b"\x1f\x8b": "gzip: unpack it first", b"\xff\xfe": "UTF-16: conv
                 b"\x28\xb5\x2f\xfd": "zstd: unpack it first", b"\xfd7zXZ\x00": "xz: unpack it first"}  # fmt: skip
 
 
+_EVALUATION = " loss at "  # Megatron's lines of validation and test
+
+
 def read_logs(paths: Sequence[Path], from_step: int = 0, advanced: Callable[[int], None] = lambda _: None) -> Log:
     """Read the logs of one job, in the order given; a ValueError of one line names the file and the fault.
 
@@ -80,6 +83,8 @@ def _read(log: Log, path: Path, advanced: Callable[[int], None]) -> None:
 
 def _understand(log: Log, text: str, where: str, ended: bool) -> None:
     heads = list(HEAD.finditer(text)) if "iteration" in text else []
+    if heads and text[: heads[-1].start()].endswith(_EVALUATION):
+        return  # "validation loss at iteration 10 | lm loss value: ...": no step, and nothing of a step
     if heads:
         iteration_line(log, text, heads[-1], where, ended)
     elif "step:" in text and (titan := TITAN.search(text)):

@@ -7,7 +7,10 @@ import re
 from collections.abc import Mapping, Sequence
 
 MAX_SECONDS = 1e7  # as the record's schema has it
-_NUMBER = re.compile(r"[-+]?(?:(?:\d[\d,]*\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|nan|inf(?:inity)?)", re.IGNORECASE)
+# A comma parts thousands; where it stands elsewhere it may be a decimal comma, and the number is not known.
+_NUMBER = re.compile(
+    r"[-+]?(?:(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?|nan|inf(?:inity)?)", re.IGNORECASE
+)
 
 
 def printable(text: str) -> str:

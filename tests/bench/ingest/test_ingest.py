@@ -160,6 +160,24 @@ def test_the_slowest_of_several_ranks_counts(write: Write) -> None:
     assert numbers(read(write(dump() + shifted))) == list(range(8))
 
 
+@pytest.mark.parametrize(
+    "before", ["0: [rank{}]:", "node-3: [default{}]:", "2025-05-27T15:23:07Z [rank{}]: ", "[15:23:07][rank-{}/8]"]
+)
+def test_a_rank_behind_another_resumes_nothing(write: Write, before: str) -> None:
+    """Ranks of one task or node do not write in step; what tells them apart may stand behind other words."""
+    pairs = [
+        before.format(0) + line(i + 1) + "\n" + before.format(1) + line(i, ms=700.0 - i) + "\n" for i in range(1, 8)
+    ]
+    record = read(write(dump() + before.format(0) + line(1, ms=900.0) + "\n" + "".join(pairs)))
+    assert times(record) == pytest.approx([0.9, *(0.7 - i / 1000 for i in range(2, 8)), 0.6607])
+    assert "resumed" not in (record.source or "")
+
+
+def test_a_rank_of_each_node_is_another_one(write: Write) -> None:
+    text = "".join(f"node-0: [default0]:{line(i + 1)}\nnode-1: [default0]:{line(i, ms=700.0)}\n" for i in range(1, 8))
+    assert "resumed" not in (read(write(dump() + text)).source or "")
+
+
 def test_a_resumed_run_replaces_what_it_repeats(write: Write) -> None:
     record = read(write(dump() + lines(*range(1, 11), ms=600.0) + dump() + lines(*range(6, 9), ms=700.0)))
     assert numbers(record) == list(range(8))
@@ -290,6 +308,24 @@ def test_a_time_that_is_none_is_refused(write: Write, ms: str) -> None:
 def test_a_speed_that_is_none_is_refused(write: Write, tps: str) -> None:
     with pytest.raises(ValueError, match="is no speed"):
         read_logs([write(titan(1, tps=tps) + "\n")])
+
+
+def test_the_step_from_which_a_growing_batch_stays_is_named(write: Write) -> None:
+    """The arguments name the last batch, the first lines a smaller one."""
+    grown = {"consumed samples": None, "throughput per GPU (TFLOP/s/GPU)": None}
+    text = "".join(lines(i, global_batch_size=16 if i < 5 else 32 if i < 9 else 64, **grown) for i in range(1, 13))
+    path = write(dump(global_batch_size=64) + text)
+    with pytest.raises(ValueError, match="is 64 of the arguments and at step 1 16: .*give --from-step 9 if"):
+        read(path)
+    assert read(path, from_step=9).work.global_batch == 64
+    still_grows = write(dump(global_batch_size=128) + text)
+    with pytest.raises(
+        ValueError, match="is 128 of the arguments and at step 1 16: .*compared; give the logs of one job"
+    ):
+        read(still_grows)
+    means = "".join(lines(i, global_batch_size=16 if i < 30 else 64, **grown) for i in range(10, 80, 10))
+    with pytest.raises(ValueError, match="give --from-step 40"):  # the line of 30 has steps of both
+        read(write(dump(global_batch_size=64) + means))
 
 
 def test_a_growing_batch_is_refused(write: Write) -> None:

@@ -10,7 +10,8 @@ import pytest
 
 from bench.ingest.make import described, make_record
 from bench.ingest.read import read_logs
-from tests.bench.ingest.logs import NPU, TITAN, Write, dump, line, lines, read, times
+from bench.ingest.values import parse_number
+from tests.bench.ingest.logs import NPU, TITAN, Write, dump, line, lines, nemo, read, times, titan
 
 FLAGS: dict[str, Any] = {
     **TITAN,
@@ -167,3 +168,37 @@ def test_nothing_of_a_log_acts_on_a_terminal(write: Write, tmp_path: Path) -> No
     with pytest.raises(ValueError, match="no training line") as told:
         read_logs([path])
     assert str(told.value).isprintable()
+
+
+@pytest.mark.parametrize("text", ["660,7", "1,23", "1,2345", ",5", "12,345,6"])
+def test_a_comma_that_parts_no_thousands_makes_no_number(text: str) -> None:
+    """A decimal comma was once dropped: 660,7 ms were 6,607."""
+    assert parse_number(text) is None
+
+
+@pytest.mark.parametrize(("text", "value"), [("1,234", 1234), ("1,234,567.5", 1234567.5), ("-1,234", -1234)])
+def test_a_comma_that_parts_thousands_is_left_out(text: str, value: float) -> None:
+    assert parse_number(text) == value
+
+
+def test_a_time_with_a_decimal_comma_is_no_time(write: Write) -> None:
+    reason = "3 with a time that is no number"
+    with pytest.raises(ValueError, match=reason):
+        read(write(dump() + lines(1, 2, 3, ms="660,7")))
+    with pytest.raises(ValueError, match=reason):
+        read(write("".join(titan(i, tps="9,5") + "\n" for i in range(1, 4))))
+    bar = "Epoch 0: :   7%| {}/15 [00:01<00:09, v_num=, reduced_train_loss=11.0, train_step_timing in s=49,50]\r"
+    with pytest.raises(ValueError, match=reason):
+        read(write("".join(bar.format(i) for i in range(1, 4))))
+
+
+def test_a_host_whose_name_has_valid_in_it_trains(write: Write) -> None:
+    text = "".join(
+        "validation-0: " + titan(i) + "\n" + titan(i, tps="1").replace("step:", "validate step:") + "\n" for i in (1, 2)
+    )
+    assert set(times(make_record(read_logs([write(text)]), "a-case", TITAN).record)) == {64 * 2048 / 8 / 10_000}
+
+
+def test_counts_that_nemo_rounded_are_no_counts(write: Write) -> None:
+    text = "".join(nemo(i, rest=f" | consumed_samples: {64.0 * i + 0.5:.4}") + "\n" for i in range(9_995, 10_010))
+    assert make_record(read_logs([write(text)]), "a-case", TITAN).record.valid

@@ -63,6 +63,21 @@ def test_a_skip_goes_with_the_lines_that_were_replaced(write: Write) -> None:
     assert read(write(text)).valid
 
 
+EVALUATION = " validation loss at iteration {} | lm loss value: 1.180000E+01 | lm loss PPL: 1.330000E+05 | \n"
+
+
+def test_an_evaluation_is_no_step_and_takes_no_skip_away(write: Write) -> None:
+    """Megatron evaluates between two training lines, and names the iteration as these do."""
+    with_skip = "".join(
+        (OVERFLOW + EVALUATION.format(i - 5) if i == 30 else "") + line(i) + "\n" for i in range(10, 90, 10)
+    )
+    assert voided(read(write(dump() + with_skip)).void_reasons) == ["step 30"]
+    without = "".join(line(i) + "\n" + EVALUATION.format(i) for i in range(1, 9))
+    log = read_logs([write(dump() + without)])
+    assert not log.left_out, "no line is called cut short"
+    assert len(log.samples()) == 8
+
+
 def test_a_loss_scale_that_fell_is_a_skipped_update(write: Write) -> None:
     text = "".join(line(i, **{"loss scale": 4096.0 if i < 5 else 2048.0}) + "\n" for i in range(1, 9))
     assert voided(read(write(dump() + text)).void_reasons) == ["step 5"]
