@@ -138,10 +138,13 @@ def why_unjudged(config: pytest.Config) -> str | None:
     A skipped, deselected or expected failure is green to pytest. Here each case needs a verdict that passes; a node
     without rank 0 judges nothing, and needs each case to have run.
     """
-    session = config.stash.get(SESSION, None)
-    if session is None or not config.getoption("--benchmark"):
+    if not config.getoption("--benchmark"):
         return "no benchmark ran; give pytest bench/ --benchmark"
-    cases = [case.name for case in session.cases()]
+    session = config.stash.get(SESSION, None) or BenchSession(config)  # there is none where no case was collected
+    try:
+        cases = [case.name for case in session.cases()]
+    except ValueError as error:
+        return str(error)
     if not session.holds_rank_0 and session.nodes().nnodes > 1:
         return _left_out("did not run here", [name for name in cases if name not in session.joined], config)
     verdicts = session.verdicts or {}

@@ -32,6 +32,10 @@ def _pytest(*words: str) -> subprocess.CompletedProcess[str]:
         ),
         (("bench/test_pretrain.py",), "no benchmark ran; give pytest bench/ --benchmark"),
         (("bench/test_pretrain.py", "--benchmark", "--case", "grok1-nano", "-k", "nothing"), "-k left its tests out"),
+        (
+            ("bench", "--benchmark", "--case", "grok1-nano", "--ignore-glob", "*/test_*.py"),
+            "grok1-nano has no verdict: --ignore-glob left its tests out",
+        ),
     ],
 )
 def test_a_session_without_a_verdict_fails_in_one_line(words: tuple[str, ...], complaint: str) -> None:
@@ -40,6 +44,13 @@ def test_a_session_without_a_verdict_fails_in_one_line(words: tuple[str, ...], c
     said = [line for line in done.stderr.splitlines() if line.startswith(REQUIRED)]
     assert len(said) == 1
     assert complaint in said[0]
+
+
+def test_the_help_is_shown() -> None:
+    """A single percent sign in the help of an option is a TypeError of argparse."""
+    done = _pytest("--help")
+    assert done.returncode == 0
+    assert "share the 1 % error rate" in " ".join(done.stdout.split())
 
 
 def test_what_pytest_answers_without_a_session_is_refused() -> None:
@@ -85,6 +96,11 @@ def test_a_verdict_that_does_not_pass_fails_where_its_test_was_expected_to(state
 def test_every_case_needs_its_own() -> None:
     session = _session("pass", case=["grok1-nano", "grok1-tiny"])
     assert (why_unjudged(session.config) or "").startswith("grok1-tiny has no verdict: its tests were skipped")
+
+
+def test_a_case_that_there_is_not_is_named_where_no_test_asked_for_it() -> None:
+    config: Any = _Config(case=["nothing"])
+    assert (why_unjudged(config) or "").startswith("unknown case 'nothing'; choose from")
 
 
 def test_a_stored_baseline_whose_case_did_not_run_is_missed(monkeypatch: pytest.MonkeyPatch) -> None:
