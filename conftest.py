@@ -56,7 +56,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         type=int,
         default=0,
         metavar="N",
-        help="N more runs for an inconclusive case, then a last verdict on all its runs; both share the 1 %% error rate",
+        help="N more runs for an inconclusive case, then a last verdict on all; both share the 1 %% error rate",
     )
     add("--data", metavar="PREFIX", help="prefix of a .bin/.idx pair of files (default: sample text)")
     add("--tokenizer", metavar="PATH", help="the tokenizer that --data was made with")
