@@ -25,6 +25,7 @@ import numpy.typing as npt
 import platformdirs
 
 from grok1.config.recipe import Recipe
+from grok1.config.refusals import reason_of
 from grok1.files import one_at_a_time, read_start, write_json
 
 ARRAYS = ("document_index.npy", "sample_index.npy", "shuffle_index.npy")
@@ -136,8 +137,10 @@ def read_index(place: Path) -> tuple[Ints, Ints, Ints]:
     """The three arrays, mapped, not read. Never unpickles."""
     try:
         documents, samples, shuffle = (np.load(place / name, mmap_mode="r", allow_pickle=False) for name in ARRAYS)
-    except (OSError, ValueError, EOFError) as error:
-        raise ValueError(f"{place} is not a whole sample index ({error}); remove that folder") from error
+    except Exception as error:  # a damaged header fails in any way that numpy and Python's tokenizer like
+        raise ValueError(f"{place} is not a whole sample index ({reason_of(error)}); remove that folder") from None
+    if any(array.dtype.kind not in "iu" for array in (documents, samples, shuffle)):
+        raise ValueError(f"{place} holds arrays that are not of integers; remove that folder")
     if documents.ndim != 1 or shuffle.ndim != 1 or samples.shape != (len(shuffle) + 1, 2) or not len(shuffle):
         raise ValueError(f"{place} holds arrays that do not fit together; remove that folder")
     return documents, samples, shuffle

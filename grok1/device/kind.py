@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Literal, ParamSpec, TypeVar
 
 from grok1.config.recipe import Recipe
+from grok1.config.refusals import quoted
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -41,7 +42,7 @@ def chosen_kind(option: str | None = None) -> Kind:
     named = os.environ.get(KIND_VARIABLE)
     if named:
         remedy = f"unset {KIND_VARIABLE} or choose one"
-        return _checked(named, f"device {named!r} is none of {', '.join(KINDS)}; {remedy}")
+        return _checked(named, f"device {quoted(named)} is none of {', '.join(KINDS)}; {remedy}")
     return _machine_kind()
 
 

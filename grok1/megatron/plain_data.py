@@ -127,7 +127,7 @@ def read_metadata(folder: Path) -> Metadata:
     except OSError as error:
         raise RefusedPickleError(f"{path} cannot be read: {error.strerror}") from None
     except RefusedPickleError as error:
-        raise RefusedPickleError(f"{path} is refused: {error}") from None
+        raise RefusedPickleError(f"{path} is refused: {reason_of(error)}") from None
     except Exception:  # a pickle that is cut or forged fails in any way that it likes
         raise RefusedPickleError(f"{path} is damaged") from None
 

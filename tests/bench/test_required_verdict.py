@@ -50,7 +50,7 @@ def test_the_help_is_shown() -> None:
     """A single percent sign in the help of an option is a TypeError of argparse."""
     done = _pytest("--help")
     assert done.returncode == 0
-    assert "share the 1 % error rate" in " ".join(done.stdout.split())
+    assert "both share the 1 % error rate" in " ".join(done.stdout.split())
 
 
 def test_what_pytest_answers_without_a_session_is_refused() -> None:

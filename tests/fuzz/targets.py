@@ -339,10 +339,11 @@ def _profile(raw: bytes, folder: Path) -> str:
 def _environment(raw: bytes, folder: Path) -> str:
     from bench.records.environment import allowed_environment
     from grok1.device.kind import chosen_kind
+    from grok1.distributed.rendezvous import rendezvous_from_environment
 
     lines = [line.partition("=") for line in as_words(raw).splitlines()]
     with _variables({name: value for name, _, value in lines if name.isidentifier()}):
-        return f"{chosen_kind()} {len(allowed_environment(os.environ))}"
+        return f"{chosen_kind()} {len(allowed_environment(os.environ))} {rendezvous_from_environment()}"
 
 
 @contextmanager
@@ -389,5 +390,6 @@ GROK1 = [
 def all_targets() -> dict[str, Target]:
     """Every target by its name."""
     from tests.fuzz.bench_targets import BENCH
+    from tests.fuzz.folder_targets import FOLDERS
 
-    return {target.name: target for target in [*GROK1, *BENCH]}
+    return {target.name: target for target in [*GROK1, *BENCH, *FOLDERS]}

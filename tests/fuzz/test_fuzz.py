@@ -163,6 +163,11 @@ FOUND: dict[str, tuple[str, Callable[[], bytes]]] = {
     "a step of 5,000 digits": ("profile", lambda: b"9" * 5_000),
     "a version of 70,000 letters": ("key-values", lambda: b"x" * 70_000),
     "a device's name in a log": ("log", lambda: _log_of_device(HIDDEN)),
+    "a device of 70,000 letters": ("environment", lambda: b"GROK1_DEVICE=" + b"x" * 70_000),
+    "a file's name of 300 letters": ("manifest", lambda: _manifest_of("x" * 300)),
+    "a class whose name steers the terminal": ("metadata", lambda: f"cos\n{HIDDEN}\n.".encode()),
+    "a class's name of 70,000 letters": ("metadata", lambda: b"cos\n" + b"x" * 70_000 + b"\n."),
+    "an array of no bytes": ("sample-index", lambda: paired(b"", b"")),
     "a name in a ledger": ("ledger", lambda: _seed("ledger", b'"grok1-nano"', b'"\\u001b[31m"')),
     "a header that opens brackets": ("npz", lambda: _header("{'descr': '<i8', 'shape': (1, 2")),
     "a tokenizer without the piece for unknown words": (
@@ -175,6 +180,12 @@ FOUND: dict[str, tuple[str, Callable[[], bytes]]] = {
                       b'"\\u001b[31m": 1}}, "tokenizer_class"'),
     ),
 }  # fmt: skip
+
+
+def _manifest_of(name: str) -> bytes:
+    from grok1.weights.manifest import FileSum, Manifest
+
+    return Manifest(step=1, recipe_hash="", files={name: FileSum(bytes=1, xxh3_128="0" * 32)}).text().encode()
 
 
 def _log_of_device(name: str) -> bytes:
