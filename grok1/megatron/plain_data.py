@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import pickle
 import zipfile
-from collections.abc import Container, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NoReturn
 
@@ -210,7 +210,7 @@ def _metadata(record: object, folder: Path) -> Metadata:
     values = _state(record, "Metadata")
     known: _Known = {}
     tensors = {_text(name): _stored(each, known) for name, each in _mapping(values["state_dict_metadata"]).items()}
-    files = {path.name for path in folder.iterdir() if path.is_file()}
+    files = {path.name: path.stat().st_size for path in folder.iterdir() if path.is_file()}
     places = {_index(key): _place(each, files) for key, each in _mapping(values["storage_data"]).items()}
     metadata = Metadata(tensors, storage_data=places, storage_meta=StorageMeta())
     shapes = {_text(name): _whole_shape(each) for name, each in _mapping(values.get("mcore_data", {})).items()}
@@ -247,15 +247,18 @@ def _index(record: object) -> MetadataIndex:
     )
 
 
-def _place(record: object, files: Container[str]) -> _StorageInfo:
-    """A piece's file, one of the folder's own, and its place in there."""
+def _place(record: object, files: Mapping[str, int]) -> _StorageInfo:
+    """A piece's file, one of the folder's own, and its place in there; `files` are their sizes."""
     values = _state(record, "_StorageInfo")
     name = _text(values["relative_path"])
     if name not in files:
         raise RefusedPickleError(f"it points at {name[:80]!r}, which is not a file of this folder")
     if values.get("transform_descriptors"):
         raise RefusedPickleError("a piece is compressed or encrypted")
-    return _StorageInfo(name, _count(values["offset"]), _count(values["length"]))
+    offset, length = _count(values["offset"]), _count(values["length"])
+    if offset + length > files[name]:
+        raise RefusedPickleError(f"a piece ends at byte {offset + length} of {name[:80]!r}, which has {files[name]}")
+    return _StorageInfo(name, offset, length)
 
 
 def _whole_shape(values: object) -> dict[str, tuple[int, ...]]:

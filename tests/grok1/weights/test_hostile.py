@@ -18,10 +18,12 @@ from typing import Any
 
 import pytest
 import torch
+from torch.distributed.checkpoint.filesystem import _StorageInfo
 from torch.distributed.checkpoint.metadata import (
     BytesStorageMetadata,
     ChunkStorageMetadata,
     Metadata,
+    MetadataIndex,
     TensorProperties,
     TensorStorageMetadata,
 )
@@ -185,6 +187,17 @@ def test_sizes_without_end_are_refused(tmp_path: Path, field: str) -> None:
     with pytest.raises(
         RefusedPickleError, match="a size is not a short list" if field == "size" else "too many shapes"
     ):
+        read_metadata(tmp_path)
+
+
+@pytest.mark.parametrize(("offset", "length"), [(0, 1 << 50), (1 << 50, 0), (5, 6)])
+def test_a_piece_lies_within_its_file(tmp_path: Path, offset: int, length: int) -> None:
+    (tmp_path / "__0_0.distcp").write_bytes(bytes(10))
+    whole, beyond = (_StorageInfo("__0_0.distcp", *each) for each in ((4, 6), (offset, length)))
+    (tmp_path / ".metadata").write_bytes(pickle.dumps(Metadata({}, storage_data={MetadataIndex("t"): whole})))
+    assert read_metadata(tmp_path).storage_data == {MetadataIndex("t"): whole}
+    (tmp_path / ".metadata").write_bytes(pickle.dumps(Metadata({}, storage_data={MetadataIndex("t"): beyond})))
+    with pytest.raises(RefusedPickleError, match=rf"a piece ends at byte {offset + length} of '__0_0.distcp', which"):
         read_metadata(tmp_path)
 
 
