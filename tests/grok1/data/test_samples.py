@@ -112,9 +112,12 @@ def test_an_id_beyond_the_vocabulary_is_named_with_its_place(
     """Also -1, which megatron takes for padding and turns into 0."""
     documents, (document, token) = texts(20), place
     assert token < len(documents[document])
-    documents[document][token] = bad
+    before = sum(map(len, documents[:document]))
     documents.insert(2, [])  # an empty document has a number too
     prefix = write_corpus(tmp_path / "data", documents, vocab_size=100_000)
+    tokens = np.memmap(indexed_path(prefix, ".bin"), dtype="<i4", mode="r+")  # what our writer refuses
+    tokens[before + token] = bad
+    tokens.flush()
     samples = training_samples(recipe_of(), prefix, tokenizer)
     refused = []
     for index in range(len(samples)):
