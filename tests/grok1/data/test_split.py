@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grok1.config.load import load_recipe
+from grok1.config.load import ONE_RANK, load_recipe
 from grok1.data.indexed import IndexedWriter
 from grok1.data.split import _training_documents, training_share
 
@@ -58,6 +58,6 @@ def test_shares_of_validation_and_test_may_be_empty(tmp_path: Path) -> None:
 
 
 def test_sequences_of_one_token_are_refused(tmp_path: Path) -> None:
-    recipe = load_recipe("grok1-nano", ["training.sequence_length=1", "parallel.tensor=1", "parallel.expert_tensor=1"])
+    recipe = load_recipe("grok1-nano", [*ONE_RANK, "training.sequence_length=1"])
     with pytest.raises(ValueError, match=r"training\.sequence_length 1 is too short"):
         training_share(recipe, write_corpus(tmp_path, 12))
