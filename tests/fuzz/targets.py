@@ -81,14 +81,16 @@ def _recipe_name(raw: bytes, folder: Path) -> str:
 
 
 def _checkpoint(raw: bytes, folder: Path) -> str:
-    """The two small files that describe a checkpoint: tracker, NUL, recipe.json."""
+    """The two small files that describe a checkpoint: tracker, NUL, recipe.json. The checksums fit."""
     from grok1.weights.folder import LATEST, StoredCheckpoint
+    from grok1.weights.manifest import Manifest, file_sums, write_manifest
 
     tracker, _, recipe = raw.partition(b"\x00")
     as_file(folder, LATEST, tracker)
     step = folder / "iter_0000007"
     step.mkdir()
     as_file(step, "recipe.json", recipe)
+    write_manifest(step, Manifest(step=7, recipe_hash="", files=file_sums(step, ["recipe.json"])))
     return _shown_recipe(StoredCheckpoint.open(folder).recipe)
 
 
