@@ -207,17 +207,18 @@ def test_what_was_not_counted_has_no_plot(tmp_path: Path) -> None:
 
 
 def test_hostile_names_stay_text(tmp_path: Path) -> None:
+    label = "".join(each if each.isprintable() else " " for each in HOSTILE)  # a ledger with another is refused
     rank = a_rank(
-        costs=[cost(HOSTILE, name, 10**12) for name in (HOSTILE, "_hidden", "", "$")],
-        collectives=[collective(HOSTILE, HOSTILE, 1, 10**9)],
-        timeline=[TimelinePoint(phase=HOSTILE, component=HOSTILE, bytes=GIB)],
-        memory=a_rank().memory.model_copy(update={"peak_phase": HOSTILE, "peak_component": HOSTILE}),
+        costs=[cost(label, name, 10**12) for name in (label, "_hidden", "", "$")],
+        collectives=[collective(label, label, 1, 10**9)],
+        timeline=[TimelinePoint(phase=label, component=label, bytes=GIB)],
+        memory=a_rank().memory.model_copy(update={"peak_phase": label, "peak_component": label}),
     )
     ledger = a_ledger(
-        recipe_name=HOSTILE,
-        recipe_hash=HOSTILE,
-        software={HOSTILE: HOSTILE},
-        unknown_operators={HOSTILE: 1},
+        recipe_name=label,
+        recipe_hash=label,
+        software={label: label},
+        unknown_operators={label: 1},
         rationale=HOSTILE,
         ranks=[rank],
     )
