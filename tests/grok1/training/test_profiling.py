@@ -102,11 +102,11 @@ def test_requests_are_lists_and_ranges() -> None:
 @pytest.mark.parametrize(
     ("steps", "ranks", "complaint"),
     [
-        ("0", "0", "--profile '0': 0 is not within 1 to 6"),
-        ("7", "0", "--profile '7': 7 is not within 1 to 6"),
-        ("5-3", "0", "--profile '5-3': 5-3 is not within"),
+        ("0", "0", "--profile '0': '0' is not within 1 to 6"),
+        ("7", "0", "--profile '7': '7' is not within 1 to 6"),
+        ("5-3", "0", "--profile '5-3': '5-3' is not within"),
         ("x", "0", "--profile 'x' is not a list of numbers"),
-        ("1", "16", "--profile-ranks '16': 16 is not within 0 to 15"),
+        ("1", "16", "--profile-ranks '16': '16' is not within 0 to 15"),
         ("1", "-1", "--profile-ranks '-1' is not a list"),
     ],
 )
