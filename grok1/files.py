@@ -51,9 +51,14 @@ def cannot_write(path: Path, error: OSError, needed_bytes: int | None = None) ->
         return ValueError(f"{said}; {needs}more than this process may write into one file (ulimit -f)")
     if error.errno not in (errno.ENOSPC, errno.EDQUOT):
         return ValueError(said)
-    there = next(each for each in (path, *path.absolute().parents) if each.is_dir())
+    there = existing_folder(path)
     free = shutil.disk_usage(there).free
     return ValueError(f"{said}; {needs}{free:,} bytes are free in {there}: free some, or choose another folder")
+
+
+def existing_folder(path: Path) -> Path:
+    """The folder itself, or the nearest one above it that exists: where what is to be written takes its room."""
+    return next(each for each in (path, *path.absolute().parents) if each.is_dir())
 
 
 def read_start(path: Path, most_bytes: int) -> bytes:

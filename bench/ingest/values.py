@@ -17,8 +17,7 @@ def printable(text: str) -> str:
     """The text with control, bidirectional and half characters written out as escapes; a tab becomes a space."""
     if text.isprintable():
         return text
-    escape = "".join(char if char.isprintable() else _escaped(char) for char in text.replace("\t", " "))
-    return escape
+    return "".join(char if char.isprintable() else _escaped(char) for char in text.replace("\t", " "))
 
 
 def _escaped(char: str) -> str:

@@ -7,6 +7,7 @@ the folder can write the manifest too.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Container, Iterable, Mapping, Sequence
@@ -18,7 +19,7 @@ import xxhash
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from grok1.config.refusals import listed, printable
-from grok1.files import write_text
+from grok1.files import read_start, write_text
 
 MANIFEST = "manifest.json"
 
@@ -119,15 +120,13 @@ def read_at_most(path: Path, limit: int) -> bytes:
         FileNotFoundError: there is none.
         ValueError: it is no file, or cannot be read.
     """
-    if path.exists() and not path.is_file():  # opening a pipe would wait for ever
-        raise ValueError(f"{path} is not a file; {_COPY_AGAIN}")
     try:
-        with path.open("rb") as file:
-            return file.read(limit)
+        return read_start(path, limit)
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error.strerror}; {_COPY_AGAIN}") from None
+        why = "is not a file" if error.errno == errno.EINVAL else f"cannot be read: {error.strerror}"
+        raise ValueError(f"{path} {why}; {_COPY_AGAIN}") from None
 
 
 def check_content(folder: Path, name: str, content: bytes, manifest: Manifest) -> None:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from grok1.config.refusals import reason_of
+from grok1.files import existing_folder
 
 _REMEDY = "free some, or write to another disk"
 
@@ -18,10 +19,7 @@ class NotWrittenError(ValueError):
 
 def free_bytes(folder: Path) -> int:
     """Free bytes of the disk that the folder is on, or will be."""
-    there = folder.absolute()
-    while not there.exists():
-        there = there.parent
-    return shutil.disk_usage(there).free
+    return shutil.disk_usage(existing_folder(folder)).free
 
 
 def check_space(what: str, folder: Path, needed_bytes: int) -> None:
