@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import os
+import platform
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +15,9 @@ import psutil
 from grok1.device.processor import processor_name
 
 _CGROUPS = Path("/sys/fs/cgroup")
+_MACHINE_ID, _BOOT_ID = Path("/etc/machine-id"), Path("/proc/sys/kernel/random/boot_id")
+# what names a job: Slurm, Kubernetes jobs of PyTorch, GitHub, GitLab, Jenkins
+_JOBS = ("SLURM_JOB_ID", "PET_RDZV_ID", "TORCHELASTIC_RUN_ID", "GITHUB_RUN_ID", "CI_JOB_ID", "BUILD_TAG")
 _THROTTLED_UNIT_SECONDS = {"throttled_usec": 1e-6, "throttled_time": 1e-9}  # cgroup v2, v1
 
 
@@ -22,6 +29,28 @@ def host() -> dict[str, Any]:
         "load_average_1m": psutil.getloadavg()[0],
         "cpu_name": processor_name(),
     }
+
+
+def session(started: datetime) -> dict[str, str | None]:
+    """The session of a run by the names of the record: of a benchmark that was started at this time."""
+    boot = _first_line(_BOOT_ID)
+    return {
+        "machine": _digest(_first_line(_MACHINE_ID) or platform.node()),
+        "boot": None if boot is None else _digest(boot),
+        "day": started.astimezone(timezone.utc).date().isoformat(),
+        "job": next((f"{name}={os.environ[name]}"[:200] for name in _JOBS if os.environ.get(name)), None),
+    }
+
+
+def _first_line(path: Path) -> str | None:
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        return path.read_text(encoding="ascii").strip() or None
+    return None
+
+
+def _digest(text: str) -> str:
+    """Machine ids are not to be published (man 5 machine-id): only what is derived from one."""
+    return hashlib.sha256(f"grok1-bench session {text}".encode()).hexdigest()[:12]
 
 
 def lost_seconds(cgroups: Path = _CGROUPS) -> dict[str, float | None]:

@@ -13,7 +13,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from bench.git import commit
-from bench.host import host, lost_seconds, seconds_since
+from bench.host import host, lost_seconds, seconds_since, session
 from bench.judge.void import lost_pairs
 from bench.records.environment import allowed_environment
 from bench.records.jsonfile import nonfinite_as_null
@@ -27,6 +27,7 @@ from grok1.training.job import Job
 from grok1.training.result import Event, RankSamples, RunMeasured, RunResult, Warned
 
 _MAX_REASONS = 100  # what a record holds
+_STARTED = datetime.now(timezone.utc)  # of this process: a benchmark that runs past midnight is one session
 MAX_SPANS = 320_000  # of all ranks' timelines together: a record of more is too large to be read
 
 
@@ -102,6 +103,7 @@ def make_record(case: str, job: Job, result: RunResult, machine: dict[str, Any])
             "commit": commit(),
             "environment": allowed_environment(os.environ),
             "host": machine,
+            "session": session(_STARTED),
             "work": work(job.recipe),
             "startup_seconds": result.startup_seconds,
             "steps": [nonfinite_as_null(asdict(step)) for step in result.steps],

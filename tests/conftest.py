@@ -68,7 +68,7 @@ def build_synthetic_record(
     content["id"] = f"{seed:032x}"
     content["expert_load"] = (5e5 * (1 + 0.15 * random.standard_normal((8, 8)))).astype(int).tolist()
     for name, value in changes.items():
-        content[name] = content[name] | value if isinstance(value, dict) else value
+        content[name] = content.get(name, {}) | value if isinstance(value, dict) else value
     return Record.model_validate(content)
 
 

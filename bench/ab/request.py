@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bench.cases import select
 from bench.git import ROOT
-from bench.judge.evidence import MIN_PAIRS
+from bench.judge.difference import MIN_PAIRS
 
 FOLDER = Path("results") / "ab"
 

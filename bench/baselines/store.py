@@ -25,7 +25,7 @@ from bench.judge.baseline import (
     software_differences,
     stored_baselines,
 )
-from bench.judge.evidence import MIN_BASELINE_RUNS
+from bench.judge.difference import MIN_BASELINE_RUNS
 from bench.judge.gate import judge
 from bench.records.jsonfile import first_fault, write_atomically
 from bench.records.record import Record

@@ -14,9 +14,11 @@ import typer
 
 from bench.baselines import store as baseline_store
 from bench.baselines.noise import MAX_CV_PERCENT
-from bench.judge.baseline import DEFAULT_TOLERANCE_PERCENT, Baseline, RecordedRun, stored_baselines
-from bench.judge.evidence import FAMILY_ERROR, FLOOR_PERCENT, MIN_BASELINE_RUNS, POWER, Comparison, weigh
+from bench.judge.baseline import DEFAULT_TOLERANCE_PERCENT, Baseline, stored_baselines
+from bench.judge.difference import FLOOR_PERCENT, MIN_BASELINE_RUNS, Comparison
+from bench.judge.evidence import FAMILY_ERROR, POWER, weigh
 from bench.judge.metrics import family
+from bench.judge.recorded_run import RecordedRun
 from bench.judge.words import change, confidence, figure, interval, title
 from bench.records.fields import utc_moment
 from bench.records.files import read_records

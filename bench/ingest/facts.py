@@ -37,6 +37,8 @@ CHOICES = (
     "recompute_method", "recompute_num_layers", "moe_token_dispatcher_type", "moe_grouped_gemm",
     "moe_expert_capacity_factor", "num_layers_per_virtual_pipeline_stage", "use_distributed_optimizer",
     "overlap_grad_reduce", "overlap_param_gather", "use_flash_attn", "transformer_impl",
+    # what some steps pay for: runs of another cadence are other work
+    "save_interval", "eval_interval", "profile", "profile_step_start", "profile_step_end",
 )
 # fmt: on
 # fmt: off

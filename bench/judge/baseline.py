@@ -15,15 +15,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
-from bench.judge.evidence import FLOOR_PERCENT
-from bench.judge.metrics import STEP, figures_of, metric_of
+from bench.judge.difference import FLOOR_PERCENT
+from bench.judge.metrics import MEAN
 from bench.judge.parity import GRAD_NORM, GRAD_NORM_TOLERANCE_PERCENT, LOSS, LOSS_TOLERANCE_PERCENT
-from bench.judge.stats import summarise
+from bench.judge.recorded_run import RecordedRun, is_ratio, recorded_run
 from bench.records.fields import (
-    Count,
     DeviceKind,
     Dtype,
-    Figure,
     HexId,
     Name,
     Positive,
@@ -33,7 +31,7 @@ from bench.records.fields import (
     Text,
 )
 from bench.records.jsonfile import read_model, write_model
-from bench.records.record import Commit, Record
+from bench.records.record import Record
 
 MAX_BASELINE_BYTES = 4 * 2**20
 MAX_BASELINE_FILES = 1000
@@ -129,41 +127,6 @@ class Metrics(Strict):
     step_seconds: StepSeconds
 
 
-class RecordedRun(Strict):
-    """One run behind a recorded baseline: its steady steps, and where they come from."""
-
-    record_id: HexId
-    created_at: Annotated[str, StringConstraints(max_length=40)]
-    commit: Commit
-    software: Annotated[dict[Name, Text], Field(max_length=100)]
-    environment: Annotated[dict[Name, Text], Field(max_length=500)]
-    warmup_steps: Count
-    steady_step_seconds: Annotated[list[StepSeconds], Field(min_length=1, max_length=100_000)]
-    # bench.judge.metrics.figures_of; empty in a file from before other metrics than the step's time were judged
-    figures: Annotated[dict[Name, Figure], Field(max_length=500)] = {}
-    # of every step from the first: another run of the same program must learn the same
-    losses: Annotated[list[float | None], Field(max_length=100_000)] = []
-    grad_norms: Annotated[list[float | None], Field(max_length=100_000)] = []
-
-    @property
-    def known_figures(self) -> Mapping[str, float]:
-        """The figures; of a file from before there were any, the step's time."""
-        return self.figures or {STEP: statistics.median(self.steady_step_seconds)}
-
-    @model_validator(mode="after")
-    def _consistent(self) -> RecordedRun:
-        """What is judged is what the steps say; a figure that is judged as a ratio is never zero."""
-        if not self.figures:
-            return self
-        median = statistics.median(self.steady_step_seconds)
-        if abs(self.figures.get(STEP, 0.0) / median - 1) > 1e-6:
-            raise ValueError(f"figures.{STEP} is not {median:.6g}, the median of the steady steps")
-        for name, value in self.figures.items():
-            if _is_ratio(name) and value <= 0:
-                raise ValueError(f"figures.{name} is {value:g}, which no run can have")
-        return self
-
-
 class Baseline(Strict):
     """One figure to hold.
 
@@ -180,6 +143,10 @@ class Baseline(Strict):
     global_batch: Positive
     parameters_total: Positive
     dtype: Dtype
+    # Of a run, and from one sample to the next: runs of another number do not pay for the same evaluations, checkpoints
+    # and logs. Null: not stated, not compared.
+    steps: Positive | None = None
+    step_interval: Positive | None = None
     layout: LayoutKey
     device: DeviceKey
     metrics: Metrics
@@ -197,7 +164,7 @@ class Baseline(Strict):
     def _consistent(self) -> Baseline:
         tokens = self.sequence_length * self.global_batch
         implied = tokens / (self.metrics.tokens_per_second_per_processor * self.layout.world_size)
-        if abs(implied / self.metrics.step_seconds - 1) > _ROUNDING:
+        if self.kind == "published" and abs(implied / self.metrics.step_seconds - 1) > _ROUNDING:
             raise ValueError(
                 f"metrics disagree: {tokens} tokens a step at "
                 f"{self.metrics.tokens_per_second_per_processor:g} tokens/s/p take {implied:.4g} s, "
@@ -218,13 +185,33 @@ class Baseline(Strict):
             raise ValueError("a recorded baseline states its recipe hash, whole layout and exact device")
         if len({run.record_id for run in self.runs}) != len(self.runs):
             raise ValueError("runs repeat a record_id: one run is one piece of evidence")
+        if self.steps is not None and any(run.steps != self.steps for run in self.runs):
+            raise ValueError(f"steps is {self.steps}, and a run has another number")
         medians = [statistics.median(run.steady_step_seconds) for run in self.runs]
         _check_alike("the median of the steady steps", medians)
-        for name in {name for run in self.runs for name in run.figures if _is_ratio(name)}:
+        for name in {name for run in self.runs for name in run.figures if is_ratio(name)}:
             _check_alike(name, [run.figures[name] for run in self.runs if name in run.figures])
         median = statistics.median(medians)
         if abs(median / self.metrics.step_seconds - 1) > 1e-6:
             raise ValueError(f"metrics.step_seconds is not {median:.6g}, the median of the runs' medians")
+        self._check_rate()
+
+    def _check_rate(self) -> None:
+        """By the mean step, as lost throughput is lost; files from before that state it by the median step."""
+        rate = self.metrics.tokens_per_second_per_processor
+        implied = self.sequence_length * self.global_batch / (rate * self.layout.world_size)
+        mean = statistics.median(run.known_figures[MEAN] for run in self.runs)
+        if all(abs(implied / each - 1) > _ROUNDING for each in (mean, self.metrics.step_seconds)):
+            raise ValueError(
+                f"metrics disagree: at {rate:g} tokens/s/p a step takes {implied:.4g} s, and the runs' steps took "
+                f"{mean:.4g} s on average"
+            )
+
+    @property
+    def known_steps(self) -> int | None:
+        """Of each run, from the first; None where that is not known, or not the same of all."""
+        found = {run.steps for run in self.runs}
+        return self.steps or (found.pop() if len(found) == 1 else None)
 
     @property
     def parity_tolerances_percent(self) -> Mapping[str, float]:
@@ -249,6 +236,10 @@ class Baseline(Strict):
         found = [f"{key} {ours} (baseline {theirs})" for key, ours, theirs in pairs if theirs not in (None, ours)]
         if abs(record.work.parameters_total / self.parameters_total - 1) > _SAME_SIZE:
             found.append(f"parameters_total {record.work.parameters_total} (baseline {self.parameters_total})")
+        if self.known_steps not in (None, len(record.steps)):
+            found.append(f"steps {len(record.steps)} (baseline {self.known_steps})")
+        elif self.step_interval is not None and interval_of(record) != self.step_interval:
+            found.append(f"steps from sample to sample {interval_of(record)} (baseline {self.step_interval})")
         if record.device.kind not in self.device.kinds:
             found.append(f"device.kind {record.device.kind} (baseline {' or '.join(self.device.kinds)})")
         elif not self.device.accepts(record.device.name):
@@ -257,9 +248,10 @@ class Baseline(Strict):
         return (*found, *software)
 
 
-def _is_ratio(name: str) -> bool:
-    metric = metric_of(name)
-    return metric is not None and metric.scale == "ratio"
+def interval_of(record: Record) -> int:
+    """How many steps each sample stands for: more than one only in ingested logs."""
+    numbers = [step.step for step in record.steps]
+    return round((numbers[-1] - numbers[0]) / (len(numbers) - 1)) if len(numbers) > 1 else 1
 
 
 def _check_alike(name: str, values: Sequence[float]) -> None:
@@ -322,8 +314,9 @@ def recorded_baseline(
             raise ValueError(f"record {record.id} is void ({record.void_reasons[0]}) and cannot be a baseline")
         if other := software_differences(record.software, first.software, "first"):
             raise ValueError(f"record {record.id} differs from the first in {other[0]}")
-    runs = [_recorded_run(record) for record in records]
+    runs = [recorded_run(record) for record in records]
     step_seconds = statistics.median(statistics.median(run.steady_step_seconds) for run in runs)
+    mean_seconds = statistics.median(run.known_figures[MEAN] for run in runs)
     baseline = Baseline(
         label=_label(records),
         kind="recorded",
@@ -334,10 +327,12 @@ def recorded_baseline(
         global_batch=first.work.global_batch,
         parameters_total=first.work.parameters_total,
         dtype=first.device.dtype,
+        steps=len(first.steps),
+        step_interval=interval_of(first),
         layout=LayoutKey.model_validate(first.layout.model_dump()),
         device=DeviceKey(kinds=[first.device.kind], name=first.device.name, match="exact"),
         metrics=Metrics(
-            tokens_per_second_per_processor=first.work.tokens_per_step / step_seconds / first.layout.world_size,
+            tokens_per_second_per_processor=first.work.tokens_per_step / mean_seconds / first.layout.world_size,
             step_seconds=step_seconds,
         ),
         software=first.software,
@@ -369,19 +364,3 @@ def other_versions(ours: Mapping[str, str], theirs: Mapping[str, str]) -> list[t
     """(package, version of ours, of theirs) where they differ; "absent" where one side has none."""
     pairs = [(name, ours.get(name, "absent"), theirs.get(name, "absent")) for name in sorted({*theirs, *ours})]
     return [(name, mine, its) for name, mine, its in pairs if mine != its]
-
-
-def _recorded_run(record: Record) -> RecordedRun:
-    summary = summarise(record)
-    return RecordedRun(
-        record_id=record.id,
-        created_at=record.created_at,
-        commit=record.commit,
-        software=record.software,
-        environment=record.environment,
-        warmup_steps=summary.steady_from,
-        steady_step_seconds=list(summary.step_seconds[summary.steady_from :]),
-        figures=figures_of(summary),
-        losses=[step.loss for step in record.steps],
-        grad_norms=[step.grad_norm for step in record.steps],
-    )

@@ -1,43 +1,38 @@
 """Are runs slower than the baseline's, and how certain is that? Run medians in, a judgement and its error rates out.
 
-The unit is the run, not the step: steps of one run depend on one another. Times are compared as logarithms, so that a
-change is a ratio, with the pooled between-run variance of both sides (Student's t, as in the prediction interval of
-Hahn and Meeker, "Statistical Intervals", for a single new run). Pure functions, no torch.
+Figures of two sides' runs make a difference with an error (bench.judge.difference); all that is judged together shares
+one error (bench.judge.multiplicity). For a single new run within one session this is the classic prediction interval of
+Hahn and Meeker, "Statistical Intervals". Pure functions, no torch.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, TypeVar
+from typing import Generic, Literal, TypeVar
 
-import numpy as np
-import numpy.typing as npt
 from scipy import optimize, special
 from scipy import stats as distributions
 
-MIN_BASELINE_RUNS = 5
-MIN_PAIRS = 3
+from bench.judge.difference import Comparison, Difference, Error, difference
+from bench.judge.multiplicity import Asked, Rejection, rejections
+
 # Runs of ours below which nothing fails or improves, however far off: on recorded noise one run that met a burst of
 # other work failed 5 to 7 % of the time where 1 % was stated, three runs did not (docs/baselines.md).
 MIN_RUNS_TO_DECIDE = 3
 FAMILY_ERROR = 0.01  # of all that one suite judges: the chance that any equal metric fails, or any improves
-FLOOR_PERCENT = 1.0  # a smaller change is of no practical interest, however sure it is
-LIMIT_PERCENT = 100 * 5 / 95  # of step seconds: 5 % fewer tokens a second
 # A suite that may ask for more runs is judged in two stages: the first at this share of the error, the second, on all
 # runs together, at the rest. Both together are wrong at most as often as one judgement at the whole error.
 FIRST_STAGE_SHARE = 0.2
 FIRST_STAGE_ERROR = FAMILY_ERROR * FIRST_STAGE_SHARE
 SECOND_STAGE_ERROR = FAMILY_ERROR * (1 - FIRST_STAGE_SHARE)
 POWER = 0.95  # of the smallest change that is called visible
-# Two runs can be equal by chance, or to the clock's last digit: below this spread nothing is known to be quieter.
-_LEAST_SPREAD = 1e-4
 
 MetricState = Literal["pass", "fail", "improved", "inconclusive"]
-Key = TypeVar("Key")
+Key = TypeVar("Key", bound=Hashable)
 
 
 @dataclass(frozen=True)
@@ -50,44 +45,23 @@ class Evidence:
     visible_percent: float  # the smallest slowdown that this many runs show with power 95 % at alpha
     worse_p: float
     better_p: float
-    spread_percent: float  # between runs, one standard deviation
+    spread_percent: float  # between runs of one session, one standard deviation
     runs: tuple[int, int]  # baseline's, ours
+    session_percent: float | None = None  # between sessions, one standard deviation; None within one session
+    is_session_known: bool = False  # from the baseline's own sessions; else assumed
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """A metric's state and the alpha at which Holm's procedure tested it."""
+    """A metric's state and the alpha at which it was tested.
+
+    `is_suspicion`: within one session the change would be significant, but the level of a session can explain it.
+    """
 
     state: MetricState
     evidence: Evidence
     alpha: float
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """One metric's figures, one a run, of two sides; better when smaller.
-
-    `whole` None: figures are positive and a change is a ratio. Else figures are parts of `whole`, as seconds of a step
-    are, and a change is a share of it. Paired runs were taken side by side, the first with the first.
-    """
-
-    before: Sequence[float]
-    after: Sequence[float]
-    whole: float | None = None
-    weight: float = 1.0  # of the family's error
-    limit_percent: float = LIMIT_PERCENT  # a slowdown that must be ruled out
-    floor_percent: float = FLOOR_PERCENT  # a smaller change does not matter, however sure
-    is_paired: bool = False
-
-
-@dataclass(frozen=True)
-class _Difference:
-    """A change on the scale that is tested, its standard error and degrees of freedom."""
-
-    change: float
-    error: float
-    freedom: int
-    spread: float
+    is_suspicion: bool = False
 
 
 def weigh(comparison: Comparison, alpha: float = FAMILY_ERROR) -> Evidence:
@@ -96,17 +70,25 @@ def weigh(comparison: Comparison, alpha: float = FAMILY_ERROR) -> Evidence:
     Raises:
         ValueError: too few runs for a between-run variance, or a figure that cannot be one.
     """
-    units, found = _units(comparison), _difference(comparison)
-    critical, visible = _critical(_two_digits(alpha), found.freedom)
+    return _evidence(comparison, difference(comparison), alpha)
+
+
+def _evidence(comparison: Comparison, found: Difference, alpha: float) -> Evidence:
+    units = _units(comparison)
+    critical, visible = _critical(_two_digits(alpha), _one_decimal(found.error.freedom))
+    reach = critical * found.error.size + found.resolution
+    across = comparison.is_across_sessions
     return Evidence(
         change_percent=units(found.change),
-        low_percent=units(found.change - critical * found.error),
-        high_percent=units(found.change + critical * found.error),
-        visible_percent=units(visible * found.error),
-        worse_p=float(distributions.t.sf(found.change / found.error, found.freedom)),
-        better_p=float(distributions.t.cdf(found.change / found.error, found.freedom)),
+        low_percent=units(found.change - reach),
+        high_percent=units(found.change + reach),
+        visible_percent=units(visible * found.error.size + found.resolution),
+        worse_p=_p_value(found.change, found.error, found.resolution),
+        better_p=_p_value(-found.change, found.error, found.resolution),
         spread_percent=units(found.spread),
         runs=(len(comparison.before), len(comparison.after)),
+        session_percent=units(found.session_spread) if across else None,
+        is_session_known=found.is_session_spread_known,
     )
 
 
@@ -115,64 +97,75 @@ def _units(comparison: Comparison) -> Callable[[float], float]:
     return _ratio_percent if comparison.whole is None else _share_percent
 
 
-def _difference(comparison: Comparison) -> _Difference:
-    _check(comparison)
-    before, after = (_scaled(side, comparison.whole) for side in (comparison.before, comparison.after))
-    return _paired(before, after) if comparison.is_paired else _unpaired(before, after)
-
-
-def _check(comparison: Comparison) -> None:
-    before, after = comparison.before, comparison.after
-    least = (MIN_PAIRS, MIN_PAIRS) if comparison.is_paired else (MIN_BASELINE_RUNS, 1)
-    if len(before) < least[0] or len(after) < least[1]:
-        raise ValueError(
-            f"{len(before)} baseline runs and {len(after)} of ours: at least {least[0]} and {least[1]} are needed"
-        )
-    if comparison.is_paired and len(before) != len(after):
-        raise ValueError(f"{len(before)} runs of one revision and {len(after)} of the other do not make pairs")
-    lowest = 0.0 if comparison.whole is None else -math.inf
-    if not all(math.isfinite(value) and value > lowest for value in (*before, *after)):
-        raise ValueError("a run's figure is not a positive number")
-
-
-def _scaled(values: Sequence[float], whole: float | None) -> npt.NDArray[np.float64]:
-    figures = np.asarray(values, dtype=np.float64)
-    return np.asarray(np.log(figures) if whole is None else figures / whole)
-
-
-def _unpaired(before: npt.NDArray[np.float64], after: npt.NDArray[np.float64]) -> _Difference:
-    freedom = len(before) + len(after) - 2
-    squares = float(((before - before.mean()) ** 2).sum() + ((after - after.mean()) ** 2).sum())
-    spread = max(math.sqrt(squares / freedom), _LEAST_SPREAD)
-    error = spread * math.sqrt(1 / len(before) + 1 / len(after))
-    return _Difference(float(after.mean() - before.mean()), error, freedom, spread)
-
-
-def _paired(before: npt.NDArray[np.float64], after: npt.NDArray[np.float64]) -> _Difference:
-    changes = after - before
-    spread = max(float(changes.std(ddof=1)), _LEAST_SPREAD)
-    return _Difference(float(changes.mean()), spread / math.sqrt(len(changes)), len(changes) - 1, spread)
+def _p_value(change: float, error: Error, resolution: float) -> float:
+    """Of a change that is larger than the clock's tick can make it."""
+    t = (change - resolution) / error.size
+    # Beyond 1e10 degrees of freedom Student's t is the normal distribution to the last digit.
+    return float(special.ndtr(-t) if error.freedom > 1e10 else special.stdtr(error.freedom, -t))
 
 
 def decide(family: Mapping[Key, Comparison], family_error: float = FAMILY_ERROR) -> dict[Key, Judgement]:
     """Judge a family of metrics, each with its own evidence.
 
-    A metric fails if it is significantly worse, and by more than its floor. Holm's weighted step-down procedure keeps
-    the chance that any metric of the family fails without cause at `family_error`, however they depend on each other.
+    A metric fails if it is significantly worse, and by more than its floor. The chance that any question of the family
+    (a metric, or a group of them) fails without cause is at most `family_error`, however they depend on each other.
     Improving works the same way. Both need three runs of ours; fewer are inconclusive. Otherwise the metric passes if a
     slowdown of its limit can be ruled out, and is inconclusive if not.
     """
-    weighed = {name: weigh(each) for name, each in family.items()}
-    weights = {name: each.weight for name, each in family.items()}
-    alphas = _holm({name: each.worse_p for name, each in weighed.items()}, weights, family_error)
-    better = _holm({name: each.better_p for name, each in weighed.items()}, weights, family_error)
-    found = {}
-    for name, comparison in family.items():
-        is_worse, alpha = alphas[name]
-        evidence = weigh(comparison, alpha=alpha)
-        state = _state(comparison, evidence.change_percent, evidence.high_percent, is_worse, better[name][0])
-        found[name] = Judgement(state, evidence, alpha)
-    return found
+    judged = _Family(family, family_error)
+    return {
+        name: Judgement(
+            state=judged.state(name),
+            evidence=_evidence(comparison, judged.differences[name], judged.worse[name].alpha),
+            alpha=judged.worse[name].alpha,
+            is_suspicion=judged.is_suspicion(name),
+        )
+        for name, comparison in family.items()
+    }
+
+
+def states(family: Mapping[Key, Comparison], family_error: float = FAMILY_ERROR) -> dict[Key, MetricState]:
+    """The states of `decide` alone, many times as fast: for replays of a hundred thousand judgements."""
+    judged = _Family(family, family_error)
+    return {name: judged.state(name) for name in family}
+
+
+class _Family(Generic[Key]):
+    """The metrics that are judged together: their differences, and what each is tested at."""
+
+    def __init__(self, family: Mapping[Key, Comparison], family_error: float) -> None:
+        self.comparisons = family
+        self.differences = {name: difference(each) for name, each in family.items()}
+        self.worse = self._tested(1, family_error)
+        self.better = self._tested(-1, family_error)
+
+    def _tested(self, sign: int, family_error: float) -> dict[Key, Rejection]:
+        asked = {
+            name: Asked(
+                _p_value(sign * found.change, found.error, found.resolution),
+                name if self.comparisons[name].group is None else self.comparisons[name].group,
+                self.comparisons[name].weight,
+            )
+            for name, found in self.differences.items()
+        }
+        return rejections(asked, family_error)
+
+    def state(self, name: Key) -> MetricState:
+        comparison, found = self.comparisons[name], self.differences[name]
+        units, alpha = _units(comparison), self.worse[name].alpha
+        critical = _critical(_two_digits(alpha), _one_decimal(found.error.freedom))[0]
+        high_percent = units(found.change + critical * found.error.size + found.resolution)
+        return _state(
+            comparison, units(found.change), high_percent, self.worse[name].is_rejected, self.better[name].is_rejected
+        )
+
+    def is_suspicion(self, name: Key) -> bool:
+        """Whether only the level of a session keeps a slowdown from being significant."""
+        comparison, found = self.comparisons[name], self.differences[name]
+        if found.within is None or self.worse[name].is_rejected:
+            return False
+        p_value = _p_value(found.change, found.within, found.resolution)
+        return p_value <= self.worse[name].alpha and _units(comparison)(found.change) > comparison.floor_percent
 
 
 def _state(
@@ -189,38 +182,31 @@ def _state(
     return decided if len(comparison.after) >= MIN_RUNS_TO_DECIDE else "inconclusive"
 
 
-def _holm(
-    p_values: Mapping[Key, float], weights: Mapping[Key, float], family_error: float
-) -> dict[Key, tuple[bool, float]]:
-    """By name: (rejected, the alpha that it was tested at).
-
-    Holm (1979), with weights: the smallest p over weight first, each at its share of the error among those left.
-    """
-    order = sorted(p_values, key=lambda name: p_values[name] / weights[name])
-    result, going, left = {}, True, math.fsum(weights.values())
-    for name in order:
-        alpha = family_error * min(1.0, weights[name] / max(left, weights[name]))
-        going = going and p_values[name] <= alpha
-        result[name] = (going, alpha)
-        left -= weights[name]
-    return result
-
-
 def _two_digits(alpha: float) -> float:
     """Rounded down, so that the intervals of a thousand metrics share a few hundred solutions."""
     unit = 10.0 ** (math.floor(math.log10(alpha)) - 1)
     return float(f"{math.floor(alpha / unit * (1 + 1e-9)) * unit:.1e}")
 
 
+def _one_decimal(freedom: float) -> float:
+    """Rounded down, for the same reason; above a thousand Student's t is normal in all digits that are shown."""
+    return math.floor(10 * freedom) / 10 if freedom < 1000 else 1000.0
+
+
+def visible_errors(alpha: float, freedom: float) -> float:
+    """The smallest change that is found with POWER at alpha, in standard errors."""
+    return _critical(_two_digits(alpha), _one_decimal(freedom))[1]
+
+
 @functools.lru_cache(maxsize=4096)
-def _critical(alpha: float, freedom: int) -> tuple[float, float]:
+def _critical(alpha: float, freedom: float) -> tuple[float, float]:
     """(t beyond which alpha lies, standard errors of a change that is found with POWER): in units of the error."""
     critical = float(distributions.t.isf(alpha, freedom))
     power_lacks = partial(_lacking_power, critical, freedom)
     return critical, float(optimize.brentq(power_lacks, 0.0, 4 * critical + 20.0, xtol=1e-6))
 
 
-def _lacking_power(critical: float, freedom: int, noncentrality: float) -> float:
+def _lacking_power(critical: float, freedom: float, noncentrality: float) -> float:
     return POWER - float(distributions.nct.sf(critical, freedom, noncentrality))
 
 
@@ -230,25 +216,3 @@ def _ratio_percent(logarithm: float) -> float:
 
 def _share_percent(share: float) -> float:
     return 100 * share
-
-
-def states(family: Mapping[Key, Comparison], family_error: float = FAMILY_ERROR) -> dict[Key, MetricState]:
-    """The states of `decide` alone, many times as fast: for replays of a hundred thousand judgements."""
-    differences = {name: _difference(each) for name, each in family.items()}
-    weights = {name: each.weight for name, each in family.items()}
-    worse_p = {name: _upper_tail(each.change / each.error, each.freedom) for name, each in differences.items()}
-    better_p = {name: _upper_tail(-each.change / each.error, each.freedom) for name, each in differences.items()}
-    worse, better = (_holm(p_values, weights, family_error) for p_values in (worse_p, better_p))
-    return {
-        name: _state(each, *_change_and_high(each, differences[name], worse[name][1]), worse[name][0], better[name][0])
-        for name, each in family.items()
-    }
-
-
-def _change_and_high(comparison: Comparison, found: _Difference, alpha: float) -> tuple[float, float]:
-    units, critical = _units(comparison), _critical(_two_digits(alpha), found.freedom)[0]
-    return units(found.change), units(found.change + critical * found.error)
-
-
-def _upper_tail(t: float, freedom: int) -> float:
-    return float(special.stdtr(freedom, -t))

@@ -13,14 +13,18 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from bench.judge.attribution import Attribution, attribute
 from bench.judge.baseline import Baseline
-from bench.judge.evidence import FAMILY_ERROR, MIN_BASELINE_RUNS, Comparison, Judgement, decide
-from bench.judge.metrics import RATE, STEP, family, figures_of
+from bench.judge.difference import MIN_BASELINE_RUNS, Comparison
+from bench.judge.evidence import FAMILY_ERROR, Judgement, decide
+from bench.judge.metrics import MEAN, RATE, SPEED, STEP, Sessions, family, figures_of, speed_figures
+from bench.judge.recorded_run import run_seconds
+from bench.judge.remedy import Remedy, remedy_of
 from bench.judge.rule import RowState, deciding
-from bench.judge.stats import summarise
+from bench.judge.sessions import assumed_spread, labels, stamp_of
+from bench.judge.stats import Summary, summarise
 from bench.judge.verdict import Refusal, Row, Verdict
 from bench.judge.void import why_invalid, why_learning_differs, why_void
 from bench.judge.words import verdict_sentence, why_no_baseline
@@ -28,22 +32,36 @@ from bench.records.record import Record
 
 
 def judge(
-    records: Record | Sequence[Record], baselines: Sequence[Baseline], family_error: float = FAMILY_ERROR
+    records: Record | Sequence[Record],
+    baselines: Sequence[Baseline],
+    family_error: float = FAMILY_ERROR,
+    session_percent: float | None = None,
 ) -> Verdict:
     """Judge the runs of one case against every baseline with the same key."""
-    return judge_suite([[records] if isinstance(records, Record) else records], baselines, family_error)[0]
+    return judge_suite(
+        [[records] if isinstance(records, Record) else records], baselines, family_error, session_percent
+    )[0]
 
 
 def judge_suite(
-    groups: Sequence[Sequence[Record]], baselines: Sequence[Baseline], family_error: float = FAMILY_ERROR
+    groups: Sequence[Sequence[Record]],
+    baselines: Sequence[Baseline],
+    family_error: float = FAMILY_ERROR,
+    session_percent: float | None = None,
 ) -> list[Verdict]:
-    """Judge several cases, each by its runs: all their metrics are one family, which errs at most `family_error`."""
-    cases = [_prepare(list(runs), baselines) for runs in groups]
+    """Judge several cases, each by its runs: all their metrics are one family, which errs at most `family_error`.
+
+    `session_percent` is the level between sessions, one standard deviation, that is assumed of a baseline of too few
+    sessions to know its own; None: bench.judge.sessions.ASSUMED_PERCENT of the device's kind.
+    """
+    cases = [_prepare(list(runs), baselines, session_percent) for runs in groups]
     tests = {
-        (index, baseline.label, metric): comparison
+        (index, baseline.label, metric): replace(
+            comparison, group=None if comparison.group is None else (index, baseline.label, comparison.group)
+        )
         for index, case in enumerate(cases)
         for baseline in case.weighed
-        for metric, comparison in _comparisons(baseline, case).items()
+        for metric, comparison in case.comparisons[baseline.label].items()
     }
     judged = decide(tests, family_error)
     return [
@@ -62,11 +80,8 @@ class _Case:
     figures: list[dict[str, float]]
     matched: list[Baseline]
     refusals: tuple[Refusal, ...]
-
-    @property
-    def step_seconds(self) -> float:
-        first = self.runs[0]
-        return first.work.tokens_per_step / self.tokens_rate / first.layout.world_size
+    step_seconds: float = 0.0
+    comparisons: Mapping[str, dict[str, Comparison]] = field(default_factory=dict)  # by label of the weighed baselines
 
     @property
     def weighed(self) -> list[Baseline]:
@@ -78,7 +93,7 @@ class _Case:
         return text + (f", the median of {len(self.runs)} runs," if len(self.runs) > 1 else "")
 
 
-def _prepare(runs: list[Record], baselines: Sequence[Baseline]) -> _Case:
+def _prepare(runs: list[Record], baselines: Sequence[Baseline], session_percent: float | None) -> _Case:
     _require_one_case(runs)
     first = runs[0]
     if void := next((reason for run in runs if (reason := why_invalid(run))), None):
@@ -92,9 +107,11 @@ def _prepare(runs: list[Record], baselines: Sequence[Baseline]) -> _Case:
     ]
     differences = [(baseline, baseline.differences(first)) for baseline in related]
     matched = [baseline for baseline, found in differences if not found]
+    void = void or why_learning_differs(runs, matched)
+    weighed = [baseline for baseline in matched if void is None and _is_weighed(baseline)]
     return _Case(
         runs=runs,
-        void=void or why_learning_differs(runs, matched),
+        void=void,
         tokens_rate=statistics.median(each.tokens_per_second_per_processor for each in summaries),
         figures=[figures_of(each) for each in summaries],
         matched=matched,
@@ -102,6 +119,8 @@ def _prepare(runs: list[Record], baselines: Sequence[Baseline]) -> _Case:
             *(Refusal(each.label, why, is_shown=True) for each in matched if (why := each.why_only_shown(first))),
             *(Refusal(baseline.label, found) for baseline, found in differences if found),
         ),
+        step_seconds=statistics.median(each.median_step_seconds for each in summaries),
+        comparisons={each.label: _comparisons(each, runs, summaries, session_percent) for each in weighed},
     )
 
 
@@ -162,11 +181,25 @@ def _limits(baseline: Baseline) -> tuple[float, float]:
     return 100 * tolerance / (100 - tolerance), 100 * tolerance / (100 + tolerance)
 
 
-def _comparisons(baseline: Baseline, case: _Case) -> dict[str, Comparison]:
-    theirs = [run.known_figures for run in baseline.runs]
+def _comparisons(
+    baseline: Baseline, runs: Sequence[Record], summaries: Sequence[Summary], session_percent: float | None
+) -> dict[str, Comparison]:
+    """Both sides without the same first steps: the longest warm-up of all runs."""
+    cut = max([run.warmup_steps for run in baseline.runs] + [each.steady_from for each in summaries])
+    theirs = [
+        {**run.known_figures, **speed_figures(run.steady_step_seconds[cut - run.warmup_steps :])}
+        for run in baseline.runs
+    ]
+    ours = [{**figures_of(each), **speed_figures(each.step_seconds[cut:])} for each in summaries]
+    stamps = labels([*map(stamp_of, baseline.runs), *map(stamp_of, runs)])
+    sessions = Sessions(
+        before=stamps[: len(baseline.runs)],
+        after=stamps[len(baseline.runs) :],
+        spread=assumed_spread(runs[0].device.kind, session_percent),
+    )
     return {
         name: replace(each, limit_percent=_limits(baseline)[0], floor_percent=baseline.floor_percent)
-        for name, each in family(theirs, case.figures).items()
+        for name, each in family(theirs, ours, sessions=sessions).items()
     }
 
 
@@ -186,11 +219,11 @@ def _rows(baseline: Baseline, case: _Case, judged: Mapping[tuple[str, str], Judg
 
 
 def _weighed_rows(baseline: Baseline, case: _Case, judged: Mapping[str, Judgement]) -> list[Row]:
-    """tokens/s/p and s/step say the same of a run, so they are one test and get one state."""
+    """tokens/s/p is the test of the mean step: lost throughput is lost."""
     longest = _limits(baseline)[0]
-    sides = _comparisons(baseline, case)
+    sides = case.comparisons[baseline.label]
     figures = [
-        (RATE, STEP, case.tokens_rate, baseline.metrics.tokens_per_second_per_processor, -baseline.tolerance_percent),
+        (RATE, MEAN, case.tokens_rate, baseline.metrics.tokens_per_second_per_processor, -baseline.tolerance_percent),
         (STEP, STEP, case.step_seconds, baseline.metrics.step_seconds, longest),
         *(
             (name, name, statistics.median(side.after), statistics.median(side.before), longest)
@@ -203,15 +236,27 @@ def _weighed_rows(baseline: Baseline, case: _Case, judged: Mapping[str, Judgemen
             metric=metric,
             measured=measured,
             baseline=stored,
-            change_percent=100 * (measured / stored - 1) if tested == STEP else judged[tested].evidence.change_percent,
+            change_percent=100 * (measured / stored - 1)
+            if metric in (RATE, STEP)
+            else judged[tested].evidence.change_percent,
             limit_percent=limit,
             state=judged[tested].state,
             label=baseline.label,
             source=baseline.source,
             evidence=judged[tested].evidence,
+            remedy=_remedy(baseline, case, sides[tested], judged[tested]),
         )
         for metric, tested, measured, stored, limit in figures
     ]
+
+
+def _remedy(baseline: Baseline, case: _Case, comparison: Comparison, judgement: Judgement) -> Remedy | None:
+    if judgement.state != "inconclusive":
+        return None
+    base = baseline.runs[0].commit
+    seconds = [run_seconds(run) for run in case.runs]
+    sha = None if base.dirty else base.sha
+    return remedy_of(comparison, judgement.alpha, judgement.is_suspicion, case.runs[0].case, sha, seconds)
 
 
 def _row(
@@ -243,6 +288,8 @@ def _conclude(case: _Case, judged: Mapping[tuple[str, str], Judgement]) -> Verdi
         sentence = f"NO BASELINE: {record.case} ran at {case.measured} on {record.device.name}; {why}"
         return Verdict("no_baseline", record.case, sentence, rows, case.refusals)
     worst, state = rows[found[0]], found[1]
+    if state == "inconclusive":  # a suspicion says more than a lack of runs
+        worst = next((row for row in rows if row.metric in SPEED and row.remedy and row.remedy.is_suspicion), worst)
     attribution = _attribution(case, worst)
     sentence = verdict_sentence(record, rows, worst, case.measured)
     if attribution is not None and attribution.sentence:

@@ -1,18 +1,22 @@
 """What is judged of a run: one number a metric, its scale, and its share of the error that a judgement may make.
 
 A run's figures are a flat dict by name, so that a baseline can store them as text and a later metric needs no new
-schema. Smaller is better in all of them; tokens/s/p is the same test as the time of a step.
+schema. Smaller is better in all of them. Speed is one question asked in three ways: the median step, the mean step
+(lost throughput is lost, so tokens/s/p is the same test) and the lower quartile (a step that nothing disturbed, which
+bursts of other work leave alone).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
-from bench.judge.evidence import Comparison
+from bench.judge.clock import mean_tick_seconds, tick_seconds
+from bench.judge.difference import Comparison
 from bench.judge.stats import Summary
 
 # "ratio": the change is relative to the figure itself. "of a step": seconds, as a share of the baseline's step, so
@@ -20,12 +24,18 @@ from bench.judge.stats import Summary
 Scale = Literal["ratio", "of a step"]
 
 STEP = "step_seconds"
-RATE = "tokens_per_second_per_processor"  # the same test as the time of a step, so it is no metric of its own
+MEAN = "mean_step_seconds"
+QUARTILE = "lower_quartile_step_seconds"
+SPEED = (STEP, MEAN, QUARTILE)
+RATE = "tokens_per_second_per_processor"  # the same test as the mean step, so it is no metric of its own
+TICK, MEAN_TICK = "clock_tick_seconds", "mean_clock_tick_seconds"  # where the step times show one
 PHASE = "phase_seconds."
 COLLECTIVE = "collective_seconds."
 MODULE = "module_seconds."
-# The time of a step decides first: it gets nine tenths of the error, all other metrics share the tenth.
-STEP_WEIGHT = 0.9
+# Speed decides first: it gets nine tenths of the error, all other metrics share the tenth.
+SPEED_WEIGHT = 0.9
+# A session has its own level of time. What a job needs of memory it needs in every session.
+_SAME_IN_EVERY_SESSION = ("peak_bytes",)
 
 
 @dataclass(frozen=True)
@@ -39,7 +49,8 @@ class Metric:
 
 _METRICS = {
     STEP: Metric(STEP, "s/step", "ratio"),
-    "mean_step_seconds": Metric("mean_step_seconds", "mean s/step", "ratio"),  # sees what only some steps pay
+    MEAN: Metric(MEAN, "mean s/step", "ratio"),  # sees what only some steps pay
+    QUARTILE: Metric(QUARTILE, "lower quartile of s/step", "ratio"),
     "peak_bytes": Metric("peak_bytes", "peak memory", "ratio"),
     "skew_seconds": Metric("skew_seconds", "skew between ranks", "of a step"),
 }
@@ -54,11 +65,7 @@ def metric_of(name: str) -> Metric | None:
 
 def figures_of(summary: Summary) -> dict[str, float]:
     """Every figure of a run by name: those that are judged, and those that say where a change comes from."""
-    found = {
-        STEP: summary.median_step_seconds,
-        "mean_step_seconds": summary.mean_step_seconds,
-        "skew_seconds": summary.skew_seconds,
-    }
+    found = speed_figures(summary.step_seconds[summary.steady_from :]) | {"skew_seconds": summary.skew_seconds}
     if summary.peak.max_bytes:  # of an ingested log it may not be known
         found["peak_bytes"] = float(summary.peak.max_bytes)
     found |= {PHASE + name: seconds for name, seconds in summary.phase_seconds.items()}
@@ -70,21 +77,56 @@ def figures_of(summary: Summary) -> dict[str, float]:
     return found
 
 
+def speed_figures(steady_seconds: Sequence[float]) -> dict[str, float]:
+    """The figures of speed of a run's steady steps, and the clock's tick where they show one."""
+    quartile, median = np.percentile(steady_seconds, [25, 50]).tolist()
+    found = {STEP: median, MEAN: float(np.mean(steady_seconds)), QUARTILE: quartile}
+    tick = tick_seconds(steady_seconds)
+    ticks = {TICK: tick, MEAN_TICK: mean_tick_seconds(steady_seconds, tick)}
+    return found | {name: value for name, value in ticks.items() if value}
+
+
+@dataclass(frozen=True)
+class Sessions:
+    """The session of each run of two sides, and the level between sessions that is assumed (0.01 is 1 %)."""
+
+    before: Sequence[str]
+    after: Sequence[str]
+    spread: float
+
+
 def family(
-    before: Sequence[Mapping[str, float]], after: Sequence[Mapping[str, float]], *, is_paired: bool = False
+    before: Sequence[Mapping[str, float]],
+    after: Sequence[Mapping[str, float]],
+    *,
+    is_paired: bool = False,
+    sessions: Sessions | None = None,
 ) -> dict[str, Comparison]:
     """The comparisons of two sides' runs, for each metric that every run of both sides has."""
     names = [name for name in before[0] if metric_of(name) and all(name in run for run in (*before, *after))]
     step = float(np.median([run[STEP] for run in before]))
-    others = max(1, len(names) - 1)
+    speed = sum(name in SPEED for name in names)
+    others = max(1, len(names) - speed)
     return {
         name: Comparison(
             before=[run[name] for run in before],
             after=[run[name] for run in after],
             whole=None if metric.scale == "ratio" else step,
-            weight=STEP_WEIGHT if name == STEP else (1 - STEP_WEIGHT) / others,
+            weight=SPEED_WEIGHT / speed if name in SPEED else (1 - SPEED_WEIGHT) / others,
             is_paired=is_paired,
+            sessions=None if sessions is None else (sessions.before, sessions.after),
+            session_spread=0.0 if sessions is None or name in _SAME_IN_EVERY_SESSION else sessions.spread,
+            resolution=_resolution(name, step, (*before, *after)),
+            group="speed" if name in SPEED else None,
         )
         for name in names
         if (metric := metric_of(name)) is not None
     }
+
+
+def _resolution(name: str, step: float, runs: Sequence[Mapping[str, float]]) -> float:
+    """What the clock's tick is of a step, as a logarithm: the two sides may be so far apart and show the same."""
+    if name not in SPEED:
+        return 0.0
+    tick = max(run.get(MEAN_TICK if name == MEAN else TICK, 0.0) for run in runs)
+    return math.log1p(tick / step)

@@ -49,7 +49,10 @@ class PeakMemory:
 
 @dataclass(frozen=True)
 class Summary:
-    """The figures of one record. Seconds and rates are over the `steady_steps` from `steady_from` on."""
+    """The figures of one record. Seconds and rates are over the `steady_steps` from `steady_from` on.
+
+    Rates (tokens/s/p, TFLOP/s, MFU) are by the mean step: what only some steps lose is lost all the same.
+    """
 
     step_seconds: tuple[float, ...]
     steady_from: int
@@ -93,7 +96,7 @@ def summarise(record: Record) -> Summary:
     middle_S = np.median(seconds_RS, axis=0)[steady]
     p5, median, p95 = np.percentile(steady_S, [5, 50, 95]).tolist()
     mean = float(steady_S.mean())
-    flops_per_second = record.work.model_flops_per_step / median / record.layout.world_size
+    flops_per_second = record.work.model_flops_per_step / mean / record.layout.world_size
     peak_flops = record.device.peak_flops_per_second
     phases, coverage = _phases(record, seconds_RS, steady)
     return Summary(
@@ -106,7 +109,7 @@ def summarise(record: Record) -> Summary:
         p5_step_seconds=p5,
         p95_step_seconds=p95,
         cv=float(steady_S.std(ddof=1) / mean) if len(steady_S) > 1 else 0.0,
-        tokens_per_second_per_processor=record.work.tokens_per_step / median / record.layout.world_size,
+        tokens_per_second_per_processor=record.work.tokens_per_step / mean / record.layout.world_size,
         tflops_per_second_per_processor=flops_per_second / 1e12,
         mfu=None if peak_flops is None else flops_per_second / peak_flops,
         skew=float(np.median(steady_S / middle_S)) - 1.0,

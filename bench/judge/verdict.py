@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from bench.judge.attribution import Attribution
 from bench.judge.evidence import Evidence
+from bench.judge.remedy import Remedy
 from bench.judge.rule import RowState, VerdictState, exit_code_of
 
 
@@ -25,6 +26,7 @@ class Row:
     label: str
     source: str
     evidence: Evidence | None = None
+    remedy: Remedy | None = None  # where it is inconclusive
 
 
 @dataclass(frozen=True)

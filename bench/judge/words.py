@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Literal
 
 from bench.judge.evidence import FAMILY_ERROR, MIN_RUNS_TO_DECIDE, Evidence, MetricState
-from bench.judge.metrics import RATE, STEP, metric_of
+from bench.judge.metrics import MEAN, RATE, STEP, metric_of
 from bench.judge.verdict import Refusal, Row
 from bench.records.record import Record
 
@@ -76,7 +76,7 @@ def ending(state: MetricState, evidence: Evidence, units: Literal["runs", "pairs
         "improved": improved or _ENOUGH,
         "pass": f"a slowdown of {visible} would have been detected",
         "inconclusive": (
-            f"{units} vary by {evidence.spread_percent:.1f} %, so only a slowdown of {visible} or more is detected "
+            f"{units} vary by {evidence.spread_percent:.1f} %, and only a slowdown of {visible} or more is detected "
             f"reliably; {remedy}"
         ),
     }[state]
@@ -89,7 +89,7 @@ def verdict_sentence(record: Record, rows: tuple[Row, ...], worst: Row, measured
     )
     figures = f"{measured} against {rate.baseline:,.7g} ({seconds.baseline:.4g}) of {worst.label}"
     if worst.evidence is not None and worst.state != "compared":
-        return _weighed_sentence(record.case, worst.metric, worst.state, worst.evidence, figures)
+        return _weighed_sentence(record.case, worst, worst.state, worst.evidence, figures)
     percent = rate.change_percent
     moved = f"{abs(percent):.1f} % {'faster' if percent > 0 else 'slower'} than its baseline"
     limit = f"the limit is {abs(rate.limit_percent or 0):g} %"
@@ -98,16 +98,25 @@ def verdict_sentence(record: Record, rows: tuple[Row, ...], worst: Row, measured
     )
 
 
-def _weighed_sentence(case: str, name: str, state: MetricState, evidence: Evidence, figures: str) -> str:
+def _weighed_sentence(case: str, row: Row, state: MetricState, evidence: Evidence, figures: str) -> str:
     """The change with its interval, and what to do where that is not enough for an answer."""
     theirs, ours = evidence.runs
-    tested = STEP if name == RATE else name
-    remedy = f"a decision takes at least {MIN_RUNS_TO_DECIDE} runs: add --runs, or compare on one quiet machine"
+    tested = MEAN if row.metric == RATE else row.metric
+    few = f"a decision takes at least {MIN_RUNS_TO_DECIDE} runs; " if ours < MIN_RUNS_TO_DECIDE else ""
+    remedy = few + (row.remedy.sentence if row.remedy else "add --runs, or compare on one quiet machine")
     return (
         f"{state.upper()}: {case}{compared(tested, evidence.change_percent, '', 'in its baseline')} "
-        f"({told_interval(evidence, FAMILY_ERROR)}, {ours} run{'s' * (ours > 1)} against {theirs}): {figures}; "
-        f"{ending(state, evidence, 'runs', _REFRESH, remedy)}"
+        f"({told_interval(evidence, FAMILY_ERROR)}, {ours} run{'s' * (ours > 1)} against {theirs}"
+        f"{_told_sessions(evidence)}): {figures}; {ending(state, evidence, 'runs', _REFRESH, remedy)}"
     )
+
+
+def _told_sessions(evidence: Evidence) -> str:
+    """That another session stands between the two sides, and how far sessions are taken to be apart."""
+    if evidence.session_percent is None:
+        return ""
+    how = "as its own sessions show" if evidence.is_session_known else "assumed"
+    return f" of another session, {evidence.session_percent:.1f} % between sessions, {how}"
 
 
 def why_no_baseline(refusals: tuple[Refusal, ...]) -> str:

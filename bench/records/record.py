@@ -11,7 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from bench.records.environment import allowed_environment
 from bench.records.fields import (
@@ -115,6 +115,19 @@ class Host(Strict):
     # guests. Throttled: waited for, over this group's quota.
     stolen_seconds: Seconds | None = None
     throttled_seconds: Seconds | None = None
+
+
+class Session(Strict):
+    """What a run shares with those that it may be exchanged with: machine, boot, day and job.
+
+    The ids are digests, so that a record names no machine. `boot` is null where the system does not say. `day` is the
+    one on which the benchmark was started, in UTC. `job` is the scheduler's, null where there is none.
+    """
+
+    machine: HexId
+    boot: HexId | None
+    day: Annotated[str, StringConstraints(pattern=r"^\d{4}-\d{2}-\d{2}$")]
+    job: Name | None
 
 
 class Work(Strict):
@@ -233,6 +246,7 @@ class Record(Strict):
     commit: Commit
     environment: Annotated[dict[Name, Text], Field(max_length=500)]
     host: Host | None
+    session: Session | None = None  # null: from before records said so, or of a foreign log
     work: Work
     startup_seconds: Seconds | None
     steps: Annotated[list[Step], Field(max_length=MAX_STEPS)]

@@ -16,14 +16,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats as distributions
 
-from bench.judge.evidence import (
-    FAMILY_ERROR,
-    FIRST_STAGE_ERROR,
-    MIN_BASELINE_RUNS,
-    SECOND_STAGE_ERROR,
-    MetricState,
-    states,
-)
+from bench.judge.difference import MIN_BASELINE_RUNS
+from bench.judge.evidence import FAMILY_ERROR, FIRST_STAGE_ERROR, SECOND_STAGE_ERROR, MetricState, states
 from bench.judge.metrics import STEP, family
 from bench.judge.rule import deciding
 from bench.judge.stats import find_steady

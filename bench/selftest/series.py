@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field, model_validator
 
-from bench.judge.evidence import MIN_BASELINE_RUNS
+from bench.judge.difference import MIN_BASELINE_RUNS
 from bench.records.fields import Name, Positive, Strict
 from bench.records.jsonfile import read_model, write_model
 from bench.records.record import Record

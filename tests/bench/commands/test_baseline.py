@@ -377,7 +377,8 @@ def test_a_candidate_of_three_runs_is_refused(bench: Command, synthetic_record) 
 def test_runs_too_far_apart_are_no_baseline(bench: Command, synthetic_record) -> None:
     content = candidate_content(bench, synthetic_record)
     runs = content["baselines"][0]["runs"]
-    slow = {"steady_step_seconds": [1e6], "figures": {"step_seconds": 1e6}}
+    steps = [1e6] * len(runs[0]["steady_step_seconds"])
+    slow = {"steady_step_seconds": steps, "figures": {"step_seconds": 1e6}}
     for odd in (slow, {"figures": runs[0]["figures"] | {"mean_step_seconds": 1e-300}}):
         Path("bad.json").write_text(altered(content, runs=[runs[0] | odd, *runs[1:]]))
         refused(bench("baseline", "diff", "bad.json"), "not of one program on one machine")
@@ -398,7 +399,7 @@ def test_a_file_that_would_grow_too_large_to_read_is_not_written(bench: Command,
     promoted(bench, synthetic_record)
     baseline = stored_one()
     path = stored_baselines(Path("baselines"))[0][0]
-    long = baseline.model_copy(update={"rationale": "x", "label": "long", "role": "retired"})
+    long = baseline.model_copy(update={"rationale": "x", "label": "long", "role": "retired", "steps": None})
     steps = (float(np.median(long.runs[0].steady_step_seconds)) + np.zeros(60_000)).tolist()
     runs = [run.model_copy(update={"steady_step_seconds": steps, "figures": {}}) for run in long.runs]
     median = steps[0]

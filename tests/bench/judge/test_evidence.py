@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from bench.judge import difference
 from bench.judge.baseline import Baseline, recorded_baseline
-from bench.judge.evidence import FAMILY_ERROR, Comparison, Judgement, decide, weigh
+from bench.judge.difference import Comparison
+from bench.judge.evidence import FAMILY_ERROR, Judgement, decide, weigh
 from bench.judge.gate import judge
 from bench.judge.metrics import RATE, STEP
 from bench.judge.verdict import exit_code
@@ -45,15 +48,21 @@ def margin(rate: float) -> float:
 # ---- right -----------------------------------------------------------------------------------------------
 
 
-def test_the_p_value_is_scipys() -> None:
+@pytest.mark.parametrize(("borrowed", "is_pooled"), [(0.0, False), (1e9, True)])
+def test_the_p_value_is_scipys_between_welchs_and_the_pooled_one(
+    monkeypatch: pytest.MonkeyPatch, borrowed: float, is_pooled: bool
+) -> None:
+    """Nothing borrowed is Welch's test. All borrowed is the pooled one, of sides of one size."""
+    monkeypatch.setattr(difference, "BORROWED", borrowed)
     random = np.random.default_rng(3)
-    before, after = runs(random, 7, 0.02), runs(random, 5, 0.02, 0.01)
-    expected = stats.ttest_ind(np.log(after), np.log(before), alternative="greater")
+    before, after = runs(random, 7, 0.02), runs(random, 7 if is_pooled else 5, 0.02, 0.01)
+    expected = stats.ttest_ind(np.log(after), np.log(before), alternative="greater", equal_var=is_pooled)
     found = weigh(Comparison(before, after))
     assert found.worse_p == pytest.approx(expected.pvalue, rel=1e-9)
     assert found.better_p == pytest.approx(1 - expected.pvalue, rel=1e-9)
     interval = expected.confidence_interval(1 - FAMILY_ERROR)
-    assert found.low_percent == pytest.approx(100 * math.expm1(interval.low), rel=1e-9)
+    # the interval's degrees of freedom are rounded down to a tenth
+    assert found.low_percent == pytest.approx(100 * math.expm1(interval.low), rel=1e-9 if is_pooled else 5e-3)
 
 
 def test_a_single_run_meets_the_prediction_interval() -> None:
@@ -66,10 +75,12 @@ def test_a_single_run_meets_the_prediction_interval() -> None:
 
 
 def test_visible_means_found_with_the_stated_power() -> None:
-    visible = weigh(Comparison([1.0] * 4 + [1.04], [1.0] * 5))
+    visible_comparison = Comparison([1.0] * 4 + [1.04], [1.0] * 5)
+    visible = weigh(visible_comparison)
     spread, change = visible.spread_percent / 100, visible.visible_percent / 100
     error = math.log1p(spread) * math.sqrt(2 / 5)
-    found = stats.nct.sf(stats.t.isf(FAMILY_ERROR, 8), 8, math.log1p(change) / error)
+    freedom = math.floor(10 * difference.difference(visible_comparison).error.freedom) / 10
+    found = stats.nct.sf(stats.t.isf(FAMILY_ERROR, freedom), freedom, math.log1p(change) / error)
     assert found == pytest.approx(0.95, abs=1e-4)
 
 
@@ -217,7 +228,9 @@ def test_recorded_runs_are_judged_by_their_own_noise(
 
 
 def test_an_inconclusive_verdict_says_what_to_do(synthetic_record: Any, stored: Baseline) -> None:
-    assert "add --runs" in verdict_of(synthetic_record, stored, 0.0, 3, 0.08).sentence
+    """Three runs that vary by 8 %: their own noise hides the limit from any number of them."""
+    sentence = verdict_of(synthetic_record, stored, 0.0, 3, 0.08).sentence
+    assert re.search(r"by A/B: python -m bench ab --base 0{40} --case grok1-40b \(\d+ min\)", sentence), sentence
 
 
 def test_four_recorded_runs_are_judged_by_the_tolerance(synthetic_record: Any, stored: Baseline) -> None:

@@ -6,7 +6,7 @@ from typing import get_args
 
 import pytest
 
-from bench.judge.metrics import RATE, STEP
+from bench.judge.metrics import MEAN, RATE, STEP
 from bench.judge.rule import WORST_FIRST, RowState, VerdictState, deciding, exit_code_of
 
 
@@ -19,7 +19,9 @@ from bench.judge.rule import WORST_FIRST, RowState, VerdictState, deciding, exit
         ([(STEP, "pass"), ("peak_bytes", "improved")], 1, "improved"),
         ([(STEP, "improved"), ("peak_bytes", "fail")], 1, "fail"),
         ([("peak_bytes", "fail"), (STEP, "fail")], 1, "fail"),
-        ([("peak_bytes", "fail"), (RATE, "fail"), (STEP, "fail")], 1, "fail"),
+        ([("peak_bytes", "fail"), (RATE, "fail"), (STEP, "fail")], 2, "fail"),
+        ([(STEP, "pass"), (MEAN, "fail"), ("peak_bytes", "fail")], 1, "fail"),
+        ([(STEP, "pass"), (MEAN, "inconclusive")], 1, "inconclusive"),
         ([(RATE, "compared"), ("peak_bytes", "improved")], 1, "improved"),
     ],
 )

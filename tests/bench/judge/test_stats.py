@@ -61,14 +61,15 @@ def test_short_runs_lose_a_fixed_share(count: int, cut: int) -> None:
     assert (warmup.steady_from, warmup.rule) == (cut, "fixed share")
 
 
-def test_speed_is_tokens_over_the_slowest_ranks_median_step(synthetic_record) -> None:
+def test_rates_are_by_the_mean_step_of_the_slowest_rank(synthetic_record) -> None:
     record = synthetic_record()
     summary = summarise(record)
     slowest = [max(rank.step_seconds[step] for rank in record.ranks) for step in range(20)]
     assert summary.step_seconds == pytest.approx(slowest)
     assert summary.median_step_seconds == pytest.approx(np.median(slowest[summary.steady_from :]))
-    assert summary.tokens_per_second_per_processor == pytest.approx(2**20 / 16 / summary.median_step_seconds)
-    flops = record.work.model_flops_per_step / 16 / summary.median_step_seconds
+    assert summary.mean_step_seconds == pytest.approx(np.mean(slowest[summary.steady_from :]))
+    assert summary.tokens_per_second_per_processor == pytest.approx(2**20 / 16 / summary.mean_step_seconds)
+    flops = record.work.model_flops_per_step / 16 / summary.mean_step_seconds
     assert summary.tflops_per_second_per_processor == pytest.approx(flops / 1e12)
     assert summary.mfu == pytest.approx(flops / 353.9e12)
 

@@ -1,0 +1,85 @@
+"""One run behind a recorded baseline: its steady steps, its figures, and where they come from."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping
+from typing import Annotated
+
+from pydantic import Field, StringConstraints, model_validator
+
+from bench.judge.metrics import STEP, figures_of, metric_of, speed_figures
+from bench.judge.stats import summarise
+from bench.records.fields import Count, Figure, HexId, Name, Seconds, StepSeconds, Strict, Text
+from bench.records.record import Commit, Record, Session
+
+
+class RecordedRun(Strict):
+    """One run behind a recorded baseline."""
+
+    record_id: HexId
+    created_at: Annotated[str, StringConstraints(max_length=40)]
+    session: Session | None = None  # null: from before records said so, or of a foreign log
+    run_seconds: Seconds | None = None  # from the start to the last step; null in older files
+    commit: Commit
+    software: Annotated[dict[Name, Text], Field(max_length=100)]
+    environment: Annotated[dict[Name, Text], Field(max_length=500)]
+    warmup_steps: Count
+    steady_step_seconds: Annotated[list[StepSeconds], Field(min_length=1, max_length=100_000)]
+    # bench.judge.metrics.figures_of; empty in a file from before other metrics than the step's time were judged
+    figures: Annotated[dict[Name, Figure], Field(max_length=500)] = {}
+    # of every step from the first: another run of the same program must learn the same
+    losses: Annotated[list[float | None], Field(max_length=100_000)] = []
+    grad_norms: Annotated[list[float | None], Field(max_length=100_000)] = []
+
+    @property
+    def known_figures(self) -> Mapping[str, float]:
+        """The figures; those of speed from the steady steps, where a file is from before they were stored."""
+        return speed_figures(self.steady_step_seconds) | self.figures
+
+    @property
+    def steps(self) -> int:
+        return self.warmup_steps + len(self.steady_step_seconds)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> RecordedRun:
+        """What is judged is what the steps say; a figure that is judged as a ratio is never zero."""
+        if not self.figures:
+            return self
+        median = statistics.median(self.steady_step_seconds)
+        if abs(self.figures.get(STEP, 0.0) / median - 1) > 1e-6:
+            raise ValueError(f"figures.{STEP} is not {median:.6g}, the median of the steady steps")
+        for name, value in self.figures.items():
+            if is_ratio(name) and value <= 0:
+                raise ValueError(f"figures.{name} is {value:g}, which no run can have")
+        return self
+
+
+def is_ratio(name: str) -> bool:
+    """Whether a change of this figure is judged relative to the figure itself."""
+    metric = metric_of(name)
+    return metric is not None and metric.scale == "ratio"
+
+
+def recorded_run(record: Record) -> RecordedRun:
+    """What a baseline keeps of a record."""
+    summary = summarise(record)
+    return RecordedRun(
+        record_id=record.id,
+        created_at=record.created_at,
+        session=record.session,
+        run_seconds=run_seconds(record),
+        commit=record.commit,
+        software=record.software,
+        environment=record.environment,
+        warmup_steps=summary.steady_from,
+        steady_step_seconds=list(summary.step_seconds[summary.steady_from :]),
+        figures=figures_of(summary),
+        losses=[step.loss for step in record.steps],
+        grad_norms=[step.grad_norm for step in record.steps],
+    )
+
+
+def run_seconds(record: Record) -> float:
+    """From the start of a run to its last step, which is what one more would cost."""
+    return (record.startup_seconds or 0.0) + (sum(record.ranks[0].step_seconds) if record.ranks else 0.0)

@@ -1,0 +1,74 @@
+"""Which runs are of one session, and how far sessions are apart where a baseline cannot say.
+
+A session is one machine, boot, day and job. Runs of one session can be exchanged; those of another have a level of
+their own. Pure functions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from bench.judge.recorded_run import RecordedRun, run_seconds
+from bench.records.fields import DeviceKind, utc_moment
+from bench.records.record import Record, Session
+
+# The assumed level between sessions, one standard deviation in percent. On accelerators: that of Megatron-LM's CI,
+# between runs of one unchanged job on different days. On a CPU: with it, five runs against later five of our own
+# series, in the order of time, fail 0 to 4.6 % of the time; with 1.2 % it was 12.6 % (docs/baselines.md).
+ASSUMED_PERCENT: Mapping[DeviceKind, float] = {"npu": 1.2, "cuda": 1.2, "cpu": 3.0}
+# Of records that name no session: a pause of an hour makes another.
+_PAUSE_SECONDS = 3600.0
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """What tells the session of a run: the one that it names, or else when it was made and how long it took."""
+
+    session: Session | None
+    created_at: str
+    seconds: float
+
+
+def stamp_of(run: Record | RecordedRun) -> Stamp:
+    """Of a record, or of a run behind a baseline."""
+    if isinstance(run, RecordedRun):
+        seconds = sum(run.steady_step_seconds) if run.run_seconds is None else run.run_seconds
+        return Stamp(run.session, run.created_at, seconds)
+    return Stamp(run.session, run.created_at, run_seconds(run))
+
+
+def assumed_spread(kind: DeviceKind, percent: float | None) -> float:
+    """The level between sessions as a logarithm: the given one, in percent, or else that of the kind of device."""
+    return math.log1p((ASSUMED_PERCENT[kind] if percent is None else percent) / 100)
+
+
+def labels(stamps: Sequence[Stamp]) -> list[str]:
+    """A name for the session of each run; equal names are one session.
+
+    Runs that name none are one session while no pause of an hour is between them; they never share one with those that
+    do. A time that is not in UTC says nothing: such runs are one session together.
+    """
+    unnamed = [(place, moment) for place, each in enumerate(stamps) if (moment := _moment(each)) is not None]
+    found = ["no time" if each.session is None else _name(each.session) for each in stamps]
+    last, number = float("-inf"), 0
+    for place, moment in sorted(unnamed, key=lambda pair: pair[1]):
+        number += moment - stamps[place].seconds - last > _PAUSE_SECONDS
+        last = moment
+        found[place] = f"unnamed {number}"
+    return found
+
+
+def _moment(stamp: Stamp) -> float | None:
+    """When a run that names no session ended."""
+    if stamp.session is not None:
+        return None
+    try:
+        return utc_moment(stamp.created_at).timestamp()
+    except ValueError:
+        return None
+
+
+def _name(session: Session) -> str:
+    return " ".join((session.machine, session.boot or "-", session.day, session.job or "-"))

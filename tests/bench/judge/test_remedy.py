@@ -1,0 +1,47 @@
+"""What would settle a doubt: runs that are enough and not more, or A/B, and what they cost."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from bench.judge.difference import Comparison
+from bench.judge.evidence import weigh
+from bench.judge.remedy import MAX_RUNS, Remedy, runs_needed
+
+
+def noisy(count: int, spread: float) -> list[float]:
+    """Of exactly that spread between runs."""
+    pattern = np.linspace(-1, 1, count)
+    return np.exp(spread * pattern / pattern.std(ddof=1)).tolist()
+
+
+@pytest.mark.parametrize("spread", [0.01, 0.015, 0.02])
+def test_so_many_runs_show_the_limit_and_one_less_does_not(spread: float) -> None:
+    needed = runs_needed(Comparison(noisy(10, spread), noisy(3, spread)))
+    assert needed is not None
+    limit = Comparison([1.0] * 5, [1.0]).limit_percent
+    assert weigh(Comparison(noisy(10, spread), noisy(needed, spread))).visible_percent <= limit * 1.02
+    if needed > 4:
+        assert weigh(Comparison(noisy(10, spread), noisy(needed - 2, spread))).visible_percent > limit
+
+
+def test_a_noisy_baseline_is_not_mended_by_runs_of_ours() -> None:
+    assert runs_needed(Comparison(noisy(5, 0.08), noisy(5, 0.08))) is None
+
+
+def test_no_number_of_runs_tells_two_sessions_apart() -> None:
+    quiet = noisy(5, 0.001)
+    comparison = Comparison(quiet, quiet, sessions=(["a"] * 5, ["b"] * 5), session_spread=0.05)
+    assert runs_needed(comparison) is None
+    assert runs_needed(Comparison(quiet, quiet)) == len(quiet) + 1 <= MAX_RUNS
+
+
+def test_the_sentence_names_the_command_and_its_minutes() -> None:
+    ab = "python -m bench ab --base abc --case tiny (5 min)"
+    assert Remedy(12, 30.0, "abc", "tiny", False).sentence == (
+        f"about 12 runs in all would settle it: --runs 12 (6 min), or A/B: {ab}"
+    )
+    assert Remedy(None, 30.0, "abc", "tiny", False).sentence.endswith(f"compare by A/B: {ab}")
+    assert Remedy(None, 30.0, "abc", "tiny", True).sentence.endswith(f"settle by A/B: {ab}")
+    assert "--base REV" in Remedy(None, 30.0, None, "tiny", True).sentence

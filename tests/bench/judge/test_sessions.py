@@ -1,0 +1,185 @@
+"""Which runs are of one session, and the error rates of verdicts across sessions."""
+
+from __future__ import annotations
+
+import math
+from datetime import datetime, timedelta, timezone
+
+import numpy as np
+import pytest
+
+from bench.judge.baseline import recorded_baseline
+from bench.judge.difference import MIN_SESSIONS, Comparison, difference
+from bench.judge.evidence import decide, states
+from bench.judge.gate import judge
+from bench.judge.sessions import Stamp, labels, stamp_of
+from bench.records.record import Record, Session
+from tests.conftest import build_synthetic_record
+
+TRIALS = 400
+START = datetime(2025, 1, 31, 12, tzinfo=timezone.utc)
+
+
+def session(**changes: str | None) -> Session:
+    return Session.model_validate({"machine": "a" * 12, "boot": "b" * 12, "day": "2025-01-31", "job": None} | changes)
+
+
+def at(seconds: float, took: float = 10.0) -> Stamp:
+    return Stamp(None, (START + timedelta(seconds=seconds)).isoformat(), took)
+
+
+# ---- which session -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "changes", [{"machine": "c" * 12}, {"boot": None}, {"day": "2025-02-01"}, {"job": "SLURM_JOB_ID=7"}]
+)
+def test_another_machine_boot_day_or_job_is_another_session(changes: dict[str, str | None]) -> None:
+    one, same, other = labels([Stamp(session(**each), "2025-01-31T12:00:00Z", 1.0) for each in ({}, {}, changes)])
+    assert one == same != other
+
+
+def test_runs_that_name_no_session_are_one_until_an_hour_passes() -> None:
+    found = labels([at(0), at(7300, took=3700), at(3500), at(7300 + 3611)])
+    assert found[0] == found[1] == found[2] != found[3]
+
+
+def test_a_run_that_names_a_session_shares_none_with_one_that_does_not() -> None:
+    assert len(set(labels([at(0), Stamp(session(), START.isoformat(), 1.0)]))) == 2
+
+
+def test_times_that_say_nothing_are_one_session() -> None:
+    assert len(set(labels([Stamp(None, "yesterday", 1.0), Stamp(None, "2025-01-31T12:00:00", 1.0), at(0)]))) == 2
+
+
+def test_a_records_stamp_counts_its_start_and_steps() -> None:
+    record = build_synthetic_record(startup_seconds=100.0)
+    assert stamp_of(record).seconds == pytest.approx(100 + sum(record.ranks[0].step_seconds))
+
+
+# ---- right, by hand ------------------------------------------------------------------------------------
+
+
+def test_the_assumed_level_adds_to_the_error_of_the_runs() -> None:
+    """Two sessions of five runs: s^2 (1/5 + 1/5) of the runs and 2 x level^2 of the sessions."""
+    before, after = [1.0, 1.01, 0.99, 1.02, 0.98], [1.03, 1.01, 1.02, 1.0, 1.04]
+    within = difference(Comparison(before, after))
+    across = difference(Comparison(before, after, sessions=("a" * 5, "b" * 5), session_spread=0.03))
+    assert across.within is not None
+    assert across.within.size == pytest.approx(within.error.size)
+    assert across.error.size == pytest.approx(math.sqrt(within.error.size**2 + 2 * 0.03**2))
+    assert across.change == pytest.approx(within.change)
+
+
+def test_noisy_runs_make_sessions_assumed_to_vary_as_much() -> None:
+    values = [1.0, 1.1, 0.9, 1.05, 0.95]
+    found = difference(Comparison(values, values, sessions=("a" * 5, "b" * 5), session_spread=0.012))
+    assert found.session_spread == pytest.approx(found.spread)
+    assert not found.is_session_spread_known
+
+
+def test_five_sessions_know_their_own_level() -> None:
+    """One run each: Student's t of six session means, with four degrees of freedom."""
+    before = [1.0, 1.01, 0.99, 1.02, 0.98]
+    found = difference(Comparison(before, [1.0], sessions=("abcde", "f"), session_spread=0.5))
+    spread = float(np.log(before).std(ddof=1))
+    assert found.is_session_spread_known
+    assert found.error.size == pytest.approx(spread * math.sqrt(1 / 5 + 1))
+    assert found.error.freedom == pytest.approx(4)
+    assert MIN_SESSIONS == 5
+
+
+def test_what_has_no_level_is_judged_as_in_one_session() -> None:
+    before, after = [1.0, 1.01, 0.99, 1.02, 0.98], [1.0] * 5
+    comparison = Comparison(before, after, sessions=("a" * 5, "b" * 5), session_spread=0.0)
+    assert difference(comparison) == difference(Comparison(before, after))
+
+
+# ---- the promised error rates --------------------------------------------------------------------------
+
+
+def shares(level: float, noise: float, slower: float, sessions: int, runs: int, assumed: float) -> dict[str, float]:
+    """How often each state is found where sessions differ by `level` and runs by `noise`."""
+    random = np.random.default_rng(11)
+    found = []
+    for _ in range(TRIALS):
+        levels = random.normal(0.0, level, sessions + 1)
+        before = np.exp(np.repeat(levels[:-1], runs) + random.normal(0.0, noise, sessions * runs))
+        after = (1 + slower) * np.exp(levels[-1] + random.normal(0.0, noise, 5))
+        names = [str(index) for index in np.repeat(np.arange(sessions), runs)]
+        comparison = Comparison(before.tolist(), after.tolist(), sessions=(names, ["ours"] * 5), session_spread=assumed)
+        found.append(states({"step": comparison})["step"])
+    return {state: found.count(state) / TRIALS for state in ("fail", "improved", "pass", "inconclusive")}
+
+
+@pytest.mark.parametrize(("sessions", "runs"), [(1, 5), (3, 3), (5, 2), (10, 2)])
+def test_equal_sides_rarely_fail_across_sessions(sessions: int, runs: int) -> None:
+    found = shares(0.012, 0.004, 0.0, sessions, runs, assumed=0.012)
+    assert max(found["fail"], found["improved"]) <= 0.01 + 4 * math.sqrt(0.01 / TRIALS)
+
+
+def test_taken_for_one_session_they_fail_often() -> None:
+    """What the level is there for: with none assumed a fifth and more of equal sides fail."""
+    assert shares(0.012, 0.004, 0.0, 1, 5, assumed=0.0)["fail"] > 0.2
+
+
+def test_a_slowdown_of_five_percent_rarely_passes_across_sessions() -> None:
+    assert shares(0.012, 0.004, 0.05, 1, 5, assumed=0.012)["pass"] <= 0.05
+    assert shares(0.005, 0.004, 0.05, 1, 5, assumed=0.012)["fail"] >= 0.75
+    assert shares(0.012, 0.004, 0.10, 1, 5, assumed=0.012)["fail"] >= 0.9
+
+
+def test_ten_sessions_of_two_runs_find_two_percent() -> None:
+    assert shares(0.005, 0.003, 0.02, 10, 2, assumed=0.012)["fail"] >= 0.6
+
+
+# ---- in the gate ---------------------------------------------------------------------------------------
+
+
+def runs_of(day: int, slower: float = 0.0, first: int = 0) -> list[Record]:
+    """Five quiet runs of one day."""
+    random = np.random.default_rng(first)
+    return [
+        build_synthetic_record(
+            seed=first + index,
+            noise=0.002,
+            median_seconds=39.8 * (1 + slower) * (1 + 0.002 * random.standard_normal()),
+            session=session(day=f"2025-02-{day:02d}").model_dump(),
+        )
+        for index in range(5)
+    ]
+
+
+def test_a_change_that_a_session_can_explain_is_a_suspicion_not_an_alarm() -> None:
+    baseline = recorded_baseline(runs_of(1), "invented")
+    same_day, next_day = (judge(runs_of(day, 0.025, first=50), [baseline]) for day in (1, 2))
+    assert same_day.state == "fail"
+    assert next_day.state == "inconclusive"
+    assert "5 runs against 5 of another session, 1.2 % between sessions, assumed" in next_day.sentence
+    assert "settle by A/B: python -m bench ab --base 0000" in next_day.sentence
+    assert judge(runs_of(2, 0.025, first=50), [baseline], session_percent=0.1).state == "fail"
+
+
+def test_what_no_session_explains_fails_on_any_day() -> None:
+    verdict = judge(runs_of(2, 0.08, first=50), [recorded_baseline(runs_of(1), "invented")])
+    assert verdict.state == "fail"
+    assert "another session" in verdict.sentence
+
+
+def test_memory_has_no_level_between_sessions() -> None:
+    baseline = recorded_baseline(runs_of(1), "invented")
+    heavier = [
+        each.model_copy(
+            update={"ranks": [r.model_copy(update={"peak_bytes": int(1.02 * r.peak_bytes)}) for r in each.ranks]}
+        )
+        for each in runs_of(2, first=50)
+    ]
+    verdict = judge(heavier, [baseline])
+    assert verdict.state == "fail"
+    assert "peak memory" in verdict.sentence
+
+
+def test_a_suspicion_is_of_a_slowdown_only() -> None:
+    before, after = [1.0, 1.001, 0.999, 1.0005, 0.9995], [0.98] * 5
+    comparison = Comparison(before, after, sessions=("a" * 5, "b" * 5), session_spread=0.012)
+    assert not decide({"step": comparison})["step"].is_suspicion
