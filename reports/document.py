@@ -152,6 +152,8 @@ def _section(index: int, case: CaseResult, shown: Sequence[str], *, is_only: boo
         parts += ["### Against the baselines", comparison.against_baselines(case)]
     if verdict.attribution is not None:
         parts += ["### What moved", comparison.attribution(verdict.attribution)]
+    if verdict.findings:
+        parts += ["### What a median cannot see", comparison.findings(verdict.findings)]
     return [*parts, *_measured(index, case, shown)]
 
 

@@ -20,6 +20,7 @@ from bench.judge.baseline import Baseline
 from bench.judge.difference import MIN_BASELINE_RUNS, Comparison
 from bench.judge.evidence import FAMILY_ERROR, Judgement, decide
 from bench.judge.metrics import MEAN, RATE, SPEED, STEP, Sessions, family, figures_of, speed_figures
+from bench.judge.patterns import findings, in_words
 from bench.judge.recorded_run import run_seconds
 from bench.judge.remedy import Remedy, remedy_of
 from bench.judge.rule import RowState, deciding
@@ -286,7 +287,9 @@ def _conclude(case: _Case, judged: Mapping[tuple[str, str], Judgement]) -> Verdi
     if found is None:
         why = why_no_baseline(case.refusals)
         sentence = f"NO BASELINE: {record.case} ran at {case.measured} on {record.device.name}; {why}"
-        return Verdict("no_baseline", record.case, sentence, rows, case.refusals)
+        told = findings((), case.runs)
+        sentence += f". Also: {in_words(told)}" if told else ""
+        return Verdict("no_baseline", record.case, sentence, rows, case.refusals, findings=told)
     worst, state = rows[found[0]], found[1]
     if state == "inconclusive":  # a suspicion says more than a lack of runs
         worst = next((row for row in rows if row.metric in SPEED and row.remedy and row.remedy.is_suspicion), worst)
@@ -294,7 +297,9 @@ def _conclude(case: _Case, judged: Mapping[tuple[str, str], Judgement]) -> Verdi
     sentence = verdict_sentence(record, rows, worst, case.measured)
     if attribution is not None and attribution.sentence:
         sentence += f". Where: {attribution.sentence}"
-    return Verdict(state, record.case, sentence, rows, case.refusals, attribution)
+    told = findings(next(each.runs for each in case.matched if each.label == worst.label), case.runs)
+    sentence += f". Also: {in_words(told)}" if told else ""
+    return Verdict(state, record.case, sentence, rows, case.refusals, attribution, told)
 
 
 def _attribution(case: _Case, worst: Row) -> Attribution | None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from bench.judge.attribution import Attribution
 from bench.judge.evidence import Evidence
+from bench.judge.findings import Finding
 from bench.judge.remedy import Remedy
 from bench.judge.rule import RowState, VerdictState, exit_code_of
 
@@ -48,6 +49,7 @@ class Verdict:
     rows: tuple[Row, ...] = ()
     refusals: tuple[Refusal, ...] = ()
     attribution: Attribution | None = None
+    findings: tuple[Finding, ...] = ()  # the costliest first
 
 
 def exit_code(verdict: Verdict, require_baseline: bool) -> int:

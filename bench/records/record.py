@@ -215,13 +215,15 @@ class RankSamples(Strict):
     modules_seconds: Annotated[dict[PartName, ModuleSeconds], Field(max_length=MAX_MODULES)] = {}
     # The last step, phase by phase, in the order of time.
     timeline: Annotated[list[Span], Field(max_length=MAX_SPANS_OF_RANK)] = []
+    # In use after each step: of the device or, on a CPU, resident in the process. Empty: not recorded.
+    memory_bytes: Annotated[list[Count], Field(max_length=MAX_STEPS)] = []
 
     def check_lengths(self, steps: int) -> None:
         """Refuse a list that does not hold one number for each of `steps`."""
         lists: dict[str, list[float] | list[int]] = {"step_seconds": self.step_seconds}
         lists |= {f"phases_seconds.{name}": values for name, values in self.phases_seconds.items()}
         lists |= {f"collectives.{name}.seconds": each.seconds for name, each in self.collectives.items()}
-        for name in ("communication_seconds", "communication_calls", "communication_bytes"):
+        for name in ("communication_seconds", "communication_calls", "communication_bytes", "memory_bytes"):
             if getattr(self, name):
                 lists[name] = getattr(self, name)
         for name, values in lists.items():

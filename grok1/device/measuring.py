@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast
 
+import psutil
 import torch
 
 from grok1.device.accelerator import PEAKS
@@ -114,3 +115,10 @@ def peak_bytes() -> tuple[int, int | None]:
     if device_kind() == "cpu":
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, None
     return int(torch.cuda.max_memory_allocated()), int(torch.cuda.max_memory_reserved())
+
+
+def bytes_in_use() -> int:
+    """Allocated on the device now. On a CPU: resident in the process."""
+    if device_kind() == "cpu":
+        return int(psutil.Process().memory_info().rss)
+    return int(torch.cuda.memory_allocated())

@@ -56,6 +56,7 @@ def gather_result(
         peak_bytes=peak_bytes,
         reserved_bytes=reserved_bytes,
         host_bytes=int(psutil.Process().memory_info().rss),
+        memory_bytes=[result.memory_bytes for result in results],
     )
     gathered: list[tuple[RankSamples, ExpertLoad, Code | None] | None] = [None] * where.world_size
     dist.all_gather_object(gathered, (mine, load, _code(where, stepper.recipe)))

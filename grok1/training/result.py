@@ -72,6 +72,7 @@ class RankSamples:
     peak_bytes: int
     reserved_bytes: int | None  # None where the device's allocator does not say
     host_bytes: int  # resident size of the process
+    memory_bytes: list[int] = field(default_factory=list)  # in use after each step; on a CPU, resident in the process
     modules_seconds: dict[str, ModuleSeconds] = field(default_factory=dict)  # most first; empty where not profiled
 
 

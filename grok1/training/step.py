@@ -41,6 +41,7 @@ class StepResult:
     seconds: float
     phase_seconds: dict[str, float]
     collectives: dict[str, Communication]
+    memory_bytes: int = 0  # in use after the step
 
 
 class Stepper:
@@ -99,6 +100,7 @@ class Stepper:
             seconds=measuring.seconds_between(start, end),
             phase_seconds=self.timers.drain(),
             collectives=TRAFFIC.drain(self._group_names),
+            memory_bytes=measuring.bytes_in_use(),
         )
 
     def timeline(self) -> list[tuple[float, float, str]]:

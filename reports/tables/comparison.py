@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from bench.judge.attribution import Attribution
 from bench.judge.evidence import FAMILY_ERROR
+from bench.judge.findings import Finding, digits
 from bench.judge.metrics import RATE
 from bench.judge.verdict import Row, Verdict
 from bench.judge.words import change, change_unit, confidence, figure, interval, title
@@ -100,6 +101,19 @@ def attribution(found: Attribution) -> str:
         told = table(["collective", "a step", "before", "after"], counts[:_MAX_COUNTS], numbers=(2, 3))
         parts += ["Counted exactly, so a change of the program:", told + more(len(counts), _MAX_COUNTS)]
     return "\n\n".join(parts)
+
+
+def findings(found: Sequence[Finding]) -> str:
+    """Each kind of change that was found, the costliest first."""
+    rows = [(each.kind, each.sentence, _costs(each)) for each in found]
+    headers = ["kind", "what", "cost"]
+    return table(headers, rows[:_MAX_PARTS], numbers=(2,)) + more(len(rows), _MAX_PARTS)
+
+
+def _costs(found: Finding) -> str:
+    if found.kind == "memory":
+        return f"{digits(found.percent)} % of the peak in 100 steps"
+    return f"{digits(found.percent)} % of the mean step"
 
 
 def _refused(verdict: Verdict) -> list[str]:

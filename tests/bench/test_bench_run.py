@@ -81,6 +81,9 @@ def test_its_record_holds_every_step_of_every_rank_and_where_it_came_from(
     recipe = load_recipe("grok1-nano", ONE_RANK)
     assert record.valid
     assert len(record.ranks[0].step_seconds) == 6
+    assert len(record.ranks[0].memory_bytes) == 6
+    assert 0.5 * record.ranks[0].host_bytes < min(record.ranks[0].memory_bytes)
+    assert max(record.ranks[0].memory_bytes) < 1.1 * record.ranks[0].peak_bytes
     assert (record.recipe.hash, record.recipe.resolved) == (recipe.hash(), recipe.resolved())
     assert {"python", "torch", "megatron_core"} <= record.software.keys()
     assert record.environment["OMP_NUM_THREADS"]

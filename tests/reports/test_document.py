@@ -323,6 +323,27 @@ def test_how_far_the_losses_are_apart_is_told(slower, tmp_path: Path, without_pl
     assert "1 % at step 7" in report
 
 
+def test_what_a_median_cannot_see_is_listed(synthetic_record, tmp_path: Path, without_plots) -> None:
+    records = []
+    for seed in range(3):
+        record = synthetic_record(steps=40, seed=seed)
+        ranks = [rank.model_dump() for rank in record.ranks]
+        for rank in ranks:
+            rank["memory_bytes"] = [2**35 + 2**28 * step * (rank["rank"] == 5) for step in range(40)]
+            rank["step_seconds"] = [
+                seconds * (3 if step and step % 10 == 0 else 1) for step, seconds in enumerate(rank["step_seconds"])
+            ]
+        records.append(Record.model_validate(record.model_dump(by_alias=True) | {"ranks": ranks}))
+    report = write_report(records, [], tmp_path).read_text()
+    listed = rows_of(report, "### What a median cannot see")
+    assert listed["periodic"][0].startswith("every 10th step takes 3 times the median (steps 10, 20, 30): 1")
+    assert listed["periodic"][1].endswith(" % of the mean step")
+    assert listed["memory"][0].startswith("memory of rank 5 grows by 256 MiB a step")
+    assert listed["memory"][1].endswith(" % of the peak in 100 steps")
+    (verdict,) = json.loads((tmp_path / "report.json").read_text())["verdicts"]
+    assert {each["kind"] for each in verdict["findings"]} == {"periodic", "memory"}
+
+
 def test_programs_read_strict_json(slower, tmp_path: Path, without_plots) -> None:
     records, baseline = slower
     write_report(records, [baseline], tmp_path)

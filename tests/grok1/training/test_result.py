@@ -29,6 +29,7 @@ RANK_KEYS = {
     "peak_bytes",
     "reserved_bytes",
     "host_bytes",
+    "memory_bytes",
 }
 
 
