@@ -1,58 +1,77 @@
-"""Why a run may not become part of a baseline: signs that it measured noise of the machine, not the program.
+"""Why a run may not become part of a baseline, and what a person should know of one that may.
 
-Every later verdict rests on the baseline's between-run spread, so a noisy run in it hides slowdowns for as long as it
-is stored. Pure functions, no torch: a record in, sentences out, each with the value and its bound.
+A run is refused for what the machine did to it (bench.judge.disturbance), which can be asked of new runs too. How its
+own steps vary, drift or stall is a note: no new run is set aside for it, so a baseline of runs chosen by it would be
+quieter than what it judges. Pure functions, no torch: a record in, sentences out, each with the value and its bound.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
 from scipy import stats as distributions
 
-from bench.judge.stats import Summary, summarise
-from bench.records.record import Host, Record
+from bench.judge.disturbance import disturbed
+from bench.judge.stats import MIN_STEPS_TO_DETECT, summarise
+from bench.records.record import Record
 
-MAX_CV_PERCENT = 5.0
-MAX_DRIFT_PERCENT = 2.0  # of a step, from the first third of the steady steps to the last
+Floats = npt.NDArray[np.float64]
+
+# What is worth a note.
+NOTED_CV_PERCENT = 5.0
+NOTED_DRIFT_PERCENT = 2.0  # of a step, from the first third of the steady steps to the last
 DRIFT_ERROR = 0.01  # the chance to see a drift in independent steps that have none
-MAX_LOST_PERCENT = 1.0  # of the run's time, and of its cores' time
-MAX_JUMP = 10.0  # one steady step over their median
+NOTED_JUMP = 10.0  # one steady step over their median
+# What is refused: no baseline can state a tolerance wider than half of its tokens/s, a factor of two in seconds. Where
+# the middle half of the steps is wider than that, the median is whichever level happened to prevail.
+MAX_MIDDLE_RATIO = 2.0
 
 
-def complaints(record: Record, *, max_cv_percent: float = MAX_CV_PERCENT) -> list[str]:
-    """Why this run is too noisy for a baseline; nothing where it is quiet. A void run says why it is void."""
+def complaints(record: Record) -> list[str]:
+    """Why this run may not be of a baseline; nothing where it may. A void run says why it is void."""
     if not record.valid:
         return [f"the run is void: {reason}" for reason in record.void_reasons]
     summary = summarise(record)
-    return [*_of_steps(summary, max_cv_percent), *_of_warmup(summary), *_of_host(record, summary)]
-
-
-def _of_steps(summary: Summary, max_cv_percent: float) -> Iterator[str]:
     steady = np.asarray(summary.step_seconds[summary.steady_from :], dtype=np.float64)
-    if 100 * summary.cv > max_cv_percent:
+    return [*_of_shape(steady), *disturbed(record)]
+
+
+def notes(steady_step_seconds: Sequence[float], warmup_steps: int) -> list[str]:
+    """What is odd about a run's own steps, though no reason to refuse it; empty where nothing is."""
+    steady = np.asarray(steady_step_seconds, dtype=np.float64)
+    return [*_of_steps(steady, warmup_steps), *_of_warmup(len(steady), warmup_steps)]
+
+
+def _of_shape(steady: Floats) -> Iterator[str]:
+    low, high = np.percentile(steady, [25, 75]).tolist()
+    if high > MAX_MIDDLE_RATIO * low:
         yield (
-            f"steady steps vary by {100 * summary.cv:.1f} % (coefficient of variation), "
-            f"more than the {max_cv_percent:g} % allowed"
+            f"the middle half of its steady steps goes from {low:.4g} s to {high:.4g} s, more than the factor of "
+            f"{MAX_MIDDLE_RATIO:g} that the widest tolerance allows: it has no speed to hold others to"
         )
+
+
+def _of_steps(steady: Floats, warmup_steps: int) -> Iterator[str]:
+    variation = 100 * float(steady.std(ddof=1) / steady.mean()) if len(steady) > 1 else 0.0
+    if variation > NOTED_CV_PERCENT:
+        yield f"steady steps vary by {variation:.1f} % (coefficient of variation)"
     if (drift := _drift_percent(steady)) is not None:
         yield (
             f"steady steps drift by {drift:+.1f} % from their first third to their last "
-            f"(significant at {DRIFT_ERROR:.0%}), more than the {MAX_DRIFT_PERCENT:g} % allowed"
+            f"(significant at {DRIFT_ERROR:.0%})"
         )
-    slowest = int(steady.argmax())
-    if steady[slowest] > MAX_JUMP * summary.median_step_seconds:
+    slowest, median = int(steady.argmax()), float(np.median(steady))
+    if steady[slowest] > NOTED_JUMP * median:
         yield (
-            f"step {summary.steady_from + slowest + 1} of {len(summary.step_seconds)} took {steady[slowest]:.4g} s, "
-            f"more than {MAX_JUMP:g} times the median of {summary.median_step_seconds:.4g} s: "
-            "it stalled, or the clock jumped"
+            f"step {warmup_steps + slowest + 1} of {warmup_steps + len(steady)} took {steady[slowest]:.4g} s, more "
+            f"than {NOTED_JUMP:g} times the median of {median:.4g} s: it stalled, or the clock jumped"
         )
 
 
-def _drift_percent(steady: npt.NDArray[np.float64]) -> float | None:
-    """How far the steps drifted, if that is significant and too far.
+def _drift_percent(steady: Floats) -> float | None:
+    """How far the steps drifted, if that is significant and far enough to note.
 
     Kendall's rank test is exact for short runs, where Spearman's approximation calls five rising steps certain.
     """
@@ -61,42 +80,18 @@ def _drift_percent(steady: npt.NDArray[np.float64]) -> float | None:
         return None
     first, last = np.median(steady[:third]), np.median(steady[-third:])
     moved = float(100 * (last - first) / np.median(steady))
+    if abs(moved) <= NOTED_DRIFT_PERCENT:
+        return None
     trend = distributions.kendalltau(np.arange(len(steady)), steady)
     # of steps that are all alike the chance is not a number, which is below nothing
-    return moved if trend.pvalue < DRIFT_ERROR and abs(moved) > MAX_DRIFT_PERCENT else None
+    return moved if trend.pvalue < DRIFT_ERROR else None
 
 
-def _of_warmup(summary: Summary) -> Iterator[str]:
-    if summary.warmup_rule == "unsettled":
+def _of_warmup(steady: int, warmup_steps: int) -> Iterator[str]:
+    """`bench.judge.stats.find_steady` cuts half of the steps where it finds no end of the warm-up."""
+    total = warmup_steps + steady
+    if total >= MIN_STEPS_TO_DETECT and warmup_steps == total // 2:
         yield (
-            f"the warm-up never settled: step times still changed after {summary.steady_from} of "
-            f"{len(summary.step_seconds)} steps, and at most half may be warm-up; run more steps"
-        )
-
-
-def _of_host(record: Record, summary: Summary) -> Iterator[str]:
-    """What the system says was lost. A record of a foreign log has no host, so that nothing is known of it."""
-    host = record.host
-    if host is None:
-        return
-    seconds = sum(summary.step_seconds) + (record.startup_seconds or 0.0)
-    yield from _lost(host, seconds)
-    if record.device.kind == "cpu" and host.load_average_1m > host.cores:
-        yield (
-            f"the load average before the start was {host.load_average_1m:.1f}, more than the {host.cores} cores: "
-            "others used this machine, or the run before had just ended"
-        )
-
-
-def _lost(host: Host, seconds: float) -> Iterator[str]:
-    throttled, stolen = host.throttled_seconds or 0.0, host.stolen_seconds or 0.0
-    if 100 * throttled > MAX_LOST_PERCENT * seconds:
-        yield (
-            f"throttled for {throttled:.4g} s of a run of {seconds:.4g} s by its CPU quota, "
-            f"more than the {MAX_LOST_PERCENT:g} % allowed"
-        )
-    if 100 * stolen > MAX_LOST_PERCENT * seconds * host.cores:
-        yield (
-            f"the hypervisor stole {stolen:.4g} s of {host.cores} cores x {seconds:.4g} s, "
-            f"more than the {MAX_LOST_PERCENT:g} % allowed"
+            f"the warm-up never settled: step times still changed after {warmup_steps} of {total} steps, and at most "
+            "half may be warm-up; more steps would settle it"
         )

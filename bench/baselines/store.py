@@ -34,14 +34,14 @@ from bench.records.terminal import plain
 _NOT_YET = "a candidate: nobody has accepted it yet"
 
 
-def noisy(records: Sequence[tuple[Path, Record]], max_cv_percent: float) -> list[str]:
+def unfit(records: Sequence[tuple[Path, Record]]) -> list[str]:
     """Every complaint about every run that may not become part of a baseline, after the file's name.
 
     A run that the gate would call void for itself (an impossible speed, dropped tokens) may not either.
     """
     found = []
     for path, record in records:
-        reasons = complaints(record, max_cv_percent=max_cv_percent)
+        reasons = complaints(record)
         if not reasons and (verdict := judge(record, [])).state == "void":
             reasons = [verdict.sentence]
         found += [plain(f"{path}: run {record.id[:8]}: {reason}", 1000) for reason in reasons]
@@ -49,7 +49,7 @@ def noisy(records: Sequence[tuple[Path, Record]], max_cv_percent: float) -> list
 
 
 def candidate_of(records: Sequence[Record], *, tolerance_percent: float, floor_percent: float) -> Baseline:
-    """A candidate baseline of quiet runs of one key, in which each run learnt what the first did.
+    """A candidate baseline of undisturbed runs of one key, in which each run learnt what the first did.
 
     Raises:
         ValueError: too few runs, another key, other losses.

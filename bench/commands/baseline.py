@@ -13,11 +13,12 @@ import numpy as np
 import typer
 
 from bench.baselines import store as baseline_store
-from bench.baselines.noise import MAX_CV_PERCENT
+from bench.baselines.noise import notes
 from bench.judge.baseline import DEFAULT_TOLERANCE_PERCENT, Baseline, stored_baselines
 from bench.judge.difference import FLOOR_PERCENT, MIN_BASELINE_RUNS, Comparison
 from bench.judge.evidence import FAMILY_ERROR, POWER, weigh
 from bench.judge.metrics import family
+from bench.judge.outliers import accidents, outliers
 from bench.judge.recorded_run import RecordedRun
 from bench.judge.words import change, confidence, figure, interval, title
 from bench.records.fields import utc_moment
@@ -28,6 +29,7 @@ from grok1.cli import console
 app = console.App(no_args_is_help=True, rich_markup_mode=None, help=__doc__)
 
 CANDIDATES = Path("results/baselines")
+MAX_NOTES = 20
 
 Records = Annotated[
     list[Path], typer.Argument(metavar="RECORDS...", help="Record files, or folders that hold them (*.json).")
@@ -41,6 +43,11 @@ Output = Annotated[
 ]
 Tolerance = Annotated[float, typer.Option(min=0.01, max=50.0, help="The slowdown that a pass rules out, in percent.")]
 Floor = Annotated[float, typer.Option(min=0.01, max=50.0, help="A smaller change never fails, in percent.")]
+AllowOutliers = Annotated[
+    bool,
+    typer.Option("--allow-outliers", help="Keep runs far from the others: each is named wherever the baseline is."),
+]
+Gone = Annotated[str | None, typer.Option(hidden=True)]
 
 
 @app.command()
@@ -49,27 +56,30 @@ def record(
     output: Output = None,
     tolerance_percent: Tolerance = DEFAULT_TOLERANCE_PERCENT,
     floor_percent: Floor = FLOOR_PERCENT,
-    max_cv_percent: Annotated[
-        float,
-        typer.Option(min=0.01, max=1000.0, help="Most variation (coefficient of variation) of a run's steady steps."),
-    ] = MAX_CV_PERCENT,
+    allow_outliers: AllowOutliers = False,
+    max_cv_percent: Gone = None,
 ) -> None:
-    """Make a candidate baseline from five or more quiet runs of one program, for a person to review and promote.
+    """Make a candidate baseline from five or more runs of one program, for a person to review and promote.
 
-    If any run is noisy, all are refused. Leaving out noisy runs would bias the spread that later runs are judged by.
+    If any run is unfit, or far from the others, all are refused. Leaving such runs out would choose the spread that
+    later runs are judged by.
     """
+    if max_cv_percent is not None:
+        raise ValueError("--max-cv-percent is gone: steps that vary are noted and refuse no run; leave the option out")
     found = read_records(records)
     baseline_store.require_enough(len(found))
-    complaints = baseline_store.noisy(found, max_cv_percent)
+    complaints = baseline_store.unfit(found)
     if complaints:
         print("\n".join(plain(each, 5000) for each in complaints), file=sys.stderr)
         raise ValueError(
-            f"{len(complaints)} complaints about {len(found)} records, listed above; run all of them again on a quiet "
-            "machine, or, if only the steps vary, allow more with --max-cv-percent"
+            f"{len(complaints)} complaints about {len(found)} records, listed above; run all of them again on a "
+            "machine that nothing else uses"
         )
     made = baseline_store.candidate_of(
         [each for _, each in found], tolerance_percent=tolerance_percent, floor_percent=floor_percent
     )
+    if not allow_outliers:
+        _refuse_outliers(made)
     path = output or baseline_store.default_path(CANDIDATES, made)
     baseline_store.write(path, [made])
     print(_described(made))
@@ -77,9 +87,22 @@ def record(
     print(f"\nwrote {where}; next: python -m bench baseline promote {where} --rationale TEXT")
 
 
+def _refuse_outliers(made: Baseline) -> None:
+    """One or two runs far from the others; more are how the machine runs."""
+    if not (found := accidents(made)):
+        return
+    print("\n".join(plain(each.sentence, 5000) for each in found), file=sys.stderr)
+    far = len({each.record_id for each in found})
+    raise ValueError(
+        f"{far} of {len(made.runs)} runs far from the others, named above; record all of them again, or add as many "
+        "runs: if three or more are far, they are this machine's noise. --allow-outliers keeps them, at a wider spread"
+    )
+
+
 @app.command(name="list")
 def list_command(baselines: Baselines = Path("baselines")) -> None:
-    """List all stored baselines."""
+    """List all stored baselines, and name their runs that are far from the others."""
+    stored = stored_baselines(baselines)
     rows = [
         (
             each.label,
@@ -93,10 +116,13 @@ def list_command(baselines: Baselines = Path("baselines")) -> None:
             len(each.runs) or "-",
             _age(each),
         )
-        for _, each in stored_baselines(baselines)
+        for _, each in stored
     ]
     headers = ["label", "kind", "role", "device", "case", "recipe", "layout", "s/step", "runs", "age"]
     print(table(headers, rows, numbers=(7, 8, 9)) if rows else f"{plain(baselines)}: holds no baselines")
+    for _, each in stored:
+        for far in outliers(each):
+            print(f"{plain(each.label)}: {plain(far.sentence, 5000)}")
 
 
 @app.command()
@@ -163,7 +189,20 @@ def _described(baseline: Baseline) -> str:
         *_provenance(baseline.runs),
         *_sharpness(baseline),
     ]
-    return "\n\n".join([pairs(facts), *([_runs(baseline.runs)] if baseline.runs else [])])
+    parts = [pairs(facts), *([_runs(baseline.runs)] if baseline.runs else []), _remarks(baseline)]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _remarks(baseline: Baseline) -> str:
+    """The runs far from the others, and what is odd about the steps of single runs."""
+    odd = [
+        f"run {run.record_id[:8]}: {note}"
+        for run in baseline.runs
+        for note in notes(run.steady_step_seconds, run.warmup_steps)
+    ]
+    more = [f"and {len(odd) - MAX_NOTES} more"] if len(odd) > MAX_NOTES else []
+    lines = [*(each.sentence for each in outliers(baseline)), *(f"note: {each}" for each in (odd[:MAX_NOTES] + more))]
+    return "\n".join(plain(line, 5000) for line in lines)
 
 
 def _provenance(runs: Iterable[RecordedRun]) -> list[tuple[str, object]]:
@@ -225,7 +264,7 @@ def _runs(runs: Iterable[RecordedRun]) -> str:
 def _compared(candidate: Baseline, stored: list[Baseline]) -> str:
     replaced = baseline_store.judge_of_key(candidate, stored)
     if replaced is None:
-        return f"candidate  {plain(candidate.label)}\n{_nearest(candidate, stored)}"
+        return f"candidate  {plain(candidate.label)}\n{_nearest(candidate, stored)}{_far(candidate)}"
     heading = pairs(
         [
             ("candidate", candidate.label),
@@ -234,7 +273,11 @@ def _compared(candidate: Baseline, stored: list[Baseline]) -> str:
             ("software", "the same, as it is part of the key"),
         ]
     )
-    return f"{heading}\n\n{_changes(candidate, replaced)}"
+    return f"{heading}\n\n{_changes(candidate, replaced)}{_far(candidate)}"
+
+
+def _far(candidate: Baseline) -> str:
+    return "".join(f"\nin the candidate, {plain(each.sentence, 5000)}" for each in outliers(candidate))
 
 
 def _nearest(candidate: Baseline, stored: list[Baseline]) -> str:

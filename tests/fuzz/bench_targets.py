@@ -43,7 +43,7 @@ def _records() -> list[bytes]:
 
 def _read_record(raw: bytes, folder: Path) -> str:
     """Judged, reported without its pictures, put into a history and made a baseline."""
-    from bench.baselines.store import noisy
+    from bench.baselines.store import unfit
     from bench.history.store import append
     from bench.judge.gate import grouped, judge_suite
     from bench.judge.junit import as_junit
@@ -58,7 +58,7 @@ def _read_record(raw: bytes, folder: Path) -> str:
     records = [record for _, record in found]
     verdicts = judge_suite(grouped(records), [])
     cases = assess(records, [])
-    noisy(found, 10.0)
+    unfit(found)
     append(folder / "history.jsonl", records)
     shown = [as_junit(verdicts, True).decode(), as_json(cases).decode(), _render(cases, [()] * len(cases), [], [])]
     return "\n".join([*shown, *(plain(verdict.sentence) for verdict in verdicts)])

@@ -1,4 +1,4 @@
-"""What keeps a run out of a baseline: each complaint is heard, with its value and bound, and can be silent."""
+"""What keeps a run out of a baseline, and what is only noted of it: each is heard with its value, and can be silent."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench.baselines.noise import complaints
+from bench.baselines.noise import complaints, notes
+from bench.judge.stats import summarise
 from bench.records.record import Record
 from bench.selftest.series import FOLDER, read_series
 
@@ -29,90 +30,95 @@ def steady(count: int = 30, spread: float = 0.002, seed: int = 0) -> np.ndarray:
     return steps
 
 
+def noted(record: Record) -> list[str]:
+    """The notes that a baseline of this run would show."""
+    summary = summarise(record)
+    return notes(summary.step_seconds[summary.steady_from :], summary.steady_from)
+
+
 def test_a_quiet_run_has_nothing_against_it(synthetic_record) -> None:
-    assert complaints(synthetic_record()) == []
-    assert complaints(of_steps(synthetic_record, steady(), host=QUIET_HOST)) == []
-    assert complaints(of_steps(synthetic_record, [1.0] * 30)) == []
+    for run in (
+        synthetic_record(),
+        of_steps(synthetic_record, steady(), host=QUIET_HOST),
+        of_steps(synthetic_record, [1.0] * 30),
+    ):
+        assert (complaints(run), noted(run)) == ([], [])
 
 
-def test_steps_that_vary(synthetic_record) -> None:
+def test_steps_that_vary_are_noted_and_refuse_nothing(synthetic_record) -> None:
+    """No new run is set aside for it, so that a baseline of runs which are would be quieter than what it judges."""
     run = of_steps(synthetic_record, steady(spread=0.08, seed=3))
-    (found,) = complaints(run)
+    (found,) = noted(run)
     assert found.startswith("steady steps vary by 8.")
-    assert found.endswith("more than the 5 % allowed")
-    assert complaints(run, max_cv_percent=10.0) == []
+    assert complaints(run) == []
 
 
 @pytest.mark.parametrize(("change", "words"), [(0.1, "drift by +"), (-0.1, "drift by -"), (0.02, None), (0.0, None)])
 def test_steps_that_drift(synthetic_record, change: float, words: str | None) -> None:
     """The warm-up's end is read from the data, so that half of a long drift may pass for warm-up."""
-    found = complaints(of_steps(synthetic_record, steady(40) * np.linspace(1.0, 1 + change, 40)))
-    drifts = [each for each in found if "drift" in each]
+    run = of_steps(synthetic_record, steady(40) * np.linspace(1.0, 1 + change, 40))
+    drifts = [each for each in noted(run) if "drift" in each]
     assert bool(drifts) == (words is not None)
     if words is not None:
         assert words in drifts[0]
-        assert "more than the 2 % allowed" in drifts[0]
+    assert complaints(run) == []
 
 
 @pytest.mark.parametrize("count", [3, 6])
 def test_few_rising_steps_are_no_trend(synthetic_record, count: int) -> None:
     """Of three steps one order in six rises."""
     rising = of_steps(synthetic_record, [5.0, *np.linspace(1.0, 1.06, count - 1)])
-    assert not [each for each in complaints(rising) if "drift" in each]
+    assert not [each for each in noted(rising) if "drift" in each]
 
 
 def test_a_warm_up_that_never_settles(synthetic_record) -> None:
-    found = complaints(of_steps(synthetic_record, np.linspace(2.0, 1.0, 20)))
-    assert any(each.startswith("the warm-up never settled") and "10 of 20 steps" in each for each in found)
+    run = of_steps(synthetic_record, np.linspace(2.0, 1.0, 20))
+    assert any(each.startswith("the warm-up never settled") and "10 of 20 steps" in each for each in noted(run))
+    assert complaints(run) == []
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 6, 7, 12])
+def test_a_settled_warm_up_of_any_length_is_not_called_unsettled(synthetic_record, count: int) -> None:
+    run = of_steps(synthetic_record, [1.0] * count)
+    assert summarise(run).warmup_rule != "unsettled"
+    assert noted(run) == []
 
 
 @pytest.mark.parametrize(("seconds", "complains"), [(9.0, False), (11.0, True), (1e7, True)])
 def test_a_step_as_long_as_ten(synthetic_record, seconds: float, complains: bool) -> None:
     steps = steady(400)
     steps[300] = seconds
-    found = [each for each in complaints(of_steps(synthetic_record, steps), max_cv_percent=1e9) if "clock" in each]
+    run = of_steps(synthetic_record, steps)
+    found = [each for each in noted(run) if "clock" in each]
     assert bool(found) == complains
     if complains:
         assert found[0].startswith("step 301 of 400 took")
         assert "more than 10 times the median of 0.9999 s" in found[0]
+    assert complaints(run) == []
 
 
-@pytest.mark.parametrize(
-    ("host", "words"),
-    [
-        ({"throttled_seconds": 0.3}, None),
-        ({"throttled_seconds": 0.6}, "throttled for 0.6 s of a run of 46.49"),
-        # stolen time is of all cores together
-        ({"stolen_seconds": 80.0}, None),
-        ({"stolen_seconds": 100.0}, "stole 100 s of 192 cores x 46.49"),
-        ({"stolen_seconds": None, "throttled_seconds": None}, None),
-    ],
-)
-def test_time_that_the_machine_took_away(synthetic_record, host: dict[str, Any], words: str | None) -> None:
-    found = complaints(of_steps(synthetic_record, steady(), host=QUIET_HOST | host))
-    assert len(found) == (words is not None)
-    if words is not None:
-        assert words in found[0]
-        assert "more than the 1 % allowed" in found[0]
-
-
-@pytest.mark.parametrize(
-    ("kind", "load", "complains"), [("cpu", 193.0, True), ("cpu", 191.0, False), ("npu", 999.0, False)]
-)
-def test_a_machine_that_was_busy(synthetic_record, kind: str, load: float, complains: bool) -> None:
-    """What runs on the host's cores matters where they are what is measured."""
-    found = complaints(of_steps(synthetic_record, steady(), device={"kind": kind}, host={"load_average_1m": load}))
+@pytest.mark.parametrize(("high", "complains"), [(1.9, False), (2.1, True)])
+def test_a_run_whose_steps_have_no_middle_is_refused(synthetic_record, high: float, complains: bool) -> None:
+    """Beyond a factor of two no tolerance that a baseline can state would hold."""
+    found = complaints(of_steps(synthetic_record, [5.0, *[1.0, high] * 20]))
     assert len(found) == complains
     if complains:
-        assert "was 193.0, more than the 192 cores" in found[0]
+        assert "goes from 1 s to 2.1 s, more than the factor of 2" in found[0]
 
 
-def test_every_complaint_is_made_and_not_the_first_alone(synthetic_record) -> None:
+def test_what_the_machine_did_is_refused(synthetic_record) -> None:
+    busy = {"throttled_seconds": 60.0, "stolen_seconds": 9999.0, "load_average_1m": 500.0}
+    found = complaints(of_steps(synthetic_record, steady(), device={"kind": "cpu"}, host=busy))
+    assert [word for word in ("throttled", "stole", "load average") if any(word in each for each in found)] == [
+        "throttled", "stole", "load average"
+    ]  # fmt: skip
+
+
+def test_every_note_is_made_and_not_the_first_alone(synthetic_record) -> None:
     steps = np.linspace(3.0, 1.0, 40)
     steps[35] = 50.0
-    busy = {"throttled_seconds": 60.0, "stolen_seconds": 9999.0, "load_average_1m": 500.0}
-    found = complaints(of_steps(synthetic_record, steps, device={"kind": "cpu"}, host=busy))
-    words = ("vary by", "drift by", "clock jumped", "throttled", "stole", "load average")
+    found = noted(of_steps(synthetic_record, steps))
+    words = ("vary by", "drift by", "clock jumped")
     assert [word for word in words if any(word in each for each in found)] == list(words)
 
 
@@ -142,15 +148,15 @@ def test_a_hundred_thousand_steps_take_no_time(synthetic_record) -> None:
 
 
 @pytest.mark.parametrize("spread", [0.003, 0.01, 0.03])
-def test_steps_that_only_vary_are_rarely_refused(synthetic_record, spread: float) -> None:
+def test_steps_that_only_vary_are_rarely_noted(synthetic_record, spread: float) -> None:
     """The rules err: of 30 independent steps about one run in a hundred is called drifting."""
-    refused = sum(bool(complaints(of_steps(synthetic_record, steady(30, spread, seed)))) for seed in range(100))
-    assert refused <= 6
+    found = sum(bool(noted(of_steps(synthetic_record, steady(30, spread, seed)))) for seed in range(100))
+    assert found <= 6
 
 
-@pytest.mark.parametrize(("name", "least"), [("one-rank-other-jobs", 0.5), ("sixteen-ranks-two-shared-cores", 0.4)])
-def test_real_noise_is_refused(synthetic_record, name: str, least: float) -> None:
-    """Recorded under other work, with nothing known of the host: the steps alone give most of it away."""
+@pytest.mark.parametrize(("name", "least"), [("one-rank-alone", 40), ("sixteen-ranks-two-shared-cores", 30)])
+def test_real_noise_is_admitted_run_by_run(synthetic_record, name: str, least: int) -> None:
+    """40 and 60 % of these were refused for their steps, though the gate judges all that it is given."""
     runs = read_series(FOLDER / f"{name}.json").runs
-    refused = [run for run in runs if complaints(of_steps(synthetic_record, run.seconds.max(axis=0)))]
-    assert len(refused) / len(runs) >= least
+    fit = [run for run in runs if not complaints(of_steps(synthetic_record, run.seconds.max(axis=0)))]
+    assert len(fit) == least

@@ -91,29 +91,97 @@ def test_fewer_than_five_runs_are_refused(bench: Command, synthetic_record) -> N
     refused(bench("baseline", "record", "gone.json"), "gone.json: cannot be read")
 
 
-def test_each_noisy_run_is_named_with_all_that_is_against_it(bench: Command, synthetic_record) -> None:
+def test_each_unfit_run_is_named_with_all_that_is_against_it(bench: Command, synthetic_record) -> None:
     runs = write_runs(synthetic_record, Path("runs"))
-    synthetic_record(seed=21, noise=0.2).write(runs / "a.json")
+    steps = [300.0, *[39.8, 100.0] * 9, 39.8]
+    ranks = [each.model_dump() | {"step_seconds": steps} for each in synthetic_record().ranks]
+    synthetic_record(seed=21, ranks=ranks).write(runs / "a.json")
     synthetic_record(seed=22, noise=0.003, host={"throttled_seconds": 90.0}).write(runs / "b.json")
     synthetic_record(seed=23, valid=False, void_reasons=["step 3: loss is not finite"]).write(runs / "c.json")
     synthetic_record(seed=24, noise=0.003, device={"peak_flops_per_second": 1e12}).write(runs / "d.json")
     outcome = bench("baseline", "record", runs)
-    refused(outcome, "about 9 records", "--max-cv-percent")
+    refused(outcome, "about 9 records", "run all of them again")
     lines = outcome[2].splitlines()[:-1]
-    words = {"a": "vary by", "b": "throttled for 90 s", "c": "loss is not finite", "d": "impossible"}
+    words = {
+        "a": "the middle half of its steady steps",
+        "b": "throttled for 90 s",
+        "c": "loss is not finite",
+        "d": "impossible",
+    }
     for name, word in words.items():
         assert any(line.startswith(f"runs/{name}.json: run 0000") and word in line for line in lines), lines
     assert not any(f"runs/{seed}.json" in line for seed in range(1, 6) for line in lines)
     assert not Path("results").exists()
 
 
-def test_the_bound_on_variation_can_be_raised(bench: Command, synthetic_record) -> None:
+def test_steps_that_vary_are_noted_and_refuse_nothing(bench: Command, synthetic_record) -> None:
     runs = write_runs(synthetic_record, Path("runs"), 4)
     steps = [300.0, *[39.8, 36.0, 43.0] * 6, 39.8]
     ranks = [each.model_dump() | {"step_seconds": steps} for each in synthetic_record().ranks]
-    synthetic_record(seed=9, ranks=ranks).write(runs / "9.json")
-    assert bench("baseline", "record", runs)[0] == 2
-    assert bench("baseline", "record", runs, "--max-cv-percent", 10)[0] == 0
+    synthetic_record(seed=9 << 96, ranks=ranks).write(runs / "9.json")
+    code, output, errors = bench("baseline", "record", runs, "-o", "candidate.json")
+    assert code == 0, errors
+    note = "note: run 00000009: steady steps vary by 7."
+    assert note in output
+    bench("baseline", "promote", "candidate.json", "--rationale", "x")
+    assert note in bench("baseline", "show", stored_one().label)[1]
+
+
+def test_notes_of_many_runs_are_counted(bench: Command, synthetic_record) -> None:
+    steps = [300.0, *[39.8, 36.0, 43.0] * 6, 39.8]
+    ranks = [each.model_dump() | {"step_seconds": steps} for each in synthetic_record().ranks]
+    Path("runs").mkdir()
+    for seed in range(23):
+        synthetic_record(seed=seed, ranks=ranks).write(Path("runs") / f"{seed}.json")
+    lines = bench("baseline", "record", "runs")[1].splitlines()
+    assert sum(line.startswith("note: run") for line in lines) == 20
+    assert "note: and 3 more" in lines
+
+
+def test_the_option_that_is_gone_says_so(bench: Command, synthetic_record) -> None:
+    runs = write_runs(synthetic_record, Path("runs"))
+    refused(bench("baseline", "record", runs, "--max-cv-percent", 10), "--max-cv-percent is gone", "leave the option")
+    assert "--max-cv-percent" not in bench("baseline", "record", "--help")[1]
+
+
+def with_a_far_run(synthetic_record, folder: Path, far: int = 1) -> Path:
+    """Ten runs that differ by half a percent, so many of them 10 % slower."""
+    write_runs(synthetic_record, folder, 10 - far)
+    for index in range(far):
+        run = synthetic_record(seed=(0xFA << 120) + index, noise=0.003, median_seconds=39.8 * 1.1)
+        run.write(folder / f"far-{index}.json")
+    return folder
+
+
+NAMED = "run fa000000 is far from the others: s/step 4"
+
+
+def test_a_run_far_from_the_others_refuses_them_all(bench: Command, synthetic_record) -> None:
+    runs = with_a_far_run(synthetic_record, Path("runs"))
+    outcome = bench("baseline", "record", runs)
+    refused(outcome, "1 of 10 runs far from the others", "record all of them again", "--allow-outliers")
+    (line,) = outcome[2].splitlines()[:-1]
+    assert line.startswith(NAMED)
+    assert "% above the median of the other 9" in line
+    assert not Path("results").exists()
+
+
+def test_a_far_run_that_is_kept_is_named_wherever_the_baseline_is(bench: Command, synthetic_record) -> None:
+    runs = with_a_far_run(synthetic_record, Path("runs"))
+    code, output, _ = bench("baseline", "record", runs, "--allow-outliers", "-o", "candidate.json")
+    assert code == 0
+    assert NAMED in output
+    assert f"in the candidate, {NAMED}" in bench("baseline", "diff", "candidate.json")[1]
+    assert NAMED in bench("baseline", "promote", "candidate.json", "--rationale", "x")[1]
+    assert f"in the candidate, {NAMED}" in bench("baseline", "diff", "candidate.json")[1]
+    assert f"{stored_one().label}: {NAMED}" in bench("baseline", "list")[1]
+    assert NAMED in bench("baseline", "show", stored_one().label)[1]
+
+
+def test_three_far_runs_are_how_the_machine_runs(bench: Command, synthetic_record) -> None:
+    code, output, _ = bench("baseline", "record", with_a_far_run(synthetic_record, Path("runs"), far=3))
+    assert code == 0
+    assert output.count("this is how runs vary here") == 3
 
 
 @pytest.mark.parametrize(

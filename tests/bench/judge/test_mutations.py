@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from bench.baselines.noise import complaints
+from bench.baselines.noise import complaints, notes
 from bench.judge.baseline import Baseline, BaselineFile, read_baselines, recorded_baseline
 from bench.judge.gate import judge, judge_suite, missing
 from bench.judge.metrics import _METRICS, MEAN, PHASE, QUARTILE, RATE, STEP, figures_of, metric_of
@@ -462,6 +462,8 @@ NOISE: dict[str, tuple[Edit, str]] = {
     "stolen": (_within("host", stolen_seconds=1e5), "the hypervisor stole"),
     "throttled": (_within("host", throttled_seconds=1e5), "throttled for"),
     "busy before": (_loaded, "the load average before the start"),
+}
+NOTED: dict[str, tuple[Edit, str]] = {
     "varying": (_steps(lambda step: 1.0 + 0.3 * (step % 2)), "steady steps vary by"),
     "drifting": (_steps(lambda step: 1.0 + 0.02 * step), "steady steps drift by +"),
     "stalled": (_steps(lambda step: 20.0 if step == 15 else 1.0), "step 16 of 20 took"),
@@ -473,3 +475,10 @@ def test_a_noisy_run_is_a_complaint(edit_and_word: tuple[Edit, str]) -> None:
     edit, word = edit_and_word
     assert complaints(OURS[0]) == []
     assert any(word in each for each in complaints(mutated(OURS[0], edit)))
+
+
+@pytest.mark.parametrize("edit_and_word", NOTED.values(), ids=NOTED)
+def test_odd_steps_are_a_note(edit_and_word: tuple[Edit, str]) -> None:
+    edit, word = edit_and_word
+    summary = summarise(mutated(OURS[0], edit))
+    assert any(word in each for each in notes(summary.step_seconds[summary.steady_from :], summary.steady_from))
