@@ -20,7 +20,7 @@ def disturbed(record: Record) -> list[str]:
     A record of a foreign log has no host, so that nothing is known of it.
     """
     host = record.host
-    if host is None or not record.ranks:
+    if host is None:
         return []
     slowest = (max(times) for times in zip(*(rank.step_seconds for rank in record.ranks), strict=True))
     seconds = sum(slowest) + (record.startup_seconds or 0.0)

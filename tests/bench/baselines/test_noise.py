@@ -84,6 +84,12 @@ def test_a_settled_warm_up_of_any_length_is_not_called_unsettled(synthetic_recor
     assert noted(run) == []
 
 
+def test_a_long_warm_up_that_settles_is_no_note(synthetic_record) -> None:
+    run = of_steps(synthetic_record, [2.0] * 8 + [1.0] * 12)
+    assert summarise(run).steady_from == 8
+    assert noted(run) == []
+
+
 @pytest.mark.parametrize(("seconds", "complains"), [(9.0, False), (11.0, True), (1e7, True)])
 def test_a_step_as_long_as_ten(synthetic_record, seconds: float, complains: bool) -> None:
     steps = steady(400)
