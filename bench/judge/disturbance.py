@@ -27,16 +27,26 @@ def disturbed(record: Record) -> list[str]:
     return [*_lost(host, seconds), *_busy(record, host)]
 
 
-def told(records: Sequence[Record]) -> str:
+def undisturbed(records: Sequence[Record], least: int) -> list[int]:
+    """The places of the runs to judge: those that were not disturbed, as a baseline's were not.
+
+    Where fewer than `least` are left, all: then a verdict on disturbed runs is better than none, and says so.
+    """
+    kept = [place for place, record in enumerate(records) if not disturbed(record)]
+    return kept if len(kept) >= least else list(range(len(records)))
+
+
+def told(records: Sequence[Record], left_out: int) -> str:
     """What a verdict says of its own runs that were disturbed; empty where none was."""
     found = [(record, why) for record in records if (why := disturbed(record))]
     if not found:
         return ""
     record, why = found[0]
     were = "was" if len(found) == 1 else "were"
-    return (
-        f"{len(found)} of {len(records)} runs {were} disturbed from outside (run {record.id[:8]}: {why[0]}); "
-        "before you trust this, run them again on a machine that is free"
+    return f"{len(found)} of {len(records)} runs {were} disturbed from outside (run {record.id[:8]}: {why[0]}); " + (
+        "what was disturbed is left out"
+        if left_out
+        else "before you trust this, run them again on a machine that is free"
     )
 
 

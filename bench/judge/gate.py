@@ -15,10 +15,12 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from bench.judge import disturbance, outliers
 from bench.judge.attribution import Attribution, attribute
 from bench.judge.baseline import Baseline
 from bench.judge.difference import MIN_BASELINE_RUNS, Comparison
-from bench.judge.evidence import FAMILY_ERROR, Judgement, decide
+from bench.judge.disturbance import undisturbed
+from bench.judge.evidence import FAMILY_ERROR, MIN_RUNS_TO_DECIDE, Judgement, decide
 from bench.judge.metrics import MEAN, RATE, SPEED, STEP, Sessions, family, figures_of, speed_figures
 from bench.judge.patterns import findings, in_words
 from bench.judge.recorded_run import run_seconds
@@ -73,7 +75,7 @@ def judge_suite(
 
 @dataclass(frozen=True)
 class _Case:
-    """The runs of one case, their figures, and the baselines that may be compared with them."""
+    """The runs of one case that are judged, their figures, and the baselines that may be compared with them."""
 
     runs: list[Record]
     void: str | None
@@ -83,6 +85,7 @@ class _Case:
     refusals: tuple[Refusal, ...]
     step_seconds: float = 0.0
     comparisons: Mapping[str, dict[str, Comparison]] = field(default_factory=dict)  # by label of the weighed baselines
+    disturbed: str = ""  # what was taken from runs, in words
 
     @property
     def weighed(self) -> list[Baseline]:
@@ -96,7 +99,7 @@ class _Case:
 
 def _prepare(runs: list[Record], baselines: Sequence[Baseline], session_percent: float | None) -> _Case:
     _require_one_case(runs)
-    first = runs[0]
+    given, first = runs, runs[0]
     if void := next((reason for run in runs if (reason := why_invalid(run))), None):
         return _Case(runs, void, 1.0, [], [], ())
     summaries = [summarise(run) for run in runs]
@@ -109,6 +112,9 @@ def _prepare(runs: list[Record], baselines: Sequence[Baseline], session_percent:
     differences = [(baseline, baseline.differences(first)) for baseline in related]
     matched = [baseline for baseline, found in differences if not found]
     void = void or why_learning_differs(runs, matched)
+    if void is None:
+        kept = undisturbed(runs, MIN_RUNS_TO_DECIDE)
+        runs, summaries = [runs[place] for place in kept], [summaries[place] for place in kept]
     weighed = [baseline for baseline in matched if void is None and _is_weighed(baseline)]
     return _Case(
         runs=runs,
@@ -122,11 +128,12 @@ def _prepare(runs: list[Record], baselines: Sequence[Baseline], session_percent:
         ),
         step_seconds=statistics.median(each.median_step_seconds for each in summaries),
         comparisons={each.label: _comparisons(each, runs, summaries, session_percent) for each in weighed},
+        disturbed=disturbance.told(given, left_out=len(given) - len(runs)),
     )
 
 
 def grouped(records: Iterable[Record]) -> list[list[Record]]:
-    """The records that are runs of one case, recipe, layout, device and work, in the order of their first."""
+    """The records that are runs of one case, recipe, layout, device, work and number of steps, by their first."""
     groups: dict[tuple[str, ...], list[Record]] = {}
     for record in records:
         groups.setdefault(_key(record), []).append(record)
@@ -135,7 +142,7 @@ def grouped(records: Iterable[Record]) -> list[list[Record]]:
 
 def _key(record: Record) -> tuple[str, ...]:
     parts = (part.model_dump_json() for part in (record.layout, record.device, record.work))
-    return (record.case, record.recipe.hash, *parts)
+    return (record.case, record.recipe.hash, str(len(record.steps)), *parts)
 
 
 def missing(
@@ -288,8 +295,7 @@ def _conclude(case: _Case, judged: Mapping[tuple[str, str], Judgement]) -> Verdi
         why = why_no_baseline(case.refusals)
         sentence = f"NO BASELINE: {record.case} ran at {case.measured} on {record.device.name}; {why}"
         told = findings((), case.runs)
-        sentence += f". Also: {in_words(told)}" if told else ""
-        return Verdict("no_baseline", record.case, sentence, rows, case.refusals, findings=told)
+        return Verdict("no_baseline", record.case, sentence + _also(in_words(told)), rows, case.refusals, findings=told)
     worst, state = rows[found[0]], found[1]
     if state == "inconclusive":  # a suspicion says more than a lack of runs
         worst = next((row for row in rows if row.metric in SPEED and row.remedy and row.remedy.is_suspicion), worst)
@@ -297,9 +303,16 @@ def _conclude(case: _Case, judged: Mapping[tuple[str, str], Judgement]) -> Verdi
     sentence = verdict_sentence(record, rows, worst, case.measured)
     if attribution is not None and attribution.sentence:
         sentence += f". Where: {attribution.sentence}"
-    told = findings(next(each.runs for each in case.matched if each.label == worst.label), case.runs)
-    sentence += f". Also: {in_words(told)}" if told else ""
+    baseline = next(each for each in case.matched if each.label == worst.label)
+    told = findings(baseline.runs, case.runs)
+    sentence += _also(in_words(told), case.disturbed, outliers.told(baseline))
     return Verdict(state, record.case, sentence, rows, case.refusals, attribution, told)
+
+
+def _also(*told: str) -> str:
+    """What else a reader should know, at the end of a sentence."""
+    words = "; ".join(filter(None, told))
+    return f". Also: {words}" if words else ""
 
 
 def _attribution(case: _Case, worst: Row) -> Attribution | None:

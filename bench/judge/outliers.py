@@ -19,7 +19,7 @@ import numpy.typing as npt
 from scipy import stats as distributions
 
 from bench.judge.baseline import Baseline
-from bench.judge.evidence import FLOOR_PERCENT, MIN_BASELINE_RUNS
+from bench.judge.difference import FLOOR_PERCENT, MIN_BASELINE_RUNS
 from bench.judge.metrics import STEP, metric_of
 from bench.judge.words import figure
 

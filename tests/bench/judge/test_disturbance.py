@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from bench.judge.baseline import recorded_baseline
 from bench.judge.disturbance import disturbed, told
 
 QUIET_HOST = {"stolen_seconds": 0.0, "throttled_seconds": 0.0}
@@ -67,6 +68,26 @@ def test_a_void_run_without_ranks_is_looked_at_all_the_same(synthetic_record) ->
 def test_a_verdict_says_which_runs(synthetic_record) -> None:
     quiet = synthetic_record(seed=1)
     throttled = synthetic_record(seed=0xABCDEF12 << 96, noise=0.01, host={"throttled_seconds": 90.0})
-    assert told([quiet, quiet]) == ""
-    assert told([quiet, throttled]).startswith("1 of 2 runs was disturbed from outside (run abcdef12: throttled for 90")
-    assert told([throttled, throttled]).startswith("2 of 2 runs were disturbed")
+    assert told([quiet, quiet], left_out=0) == ""
+    assert told([quiet, throttled], left_out=0).startswith(
+        "1 of 2 runs was disturbed from outside (run abcdef12: throttled for 90", left_out=0
+    )
+    assert told([throttled, throttled], left_out=0).startswith("2 of 2 runs were disturbed")
+
+
+def test_disturbed_runs_are_left_out_of_a_verdict_while_three_others_remain(synthetic_record) -> None:
+    """A baseline has none of them, so that a verdict on them would compare unlike with unlike."""
+    baseline = recorded_baseline([synthetic_record(seed=seed, noise=0.002) for seed in range(5)], "invented")
+    quiet = [synthetic_record(seed=10 + index, noise=0.002) for index in range(3)]
+    slow = [
+        synthetic_record(seed=20 + index, noise=0.002, median_seconds=60.0, host={"throttled_seconds": 90.0})
+        for index in range(2)
+    ]
+    verdict = judge([*quiet, *slow], [baseline])
+    assert verdict.state == "pass", verdict.sentence
+    assert "3 runs against 5" in verdict.sentence
+    assert "2 of 5 runs were disturbed from outside" in verdict.sentence
+    assert "what was disturbed is left out" in verdict.sentence
+    few = judge([*quiet[:2], *slow], [baseline])
+    assert "4 runs against 5" in few.sentence
+    assert "before you trust this" in few.sentence
