@@ -8,6 +8,7 @@ import pytest
 
 from bench.judge.baseline import recorded_baseline
 from bench.judge.disturbance import disturbed, told
+from bench.judge.gate import judge
 
 QUIET_HOST = {"stolen_seconds": 0.0, "throttled_seconds": 0.0}
 STEADY_SECONDS = [5.0, *[1.0] * 29]  # 34 s, and 12.5 s before
@@ -69,10 +70,9 @@ def test_a_verdict_says_which_runs(synthetic_record) -> None:
     quiet = synthetic_record(seed=1)
     throttled = synthetic_record(seed=0xABCDEF12 << 96, noise=0.01, host={"throttled_seconds": 90.0})
     assert told([quiet, quiet], left_out=0) == ""
-    assert told([quiet, throttled], left_out=0).startswith(
-        "1 of 2 runs was disturbed from outside (run abcdef12: throttled for 90", left_out=0
-    )
-    assert told([throttled, throttled], left_out=0).startswith("2 of 2 runs were disturbed")
+    one, both = told([quiet, throttled], left_out=0), told([throttled, throttled], left_out=0)
+    assert one.startswith("1 of 2 runs was disturbed from outside (run abcdef12: throttled for 90")
+    assert both.startswith("2 of 2 runs were disturbed")
 
 
 def test_disturbed_runs_are_left_out_of_a_verdict_while_three_others_remain(synthetic_record) -> None:
