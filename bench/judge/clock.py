@@ -10,7 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-_DIGITS = 9  # after the point, of seconds: a nanosecond's clock has no tick that matters
+_DIGITS = 8  # after the point, of seconds: a finer clock has no tick that matters
+_OFF_DIGIT = 1e-6  # of the last digit: what a binary number lacks
 _LEAST_SHARE = 1e-5  # of a step: a smaller tick does not matter
 _MIN_LEVELS = 3  # different times that a grid is read from
 _MOST_DIFFERENT = 0.7  # of all: times that hardly repeat show no grid
@@ -39,11 +40,14 @@ def mean_tick_seconds(step_seconds: Sequence[float], tick: float) -> float:
 
 def _of_digits(seconds: Floats) -> float:
     """The last decimal place that any of the times needs."""
-    for digits in range(_DIGITS):
-        scaled = seconds * 10.0**digits
-        if np.all(np.abs(scaled - np.round(scaled)) < 1e-6):
-            return float(10.0**-digits)
-    return 0.0
+    if not _has_digits(seconds, _DIGITS):
+        return 0.0
+    return float(10.0 ** -next(digits for digits in range(_DIGITS + 1) if _has_digits(seconds, digits)))
+
+
+def _has_digits(seconds: Floats, digits: int) -> bool:
+    scaled = seconds * 10.0**digits
+    return bool((np.abs(scaled - np.round(scaled)) < _OFF_DIGIT).all())
 
 
 def _of_grid(seconds: Floats) -> float:

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Generic, Literal, TypeVar
 
+import numpy as np
+import numpy.typing as npt
 from scipy import optimize, special
-from scipy import stats as distributions
 
 from bench.judge.difference import Comparison, Difference, Error, difference
 from bench.judge.multiplicity import Asked, Rejection, rejections
@@ -30,6 +31,9 @@ FIRST_STAGE_SHARE = 0.2
 FIRST_STAGE_ERROR = FAMILY_ERROR * FIRST_STAGE_SHARE
 SECOND_STAGE_ERROR = FAMILY_ERROR * (1 - FIRST_STAGE_SHARE)
 POWER = 0.95  # of the smallest change that is called visible
+
+# Gauss and Legendre's nodes and weights, on the interval from 0 to 1
+_NODES, _WEIGHTS = (np.polynomial.legendre.leggauss(64) + np.array([[1.0], [0.0]])) / 2
 
 MetricState = Literal["pass", "fail", "improved", "inconclusive"]
 Key = TypeVar("Key", bound=Hashable)
@@ -201,13 +205,18 @@ def visible_errors(alpha: float, freedom: float) -> float:
 @functools.lru_cache(maxsize=4096)
 def _critical(alpha: float, freedom: float) -> tuple[float, float]:
     """(t beyond which alpha lies, standard errors of a change that is found with POWER): in units of the error."""
-    critical = float(distributions.t.isf(alpha, freedom))
-    power_lacks = partial(_lacking_power, critical, freedom)
+    critical = -float(special.stdtrit(freedom, alpha))
+    scales = np.sqrt(2 * special.gammaincinv(freedom / 2, _NODES) / freedom)
+    power_lacks = partial(_lacking_power, critical * scales)
     return critical, float(optimize.brentq(power_lacks, 0.0, 4 * critical + 20.0, xtol=1e-6))
 
 
-def _lacking_power(critical: float, freedom: float, noncentrality: float) -> float:
-    return POWER - float(distributions.nct.sf(critical, freedom, noncentrality))
+def _lacking_power(criticals: npt.NDArray[np.float64], noncentrality: float) -> float:
+    """By the definition of the noncentral t: normal over the root of chi-square, whose quantiles are integrated over.
+
+    scipy's own takes 50 times as long; they agree to 1e-4 (to 3e-4 at two degrees of freedom and an alpha of 1e-4).
+    """
+    return POWER - float(_WEIGHTS @ special.ndtr(noncentrality - criticals))
 
 
 def _ratio_percent(logarithm: float) -> float:
