@@ -19,7 +19,7 @@ _LEAST_EXCESS = 0.01  # of the median: clocks tick, and a step within a percent 
 _MIN_OCCURRENCES = 3
 _MIN_HITS = 0.8  # of the steps at the period
 _MIN_EXPLAINED = 0.6  # of what the slow steps cost
-_CHANCE = 0.05
+_CHANCE = 0.1
 _MOST_SPREAD = 4
 _MAX_PERIODS = 40  # that are tried, those that most pairs of slow steps are apart by
 

@@ -107,6 +107,20 @@ def test_periodic_steps_are_found_without_a_baseline_and_in_a_single_run() -> No
     assert set(found_by([], invented(1, 400, 1, every_50th))) == {"periodic"}
 
 
+def test_three_slow_steps_are_a_period_only_in_a_run_long_enough() -> None:
+    """Of 60 steps three fall on one by chance too often; of 160 they do not."""
+
+    def change(seconds: Floats) -> Floats:
+        slow = seconds.copy()
+        slow[len(seconds) // 3 - 4 :: len(seconds) // 3 - 4] *= 2
+        return slow
+
+    assert "periodic" not in found_by([], invented(1, 60, 1, change))
+    assert found_by([], invented(1, 160, 1, change))["periodic"].sentence.endswith(
+        "(steps 49, 98, 147): 1.9 % of the time"
+    )
+
+
 def test_what_the_baseline_has_too_is_no_change() -> None:
     assert findings_of_steps(invented(5, 200, 0, every_50th), invented(5, 200, 1, every_50th)) == ()
 
@@ -158,8 +172,9 @@ def test_a_slow_stretch_is_told_with_its_ends() -> None:
 
 
 def test_a_stretch_may_be_one_step() -> None:
-    [found] = findings_of_steps(invented(5, 200, 0), invented(5, 200, 1, one_step))
-    assert found.sentence.startswith("step 130 took 30")
+    for seed in range(10):  # a neighbour that is above the baseline's by chance is not taken along
+        found = found_by(invented(5, 200, 100 + seed), invented(5, 200, seed, one_step))
+        assert found["block"].sentence.startswith("step 130 took ")
 
 
 def test_a_stretch_at_the_start_counts_as_warm_up_and_is_told() -> None:
@@ -251,13 +266,17 @@ def test_checkpoints_of_a_real_npu_job_are_found() -> None:
 
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.json")), ids=lambda path: path.stem)
 def test_equal_runs_of_real_noise_are_told_to_differ_seldom(path: object) -> None:
-    """At most 2 % of the draws for each kind; of 250 draws 11 are beyond that by less than 1 in 100."""
+    """At most 2 % of the draws for each kind; of 250 draws 11 are beyond that by less than 1 in 100.
+
+    A stretch is looked for, and is hardly ever told: at most 0.2 % of 1500 draws.
+    """
     runs = [steady(run.seconds.max(axis=0)) for run in read_series(path).runs]  # type: ignore[arg-type]
     random, told = np.random.default_rng(0), Counter[str]()
     for _ in range(250):
         drawn = [runs[at] for at in random.permutation(len(runs))[:10]]
         told.update({each.kind for each in findings_of_steps(drawn[:5], drawn[5:])})
     assert max(told.values(), default=0) <= 11, told
+    assert told["block"] <= 2
 
 
 def test_the_rank_sum_counts_orders() -> None:
