@@ -13,8 +13,7 @@ from bench.judge.baseline import load_baselines
 from bench.judge.junit import write_junit
 from bench.judge.verdict import exit_code
 from bench.ledger.schema import read_ledger
-from bench.records.files import files_at
-from bench.records.record import Record
+from bench.records.files import each_record, files_at
 from bench.records.terminal import plain
 from reports.case import assess
 from reports.document import write_cases
@@ -63,7 +62,7 @@ def report(
     Exit code: 0 no case failed, 1 a case failed or is void, 2 bad input.
     """
     try:
-        loaded = [Record.read(path) for path in _files(records or [])]
+        loaded = list(each_record(_files(records or [])))
         stored = load_baselines(baselines) if loaded else []
         ledgers = [read_ledger(path) for path in ledger or ()]
         cases = assess(loaded, stored)

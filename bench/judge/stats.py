@@ -7,6 +7,7 @@ from the warm-up.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -87,13 +88,13 @@ def summarise(record: Record) -> Summary:
     """Every figure the report shows and the gate judges; needs at least one step on at least one rank."""
     if not record.steps or not record.ranks:
         raise ValueError(f"record {record.id} of {record.case} holds no steps: there is nothing to summarise")
-    seconds_RS = np.array([rank.step_seconds for rank in record.ranks], dtype=np.float64)
+    seconds_RS = _rows([rank.step_seconds for rank in record.ranks])
     slowest_S = seconds_RS.max(axis=0)
     step_seconds = tuple(slowest_S.tolist())
     warmup = find_steady(step_seconds)
     steady = slice(warmup.steady_from, None)
     steady_S = slowest_S[steady]
-    middle_S = np.median(seconds_RS, axis=0)[steady]
+    middle_S = _medians(seconds_RS.T)[steady]
     p5, median, p95 = np.percentile(steady_S, [5, 50, 95]).tolist()
     mean = float(steady_S.mean())
     flops_per_second = record.work.model_flops_per_step / mean / record.layout.world_size
@@ -112,8 +113,8 @@ def summarise(record: Record) -> Summary:
         tokens_per_second_per_processor=record.work.tokens_per_step / mean / record.layout.world_size,
         tflops_per_second_per_processor=flops_per_second / 1e12,
         mfu=None if peak_flops is None else flops_per_second / peak_flops,
-        skew=float(np.median(steady_S / middle_S)) - 1.0,
-        skew_seconds=float(np.median(steady_S - middle_S)),
+        skew=float(_medians(steady_S / middle_S)) - 1.0,
+        skew_seconds=float(_medians(steady_S - middle_S)),
         peak=_peak(record),
         phase_seconds=phases,
         coverage=coverage,
@@ -169,8 +170,8 @@ def _squared_errors(seconds: Floats, centre: float) -> Floats:
 def _usual_range(seconds: Floats) -> tuple[float, float]:
     """3 robust standard deviations around the median of the second half."""
     tail = seconds[len(seconds) // 2 :]
-    centre = float(np.median(tail))
-    spread = _CLIP_SIGMAS * _MAD_TO_SIGMA * float(np.median(np.abs(tail - centre)))
+    centre = float(_medians(tail))
+    spread = _CLIP_SIGMAS * _MAD_TO_SIGMA * float(_medians(np.abs(tail - centre)))
     # Where most of the tail is one and the same number there is no scale; a permille is noise anywhere.
     spread = max(spread, centre * 1e-3)
     return centre - spread, centre + spread
@@ -208,8 +209,8 @@ def _phases(record: Record, seconds_RS: Floats, steady: slice) -> tuple[dict[str
     names, phases_PS = _mean_over_ranks(listed, len(record.steps))
     if not names:
         return {}, None
-    medians = np.median(phases_PS[:, steady], axis=1)
-    coverage = float(np.median((phases_PS.sum(axis=0) / seconds_RS.mean(axis=0))[steady]))
+    medians = _medians(phases_PS[:, steady])
+    coverage = float(_medians((phases_PS.sum(axis=0) / seconds_RS.mean(axis=0))[steady]))
     return dict(zip(names, medians.tolist(), strict=True)), coverage
 
 
@@ -217,8 +218,8 @@ def _communication_share(record: Record, seconds_RS: Floats, steady: slice) -> f
     """Time inside collectives over the step, mean over ranks; None unless every rank measured it."""
     if not all(rank.communication_seconds for rank in record.ranks):
         return None
-    communication_RS = np.array([rank.communication_seconds for rank in record.ranks])
-    return float(np.median((communication_RS.mean(axis=0) / seconds_RS.mean(axis=0))[steady]))
+    communication_RS = _rows([rank.communication_seconds for rank in record.ranks])
+    return float(_medians((communication_RS.mean(axis=0) / seconds_RS.mean(axis=0))[steady]))
 
 
 def _collective_seconds(record: Record, steady: slice) -> dict[str, float]:
@@ -227,7 +228,7 @@ def _collective_seconds(record: Record, steady: slice) -> dict[str, float]:
     names, collectives_CS = _mean_over_ranks(listed, len(record.steps))
     if not names:
         return {}
-    return dict(zip(names, np.median(collectives_CS[:, steady], axis=1).tolist(), strict=True))
+    return dict(zip(names, _medians(collectives_CS[:, steady]).tolist(), strict=True))
 
 
 def _module_seconds(record: Record) -> dict[str, float]:
@@ -245,8 +246,20 @@ def _mean_over_ranks(listed: Sequence[Mapping[str, Sequence[float]]], steps: int
     names = list(dict.fromkeys(name for each in listed for name in each))
     nothing = [0.0] * steps
     values = [each.get(name, nothing) for name in names for each in listed]
-    together = np.array(values, dtype=np.float64).reshape(len(names), len(listed), steps)
+    together = _rows(values).reshape(len(names), len(listed), steps)
     return names, np.asarray(together.mean(axis=1), dtype=np.float64)
+
+
+def _rows(lists: Sequence[Sequence[float]]) -> Floats:
+    """Lists of one length as the rows of an array: np.array's numbers, for half of the time."""
+    shape = (len(lists), len(lists[0]) if lists else 0)
+    return np.fromiter(itertools.chain.from_iterable(lists), np.float64, math.prod(shape)).reshape(shape)
+
+
+def _medians(values: Floats) -> Floats:
+    """The median along the last axis: np.median's, for a tenth of the time where there are few values."""
+    ordered, count = np.sort(values, axis=-1), values.shape[-1]
+    return np.asarray((ordered[..., (count - 1) // 2] + ordered[..., count // 2]) / 2)
 
 
 def _collective_totals(record: Record, field: Literal["calls", "bytes"]) -> dict[str, int]:
