@@ -17,7 +17,7 @@ from grok1.config.recipe import Recipe
 from grok1.config.refusals import printable
 from grok1.device.kind import Kind, chosen_kind, set_kind, set_recipe
 from grok1.distributed.nodes import ONE_MACHINE, START_SECONDS, Nodes, Terms
-from grok1.distributed.rendezvous import COLLECTIVE_SECONDS, rendezvous_from_environment
+from grok1.distributed.rendezvous import COLLECTIVE_SECONDS, COME_SECONDS, rendezvous_from_environment
 
 if TYPE_CHECKING:
     from grok1.training.result import Event
@@ -62,8 +62,13 @@ def train(
     master_port: Annotated[int, typer.Option(help="A free port on the first machine.", min=1, max=65535)] = 29500,
     nproc_per_node: Annotated[int | None, typer.Option(help="Number of ranks on this machine.", min=1)] = None,
     start_timeout: Annotated[
-        float, typer.Option(help="Seconds that nodes wait for each other.", min=1)
-    ] = START_SECONDS,
+        float | None,
+        typer.Option(
+            help=f"Seconds that nodes wait for each other; default: {START_SECONDS:g}. "
+            f"Under torchrun and Slurm, seconds that ranks wait for each other; default: {COME_SECONDS:g}.",
+            min=1,
+        ),
+    ] = None,
     collective_timeout: Annotated[
         float, typer.Option(help="Seconds that a collective may take.", min=1)
     ] = COLLECTIVE_SECONDS,
@@ -95,7 +100,7 @@ def train(
         world_size = chosen.parallel.world_size
         job = replace(job, profile=profile_request(profile, profile_ranks, profile_dir, steps, world_size))
     kind = chosen_kind(device)
-    nodes = Nodes(nnodes, node_rank, master_addr, master_port, nproc_per_node, start_timeout)
+    nodes = Nodes(nnodes, node_rank, master_addr, master_port, nproc_per_node, start_timeout or START_SECONDS)
     result = _run(
         job,
         chosen,
@@ -105,6 +110,7 @@ def train(
         timeout_seconds=collective_timeout,
         terms=job.terms(),
         progress_seconds=progress_timeout,
+        come_seconds=start_timeout or COME_SECONDS,
     )
     if result is None:
         return
@@ -127,9 +133,10 @@ def _run(
     timeout_seconds: float = COLLECTIVE_SECONDS,
     terms: Terms | None = None,
     progress_seconds: float | None = None,
+    come_seconds: float = COME_SECONDS,
 ) -> Any:
     """What the job's first rank returns; None on other ranks under torchrun or Slurm."""
-    where = rendezvous_from_environment(timeout_seconds) if nodes.nnodes == 1 else None
+    where = rendezvous_from_environment(timeout_seconds, come_seconds) if nodes.nnodes == 1 else None
     if where is not None:
         set_kind(kind)
         set_recipe(recipe)

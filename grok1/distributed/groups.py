@@ -13,14 +13,15 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
-from torch._C._distributed_c10d import FileStore  # torch.distributed's own, which its types do not name
+from torch._C._distributed_c10d import PrefixStore, Store  # torch.distributed's own, which its types do not name
 
 from grok1.config.recipe import Parallel
 from grok1.device import seam
 from grok1.device.without_data import init_fake_process_group
-from grok1.distributed.heartbeat import Meeting, heartbeat, open_meeting
-from grok1.distributed.nodes import Terms, disagreement
-from grok1.distributed.rendezvous import FAKE_URL, FILE_URL, Rendezvous
+from grok1.distributed.heartbeat import heartbeat, open_meeting
+from grok1.distributed.rendezvous import FAKE_URL, Rendezvous
+from grok1.distributed.roll_call import call_roll
+from grok1.distributed.store import opened
 from grok1.megatron.door import parallel_state, tensor_parallel
 
 
@@ -48,7 +49,11 @@ class Ranks:
 
 @contextmanager
 def joined(where: Rendezvous, parallel: Parallel, seed: int) -> Iterator[Ranks]:
-    """Join the job and build its groups; leave it at the end, unless by an error."""
+    """Join the job and build its groups; leave it at the end, unless by an error.
+
+    Raises:
+        ValueError: ranks of torchrun or Slurm did not come, or do not run the same.
+    """
     seam.bind(where.local_rank)
     if where.url == FAKE_URL:
         init_fake_process_group(where.rank, where.world_size)
@@ -59,34 +64,26 @@ def joined(where: Rendezvous, parallel: Parallel, seed: int) -> Iterator[Ranks]:
     interface = where.interface()
     if interface is not None:
         os.environ["GLOO_SOCKET_IFNAME"] = os.environ.get("GLOO_SOCKET_IFNAME") or interface
-    # not by its URL: a folder's name may hold what has a meaning there
-    file = where.url.removeprefix(FILE_URL) if where.url.startswith(FILE_URL) else None
-    dist.init_process_group(
-        seam.backend(),
-        init_method=None if file else where.url,
-        store=FileStore(file, where.world_size) if file else None,
-        rank=where.rank,
-        world_size=where.world_size,
-        timeout=timedelta(seconds=where.timeout_seconds),
-    )
     with ExitStack() as stack:
+        store = opened(where)
         if where.terms:
-            _check_terms(where, stack)
+            store = PrefixStore(f"grok1 {where.attempt}", store)
+            _come_together(store, where, stack)
+        timeout = timedelta(seconds=where.timeout_seconds)
+        store.set_timeout(timeout)
+        dist.init_process_group(
+            seam.backend(), store=store, rank=where.rank, world_size=where.world_size, timeout=timeout
+        )
         yield _build_groups(where, parallel, seed)
     # not after an error: leaving closes the connections, and the others' complaints would hide the cause
     parallel_state.destroy_model_parallel()
     dist.destroy_process_group()
 
 
-def _check_terms(where: Rendezvous, stack: ExitStack) -> None:
-    """Refuse a job whose nodes do not run the same: every rank says the same line, and ends. Then let hearts beat."""
+def _come_together(store: Store, where: Rendezvous, stack: ExitStack) -> None:
+    """Refuse a job whose ranks are not all there, or do not run the same; then let their hearts beat."""
     meeting, listener = open_meeting(where) if where.rank == 0 and where.beats else (None, None)
-    told: list[tuple[str, Terms, Meeting | None]] = [("", {}, None)] * where.world_size
-    dist.all_gather_object(told, (where.node_name, dict(where.terms), meeting))
-    complaint = disagreement([(name, terms) for name, terms, _ in told])
-    if complaint is not None:
-        raise ValueError(complaint)
-    meeting = told[0][2]
+    meeting = call_roll(store, where, meeting)
     if meeting is not None and where.beats and where.world_size > 1:
         stack.enter_context(heartbeat(where, meeting, listener))
 

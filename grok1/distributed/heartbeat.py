@@ -17,9 +17,9 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from grok1.distributed.heart import END
+from grok1.distributed.listening import listening
 from grok1.distributed.rendezvous import Rendezvous
 
 SILENCE_BEATS = 20  # one a second; after so many the rank counts as lost
@@ -46,13 +46,7 @@ class Meeting:
 
 def open_meeting(where: Rendezvous) -> tuple[Meeting, socket.socket]:
     """On rank 0: a place for the hearts to meet. On a job of one machine it is on the loopback interface alone."""
-    if where.ranks_per_node == where.world_size:
-        family = socket.AF_INET6 if ":" in _host(where) else socket.AF_INET
-        listener = socket.create_server((_host(where), 0), family=family, backlog=where.world_size)
-    elif socket.has_dualstack_ipv6():
-        listener = socket.create_server(("", 0), family=socket.AF_INET6, backlog=where.world_size, dualstack_ipv6=True)
-    else:
-        listener = socket.create_server(("", 0), backlog=where.world_size)
+    listener = listening(_host(where), 0, is_one_machine=where.is_one_machine, backlog=where.world_size)
     return Meeting(_name(where), listener.getsockname()[1], secrets.token_hex(16)), listener
 
 
@@ -117,7 +111,7 @@ def _name(where: Rendezvous) -> str:
 
 def _host(where: Rendezvous) -> str:
     """Where rank 0's machine is reached from this one."""
-    host = urlsplit(where.url).hostname or ""
-    if where.ranks_per_node == where.world_size:
+    host, _ = where.address
+    if where.is_one_machine:
         return "::1" if ":" in host else "127.0.0.1"
     return host

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import wait
 
 from grok1.distributed.channel import SILENCE_SECONDS, Channel, Hello, Message, ProtocolError
+from grok1.distributed.listening import listening
 from grok1.distributed.nodes import Nodes, Terms, disagreement
 
 _HELLO_SECONDS = 2.0  # a connection that says nothing for so long is not a launcher's
@@ -68,7 +69,7 @@ class _Host:
         # no machine answers for an address of its own but this one; elsewhere, another may be node 0 too
         rival = _Rival(self._nodes, self._hello, is_settled=_is_own(self._nodes.master_addr))
         try:
-            with _listening(self._nodes.master_port) as listener, contextlib.closing(rival):
+            with _listening(self._nodes) as listener, contextlib.closing(rival):
                 while not self._all_are_here():
                     self._receive(listener)
                     for peer, _ in self._guests.values():
@@ -248,21 +249,15 @@ def _connected(nodes: Nodes, hello: Hello) -> tuple[Channel | None, str]:
 
 
 @contextlib.contextmanager
-def _listening(port: int) -> Iterator[socket.socket]:
+def _listening(nodes: Nodes) -> Iterator[socket.socket]:
     try:
-        listener = _bound(port)
+        listener = listening(nodes.master_addr, nodes.master_port, is_one_machine=nodes.nnodes == 1)
     except OSError as error:
-        raise ValueError(f"port {port} cannot be used ({error.strerror}); choose another --master-port") from None
+        raise ValueError(
+            f"port {nodes.master_port} cannot be used ({error.strerror}); choose another --master-port"
+        ) from None
     with listener:
         yield listener
-
-
-def _bound(port: int) -> socket.socket:
-    """Both kinds of address where the machine has both, as torch's own rendezvous listens."""
-    if socket.has_dualstack_ipv6():
-        with contextlib.suppress(OSError):
-            return socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True)
-    return socket.create_server(("", port))
 
 
 def _is_own(address: str) -> bool:

@@ -12,6 +12,9 @@ import psutil
 from grok1.distributed.environment import bare_address, shown, tcp_url, whole_number
 
 COLLECTIVE_SECONDS = 600.0  # that one may take, unless told otherwise: a first step on an accelerator compiles
+# that ranks of torchrun or Slurm wait for each other, unless told otherwise: thousands that read torch from one disk,
+# and the first of each node may read a corpus or a checkpoint through, while the others wait here
+COME_SECONDS = 600.0
 _MOST_RANKS = 1 << 20
 _TORCHRUN = "start with torchrun, which sets it, or unset RANK and WORLD_SIZE"
 _SLURM = "start with srun, which sets it"
@@ -32,6 +35,26 @@ class Rendezvous:
     host: str = ""
     terms: tuple[tuple[str, str], ...] = ()  # to be compared with the other ranks'; empty where a launcher has done so
     beats: bool = True  # whether ranks without a launcher of ours look after each other (see `heartbeat`)
+    start_seconds: float = COME_SECONDS  # that ranks wait for each other
+    has_store: bool = False  # torchrun's own process keeps the store at this address; else rank 0 does
+    attempt: str = "0"  # torchrun starts ranks again after a failure, with the same store
+
+    @property
+    def is_one_machine(self) -> bool:
+        """Whether all ranks are on this machine."""
+        return self.ranks_per_node == self.world_size
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port of `tcp://host:port`."""
+        place = urlsplit(self.url)
+        return place.hostname or "", place.port or 0
+
+    @property
+    def place(self) -> str:
+        """As in "10.0.0.1 port 29500"."""
+        host, port = self.address
+        return f"{host} port {port}"
 
     @property
     def node_name(self) -> str:
@@ -59,7 +82,9 @@ class Rendezvous:
         )
 
 
-def rendezvous_from_environment(timeout_seconds: float = COLLECTIVE_SECONDS) -> Rendezvous | None:
+def rendezvous_from_environment(
+    timeout_seconds: float = COLLECTIVE_SECONDS, start_seconds: float = COME_SECONDS
+) -> Rendezvous | None:
     """Where torchrun or Slurm put this process, or None when neither started it.
 
     Raises:
@@ -76,7 +101,17 @@ def rendezvous_from_environment(timeout_seconds: float = COLLECTIVE_SECONDS) -> 
         return None
     rank, world, local, per_node = place
     address, port = _meeting_place()
-    return Rendezvous(tcp_url(address, port), rank, world, local, per_node, timeout_seconds)
+    return Rendezvous(
+        tcp_url(address, port),
+        rank,
+        world,
+        local,
+        per_node,
+        timeout_seconds,
+        start_seconds=start_seconds,
+        has_store=os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True",
+        attempt=os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"),
+    )
 
 
 def _by_torchrun() -> tuple[int, int, int, int]:

@@ -6,7 +6,7 @@ import linecache
 import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ _ANSWER_SECONDS = 2.0
 _FRAME = re.compile(r'^  File "(?P<file>.*)", line (?P<line>\d+) in (?P<name>.*)$')
 _HOUSE = Path(__file__).resolve().parents[2]
 _OWN_FRAMES = 3
+_SPANS = 16  # in a list of ranks
 _LOOKED_AT = 3  # innermost frames in which a rank that waits for others says so
 _WAITS = re.compile(r"\.(wait|synchronize|barrier|monitored_barrier|recv|all_gather\w*|all_reduce|all_to_all\w*)\(")
 
@@ -93,7 +94,7 @@ def told(marks: Mapping[int, Mark], stacks: Mapping[int, list[Frame]], stopped: 
     blocks: dict[str, list[int]] = {}
     for rank, mark in marks.items():
         blocks.setdefault(_block(mark, stacks.get(rank, []), rank in stopped), []).append(rank)
-    return "\n".join(f"  {_ranks(ranks)}: {block}" for block, ranks in blocks.items())
+    return "\n".join(f"  {rank_list(ranks)}: {block}" for block, ranks in blocks.items())
 
 
 def _block(mark: Mark, stack: list[Frame], is_stopped: bool) -> str:
@@ -109,13 +110,14 @@ def _block(mark: Mark, stack: list[Frame], is_stopped: bool) -> str:
     return "\n".join([f"{step}, {how}", *(f"      {frame}" for frame in [stack[0], *ours])])
 
 
-def _ranks(ranks: list[int]) -> str:
-    """As in "ranks 0-2, 5"."""
+def rank_list(ranks: Sequence[int]) -> str:
+    """As in "ranks 0-2, 5"; after some, how many more there are."""
     spans: list[list[int]] = []
     for rank in sorted(ranks):
         if spans and rank == spans[-1][1] + 1:
             spans[-1][1] = rank
         else:
             spans.append([rank, rank])
-    text = ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in spans)
-    return f"{'rank' if len(ranks) == 1 else 'ranks'} {text}"
+    text = ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in spans[:_SPANS])
+    left = sum(last - first + 1 for first, last in spans[_SPANS:])
+    return f"{'rank' if len(ranks) == 1 else 'ranks'} {text}{f' and {left} more' if left else ''}"

@@ -59,7 +59,7 @@ def not_found(port: int) -> str:
 
 SAME = "type the same command on every node, but for the node's own rank"
 TWICE = rf"--node-rank 0 was given twice: to node 0 {A} and to node 0 {B}; number the nodes from 0 to 1"
-RECIPE = rf"node 1 {B} has recipe grok1-nano [0-9a-f]{{12}}, node 0 {A} has [^;]+; {SAME}"
+RECIPE = rf"node 1 {B} has training.seed 7, node 0 {A} has 1234; {SAME}"
 COMMIT = rf"node 1 {B} has commit [0-9a-f]{{40}}, node 0 {A} has [0-9a-f]{{40}}; check out the same commit on every"
 
 STARTS = {

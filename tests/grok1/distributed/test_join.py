@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.grok1.conftest import ROOT, as_options, grok1_command
@@ -57,9 +58,71 @@ def test_ranks_that_do_not_run_the_same_all_say_so_in_one_line(words: list[str],
     host = socket.gethostname()
     for text in said:
         line = text.strip().splitlines()[-1]
-        assert line.startswith(f"grok1: node 1 ({host}) has recipe grok1-nano "), text
-        assert f", node 0 ({host}) has grok1-nano " in line
+        assert line.startswith(f"grok1: node 1 ({host}) has training.seed 7, node 0 ({host}) has 1234; type"), text
         assert "Traceback" not in text
+
+
+def _absent(who: str, port: int, why: str) -> str:
+    return (
+        f"grok1: {who} did not come to 127.0.0.1 port {port} within 3 s{why}: not started, or with another MASTER_ADDR "
+        "or MASTER_PORT, or not done with what comes before; --start-timeout gives more time\n"
+    )
+
+
+def _listening(rank: subprocess.Popen[str], port: int) -> set[str]:
+    """The addresses at which a rank listens for the others, once it does."""
+    found: set[str] = set()
+    while not found and rank.poll() is None:
+        every = psutil.Process(rank.pid).net_connections("tcp")
+        found = {each.laddr.ip for each in every if each.status == psutil.CONN_LISTEN and each.laddr.port == port}
+        time.sleep(0.1)
+    return found
+
+
+def test_a_rank_that_does_not_come_is_named_by_those_that_wait(words: list[str], port: int) -> None:
+    limited = [*words, "--start-timeout", "3"]
+    alone = _rank(0, port, limited)
+    listening = _listening(alone, port)
+    assert (alone.communicate(timeout=LIMIT_SECONDS)[0], alone.returncode) == (
+        _absent("rank 1 on node 1", port, " (1 of 2 came)"),
+        2,
+    )
+    assert listening == {"127.0.0.1"}  # and not all interfaces
+    alone = _rank(1, port, limited)
+    assert (alone.communicate(timeout=LIMIT_SECONDS)[0], alone.returncode) == (
+        _absent("rank 0 on node 0", port, " (Connection refused)"),
+        2,
+    )
+
+
+def test_a_rank_of_torchruns_that_does_not_come_is_named(words: list[str], port: int, tmp_path: Path) -> None:
+    """Rank 1's process is there, and still busy with something else."""
+    (tmp_path / "rank").write_text(
+        f'#!/bin/sh\n[ "$RANK" = 1 ] && exec sleep 100\nexec {sys.executable} -m grok1 "$@"\n'
+    )
+    (tmp_path / "rank").chmod(0o755)
+    started = [
+        "--nnodes",
+        "1",
+        "--master-port",
+        str(port),
+        "--nproc-per-node",
+        "2",
+        "--no-python",
+        str(tmp_path / "rank"),
+    ]
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", *started, "train", *words, "--start-timeout", "3"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_SECONDS,
+    )
+    assert done.returncode == 1  # torchrun's own
+    assert re.search(
+        r"^grok1: rank 1 on node 0 did not come to \S+ port \d+ within 3 s \(1 of 2 came\): ", done.stderr, re.M
+    ), done.stderr
+    assert re.search(r"rank +: 0 \(local_rank: 0\)\n +exitcode +: 2 ", done.stderr), done.stderr
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a stopped process stands for a cut network; Linux alone tested")

@@ -17,11 +17,12 @@ from pathlib import Path
 
 import pytest
 
+from grok1.config.load import load_recipe
 from grok1.distributed.channel import MAX_LINE_BYTES, Channel, Message, ProtocolError
 from grok1.distributed.failure import Failure, cause
 from grok1.distributed.link import NodeLink
 from grok1.distributed.meeting import Party, meet
-from grok1.distributed.nodes import Nodes, Terms, code_hash, disagreement
+from grok1.distributed.nodes import Nodes, Terms, code_hash, common_terms, disagreement
 from grok1.distributed.rendezvous import Rendezvous
 from tests.grok1.conftest import ROOT, TWO_RANKS
 
@@ -106,6 +107,40 @@ def test_nodes_that_run_something_else_are_refused_with_one_line_on_both(
     said = [_complaint(meeting) for meeting in both]
     assert said[0] == said[1]
     assert re.match(complaint, said[0]), said[0]
+
+
+def _terms(*overrides: str) -> Terms:
+    return common_terms(load_recipe("grok1-nano", overrides), "cpu")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "complaint"),
+    [
+        (["training.seed=7"], "b has training.seed 7, a has 1234; "),
+        (
+            ["training.adam_beta2=0.9", "training.router_dtype=model", "model.ffn_hidden_size=128"],
+            "b has model.ffn_hidden_size 128 and training.router_dtype model and training.adam_beta2 0.9, a has ",
+        ),
+        (["training.recompute=full"], "b has training.recompute full, a has none; "),
+    ],
+)
+def test_values_of_a_recipe_that_differ_are_named_with_both(overrides: list[str], complaint: str) -> None:
+    """As --set names them; two ranks of each node."""
+    nodes = [("a", _terms()), ("a", _terms()), ("b", _terms(*overrides)), ("b", _terms(*overrides))]
+    said = disagreement(nodes)
+    assert said is not None
+    assert said.startswith(complaint)
+
+
+def test_of_many_values_that_differ_the_first_are_named_and_the_others_counted() -> None:
+    said = disagreement([("a", _terms()), ("b", common_terms(load_recipe("grok1-40b", []), "cpu"))])
+    assert said is not None
+    assert said.startswith("b has recipe grok1-40b, a has grok1-nano; ")
+    twelve = {f"model.value{number}": "1" for number in range(12)}
+    assert disagreement([("a", twelve), ("b", dict.fromkeys(twelve, "2"))]) == (
+        "b has model.value0 2 and model.value1 2 and model.value2 2 and model.value3 2, a has 1 and 1 and 1 and 1, "
+        "and 8 more values differ; type the same command on every node, but for the node's own rank"
+    )
 
 
 def test_a_node_that_does_not_come_is_named(nodes: Nodes) -> None:
