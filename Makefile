@@ -1,7 +1,7 @@
 # The commands of a newcomer, each from a bare clone: they set up .venv when it is missing or out of date.
 #
 #   make bench PYTHON=python3.11            another interpreter, 3.10 to 3.12
-#   make bench BENCH_ARGS="--case NAME"     more options for pytest bench/
+#   make bench BENCH_ARGS="--case NAME"     more options for pytest bench/; of RESULTS=DIR and --results the latter counts
 #   make test TEST_ARGS="-k gate -x"        more options for pytest tests/
 #   make fuzz SECONDS=600 FUZZ_ARGS="--target npz"    one parser, ten minutes
 #   make conformance MINDSPEED=DIR MEGATRON=DIR    checkouts of MindSpeed and Megatron-LM (docs/ascend.md)
@@ -35,9 +35,12 @@ help:  ## show this
 venv: $(READY)  ## make .venv with the exact versions of constraints/dev.txt
 
 bench: $(READY)  ## train Grok-1 on 16 ranks of this machine, judge it, write a report
-	@touch $(VENV)/.bench-started; status=0; \
-	$(BIN)/python -m pytest bench/ --benchmark --results $(RESULTS) $(BENCH_ARGS) || status=$$?; \
-	report=$$(find $(RESULTS) -name report.md -newer $(VENV)/.bench-started -exec ls -t {} + 2>/dev/null | head -n 1); \
+	@touch $(VENV)/.bench-started; status=0; results="$(RESULTS)"; own=yes; before=; set -- $(BENCH_ARGS); \
+	for word; do case "$$before $$word" in \
+	"--results "*) results=$$word; own=;; \
+	*" --results="*) results=$${word#--results=}; own=;; esac; before=$$word; done; \
+	$(BIN)/python -m pytest bench/ --benchmark $${own:+--results "$$results"} "$$@" || status=$$?; \
+	report=$$(find "$$results" -name report.md -newer $(VENV)/.bench-started -exec ls -t {} + 2>/dev/null | head -n 1); \
 	echo "report: $${report:-none was written}"; exit $$status
 
 test: $(READY)  ## run the tests, but for those of test-nodes

@@ -20,6 +20,10 @@ from typing import BinaryIO
 from filelock import FileLock, Timeout
 
 
+class NotDoneError(RuntimeError):
+    """What was asked for was right, and could not be done; the message is one line that says all."""
+
+
 def write_json(path: Path, content: object) -> None:
     """Write plain data as JSON; a number that is not finite becomes null, since JSON has none."""
     write_text(path, json.dumps(_finite(content), indent=1, allow_nan=False) + "\n")

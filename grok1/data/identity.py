@@ -1,4 +1,4 @@
-"""Which text a corpus holds: a digest of every byte, computed once for each content and then remembered.
+"""Which text a corpus holds, and by which tokenizer: digests of every byte. A corpus's is computed once and kept.
 
 What is remembered lies where sample indexes do, in a file that ends in `.identity.json`: the digest, with size, inode
 and times of both files. The kernel sets the time of the last change (ctime), which no copying tool can put back, so
@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from grok1.data.indexed import indexed_path
+from grok1.data.tokenizer import Tokenizer
 from grok1.files import one_at_a_time, read_start, write_json
 
 _CHUNK_BYTES = 1 << 26
@@ -50,6 +51,11 @@ def corpus_digest(prefix: Path, memo_folders: Sequence[Path] = ()) -> str:
             return digest
     except OSError as error:
         raise ValueError(f"cannot read {prefix}.bin and .idx: {error.strerror}; check the disk") from error
+
+
+def tokenizer_digest(tokenizer: Tokenizer) -> str:
+    """16 hex digits over what the tokenizer's files hold: the same wherever they lie."""
+    return tokenizer.unique_identifiers["sha256"][:16]
 
 
 def _digest(prefix: Path) -> str:

@@ -14,7 +14,7 @@ _BLAMES_A_PEER = re.compile(
     r"Connection (closed|reset) by peer|[Tt]imed out waiting|Socket Timeout|Broken pipe|remote process exited"
     r"|failed to connect|Connection refused|recvValue failed|sendBytes failed|HCCL.*(timeout|remote)"
 )
-_ORDER = {"died": 0, "interrupted": 0, "hung": 0, "refused": 1, "error": 1, "lost": 2, "stalled": 4}
+_ORDER = {"died": 0, "interrupted": 0, "hung": 0, "refused": 1, "undone": 1, "error": 1, "lost": 2, "stalled": 4}
 _CONSEQUENCE = 3
 
 
@@ -23,9 +23,10 @@ class Failure(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    # died: a process ended without a word; refused: the user's input; lost: a node that is no longer heard;
+    # died: a process ended without a word; refused: the user's input; undone: what
+    # a rank says all of in one line, as of a full disk; lost: a node that is no longer heard;
     # hung: a rank that keeps others waiting; stalled: a node whose ranks all wait
-    kind: Literal["died", "interrupted", "refused", "error", "lost", "hung", "stalled"]
+    kind: Literal["died", "interrupted", "refused", "undone", "error", "lost", "hung", "stalled"]
     when: float  # seconds since the epoch, by the clock of the node that says so
     rank: int | None = None  # of the whole job; None: the node as a whole
     node: str = Field(default="", max_length=512)  # as in "node 1 (host, address)"; empty on a job of one machine

@@ -311,6 +311,8 @@ class _Watch:
             raise NodeFailedError(line or failure.details)
         if failure.kind == "refused":
             raise LaunchError(line or failure.details)
+        if failure.kind == "undone":
+            line = line or failure.details
         raise RankFailedError(failure.rank, failure.details, line)
 
 

@@ -18,6 +18,7 @@ from grok1.device.kind import device_kind, set_recipe
 from grok1.distributed.environment import threads
 from grok1.distributed.progress import PROGRESS
 from grok1.distributed.rendezvous import Rendezvous
+from grok1.files import NotDoneError
 
 
 def rank_main(entry: str, job: object, recipe: Recipe, where: Rendezvous, results: Connection, folder: str) -> None:
@@ -37,6 +38,9 @@ def rank_main(entry: str, job: object, recipe: Recipe, where: Rendezvous, result
     except ValueError as error:  # the user's input; only one line of it is of use
         results.send(("refused", time.time(), str(error), traceback.format_exc()))
         os._exit(2)
+    except NotDoneError as error:
+        results.send(("undone", time.time(), str(error), traceback.format_exc()))
+        os._exit(1)
     except BaseException:
         results.send(("error", time.time(), traceback.format_exc()))
         os._exit(1)  # skip the process group's farewell, which would wait for the others

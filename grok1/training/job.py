@@ -47,6 +47,7 @@ class Job:
     shared_storage: bool = True
     index_cache: Path | None = None  # where the sample index is kept; None: see grok1.data.sample_index.index_folders
     corpus_digest: str = ""  # of every byte of the corpus; empty: not computed yet
+    tokenizer_digest: str = ""  # of its files, the same
     profile: ProfileRequest | None = None
     times_modules: bool = False  # profile the last step once more, outside the measurement, to split its time by module
     launched_at: float = 0.0  # seconds since the epoch; the start-up time counts from here
@@ -61,6 +62,7 @@ class Job:
             "--no-shared-storage": "no" if self.shared_storage else "yes",
             "--profile": "no" if self.profile is None else f"{sorted(self.profile.steps)} {sorted(self.profile.ranks)}",
             "data": self.corpus_digest,
+            "tokenizer": self.tokenizer_digest,
         }
 
 
@@ -140,13 +142,13 @@ def prepare(
         raise ValueError(
             f"tokenizer {tokenizer} does not exist; give a tokenizer.model file or a folder that holds one"
         )
-    _check_tokenizer(tokenizer, recipe)
+    words = _checked_tokenizer(tokenizer, recipe)
     _check_token_ids(data, check_indexed(data).dtype, recipe.model.vocab_size)
     training_share(recipe, data)
     data, index_cache = data.absolute(), index_cache.absolute() if index_cache else None
     corpus = corpus_digest(data, index_folders(data, index_cache))
     if stored is not None:
-        stored.check_resumable(recipe, corpus, allowed_changes)
+        stored.check_resumable(recipe, corpus, allowed_changes, tokenizer=words)
         _verify_once_a_node(stored)
     return Job(
         recipe=recipe,
@@ -161,6 +163,7 @@ def prepare(
         shared_storage=shared_storage,
         index_cache=index_cache,
         corpus_digest=corpus,
+        tokenizer_digest=words,
         launched_at=time.time(),
     )
 
@@ -185,15 +188,19 @@ def _verify_once_a_node(stored: StoredCheckpoint) -> None:
         stored.verify()
 
 
-def _check_tokenizer(path: Path, recipe: Recipe) -> None:
+def _checked_tokenizer(path: Path, recipe: Recipe) -> str:
+    """The digest of a tokenizer that fits the recipe."""
+    from grok1.data.identity import tokenizer_digest
     from grok1.data.tokenizer import load_tokenizer
 
-    entries = load_tokenizer(recipe.data.tokenizer_type, path).vocab_size
+    tokenizer = load_tokenizer(recipe.data.tokenizer_type, path)
+    entries = tokenizer.vocab_size
     if entries > recipe.model.vocab_size:
         raise ValueError(
             f"tokenizer {path} has {entries} entries, more than the recipe's vocab_size {recipe.model.vocab_size}; "
             "set model.vocab_size, or use the tokenizer the recipe was made for"
         )
+    return tokenizer_digest(tokenizer)
 
 
 def _check_token_ids(prefix: Path, dtype: str, vocab_size: int) -> None:

@@ -67,6 +67,7 @@ def _loop(job: Job, stepper: Stepper, first: int, emit: Emit, profiler: StepProf
                 stepper.optimizer,
                 stepper.scheduler,
                 job.corpus_digest,
+                job.tokenizer_digest,
             )
     return results
 

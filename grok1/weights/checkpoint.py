@@ -18,6 +18,7 @@ from torch.nn import Module
 
 from grok1.config.recipe import Recipe
 from grok1.distributed.groups import Ranks
+from grok1.files import NotDoneError
 from grok1.megatron.door import dist_checkpointing
 from grok1.megatron.instances import chained
 from grok1.megatron.plain_data import RefusedPickleError, why
@@ -51,6 +52,7 @@ def save(
     optimizer: MegatronOptimizer,
     scheduler: Scheduler,
     corpus: str = "",
+    tokenizer: str = "",
 ) -> None:
     """Write the state after `step` steps. The folder appears under its name only when it is whole.
 
@@ -68,7 +70,8 @@ def save(
         sums: list[dict[str, FileSum]] = [{}] * ranks.world_size
         dist.all_gather_object(sums, _own_sums(folder, step, ranks))
         if ranks.rank == 0:
-            finish_step(folder, step, recipe, {name: each[name] for each in sums for name in each}, corpus)
+            all_sums = {name: each[name] for each in sums for name in each}
+            finish_step(folder, step, recipe, all_sums, corpus, tokenizer)
     dist.barrier()
 
 
@@ -149,7 +152,7 @@ def _on_first_rank(ranks: Ranks, action: Callable[[], None]) -> None:
     if ranks.rank == 0:
         try:
             action()
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, NotDoneError) as error:
             problem[0] = error
     dist.broadcast_object_list(problem)
     if problem[0] is not None:

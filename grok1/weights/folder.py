@@ -34,6 +34,7 @@ from grok1.weights.manifest import (
 LATEST = "latest_checkpointed_iteration.txt"
 WEIGHTS_ONLY_STEP = 0
 CORPUS = "data.corpus"  # named like a key of the recipe: the text itself
+TOKENIZER = "data.tokenizer"  # the same: the content of its files
 
 _COPY_AGAIN = "copy the checkpoint again, whole"
 _FREE_KEYS = ("training.recompute",)  # whose change leaves every number as it was
@@ -92,11 +93,14 @@ class StoredCheckpoint:
         """Whether it was imported, so that there is no optimizer state."""
         return self.step == WEIGHTS_ONLY_STEP
 
-    def check_resumable(self, recipe: Recipe, corpus: str = "", allowed: Sequence[str] = ()) -> None:
+    def check_resumable(
+        self, recipe: Recipe, corpus: str = "", allowed: Sequence[str] = (), tokenizer: str = ""
+    ) -> None:
         """Refuse what cannot continue the run that wrote this; imported weights need the same model and no more.
 
         With optimizer state, the layout must match too, and what decides the numbers of a step: the training and data
-        sections and the corpus, whose digest is empty where it is not known. `allowed` names what may differ of those.
+        sections, the corpus and the tokenizer, whose digests are empty where they are not known. `allowed` names what
+        may differ of those.
 
         Raises:
             ValueError: names the values that differ.
@@ -107,7 +111,7 @@ class StoredCheckpoint:
             return
         self._check_section("parallel", recipe, advice)
         self._check_experts(recipe)
-        differences = self._differences(recipe, corpus)
+        differences = self._differences(recipe, {CORPUS: corpus, TOKENIZER: tokenizer})
         refused = [key for key in differences if key not in (*allowed, *_FREE_KEYS)]
         if refused:
             values = ", ".join(f"{key}={differences[key][0]}, now {differences[key][1]}" for key in refused)
@@ -118,7 +122,7 @@ class StoredCheckpoint:
                 advice = f"{fixed[0]} cannot change; leave it as it was, or go on from its weights (grok1 convert)"
             raise ValueError(f"checkpoint {self.folder} was trained with {values}; {advice}")
 
-    def _differences(self, recipe: Recipe, corpus: str) -> dict[str, tuple[object, object]]:
+    def _differences(self, recipe: Recipe, digests: Mapping[str, str]) -> dict[str, tuple[object, object]]:
         """What training goes by and is not the same: key -> (value then, value now)."""
         then, now = self.recipe.resolved(), recipe.resolved()
         differences: dict[str, tuple[object, object]] = {
@@ -127,8 +131,9 @@ class StoredCheckpoint:
             for key, value in now[section].items()
             if then[section][key] != value
         }
-        if self.manifest.corpus and corpus and self.manifest.corpus != corpus:
-            differences[CORPUS] = (self.manifest.corpus, corpus)
+        for key, stored in ((CORPUS, self.manifest.corpus), (TOKENIZER, self.manifest.tokenizer)):
+            if stored and digests[key] and stored != digests[key]:
+                differences[key] = (stored, digests[key])
         return differences
 
     def check_model(self, recipe: Recipe, advice: str) -> None:
@@ -165,7 +170,7 @@ def check_changeable(keys: Sequence[str]) -> None:
         ValueError: names the key, and those that it may be.
     """
     known = [*(f"training.{key}" for key in Training.model_fields), *(f"data.{key}" for key in Data.model_fields)]
-    known = [key for key in [*known, CORPUS] if key not in (*_FREE_KEYS, *_FIXED_KEYS)]
+    known = [key for key in [*known, CORPUS, TOKENIZER] if key not in (*_FREE_KEYS, *_FIXED_KEYS)]
     for key in keys:
         if key not in known:
             raise ValueError(f"--allow-change {printable(key)} is not a value that may change; give {', '.join(known)}")
@@ -191,7 +196,12 @@ def start_step(folder: Path, step: int) -> Path:
 
 
 def finish_step(
-    folder: Path, step: int, recipe: Recipe, sums: Mapping[str, FileSum] | None = None, corpus: str = ""
+    folder: Path,
+    step: int,
+    recipe: Recipe,
+    sums: Mapping[str, FileSum] | None = None,
+    corpus: str = "",
+    tokenizer: str = "",
 ) -> None:
     """Give a step's partial folder its recipe, its manifest and its name, and make it the newest.
 
@@ -199,7 +209,7 @@ def finish_step(
     """
     partial, final = partial_folder(folder, step), step_folder(folder, step)
     write_text(partial / _RECIPE_NAME, json.dumps(recipe.resolved(), indent=2))
-    _write_sums(partial, step, recipe, sums or {}, corpus)
+    _write_sums(partial, step, recipe, sums or {}, corpus, tokenizer)
     replaced = final.with_name(f"{final.name}.replaced")
     shutil.rmtree(replaced, ignore_errors=True)
     if final.exists():
@@ -233,10 +243,13 @@ def seal(folder: Path) -> int:
     return step
 
 
-def _write_sums(where: Path, step: int, recipe: Recipe, sums: Mapping[str, FileSum], corpus: str) -> None:
+def _write_sums(
+    where: Path, step: int, recipe: Recipe, sums: Mapping[str, FileSum], corpus: str, tokenizer: str = ""
+) -> None:
     rest = {path.name for path in where.iterdir()} - sums.keys()
     files = {**sums, **file_sums(where, rest)}
-    write_manifest(where, Manifest(step=step, recipe_hash=recipe.hash(), corpus=corpus, files=files))
+    manifest = Manifest(step=step, recipe_hash=recipe.hash(), corpus=corpus, tokenizer=tokenizer, files=files)
+    write_manifest(where, manifest)
 
 
 def step_folder(folder: Path, step: int) -> Path:

@@ -1,8 +1,8 @@
 """The checksums of a checkpoint's files, written last and read before anything is loaded. No torch.
 
-manifest.json lists every file of one step's folder with its size and its XXH3-128 digest, and says which step, recipe
-and corpus they belong to. XXH3 finds accidents, and reads faster than a disk does. It is no signature: who can write
-the folder can write the manifest too.
+manifest.json lists every file of one step's folder with its size and its XXH3-128 digest, and says which step, recipe,
+corpus and tokenizer they belong to. XXH3 finds accidents, and reads faster than a disk does. It is no signature: who
+can write the folder can write the manifest too.
 """
 
 from __future__ import annotations
@@ -50,12 +50,16 @@ class Manifest(BaseModel):
     step: int = Field(ge=0)
     recipe_hash: str = Field(max_length=64)
     corpus: str = Field(default="", max_length=128)  # its digest; empty for weights that were imported
+    tokenizer: str = Field(default="", max_length=128)  # the same; empty in manifests that are older than it
     files: dict[str, FileSum] = Field(min_length=1, max_length=1 << 20)
 
     def text(self) -> str:
         """As it is stored, with a digest of itself."""
-        content = self.model_dump(mode="json", by_alias=True)
-        return json.dumps({**content, "self": _own_digest(content)}, indent=1) + "\n"
+        return json.dumps({**self.content(), "self": _own_digest(self.content())}, indent=1) + "\n"
+
+    def content(self) -> dict[str, object]:
+        """What its own digest is over: as it was stored, with or without a tokenizer."""
+        return self.model_dump(mode="json", by_alias=True, exclude=None if self.tokenizer else {"tokenizer"})
 
     @property
     def bytes(self) -> int:
@@ -106,7 +110,7 @@ def read_manifest(folder: Path, step: int) -> Manifest:
         manifest = Manifest.model_validate(content)
     except (ValidationError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         manifest, own = None, ""
-    if manifest is None or own != _own_digest(manifest.model_dump(mode="json", by_alias=True)):
+    if manifest is None or own != _own_digest(manifest.content()):
         raise ValueError(f"{path} is damaged; {_COPY_AGAIN}")
     if manifest.step != step:
         raise ValueError(f"{folder} holds the files of step {manifest.step}, not of step {step}; {_COPY_AGAIN}")

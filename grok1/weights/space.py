@@ -8,12 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from grok1.config.refusals import reason_of
-from grok1.files import existing_folder
+from grok1.files import NotDoneError, existing_folder
 
 _REMEDY = "free some, or write to another disk"
 
 
-class NotWrittenError(ValueError):
+class NotWrittenError(NotDoneError):
     """Something could not be written whole, so nothing of it was left; the message names path, bytes and cause."""
 
 

@@ -10,9 +10,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from grok1.config.load import load_recipe
 from grok1.data import identity
 from grok1.data.identity import corpus_digest
 from grok1.data.indexed import IndexedWriter, indexed_path
+from grok1.distributed.nodes import disagreement
+from grok1.training.job import prepare
 
 TOKENS = 3000  # of two bytes: several chunks, as they are set below
 
@@ -121,3 +124,19 @@ def test_folders_that_cannot_be_written_only_cost_another_reading(tmp_path: Path
     (tmp_path / "file").touch()
     assert corpus_digest(prefix, [tmp_path / "file" / "memo"]) == corpus_digest(prefix)
     assert len(reads) == 2
+
+
+def test_a_tokenizer_is_known_by_the_content_of_its_files_and_nodes_compare_it(
+    corpus: tuple[Path, Path], tmp_path: Path
+) -> None:
+    prefix, tokenizer = corpus
+    recipe = load_recipe("grok1-nano")
+    (tmp_path / "copy.model").write_bytes(tokenizer.read_bytes())
+    (tmp_path / "other.model").write_bytes(tokenizer.read_bytes() + b"\xfa\x3f\x01x")  # a field that nobody reads
+    jobs = [prepare(recipe, 1, prefix, each) for each in (tokenizer, tmp_path / "copy.model", tmp_path / "other.model")]
+    told = [disagreement([("a", jobs[0].terms()), ("b", job.terms())]) for job in jobs]
+    assert told[:2] == [None, None]
+    assert told[2] == (
+        f"b has tokenizer {jobs[2].tokenizer_digest}, a has {jobs[0].tokenizer_digest}; copy the same tokenizer to "
+        "every node, or give --tokenizer"
+    )

@@ -134,6 +134,18 @@ def test_imported_weights_start_any_training(tmp_path: Path) -> None:
     stored(tmp_path, 0).check_resumable(load_recipe("grok1-nano", changes), "another")
 
 
+def test_another_tokenizer_is_refused_by_its_digest(tmp_path: Path) -> None:
+    start_step(tmp_path, 1)
+    finish_step(tmp_path, 1, load_recipe("grok1-nano"), tokenizer="0123")
+    checkpoint = StoredCheckpoint.open(tmp_path)
+    checkpoint.check_resumable(checkpoint.recipe, tokenizer="0123")
+    checkpoint.check_resumable(checkpoint.recipe)  # not known
+    assert "tokenizer" not in checkpoint.manifest.model_copy(update={"tokenizer": ""}).text()  # as manifests were
+    checkpoint.check_resumable(checkpoint.recipe, "", ["data.tokenizer"], tokenizer="4567")
+    with pytest.raises(ValueError, match=r"data\.tokenizer=0123, now 4567; .*--allow-change data\.tokenizer"):
+        checkpoint.check_resumable(checkpoint.recipe, tokenizer="4567")
+
+
 def test_another_corpus_is_refused_by_its_digest(tmp_path: Path) -> None:
     checkpoint = stored(tmp_path, 1, corpus="0123")
     checkpoint.check_resumable(checkpoint.recipe, "0123")

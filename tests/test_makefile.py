@@ -1,0 +1,49 @@
+"""What `make bench` hands to pytest, seen by a stand-in for the interpreter."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+HOUSE = Path(__file__).resolve().parents[1]
+PYTHON = """#!/bin/sh
+printf '<%s>' "$@"; echo
+while [ "${1%%=*}" != --results ]; do shift; done
+folder=${1#--results=}
+[ "$folder" = --results ] && folder=$2
+mkdir -p "$folder"; sleep 0.01; touch "$folder/report.md"
+"""
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="no make")
+@pytest.mark.parametrize(
+    ("given", "words", "folder"),
+    [
+        ([], "<--results><results>", "results"),
+        (["RESULTS=there"], "<--results><there>", "there"),
+        (["BENCH_ARGS=--results here --case a"], "<--results><here><--case><a>", "here"),
+        (["BENCH_ARGS=--results=here", "RESULTS=there"], "<--results=here>", "here"),
+        (["BENCH_ARGS=--set 'a=b c'"], "<--results><results><--set><a=b c>", "results"),
+    ],
+)
+def test_the_results_folder_is_given_once_and_its_report_found(
+    tmp_path: Path, given: list[str], words: str, folder: str
+) -> None:
+    for name in ("Makefile", "pyproject.toml", "constraints/dev.txt", ".venv/bin/python", ".venv/.ready"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text((HOUSE / name).read_text() if not name.startswith(".venv") else PYTHON)
+    (tmp_path / ".venv/bin/python").chmod(0o755)
+    done = subprocess.run(
+        ["make", "bench", *given],
+        cwd=tmp_path,
+        env={"PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.stdout == f"<-m><pytest><bench/><--benchmark>{words}\nreport: {folder}/report.md\n", done.stderr
