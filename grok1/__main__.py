@@ -142,7 +142,7 @@ def _run(
         set_recipe(recipe)
         from grok1.distributed.join import run_here
 
-        where = replace(where, beats=progress_seconds != 0)
+        where = replace(where, progress_seconds=progress_seconds)
         return run_here(entry, job, recipe, kind, where, on_event, terms or {})
     from grok1.distributed.launch import launch
 

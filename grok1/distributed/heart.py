@@ -1,9 +1,10 @@
 """A rank's heart: a small process beside it that says to the others' hearts that the rank lives.
 
-It needs the standard library alone. A thread of the rank would fall silent while C++ code holds Python's lock, as some
-does while it compiles or writes a file. A process of its own beats on, and sees by itself whether its rank is stopped
-or has ended. All hearts talk to rank 0's, which says who was lost. Time is counted in beats of one's own: on a machine
-that has no time for anybody, or is suspended, nobody is silent.
+It needs the standard library alone, and what of ours needs no more. A thread of the rank would fall silent while C++
+code holds Python's lock, as some does while it compiles or writes a file. A process of its own beats on, and sees by
+itself whether its rank is stopped or has ended. All hearts talk to rank 0's, which says who was lost. Time is counted
+in beats of one's own: on a machine that has no time for anybody, or is suspended, nobody is silent. Each says with
+every beat how far its rank is. Where none goes on for too long, rank 0's asks all where they stand.
 
 It is started by `grok1.distributed.heartbeat`, which writes the settings to its standard input, then "done" at the end.
 """
@@ -19,62 +20,56 @@ import signal
 import socket
 import sys
 import time
+from dataclasses import dataclass
 
-_MAX_BYTES = 1 << 16
-_SEND_SECONDS = 2.0
+from grok1.distributed.heart_channel import HeartChannel
+from grok1.distributed.process_state import is_stopped
+from grok1.distributed.progress import Mark
+from grok1.distributed.standing import Marks, OwnRank, Stand, cause, told
+
 _OBEY_SECONDS = 5.0  # for the rank to end by itself once it is told
 _CONNECT_ATTEMPTS = 5
+_ANSWER_SECONDS = 20.0  # rank 0's heart may still be starting; who hangs up after "hello" counts as ended
 _NAMED = 8  # ranks in one line
 _ENDED = "has ended before its work was done"
 _STOPPED = "is stopped, as by SIGSTOP"
 END = b"E"  # to the rank: end now
 
 
-class _Channel:
-    """Lines of JSON lists of strings over a connection."""
+@dataclass(frozen=True)
+class Settings:
+    """What a heart is told about its rank; see `grok1.distributed.heartbeat`."""
 
-    def __init__(self, connection: socket.socket) -> None:
-        connection.settimeout(_SEND_SECONDS)
-        self.connection = connection
-        self.silent_beats = 0  # so far; 0 again whenever something is read
-        self.name = ""  # as in "rank 1 on node 1 (host)"; empty before it has said so
-        self._buffer = b""
-
-    def send(self, *words: str) -> None:
-        with contextlib.suppress(OSError):  # a connection that is gone is noticed where it is read
-            self.connection.sendall(json.dumps(words).encode() + b"\n")
-
-    def count_silence(self) -> int:
-        """For how many beats nothing has come, this one included."""
-        self.silent_beats += 1
-        return self.silent_beats
-
-    def read(self) -> list[list[str]]:
-        """What has come; EOFError at the end and after nonsense."""
-        try:
-            part = self.connection.recv(_MAX_BYTES)
-        except TimeoutError:
-            return []
-        except OSError:
-            part = b""
-        *lines, self._buffer = (self._buffer + part).split(b"\n")
-        if not part or len(self._buffer) > _MAX_BYTES:
-            raise EOFError
-        self.silent_beats = 0
-        try:
-            return [[str(word) for word in json.loads(line)] for line in lines]
-        except (ValueError, TypeError, RecursionError):
-            raise EOFError from None
+    process: int
+    rank: int
+    ranks: int
+    name: str
+    first: str
+    token: str
+    host: str
+    port: int
+    listener: int | None
+    marks: int | None
+    stack: int | None
+    progress_seconds: float | None
+    beat_seconds: float
+    silence_beats: int
+    moment_beats: int
 
 
 class _Heart:
     """What rank 0's heart and the others' have in common."""
 
-    def __init__(
-        self, process: int, name: str, token: str, beat_seconds: float, silence_beats: int, moment_beats: int
-    ) -> None:
-        self._process, self.name, self.token = process, name, token
-        self.beat_seconds, self.silence_beats, self.moment_beats = beat_seconds, silence_beats, moment_beats
+    def __init__(self, given: Settings) -> None:
+        self._process, self.name, self.token, self.given = given.process, given.name, given.token, given
+        self.beat_seconds, self.silence_beats, self.moment_beats = (
+            given.beat_seconds,
+            given.silence_beats,
+            given.moment_beats,
+        )
+        self._stop_beats = int((given.progress_seconds or 0) / self.beat_seconds) or self.silence_beats
+        self.own = OwnRank(given.process, given.marks, given.stack)
+        self.asked_at: int | None = None  # the beat at which the rank was asked where it stands
         self.selector = selectors.DefaultSelector()
         self.beats = 0
         self.is_over = False
@@ -114,9 +109,22 @@ class _Heart:
             self.ended()
             self.is_over = True
             return
-        self._stopped_beats = self._stopped_beats + 1 if _is_stopped(self._process) else 0
-        if self._stopped_beats == self.silence_beats:
+        self._stopped_beats = self._stopped_beats + 1 if is_stopped(self._process) else 0
+        if self._stopped_beats == self._stop_beats:
             self.stopped()
+
+    def ask(self) -> None:
+        """Ask the rank where it stands; the answer may take a beat or two."""
+        if self.asked_at is None:
+            self.asked_at = self.beats
+            self.own.ask()
+
+    def answer(self) -> Stand | None:
+        """Where the rank stands, once it was asked and has answered, or is given up."""
+        if self.asked_at is None or self.beats == self.asked_at:
+            return None
+        stand = self.own.stand()
+        return Stand("silent") if stand is None and self.beats >= self.asked_at + self.moment_beats else stand
 
     def decide(self, beats: int, why: str) -> None:
         """This rank ends after so many beats; the first word counts."""
@@ -158,16 +166,21 @@ class _First(_Heart):
     def listen(self, listener: socket.socket) -> None:
         listener.setblocking(False)
         self._listener = listener
-        self._guests: list[_Channel] = []
+        self._guests: list[HeartChannel] = []
+        self._marks = Marks(self.given.ranks, self.given.progress_seconds)
+        self._stands: dict[int, Stand] = {}
+        self._names = {0: self.name}
+        self._why_asked = ""  # the cause where it is known already
+        self._stalled_seconds = 0.0
         self.selector.register(listener, selectors.EVENT_READ, self._accept)
 
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
-            guest = _Channel(self._listener.accept()[0])
+            guest = HeartChannel(self._listener.accept()[0])
             self._guests.append(guest)
             self.selector.register(guest.connection, selectors.EVENT_READ, functools.partial(self._hear_guest, guest))
 
-    def _hear_guest(self, guest: _Channel) -> None:
+    def _hear_guest(self, guest: HeartChannel) -> None:
         try:
             for words in guest.read():
                 self._take(guest, words)
@@ -176,21 +189,41 @@ class _First(_Heart):
             if guest.name:
                 self._tell(self.moment_beats, f"{guest.name} {_ENDED}")
 
-    def _take(self, guest: _Channel, words: list[str]) -> None:
+    def _take(self, guest: HeartChannel, words: list[str]) -> None:
         match words:
-            case ["hello", self.token, name]:
-                guest.name = name
+            case ["hello", self.token, name, rank] if rank.isdecimal() and not guest.name:
+                guest.name, guest.rank = name, int(rank)
+                self._names[guest.rank] = name
                 guest.send("hello", self.token)
+            case ["alive", *mark] if guest.name:
+                self._note(guest.rank, mark)
+            case ["stands", state, place, block] if guest.name:
+                self._stands[guest.rank] = Stand(state, place, block)
             case ["left"] if guest.name:
                 self._drop(guest)
             case ["failed", "ended"] if guest.name:
                 self._drop(guest)
                 self._tell(self.moment_beats, f"{guest.name} {_ENDED}")
             case ["failed", "stopped"] if guest.name:
-                self._tell(0, f"{guest.name} {_STOPPED}")
+                self._inquire(f"{guest.name} {_STOPPED}")
 
-    def _drop(self, guest: _Channel) -> None:
+    def _note(self, rank: int, mark: list[str]) -> None:
+        with contextlib.suppress(ValueError, TypeError):
+            count, step, slowest, in_step, debugged = mark
+            said = Mark(int(count), int(step), float(slowest), in_step == "1", debugged == "1")
+            self._marks.note(rank, said, self.beats)
+
+    def _inquire(self, why: str) -> None:
+        """Ask all where they stand before the job ends."""
+        if self.asked_at is None and self._verdict is None:
+            self._why_asked = why
+            self.ask()
+            for guest in self._guests:
+                guest.send("where")
+
+    def _drop(self, guest: HeartChannel) -> None:
         if guest in self._guests:
+            self._marks.forget(guest.rank)
             self._guests.remove(guest)
             self.selector.unregister(guest.connection)
             guest.connection.close()
@@ -213,6 +246,26 @@ class _First(_Heart):
             silent = [guest.name for guest in self._guests if guest.silent_beats >= self.silence_beats - 2]
             more = f" and {len(silent) - _NAMED} more" if len(silent) > _NAMED else ""
             self._tell(0, f"{', '.join(silent[:_NAMED])}{more} {_not_heard(self)}")
+        self._marks.note(0, self.own.mark(), self.beats)
+        stalled_seconds = self._marks.stalled_seconds(self.beats, self.beat_seconds)
+        if stalled_seconds is not None and self.asked_at is None:
+            self._stalled_seconds = stalled_seconds
+            self._inquire("")
+        self._conclude()
+
+    def _conclude(self) -> None:
+        """End the job once all have said where they stand, or have had time to."""
+        if self.asked_at is None or self._verdict is not None:
+            return
+        own = self.answer()
+        if own is not None:
+            self._stands[0] = own
+        asked = [0, *(guest.rank for guest in self._guests if guest.name)]
+        is_late = self.beats >= self.asked_at + 2 * self.moment_beats
+        if is_late or all(rank in self._stands for rank in asked):
+            stands = {rank: self._stands.get(rank, Stand("silent")) for rank in asked}
+            print(f"grok1: {_printable_lines(told(stands))}", file=sys.stderr, flush=True)
+            self._tell(0, self._why_asked or cause(stands, self._names, self._stalled_seconds))
 
     def left(self) -> None:
         for guest in self._guests:
@@ -222,20 +275,25 @@ class _First(_Heart):
         self._tell(self.moment_beats, f"{self.name} {_ENDED}")
 
     def stopped(self) -> None:
-        self._tell(0, f"{self.name} {_STOPPED}")
+        self._inquire(f"{self.name} {_STOPPED}")
 
 
 class _Other(_Heart):
     """Another rank's: hears rank 0's alone."""
 
-    def call(self, host: str, port: int, first: str) -> bool:
+    _has_answered = False
+
+    def call(self) -> bool:
         """Whether rank 0's heart answers; where a firewall is between, the job goes on without."""
+        host, port, first = self.given.host, self.given.port, self.given.first
         self._first, said = first, ""
         for _ in range(_CONNECT_ATTEMPTS):
             try:
-                self._channel = _Channel(socket.create_connection((host, port), self.moment_beats * self.beat_seconds))
-                self._channel.send("hello", self.token, self.name)
-                self._channel.connection.settimeout(self.moment_beats * self.beat_seconds)
+                self._channel = HeartChannel(
+                    socket.create_connection((host, port), self.moment_beats * self.beat_seconds)
+                )
+                self._channel.send("hello", self.token, self.name, str(self.given.rank))
+                self._channel.connection.settimeout(_ANSWER_SECONDS)
                 if self._channel.read()[0] != ["hello", self.token]:
                     raise EOFError
                 self.selector.register(self._channel.connection, selectors.EVENT_READ, self._hear_first)
@@ -258,6 +316,8 @@ class _Other(_Heart):
                 match words:
                     case ["over"]:
                         self.is_over = True
+                    case ["where"]:
+                        self.ask()
                     case ["end", why]:
                         self.decide(0, why)
                     case ["end later", why]:
@@ -267,7 +327,13 @@ class _Other(_Heart):
             self.decide(self.moment_beats, f"{self._first} {_ENDED}")
 
     def beat(self) -> None:
-        self._channel.send("alive")
+        mark = self.own.mark()
+        flags = [f"{flag:d}" for flag in (mark.is_in_step, mark.is_debugged)]
+        self._channel.send("alive", str(mark.count), str(mark.step), str(mark.slowest_step_seconds), *flags)
+        stand = None if self._has_answered else self.answer()
+        if stand is not None:
+            self._has_answered = True
+            self._channel.send("stands", stand.state, stand.place, stand.block)
         if self._channel.count_silence() >= self.silence_beats:
             self.decide(0, f"{self._first} {_not_heard(self)}")
 
@@ -286,11 +352,8 @@ def _not_heard(heart: _Heart) -> str:
     return f"was not heard for {seconds:g} s: its machine has stopped, or the network is cut"
 
 
-def _is_stopped(process: int) -> bool:
-    """By SIGSTOP and the like; not by a debugger, whose processes are in another state. Linux; elsewhere never."""
-    with contextlib.suppress(OSError), open(f"/proc/{process}/stat", "rb") as file:
-        return file.read().rpartition(b")")[2].split()[0] == b"T"
-    return False
+def _printable_lines(text: str) -> str:
+    return "\n".join("".join(each if each.isprintable() else "?" for each in line) for line in text.split("\n"))
 
 
 def _printable(text: str) -> str:
@@ -307,17 +370,12 @@ def main() -> None:
         if not part:
             return
         settings += part
-    given = json.loads(settings)
-    own = [given[key] for key in ("process", "name", "token", "beat_seconds", "silence_beats", "moment_beats")]
-    if given["listener"] is not None:
-        first = _First(*own)
-        first.listen(socket.socket(fileno=given["listener"]))
+    given = Settings(**json.loads(settings))
+    if given.listener is not None:
+        first = _First(given)
+        first.listen(socket.socket(fileno=given.listener))
         first.run()
         return
-    other = _Other(*own)
-    if other.call(given["host"], given["port"], given["first"]):
+    other = _Other(given)
+    if other.call():
         other.run()
-
-
-if __name__ == "__main__":
-    main()

@@ -15,15 +15,18 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from grok1.distributed.heart import END
+from grok1.distributed.heart import END, Settings
 from grok1.distributed.listening import listening
+from grok1.distributed.progress import PROGRESS
 from grok1.distributed.rendezvous import Rendezvous
 
 SILENCE_BEATS = 20  # one a second; after so many the rank counts as lost
 _LEAVE_SECONDS = 5.0
+_HOUSE = Path(__file__).resolve().parents[2]
+_PROGRAM = "import sys; sys.path.insert(0, sys.argv[1]); from grok1.distributed.heart import main; main()"
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,11 @@ def open_meeting(where: Rendezvous) -> tuple[Meeting, socket.socket]:
 def heartbeat(
     where: Rendezvous, meeting: Meeting, listener: socket.socket | None = None, pace: Pace = Pace()
 ) -> Iterator[None]:
-    """While this lasts, a rank that is lost or stopped ends this process: one line that names it, exit code 1."""
+    """While this lasts, a rank that is lost, stopped or hangs ends this process: one line that names it, exit code 1.
+
+    A rank hangs where all are in one step for too long (`progress.seconds_allowed`); rank 0's heart then prints where
+    each stood.
+    """
     heart = _start(where, meeting, listener, pace)
     assert heart.stdin is not None
     threading.Thread(target=_obey, args=(heart,), daemon=True).start()
@@ -70,28 +77,34 @@ def heartbeat(
 
 
 def _start(where: Rendezvous, meeting: Meeting, listener: socket.socket | None, pace: Pace) -> subprocess.Popen[bytes]:
-    handed = [] if listener is None else [listener.fileno()]
+    marks, stack = PROGRESS.descriptors or (None, None)
+    listens = None if listener is None else listener.fileno()
     heart = subprocess.Popen(
-        [sys.executable, "-I", "-S", Path(__file__).with_name("heart.py")],
+        [sys.executable, "-I", "-S", "-c", _PROGRAM, _HOUSE],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         bufsize=0,
-        pass_fds=handed,
+        pass_fds=[each for each in (listens, marks, stack) if each is not None],
     )
-    settings = {
-        "process": os.getpid(),
-        "name": _name(where),
-        "first": meeting.name,
-        "token": meeting.token,
-        "host": _host(where),
-        "port": meeting.port,
-        "listener": handed[0] if handed else None,
-        "beat_seconds": pace.beat_seconds,
-        "silence_beats": pace.silence_beats,
-        "moment_beats": pace.moment_beats,
-    }
+    settings = Settings(
+        process=os.getpid(),
+        rank=where.rank,
+        ranks=where.world_size,
+        name=_name(where),
+        first=meeting.name,
+        token=meeting.token,
+        host=_host(where),
+        port=meeting.port,
+        listener=listens,
+        marks=marks,
+        stack=stack,
+        progress_seconds=where.progress_seconds,
+        beat_seconds=pace.beat_seconds,
+        silence_beats=pace.silence_beats,
+        moment_beats=pace.moment_beats,
+    )
     assert heart.stdin is not None
-    heart.stdin.write(json.dumps(settings).encode() + b"\n")
+    heart.stdin.write(json.dumps(asdict(settings)).encode() + b"\n")
     if listener is not None:
         listener.close()
     return heart

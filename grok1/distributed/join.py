@@ -21,6 +21,7 @@ from grok1.config.recipe import Recipe
 from grok1.device.kind import Kind
 from grok1.distributed.environment import check_environment
 from grok1.distributed.nodes import Terms, common_terms
+from grok1.distributed.progress import PROGRESS
 from grok1.distributed.rank_process import prepare_process
 from grok1.distributed.rendezvous import Rendezvous
 
@@ -45,6 +46,7 @@ def run_here(
     _end_when_told(where)
     check_environment(device, where.ranks_per_node, where.world_size)
     prepare_process()
+    PROGRESS.write_here()
     where = replace(where, terms=tuple({**terms, **common_terms(recipe, device)}.items()), host=socket.gethostname())
     module, _, name = entry.partition(":")
     try:

@@ -1,4 +1,6 @@
-"""Where a rank stands, said to its launcher without a message: some bytes of a file that both have mapped. No torch.
+"""Where a rank stands, said to its launcher or its heart without a message: some bytes of a file that both have.
+
+No torch.
 
 A message for each step would wake the launcher as often as there are ranks and steps. And a rank that hangs can still
 be asked for its stack: a signal makes C code write it, whatever Python is waiting for.
@@ -9,17 +11,22 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import mmap
+import os
 import signal
 import struct
 import sys
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 _FIELDS = struct.Struct("<qqd??")
 _DEBUGGERS = ("debugpy", "pydevd")
 ASK = signal.SIGUSR1  # makes a rank write its stack
+LEAST_SECONDS = 30.0  # without progress that end a job
+STEPS_WITHOUT_PROGRESS = 20  # the slowest step so far, so many times
 
 
 @dataclass(frozen=True)
@@ -38,17 +45,29 @@ class Progress:
 
     def __init__(self) -> None:
         self._map: mmap.mmap | None = None
+        self._stack: IO[bytes] | None = None
+        self.descriptors: tuple[int, int] | None = None  # of a rank without a launcher: of its marks, and of its stack
         self._mark = Mark()
         self._steps = 0
 
     def write_to(self, folder: Path, rank: int) -> None:
         """Mark in this folder from now on, and write the stack there when asked."""
         with mark_path(folder, rank).open("w+b") as file:
-            file.truncate(_FIELDS.size)
-            self._map = mmap.mmap(file.fileno(), _FIELDS.size)
+            self._write(file, stack_path(folder, rank).open("w+b"))
+
+    def write_here(self) -> None:
+        """Mark in memory that a child of this process can be given, and write the stack there when asked."""
+        marks, stack = _nameless_file("marks"), _nameless_file("stack")
+        self._write(marks, stack)
+        self.descriptors = os.dup(marks.fileno()), stack.fileno()
+        marks.close()
+
+    def _write(self, marks: IO[bytes], stack: IO[bytes]) -> None:
+        marks.truncate(_FIELDS.size)
+        self._map = mmap.mmap(marks.fileno(), _FIELDS.size)
         self._mark, self._steps = Mark(), 0
-        stack = stack_path(folder, rank).open("w", encoding="utf-8")  # kept open for the handler
-        faulthandler.register(ASK, file=stack, all_threads=False)
+        self._stack = stack  # kept open for the handler
+        faulthandler.register(ASK, file=stack.fileno(), all_threads=False)
 
     @contextlib.contextmanager
     def step(self, step: int) -> Iterator[None]:
@@ -86,6 +105,33 @@ def stack_path(folder: Path, rank: int) -> Path:
 def read_mark(folder: Path, rank: int) -> Mark:
     """What a rank has last said; an empty mark before it has said anything."""
     try:
-        return Mark(*_FIELDS.unpack(mark_path(folder, rank).read_bytes()))
-    except (OSError, struct.error):
+        return unpacked(mark_path(folder, rank).read_bytes())
+    except OSError:
         return Mark()
+
+
+def unpacked(content: bytes) -> Mark:
+    """The mark that a file holds; an empty one where it holds none yet."""
+    try:
+        return Mark(*_FIELDS.unpack(content))
+    except struct.error:
+        return Mark()
+
+
+def seconds_allowed(marks: Collection[Mark], limit_seconds: float | None) -> float | None:
+    """How long ranks that stand so may stay there; None: as long as they like.
+
+    There is a limit where all are in a step, none is held by a debugger, and it is known how long steps take. It is
+    `limit_seconds`, or goes by the slowest step.
+    """
+    slowest = max((mark.slowest_step_seconds for mark in marks), default=0.0)
+    if not slowest or not all(mark.is_in_step for mark in marks) or any(mark.is_debugged for mark in marks):
+        return None
+    return limit_seconds or max(LEAST_SECONDS, STEPS_WITHOUT_PROGRESS * slowest)
+
+
+def _nameless_file(name: str) -> IO[bytes]:
+    """In memory where the system has that: nothing is left of it, however the process ends."""
+    if hasattr(os, "memfd_create"):
+        return os.fdopen(os.memfd_create(f"grok1-{name}"), "w+b")
+    return tempfile.TemporaryFile()

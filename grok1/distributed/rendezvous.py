@@ -34,10 +34,17 @@ class Rendezvous:
     timeout_seconds: float = COLLECTIVE_SECONDS  # that a collective may take
     host: str = ""
     terms: tuple[tuple[str, str], ...] = ()  # to be compared with the other ranks'; empty where a launcher has done so
-    beats: bool = True  # whether ranks without a launcher of ours look after each other (see `heartbeat`)
+    # without a step that end a job of ranks without a launcher of ours; None: by the steps' own time (see `progress`);
+    # 0: never, and the ranks do not look after each other at all (see `heartbeat`)
+    progress_seconds: float | None = None
     start_seconds: float = COME_SECONDS  # that ranks wait for each other
     has_store: bool = False  # torchrun's own process keeps the store at this address; else rank 0 does
     attempt: str = "0"  # torchrun starts ranks again after a failure, with the same store
+
+    @property
+    def beats(self) -> bool:
+        """Whether ranks without a launcher of ours look after each other."""
+        return self.progress_seconds != 0
 
     @property
     def is_one_machine(self) -> bool:
@@ -90,14 +97,9 @@ def rendezvous_from_environment(
     Raises:
         ValueError: a variable is missing or cannot be used, or started this process once for many ranks.
     """
-    if "RANK" in os.environ or "WORLD_SIZE" in os.environ:
-        place: tuple[int, int, int, int] | None = _by_torchrun()
-    elif "SLURM_NTASKS" in os.environ and whole_number("SLURM_NTASKS", 1, _MOST_RANKS, _SLURM) > 1:
-        place = _by_slurm()
-    else:
-        _check_no_mpi()
-        place = None
+    place = _place()
     if place is None:
+        _check_no_mpi()
         return None
     rank, world, local, per_node = place
     address, port = _meeting_place()
@@ -114,8 +116,17 @@ def rendezvous_from_environment(
     )
 
 
+def _place() -> tuple[int, int, int, int] | None:
+    """Rank, ranks, rank on this node, ranks of a node; None where neither torchrun nor Slurm started this process."""
+    if "RANK" in os.environ or "WORLD_SIZE" in os.environ:
+        return _by_torchrun()
+    if "SLURM_NTASKS" in os.environ and whole_number("SLURM_NTASKS", 1, _MOST_RANKS, _SLURM) > 1:
+        return _by_slurm()
+    return None
+
+
 def _by_torchrun() -> tuple[int, int, int, int]:
-    """Rank, ranks, rank on this node, ranks of a node: what torchrun sets, or a person in its place."""
+    """What torchrun sets, or a person in its place."""
     whole_number("RANK", 0, _MOST_RANKS, _TORCHRUN)
     world = whole_number("WORLD_SIZE", 1, _MOST_RANKS, _TORCHRUN)
     rank = whole_number("RANK", 0, world - 1, _TORCHRUN)
@@ -164,9 +175,8 @@ def _meeting_place() -> tuple[str, int]:
 
 def first_rank_here() -> bool:
     """Whether this process does what one process of a node does: a launcher, or the node's first rank of a job."""
-    environment = os.environ
-    if "RANK" in environment and "WORLD_SIZE" in environment:
-        return environment.get("LOCAL_RANK", "0").strip() == "0"
-    if environment.get("SLURM_NTASKS", "1").strip() != "1":
-        return environment.get("SLURM_LOCALID", "0").strip() == "0"
-    return True
+    try:
+        place = _place()
+    except ValueError:
+        return True  # refused where the ranks meet; a launcher of ours takes no notice of it
+    return place is None or place[2] == 0

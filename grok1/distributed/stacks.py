@@ -77,10 +77,14 @@ def _size(folder: Path, rank: int) -> int:
 
 def _read(folder: Path, rank: int, start: int) -> list[Frame]:
     try:
-        text = stack_path(folder, rank).read_bytes()[start : start + (1 << 16)].decode(errors="replace")
+        return frames(stack_path(folder, rank).read_bytes()[start : start + (1 << 16)])
     except OSError:
         return []
-    found = filter(None, map(_FRAME.match, text.splitlines()))
+
+
+def frames(text: bytes) -> list[Frame]:
+    """The frames in what `faulthandler` wrote, innermost first."""
+    found = filter(None, map(_FRAME.match, text.decode(errors="replace").splitlines()))
     return [Frame(each["file"], int(each["line"]), each["name"]) for each in found]
 
 
@@ -91,13 +95,21 @@ def is_waiting(stack: list[Frame]) -> bool:
 
 def told(marks: Mapping[int, Mark], stacks: Mapping[int, list[Frame]], stopped: set[int]) -> str:
     """A block of lines for all ranks that stood at the same place."""
-    blocks: dict[str, list[int]] = {}
-    for rank, mark in marks.items():
-        blocks.setdefault(_block(mark, stacks.get(rank, []), rank in stopped), []).append(rank)
-    return "\n".join(f"  {rank_list(ranks)}: {block}" for block, ranks in blocks.items())
+    return grouped(
+        {rank: block(mark, stacks.get(rank, []), is_stopped=rank in stopped) for rank, mark in marks.items()}
+    )
 
 
-def _block(mark: Mark, stack: list[Frame], is_stopped: bool) -> str:
+def grouped(blocks: Mapping[int, str]) -> str:
+    """What is to be said of each rank, once for all of whom the same is said."""
+    ranks: dict[str, list[int]] = {}
+    for rank, text in blocks.items():
+        ranks.setdefault(text, []).append(rank)
+    return "\n".join(f"  {rank_list(each)}: {text}" for text, each in ranks.items())
+
+
+def block(mark: Mark, stack: list[Frame], *, is_stopped: bool) -> str:
+    """Where a rank stands: its step, what it does, and the frames that matter."""
     step = (
         f"in step {mark.step + 1}" if mark.is_in_step else f"after step {mark.step + 1}" if mark.count else "starting"
     )

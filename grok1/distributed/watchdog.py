@@ -5,18 +5,16 @@ Slow first steps, saving, profiling and whatever else is no step have no limit h
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from grok1.distributed.failure import MAX_DETAILS, Failure
-from grok1.distributed.progress import Mark, read_mark
+from grok1.distributed.process_state import is_stopped, is_traced
+from grok1.distributed.progress import LEAST_SECONDS, Mark, read_mark, seconds_allowed
 from grok1.distributed.stacks import Frame, ask_for_stacks, is_waiting, told
 
-LEAST_SECONDS = 30.0
-STEPS_WITHOUT_PROGRESS = 20  # the slowest step so far, so many times
 LOOK_SECONDS = 2.0
 
 
@@ -57,7 +55,7 @@ class Watchdog:
         self._looked_at = time.monotonic()
         now = self._clock.tick()
         self._note(processes, now)
-        if any(_is_traced(process) for process in processes.values()):
+        if any(is_traced(process) for process in processes.values()):
             self._progress_at, self._stopped_at = now, {}
             return []
         stopped = {rank for rank, since in self._stopped_at.items() if now - since >= (self._limit or LEAST_SECONDS)}
@@ -69,16 +67,13 @@ class Watchdog:
         marks = {rank: read_mark(self._folder, rank) for rank in processes}
         if marks != self._marks:
             self._marks, self._progress_at = marks, now
-        stopped = {rank for rank, process in processes.items() if _is_stopped(process)}
+        stopped = {rank for rank, process in processes.items() if is_stopped(process)}
         self._stopped_at = {rank: self._stopped_at.get(rank, now) for rank in stopped}
 
     def _has_stalled(self, now: float) -> bool:
         """Whether all ranks here are in a step for too long."""
-        marks = self._marks.values()
-        slowest = max((mark.slowest_step_seconds for mark in marks), default=0.0)
-        if not slowest or not all(mark.is_in_step for mark in marks) or any(mark.is_debugged for mark in marks):
-            return False
-        return now - self._progress_at >= (self._limit or max(LEAST_SECONDS, STEPS_WITHOUT_PROGRESS * slowest))
+        allowed = seconds_allowed(self._marks.values(), self._limit)
+        return allowed is not None and now - self._progress_at >= allowed
 
     def accuse(self, processes: Mapping[int, int]) -> list[Failure]:
         """A failure of each rank here that keeps the others waiting; one of the whole node where all wait."""
@@ -101,27 +96,7 @@ class Watchdog:
         )
 
 
-def _why(is_stopped: bool, stack: list[Frame]) -> str:
-    if is_stopped:
+def _why(was_stopped: bool, stack: list[Frame]) -> str:
+    if was_stopped:
         return "its process is stopped, as by SIGSTOP"
     return f"it hangs at {stack[0]}" if stack else "it hangs, and does not answer"
-
-
-def _is_stopped(process: int) -> bool:
-    """By SIGSTOP and the like; not by a debugger, whose processes are in another state."""
-    return _status(process, "State").startswith("T")
-
-
-def _is_traced(process: int) -> bool:
-    """Whether a debugger such as gdb holds the process."""
-    return _status(process, "TracerPid") not in ("", "0")
-
-
-def _status(process: int, field: str) -> str:
-    """What Linux says of a process; empty where nothing is said."""
-    with contextlib.suppress(OSError):
-        for line in Path(f"/proc/{process}/status").read_text(encoding="utf-8").splitlines():
-            name, _, value = line.partition(":")
-            if name == field:
-                return value.strip()
-    return ""

@@ -16,7 +16,7 @@ import pytest
 from grok1.device.kind import Kind
 from grok1.distributed import environment
 from grok1.distributed.environment import bare_address, check_environment, short_temporary_folder, tcp_url, threads
-from grok1.distributed.rendezvous import rendezvous_from_environment
+from grok1.distributed.rendezvous import first_rank_here, rendezvous_from_environment
 from tests.grok1.conftest import ROOT, TWO_RANKS
 
 TOLD = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -92,6 +92,24 @@ def test_a_task_alone_and_a_shell_of_salloc_start_their_own_ranks(
 ) -> None:
     _set(monkeypatch, {name: value for name, value in {**SLURM, **changed}.items() if value is not None})
     assert rendezvous_from_environment() is None
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({}, True),
+        (TORCHRUN, True),
+        ({**TORCHRUN, "WORLD_SIZE": "4", "RANK": "3", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}, False),
+        ({**TORCHRUN, "WORLD_SIZE": "4", "RANK": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"}, True),
+        ({**SLURM, "SLURM_LOCALID": "1"}, False),
+        ({**SLURM, "SLURM_STEP_ID": ""}, True),  # a batch script, which may start our own launcher
+    ],
+)
+def test_one_process_of_a_node_does_what_is_done_once(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], expected: bool
+) -> None:
+    _set(monkeypatch, variables)
+    assert first_rank_here() == expected
 
 
 @pytest.mark.parametrize(("given", "number"), [("2,1", 2), (" 4 ", 4), ("", 1)])

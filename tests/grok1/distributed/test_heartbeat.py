@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -20,12 +21,22 @@ from tests.grok1.conftest import ROOT
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="hearts read /proc")
 LIMIT_SECONDS = 60
 RANK = """
-import ctypes, json, sys, threading
+import ctypes, json, sys, threading, time
 from grok1.distributed.heartbeat import Meeting, Pace, heartbeat, open_meeting
+from grok1.distributed.progress import PROGRESS
 from grok1.distributed.rendezvous import Rendezvous
 
 rank, ranks, per_node = map(int, sys.argv[1:4])
-where = Rendezvous("tcp://127.0.0.1:1", rank, ranks, 0, per_node, host=f"host{rank}")
+limit = float(sys.argv[4]) if sys.argv[4] else None
+where = Rendezvous("tcp://127.0.0.1:1", rank, ranks, 0, per_node, host=f"host{rank}", progress_seconds=limit)
+PROGRESS.write_here()
+
+def hang_at_home():
+    time.sleep(600)
+
+def barrier():
+    threading.Event().wait(600)
+
 pace = Pace(beat_seconds=0.1, silence_beats=20, moment_beats=10)
 meeting, listener = open_meeting(where) if rank == 0 else (Meeting(*json.loads(sys.stdin.readline())), None)
 if rank == 0:
@@ -38,7 +49,15 @@ with heartbeat(where, meeting, listener, pace):
                 ctypes.PyDLL(None).usleep(int(float(seconds) * 1e6))
                 print("held", flush=True)
             case ["wait"]:  # in C, without the lock: as a collective that nobody answers
-                ctypes.CDLL(None).pause()
+                while True:  # whatever signals come
+                    ctypes.CDLL(None).pause()
+            case ["step", seconds]:
+                with PROGRESS.step(PROGRESS._steps):
+                    time.sleep(float(seconds))
+                print("stepped", flush=True)
+            case ["hang", how]:
+                with PROGRESS.step(PROGRESS._steps):
+                    hang_at_home() if how == "home" else barrier()
             case ["raise"]:
                 raise RuntimeError("an error of its own")
             case ["done"]:
@@ -49,9 +68,11 @@ with heartbeat(where, meeting, listener, pace):
 class Rank:
     """A process of a job, with its heart."""
 
-    def __init__(self, rank: int, ranks: int, per_node: int, meeting: str = "") -> None:
+    def __init__(
+        self, rank: int, ranks: int, per_node: int, meeting: str = "", limit_seconds: float | None = None
+    ) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-c", RANK, str(rank), str(ranks), str(per_node)],
+            [sys.executable, "-c", RANK, str(rank), str(ranks), str(per_node), str(limit_seconds or "")],
             cwd=ROOT,
             env={**os.environ, "PYTHONPATH": str(ROOT)},
             stdin=subprocess.PIPE,
@@ -100,16 +121,24 @@ Job = Callable[..., list[Rank]]
 def job() -> Iterator[Job]:
     ranks: list[Rank] = []
 
-    def start(number: int = 2, per_node: int = 1) -> list[Rank]:
+    def start(number: int = 2, per_node: int = 1, limit_seconds: float | None = None) -> list[Rank]:
         for rank in range(number):
-            ranks.append(Rank(rank, number, per_node, ranks[0].meeting if ranks else ""))
+            ranks.append(Rank(rank, number, per_node, ranks[0].meeting if ranks else "", limit_seconds))
         assert [rank.heard() for rank in ranks] == ["beats\n"] * number
+        first, deadline = ranks[0].heart(), time.monotonic() + LIMIT_SECONDS
+        while len(_connections(first)) < number - 1 and time.monotonic() < deadline:
+            time.sleep(0.1)
         time.sleep(0.5)  # until all hearts have met
         return ranks
 
     yield start
     for rank in ranks:
         rank.kill()
+
+
+def _connections(heart: psutil.Process) -> list[int]:
+    """The ports of those that talk to it."""
+    return [each.raddr.port for each in heart.net_connections() if each.status == psutil.CONN_ESTABLISHED]
 
 
 def _waiting(ranks: list[Rank]) -> list[Rank]:
@@ -128,7 +157,46 @@ def test_a_stopped_rank_ends_all_and_itself_and_is_named(job: Job, lost: int) ->
     ranks = _waiting(job(3))
     os.kill(ranks[lost].pid, signal.SIGSTOP)
     who = f"rank {lost} on node {lost} (host{lost}) is stopped, as by SIGSTOP"
-    assert [rank.ended() for rank in ranks] == [_ends(number, who) for number in range(3)]
+    ended = [rank.ended() for rank in ranks]
+    assert ended[1:] == [_ends(number, who) for number in (1, 2)]
+    code, line = _ends(0, who)
+    assert (ended[0][0], ended[0][1].splitlines(keepends=True)[-1]) == (code, line)
+    assert ended[0][1].startswith("grok1: where the ranks stood:\n  ")
+    assert f"\n  rank {lost}: starting, stopped\n" in f"{ended[0][1]}"
+
+
+def test_a_rank_that_hangs_ends_all_and_is_told_from_those_that_wait_for_it(job: Job) -> None:
+    ranks = job(3, limit_seconds=3.0)
+    for _ in range(2):
+        for rank in ranks:
+            rank.tell("step 0.05")
+        assert [rank.heard() for rank in ranks] == ["stepped\n"] * 3
+    for number, rank in enumerate(ranks):
+        rank.tell("hang home" if number == 1 else "hang abroad")
+    said = [rank.ended() for rank in ranks]
+    who = (
+        r"rank 1 on node 1 \(host1\) hangs at <string>:\d+ hang_at_home; no rank went on for \d s \(--progress-timeout"
+    )
+    for number, (code, text) in enumerate(said):
+        assert code == 1
+        assert re.match(
+            rf"grok1: rank {number} on node {number} \(host{number}\) ends: {who}", text.splitlines()[-1]
+        ), text
+    assert [len(text.splitlines()) for _, text in said[1:]] == [1, 1]
+    stood = said[0][1]
+    assert "\n  ranks 0, 2: in step 3, waits for other ranks\n" in stood, stood
+    assert "\n  rank 1: in step 3, at work\n      <string>:" in stood
+
+
+def test_slow_first_steps_and_what_is_no_step_have_no_limit(job: Job) -> None:
+    ranks = job(limit_seconds=1.0)
+    for words in ("step 3", "step 0.05", "hold 3"):
+        for rank in ranks:
+            rank.tell(words)
+        assert [rank.heard() for rank in ranks] == ["held\n" if "hold" in words else "stepped\n"] * 2
+    for rank in ranks:
+        rank.tell("done")
+    assert [rank.ended() for rank in ranks] == [(0, "")] * 2
 
 
 @pytest.mark.parametrize("lost", [0, 1])

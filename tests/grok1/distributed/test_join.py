@@ -162,7 +162,44 @@ def test_a_stopped_peer_ends_all_long_before_and_is_named(words: list[str], port
         line = (
             f"grok1: rank {number} on node {number} ({host}) ends: rank {stopped} on node {stopped} ({host}) is stopped"
         )
-        assert re.fullmatch(rf"(step .*\n)*{re.escape(line)}, as by SIGSTOP\n", text), text
+        stood = r"grok1: where the ranks stood:\n(  .*\n)+" if number == 0 else ""
+        assert re.fullmatch(rf"(step .*\n)*{stood}{re.escape(line)}, as by SIGSTOP\n", text), text
+    assert re.search(rf"\n  rank {stopped}: (in|after) step \d+, stopped\n", said[0]), said[0]
+
+
+HANGS = """
+from dataclasses import replace
+from grok1.config.load import load_recipe
+from grok1.device.kind import set_kind, set_recipe
+from grok1.distributed.join import run_here
+from grok1.distributed.rendezvous import rendezvous_from_environment
+from tests.grok1.conftest import TWO_RANKS
+
+recipe = load_recipe("grok1-nano", TWO_RANKS)
+set_kind("cpu")
+set_recipe(recipe)
+where = replace(rendezvous_from_environment(), progress_seconds=3.0)
+run_here("tests.grok1.distributed.rank_entries:hang_on_rank_one", recipe, recipe, "cpu", where, print, {})
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux alone says how its processes fare")
+def test_a_rank_of_torchruns_that_hangs_ends_the_job_and_is_named(port: int) -> None:
+    started = ["--nnodes", "1", "--master-port", str(port), "--nproc-per-node", "2", "--no-python"]
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", *started, sys.executable, "-c", HANGS],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_SECONDS,
+    )
+    assert done.returncode == 1
+    node = rf"on node 0 \({re.escape(socket.gethostname())}\)"
+    hangs = rf"rank 1 {node} hangs at tests/\S*rank_entries\.py:\d+ hang_on_rank_one; no rank went on for \d+ s"
+    assert re.search(rf"^grok1: rank 0 {node} ends: {hangs} \(--progress-timeout sets the limit\)$", done.stderr, re.M)
+    assert re.search(r"^  rank 0: in step 3, waits for other ranks\n      .*barrier$", done.stderr, re.M), done.stderr
+    assert re.search(r"^  rank 1: in step 3, at work\n      tests/.* hang_on_rank_one$", done.stderr, re.M), done.stderr
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

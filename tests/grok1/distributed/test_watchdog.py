@@ -12,7 +12,7 @@ import pytest
 
 from grok1.config.load import load_recipe
 from grok1.distributed import launch as launching
-from grok1.distributed import watchdog
+from grok1.distributed import process_state, watchdog
 from grok1.distributed.failure import Failure, cause
 from grok1.distributed.launch import RankFailedError, launch
 from grok1.distributed.memory_limit import oom_kills
@@ -67,7 +67,7 @@ def seconds(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     now = [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     monkeypatch.setattr(watchdog, "ask_for_stacks", lambda *_: {0: [], 1: []})
-    monkeypatch.setattr(watchdog, "_status", lambda *_: "")
+    monkeypatch.setattr(process_state, "_status", lambda *_: "")
     return now
 
 
@@ -110,7 +110,7 @@ def test_a_debugger_and_what_is_no_step_have_no_limit(
 def test_a_stopped_rank_is_ended_and_one_that_gdb_holds_is_not(
     seconds: list[float], monkeypatch: pytest.MonkeyPatch, field: str, value: str
 ) -> None:
-    monkeypatch.setattr(watchdog, "_status", lambda _, asked: value if asked == field else "")
+    monkeypatch.setattr(process_state, "_status", lambda _, asked: value if asked == field else "")
     ended = _ends_after(seconds, monkeypatch, [IN_STEP] * 2, None, 200)
     assert ended == (30 if field == "State" else None)
 
