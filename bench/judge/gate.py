@@ -304,7 +304,7 @@ def _conclude(case: _Case, judged: Mapping[tuple[str, str], Judgement]) -> Verdi
     if attribution is not None and attribution.sentence:
         sentence += f". Where: {attribution.sentence}"
     baseline = next(each for each in case.matched if each.label == worst.label)
-    told = findings(baseline.runs, case.runs)
+    told = findings(baseline.runs, case.runs, with_ranks=state != "pass")
     sentence += _also(in_words(told), case.disturbed, outliers.told(baseline))
     return Verdict(state, record.case, sentence, rows, case.refusals, attribution, told)
 

@@ -33,12 +33,16 @@ from bench.records.record import Record
 MAX_SENTENCES = 2
 
 
-def findings(before: Sequence[RecordedRun], after: Sequence[Record]) -> tuple[Finding, ...]:
-    """What the new runs, which hold steps, show against the baseline's (none: by themselves); the costliest first."""
+def findings(before: Sequence[RecordedRun], after: Sequence[Record], *, with_ranks: bool = True) -> tuple[Finding, ...]:
+    """What the new runs, which hold steps, show against the baseline's (none: by themselves); the costliest first.
+
+    `with_ranks`: compare ranks with each other too, which takes most of the time.
+    """
     ordered = sorted(after, key=lambda record: record.id)
     steady = [steady_of_record(record) for record in ordered]
     starts = [run.first for run in steady]
-    of_ranks = (find_slow_rank(ordered, starts), find_memory_slope(ordered, starts)) if ordered else ()
+    slow_rank = find_slow_rank(ordered, starts) if ordered and with_ranks else None
+    of_ranks = (slow_rank, find_memory_slope(ordered, starts)) if ordered else ()
     told = [*findings_of_steps([steady_of_baseline(run) for run in before], steady)]
     return _ordered([*told, *(each for each in of_ranks if each is not None)])
 
