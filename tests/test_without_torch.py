@@ -71,6 +71,11 @@ def _python(script: str, *words: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+def test_the_harness_starts_without_what_only_statistics_need() -> None:
+    end = _python(_IMPORTS, "scipy.stats,ruptures", "bench.__main__")
+    assert end.returncode == 0, end.stderr
+
+
 def _modules(package: str) -> list[str]:
     found = sorted((HOUSE / package.replace(".", "/")).glob("*.py"))
     assert len(found) > 1, package

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats as distributions
+import scipy
 
 from bench.judge.disturbance import disturbed
 from bench.judge.stats import MIN_STEPS_TO_DETECT, summarise
@@ -82,7 +82,7 @@ def _drift_percent(steady: Floats) -> float | None:
     moved = float(100 * (last - first) / np.median(steady))
     if abs(moved) <= NOTED_DRIFT_PERCENT:
         return None
-    trend = distributions.kendalltau(np.arange(len(steady)), steady)
+    trend = scipy.stats.kendalltau(np.arange(len(steady)), steady)
     # of steps that are all alike the chance is not a number, which is below nothing
     return moved if trend.pvalue < DRIFT_ERROR else None
 

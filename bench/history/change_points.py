@@ -13,8 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import ruptures
-from scipy.stats import rankdata
+import scipy
 
 from bench.history.store import Entry
 
@@ -55,9 +54,11 @@ def change_points(series: Sequence[Entry]) -> list[ChangePoint]:
 
 def level_starts(seconds: Floats, penalty: float = PENALTY) -> list[int]:
     """Where each level but the first begins."""
+    import ruptures  # loads as slowly as scipy.stats does, and other commands do without
+
     if len(seconds) < 2 * LEAST_RUNS or np.ptp(seconds) == 0:
         return []
-    ranks = rankdata(seconds)
+    ranks = scipy.stats.rankdata(seconds)
     scores = (ranks - ranks.mean()) / ranks.std()
     search = ruptures.KernelCPD(kernel="linear", min_size=LEAST_RUNS).fit(scores.reshape(-1, 1))
     first = search.predict(pen=penalty)[:-1]

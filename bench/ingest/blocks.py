@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 MAX_LINE_BYTES = 64 * 2**10
 _BLOCK = 2**20
@@ -22,7 +22,7 @@ _MEGATRON = (
     b"MaxMemAllocated=",
     b"GB         Max_MA ",  # as DeepSpeed spaces it
     b"kipping step",
-    b", skipped=",
+    b"[Rank 0] step=",  # of DeepSpeed, before its count of skipped updates
 )
 _STARTS = b"starts at step"
 _TORCHTITAN = (_STARTS, b"capacity: ", b"total parameters")
@@ -57,8 +57,7 @@ class Source(Protocol):
     def read(self, size: int, /) -> bytes: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
+class Line(NamedTuple):
     """One line worth a look, from 1, and whether a line end followed it."""
 
     number: int

@@ -83,9 +83,11 @@ _MEANINGS: dict[str, tuple[str, ...]] = {
     "loss_scale": ("loss scale",),
     "skipped": ("number of skipped iterations",),
     "nan": ("number of nan iterations",),
+    "peak_bytes": tuple(PEAK),
+    "reserved_bytes": tuple(RESERVED),
 }
 MEANS = {name: meaning for meaning, names in _MEANINGS.items() for name in names}
-KNOWN = frozenset((*_TIMES, *MEANS, *PEAK, *RESERVED, *_OTHERS))
+KNOWN = frozenset((*_TIMES, *MEANS, *_OTHERS))
 TITAN_TIMES = ("tps", "wps", "elapsed_time_per_step", "step_time")  # two speeds, two times
 TITAN = frozenset((*TITAN_TIMES, "memory", "tflops", "mfu", "grad_norm"))
 BAR = KNOWN

@@ -6,9 +6,9 @@ import hashlib
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import accumulate
-from typing import Any
+from typing import Any, NamedTuple
 
 from bench.records.record import MAX_STEPS
 
@@ -18,8 +18,7 @@ Value = int | str
 Facts = Mapping[str, Value]
 
 
-@dataclass(frozen=True, slots=True)
-class Sample:
+class Sample(NamedTuple):
     """One training line. Where it gives a speed instead of a time, `seconds` waits for the job's size.
 
     Speeds are as printed: tokens/s of one processor, tokens/s and samples/s of the whole job, TFLOP/s of one processor.
@@ -127,7 +126,7 @@ class Log:
         if not (peak or reserved):
             return sample
         peak, reserved = max(peak, sample.peak_bytes), max(reserved, sample.reserved_bytes)
-        return replace(sample, peak_bytes=peak, reserved_bytes=reserved)
+        return sample._replace(peak_bytes=peak, reserved_bytes=reserved)
 
     def overflowed(self) -> None:
         """DeepSpeed, or apex, says that it skips the update of the step whose training line comes next."""
@@ -219,8 +218,7 @@ def _together(samples: list[Sample]) -> Sample:
         return samples[0]
     slowest = max(samples, key=lambda each: each.slowness)
     losses = [each.loss for each in samples if each.loss is not None]
-    return replace(
-        slowest,
+    return slowest._replace(
         loss=losses[0] if losses else None,
         broken=next((each.broken for each in samples if each.broken), ""),
         skipped=any(each.skipped for each in samples),

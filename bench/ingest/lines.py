@@ -57,8 +57,9 @@ def iteration_line(log: Log, text: str, head: re.Match[str], where: str, ended: 
         return
     log.seconds_printed |= scale == 1.0 and not is_nemo
     seconds = checked_seconds(value * scale, f"{where}: a step of {printed} {'s' if scale == 1.0 else 'ms'}")
-    for name in fields.keys() - known.KNOWN:
-        log.not_known(name)
+    for name in fields:
+        if name not in known.KNOWN:
+            log.not_known(name)
     sample = _sample(step, seconds, fields, skipped)
     log.add(_writer(text[: head.start()]), sample, "NeMo" if is_nemo else "Megatron", where)
 
@@ -90,11 +91,9 @@ def _no_sample(log: Log, fields: Mapping[str, str], fault: str, is_ended: bool) 
     log.leave_out(fault or (NO_TIME if is_whole else CUT))
 
 
-def _sample(step: int, seconds: float, fields: Mapping[str, str], skipped: bool) -> Sample:
-    said: dict[str, str] = {}
-    for name, content in fields.items():
-        if meaning := known.MEANS.get(name):
-            said.setdefault(meaning, content)
+def _sample(step: int, seconds: float, fields: dict[str, str], skipped: bool) -> Sample:
+    # Backwards, so that the first of several names for one thing counts.
+    said = {known.MEANS[name]: fields[name] for name in reversed(fields) if name in known.MEANS}
     loss, broken = finite_field(said, "loss", "loss")
     norm, broken_norm = finite_field(said, "grad norm", "grad_norm")
     rate = finite_number(said.get("learning_rate"))
@@ -118,8 +117,8 @@ def _sample(step: int, seconds: float, fields: Mapping[str, str], skipped: bool)
         sequence_length=whole_number(said.get("sequence_length")) or None,
         tokens_seen=whole_number(said.get("tokens_seen")),
         samples_seen=whole_number(seen) if counts else None,
-        peak_bytes=known.bytes_of(fields, known.PEAK),
-        reserved_bytes=known.bytes_of(fields, known.RESERVED),
+        peak_bytes=known.bytes_of(fields, known.PEAK) if "peak_bytes" in said else 0,
+        reserved_bytes=known.bytes_of(fields, known.RESERVED) if "reserved_bytes" in said else 0,
         tokens_per_second=positive_number(said.get("tokens_per_second")),
         job_tokens_per_second=positive_number(said.get("job_tokens_per_second")),
         samples_per_second=positive_number(said.get("samples_per_second")),
@@ -193,6 +192,8 @@ def bar_line(log: Log, text: str, where: str) -> None:
 
 def _writer(prefix: str) -> str:
     """Who wrote a line, from what stands before it: `[rank3]` of one node is another one than that of the next."""
+    if prefix.isspace():
+        return ""
     prefix = prefix[:_PREFIX_LENGTH]
     ranks = [next(filter(None, found.groups())) for found in _RANK.finditer(prefix)]
     node = _NODE.match(prefix) if ranks else None

@@ -74,8 +74,10 @@ def _read(log: Log, path: Path, advanced: Callable[[int], None]) -> None:
         stream.seek(0)
         blocks = Blocks(stream, log.digest, advanced, lambda: words_of(log.form))
         for line in blocks.worth_a_look():
-            text = printable(_COLOURS.sub("", line.raw.decode("utf-8", "replace")))
-            _understand(log, text, f"{name}, line {line.number}", line.ended)
+            text = line.raw.decode("utf-8", "replace")
+            if "[" in text:
+                text = _COLOURS.sub("", text)
+            _understand(log, printable(text), f"{name}, line {line.number}", line.ended)
     log.lines += blocks.lines
     if blocks.too_long:
         log.left_out[TOO_LONG] += blocks.too_long

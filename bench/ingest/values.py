@@ -39,11 +39,15 @@ def parse_number(text: str | None) -> float | None:
 
 
 def finite_number(text: str | None) -> float | None:
+    if text is None:
+        return None
     value = parse_number(text)
     return value if value is not None and math.isfinite(value) else None
 
 
 def positive_number(text: str | None) -> float | None:
+    if text is None:
+        return None
     value = finite_number(text)
     return value if value and value > 0 else None
 
@@ -51,6 +55,8 @@ def positive_number(text: str | None) -> float | None:
 def whole_number(text: str | None) -> int | None:
     if text is None:
         return None
+    if len(text) < 16 and text.isascii() and text.isdecimal():
+        return int(text)
     value = finite_number(text)
     return int(value) if value is not None and 0 <= value < 1e15 else None
 

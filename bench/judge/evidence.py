@@ -16,7 +16,7 @@ from typing import Generic, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from scipy import optimize, special
+import scipy  # its parts are loaded at their first use
 
 from bench.judge.difference import Comparison, Difference, Error, difference
 from bench.judge.multiplicity import Asked, Rejection, rejections
@@ -105,7 +105,7 @@ def _p_value(change: float, error: Error, resolution: float) -> float:
     """Of a change that is larger than the clock's tick can make it."""
     t = (change - resolution) / error.size
     # Beyond 1e10 degrees of freedom Student's t is the normal distribution to the last digit.
-    return float(special.ndtr(-t) if error.freedom > 1e10 else special.stdtr(error.freedom, -t))
+    return float(scipy.special.ndtr(-t) if error.freedom > 1e10 else scipy.special.stdtr(error.freedom, -t))
 
 
 def decide(family: Mapping[Key, Comparison], family_error: float = FAMILY_ERROR) -> dict[Key, Judgement]:
@@ -205,10 +205,10 @@ def visible_errors(alpha: float, freedom: float) -> float:
 @functools.lru_cache(maxsize=4096)
 def _critical(alpha: float, freedom: float) -> tuple[float, float]:
     """(t beyond which alpha lies, standard errors of a change that is found with POWER): in units of the error."""
-    critical = -float(special.stdtrit(freedom, alpha))
-    scales = np.sqrt(2 * special.gammaincinv(freedom / 2, _NODES) / freedom)
+    critical = -float(scipy.special.stdtrit(freedom, alpha))
+    scales = np.sqrt(2 * scipy.special.gammaincinv(freedom / 2, _NODES) / freedom)
     power_lacks = partial(_lacking_power, critical * scales)
-    return critical, float(optimize.brentq(power_lacks, 0.0, 4 * critical + 20.0, xtol=1e-6))
+    return critical, float(scipy.optimize.brentq(power_lacks, 0.0, 4 * critical + 20.0, xtol=1e-6))
 
 
 def _lacking_power(criticals: npt.NDArray[np.float64], noncentrality: float) -> float:
@@ -216,7 +216,7 @@ def _lacking_power(criticals: npt.NDArray[np.float64], noncentrality: float) -> 
 
     scipy's own takes 50 times as long; they agree to 1e-4 (to 3e-4 at two degrees of freedom and an alpha of 1e-4).
     """
-    return POWER - float(_WEIGHTS @ special.ndtr(noncentrality - criticals))
+    return POWER - float(_WEIGHTS @ scipy.special.ndtr(noncentrality - criticals))
 
 
 def _ratio_percent(logarithm: float) -> float:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats as distributions
+import scipy
 
 from bench.judge.baseline import Baseline
 from bench.judge.difference import FLOOR_PERCENT, MIN_BASELINE_RUNS
@@ -143,5 +143,5 @@ def _beyond_the_floor(logs: Floats, found: list[int], floor_percent: float) -> l
 def _critical(count: int, step: int, alpha: float) -> float:
     """Rosner's critical value for the deviate of the `step`-th value set aside of `count`, two-sided at `alpha`."""
     freedom = count - step - 1
-    t = float(distributions.t.isf(alpha / (2 * (count - step + 1)), freedom))
+    t = float(scipy.stats.t.isf(alpha / (2 * (count - step + 1)), freedom))
     return (count - step) * t / math.sqrt((freedom + t * t) * (count - step + 1))

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import special
+import scipy
 
 from bench.judge.findings import FLOOR_PERCENT, Finding, Floats, Ints, SteadySteps, digits, is_larger, middle
 
@@ -125,7 +125,7 @@ def _class_of(slow: _Slow, period: int) -> _Class | None:
     # Any two slow steps make a period: the others fall on it by chance, each as often as steps are about as slow.
     together = np.concatenate(in_class)
     alike = max(sum(hits), sum(int((each >= middle(together[together > 0]) / 2).sum()) for each in slow.excess))
-    chance = float(special.bdtrc(sum(hits) - 3, members - 2, alike / slow.steps))
+    chance = float(scipy.special.bdtrc(sum(hits) - 3, members - 2, alike / slow.steps))
     if chance * alike * (alike - 1) / 2 > _CHANCE:
         return None
     return _Class(period, place, explained, sum(hits))

@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats as distributions
+import scipy
 
 from bench.judge.difference import MIN_BASELINE_RUNS
 from bench.judge.evidence import FAMILY_ERROR, FIRST_STAGE_ERROR, SECOND_STAGE_ERROR, MetricState, states
@@ -144,9 +144,9 @@ class Share:
     @property
     def interval(self) -> tuple[float, float]:
         tail = (1 - _CONFIDENCE) / 2
-        low = float(distributions.beta.ppf(tail, self.count, self.trials - self.count + 1)) if self.count else 0.0
+        low = float(scipy.stats.beta.ppf(tail, self.count, self.trials - self.count + 1)) if self.count else 0.0
         missed = self.trials - self.count
-        high = float(distributions.beta.isf(tail, self.count + 1, missed)) if missed else 1.0
+        high = float(scipy.stats.beta.isf(tail, self.count + 1, missed)) if missed else 1.0
         return low, high
 
     def __str__(self) -> str:

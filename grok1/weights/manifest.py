@@ -24,7 +24,7 @@ from grok1.files import read_start, write_text
 MANIFEST = "manifest.json"
 
 _MAX_BYTES = 64 << 20  # a checkpoint of 16 ranks needs 4 KiB
-_BLOCK_BYTES = 4 << 20
+_BLOCK_BYTES = 256 << 10  # stays in the cache between the copy and the digest
 _MAX_THREADS = 4  # more wait for the disk
 _SHOWN = 5  # files that a message names
 _LONGEST_NAME = 200  # in a message

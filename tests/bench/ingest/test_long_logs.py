@@ -18,6 +18,7 @@ from bench.ingest import blocks, read
 from bench.ingest.job import Log
 from bench.ingest.read import read_logs
 from bench.ingest.values import printable
+from tests.bench.ingest import speed
 from tests.bench.ingest.logs import Write, dump, line, lines
 
 WORDS = blocks.words_of("")
@@ -116,6 +117,13 @@ def test_a_log_without_a_job_is_read_to_its_end(write: Write) -> None:
     log = read_logs([write(rows + line(1) + "\n" + rows + "an end")])
     assert log.lines == 100_002
     assert [sample.step for sample in log.samples()] == [0]
+
+
+def test_the_log_whose_speed_is_measured_is_read_whole(tmp_path: Path) -> None:
+    path = tmp_path / "long.log"
+    count = speed.write_long_log(path, 0.2)
+    assert [sample.step for sample in read_logs([path]).samples()] == list(range(count))
+    assert len(speed.speeds(path, 2)[0]) == 2
 
 
 @pytest.mark.parametrize(
