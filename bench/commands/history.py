@@ -6,12 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import typer
 
 from bench.commands.baseline import Records
 from bench.history import store as history
 from bench.history.change_points import LEAST_RUNS, ChangePoint, change_points
+from bench.history.setback import setback_of
 from bench.history.store import Entry
+from bench.history.trials import Found
 from bench.records.files import read_records
 from bench.records.jsonfile import write_atomically
 from bench.records.terminal import plain, table
@@ -50,16 +53,16 @@ def check(
     case: Case = None,
     plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Plot the runs to this PNG file.")] = None,
 ) -> None:
-    """Find where the time of a step changed, by how much, and between which commits.
+    """Find where the time of a step changed, by how much, between which commits, and how sure that is.
 
-    This is a monitor, not a gate: the exit code is always 0.
+    A warning says when what was once gained is lost again. This is a monitor, not a gate: the exit code is always 0.
     """
     series = _chosen(file, case)
     found = [change_points(each) for each in series]
     for each, points in zip(series, found, strict=True):
         print(f"{_title(each)}: {_summary(each, points)}")
-        for point in points:
-            print(f"  {described(each, point)}")
+        for line in [*(described(each, point) for point in points), *warnings(each, points)]:
+            print(f"  {line}")
     print(_MONITOR)
     if plot is not None:
         from reports.pictures.trends import trends
@@ -69,18 +72,61 @@ def check(
         print(f"wrote {plain(plot, 5000)}")
 
 
+@app.command()
+def selftest(
+    trials: Annotated[int, typer.Option(help="Simulated histories a row.", min=2, max=10_000)] = 300,
+    seed: Annotated[int, typer.Option(help="Of the simulation.", min=0, max=2**32)] = 0,
+) -> None:
+    """Measure how often `check` finds a change, how soon, and how often it tells of one that is none."""
+    from bench.history import trials as tried
+    from bench.history.simulated import EQUAL, KINDS
+
+    rows: dict[str, Found] = {kind: tried.found(kind, trials, seed) for kind in KINDS}
+    rows["all"] = tried.total(list(rows.values()))
+    cells = [[name, *_shares(each)] for name, each in rows.items()]
+    print(f"{table(_FOUND_HEADERS, cells, numbers=range(1, 7))}\n")
+    alarms = []
+    for kind in EQUAL:
+        shares = [tried.alarmed(kind, runs, trials, seed) for runs in (40, 100)]
+        nightly = tried.ever_alarmed(kind, max(trials // 5, 1), seed)
+        alarms.append([kind, *(f"{100 * share:.1f}" for share in (*shares, nightly))])
+    print(table(_ALARM_HEADERS, alarms, numbers=(1, 2, 3)))
+
+
+def _shares(found: Found) -> list[str]:
+    right = [f"{100 * good / max(good + bad, 1):.0f}" for good, bad in (found.sure, found.likely)]
+    whole = [f"{100 * share:.0f}" for share in (found.recall, found.told_soon, found.precision)]
+    return [str(found.changes), *whole, *right]
+
+
 def described(series: Sequence[Entry], point: ChangePoint) -> str:
     """One change: its size, the levels on both sides, and the commits between which it lies."""
     last, first = series[point.at - 1], series[point.at]
     levels = f"{point.before_seconds:.4g} to {point.after_seconds:.4g} s a step"
     sizes = f"{levels}, {point.runs[0]} and {point.runs[1]} runs"
+    how_sure = f"{point.sureness}: {100 * point.agreement:.0f} % of the pairs of runs agree"
     same = last.commit.sha is not None and last.commit == first.commit and not last.commit.dirty
     where = (
         f"within commit {_commit(first)}: the code did not change, so look at the machine"
         if same
         else (f"after commit {_commit(last)}, by {_commit(first)}")
     )
-    return f"{point.percent:+.1f} % ({sizes}) between {last.created_at} and {first.created_at}, {where}"
+    return f"{point.percent:+.1f} % ({sizes}; {how_sure}) between {last.created_at} and {first.created_at}, {where}"
+
+
+def warnings(series: Sequence[Entry], points: Sequence[ChangePoint]) -> list[str]:
+    """What was gained, what of it is lost again, and since when; at most one."""
+    lost = setback_of(np.array([entry.step_seconds for entry in series]), points)
+    if lost is None:
+        return []
+    first, after = lost.best_runs
+    gained = "" if lost.gained_percent is None else f"gained {lost.gained_percent:.1f} % by {_commit(series[first])}, "
+    again = "from the best level" if lost.gained_percent is None else "again"
+    return [
+        f"warning: {gained}lost {lost.lost_percent:.1f} % {again}, beginning by {_commit(series[after])}: now "
+        f"{lost.now_seconds:.4g} s a step, {lost.now_runs} runs; the best level was {lost.best_seconds:.4g} s a step, "
+        f"{after - first} runs from {series[first].created_at}"
+    ]
 
 
 def _summary(series: Sequence[Entry], points: Sequence[ChangePoint]) -> str:
@@ -103,6 +149,8 @@ def _title(series: Sequence[Entry]) -> str:
     return f"{plain(first.case)} on {plain(first.device_name)} ({first.key[:8]})"
 
 
+_FOUND_HEADERS = ("noise", "changes", "found %", "within 5 runs %", "right %", "right where sure %", "where likely %")
+_ALARM_HEADERS = ("equal runs", "of 40: % of series", "of 100: % of series", "60 nights after 30: % of series")
 _HEADERS = ("created", "commit", "s/step", "tokens/s/p", "peak GiB", "verdict", "run")
 
 

@@ -127,7 +127,7 @@ def _histories() -> list[bytes]:
 
 
 def _read_history(raw: bytes, folder: Path) -> str:
-    from bench.commands.history import _row, _title, described
+    from bench.commands.history import _row, _title, described, warnings
     from bench.history.change_points import change_points
     from bench.history.store import append, read, series_of
 
@@ -135,7 +135,8 @@ def _read_history(raw: bytes, folder: Path) -> str:
     shown = []
     for series in series_of(read(path)):
         shown += [_title(series), *(" ".join(_row(entry)) for entry in series)]
-        shown += [described(series, point) for point in change_points(series)]
+        points = change_points(series)
+        shown += [*(described(series, point) for point in points), *warnings(series, points)]
     append(path, [_record()])
     return "\n".join(shown)
 

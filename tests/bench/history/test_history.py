@@ -17,11 +17,9 @@ from typer.testing import CliRunner
 
 from bench.__main__ import app
 from bench.history import store as history
-from bench.history.change_points import change_points, level_starts
+from bench.history.change_points import change_points
 from bench.history.store import Entry, append, entry_of, read
-from bench.judge.stats import find_steady
 from bench.records.record import Record
-from bench.selftest.series import FOLDER, read_series
 from reports.pictures.trends import trends
 from tests.conftest import build_synthetic_record
 
@@ -230,18 +228,17 @@ def test_a_slowdown_is_found_between_its_commits_with_its_size() -> None:
     seconds = np.concatenate([random.normal(2.0, 0.02, 15), random.normal(2.2, 0.02, 10)])
     entries = series(seconds.tolist(), ["a" * 40] * 15 + ["b" * 40] * 10)
     (change,) = change_points(entries)
-    assert (change.at, change.runs) == (15, (15, 10))
+    assert (change.at, change.runs, change.sureness) == (15, (15, 10), "sure")
     assert change.percent == pytest.approx(10, abs=1.5)
+    assert change.agreement > 0.99
 
 
-def test_one_odd_run_and_a_change_below_the_floor_are_none() -> None:
-    random = np.random.default_rng(2)
-    seconds = random.normal(2.0, 0.02, 30)
-    seconds[17] = 9.0
-    assert not change_points(series(seconds.tolist()))
-    tiny = np.concatenate([random.normal(2.0, 1e-4, 15), random.normal(2.01, 1e-4, 15)])
-    assert level_starts(tiny) == [15]
-    assert not change_points(series(tiny.tolist()))
+def test_a_level_is_measured_by_its_nearest_runs() -> None:
+    """The first level creeps from 2.0 to 2.1; where the second begins, it is 2.1."""
+    seconds = [*np.linspace(2.0, 2.1, 120), *[2.2 + 0.001 * (run % 2) for run in range(50)]]
+    last = change_points(series(seconds))[-1]
+    assert last.at == 120
+    assert last.before_seconds == pytest.approx(np.median(seconds[90:120]))
 
 
 @pytest.mark.parametrize("count", [1, 5, 6, 7])
@@ -250,31 +247,16 @@ def test_few_runs_and_runs_that_never_vary_have_no_change(count: int) -> None:
     assert not change_points(series([2.0 + 0.1 * (number % 2) for number in range(count)]))
 
 
-def _levels_of_noise(correlation: float, runs: int, trials: int) -> float:
-    """Percent of series without any change, in each run like the one before by so much, in which one is found."""
-    random = np.random.default_rng(5)
-    found = 0
-    for _ in range(trials):
-        noise = random.normal(size=runs + 50)
-        for place in range(1, len(noise)):
-            noise[place] = correlation * noise[place - 1] + np.sqrt(1 - correlation**2) * noise[place]
-        found += bool(level_starts(np.exp(0.02 * noise[50:])))
-    return 100 * found / trials
-
-
-@pytest.mark.parametrize(("correlation", "most"), [(0.0, 2.5), (0.3, 7.0), (0.5, 9.0)])
-def test_equal_runs_rarely_look_like_a_change(correlation: float, most: float) -> None:
-    """Measured with 2000 trials: 1, 4 and 5 % (docs/history.md)."""
-    assert _levels_of_noise(correlation, runs=40, trials=400) <= most
-
-
-def test_recorded_noise_out_of_its_order_rarely_looks_like_a_change() -> None:
-    random = np.random.default_rng(7)
-    for path in sorted(FOLDER.glob("*.json")):
-        slowest = [run.seconds.max(axis=0) for run in read_series(path).runs]
-        medians = np.array([np.median(each[find_steady(each).steady_from :]) for each in slowest])
-        found = sum(bool(level_starts(random.permutation(medians))) for _ in range(300))
-        assert found <= 8, path  # 0.3 to 0.9 % of 1000
+def test_levels_that_come_with_the_days_are_none() -> None:
+    """Eight runs a day, and each day its own level; the same runs, a day each, are changes of level."""
+    random = np.random.default_rng(8)
+    levels = np.repeat(random.normal(0, 0.02, 12), 8)
+    entries = series((2.0 * np.exp(levels + random.normal(0, 0.004, 96))).tolist())
+    days = [f"2025-01-{1 + number // 8:02d}T{number % 8:02d}:00:00Z" for number in range(96)]
+    assert change_points(entries)
+    assert not change_points(
+        [entry.model_copy(update={"created_at": day}) for entry, day in zip(entries, days, strict=True)]
+    )
 
 
 # ---- the commands ----------------------------------------------------------------------------------------
@@ -292,9 +274,40 @@ def test_records_are_added_shown_and_checked(tmp_path: Path) -> None:
     assert shown.count("aaaaaaaaaaaa") == 8
     picture = tmp_path / "trend.png"
     checked = ask("check", "--history", file, "--case", "grok1-40b", "--plot", picture)
-    assert re.search(r"\+(19|20|21)\.\d % \(.*8 and 8 runs\).* after commit a{12}, by b{12}", checked)
+    assert re.search(
+        r"\+(19|20|21)\.\d % \(.*8 and 8 runs; sure: 100 % of the pairs of runs agree\).* after commit a{12}, by b{12}",
+        checked,
+    )
     assert "This only reports, so the exit code is always 0" in checked
     assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_was_gained_and_is_lost_again_is_warned_of(tmp_path: Path) -> None:
+    file, random = tmp_path / "history.jsonl", np.random.default_rng(4)
+    levels = [2.0] * 20 + [1.84] * 20 + [1.932] * 12
+    commits = ["a" * 40] * 20 + ["b" * 40] * 20 + ["c" * 40] * 12
+    write(file, series((np.array(levels) * random.normal(1, 0.004, 52)).tolist(), commits))
+    told = ask("check", "--history", file)
+    assert "52 runs, 2 changes" in told
+    assert re.search(
+        r"  warning: gained (7|8)\.\d % by b{12}, lost (4|5)\.\d % again, beginning by c{12}: now 1\.9\d* s a step, "
+        r"12 runs; the best level was 1\.8\d* s a step, 20 runs from 2025-01-01T20:00:00Z\n",
+        told,
+    )
+
+
+def test_a_history_at_its_best_level_is_not_warned_of(tmp_path: Path) -> None:
+    file, random = tmp_path / "history.jsonl", np.random.default_rng(4)
+    write(file, series((np.repeat([2.0, 1.84], 20) * random.normal(1, 0.004, 40)).tolist()))
+    told = ask("check", "--history", file)
+    assert "40 runs, 1 change of" in told
+    assert "warning" not in told
+
+
+def test_the_monitors_own_errors_are_measured() -> None:
+    told = ask("selftest", "--trials", "2")
+    assert re.search(r"^all +\d+ +\d+ +\d+ +\d+", told, re.MULTILINE)
+    assert "60 nights after 30" in told
 
 
 def test_a_change_within_one_commit_is_the_machines(tmp_path: Path) -> None:
