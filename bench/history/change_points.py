@@ -172,8 +172,15 @@ def _judged(history: _History, start: int, at: int, end: int) -> tuple[Cut, bool
     worth = step**2 * len(left) * len(right) / (len(left) + len(right))
     return (
         Cut(at, step, agreement, worth / float(history.penalties[at])),
-        abs(step) >= least and agreement >= _LEAST_AGREEMENT,
+        abs(step) >= least and agreement >= _LEAST_AGREEMENT and _is_whole(left, right, step),
     )
+
+
+def _is_whole(left: Floats, right: Floats, step: float) -> bool:
+    """Whether a side of only three runs is one of three: two bad runs and a usual one are no level."""
+    middle = float(np.median(left) + np.median(right)) / 2
+    sides = ((left, -step), (right, step))
+    return all(len(side) > LEAST_RUNS or bool(np.all((side - middle) * away > 0)) for side, away in sides)
 
 
 def _least_between_days(history: _History, start: int, at: int, end: int) -> float:

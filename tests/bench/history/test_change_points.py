@@ -91,6 +91,21 @@ def test_up_to_three_odd_runs_are_no_level(bad: int) -> None:
     assert not places(seconds)
 
 
+@pytest.mark.parametrize("least", [2.4, 3.0])
+def test_the_last_two_runs_are_no_level_yet(least: float) -> None:
+    assert not any(places(noisy((2.0, 30), (least, 2), seed=seed)) for seed in range(20))
+
+
+@pytest.mark.parametrize("odd", [27, 33])
+def test_an_odd_run_near_a_change_hides_neither_the_change_nor_its_place(odd: int) -> None:
+    told = 0
+    for seed in range(20):
+        seconds = noisy((2.0, 30), (2.1, 20), seed=seed)
+        seconds[odd] = 9.0
+        told += places(seconds) == [30]
+    assert told >= 15
+
+
 def test_the_last_three_runs_may_be_a_level_and_four_runs_are_one_wherever() -> None:
     assert places(noisy((2.0, 30), (2.2, 3))) == [30]
     assert places(noisy((2.0, 30), (2.2, 4), (2.0, 30))) == [30, 34]
