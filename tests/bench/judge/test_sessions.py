@@ -183,3 +183,31 @@ def test_a_suspicion_is_of_a_slowdown_only() -> None:
     before, after = [1.0, 1.001, 0.999, 1.0005, 0.9995], [0.98] * 5
     comparison = Comparison(before, after, sessions=("a" * 5, "b" * 5), session_spread=0.012)
     assert not decide({"step": comparison})["step"].is_suspicion
+
+
+def test_a_few_sessions_that_are_further_apart_than_assumed_say_so() -> None:
+    before = [1.0, 1.001, 1.1, 1.101, 0.9, 0.901]
+    found = difference(Comparison(before, [1.0] * 3, sessions=("aabbcc", "ddd"), session_spread=0.012))
+    assert found.session_spread == pytest.approx(float(np.log([1.0, 1.1, 0.9]).std(ddof=1)), rel=0.02)
+    assert not found.is_session_spread_known
+
+
+def test_a_session_of_fewer_runs_is_less_sure_than_those_of_the_baseline() -> None:
+    random = np.random.default_rng(6)
+    before = np.exp(random.normal(0.0, 0.02, 50)).tolist()
+    names = [str(index) for index in np.repeat(np.arange(5), 10)]
+    one, ten = (
+        difference(Comparison(before, before[:count], sessions=(names, ["ours"] * count), session_spread=0.01))
+        for count in (1, 10)
+    )
+    assert one.error.size > 1.5 * ten.error.size
+
+
+def test_noisy_runs_rarely_fail_against_a_quiet_baseline() -> None:
+    """20 quiet runs against 3 of three times the noise: the pooled test fails 13 % of equal sides."""
+    random = np.random.default_rng(12)
+    failed = 0
+    for _ in range(1000):
+        before, after = np.exp(random.normal(0.0, 0.006, 20)), np.exp(random.normal(0.0, 0.018, 3))
+        failed += states({"step": Comparison(before.tolist(), after.tolist())})["step"] == "fail"
+    assert failed / 1000 <= 0.022 + 4 * math.sqrt(0.022 / 1000)
