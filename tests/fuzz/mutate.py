@@ -185,7 +185,7 @@ def _zipped(members: Sequence[tuple[str, bytes]], random: Random) -> bytes:
     with warnings.catch_warnings(), zipfile.ZipFile(packed, "w", method) as archive:
         warnings.simplefilter("ignore")  # names may repeat
         for name, content in members:
-            archive.writestr(name.encode("utf-8", "replace").decode()[:10_000], content)
+            archive.writestr(name.encode("utf-8", "replace").decode()[:10_000] or "_", content)  # zipfile wants a name
     return packed.getvalue()
 
 
