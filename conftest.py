@@ -58,6 +58,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="N",
         help="N more runs for an inconclusive case, then a last verdict on all; both share the 1 %% error rate",
     )
+    add(
+        "--settle",
+        action="store_true",
+        help="where only the level of another session could explain a change, run the baseline's commit beside this "
+        "one and decide by that; both stages share the 1 %% error rate",
+    )
+    add(
+        "--session-spread",
+        metavar="PERCENT|history",
+        help="the level between sessions to assume where a baseline cannot say (default: 1.2 on accelerators, 3 on a "
+        "CPU); history: from results/history.jsonl",
+    )
     add("--data", metavar="PREFIX", help="prefix of a .bin/.idx pair of files (default: sample text)")
     add("--tokenizer", metavar="PATH", help="the tokenizer that --data was made with")
     add("--index-cache", metavar="DIR", help="keep the sample index here (default: beside the corpus)")

@@ -9,7 +9,11 @@ from typing import Any
 
 import pytest
 
+from bench.ab.request import Request
+from bench.ab.settle import doubt_of, settle
 from bench.cases import Case, select
+from bench.history.session_level import SessionLevel, session_level
+from bench.history.store import FILE_NAME as HISTORY_FILE
 from bench.judge.baseline import Baseline, load_baselines
 from bench.judge.evidence import FAMILY_ERROR, FIRST_STAGE_ERROR, SECOND_STAGE_ERROR
 from bench.judge.gate import grouped, judge_suite, missing
@@ -96,6 +100,48 @@ class BenchSession:
     def records_of(self, case: Case) -> list[Record]:
         return [record for record in self.records if record.case == case.name]
 
+    @property
+    def may_settle(self) -> bool:
+        """Whether a doubt that no run of this session can settle is settled by A/B.
+
+        Raises:
+            ValueError: several nodes, of which only one knows the doubt.
+        """
+        wanted = bool(self.config.getoption("--settle"))
+        if wanted and self.nodes().nnodes > 1:
+            raise ValueError("--settle needs one machine; run both commits by hand, in turns, and compare them")
+        return wanted
+
+    def session_level(self) -> SessionLevel:
+        """What is assumed to be between sessions."""
+        given = self.config.getoption("--session-spread")
+        if given is None:
+            return SessionLevel()
+        return session_level(given, self.results / HISTORY_FILE, [record.id for record in self.records])
+
+    def ab_request(self, case: str, base: str, pairs: int) -> Request:
+        """Of a commit beside the working tree, with what this session runs."""
+        option = self.config.getoption
+        words = [("--data", self._absolute("--data")), ("--tokenizer", self._absolute("--tokenizer"))]
+        words += [("--index-cache", self._absolute("--index-cache")), ("--nproc-per-node", option("--nproc-per-node"))]
+        words += [("--collective-timeout", str(self.collective_seconds))]
+        return Request(
+            base=base,
+            head=None,
+            case=case,
+            pairs=pairs,
+            recipe=option("--recipe"),
+            overrides=tuple(option("--set")),
+            steps=option("--steps"),
+            device=self.device,
+            results=self.results / "settle" / case,
+            more_words=tuple(f"{name}={value}" for name, value in words if value is not None),
+        )
+
+    def _absolute(self, name: str) -> str | None:
+        given = self.config.getoption(name)
+        return str(Path(given).resolve()) if given else None
+
     def confirm_runs(self) -> int:
         """More runs that a doubtful case may have.
 
@@ -107,26 +153,36 @@ class BenchSession:
             raise ValueError(f"--confirm {more} needs a positive number and one machine; give --runs instead")
         return more
 
-    def settle(self, run_more: Callable[[Case, int], None]) -> dict[str, Verdict]:
+    def settle(self, run_more: Callable[[Case, int], None], say: Callable[[str], None] = print) -> dict[str, Verdict]:
         """The verdict of each case that ran, by name; all their metrics share one error. Judged once, then kept.
 
-        With --confirm there are two stages (bench.judge.evidence.FIRST_STAGE_SHARE): a case that is inconclusive runs
-        again, and is judged on all its runs at the error that is left. There is no third stage.
+        With --confirm or --settle there are two stages (bench.judge.evidence.FIRST_STAGE_SHARE). With --settle, a case
+        that no run of this session can decide is decided by A/B; with --confirm, any other that is inconclusive runs
+        again, and is judged on all its runs. Both share the error that is left. There is no third stage.
         """
         if self.verdicts is None:
-            more = self.confirm_runs()
-            self.verdicts = self._judged(FIRST_STAGE_ERROR if more else FAMILY_ERROR)
-            doubtful = [name for name, verdict in self.verdicts.items() if more and verdict.state == "inconclusive"]
+            more, may_settle = self.confirm_runs(), self.may_settle
+            self.verdicts = self._judged(FIRST_STAGE_ERROR if more or may_settle else FAMILY_ERROR)
+            doubts = [found for each in self.verdicts.values() if may_settle and (found := doubt_of(each))]
+            by_ab = {each.verdict.case for each in doubts}
+            again = [
+                name
+                for name, verdict in self.verdicts.items()
+                if more and verdict.state == "inconclusive" and name not in by_ab
+            ]
+            share = SECOND_STAGE_ERROR / max(1, len(doubts) + bool(again))
             for case in self.cases():
-                if case.name in doubtful:
+                if case.name in again:
                     run_more(case, more)
-            if doubtful:
-                second = self._judged(SECOND_STAGE_ERROR)
-                self.verdicts |= {name: second[name] for name in doubtful}
+            if again:
+                second = self._judged(share)
+                self.verdicts |= {name: second[name] for name in again}
+            self.verdicts |= settle(doubts, self.baselines(), self.ab_request, share, say)
         return self.verdicts
 
     def _judged(self, error: float) -> dict[str, Verdict]:
-        return {each.case: each for each in judge_suite(grouped(self.records), self.baselines(), error)}
+        found = judge_suite(grouped(self.records), self.baselines(), error, self.session_level().of)
+        return {each.case: each for each in found}
 
 
 SESSION = pytest.StashKey[BenchSession]()

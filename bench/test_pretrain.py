@@ -13,7 +13,7 @@ from bench import measure
 from bench.cases import Case
 from bench.judge.gate import missing
 from bench.judge.stats import summarise
-from bench.judge.verdict import exit_code
+from bench.judge.verdict import Verdict, exit_code
 from bench.records.record import Record
 from bench.session import BenchSession, show_in_benchmark_table
 from grok1.cli.progress import progress
@@ -28,7 +28,7 @@ _RUN_SECONDS = 24 * 3600  # the ranks have their own time limits; a real job may
 def test_pretrain(case: Case, session: BenchSession, request: pytest.FixtureRequest) -> None:
     """The case trains, and what it computes can be trusted."""
     _refusing(
-        lambda: [*session.baselines(), session.confirm_runs()], case
+        lambda: [*session.baselines(), session.confirm_runs(), session.may_settle, session.session_level()], case
     )  # a damaged one is refused before hours of training, not after
     records = _measured(case, session, session.runs(case), request.config)
     session.joined.append(case.name)
@@ -48,7 +48,7 @@ def test_verdict(case: Case, session: BenchSession, request: pytest.FixtureReque
         pytest.skip("the node of rank 0 records and judges for all")
     if not session.records_of(case):
         pytest.fail(f"MISSING: {case.name} left no record to judge", pytrace=False)
-    verdict = session.settle(functools.partial(_confirm, session, request.config))[case.name]
+    verdict = _settled(session, request.config, case)[case.name]
     print(verdict.sentence)
     if exit_code(verdict, session.require_baseline):
         pytest.fail(verdict.sentence, pytrace=False)
@@ -61,6 +61,21 @@ def test_nothing_is_missing(session: BenchSession) -> None:
     session.missing = missing(session.records, session.baselines())
     if session.missing:
         pytest.fail("\n".join(verdict.sentence for verdict in session.missing), pytrace=False)
+
+
+def _settled(session: BenchSession, config: pytest.Config, case: Case) -> dict[str, Verdict]:
+    """All verdicts, by case; more runs and A/B are shown as they happen."""
+
+    def say(line: str) -> None:
+        with _uncaptured(config):
+            print(f"\n{line}", flush=True)
+
+    def verdicts() -> list[dict[str, Verdict]]:
+        for line in filter(None, map(session.session_level().told, session.records_of(case)[:1])):
+            say(line)
+        return [session.settle(functools.partial(_confirm, session, config), say)]
+
+    return _refusing(verdicts, case)[0]
 
 
 def _confirm(session: BenchSession, config: pytest.Config, case: Case, runs: int) -> None:

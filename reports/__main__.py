@@ -9,6 +9,8 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from bench.history.session_level import session_level
+from bench.history.store import FILE_NAME
 from bench.judge.baseline import load_baselines
 from bench.judge.junit import write_junit
 from bench.judge.verdict import exit_code
@@ -41,6 +43,13 @@ Ledgers = Annotated[
 JunitXml = Annotated[
     Path | None, typer.Option("--junitxml", metavar="FILE", help="Write the verdicts to this JUnit file.")
 ]
+SessionSpread = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PERCENT|history|FILE",
+        help="The level between sessions to assume where a baseline cannot say. history: from results/history.jsonl.",
+    ),
+]
 
 
 @app.command()
@@ -52,6 +61,7 @@ def report(
     step_summary: StepSummary = None,
     ledger: Ledgers = None,
     junitxml: JunitXml = None,
+    session_spread: SessionSpread = None,
 ) -> None:
     """Write a report from benchmark records, judged against stored baselines: report.md, report.html, report.json.
 
@@ -65,7 +75,8 @@ def report(
         loaded = list(each_record(_files(records or [])))
         stored = load_baselines(baselines) if loaded else []
         ledgers = [read_ledger(path) for path in ledger or ()]
-        cases = assess(loaded, stored)
+        level = session_level(session_spread, Path("results") / FILE_NAME, [record.id for record in loaded])
+        cases = assess(loaded, stored, session_percent=level.of)
         path = write_cases(cases, output, step_summary=step_summary, ledgers=ledgers)
         verdicts = [case.verdict for case in cases]
         if junitxml is not None:

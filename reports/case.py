@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bench.judge.baseline import Baseline
-from bench.judge.gate import grouped, judge_suite
+from bench.judge.gate import SessionPercent, grouped, judge_suite
 from bench.judge.rule import WORST_FIRST
 from bench.judge.stats import Summary, summarise
 from bench.judge.verdict import Verdict
@@ -58,14 +58,15 @@ def assess(
     baselines: Sequence[Baseline],
     missing: Sequence[Verdict] = (),
     verdicts: Sequence[Verdict] | None = None,
+    session_percent: SessionPercent = None,
 ) -> list[CaseResult]:
     """Every case with its runs and verdict, the worst first.
 
     `verdicts` are those of `grouped(records)` where they were given already, in its order; else all cases are judged
-    here, as one suite.
+    here, as one suite, with that level between sessions (bench.judge.gate.judge_suite).
     """
     groups = grouped(records)
-    judged = judge_suite(groups, baselines) if verdicts is None else verdicts
+    judged = judge_suite(groups, baselines, session_percent=session_percent) if verdicts is None else verdicts
     cases = [
         CaseResult(verdict, tuple(Run(each, _summary(each)) for each in group), _stored(group[0], baselines))
         for group, verdict in zip(groups, judged, strict=True)

@@ -20,6 +20,7 @@ from bench.ab.sequential import Figures, order, sequential
 from bench.cases import select
 from bench.judge import gate
 from bench.judge.baseline import other_versions
+from bench.judge.evidence import FAMILY_ERROR
 from bench.judge.metrics import figures_of
 from bench.judge.parity import first_departure, traces_of
 from bench.judge.stats import summarise
@@ -83,8 +84,8 @@ def _learning_apart(base: Record, head: Record) -> str | None:
     return f"step {step}: {found.told('at head where base has')}: head computes something else"
 
 
-def compare(request: Request) -> Outcome:
-    """Run both revisions in turns and judge them.
+def compare(request: Request, family_error: float = FAMILY_ERROR) -> Outcome:
+    """Run both revisions in turns and judge them, at this family-wise error.
 
     Raises:
         ValueError: a revision does not exist, refuses its input, or does not do the other's work.
@@ -97,7 +98,7 @@ def compare(request: Request) -> Outcome:
         with run_progress(request) as progress:
             runs.progress = progress
             try:
-                found = sequential(runs.take, request.pairs, request.confirm)
+                found = sequential(runs.take, request.pairs, request.confirm, family_error)
             except VoidError as reason:
                 return runs.void(str(reason))
         outcome = concluded((revision_used(base), revision_used(head)), runs.pairs, found)

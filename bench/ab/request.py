@@ -27,6 +27,7 @@ class Request:
     device: str | None = None
     results: Path = FOLDER
     root: Path = ROOT
+    more_words: tuple[str, ...] = ()  # of a run's command line; paths in it are absolute
 
     def __post_init__(self) -> None:
         select([self.case], "cpu")  # refuses a case that is none
@@ -47,4 +48,4 @@ class Request:
         options = [("case", self.case), ("recipe", self.own_recipe), ("steps", self.steps), ("device", self.device)]
         options += [("set", each) for each in self.overrides]
         # joined: pytest takes a path that stands alone for one of tests, and looks for its settings above it
-        return [f"--{name}={value}" for name, value in options if value is not None]
+        return [*(f"--{name}={value}" for name, value in options if value is not None), *self.more_words]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from bench.ab.checkouts import Role
 from bench.judge import rule
-from bench.judge.evidence import FAMILY_ERROR, FIRST_STAGE_ERROR, SECOND_STAGE_ERROR, Judgement, MetricState, decide
+from bench.judge.evidence import FAMILY_ERROR, FIRST_STAGE_SHARE, Judgement, MetricState, decide
 from bench.judge.metrics import family
 
 Figures = Mapping[str, float]
@@ -34,16 +34,22 @@ def order(pair: int) -> tuple[Role, Role]:
     return ("head", "base") if pair % 2 else ("base", "head")
 
 
-def sequential(take: Callable[[int], Sequence[tuple[Figures, Figures]]], pairs: int, confirm: int) -> Finding:
+def sequential(
+    take: Callable[[int], Sequence[tuple[Figures, Figures]]],
+    pairs: int,
+    confirm: int,
+    family_error: float = FAMILY_ERROR,
+) -> Finding:
     """Judge `pairs` pairs; with `confirm`, judge an inconclusive result once more, with that many pairs more.
 
-    `take` runs until there are so many pairs and returns all of them. The two stages share the family-wise error
-    (bench.judge.evidence.FIRST_STAGE_ERROR); the second judges all pairs together. There is no third.
+    `take` runs until there are so many pairs and returns all of them. The two stages share `family_error`
+    (bench.judge.evidence.FIRST_STAGE_SHARE); the second judges all pairs together. There is no third.
     """
-    first = _judged(take(pairs), FIRST_STAGE_ERROR if confirm else FAMILY_ERROR, stages=1)
+    spent = family_error * FIRST_STAGE_SHARE if confirm else family_error
+    first = _judged(take(pairs), spent, stages=1)
     if not confirm or first.deciding[1] != "inconclusive":
         return first
-    return _judged(take(pairs + confirm), SECOND_STAGE_ERROR, stages=2)
+    return _judged(take(pairs + confirm), family_error - spent, stages=2)
 
 
 def _judged(pairs: Sequence[tuple[Figures, Figures]], error: float, stages: int) -> Finding:

@@ -14,6 +14,7 @@ import typer
 
 from bench.baselines import store as baseline_store
 from bench.baselines.noise import notes
+from bench.baselines.sessions import added, require_sessions, require_sound, session_facts, sessions_of
 from bench.judge.baseline import DEFAULT_TOLERANCE_PERCENT, Baseline, stored_baselines
 from bench.judge.difference import FLOOR_PERCENT, MIN_BASELINE_RUNS, Comparison
 from bench.judge.evidence import FAMILY_ERROR, POWER, weigh
@@ -58,6 +59,10 @@ def record(
     floor_percent: Floor = FLOOR_PERCENT,
     allow_outliers: AllowOutliers = False,
     max_cv_percent: Gone = None,
+    least_sessions: Annotated[
+        int,
+        typer.Option("--sessions", metavar="N", min=1, max=1000, help="Refuse runs of fewer sessions than this."),
+    ] = 1,
 ) -> None:
     """Make a candidate baseline from five or more runs of one program, for a person to review and promote.
 
@@ -68,6 +73,8 @@ def record(
         raise ValueError("--max-cv-percent is gone: steps that vary are noted and refuse no run; leave the option out")
     found = read_records(records)
     baseline_store.require_enough(len(found))
+    require_sessions([each for _, each in found], least_sessions)
+    require_sound([each for _, each in found])
     complaints = baseline_store.unfit(found)
     if complaints:
         print("\n".join(plain(each, 5000) for each in complaints), file=sys.stderr)
@@ -155,6 +162,42 @@ def promote(candidate: Candidate, rationale: Rationale, baselines: Baselines = P
 
 
 @app.command()
+def add(
+    target: Annotated[
+        str, typer.Argument(metavar="CANDIDATE|LABEL", help="A file that `record` wrote, or a stored baseline.")
+    ],
+    records: Records,
+    baselines: Baselines = Path("baselines"),
+    allow_outliers: AllowOutliers = False,
+) -> None:
+    """Add the runs of further sessions to a candidate or to a stored baseline, of the same key and software.
+
+    A baseline of five sessions or more knows how far sessions are apart. Unfit runs are refused, as by `record`.
+    """
+    found = read_records(records)
+    path, old, beside = _target(target, baselines)
+    if complaints := baseline_store.unfit(found):
+        print("\n".join(plain(each, 5000) for each in complaints), file=sys.stderr)
+        raise ValueError(f"{len(complaints)} complaints about {len(found)} records, listed above; run them all again")
+    new = added(old, [each for _, each in found], datetime.now(timezone.utc).date())
+    if not allow_outliers:
+        _refuse_outliers(new)
+    baseline_store.write(path, [new if each is old else each for each in beside] or [new])
+    for each in sessions_of([record for _, record in found]):
+        print(f"added  {plain(each.told, 1000)}")
+    print(f"\n{_described(new)}\n\nwrote {plain(path, 5000)}: {plain(new.label)}, in place of {plain(old.label)}")
+
+
+def _target(target: str, folder: Path) -> tuple[Path, Baseline, list[Baseline]]:
+    """The file of a candidate or label, the baseline that is meant, and all that a file of stored ones holds."""
+    if Path(target).is_file():
+        return Path(target), baseline_store.read_candidate(Path(target)), []
+    stored = stored_baselines(folder)
+    path, old = baseline_store.find(stored, target)
+    return path, old, [each for at, each in stored if at == path]
+
+
+@app.command()
 def retire(label: str, rationale: Rationale, baselines: Baselines = Path("baselines")) -> None:
     """Retire a baseline: it stays for people to read, but judges no more."""
     path = baseline_store.retire(baselines, label, rationale, datetime.now(timezone.utc).date())
@@ -188,6 +231,7 @@ def _described(baseline: Baseline) -> str:
         ("software", _words(baseline.software) or "not stated"),
         *_provenance(baseline.runs),
         *_sharpness(baseline),
+        *session_facts(baseline),
     ]
     parts = [pairs(facts), *([_runs(baseline.runs)] if baseline.runs else []), _remarks(baseline)]
     return "\n\n".join(part for part in parts if part)

@@ -11,9 +11,12 @@ from typing import Annotated
 
 import typer
 
+from bench.ab.settle_stored import settle_stored
 from bench.commands.baseline import Baselines, Records
+from bench.commands.session_spread import HISTORY, SessionSpread
+from bench.history.session_level import session_level
 from bench.judge.baseline import load_baselines
-from bench.judge.evidence import FAMILY_ERROR
+from bench.judge.evidence import FAMILY_ERROR, FIRST_STAGE_ERROR
 from bench.judge.gate import grouped, judge_suite, missing
 from bench.judge.junit import as_junit
 from bench.judge.rule import WORST_FIRST
@@ -34,6 +37,14 @@ Expected = Annotated[
         help="Fail if this case has no run; repeatable. Default: all cases with a baseline for the devices that ran.",
     ),
 ]
+Settle = Annotated[
+    bool,
+    typer.Option(
+        "--settle",
+        help="Where only the level of another session could explain a change, run the baseline's commit beside the "
+        "working tree and decide by that. The records must be of this machine and of the commit checked out.",
+    ),
+]
 Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the verdicts to this file.")]
 Junit = Annotated[
     Path | None, typer.Option("--junitxml", metavar="FILE", help="Write the verdicts to this JUnit file.")
@@ -45,6 +56,8 @@ def gate(
     baselines: Baselines = Path("baselines"),
     require_baseline: Required = False,
     expect: Expected = None,
+    settle: Settle = False,
+    session_spread: SessionSpread = None,
     json_path: Json = None,
     junitxml: Junit = None,
 ) -> None:
@@ -52,7 +65,7 @@ def gate(
 
     Exit code: 0 passed, 1 a case failed, is void or missing, or there are no records; 2 the input was refused.
     """
-    verdicts = _judged(records, baselines, expect)
+    verdicts = _judged(records, baselines, expect, settle, session_spread)
     code = max(exit_code(verdict, require_baseline) for verdict in verdicts)
     if json_path is not None:
         write_atomically(json_path, _json(verdicts, code))
@@ -65,7 +78,9 @@ def gate(
     raise typer.Exit(code)
 
 
-def _judged(paths: Sequence[Path], folder: Path, expected: list[str] | None) -> list[Verdict]:
+def _judged(
+    paths: Sequence[Path], folder: Path, expected: list[str] | None, may_settle: bool, session_spread: str | None
+) -> list[Verdict]:
     """All verdicts, the worst first."""
     stored = load_baselines(folder)
     records = [record for _, record in read_records(paths)]
@@ -77,10 +92,15 @@ def _judged(paths: Sequence[Path], folder: Path, expected: list[str] | None) -> 
             f"note: {len(own)} of these runs belong to a baseline that judges them, so they cannot confirm it",
             file=sys.stderr,
         )
+    level, groups = session_level(session_spread, HISTORY, [each.id for each in records]), grouped(records)
+    for line in filter(None, (level.told(group[0]) for group in groups)):
+        print(f"note: {plain(line, 1000)}", file=sys.stderr)
     try:
-        verdicts = judge_suite(grouped(records), stored)
+        verdicts = judge_suite(groups, stored, FIRST_STAGE_ERROR if may_settle else FAMILY_ERROR, level.of)
     except OverflowError:
         raise ValueError("step times differ by more than a number can hold: these are not times of one job") from None
+    if may_settle:
+        verdicts = settle_stored(groups, verdicts, stored)
     verdicts += missing(records, stored, expected or None)
     if not records:
         where = ", ".join(str(path) for path in paths)

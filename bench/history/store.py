@@ -20,7 +20,7 @@ from bench.judge.rule import VerdictState
 from bench.judge.stats import summarise
 from bench.records.fields import Figure, HexId, Name, Strict, UtcTime, utc_moment
 from bench.records.jsonfile import append_whole, cannot_write, parse_model, read_bounded
-from bench.records.record import Commit, Record
+from bench.records.record import Commit, Record, Session
 
 MAX_HISTORY_BYTES = 64 << 20
 MAX_LINE_BYTES = 256 << 10
@@ -46,6 +46,7 @@ class Entry(Strict):
     tokens_per_second_per_processor: PositiveFigure
     figures: Annotated[dict[Name, Figure], Field(max_length=MAX_FIGURES)]
     state: VerdictState | None = None  # of its verdict, where it was judged
+    session: Session | None = None  # null: of a record, or in a line, from before they said so
 
 
 def key_of(record: Record) -> str:
@@ -69,6 +70,7 @@ def entry_of(record: Record, state: VerdictState | None = None) -> Entry:
         tokens_per_second_per_processor=summary.tokens_per_second_per_processor,
         figures=dict(itertools.islice(figures.items(), MAX_FIGURES)),
         state=state,
+        session=record.session,
     )
 
 

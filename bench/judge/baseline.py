@@ -19,6 +19,7 @@ from bench.judge.difference import FLOOR_PERCENT
 from bench.judge.metrics import MEAN
 from bench.judge.parity import GRAD_NORM, GRAD_NORM_TOLERANCE_PERCENT, LOSS, LOSS_TOLERANCE_PERCENT
 from bench.judge.recorded_run import RecordedRun, is_ratio, recorded_run
+from bench.judge.sessions import session_name
 from bench.records.fields import (
     DeviceKind,
     Dtype,
@@ -187,6 +188,7 @@ class Baseline(Strict):
             raise ValueError("runs repeat a record_id: one run is one piece of evidence")
         if self.steps is not None and any(run.steps != self.steps for run in self.runs):
             raise ValueError(f"steps is {self.steps}, and a run has another number")
+        self._check_software()
         medians = [statistics.median(run.steady_step_seconds) for run in self.runs]
         _check_alike("the median of the steady steps", medians)
         for name in {name for run in self.runs for name in run.figures if is_ratio(name)}:
@@ -195,6 +197,17 @@ class Baseline(Strict):
         if abs(median / self.metrics.step_seconds - 1) > 1e-6:
             raise ValueError(f"metrics.step_seconds is not {median:.6g}, the median of the runs' medians")
         self._check_rate()
+
+    def _check_software(self) -> None:
+        """One software in all sessions: it is part of the key."""
+        first = self.runs[0]
+        for run in self.runs[1:]:
+            if moved := other_versions(run.software, first.software):
+                name, its, theirs = moved[0]
+                raise ValueError(
+                    f"two sessions differ in software: {name} is {theirs} in {session_name(first)} and {its} in "
+                    f"{session_name(run)}; record a baseline for each"
+                )
 
     def _check_rate(self) -> None:
         """By the mean step, as lost throughput is lost; files from before that state it by the median step."""
@@ -318,7 +331,7 @@ def recorded_baseline(
     step_seconds = statistics.median(statistics.median(run.steady_step_seconds) for run in runs)
     mean_seconds = statistics.median(run.known_figures[MEAN] for run in runs)
     baseline = Baseline(
-        label=_label(records),
+        label=recorded_label(first.case, first.device.name, {each.id: each.created_at for each in records}),
         kind="recorded",
         role="judge",
         case=first.case,
@@ -348,11 +361,10 @@ def recorded_baseline(
     return baseline
 
 
-def _label(records: Sequence[Record]) -> str:
-    """Case, device and date, and a digest of the runs: a baseline of other runs has another label."""
-    first, date = records[0], max(record.created_at for record in records)[:10]
-    digest = hashlib.sha256(" ".join(sorted(record.id for record in records)).encode()).hexdigest()[:8]
-    return f"{first.case[:80]} on {first.device.name[:80]}, {date} ({digest})"
+def recorded_label(case: str, device: str, made: Mapping[str, str]) -> str:
+    """Case, device and date, and a digest of the runs, given as `created_at` by id: other runs make another label."""
+    digest = hashlib.sha256(" ".join(sorted(made)).encode()).hexdigest()[:8]
+    return f"{case[:80]} on {device[:80]}, {max(made.values())[:10]} ({digest})"
 
 
 def software_differences(ours: Mapping[str, str], theirs: Mapping[str, str], other: str = "baseline") -> list[str]:

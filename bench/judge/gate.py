@@ -12,7 +12,7 @@ other software is shown and does not decide, unless the run has all that the bas
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from bench.judge import disturbance, outliers
@@ -33,12 +33,14 @@ from bench.judge.void import why_invalid, why_learning_differs, why_void
 from bench.judge.words import verdict_sentence, why_no_baseline
 from bench.records.record import Record
 
+SessionPercent = float | Callable[[Record], float | None] | None
+
 
 def judge(
     records: Record | Sequence[Record],
     baselines: Sequence[Baseline],
     family_error: float = FAMILY_ERROR,
-    session_percent: float | None = None,
+    session_percent: SessionPercent = None,
 ) -> Verdict:
     """Judge the runs of one case against every baseline with the same key."""
     return judge_suite(
@@ -50,12 +52,13 @@ def judge_suite(
     groups: Sequence[Sequence[Record]],
     baselines: Sequence[Baseline],
     family_error: float = FAMILY_ERROR,
-    session_percent: float | None = None,
+    session_percent: SessionPercent = None,
 ) -> list[Verdict]:
     """Judge several cases, each by its runs: all their metrics are one family, which errs at most `family_error`.
 
     `session_percent` is the level between sessions, one standard deviation, that is assumed of a baseline of too few
-    sessions to know its own; None: bench.judge.sessions.ASSUMED_PERCENT of the device's kind.
+    sessions to know its own, or a function that gives it for a case's first run; None:
+    bench.judge.sessions.ASSUMED_PERCENT of the device's kind.
     """
     cases = [_prepare(list(runs), baselines, session_percent) for runs in groups]
     tests = {
@@ -97,9 +100,10 @@ class _Case:
         return text + (f", the median of {len(self.runs)} runs," if len(self.runs) > 1 else "")
 
 
-def _prepare(runs: list[Record], baselines: Sequence[Baseline], session_percent: float | None) -> _Case:
+def _prepare(runs: list[Record], baselines: Sequence[Baseline], session_percent: SessionPercent) -> _Case:
     _require_one_case(runs)
     given, first = runs, runs[0]
+    percent = session_percent(first) if callable(session_percent) else session_percent
     if void := next((reason for run in runs if (reason := why_invalid(run))), None):
         return _Case(runs, void, 1.0, [], [], ())
     summaries = [summarise(run) for run in runs]
@@ -127,7 +131,7 @@ def _prepare(runs: list[Record], baselines: Sequence[Baseline], session_percent:
             *(Refusal(baseline.label, found) for baseline, found in differences if found),
         ),
         step_seconds=statistics.median(each.median_step_seconds for each in summaries),
-        comparisons={each.label: _comparisons(each, runs, summaries, session_percent) for each in weighed},
+        comparisons={each.label: _comparisons(each, runs, summaries, percent) for each in weighed},
         disturbed=disturbance.told(given, left_out=len(given) - len(runs)),
     )
 

@@ -72,3 +72,12 @@ def _moment(stamp: Stamp) -> float | None:
 
 def _name(session: Session) -> str:
     return " ".join((session.machine, session.boot or "-", session.day, session.job or "-"))
+
+
+def session_name(run: Record | RecordedRun) -> str:
+    """How people call the session of a run: machine, boot, day and job, as far as they are known."""
+    found = run.session
+    if found is None:
+        return f"(no stated session, {run.created_at})"
+    job = "" if found.job is None else f", job {found.job}"
+    return f"(machine {found.machine}, boot {found.boot or 'unknown'}, {found.day}{job})"
