@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
-from scipy import stats as distributions
+import scipy
 
 from bench.history.store import Entry, key_of, read
 from bench.judge.difference import MIN_SESSIONS
@@ -110,4 +110,5 @@ def level_percent(medians: Sequence[float]) -> float | None:
     far = _FAR * float(np.median(differences)) / _NORMAL
     spread = float(np.minimum(differences, far).mean()) * math.sqrt(math.pi) / 2
     freedom = _FREEDOM * (len(medians) - 1)
-    return 100 * math.expm1(spread * float(distributions.t.isf(_ERROR, freedom) / distributions.norm.isf(_ERROR)))
+    raised = scipy.special.stdtrit(freedom, 1 - _ERROR) / scipy.special.ndtri(1 - _ERROR)
+    return 100 * math.expm1(spread * float(raised))
