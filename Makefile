@@ -49,7 +49,7 @@ test: $(READY)  ## run the tests, but for those of test-nodes
 test-nodes: $(READY)  ## run one job on two machines, made of network namespaces (root, iproute2; skips without)
 	$(BIN)/python -m pytest tests/nodes $(TEST_ARGS)
 
-layouts: $(READY)  ## hold every layout of 1 to 16 ranks to one rank (about an hour on two cores; make test tries a few)
+layouts: $(READY)  ## hold every layout of 1 to 16 ranks to one rank (an hour or more on two cores; make test tries a few)
 	$(BIN)/python -m pytest tests/layouts --all-layouts $(TEST_ARGS)
 
 conformance: $(READY)  ## run the NPU path on MindSpeed's and Megatron-LM's real code
