@@ -1,7 +1,7 @@
 """Which runs are of one session, and how far sessions are apart where a baseline cannot say.
 
-A session is one machine, boot, day and job. Runs of one session can be exchanged; those of another have a level of
-their own. Pure functions.
+A session is one machine, boot, day and job, without a long pause. Runs of one session can be exchanged; those of
+another have a level of their own. Pure functions.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from bench.records.record import Record, Session
 # between runs of one unchanged job on different days. On a CPU: with it, five runs against later five of our own
 # series, in the order of time, fail 0 to 4.6 % of the time; with 1.2 % it was 12.6 % (docs/baselines.md).
 ASSUMED_PERCENT: Mapping[DeviceKind, float] = {"npu": 1.2, "cuda": 1.2, "cpu": 3.0}
-# Of records that name no session: a pause of an hour makes another.
-_PAUSE_SECONDS = 3600.0
+# From the end of a run to the start of the next: after a longer one the machine may be at another level.
+_PAUSE_SECONDS = 1200.0
 
 
 @dataclass(frozen=True)
@@ -47,23 +47,23 @@ def assumed_spread(kind: DeviceKind, percent: float | None) -> float:
 def labels(stamps: Sequence[Stamp]) -> list[str]:
     """A name for the session of each run; equal names are one session.
 
-    Runs that name none are one session while no pause of an hour is between them; they never share one with those that
-    do. A time that is not in UTC says nothing: such runs are one session together.
+    Runs that name the same session, or none, are of one while no pause of twenty minutes is between them. A time that is
+    not in UTC says nothing: such runs are one session together.
     """
-    unnamed = [(place, moment) for place, each in enumerate(stamps) if (moment := _moment(each)) is not None]
-    found = ["no time" if each.session is None else _name(each.session) for each in stamps]
-    last, number = float("-inf"), 0
-    for place, moment in sorted(unnamed, key=lambda pair: pair[1]):
-        number += moment - stamps[place].seconds - last > _PAUSE_SECONDS
-        last = moment
-        found[place] = f"unnamed {number}"
+    names = ["unnamed" if each.session is None else _name(each.session) for each in stamps]
+    found = [f"{name}, no time" for name in names]
+    last, number = dict.fromkeys(names, float("-inf")), 0
+    moments = [(moment, place) for place, each in enumerate(stamps) if (moment := _moment(each)) is not None]
+    for moment, place in sorted(moments):
+        name = names[place]
+        number += moment - stamps[place].seconds - last[name] > _PAUSE_SECONDS
+        last[name] = moment
+        found[place] = f"{name}, {number}"
     return found
 
 
 def _moment(stamp: Stamp) -> float | None:
-    """When a run that names no session ended."""
-    if stamp.session is not None:
-        return None
+    """When a run ended."""
     try:
         return utc_moment(stamp.created_at).timestamp()
     except ValueError:

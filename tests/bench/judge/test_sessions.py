@@ -39,9 +39,12 @@ def test_another_machine_boot_day_or_job_is_another_session(changes: dict[str, s
     assert one == same != other
 
 
-def test_runs_that_name_no_session_are_one_until_an_hour_passes() -> None:
-    found = labels([at(0), at(7300, took=3700), at(3500), at(7300 + 3611)])
-    assert found[0] == found[1] == found[2] != found[3]
+@pytest.mark.parametrize("named", [None, session()])
+def test_a_pause_of_twenty_minutes_ends_a_session(named: Session | None) -> None:
+    """Counted from the end of a run to the start of the next, so that long runs are none."""
+    times = [(0, 10.0), (4800, 3700.0), (1100, 10.0), (4800 + 1211, 10.0), (99_999, 1e5)]
+    found = labels([Stamp(named, at(seconds).created_at, took) for seconds, took in times])
+    assert found[0] == found[1] == found[2] != found[3] == found[4]
 
 
 def test_a_run_that_names_a_session_shares_none_with_one_that_does_not() -> None:
