@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import platform
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -31,14 +31,19 @@ def host() -> dict[str, Any]:
     }
 
 
-def session(started: datetime) -> dict[str, str | None]:
+def machine() -> str:
+    """A digest that tells this machine from others."""
+    return _digest(_first_line(_MACHINE_ID) or platform.node())
+
+
+def session(started: datetime, environment: Mapping[str, str]) -> dict[str, str | None]:
     """The session of a run by the names of the record: of a benchmark that was started at this time."""
     boot = _first_line(_BOOT_ID)
     return {
-        "machine": _digest(_first_line(_MACHINE_ID) or platform.node()),
+        "machine": machine(),
         "boot": None if boot is None else _digest(boot),
         "day": started.astimezone(timezone.utc).date().isoformat(),
-        "job": next((f"{name}={os.environ[name]}"[:200] for name in _JOBS if os.environ.get(name)), None),
+        "job": next((f"{name}={environment[name]}"[:200] for name in _JOBS if environment.get(name)), None),
     }
 
 

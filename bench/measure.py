@@ -103,7 +103,7 @@ def make_record(case: str, job: Job, result: RunResult, machine: dict[str, Any])
             "commit": commit(),
             "environment": allowed_environment(os.environ),
             "host": machine,
-            "session": session(_STARTED),
+            "session": session(_STARTED, os.environ),
             "work": work(job.recipe),
             "startup_seconds": result.startup_seconds,
             "steps": [nonfinite_as_null(asdict(step)) for step in result.steps],

@@ -5,13 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import datetime, timezone
 
 from bench.ab.request import FOLDER, Request
 from bench.ab.settle import doubt_of, settle
 from bench.cases import select
 from bench.git import commit
-from bench.host import session
+from bench.host import machine
 from bench.judge.baseline import Baseline
 from bench.judge.evidence import SECOND_STAGE_ERROR
 from bench.judge.verdict import Verdict
@@ -45,8 +44,8 @@ def _say(line: str) -> None:
 
 def why_not(runs: Sequence[Record]) -> str | None:
     """Why what these records are of cannot run again here; None where it can."""
-    first, here = runs[0], session(datetime.now(timezone.utc))
-    if any(run.session is None or run.session.machine != here["machine"] for run in runs):
+    first, here = runs[0], machine()
+    if any(run.session is None or run.session.machine != here for run in runs):
         return "the records are of another machine, or do not say of which; settle where they were made"
     if first.layout.nodes > 1:
         return f"the records are of {first.layout.nodes} machines, and A/B runs on one"

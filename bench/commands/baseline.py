@@ -79,7 +79,8 @@ def record(
     if complaints:
         print("\n".join(plain(each, 5000) for each in complaints), file=sys.stderr)
         raise ValueError(
-            f"{len(complaints)} complaint{'s'[: len(complaints) - 1]} about {len(found)} records, listed above; run all of them again on a "
+            f"{len(complaints)} complaint{'s'[: len(complaints) - 1]} about {len(found)} records, listed above; "
+            "run all of them again on a "
             "machine that nothing else uses"
         )
     made = baseline_store.candidate_of(
@@ -179,7 +180,8 @@ def add(
     if complaints := baseline_store.unfit(found):
         print("\n".join(plain(each, 5000) for each in complaints), file=sys.stderr)
         raise ValueError(
-            f"{len(complaints)} complaint{'s'[: len(complaints) - 1]} about {len(found)} records, listed above; run them all again"
+            f"{len(complaints)} complaint{'s'[: len(complaints) - 1]} about {len(found)} records, listed above; "
+            "run them all again"
         )
     new = added(old, [each for _, each in found], datetime.now(timezone.utc).date())
     if not allow_outliers:

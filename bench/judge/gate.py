@@ -113,7 +113,10 @@ def _prepare(runs: list[Record], baselines: Sequence[Baseline], session_percent:
         for each in baselines
         if each.role != "retired" and (each.case == first.case or each.recipe.name == first.recipe.name)
     ]
-    differences = [(baseline, baseline.differences(first)) for baseline in related]
+    lengths = {len(run.steps): run for run in runs}.values()  # one run of each: their numbers of steps may differ
+    differences = [
+        (baseline, next((found for run in lengths if (found := baseline.differences(run))), ())) for baseline in related
+    ]
     matched = [baseline for baseline, found in differences if not found]
     void = void or why_learning_differs(runs, matched)
     if void is None:
@@ -137,7 +140,7 @@ def _prepare(runs: list[Record], baselines: Sequence[Baseline], session_percent:
 
 
 def grouped(records: Iterable[Record]) -> list[list[Record]]:
-    """The records that are runs of one case, recipe, layout, device, work and number of steps, by their first."""
+    """The records that are runs of one case, recipe, layout, device and work, in the order of their first."""
     groups: dict[tuple[str, ...], list[Record]] = {}
     for record in records:
         groups.setdefault(_key(record), []).append(record)
@@ -146,7 +149,7 @@ def grouped(records: Iterable[Record]) -> list[list[Record]]:
 
 def _key(record: Record) -> tuple[str, ...]:
     parts = (part.model_dump_json() for part in (record.layout, record.device, record.work))
-    return (record.case, record.recipe.hash, str(len(record.steps)), *parts)
+    return (record.case, record.recipe.hash, *parts)
 
 
 def missing(

@@ -47,8 +47,8 @@ def assumed_spread(kind: DeviceKind, percent: float | None) -> float:
 def labels(stamps: Sequence[Stamp]) -> list[str]:
     """A name for the session of each run; equal names are one session.
 
-    Runs that name the same session, or none, are of one while no pause of twenty minutes is between them. A time that is
-    not in UTC says nothing: such runs are one session together.
+    Runs that name the same session, or none, are of one while no pause of twenty minutes is between them. A time that
+    is not in UTC says nothing: such runs are one session together.
     """
     names = ["unnamed" if each.session is None else _name(each.session) for each in stamps]
     found = [f"{name}, no time" for name in names]

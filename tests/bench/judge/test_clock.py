@@ -63,3 +63,11 @@ def test_digits_that_are_fine_enough_cost_nothing_that_matters() -> None:
     comparison = family(before, after)[STEP]
     assert 0 < comparison.resolution < 2e-4
     assert weigh(comparison).visible_percent < 5
+
+
+def test_a_mean_that_is_finer_than_the_tick_is_judged_as_such() -> None:
+    random = np.random.default_rng(4)
+    sides = [[speed_figures(times(random, 4.3e-3, 0.2, 1e-3)) for _ in range(5)] for _ in range(2)]
+    found = family(*sides)
+    assert found[STEP].resolution > 0.2
+    assert found[MEAN].resolution == 0.0

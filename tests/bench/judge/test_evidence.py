@@ -63,6 +63,10 @@ def test_the_p_value_is_scipys_between_welchs_and_the_pooled_one(
     interval = expected.confidence_interval(1 - FAMILY_ERROR)
     # the interval's degrees of freedom are rounded down to a tenth
     assert found.low_percent == pytest.approx(100 * math.expm1(interval.low), rel=1e-9 if is_pooled else 5e-3)
+    middle = math.log1p(found.change_percent / 100)
+    assert found.high_percent == pytest.approx(
+        100 * math.expm1(2 * middle - math.log1p(found.low_percent / 100)), rel=1e-9
+    )
 
 
 def test_a_single_run_meets_the_prediction_interval() -> None:

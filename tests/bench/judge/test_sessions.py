@@ -163,6 +163,15 @@ def test_a_change_that_a_session_can_explain_is_a_suspicion_not_an_alarm() -> No
     assert judge(runs_of(2, 0.025, first=50), [baseline], session_percent=0.1).state == "fail"
 
 
+def test_runs_of_another_number_of_steps_are_not_compared() -> None:
+    """They do not pay for the same checkpoints; one such run among the others is enough."""
+    baseline = recorded_baseline(runs_of(1), "invented")
+    short = build_synthetic_record(seed=77, steps=19, noise=0.002)
+    verdict = judge([*runs_of(1, first=50), short], [baseline])
+    assert verdict.state == "no_baseline"
+    assert "steps 19 (baseline 20)" in verdict.sentence
+
+
 def test_what_no_session_explains_fails_on_any_day() -> None:
     verdict = judge(runs_of(2, 0.08, first=50), [recorded_baseline(runs_of(1), "invented")])
     assert verdict.state == "fail"
@@ -186,6 +195,16 @@ def test_a_suspicion_is_of_a_slowdown_only() -> None:
     before, after = [1.0, 1.001, 0.999, 1.0005, 0.9995], [0.98] * 5
     comparison = Comparison(before, after, sessions=("a" * 5, "b" * 5), session_spread=0.012)
     assert not decide({"step": comparison})["step"].is_suspicion
+
+
+def test_a_change_below_the_floor_is_no_suspicion() -> None:
+    before = [1.0, 1.0001, 0.9999, 1.00005, 0.99995]
+    found = []
+    for slower in (1.005, 1.02):
+        after = [each * slower for each in before]
+        comparison = Comparison(before, after, sessions=("a" * 5, "b" * 5), session_spread=0.012)
+        found.append(decide({"step": comparison})["step"].is_suspicion)
+    assert found == [False, True]
 
 
 def test_a_few_sessions_that_are_further_apart_than_assumed_say_so() -> None:
