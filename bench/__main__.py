@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from bench.commands import ab, baseline, doctor, gate, history, ingest, ledger, lone_rank, selftest
+from bench.commands import ab, baseline, doctor, gate, history, ingest, ledger, lone_rank, nightly, selftest
 from grok1.cli import console
 
 app = console.App(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 app.add_typer(baseline.app, name="baseline")
 app.add_typer(history.app, name="history")
+app.add_typer(nightly.app, name="nightly")
 app.command(name="gate")(gate.gate)
 app.command(name="ledger")(ledger.ledger)
 app.command(name="selftest")(selftest.selftest_command)

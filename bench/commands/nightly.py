@@ -1,0 +1,108 @@
+"""Judge night after night against one baseline, at one error for all nights together."""
+
+from __future__ import annotations
+
+from datetime import date
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bench.commands.baseline import Baselines, Records
+from bench.judge.baseline import load_baselines
+from bench.judge.gate import grouped
+from bench.judge.nightly import ERROR, Watch, first_alarm, watch
+from bench.judge.nights import Nights, nights_of
+from bench.judge.words import title
+from bench.records.files import read_records
+from bench.records.record import Record
+from bench.records.terminal import plain
+from grok1.cli import console
+
+app = console.App(no_args_is_help=True, rich_markup_mode=None, help=__doc__)
+
+_SHA_LETTERS = 12
+
+
+@app.command()
+def check(
+    records: Records,
+    baselines: Baselines = Path("baselines"),
+    case: Annotated[str | None, typer.Option(metavar="NAME", help="Only this case.")] = None,
+    since: Annotated[
+        str | None,
+        typer.Option(metavar="DAY", help="Leave out nights before this day (2025-01-31): an alarm that was answered."),
+    ] = None,
+) -> None:
+    """Say whether a case has become slower since its baseline. Ask as often as you like: one error covers all nights.
+
+    An unchanged suite is ever failed with a chance of at most 1 %. Exit code: 0 no alarm, 1 an alarm, 2 the input was
+    refused.
+    """
+    stored, first = load_baselines(baselines), _day(since)
+    found = [each for _, each in read_records(records) if case in (None, each.case) and each.created_at >= first]
+    if not found:
+        what = f"records{f' of {case}' if case else ''}{f' since {first}' if first else ''}"
+        raise ValueError(f"no {what} in {', '.join(map(str, records))}: give the folder that every night writes to")
+    cases = [nights_of(runs, stored) for runs in grouped(found)]
+    alarms = [_told(each, ERROR / len(cases)) for each in cases]
+    raise typer.Exit(int(any(alarms)))
+
+
+@app.command()
+def rates(
+    trials: Annotated[int, typer.Option(help="Baselines drawn for each share.", min=10, max=100_000)] = 200,
+    assumed_percent: Annotated[
+        float, typer.Option(help="The level between sessions that the gate assumes.", min=0.01, max=50.0)
+    ] = 1.2,
+) -> None:
+    """Simulate how often an unchanged program is failed at least once in 30 and 60 nights. Takes minutes."""
+    from bench.selftest.nightly import rates_table
+
+    print(rates_table(trials, assumed_percent=assumed_percent))
+
+
+def _day(since: str | None) -> str:
+    try:
+        return "" if since is None else date.fromisoformat(since).isoformat()
+    except ValueError:
+        raise ValueError(f"--since {plain(since)}: give a day such as 2025-01-31") from None
+
+
+def _told(case: Nights, error: float) -> bool:
+    """Print what the nights say; whether it is an alarm."""
+    series = case.series()
+    alarm = first_alarm(series, error, case.baseline.floor_percent)
+    name = plain(case.nights[0][0].case)
+    print(f"{name}: {_quiet(case, watch(series), error) if alarm is None else _alarm(case, alarm, error)}")
+    if case.left_out:
+        print(f"  left out: {plain('; '.join(case.left_out), 2000)}")
+    return alarm is not None
+
+
+def _quiet(case: Nights, last: Watch, error: float) -> str:
+    return (
+        f"night {last.night}: e-value {last.e_value:.3g}, no alarm below {1 / error:,.0f}: no lasting slowdown is "
+        f"shown since the baseline of {case.number_of_sessions} sessions"
+    )
+
+
+def _alarm(case: Nights, alarm: Watch, error: float) -> str:
+    """The night, the evidence, where the change lies, and what to do."""
+    if alarm.since is None or alarm.figure is None:
+        raise AssertionError("an alarm has a night")
+    first = case.nights[alarm.since - 1][0]
+    base = case.baseline.runs[-1].commit if alarm.since == 1 else case.nights[alarm.since - 2][-1].commit
+    revision = "REV" if base.sha is None else base.sha[:_SHA_LETTERS]
+    return (
+        f"night {alarm.night}: e-value {alarm.e_value:,.3g}, alarm at {1 / error:,.0f}: {title(alarm.figure)} "
+        f"{alarm.change_percent:.1f} % slower since about night {alarm.since} ({_commit(first)}, {first.created_at}).\n"
+        f"  confirm: python -m bench ab --base {revision} --case {plain(first.case)}\n"
+        "  if it is wanted, or the machine is another now: store a new baseline (python -m bench baseline record)\n"
+        "  if it is mended: --since with the day after leaves the nights before out, at a new error of 1 %"
+    )
+
+
+def _commit(record: Record) -> str:
+    sha = record.commit.sha
+    return "commit unknown" if sha is None else f"commit {plain(sha[:_SHA_LETTERS])}{'+' * bool(record.commit.dirty)}"
