@@ -13,7 +13,6 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 MIN_BASELINE_RUNS = 5
 MIN_PAIRS = 3
@@ -29,7 +28,6 @@ SHARE_OF_RUN_SPREAD = 1.0
 # Two runs can be equal by chance, or to the clock's last digit: below this spread nothing is known to be quieter.
 _LEAST_SPREAD = 1e-4
 
-Floats = npt.NDArray[np.float64]
 LIMIT_PERCENT = 100 * 5 / 95  # of step seconds: 5 % fewer tokens a second
 FLOOR_PERCENT = 1.0  # a smaller change is of no practical interest, however sure it is
 
@@ -121,13 +119,23 @@ def _check(comparison: Comparison) -> None:
         raise ValueError("a run's figure is not a positive number")
 
 
-def _scaled(values: Sequence[float], whole: float | None) -> Floats:
-    figures = np.asarray(values, dtype=np.float64)
-    return np.asarray(np.log(figures) if whole is None else figures / whole)
+def _scaled(values: Sequence[float], whole: float | None) -> list[float]:
+    """A few numbers, so a list: numpy would take four times as long."""
+    return [math.log(value) for value in values] if whole is None else [value / whole for value in values]
 
 
-def _paired(before: Floats, after: Floats, resolution: float) -> Difference:
-    changes = after - before
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values)
+
+
+def _squares(values: Sequence[float]) -> float:
+    """Of the distances from the mean."""
+    mean = _mean(values)
+    return math.fsum((value - mean) ** 2 for value in values)
+
+
+def _paired(before: Sequence[float], after: Sequence[float], resolution: float) -> Difference:
+    changes = np.asarray(after) - np.asarray(before)
     spread = max(float(changes.std(ddof=1)), _LEAST_SPREAD)
     return Difference(
         float(changes.mean()), Error(spread / math.sqrt(len(changes)), len(changes) - 1), spread, resolution
@@ -149,8 +157,8 @@ class _Noise:
         return max(self.squares / self.freedom, _LEAST_SPREAD**2) if self.freedom else _LEAST_SPREAD**2
 
 
-def _within(before: Floats, after: Floats, resolution: float) -> Difference:
-    noise = [_Noise(float(np.square(side - side.mean()).sum()), len(side) - 1) for side in (before, after)]
+def _within(before: Sequence[float], after: Sequence[float], resolution: float) -> Difference:
+    noise = [_Noise(_squares(side), len(side) - 1) for side in (before, after)]
     variances = _variances(*noise)
     error = _sum_of(
         [
@@ -159,7 +167,7 @@ def _within(before: Floats, after: Floats, resolution: float) -> Difference:
         ]
     )
     capped = Error(error.size, min(error.freedom, len(before) + len(after) - 2))
-    return Difference(float(after.mean() - before.mean()), capped, math.sqrt(_pooled(*noise).variance), resolution)
+    return Difference(_mean(after) - _mean(before), capped, math.sqrt(_pooled(*noise).variance), resolution)
 
 
 def _pooled(one: _Noise, other: _Noise) -> _Noise:
@@ -191,22 +199,22 @@ def _sum_of(parts: Sequence[Error]) -> Error:
 class _Side:
     """The runs of one side by session: the mean and the number of runs of each, and the noise within them."""
 
-    means: Floats
-    counts: Floats
+    means: Sequence[float]
+    counts: Sequence[int]
     noise: _Noise
 
     @property
     def runs_per_session(self) -> float:
         """The harmonic mean: the variance of a session's mean, over all sessions, is that of a run by this."""
-        return float(len(self.counts) / (1 / self.counts).sum())
+        return len(self.counts) / math.fsum(1 / count for count in self.counts)
 
 
-def _by_session(values: Floats, sessions: Sequence[str]) -> _Side:
-    _, places = np.unique(np.asarray(list(sessions), dtype=str), return_inverse=True)
-    counts = np.bincount(places).astype(np.float64)
-    means = np.bincount(places, weights=values) / counts
-    squares = float(np.square(values - means[places]).sum())
-    return _Side(means, counts, _Noise(squares, len(values) - len(counts)))
+def _by_session(values: Sequence[float], sessions: Sequence[str]) -> _Side:
+    found: dict[str, list[float]] = {}
+    for session, value in zip(sessions, values, strict=True):
+        found.setdefault(session, []).append(value)
+    of_runs = _Noise(math.fsum(map(_squares, found.values())), len(values) - len(found))
+    return _Side([_mean(each) for each in found.values()], [len(each) for each in found.values()], of_runs)
 
 
 def _across(before: _Side, after: _Side, comparison: Comparison) -> Difference:
@@ -221,14 +229,14 @@ def _across(before: _Side, after: _Side, comparison: Comparison) -> Difference:
         error = _sum_of(_errors_where_known(known, of_runs, numbers))
         spread = math.sqrt(max(known.variance - of_runs[0].variance, 0.0))
     else:
-        seen = known.variance - float(np.mean([each.variance for each in of_runs])) if known.freedom else 0.0
+        seen = known.variance - _mean([each.variance for each in of_runs]) if known.freedom else 0.0
         runs = _pooled(before.noise, after.noise).variance
         spread = math.sqrt(max(comparison.session_spread**2, SHARE_OF_RUN_SPREAD**2 * runs, seen))
         error = _sum_of(
             [Error(spread * math.sqrt(1 / numbers[0] + 1 / numbers[1]), math.inf), *_errors_of_runs(of_runs, numbers)]
         )
     return Difference(
-        change=float(after.means.mean() - before.means.mean()),
+        change=_mean(after.means) - _mean(before.means),
         error=error,
         spread=math.sqrt(_pooled(before.noise, after.noise).variance),
         resolution=comparison.resolution,
@@ -240,7 +248,7 @@ def _across(before: _Side, after: _Side, comparison: Comparison) -> Difference:
 
 def _between(before: _Side, after: _Side) -> _Noise:
     """Of the means of the sessions of one side, both sides together."""
-    squares = math.fsum(float(np.square(side.means - side.means.mean()).sum()) for side in (before, after))
+    squares = _squares(before.means) + _squares(after.means)
     return _Noise(squares, len(before.means) + len(after.means) - 2)
 
 
