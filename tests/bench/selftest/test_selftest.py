@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,24 +21,12 @@ from bench.judge.gate import judge
 from bench.judge.metrics import family, figures_of
 from bench.judge.stats import summarise
 from bench.records.record import Record
-from bench.selftest import replay as replaying
-from bench.selftest.replay import (
-    FIVE_RUNS,
-    KINDS,
-    RULES,
-    TWO_STAGES,
-    Outcome,
-    Share,
-    _this_gate,
-    gate_figures,
-    held_back,
-    is_sound,
-    replay,
-    skipped,
-    slowed,
-)
+from bench.selftest import rules
+from bench.selftest.ordered import spreads_percent
+from bench.selftest.replay import Outcome, Share, held_back, is_sound, replay, skipped
+from bench.selftest.rules import FIVE_RUNS, KINDS, MINDSPEED, RULES, TWO_STAGES, Trace, slowed, verdict_of
 from bench.selftest.series import FOLDER, Run, Series, read_series, series_of, simulated, write_series
-from bench.selftest.text import spread_percent, table
+from bench.selftest.text import table, title
 
 SHIPPED = sorted(FOLDER.glob("*.json"))
 MIB = 1 << 20
@@ -76,7 +65,7 @@ def test_every_rule_can_fail_and_can_pass(quiet: list[Outcome], rule: str) -> No
 
 def test_small_slowdowns_are_found_only_by_the_gate_that_knows_the_noise(quiet: list[Outcome]) -> None:
     assert failed(quiet, FIVE_RUNS, 2.0) > 0.95
-    assert failed(quiet, "MindSpeed's, mean of steps 6 to N", 2.0) == 0.0
+    assert failed(quiet, MINDSPEED, 2.0) == 0.0
     assert failed(quiet, "Megatron's, median of a window", 2.0) == 0.0
 
 
@@ -90,7 +79,7 @@ def test_the_family_sees_what_no_median_does(quiet: list[Outcome]) -> None:
 def test_noise_makes_the_gate_inconclusive_and_the_others_wrong() -> None:
     noisy = replay(invented(0.04), trials=200, kinds=["every step"])
     assert failed(noisy, "this gate, 3 runs", 0.0) <= 0.06
-    assert failed(noisy, "MindSpeed's, mean of steps 6 to N", 0.0) > 0.1
+    assert failed(noisy, MINDSPEED, 0.0) > 0.1
     hidden = next(o for o in noisy if (o.rule, o.percent) == ("this gate, 1 run", 0.0))
     assert hidden.inconclusive.value > 0.8
     assert failed(noisy, TWO_STAGES, 10.0) > failed(noisy, FIVE_RUNS, 10.0)
@@ -115,7 +104,7 @@ def test_figures_are_those_of_the_gate(synthetic_record: Any) -> None:
     record: Record = synthetic_record()
     real = figures_of(summarise(record))
     seconds_RS = np.array([rank.step_seconds for rank in record.ranks])
-    found = gate_figures(seconds_RS)
+    found = Trace(seconds_RS).figures()
     assert found == pytest.approx({name: real[name] for name in found})
     series = series_of("x", [synthetic_record(id=f"{index:032x}") for index in range(10)])
     assert max(series.runs[0].peak_bytes) == real["peak_bytes"]
@@ -133,9 +122,9 @@ def test_figures_are_those_of_the_gate(synthetic_record: Any) -> None:
 )
 def test_the_verdict_is_the_gates(found: dict[str, Any], said: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """As its rows decide: metrics beside speed only where they fail or improve."""
-    monkeypatch.setattr(replaying, "states", lambda *_: found)
+    monkeypatch.setattr(rules, "states", lambda *_: found)
     runs = [{"step_seconds": 1.0}] * 5
-    assert _this_gate(runs, runs) == said
+    assert verdict_of(runs, runs) == said
 
 
 @pytest.mark.parametrize("factor", [0.9, 0.99, 1.0, 1.02, 1.1])
@@ -147,7 +136,7 @@ def test_the_verdict_is_that_of_real_records(synthetic_record: Any, factor: floa
         for seed, level in enumerate(levels)
     ]
     figures = [figures_of(summarise(record)) for record in records]
-    said = _this_gate(figures[:5], figures[5:])
+    said = verdict_of(figures[:5], figures[5:])
     assert said == judge(records[5:], [recorded_baseline(records[:5], "invented")]).state
 
 
@@ -199,7 +188,9 @@ def test_what_a_series_is_too_poor_for_is_skipped_and_said() -> None:
 def test_simulated_noise_is_of_the_size_it_says_and_labelled() -> None:
     series = simulated(1.0)
     assert series.condition == "simulated, normal, 1 %"
-    assert spread_percent(series) == pytest.approx(1.0, abs=0.05)
+    within, between = spreads_percent(series)
+    assert within == pytest.approx(1.0, abs=0.05)
+    assert between is None
     assert series == simulated(1.0)
 
 
@@ -223,6 +214,9 @@ def test_false_alarms_significantly_above_the_stated_are_not_sound(quiet: list[O
     assert is_sound(quiet)
     alarm = Outcome("x", "this gate, 1 run", "every step", 0.0, Share(30, 200), Share(0, 200))
     assert not is_sound([*quiet, alarm])
+    few = Outcome("x", "this gate, 5 runs", "every step", 0.0, Share(6, 200), Share(0, 200))
+    assert not is_sound([few])
+    assert is_sound([few] + 30 * [replace(few, failed=Share(2, 200))])  # one of many shares is high by chance
 
 
 def test_series_go_through_files(tmp_path: Path, synthetic_record: Any) -> None:
@@ -258,7 +252,9 @@ def test_shipped_noise_is_read_and_the_gate_is_sound_on_it(path: Path) -> None:
     series = read_series(path)
     outcomes = replay(series, trials=200, kinds=["every step"])
     assert is_sound(outcomes)
-    assert series.condition in table(outcomes, series)
+    assert series.condition in title(series)
+    is_drawn = len(series.sessions) == 1
+    assert (FIVE_RUNS in table(outcomes, series)) is is_drawn
 
 
 def test_noise_ships() -> None:
