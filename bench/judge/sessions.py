@@ -52,13 +52,13 @@ def labels(stamps: Sequence[Stamp]) -> list[str]:
     """
     names = ["unnamed" if each.session is None else _name(each.session) for each in stamps]
     found = [f"{name}, no time" for name in names]
-    last, number = dict.fromkeys(names, float("-inf")), 0
+    last, number = dict.fromkeys(names, float("-inf")), dict.fromkeys(names, 0)
     moments = [(moment, place) for place, each in enumerate(stamps) if (moment := _moment(each)) is not None]
     for moment, place in sorted(moments):
         name = names[place]
-        number += moment - stamps[place].seconds - last[name] > _PAUSE_SECONDS
+        number[name] += moment - stamps[place].seconds - last[name] > _PAUSE_SECONDS
         last[name] = moment
-        found[place] = f"{name}, {number}"
+        found[place] = f"{name}, {number[name]}"
     return found
 
 
