@@ -32,9 +32,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 from scipy import special
 
-from bench.judge.difference import FLOOR_PERCENT, Floats
+from bench.judge.difference import FLOOR_PERCENT
+
+Floats = npt.NDArray[np.float64]
 
 ERROR = 0.01
 EFFECT_SCALE = 2.0

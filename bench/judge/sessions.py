@@ -16,7 +16,8 @@ from bench.records.record import Record, Session
 
 # The assumed level between sessions, one standard deviation in percent. On accelerators: that of Megatron-LM's CI,
 # between runs of one unchanged job on different days. On a CPU: with it, five runs against later five of our own
-# series, in the order of time, fail 0 to 4.6 % of the time; with 1.2 % it was 12.6 % (docs/baselines.md).
+# series, in the order of time, fail 0 to 7 % of the time (docs/baselines.md, "In the order of time"); with 1.2 %
+# it was 13 %.
 ASSUMED_PERCENT: Mapping[DeviceKind, float] = {"npu": 1.2, "cuda": 1.2, "cpu": 3.0}
 # From the end of a run to the start of the next: after a longer one the machine may be at another level.
 _PAUSE_SECONDS = 1200.0

@@ -10,12 +10,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 from tabulate import tabulate
 
-from bench.judge.difference import Floats
 from bench.judge.evidence import states
 from bench.judge.metrics import MEAN, QUARTILE, SPEED, STEP, Sessions, family
 from bench.judge.nightly import Series, first_alarm
+
+Floats = npt.NDArray[np.float64]
 
 STEPS = 40
 STEP_NOISE = 0.02
