@@ -18,7 +18,6 @@ import scipy
 
 from bench.history.store import Entry, key_of, read
 from bench.judge.difference import MIN_SESSIONS
-from bench.judge.sessions import Stamp, labels
 from bench.records.record import Record
 
 MIN_PERCENT, MAX_PERCENT = 0.01, 50.0
@@ -93,11 +92,13 @@ def session_level(given: str | None, beside: Path, judged: Sequence[str] = ()) -
 
 
 def session_medians(entries: Sequence[Entry]) -> list[float]:
-    """The median step of each session, in the order of time, of entries of one case and key in that order."""
+    """The median step of each session, in the order of time, of entries of one case and key in that order.
+
+    A line does not say how long its run took, so pauses tell no sessions apart. One without a session is of its day.
+    """
     found: dict[str, list[float]] = {}
-    for name, entry in zip(
-        labels([Stamp(each.session, each.created_at, 0.0) for each in entries]), entries, strict=True
-    ):
+    for entry in entries:
+        name = entry.created_at[:10] if entry.session is None else entry.session.model_dump_json()
         found.setdefault(name, []).append(entry.step_seconds)
     return [median(each) for each in found.values()]
 

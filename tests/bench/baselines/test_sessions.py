@@ -19,9 +19,9 @@ from tests.bench.conftest import Command
 TODAY = date(2025, 3, 1)
 
 
-def run(synthetic_record: Any, day: int, hour: int, level: float = 1.0, machine: str = "a", **changes: Any) -> Record:
-    """A quarter of an hour long, on that day of February."""
-    seed = 100 * day + hour
+def run(synthetic_record: Any, day: int, turn: int, level: float = 1.0, machine: str = "a", **changes: Any) -> Record:
+    """It ends so many times twenty minutes after eight, on that day of February, and takes nearly as long."""
+    seed = 100 * day + turn
     between = level * (1 + 0.002 * float(np.random.default_rng(seed).standard_normal()))
     stamp = f"2025-02-{day:02d}"
     session = Session(machine=machine * 12, boot=changes.pop("boot", "b" * 12), day=stamp, job=changes.pop("job", None))
@@ -29,7 +29,7 @@ def run(synthetic_record: Any, day: int, hour: int, level: float = 1.0, machine:
         seed=seed,
         noise=0.002,
         median_seconds=39.8 * between,
-        created_at=f"{stamp}T{hour:02d}:00:00Z",
+        created_at=f"{stamp}T{8 + turn // 3:02d}:{20 * (turn % 3):02d}:00Z",
         session=session,
         **changes,
     )
@@ -37,14 +37,14 @@ def run(synthetic_record: Any, day: int, hour: int, level: float = 1.0, machine:
 
 
 def runs(synthetic_record: Any, days: list[int], each: int, **changes: Any) -> list[Record]:
-    return [run(synthetic_record, day, 8 + index, **changes) for day in days for index in range(each)]
+    return [run(synthetic_record, day, index, **changes) for day in days for index in range(each)]
 
 
 def test_sessions_are_told_apart_and_counted(synthetic_record: Any) -> None:
     found = sessions_of(runs(synthetic_record, [2, 1], 2))
     assert [each.told for each in found] == [
-        "(machine aaaaaaaaaaaa, boot bbbbbbbbbbbb, 2025-02-01) 2 runs, 2025-02-01T08:00:00Z to 2025-02-01T09:00:00Z",
-        "(machine aaaaaaaaaaaa, boot bbbbbbbbbbbb, 2025-02-02) 2 runs, 2025-02-02T08:00:00Z to 2025-02-02T09:00:00Z",
+        "(machine aaaaaaaaaaaa, boot bbbbbbbbbbbb, 2025-02-01) 2 runs, 2025-02-01T08:00:00Z to 2025-02-01T08:20:00Z",
+        "(machine aaaaaaaaaaaa, boot bbbbbbbbbbbb, 2025-02-02) 2 runs, 2025-02-02T08:00:00Z to 2025-02-02T08:20:00Z",
     ]
     require_sessions(runs(synthetic_record, [1, 2], 1), 2)
     with pytest.raises(ValueError, match=r"of 1 session, and --sessions 2 asks for 2 \(\(machine a+, boot b+, 2025-02"):
@@ -52,16 +52,16 @@ def test_sessions_are_told_apart_and_counted(synthetic_record: Any) -> None:
 
 
 def test_two_jobs_at_once_on_one_machine_are_refused_and_both_named(synthetic_record: Any) -> None:
-    """A run of the 13 minutes before 10:00, of another job, within the hours of the first."""
+    """A run of another job, within the hour of the first."""
     one = runs(synthetic_record, [1], 3, job="SLURM_JOB_ID=1")
-    other = [run(synthetic_record, 1, 9, job="SLURM_JOB_ID=2")]
+    other = [run(synthetic_record, 1, 1, job="SLURM_JOB_ID=2")]
     with pytest.raises(
         ValueError, match="overlap on one machine: .*job SLURM_JOB_ID=1.* and .*job SLURM_JOB_ID=2"
     ) as told:
         require_sound([*one, *other])
     assert "\n" not in str(told.value)
-    require_sound([*one, run(synthetic_record, 1, 9, machine="c", job="SLURM_JOB_ID=2")])
-    require_sound([*one, run(synthetic_record, 1, 11, job="SLURM_JOB_ID=2")])
+    require_sound([*one, run(synthetic_record, 1, 1, machine="c", job="SLURM_JOB_ID=2")])
+    require_sound([*one, run(synthetic_record, 1, 3, job="SLURM_JOB_ID=2")])
 
 
 def test_sessions_of_two_softwares_are_refused_and_both_named(synthetic_record: Any) -> None:

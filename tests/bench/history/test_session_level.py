@@ -20,7 +20,7 @@ def histories(synthetic_record: Any, levels: list[float], path: Path) -> list[Re
             seed=10 * day + index,
             noise=0.0,
             median_seconds=40 * level,
-            created_at=f"2025-02-{day:02d}T{8 + index:02d}:00:00Z",
+            created_at=f"2025-02-{day:02d}T08:{20 * index:02d}:00Z",
             session=Session(machine="a" * 12, boot=None, day=f"2025-02-{day:02d}", job=None),
         )
         for day, level in enumerate(levels, 1)
