@@ -50,7 +50,7 @@ def failed(outcomes: list[Outcome], rule: str, percent: float, kind: str = "ever
 
 @pytest.fixture(scope="module")
 def quiet() -> list[Outcome]:
-    return replay(invented(0.004, memory=True), trials=200)
+    return replay(invented(0.004, memory=True), trials=80)
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -250,7 +250,7 @@ def test_command_writes_its_counts(tmp_path: Path, synthetic_record: Any) -> Non
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_shipped_noise_is_read_and_the_gate_is_sound_on_it(path: Path) -> None:
     series = read_series(path)
-    outcomes = replay(series, trials=200, kinds=["every step"])
+    outcomes = replay(series, trials=100, kinds=["every step"])
     assert is_sound(outcomes)
     assert series.condition in title(series)
     is_drawn = len(series.sessions) == 1
