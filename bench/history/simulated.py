@@ -26,7 +26,7 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 EQUAL: tuple[Kind, ...] = tuple(kind for kind in KINDS if kind not in ("drift", "uneven"))
 
 _LEAST_LEVEL_RUNS = 7
-_SEEN_SIGMAS = 2.5  # a smaller step is nothing that a person would mark
+_SEEN_SIGMAS = 2.5  # a smaller step is hidden in the noise of a few runs
 
 
 @dataclass(frozen=True)
