@@ -47,6 +47,13 @@ def test_a_pause_of_twenty_minutes_ends_a_session(named: Session | None) -> None
     assert found[0] == found[1] == found[2] != found[3] == found[4]
 
 
+def test_sessions_that_take_turns_keep_their_names() -> None:
+    """Two machines that append to one folder."""
+    stamps = [Stamp(session(machine=name * 12), at(60 * turn).created_at, 30.0) for turn, name in enumerate("abab")]
+    found = labels(stamps)
+    assert found[0] == found[2] != found[1] == found[3]
+
+
 def test_a_run_that_names_a_session_shares_none_with_one_that_does_not() -> None:
     assert len(set(labels([at(0), Stamp(session(), START.isoformat(), 1.0)]))) == 2
 
