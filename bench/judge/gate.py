@@ -29,7 +29,7 @@ from bench.judge.rule import RowState, deciding
 from bench.judge.sessions import assumed_spread, labels, stamp_of
 from bench.judge.stats import Summary, summarise
 from bench.judge.verdict import Refusal, Row, Verdict
-from bench.judge.void import why_invalid, why_learning_differs, why_void
+from bench.judge.void import MIN_STEADY_STEPS, why_invalid, why_learning_differs, why_void
 from bench.judge.words import verdict_sentence, why_no_baseline
 from bench.records.record import Record
 
@@ -202,10 +202,12 @@ def _comparisons(
     """Both sides without the same first steps: the longest warm-up of all runs."""
     cut = max([run.warmup_steps for run in baseline.runs] + [each.steady_from for each in summaries])
     theirs = [
-        {**run.known_figures, **speed_figures(run.steady_step_seconds[cut - run.warmup_steps :])}
-        for run in baseline.runs
+        {**run.known_figures, **_cut_figures(run.steady_step_seconds, cut - run.warmup_steps)} for run in baseline.runs
     ]
-    ours = [{**figures_of(each), **speed_figures(each.step_seconds[cut:])} for each in summaries]
+    ours = [
+        {**figures_of(each), **_cut_figures(each.step_seconds[each.steady_from :], cut - each.steady_from)}
+        for each in summaries
+    ]
     stamps = labels([*map(stamp_of, baseline.runs), *map(stamp_of, runs)])
     sessions = Sessions(
         before=stamps[: len(baseline.runs)],
@@ -216,6 +218,11 @@ def _comparisons(
         name: replace(each, limit_percent=_limits(baseline)[0], floor_percent=baseline.floor_percent)
         for name, each in family(theirs, ours, sessions=sessions).items()
     }
+
+
+def _cut_figures(steady_seconds: Sequence[float], more: int) -> dict[str, float]:
+    """Without some more of the first steps; a few are kept, as an older baseline may have runs of several lengths."""
+    return speed_figures(steady_seconds[min(more, max(0, len(steady_seconds) - MIN_STEADY_STEPS)) :])
 
 
 def _rows(baseline: Baseline, case: _Case, judged: Mapping[tuple[str, str], Judgement]) -> list[Row]:

@@ -179,6 +179,16 @@ def test_runs_of_another_number_of_steps_are_not_compared() -> None:
     assert "steps 19 (baseline 20)" in verdict.sentence
 
 
+def test_an_older_baseline_of_runs_of_several_lengths_still_judges() -> None:
+    """Its file does not say how many steps a run has, and the longest warm-up is longer than the shortest run."""
+    baseline = recorded_baseline(runs_of(1), "invented")
+    first = baseline.runs[0]
+    seconds = first.steady_step_seconds
+    odd = first.model_copy(update={"warmup_steps": 300, "steady_step_seconds": [*seconds, *seconds]})
+    older = baseline.model_copy(update={"steps": None, "step_interval": None, "runs": [odd, *baseline.runs[1:]]})
+    assert judge(runs_of(1, first=50), [older]).state == "pass"
+
+
 def test_what_no_session_explains_fails_on_any_day() -> None:
     verdict = judge(runs_of(2, 0.08, first=50), [recorded_baseline(runs_of(1), "invented")])
     assert verdict.state == "fail"
