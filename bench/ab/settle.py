@@ -21,7 +21,7 @@ from bench.judge.evidence import FAMILY_ERROR, FIRST_STAGE_ERROR, Evidence, visi
 from bench.judge.metrics import SPEED, SPEED_WEIGHT, STEP
 from bench.judge.remedy import AB_PAIRS, Remedy
 from bench.judge.verdict import Row, Verdict
-from bench.judge.words import compared
+from bench.judge.words import compared, session_level
 
 MAX_PAIRS = 10
 FILE_NAME = "settled.json"
@@ -138,10 +138,9 @@ def _announced(doubt: Doubt, wanted: Request, error: float) -> str:
 def _suspicion(doubt: Doubt) -> str:
     """What the gate saw, and why that was no answer."""
     seen = compared(doubt.row.metric, doubt.evidence.change_percent, "", f"in {doubt.row.label}").lstrip(" :")
-    level = f"{doubt.evidence.session_percent or 0.0:.1f} % between sessions"
-    how = "as its own sessions show" if doubt.evidence.is_session_known else "assumed"
+    level = session_level(doubt.evidence)
     verb = "could be the whole of it" if doubt.remedy.is_suspicion else "hides any smaller change"
-    return f"{'it ' * (doubt.row.metric == STEP)}{seen}, and the level of a session ({level}, {how}) {verb}"
+    return f"{'it ' * (doubt.row.metric == STEP)}{seen}, and the level of a session ({level}) {verb}"
 
 
 def decided(doubt: Doubt, outcome: Outcome) -> Verdict:

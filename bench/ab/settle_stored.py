@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 from bench.ab.request import FOLDER, Request
 from bench.ab.settle import doubt_of, settle
@@ -29,7 +30,7 @@ def settle_stored(
     result = list(verdicts)
     for place in doubts:
         if place in able:
-            request = _Request(groups[place][0])
+            request = partial(_request, groups[place][0])
             share = SECOND_STAGE_ERROR / len(able)
             result[place] = settle([doubts[place]], baselines, request, share, _say)[verdicts[place].case]
         else:
@@ -67,19 +68,14 @@ def why_not(runs: Sequence[Record]) -> str | None:
     return None
 
 
-class _Request:
-    """Makes the request of the case that a record is of."""
-
-    def __init__(self, record: Record) -> None:
-        self.record = record
-
-    def __call__(self, case: str, base: str, pairs: int) -> Request:
-        return Request(
-            base=base,
-            head=None,
-            case=case,
-            pairs=pairs,
-            steps=len(self.record.steps),
-            device=self.record.device.kind,
-            results=FOLDER.with_name("settle") / case,
-        )
+def _request(record: Record, case: str, base: str, pairs: int) -> Request:
+    """Of the case that a record is of."""
+    return Request(
+        base=base,
+        head=None,
+        case=case,
+        pairs=pairs,
+        steps=len(record.steps),
+        device=record.device.kind,
+        results=FOLDER.with_name("settle") / case,
+    )

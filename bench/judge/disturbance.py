@@ -22,9 +22,7 @@ def disturbed(record: Record) -> list[str]:
     host = record.host
     if host is None:
         return []
-    slowest = (max(times) for times in zip(*(rank.step_seconds for rank in record.ranks), strict=True))
-    seconds = sum(slowest) + (record.startup_seconds or 0.0)
-    return [*_lost(host, seconds), *_busy(record, host)]
+    return [*_lost(record, host), *_busy(record, host)]
 
 
 def undisturbed(records: Sequence[Record], least: int) -> list[int]:
@@ -50,8 +48,12 @@ def told(records: Sequence[Record], left_out: int) -> str:
     )
 
 
-def _lost(host: Host, seconds: float) -> Iterator[str]:
+def _lost(record: Record, host: Host) -> Iterator[str]:
     throttled, stolen = host.throttled_seconds or 0.0, host.stolen_seconds or 0.0
+    if not throttled and not stolen:
+        return  # as of most runs, whose steps then need not be added up
+    slowest = (max(times) for times in zip(*(rank.step_seconds for rank in record.ranks), strict=True))
+    seconds = sum(slowest) + (record.startup_seconds or 0.0)
     if 100 * throttled > MAX_LOST_PERCENT * seconds:
         yield (
             f"throttled for {throttled:.4g} s of a run of {seconds:.4g} s by its CPU quota, "

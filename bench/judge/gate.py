@@ -123,18 +123,19 @@ def _prepare(runs: list[Record], baselines: Sequence[Baseline], session_percent:
         kept = undisturbed(runs, MIN_RUNS_TO_DECIDE)
         runs, summaries = [runs[place] for place in kept], [summaries[place] for place in kept]
     weighed = [baseline for baseline in matched if void is None and _is_weighed(baseline)]
+    figures = [figures_of(each) for each in summaries]
     return _Case(
         runs=runs,
         void=void,
         tokens_rate=statistics.median(each.tokens_per_second_per_processor for each in summaries),
-        figures=[figures_of(each) for each in summaries],
+        figures=figures,
         matched=matched,
         refusals=(
             *(Refusal(each.label, why, is_shown=True) for each in matched if (why := each.why_only_shown(first))),
             *(Refusal(baseline.label, found) for baseline, found in differences if found),
         ),
         step_seconds=statistics.median(each.median_step_seconds for each in summaries),
-        comparisons={each.label: _comparisons(each, runs, summaries, percent) for each in weighed},
+        comparisons={each.label: _comparisons(each, runs, summaries, figures, percent) for each in weighed},
         disturbed=disturbance.told(given, left_out=len(given) - len(runs)),
     )
 
@@ -197,7 +198,11 @@ def _limits(baseline: Baseline) -> tuple[float, float]:
 
 
 def _comparisons(
-    baseline: Baseline, runs: Sequence[Record], summaries: Sequence[Summary], session_percent: float | None
+    baseline: Baseline,
+    runs: Sequence[Record],
+    summaries: Sequence[Summary],
+    figures: Sequence[Mapping[str, float]],
+    session_percent: float | None,
 ) -> dict[str, Comparison]:
     """Both sides without the same first steps: the longest warm-up of all runs."""
     cut = max([run.warmup_steps for run in baseline.runs] + [each.steady_from for each in summaries])
@@ -205,8 +210,8 @@ def _comparisons(
         {**run.known_figures, **_cut_figures(run.steady_step_seconds, cut - run.warmup_steps)} for run in baseline.runs
     ]
     ours = [
-        {**figures_of(each), **_cut_figures(each.step_seconds[each.steady_from :], cut - each.steady_from)}
-        for each in summaries
+        {**known, **_cut_figures(each.step_seconds[each.steady_from :], cut - each.steady_from)}
+        for known, each in zip(figures, summaries, strict=True)
     ]
     stamps = labels([*map(stamp_of, baseline.runs), *map(stamp_of, runs)])
     sessions = Sessions(

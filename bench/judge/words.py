@@ -113,10 +113,13 @@ def _weighed_sentence(case: str, row: Row, state: MetricState, evidence: Evidenc
 
 def _told_sessions(evidence: Evidence) -> str:
     """That another session stands between the two sides, and how far sessions are taken to be apart."""
-    if evidence.session_percent is None:
-        return ""
+    return "" if evidence.session_percent is None else f" of another session, {session_level(evidence)}"
+
+
+def session_level(evidence: Evidence) -> str:
+    """How far sessions are taken to be apart, and who says so."""
     how = "as its own sessions show" if evidence.is_session_known else "assumed"
-    return f" of another session, {evidence.session_percent:.1f} % between sessions, {how}"
+    return f"{evidence.session_percent or 0.0:.1f} % between sessions, {how}"
 
 
 def why_no_baseline(refusals: tuple[Refusal, ...]) -> str:

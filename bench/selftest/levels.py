@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bench.judge.evidence import MetricState
-from bench.judge.metrics import MEAN, QUARTILE, STEP, Sessions
+from bench.judge.metrics import MEAN, QUARTILE, SPEED, STEP, Sessions
 from bench.judge.sessions import ASSUMED_PERCENT
 from bench.selftest.ordered import BLOCK
 from bench.selftest.replay import Share
@@ -94,10 +94,14 @@ def _traces(
 
 
 def _figures(seconds: Floats) -> list[list[Figures]]:
-    """bench.judge.metrics.speed_figures of many runs at once; simulated times show no tick."""
+    return [[dict(zip(SPEED, run, strict=True)) for run in runs] for runs in speed_of(seconds).tolist()]
+
+
+def speed_of(seconds: Floats) -> Floats:
+    """bench.judge.metrics.speed_figures of many runs [..., steps], in the order of SPEED; without the clock's tick."""
     quartile, median = np.percentile(seconds, [25, 50], axis=-1)
-    stacked = np.stack([median, seconds.mean(axis=-1), quartile], axis=-1).tolist()
-    return [[dict(zip((STEP, MEAN, QUARTILE), run, strict=True)) for run in runs] for runs in stacked]
+    by_name = {STEP: median, MEAN: seconds.mean(axis=-1), QUARTILE: quartile}
+    return np.stack([by_name[name] for name in SPEED], axis=-1)
 
 
 def levels(trials: int, seed: int = 0) -> list[Level]:

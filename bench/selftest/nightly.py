@@ -14,8 +14,9 @@ import numpy.typing as npt
 from tabulate import tabulate
 
 from bench.judge.evidence import states
-from bench.judge.metrics import MEAN, QUARTILE, SPEED, STEP, Sessions, family
+from bench.judge.metrics import MEAN, SPEED, STEP, Sessions, family
 from bench.judge.nightly import Series, first_alarm
+from bench.selftest.levels import Plan, speed_of
 
 Floats = npt.NDArray[np.float64]
 
@@ -33,14 +34,6 @@ class Noise:
     session_percent: float
 
 
-@dataclass(frozen=True)
-class Plan:
-    """The sessions of a baseline and the runs of each."""
-
-    sessions: int
-    runs: int
-
-
 ONE_SESSION, TEN_SESSIONS = Plan(1, 5), Plan(10, 2)
 NOISES = tuple(Noise(run, session) for run in (0.3, 1.0) for session in (0.5, 1.2, 3.0))
 
@@ -52,9 +45,7 @@ def drawn(random: np.random.Generator, noise: Noise, sessions: int, runs: int, s
     if slower is not None:
         levels = levels + slower[:, None, None]
     steps = np.exp(levels + STEP_NOISE * random.standard_normal((sessions, runs, STEPS)))
-    quartile, median = np.percentile(steps, [25, 50], axis=2)
-    by_name = {STEP: median, MEAN: steps.mean(axis=2), QUARTILE: quartile}
-    return np.stack([by_name[name] for name in SPEED], axis=2)
+    return speed_of(np.asarray(steps, dtype=np.float64))
 
 
 def gate_fails_first(random: np.random.Generator, noise: Noise, plan: Plan, assumed_percent: float) -> int | None:

@@ -22,7 +22,7 @@ from bench.judge.remedy import runs_needed
 from bench.judge.stats import summarise
 from bench.judge.verdict import Verdict
 from bench.records.record import Commit, Record, Session
-from tests.bench.ab.test_ab import REVISIONS, does, git, pairs_at, repository  # noqa: F401
+from tests.bench.ab.test_ab import REVISIONS, does, git, pairs_at, repository  # noqa: F401 (fixtures are found by name)
 
 SHA = "0" * 40
 TWO_DAYS = ("2025-01-31", "2025-02-07")
@@ -128,7 +128,10 @@ def test_a_baseline_of_no_one_commit_leaves_the_doubt_and_says_so(
 def test_a_commit_that_git_has_not_leaves_the_doubt(stored: Baseline, suspected: list[Record]) -> None:
     doubt = doubt_of(first_stage(suspected, stored))
     assert doubt is not None
-    wanted = lambda case, base, pairs: Request(base, None, case, pairs)  # noqa: E731
+
+    def wanted(case: str, base: str, pairs: int) -> Request:
+        return Request(base, None, case, pairs)
+
     found = settle([doubt], [stored], wanted, SECOND_STAGE_ERROR, lambda line: None)["grok1-40b"]
     assert found.state == "inconclusive"
     assert f"'{SHA}' is not a" in found.sentence or f"'{SHA}' is not in" in found.sentence
@@ -266,7 +269,7 @@ def test_both_stages_err_at_most_as_stated_and_find_a_slowdown() -> None:
 
 @pytest.mark.slow
 def test_a_suspicion_is_settled_by_runs_of_both_commits(
-    repository: Path,  # noqa: F811
+    repository: Path,  # noqa: F811 (the fixture)
     stored: Baseline,
     suspected: list[Record],
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -265,12 +266,12 @@ def test_checkpoints_of_a_real_npu_job_are_found() -> None:
 
 
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.json")), ids=lambda path: path.stem)
-def test_equal_runs_of_real_noise_are_told_to_differ_seldom(path: object) -> None:
+def test_equal_runs_of_real_noise_are_told_to_differ_seldom(path: Path) -> None:
     """At most 2 % of the draws for each kind; of 250 draws 11 are beyond that by less than 1 in 100.
 
     A stretch is looked for, and is hardly ever told: at most 0.2 % of 1500 draws.
     """
-    runs = [steady(run.seconds.max(axis=0)) for run in read_series(path).runs]  # type: ignore[arg-type]
+    runs = [steady(run.seconds.max(axis=0)) for run in read_series(path).runs]
     random, told = np.random.default_rng(0), Counter[str]()
     for _ in range(250):
         drawn = [runs[at] for at in random.permutation(len(runs))[:10]]
