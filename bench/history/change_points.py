@@ -25,8 +25,7 @@ LEAST_RUNS = 3  # of a level
 _LEAST_RUNS_WITHIN = 4  # of one that is left again the way it came; the last level may turn out to be one
 NEAR_RUNS = 30  # on either side: what a change is measured by, so that a slow drift counts little
 FLOOR_PERCENT = 2.0  # a smaller change is not reported
-PENALTY = 28.0  # variances of equal runs
-_FEW_RUNS = 8.0  # the penalty doubles for so many runs, whose noise is hardly known
+PENALTY = 30.0  # variances of equal runs
 _LEAST_SIGMAS = 2.0  # of the quieter side
 _LEAST_DAY_SIGMAS = 3.0
 _LEAST_AGREEMENT = 0.85
@@ -124,7 +123,7 @@ def _candidates(history: _History) -> list[int]:
 
 def _cut(values: Floats) -> tuple[list[int], float]:
     smooth = without_spikes(values)
-    penalty = PENALTY * (1 + _FEW_RUNS / len(values)) * noise_of(smooth).variance
+    penalty = PENALTY * noise_of(smooth).variance
     import ruptures  # loads as slowly as scipy.stats does, and other commands do without
 
     search = ruptures.KernelCPD(kernel="linear", min_size=LEAST_RUNS).fit(smooth.reshape(-1, 1))
