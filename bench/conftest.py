@@ -88,7 +88,7 @@ def _remember(session: BenchSession) -> str:
 
 
 def pytest_why_unjudged(config: pytest.Config) -> str:
-    """For --require-baseline, which the root's conftest holds a session to."""
+    """For --require-baseline, which bench/options.py holds a session to."""
     return why_unjudged(config) or ""
 
 

@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
+from bench.places import ROOT, SOURCES
+
 _GIT_SECONDS = 10  # for a question about the commit that runs: a record must not wait for git any longer
 
 
@@ -48,6 +49,11 @@ def commit_of(revision: str, root: Path = ROOT) -> str:
     Raises:
         ValueError: there is no git, no repository, or no such revision in it.
     """
+    if SOURCES is None and root == ROOT:
+        raise ValueError(
+            f"{root} holds an installed package, which has no revisions to compare; clone the project with git, and "
+            "run this in the clone"
+        )
     opened = _git(root, "rev-parse", "--git-dir")
     if opened.returncode:
         raise ValueError(_why_closed(root, opened.stderr))

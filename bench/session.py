@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from bench import places
 from bench.ab.request import Request
 from bench.ab.settle import doubt_of, settle
 from bench.cases import Case, select
@@ -95,7 +96,8 @@ class BenchSession:
         return int(self.config.getoption("--node-rank")) == 0
 
     def baselines(self) -> list[Baseline]:
-        return load_baselines(Path(self.config.getoption("--baselines")))
+        given = self.config.getoption("--baselines")
+        return load_baselines(Path(given) if given else places.baselines())
 
     def records_of(self, case: Case) -> list[Record]:
         return [record for record in self.records if record.case == case.name]
@@ -195,7 +197,7 @@ def why_unjudged(config: pytest.Config) -> str | None:
     without rank 0 judges nothing, and needs each case to have run.
     """
     if not config.getoption("--benchmark"):
-        return "no benchmark ran; give pytest bench/ --benchmark"
+        return f"no benchmark ran; give {places.RUN_BENCH}"
     session = config.stash.get(SESSION, None) or BenchSession(config)  # there is none where no case was collected
     try:
         cases = [case.name for case in session.cases()]

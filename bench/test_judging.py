@@ -17,8 +17,8 @@ from bench.judge.baseline import Baseline, recorded_baseline
 from bench.judge.gate import grouped, judge_suite
 from bench.records.files import each_record
 from bench.records.record import Record
+from bench.synthetic import build_synthetic_record
 from reports.document import write_report
-from tests.conftest import build_synthetic_record
 
 _RECORDS, _FILES, _STEPS = 1000, 50, 50
 _BASELINE_RUNS = 10

@@ -28,7 +28,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.mark.timeout(_COUNT_SECONDS)
 def test_a_step_costs_what_is_stored(name: str, session: BenchSession, benchmark: Any) -> None:
     """FLOPs, bytes, collectives, operators and memory of one step; the time shown is the counting's own."""
-    stored = read_ledger(ledger_store.path_of(ledger_store.FOLDER, name))
+    stored = read_ledger(ledger_store.path_of(None, name))
     counted = benchmark.pedantic(ledger_store.counted, args=(load_recipe(name),), rounds=1)
     benchmark.extra_info.update(
         recipe=name,

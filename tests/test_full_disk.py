@@ -14,9 +14,9 @@ import pytest
 
 from bench.history.store import append
 from bench.records import jsonfile
+from bench.synthetic import build_synthetic_record
 from grok1 import files
 from reports.document import write_report
-from tests.conftest import build_synthetic_record
 
 ROOT = Path(__file__).resolve().parents[1]
 HOSTILE = "x\x1b[31m\u202e\x07y"

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Literal
 
-from bench.git import ROOT, commit_of, is_changed, uninterrupted, worktree
+from bench.git import commit_of, is_changed, uninterrupted, worktree
+from bench.places import ROOT
 from bench.records.record import Record
 from grok1.config.refusals import printable_lines
 

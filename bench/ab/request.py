@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.cases import select
-from bench.git import ROOT
 from bench.judge.difference import MIN_PAIRS
+from bench.places import ROOT
 
 FOLDER = Path("results") / "ab"
 

@@ -27,6 +27,7 @@ from bench.judge.baseline import (
 )
 from bench.judge.difference import MIN_BASELINE_RUNS
 from bench.judge.gate import judge
+from bench.places import writable
 from bench.records.jsonfile import first_fault, write_atomically
 from bench.records.record import Record
 from bench.records.terminal import plain
@@ -156,8 +157,8 @@ def promote(folder: Path, candidate: Baseline, rationale: str) -> tuple[Path, Ba
             raise ValueError(f"{path}: has the label {each.label!r} already; record other runs for a new baseline")
     path = next((path for path, each in stored if each is replaced), default_path(folder, accepted))
     held = [each for at, each in stored if at == path]
-    write(path, [accepted if each is replaced else each for each in held] + [accepted] * (replaced is None))
-    return path, replaced
+    kept = [accepted if each is replaced else each for each in held] + [accepted] * (replaced is None)
+    return write(path, kept), replaced
 
 
 def retire(folder: Path, label: str, reason: str, today: date) -> Path:
@@ -168,8 +169,7 @@ def retire(folder: Path, label: str, reason: str, today: date) -> Path:
         raise ValueError(f"{baseline.label!r} is retired already: {baseline.rationale[-200:]}")
     rationale = f"{baseline.rationale} {today.isoformat()}: retired, {required(reason)}"
     retired = changed(baseline, role="retired", rationale=rationale)
-    write(path, [retired if each is baseline else each for at, each in stored if at == path])
-    return path
+    return write(path, [retired if each is baseline else each for at, each in stored if at == path])
 
 
 def find(stored: Sequence[tuple[Path, Baseline]], label: str) -> tuple[Path, Baseline]:
@@ -198,8 +198,8 @@ def changed(baseline: Baseline, **changes: object) -> Baseline:
         raise ValueError(f"{baseline.label!r}: {first_fault(error)}") from None
 
 
-def write(path: Path, baselines: Sequence[Baseline]) -> None:
-    """Write a file of baselines, atomically; a ValueError where it could not be read again."""
+def write(path: Path, baselines: Sequence[Baseline]) -> Path:
+    """Write a file of baselines, atomically; where it is now. A ValueError where it could not be read again."""
     try:
         content = BaselineFile(schema=1, baselines=list(baselines)).model_dump_json(indent=1, by_alias=True) + "\n"
     except ValidationError as error:
@@ -210,4 +210,6 @@ def write(path: Path, baselines: Sequence[Baseline]) -> None:
             f"{path}: would be {len(raw) / 2**20:.1f} MiB, more than the {MAX_BASELINE_BYTES // 2**20} MiB allowed; "
             "record fewer or shorter runs, or retire and remove what the file holds"
         )
+    path = writable(path)
     write_atomically(path, raw)
+    return path

@@ -12,6 +12,7 @@ from typing import Annotated
 import numpy as np
 import typer
 
+from bench import places
 from bench.baselines import store as baseline_store
 from bench.baselines.noise import notes
 from bench.baselines.sessions import added, require_sessions, require_sound, session_facts, sessions_of
@@ -35,7 +36,15 @@ MAX_NOTES = 20
 Records = Annotated[
     list[Path], typer.Argument(metavar="RECORDS...", help="Record files, or folders that hold them (*.json).")
 ]
-Baselines = Annotated[Path, typer.Option(metavar="DIR", help="Folder of stored baselines.")]
+Baselines = Annotated[
+    Path,
+    typer.Option(
+        metavar="DIR",
+        help="Folder of stored baselines.",
+        default_factory=places.baselines,
+        show_default="baselines/, else the shipped ones",
+    ),
+]
 Candidate = Annotated[Path, typer.Argument(metavar="CANDIDATE", help="A file that `record` wrote.")]
 Rationale = Annotated[str, typer.Option(metavar="TEXT", help="Why, in one sentence; stored with the baseline.")]
 Output = Annotated[
@@ -108,7 +117,7 @@ def _refuse_outliers(made: Baseline) -> None:
 
 
 @app.command(name="list")
-def list_command(baselines: Baselines = Path("baselines")) -> None:
+def list_command(baselines: Baselines) -> None:
     """List all stored baselines, and name their runs that are far from the others."""
     stored = stored_baselines(baselines)
     rows = [
@@ -134,20 +143,20 @@ def list_command(baselines: Baselines = Path("baselines")) -> None:
 
 
 @app.command()
-def show(label: str, baselines: Baselines = Path("baselines")) -> None:
+def show(label: str, baselines: Baselines) -> None:
     """Show everything that is stored about one baseline."""
     path, baseline = baseline_store.find(stored_baselines(baselines), label)
     print(f"{_described(baseline)}\n\nfile  {plain(path)}")
 
 
 @app.command()
-def diff(candidate: Candidate, baselines: Baselines = Path("baselines")) -> None:
+def diff(candidate: Candidate, baselines: Baselines) -> None:
     """Compare a candidate with the stored baseline that it would replace, or else with the nearest one."""
     print(_compared(baseline_store.read_candidate(candidate), [each for _, each in stored_baselines(baselines)]))
 
 
 @app.command()
-def promote(candidate: Candidate, rationale: Rationale, baselines: Baselines = Path("baselines")) -> None:
+def promote(candidate: Candidate, rationale: Rationale, baselines: Baselines) -> None:
     """Store a candidate: from now on it judges the runs of its key, instead of the baseline that did so far.
 
     A different software version is a different key: both baselines are kept, and each judges its own runs.
@@ -168,7 +177,7 @@ def add(
         str, typer.Argument(metavar="CANDIDATE|LABEL", help="A file that `record` wrote, or a stored baseline.")
     ],
     records: Records,
-    baselines: Baselines = Path("baselines"),
+    baselines: Baselines,
     allow_outliers: AllowOutliers = False,
 ) -> None:
     """Add the runs of further sessions to a candidate or to a stored baseline, of the same key and software.
@@ -186,7 +195,7 @@ def add(
     new = added(old, [each for _, each in found], datetime.now(timezone.utc).date())
     if not allow_outliers:
         _refuse_outliers(new)
-    baseline_store.write(path, [new if each is old else each for each in beside] or [new])
+    path = baseline_store.write(path, [new if each is old else each for each in beside] or [new])
     for each in sessions_of([record for _, record in found]):
         print(f"added  {plain(each.told, 1000)}")
     print(f"\n{_described(new)}\n\nwrote {plain(path, 5000)}: {plain(new.label)}, in place of {plain(old.label)}")
@@ -202,7 +211,7 @@ def _target(target: str, folder: Path) -> tuple[Path, Baseline, list[Baseline]]:
 
 
 @app.command()
-def retire(label: str, rationale: Rationale, baselines: Baselines = Path("baselines")) -> None:
+def retire(label: str, rationale: Rationale, baselines: Baselines) -> None:
     """Retire a baseline: it stays for people to read, but judges no more."""
     path = baseline_store.retire(baselines, label, rationale, datetime.now(timezone.utc).date())
     print(f"wrote {plain(path, 5000)}: {plain(label)} is retired")

@@ -53,7 +53,7 @@ Junit = Annotated[
 
 def gate(
     records: Records,
-    baselines: Baselines = Path("baselines"),
+    baselines: Baselines,
     require_baseline: Required = False,
     expect: Expected = None,
     settle: Settle = False,

@@ -39,8 +39,8 @@ def ledger(
         float, typer.Option(help="Memory that a rank's device shows; an Ascend of 64 GB shows 60.96 to 61.27.", min=0.0)
     ] = SHOWN_GIB,
     baselines: Annotated[
-        Path, typer.Option(help="Folder of stored ledgers.", show_default="baselines/ledger of this project")
-    ] = ledger_store.FOLDER,
+        Path | None, typer.Option(help="Folder of stored ledgers. Default: baselines/ledger, else the shipped ones.")
+    ] = None,
     diff: Annotated[
         tuple[str, str] | None,
         typer.Option(help="Compare two ledgers: each a file, a recipe, or a git revision at which to count --recipe."),
@@ -68,7 +68,7 @@ def ledger(
         _compare(counted, baselines)
 
 
-def _compare(counted: Ledger, folder: Path) -> None:
+def _compare(counted: Ledger, folder: Path | None) -> None:
     path = ledger_store.path_of(folder, counted.recipe_name)
     if not path.is_file():
         raise ValueError(f"{path}: no ledger of {counted.recipe_name} is stored; add it with --update --rationale")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import date
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -27,7 +26,7 @@ _SHA_LETTERS = 12
 @app.command()
 def check(
     records: Records,
-    baselines: Baselines = Path("baselines"),
+    baselines: Baselines,
     case: Annotated[str | None, typer.Option(metavar="NAME", help="Only this case.")] = None,
     since: Annotated[
         str | None,

@@ -21,7 +21,7 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 from bench.doctor.findings import Finding, failed, passed
-from bench.git import ROOT
+from bench.places import SOURCES, shipped
 from grok1.device.kind import Kind, installed
 
 if sys.version_info >= (3, 11):
@@ -29,6 +29,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+_OURS = "grok1-bench"
 _PACKAGES = ("torch", "torch_npu", "megatron-core", "mindspeed", "numpy")
 _MODULES = ("torch", "megatron.core", "torch_npu", "mindspeed")
 _SECONDS = 180  # torch_npu and MindSpeed take a minute to load from a cold disk
@@ -75,7 +76,7 @@ def examine(kind: Kind) -> Machine:
     """What a process of its own reads of this machine."""
     command = [sys.executable, "-m", "bench.doctor.machine", kind]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, cwd=ROOT, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, cwd=SOURCES, check=False)
         return Machine(**json.loads(done.stdout.splitlines()[-1]))
     except subprocess.TimeoutExpired:
         return Machine(kind, trouble=f"no answer within {_SECONDS} s", **software())
@@ -215,14 +216,22 @@ def judge_devices(machine: Machine, needed: int) -> Finding:
 
 def project_ranges(kind: Kind) -> list[str]:
     """The project's requirements on what is looked at."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    if SOURCES is None:
+        return [each for each in metadata.requires(_OURS) or [] if _applies(Requirement(each), kind)]
+    project = tomllib.loads((SOURCES / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     wanted = project["dependencies"] + (project["optional-dependencies"]["npu"] if kind == "npu" else [])
     return [each for each in wanted if Requirement(each).name in _PACKAGES]
 
 
+def _applies(wanted: Requirement, kind: Kind) -> bool:
+    """Whether an installed package's requirement, whose extra is part of its marker, is one on what is looked at."""
+    extra = "npu" if kind == "npu" else ""
+    return wanted.name in _PACKAGES and (wanted.marker is None or wanted.marker.evaluate({"extra": extra}))
+
+
 def pins_for(kind: Kind) -> list[str]:
     """The constraints file's lines on what is looked at."""
-    path = ROOT / "constraints" / ("ascend.txt" if kind == "npu" else "dev.txt")
+    path = shipped("constraints") / ("ascend.txt" if kind == "npu" else "dev.txt")
     lines = [
         line for line in path.read_text(encoding="utf-8").splitlines() if line.strip() and not line.startswith("#")
     ]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from bench.doctor.findings import Finding, failed, not_run, passed
-from bench.git import ROOT
+from bench.places import shipped
 from grok1.fidelity.result import VerifyResult
 
-DUMP = ROOT / "tests" / "grok1" / "fixtures" / "D.npz"
+DUMP = shipped("fixtures") / "D.npz"
 # of what bf16 rounding does on a CPU: loss 2.7e-4, logits 1.6e-2, gradients 6.1e-2. Each wrong choice of the maths that
 # was tried moves the logits by 5e-2 or more.
 BF16_LOSS, BF16_LOGITS, BF16_GRADIENT = 2e-3, 3e-2, 1.5e-1

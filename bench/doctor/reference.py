@@ -16,7 +16,7 @@ from typing import Any, Literal, cast
 import numpy as np
 import numpy.typing as npt
 
-from bench.git import ROOT
+from bench.places import SOURCES
 from grok1.config.recipe import Recipe
 from grok1.device.kind import Kind
 from grok1.distributed.launch import launch
@@ -68,7 +68,7 @@ def in_child(what: What, recipe: Recipe) -> Arrays:
         given, out = Path(folder) / "recipe.json", Path(folder) / "out.npz"
         given.write_text(json.dumps(recipe.resolved()), encoding="utf-8")
         command = [*_ENVIRONMENT, sys.executable, "-m", "bench.doctor.reference", what, str(given), str(out)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, cwd=ROOT, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, cwd=SOURCES, check=False)
         if done.returncode or not out.is_file():
             reason = (done.stderr.strip().splitlines() or ["it printed nothing"])[-1]
             raise RuntimeError(f"the CPU's numbers could not be computed: {reason}")

@@ -10,10 +10,11 @@ from pathlib import Path
 
 from bench.git import commit_of, worktree
 from bench.ledger.schema import Ledger, read_ledger, write_ledger
+from bench.places import OWN_BASELINES, SOURCES, shipped
 from grok1.config.load import load_recipe, recipe_names
 from grok1.config.recipe import Recipe
 
-FOLDER = Path(__file__).resolve().parents[2] / "baselines" / "ledger"
+FOLDER = shipped("baselines") / "ledger"
 # stored, and checked by a test; the 314B one takes a minute, so the benchmark run checks it
 SHIPPED = (
     "grok1-nano",
@@ -36,14 +37,20 @@ def counted(recipe: Recipe, ranks: Sequence[int] | None = None, shares: Sequence
     return count(recipe, ranks, shares)
 
 
-def path_of(folder: Path, recipe_name: str) -> Path:
-    """Where the ledger of that recipe is stored."""
-    return folder / f"{recipe_name}.json"
+def path_of(folder: Path | None, recipe_name: str) -> Path:
+    """Where the ledger of that recipe is stored; without a folder, in the current one's baselines/, else shipped."""
+    if folder is not None:
+        return folder / f"{recipe_name}.json"
+    own = path_of(OWN_BASELINES / "ledger", recipe_name)
+    return own if own.is_file() else path_of(FOLDER, recipe_name)
 
 
-def store(ledger: Ledger, folder: Path, rationale: str) -> Path:
-    """Replace the stored ledger, with the reason in it and without the timeline, which is not compared."""
-    path = path_of(folder, ledger.recipe_name)
+def store(ledger: Ledger, folder: Path | None, rationale: str) -> Path:
+    """Replace the stored ledger, with the reason in it and without the timeline, which is not compared.
+
+    Without a folder it goes to this project's, or to the current folder's where this is an installed package.
+    """
+    path = path_of(folder or (FOLDER if SOURCES else OWN_BASELINES / "ledger"), ledger.recipe_name)
     ranks = [rank.model_copy(update={"timeline": []}) for rank in ledger.ranks]
     write_ledger(path, ledger.model_copy(update={"ranks": ranks, "rationale": rationale.strip()}))
     return path

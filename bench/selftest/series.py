@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 
 from bench.judge.difference import MIN_BASELINE_RUNS
 from bench.judge.sessions import labels, stamp_of
+from bench.places import shipped
 from bench.records.fields import DeviceKind, Name, Positive, Strict, UtcTime, utc_moment
 from bench.records.jsonfile import read_model, write_model
 from bench.records.record import Record
@@ -20,7 +21,7 @@ from bench.records.record import Record
 Floats = npt.NDArray[np.float64]
 MAX_SERIES_BYTES = 16 << 20
 MAX_RUNS = 1000
-FOLDER = Path(__file__).resolve().parents[2] / "baselines" / "noise"
+FOLDER = shipped("baselines") / "noise"
 Microseconds = Annotated[int, Field(gt=0, lt=10**12)]
 
 

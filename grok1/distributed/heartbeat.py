@@ -26,7 +26,7 @@ from grok1.distributed.rendezvous import Rendezvous
 SILENCE_BEATS = 20  # one a second; after so many the rank counts as lost
 _LEAVE_SECONDS = 5.0
 _HOUSE = Path(__file__).resolve().parents[2]
-_PROGRAM = "import sys; sys.path.insert(0, sys.argv[1]); from grok1.distributed.heart import main; main()"
+_PROGRAM = "import sys; sys.path.append(sys.argv[1]); from grok1.distributed.heart import main; main()"
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from grok1.distributed.progress import ASK, Mark, stack_path
 _ANSWER_SECONDS = 2.0
 _FRAME = re.compile(r'^  File "(?P<file>.*)", line (?P<line>\d+) in (?P<name>.*)$')
 _HOUSE = Path(__file__).resolve().parents[2]
+_OURS = ("grok1", "bench", "reports", "tests")  # in the sources, or among all that is installed
 _OWN_FRAMES = 3
 _SPANS = 16  # in a list of ranks
 _LOOKED_AT = 3  # innermost frames in which a rank that waits for others says so
@@ -32,7 +33,8 @@ class Frame:
     @property
     def is_ours(self) -> bool:
         """Whether this project's code is at work."""
-        return Path(self.file).is_relative_to(_HOUSE) and "site-packages" not in self.file
+        place = Path(self.file)
+        return place.is_relative_to(_HOUSE) and place.relative_to(_HOUSE).parts[0] in _OURS
 
     @property
     def waits_for_others(self) -> bool:

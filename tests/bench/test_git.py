@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from bench import git
+from bench.places import ROOT
 
 WHO = ("-c", "user.name=a", "-c", "user.email=a@example.org", "-c", "init.defaultBranch=main")
 
@@ -84,3 +85,9 @@ def test_a_worktree_whose_repository_has_gone_is_not_called_no_repository(reposi
 def test_no_git_is_said_to_be_that(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     assert "git is not installed" in _complaint(repository)
+
+
+def test_an_installed_package_has_no_revisions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not those of the repository around its environment either."""
+    monkeypatch.setattr(git, "SOURCES", None)
+    assert "holds an installed package, which has no revisions to compare" in _complaint(ROOT)

@@ -20,14 +20,14 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @functools.cache
 def _record() -> Record:
-    from tests.conftest import build_synthetic_record
+    from bench.synthetic import build_synthetic_record
 
     return build_synthetic_record(steps=7)
 
 
 @functools.cache
 def _records() -> list[bytes]:
-    from tests.conftest import build_synthetic_record
+    from bench.synthetic import build_synthetic_record
 
     layout = {"world_size": 1, "tensor": 1, "pipeline": 1, "expert": 1, "expert_tensor": 1, "data": 1, "nodes": 1,
               "ranks_per_node": 1}  # fmt: skip
@@ -67,7 +67,7 @@ def _read_record(raw: bytes, folder: Path) -> str:
 @functools.cache
 def _baselines() -> list[bytes]:
     from bench.judge.baseline import BaselineFile, recorded_baseline
-    from tests.conftest import build_synthetic_record
+    from bench.synthetic import build_synthetic_record
 
     runs = [build_synthetic_record(steps=5, seed=seed) for seed in range(5)]
     recorded = BaselineFile(baselines=[recorded_baseline(runs, "for a test")]).model_dump_json(by_alias=True)
@@ -120,7 +120,7 @@ def _read_ledger(raw: bytes, folder: Path) -> str:
 @functools.cache
 def _histories() -> list[bytes]:
     from bench.history.store import entry_of
-    from tests.conftest import build_synthetic_record
+    from bench.synthetic import build_synthetic_record
 
     entries = [entry_of(build_synthetic_record(steps=5, seed=seed), "pass") for seed in range(12)]
     return ["".join(entry.model_dump_json(by_alias=True) + "\n" for entry in entries).encode()]

@@ -24,10 +24,11 @@ from bench.ab.compare import VoidError, check_pair, compare, write
 from bench.ab.outcome import Outcome, Pair, RevisionUsed, concluded
 from bench.ab.request import Request
 from bench.ab.sequential import Figures, order, sequential
-from bench.git import ROOT, commit_of, uninterrupted, worktree
+from bench.git import commit_of, uninterrupted, worktree
 from bench.judge.evidence import FAMILY_ERROR, FIRST_STAGE_ERROR, SECOND_STAGE_ERROR
 from bench.judge.metrics import STEP, figures_of
 from bench.judge.stats import summarise
+from bench.places import ROOT
 from bench.records.record import Record
 
 TRIALS = 1500

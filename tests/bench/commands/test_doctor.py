@@ -18,7 +18,7 @@ from bench.__main__ import app
 from bench.doctor import examine
 from bench.doctor.examine import Check, Doctor
 from bench.doctor.findings import Finding, Report, failed
-from bench.git import ROOT
+from bench.places import ROOT
 from bench.records.jsonfile import read_model
 
 

@@ -20,8 +20,8 @@ from bench.history import store as history
 from bench.history.change_points import change_points
 from bench.history.store import Entry, append, entry_of, read
 from bench.records.record import Record
+from bench.synthetic import build_synthetic_record
 from reports.pictures.trends import trends
-from tests.conftest import build_synthetic_record
 
 HOUSE = Path(__file__).resolve().parents[3]
 ENTRIES = 40
@@ -188,7 +188,7 @@ import sys, time
 from pathlib import Path
 from typing import Any
 from bench.history import store as history
-from tests.conftest import build_synthetic_record
+from bench.synthetic import build_synthetic_record
 file, start = Path(sys.argv[1]), Path(sys.argv[1] + ".start")
 records = [build_synthetic_record(steps=6, seed=seed) for seed in map(int, sys.argv[2].split(","))]
 print("ready", flush=True)

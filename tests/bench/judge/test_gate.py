@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from bench.judge.baseline import Baseline, BaselineFile, load_baselines, recorded_baseline
 from bench.judge.gate import judge
 from bench.judge.verdict import exit_code
-from tests.conftest import LAYOUT
+from bench.synthetic import LAYOUT
 
 TOKENS_RATE = 1646.633
 

@@ -23,10 +23,10 @@ from bench.ledger import text as ledger_text
 from bench.ledger.schema import Ledger, read_ledger
 from bench.measure import void_reasons
 from bench.records.record import Record
+from bench.synthetic import build_synthetic_record
 from grok1.config.load import load_recipe
 from grok1.training.job import Job, prepare
 from grok1.training.result import DeviceUsed, LayoutUsed, RunResult, StepMetrics
-from tests.conftest import build_synthetic_record
 
 Content = dict[str, Any]
 Edit = Callable[[Content], None]

@@ -14,7 +14,7 @@ from bench.judge.evidence import decide, states
 from bench.judge.gate import judge
 from bench.judge.sessions import Stamp, labels, stamp_of
 from bench.records.record import Record, Session
-from tests.conftest import build_synthetic_record
+from bench.synthetic import build_synthetic_record
 
 TRIALS = 400
 START = datetime(2025, 1, 31, 12, tzinfo=timezone.utc)

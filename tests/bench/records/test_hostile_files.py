@@ -21,7 +21,7 @@ from bench.judge.metrics import figures_of
 from bench.judge.stats import summarise
 from bench.records.jsonfile import parse_model
 from bench.records.record import Record
-from tests.conftest import build_synthetic_record
+from bench.synthetic import build_synthetic_record
 
 MOST_CPU_SECONDS = 20.0  # what is not refused early takes minutes; usually below one
 ODD_VALUES: list[Any] = [

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from bench.records import jsonfile
 from bench.records.record import Record
 from bench.records.structure import is_plain
-from tests.conftest import build_synthetic_record
+from bench.synthetic import build_synthetic_record
 
 
 def looks_plain(text: str) -> bool:
