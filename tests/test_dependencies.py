@@ -1,0 +1,121 @@
+"""What the project asks installers for: nothing that only tests need, and something that they can resolve."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from packaging.requirements import Requirement
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+HOUSE = Path(__file__).resolve().parents[1]
+ROOMS = ("grok1", "bench", "reports")
+MODULES = {"markdown-it-py": "markdown_it", "megatron-core": "megatron"}  # where the module is called otherwise
+# asked for without an import: a plugin of pytest, and what transformers reads fast tokenizers with
+NEVER_IMPORTED = {"pytest-benchmark", "tokenizers"}
+_SECONDS = 110
+_UNREACHED = ("Failed to fetch", "error sending request", "dns error", "Could not connect", "timed out")
+
+
+def project() -> dict[str, Any]:
+    """The [project] table."""
+    table: dict[str, Any] = tomllib.loads((HOUSE / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return table
+
+
+def imported(sources: list[str]) -> set[str]:
+    """The first parts of all modules that these sources import."""
+    found: set[str] = set()
+    for node in (each for source in sources for each in ast.walk(ast.parse(source))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            found.add(str(node.module).partition(".")[0])
+    return found
+
+
+def unused(requirements: list[str], modules: set[str]) -> Iterator[str]:
+    """Names of requirements that no source imports."""
+    for name in (Requirement(each).name for each in requirements):
+        if MODULES.get(name, name.replace("-", "_")) not in modules and name not in NEVER_IMPORTED:
+            yield name
+
+
+def test_what_is_installed_imports_each_of_its_dependencies() -> None:
+    sources = [path.read_text(encoding="utf-8") for room in ROOMS for path in (HOUSE / room).rglob("*.py")]
+    assert not list(unused(project()["dependencies"], imported(sources)))
+
+
+def test_a_test_tool_among_the_dependencies_is_named() -> None:
+    found = imported(["import torch.nn\nfrom pydantic import Field\nfrom . import here"])
+    assert list(unused(["torch>=2", "pydantic", "hypothesis>=6", "pytest-benchmark"], found)) == ["hypothesis"]
+
+
+def test_no_lock_of_one_registry_is_kept() -> None:
+    """A uv.lock names the host of the registry in every line; the pins with hashes are the lock."""
+    command = ["git", "-c", f"safe.directory={HOUSE}", "ls-files", "uv.lock"]
+    assert not subprocess.run(command, cwd=HOUSE, check=True, capture_output=True, text=True).stdout
+    assert "uv.lock" in (HOUSE / ".gitignore").read_text(encoding="utf-8").splitlines()
+
+
+@pytest.fixture(scope="module")
+def locked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the project that uv has locked, for every Python and system that the project names."""
+    folder = tmp_path_factory.mktemp("locked")
+    for name in ("pyproject.toml", "README.md"):
+        shutil.copyfile(HOUSE / name, folder / name)
+    done = _uv(folder, "lock")
+    if done.returncode and "No solution found" not in done.stderr and any(each in done.stderr for each in _UNREACHED):
+        pytest.skip("no package index answers")
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.mark.slow
+def test_uv_finds_versions_for_every_system(locked: Path) -> None:
+    assert _uv(locked, "lock", "--check").returncode == 0
+    development = _exported(locked, "--group", "dev")
+    assert development["hypothesis"]
+    assert all(each.startswith("2.") and each != "2.7.1" for each in development["torch"])
+    assert "torch-npu" not in development
+    assert "hypothesis" not in _exported(locked, "--no-dev")
+
+
+@pytest.mark.slow
+def test_the_npu_extra_has_its_own_torch_and_is_for_linux(locked: Path) -> None:
+    npu = _exported(locked, "--no-dev", "--extra", "npu", on="sys_platform == 'linux'")
+    assert npu["torch"] == ["2.7.1"]
+    assert all(each.startswith("2.7.1") for each in npu["torch-npu"])
+    assert "torch-npu" not in _exported(locked, "--no-dev", "--extra", "npu", on="sys_platform == 'darwin'")
+
+
+def _exported(folder: Path, *words: str, on: str = "") -> dict[str, list[str]]:
+    """The versions of each package in the lock, with these options; `on`, only those of this system."""
+    done = _uv(folder, "export", "--frozen", "--no-hashes", "--no-emit-project", "--no-annotate", "--no-header", *words)
+    assert done.returncode == 0, done.stderr
+    found: dict[str, list[str]] = {}
+    for line in done.stdout.splitlines():
+        name, version, marker = re.fullmatch(r"([\w.-]+)==(\S+)(?: ; (.*))?", line).groups()  # type: ignore[union-attr]
+        if on in (marker or on):
+            found.setdefault(name, []).append(version)
+    return found
+
+
+def _uv(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    beside = Path(sys.executable).with_name("uv")
+    uv = str(beside) if beside.is_file() else shutil.which("uv")
+    if uv is None:
+        pytest.skip("there is no uv")
+    command = [uv, *words, "--python", sys.executable, "--no-python-downloads", "--no-progress"]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=_SECONDS, check=False)
