@@ -24,7 +24,7 @@ ROOMS = ("grok1", "bench", "reports")
 MODULES = {"markdown-it-py": "markdown_it", "megatron-core": "megatron"}  # where the module is called otherwise
 # asked for without an import: a plugin of pytest, and what transformers reads fast tokenizers with
 NEVER_IMPORTED = {"pytest-benchmark", "tokenizers"}
-_SECONDS = 110
+_INDEX_SECONDS = 300  # some hundred packages are asked for
 _UNREACHED = ("Failed to fetch", "error sending request", "dns error", "Could not connect", "timed out")
 
 
@@ -75,7 +75,10 @@ def locked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("locked")
     for name in ("pyproject.toml", "README.md"):
         shutil.copyfile(HOUSE / name, folder / name)
-    done = _uv(folder, "lock")
+    try:
+        done = _uv(folder, "lock")
+    except subprocess.TimeoutExpired:
+        pytest.skip(f"no answer from the package index within {_INDEX_SECONDS} s")
     if done.returncode and "No solution found" not in done.stderr and any(each in done.stderr for each in _UNREACHED):
         pytest.skip("no package index answers")
     assert done.returncode == 0, done.stderr
@@ -83,8 +86,8 @@ def locked(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(_INDEX_SECONDS + 60)
 def test_uv_finds_versions_for_every_system(locked: Path) -> None:
-    assert _uv(locked, "lock", "--check").returncode == 0
     development = _exported(locked, "--group", "dev")
     assert development["hypothesis"]
     assert all(each.startswith("2.") and each != "2.7.1" for each in development["torch"])
@@ -93,6 +96,7 @@ def test_uv_finds_versions_for_every_system(locked: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(_INDEX_SECONDS + 60)
 def test_the_npu_extra_has_its_own_torch_and_is_for_linux(locked: Path) -> None:
     npu = _exported(locked, "--no-dev", "--extra", "npu", on="sys_platform == 'linux'")
     assert npu["torch"] == ["2.7.1"]
@@ -118,4 +122,4 @@ def _uv(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     if uv is None:
         pytest.skip("there is no uv")
     command = [uv, *words, "--python", sys.executable, "--no-python-downloads", "--no-progress"]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=_SECONDS, check=False)
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=_INDEX_SECONDS, check=False)
