@@ -63,7 +63,7 @@ def test_a_test_tool_among_the_dependencies_is_named() -> None:
 
 
 def test_no_lock_of_one_registry_is_kept() -> None:
-    """A uv.lock names the host of the registry in every line; the pins with hashes are the lock."""
+    """A uv.lock names the host of the registry in every line; constraints/dev.txt is the lock."""
     command = ["git", "-c", f"safe.directory={HOUSE}", "ls-files", "uv.lock"]
     assert not subprocess.run(command, cwd=HOUSE, check=True, capture_output=True, text=True).stdout
     assert "uv.lock" in (HOUSE / ".gitignore").read_text(encoding="utf-8").splitlines()
