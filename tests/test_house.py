@@ -26,6 +26,7 @@ else:
 HOUSE = Path(__file__).resolve().parents[1]
 ROOMS = ("grok1", "bench", "reports")
 
+LINES = ("grok1/megatron/line_0_12.py", "grok1/megatron/line_0_16.py")  # behind the door
 DOOR, GROUPS = "grok1/megatron/door.py", "grok1/distributed/groups.py"
 ACCELERATOR = "grok1/device/accelerator.py"  # the part of the seam that hands torch_npu and MindSpeed their words
 SEAM = "grok1/device/seam.py"
@@ -82,12 +83,13 @@ Rule = Callable[[str, ast.Module], Iterator[str]]
 
 
 def engine_has_one_door(path: str, tree: ast.Module) -> Iterator[str]:
-    """Megatron is imported by door.py, and by patches.py to patch it; process groups are groups.py's."""
+    """Megatron is imported by door.py and the module of its line, and by patches.py to patch it; process groups are
+    groups.py's."""
     for node in ast.walk(tree):
         packages = {name.split(".")[0] for name in _imported(node)}
-        if packages & ACCELERATOR_PACKAGES and path not in (DOOR, PATCHES, ACCELERATOR, MEASURING, SEAM):
+        if packages & ACCELERATOR_PACKAGES and path not in (DOOR, *LINES, PATCHES, ACCELERATOR, MEASURING, SEAM):
             yield f"{path}:{_line(node)} imports {', '.join(sorted(packages))}; ask grok1.megatron.door for the name"
-        if _mentions(node, "parallel_state") and path not in (DOOR, GROUPS):
+        if _mentions(node, "parallel_state") and path not in (DOOR, *LINES, GROUPS):
             yield f"{path}:{_line(node)} uses parallel_state; ask grok1.distributed.groups's Ranks"
 
 
@@ -178,8 +180,23 @@ def pins_lie_in_ranges(requirements: list[str], pins: list[str]) -> Iterator[str
                 yield f"{wanted} on Python {python}: pinned {versions or 'nowhere'}"
 
 
+def one_place_asks_for_the_line(path: str, tree: ast.Module) -> Iterator[str]:
+    """What differs between megatron's lines stands in a module of each; the door alone chooses one."""
+    if path in (DOOR, "grok1/megatron/installed.py"):
+        return
+    for node in ast.walk(tree):
+        names = {name.rpartition(".")[2] for name in _imported(node)}
+        names |= {alias.name for alias in node.names} if isinstance(node, ast.ImportFrom) else set()
+        if any(re.fullmatch(r"line_\d+_\d+", name) for name in names):
+            yield f"{path}:{_line(node)} imports a line's module; ask grok1.megatron.door for the name"
+        is_question = isinstance(node, ast.Compare) and "megatron_line" in ast.unparse(node)
+        if is_question or _mentions(node, "package_info"):
+            yield f"{path}:{_line(node)} asks for megatron's version; give each line's module what it needs"
+
+
 RULES: list[Rule] = [
     engine_has_one_door,
+    one_place_asks_for_the_line,
     only_two_rooms_patch,
     changes_say_for_what,
     names_shadow_nothing,
@@ -291,6 +308,9 @@ def test_every_exception_still_stands() -> None:
             "grok1/training/step.py",
             "from grok1.megatron import door\ndoor.parallel_state.destroy()",
         ),
+        (one_place_asks_for_the_line, "grok1/model/model.py", "from grok1.megatron.line_0_16 import PATCHES"),
+        (one_place_asks_for_the_line, "grok1/model/model.py", "from grok1.megatron import line_0_16"),
+        (one_place_asks_for_the_line, "grok1/model/moe.py", "if megatron_line() == '0.12': ..."),
         (only_two_rooms_patch, "grok1/model/model.py", "import torch\ntorch.cuda.synchronize = None"),
         (only_two_rooms_patch, "grok1/model/model.py", "import numpy as np\nsetattr(np, 'product', np.prod)"),
         (only_two_rooms_patch, "bench/judge/gate.py", "from grok1.megatron.door import GPTModel\ndel GPTModel.forward"),

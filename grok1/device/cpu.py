@@ -1,7 +1,7 @@
 """Makes torch.cuda mean the CPU, for a megatron-core that is written for CUDA.
 
-All patches of this file are of torch, for megatron-core 0.12 with torch 2.7 to 2.13, and are applied on a CPU only;
-`use_cpu` lists them. tests/grok1/device/test_seam.py fails when one is no longer needed.
+All patches of this file are of torch, for megatron-core 0.12 and 0.16 with torch 2.7 to 2.13, and are applied on a CPU
+only; `use_cpu` lists them. tests/grok1/device/test_seam.py fails when one is no longer needed.
 """
 
 from __future__ import annotations
@@ -20,6 +20,12 @@ from grok1.device import gloo
 P = ParamSpec("P")
 
 
+class _Event:
+    """Stands for a CUDA event: what it waits for is done."""
+
+    def synchronize(self) -> None: ...
+
+
 class _Stream:
     """Stands for a CUDA stream: a CPU has one, and it is always done."""
 
@@ -28,6 +34,9 @@ class _Stream:
     def wait_stream(self, _other: object) -> None: ...
 
     def wait_event(self, _event: object) -> None: ...
+
+    def record_event(self, _event: object = None) -> _Event:
+        return _Event()
 
     def synchronize(self) -> None: ...
 
@@ -116,12 +125,12 @@ def _pad_uneven_collectives() -> None:
     gather: Callable[..., dist.Work | None] = dist.all_gather
     scatter: Callable[..., dist.Work | None] = dist.reduce_scatter
 
-    def all_gather(outputs: list[Tensor], tensor: Tensor, **kwargs: object) -> dist.Work | None:
+    def all_gather(outputs: list[Tensor], tensor: Tensor, *args: object, **kwargs: object) -> dist.Work | None:
         longest = max(output.shape[0] for output in outputs)
         if all(output.shape[0] == longest for output in outputs):
-            return gather(outputs, tensor, **kwargs)
+            return gather(outputs, tensor, *args, **kwargs)
         padded = [tensor.new_empty((longest, *tensor.shape[1:])) for _ in outputs]
-        work = gather(padded, _padded(tensor, longest), **kwargs)
+        work = gather(padded, _padded(tensor, longest), *args, **kwargs)
         for output, whole in zip(outputs, padded, strict=True):
             output.copy_(whole[: output.shape[0]])
         return work

@@ -22,7 +22,7 @@ from grok1.distributed.heartbeat import heartbeat, open_meeting
 from grok1.distributed.rendezvous import FAKE_URL, Rendezvous
 from grok1.distributed.roll_call import call_roll
 from grok1.distributed.store import opened
-from grok1.megatron.door import parallel_state, tensor_parallel
+from grok1.megatron.door import aux_loss_tracker, parallel_state, tensor_parallel
 
 
 @dataclass(frozen=True)
@@ -127,8 +127,7 @@ def gathering_buffer(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor
 
 def aux_loss_sums() -> dict[str, object]:
     """megatron's running sums of the routers' auxiliary losses: name -> {"values": tensor [layers], ...}."""
-    tracker: dict[str, object] = parallel_state.get_moe_layer_wise_logging_tracker()
-    return tracker
+    return aux_loss_tracker()
 
 
 def group_names() -> dict[dist.ProcessGroup | None, str]:

@@ -21,15 +21,13 @@ import torch.distributed as dist
 from torch import Tensor
 
 from grok1.kernels.context import Context
-from grok1.megatron.door import MoEAlltoAllTokenDispatcher
+from grok1.megatron.door import WholeDispatcher
 
 
-class MergedDispatcher(MoEAlltoAllTokenDispatcher):
+class MergedDispatcher(WholeDispatcher):
     """megatron's dropless all-to-all dispatcher, with its own way there and back."""
 
-    def token_permutation(
-        self, hidden_states: Tensor, probs: Tensor, routing_map: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def send(self, hidden_states: Tensor, probs: Tensor, routing_map: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(tokens [R, H] sorted by local expert, how many each expert got [L] on the host, weights of 1 [R]).
 
         From hidden_states [S/TP, B, H], probs and routing_map [T, E].
@@ -48,12 +46,11 @@ class MergedDispatcher(MoEAlltoAllTokenDispatcher):
         counts_L = counts_E if exchange is None else exchange.tokens_per_expert
         return pairs_RH, counts_L.cpu(), torch.ones(len(pairs_RH), dtype=probs.dtype, device=probs.device)
 
-    def token_unpermutation(self, hidden_states: Tensor, bias: Tensor | None = None) -> tuple[Tensor, None]:
-        """Each token's results, weighted and summed, in the shape of the tokens that came; megatron's bias is None."""
-        assert bias is None
+    def bring_back(self, hidden_states: Tensor) -> Tensor:
+        """Each token's results, weighted and summed, in the shape of the tokens that came."""
         results_TKH = _Linear.apply(hidden_states, self._route.back, self._route.there)
         output_TH = (results_TKH * self._weights[..., None]).sum(dim=1)
-        return output_TH.to(hidden_states.dtype).view(self.hidden_shape), None
+        return output_TH.to(hidden_states.dtype).view(self.hidden_shape)
 
     def _plan(self, counts_E: Tensor) -> _Exchange:
         gathered = counts_E.new_empty(self.tp_size * self.ep_size * self.num_experts)

@@ -50,9 +50,14 @@ class FusedExperts(SequentialMLP):
     """megatron's per-expert MLPs, without bias, whose forward and backward each are one function."""
 
     def __init__(
-        self, num_local_experts: int, config: TransformerConfig, submodules: MLPSubmodules, activation: str
+        self,
+        num_local_experts: int,
+        config: TransformerConfig,
+        submodules: MLPSubmodules,
+        activation: str,
+        **groups: object,  # as megatron's lines hand them on; 0.12 has none
     ) -> None:
-        super().__init__(num_local_experts, config, submodules)
+        super().__init__(num_local_experts, config, submodules, **groups)
         assert config.gated_linear_unit
         assert not config.add_bias_linear
         assert not config.moe_apply_probs_on_input

@@ -18,6 +18,8 @@ from collections.abc import Iterator
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
+from grok1.megatron.installed import megatron_core_folder
+
 _NAME = "helpers_cpp"
 _COMPILERS = ("g++", "c++", "clang++")
 _FLAGS = ("-O3", "-Wall", "-shared", "-std=c++11", "-fPIC")  # as in megatron's Makefile
@@ -33,20 +35,13 @@ def build_dataset_helpers(folder: Path | None = None) -> None:
     Raises:
         ValueError: they are missing and cannot be built; one line says why and what to do.
     """
-    folder = folder or _datasets_folder()
-    if folder is None or _is_built(folder):
+    core = megatron_core_folder()
+    folder = folder or (core / "datasets" if core else None)
+    if folder is None or not folder.is_dir() or _is_built(folder):
         return
     with _one_at_a_time(folder):
         if not _is_built(folder):
             _build(folder)
-
-
-def _datasets_folder() -> Path | None:
-    """Of the first megatron on the path that has a core: a namespace, so a checkout and a wheel may both be there."""
-    spec = importlib.util.find_spec("megatron")
-    places = list(spec.submodule_search_locations or []) if spec else []
-    core = next((core for place in places if ((core := Path(place) / "core") / "__init__.py").is_file()), None)
-    return core / "datasets" if core and (core / "datasets").is_dir() else None
 
 
 def _is_built(folder: Path) -> bool:

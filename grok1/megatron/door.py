@@ -1,9 +1,13 @@
-"""The one door to megatron.core: makes the device ready first, then hands on the few names we use."""
+"""The one door to megatron.core: makes the device ready first, then hands on the few names we use.
+
+What differs between megatron's lines comes from the module of the line that is installed.
+"""
 
 from __future__ import annotations
 
 from grok1.device import seam
 from grok1.megatron import patches
+from grok1.megatron.installed import megatron_line
 
 seam.activate()
 
@@ -11,7 +15,6 @@ with patches.quiet_imports(), patches.compile_when_called():
     from megatron.core import dist_checkpointing, parallel_state, tensor_parallel
     from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig
     from megatron.core.datasets.indexed_dataset import DType, IndexedDataset, IndexedDatasetBuilder
-    from megatron.core.datasets.megatron_tokenizer import MegatronTokenizer
     from megatron.core.datasets.utils import Split
     from megatron.core.distributed import (
         DistributedDataParallel,
@@ -34,7 +37,6 @@ with patches.quiet_imports(), patches.compile_when_called():
     from megatron.core.transformer.moe.experts import GroupedMLP, SequentialMLP
     from megatron.core.transformer.moe.moe_layer import MoELayer, MoESubmodules
     from megatron.core.transformer.moe.moe_utils import clear_aux_losses_tracker
-    from megatron.core.transformer.moe.token_dispatcher import MoEAlltoAllTokenDispatcher
     from megatron.core.transformer.spec_utils import ModuleSpec
     from megatron.core.transformer.transformer_block import (
         TransformerBlockSubmodules,
@@ -44,7 +46,18 @@ with patches.quiet_imports(), patches.compile_when_called():
     from megatron.core.transformer.transformer_layer import TransformerLayer, TransformerLayerSubmodules
     from megatron.core.utils import get_model_config
 
-patches.patch_megatron()
+    if megatron_line() == "0.12":
+        from grok1.megatron.line_0_12 import PATCHES, WholeDispatcher, aux_loss_tracker, optimizer_state
+    else:
+        from grok1.megatron.line_0_16 import (  # type: ignore[assignment]
+            PATCHES,
+            WholeDispatcher,
+            aux_loss_tracker,
+            optimizer_state,
+        )
+
+for patch in PATCHES:
+    patch()
 
 __all__ = [
     "AttnMaskType",
@@ -63,8 +76,6 @@ __all__ = [
     "IndexedDatasetBuilder",
     "MLPSubmodules",
     "MegatronModule",
-    "MegatronTokenizer",
-    "MoEAlltoAllTokenDispatcher",
     "MoELayer",
     "MoESubmodules",
     "ModuleSpec",
@@ -80,6 +91,8 @@ __all__ = [
     "TransformerConfig",
     "TransformerLayer",
     "TransformerLayerSubmodules",
+    "WholeDispatcher",
+    "aux_loss_tracker",
     "clear_aux_losses_tracker",
     "dist_checkpointing",
     "finalize_model_grads",
@@ -88,6 +101,7 @@ __all__ = [
     "get_model_config",
     "get_num_layers_to_build",
     "grouped_gemm_util",
+    "optimizer_state",
     "parallel_state",
     "tensor_parallel",
 ]

@@ -1,7 +1,7 @@
-"""Patches of megatron-core 0.12's own modules. Nobody else patches one; tests/test_house.py holds that.
+"""Patches of megatron-core's own modules. Nobody else patches one; tests/test_house.py holds that.
 
-`patch_megatron` lists them by device. Each says what it changes, why, and for which versions;
-tests/grok1/device/test_seam.py fails when one is no longer needed.
+Each says what it changes, why, and for which lines; line_0_12.py and line_0_16.py list those that theirs needs.
+tests/grok1/device/test_seam.py fails when one is no longer needed. Those that are `cpu_only` do nothing elsewhere.
 """
 
 from __future__ import annotations
@@ -25,22 +25,10 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def patch_megatron() -> None:
-    """Apply the patches that need megatron imported; those that are `cpu_only` do nothing elsewhere."""
-    _restore_numpy_product()
-    _save_in_this_process()
-    _bind_serialization_format()
-    _restore_only_tensors_of_the_checkpoint()
-    _run_nothing_that_a_checkpoint_holds()
-    _quantize_nothing()
-    _keep_torchs_generator()
-    _move_splits_from_a_cpu()
-
-
 # ---- on all devices ------------------------------------------------------------------------------------
 
 
-def _restore_numpy_product() -> None:
+def restore_numpy_product() -> None:
     """numpy.product: dist_checkpointing calls it (megatron-core 0.12), numpy 2 has dropped it."""
     if not hasattr(numpy, "product"):
         numpy.product = numpy.prod  # type: ignore[attr-defined]
@@ -58,15 +46,19 @@ class _AsyncRequest(Protocol):
         ...
 
 
-def _save_in_this_process() -> None:
-    """AsyncSaveShardedStrategy.save: run the writer's steps here (megatron-core 0.12).
+def keep_results_in_this_process() -> None:
+    """filesystem_async's queue of a writer's results: the standard library's (megatron-core 0.12 and 0.16).
 
-    megatron forks a writer and gets its results through a spawned manager process, once a rank, which re-imports the
-    main module and outlives a killed rank.
+    megatron spawns a manager process for it, once a rank, which re-imports the main module and outlives a killed rank.
     """
-    from megatron.core.dist_checkpointing.strategies import base, filesystem_async
+    from megatron.core.dist_checkpointing.strategies import filesystem_async
 
     filesystem_async._get_write_results_queue = functools.cache(queue.Queue)
+
+
+def save_in_this_process() -> None:
+    """AsyncSaveShardedStrategy.save: run the writer's steps here; megatron forks for them (megatron-core 0.12)."""
+    from megatron.core.dist_checkpointing.strategies import base
 
     def save(self: _SaveStrategy, state: object, folder: object) -> None:
         self.async_save(state, folder).execute_sync()
@@ -74,7 +66,7 @@ def _save_in_this_process() -> None:
     base.AsyncSaveShardedStrategy.save = save
 
 
-def _bind_serialization_format() -> None:
+def bind_serialization_format() -> None:
     """filesystem_async._write_item: torch 2.9 and later hand it a format that megatron-core 0.12 does not know of."""
     from megatron.core.dist_checkpointing.strategies import filesystem_async
     from torch.distributed.checkpoint import filesystem
@@ -90,10 +82,12 @@ class _DistributedOptimizer(Protocol):
     model_param_group_index_map: dict[Tensor, tuple[int, int]]
 
 
-def _restore_only_tensors_of_the_checkpoint() -> None:
-    """DistributedOptimizer's loading of one parameter's state: do not look for `step` there (megatron-core 0.12).
+def restore_only_tensors_of_the_checkpoint() -> None:
+    """DistributedOptimizer's loading of one parameter's state: do not look for `step` there (megatron-core 0.12, 0.16).
 
-    torch's Adam keeps a `step` in each state; the checkpoint holds it once, elsewhere.
+    torch's Adam keeps a `step` in each state; the checkpoint holds it once, elsewhere. 0.12 finds none among what it
+    read, and 0.16 that of the state that is to be overwritten, 0. Nor does 0.16 turn gradients off in order to write
+    into the fp32 weights.
     """
     from megatron.core.optimizer import distrib_optimizer
 
@@ -102,14 +96,15 @@ def _restore_only_tensors_of_the_checkpoint() -> None:
     def restore(self: _DistributedOptimizer, model_param: Tensor, tensors: dict[str, Tensor]) -> None:
         group, order = self.model_param_group_index_map[model_param]
         state = self.optimizer.state[self.optimizer.param_groups[group]["params"][order]]
-        missing = {key: state[key] for key in ("step",) if key in state and key not in tensors}
-        original(self, model_param, {**tensors, **missing})
+        own = {key: state[key] for key in ("step",) if key in state}
+        with torch.no_grad():
+            original(self, model_param, {**tensors, **own})
 
     distrib_optimizer.DistributedOptimizer._set_main_param_and_optimizer_states = restore
 
 
-def _run_nothing_that_a_checkpoint_holds() -> None:
-    """dist_checkpointing unpickles whatever common.pt, .metadata and the pieces name (megatron-core 0.12).
+def run_nothing_that_a_checkpoint_holds() -> None:
+    """dist_checkpointing unpickles whatever common.pt, .metadata and the pieces name (megatron-core 0.12, 0.16).
 
     Here its readers take tensors and plain data only (see grok1.megatron.plain_data).
     """
@@ -136,7 +131,7 @@ def _refuse_objects_in_files(_strategy: object, _state: object, folder: object) 
     raise ValueError(f"checkpoint {folder} is of another format than torch_dist; convert it with megatron")
 
 
-def _quantize_nothing() -> None:
+def quantize_nothing() -> None:
     """quantize_param_shard raises without Transformer Engine, fp8 parameters or not (megatron-core 0.12)."""
     from megatron.core.optimizer import distrib_optimizer
 
@@ -144,12 +139,23 @@ def _quantize_nothing() -> None:
     distrib_optimizer.quantize_param_shard = lambda params, *args: quantize(params, *args) if params else None
 
 
+def name_the_gemm_that_is_missing() -> None:
+    """moe_utils.te_general_gemm: the router asks whether it is None, but it has no name without Transformer Engine.
+
+    megatron-core 0.16.
+    """
+    from megatron.core.transformer.moe import moe_utils
+
+    if not hasattr(moe_utils, "te_general_gemm"):
+        moe_utils.te_general_gemm = None
+
+
 # ---- on a CPU only -------------------------------------------------------------------------------------
 
 
 @cpu_only
-def _keep_torchs_generator() -> None:
-    """The tracker of random states keeps the CUDA generator's; a CPU's is torch's own (megatron-core 0.12)."""
+def keep_torchs_generator() -> None:
+    """The tracker of random states keeps the CUDA generator's; a CPU's is torch's own (megatron-core 0.12, 0.16)."""
     from megatron.core.tensor_parallel import random
 
     random._get_cuda_rng_state = lambda *_a, **_k: torch.get_rng_state()
@@ -157,8 +163,8 @@ def _keep_torchs_generator() -> None:
 
 
 @cpu_only
-def _move_splits_from_a_cpu() -> None:
-    """maybe_move_tensor_to_cpu makes numpy arrays of split sizes, but only of cuda tensors (megatron-core 0.12)."""
+def move_splits_from_a_cpu() -> None:
+    """maybe_move_tensor_to_cpu makes numpy arrays of split sizes, only of cuda tensors (megatron-core 0.12, 0.16)."""
     from megatron.core.transformer.moe import token_dispatcher
 
     token_dispatcher.maybe_move_tensor_to_cpu = _as_host_splits
@@ -168,6 +174,17 @@ def _as_host_splits(tensor: object, as_numpy: bool = False, record_stream: bool 
     return tensor.numpy() if as_numpy and isinstance(tensor, Tensor) else tensor
 
 
+@cpu_only
+def leave_the_routers_bias_uncompiled() -> None:
+    """TopKRouter._apply_expert_bias: every router calls it, and it does nothing without a bias (megatron-core 0.16).
+
+    Compiled, it loads torch's compiler in each rank and compiles for seconds.
+    """
+    from megatron.core.transformer.moe.router import TopKRouter
+
+    TopKRouter._apply_expert_bias = TopKRouter._apply_expert_bias.__wrapped__
+
+
 # ---- while megatron is imported ------------------------------------------------------------------------
 
 
@@ -175,7 +192,7 @@ def _as_host_splits(tensor: object, as_numpy: bool = False, record_stream: bool 
 def quiet_imports() -> Iterator[None]:
     """Hush megatron's warnings about optional packages (apex, Transformer Engine) while it is imported. All devices.
 
-    Its loggers, and torch.distributed's, say errors only from then on. megatron-core 0.12.
+    Its loggers, and torch.distributed's, say errors only from then on. megatron-core 0.12, 0.16.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -188,8 +205,8 @@ def quiet_imports() -> Iterator[None]:
 def compile_when_called() -> Iterator[None]:
     """Import megatron without torch's compiler, which is a third of what a CPU rank would import. CPU only.
 
-    megatron decorates with torch.compile (0.12), which loads the compiler (2.13) for functions that no recipe calls on
-    a CPU. What was decorated meanwhile loads it at its first call.
+    megatron decorates with torch.compile (0.12, 0.16), which loads the compiler (2.13) for functions that no recipe
+    calls on a CPU. What was decorated meanwhile loads it at its first call.
     """
     original = torch.compile
     _compile_later()

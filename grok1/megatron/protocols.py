@@ -1,4 +1,4 @@
-"""What we use of megatron-core's objects, as types: megatron-core 0.12 has none that a type checker can use.
+"""What we use of megatron-core's objects, as types: neither of its lines has any that a type checker can use.
 
 Declarations only, and no torch at run time. Each names the attributes and methods that we read, call or set, not all
 that megatron has.
@@ -59,8 +59,10 @@ class MegatronOptimizer(Protocol):
         """Take the model's weights for the optimizer's."""
         ...
 
-    def sharded_state_dict(self, model_sharded_state_dict: StateDict, is_loading: bool = False) -> StateDict:
-        """The optimizer's state, as dist_checkpointing takes it."""
+    def sharded_state_dict(
+        self, model_sharded_state_dict: StateDict, is_loading: bool = False, **options: object
+    ) -> StateDict:
+        """The optimizer's state, as dist_checkpointing takes it; a line's module gives its options."""
         ...
 
     def load_state_dict(self, state_dict: StateDict) -> None:
@@ -123,7 +125,7 @@ class BucketGroup(Protocol):
     ddp_config: DdpConfig
     intra_distributed_optimizer_instance_size: int
     grad_reduce_handle: Handle | None
-    start_grad_sync: Callable[[], None]
+    start_grad_sync: Callable[..., None]
     start_param_sync: Callable[..., None]
 
 

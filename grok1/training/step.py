@@ -123,9 +123,12 @@ class Stepper:
         )
         return [entry["loss"] for entry in losses]
 
-    def _finalize_gradients(self, model: list[torch.nn.Module], num_tokens: Tensor | None = None) -> None:
+    def _finalize_gradients(
+        self, model: list[torch.nn.Module], num_tokens: Tensor | None = None, **more: object
+    ) -> None:
+        """As megatron's schedule calls it; later lines than 0.12 hand more on."""
         with self.timers.phase("gradients"):
-            finalize_model_grads(model, num_tokens)
+            finalize_model_grads(model, num_tokens, **more)
 
     def reduce_losses(self, losses: list[Tensor]) -> tuple[float, float]:
         """(loss, aux loss), both means over the global batch; one small all-reduce over all ranks."""

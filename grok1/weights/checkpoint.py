@@ -19,7 +19,7 @@ from torch.nn import Module
 from grok1.config.recipe import Recipe
 from grok1.distributed.groups import Ranks
 from grok1.files import NotDoneError
-from grok1.megatron.door import dist_checkpointing
+from grok1.megatron.door import dist_checkpointing, optimizer_state
 from grok1.megatron.instances import chained
 from grok1.megatron.plain_data import RefusedPickleError, why
 from grok1.megatron.protocols import MegatronOptimizer, Scheduler, StateDict
@@ -219,7 +219,7 @@ def _state(model: Module, optimizer: MegatronOptimizer, scheduler: Scheduler, st
     weights = _inside(model).sharded_state_dict()
     return {
         "model": weights,
-        "optimizer": optimizer.sharded_state_dict(weights, is_loading=is_loading),
+        "optimizer": optimizer_state(optimizer, weights, is_loading),
         "scheduler": scheduler.state_dict(),
         "step": step,
     }

@@ -1,0 +1,67 @@
+"""Which line of megatron-core is installed. No torch, and megatron is not imported.
+
+Two lines are supported, each by a module of its own: line_0_12.py and line_0_16.py hold all that differs. Nothing else
+asks for a version.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from functools import cache
+from pathlib import Path
+from typing import Literal, cast, get_args
+
+Line = Literal["0.12", "0.16"]
+
+_NPU_LINE: Line = "0.12"  # the one that MindSpeed patches
+_MAX_BYTES = 64 * 1024
+
+
+def megatron_core_folder() -> Path | None:
+    """megatron/core of the first megatron on the path that has one: a namespace, so a checkout and a wheel may both be
+    there."""
+    spec = importlib.util.find_spec("megatron")
+    places = list(spec.submodule_search_locations or []) if spec else []
+    return next((core for place in places if ((core := Path(place) / "core") / "__init__.py").is_file()), None)
+
+
+def megatron_line(device: str = "cpu") -> Line:
+    """The line of the megatron-core that an import would find, which this program and this kind of device can use.
+
+    Raises:
+        ValueError: there is none, or it is of another line; one line says what is installed and what to install.
+    """
+    line = _line_of(megatron_core_folder())
+    if device == "npu" and line != _NPU_LINE:
+        raise ValueError(
+            f"device npu with megatron-core {line}: MindSpeed patches megatron-core {_NPU_LINE} alone; install "
+            f'"megatron-core=={_NPU_LINE}.*", or put a Megatron-LM core_v0.12.1 checkout on PYTHONPATH (docs/ascend.md)'
+        )
+    return line
+
+
+@cache
+def _line_of(core: Path | None) -> Line:
+    remedy = " or ".join(f'"megatron-core=={line}.*"' for line in get_args(Line))
+    if core is None:
+        raise ValueError(f"megatron-core is not installed; install {remedy} (docs/gpus.md)")
+    version = _version(core)
+    line = ".".join(version.split(".")[:2])
+    if line not in get_args(Line):
+        raise ValueError(
+            f"megatron-core {version} is installed in {core}, of a line that this program was never run on; "
+            f"install {remedy} (docs/gpus.md)"
+        )
+    return cast(Line, line)
+
+
+def _version(core: Path) -> str:
+    """As its package_info.py says, in which a checkout and a wheel are alike: "0.16.1"; "unknown" where it does not."""
+    try:
+        with (core / "package_info.py").open("rb") as file:
+            text = file.read(_MAX_BYTES).decode("utf-8", "replace")
+    except OSError:
+        return "unknown"
+    numbers = [re.search(rf"^{name} = (\d{{1,6}})$", text, re.M) for name in ("MAJOR", "MINOR", "PATCH")]
+    return ".".join(each[1] for each in numbers if each) if all(numbers) else "unknown"
