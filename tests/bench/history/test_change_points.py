@@ -182,6 +182,13 @@ def test_a_gain_that_is_lost_again_is_told_by_its_sizes() -> None:
     assert lost.lost_percent == pytest.approx(5.0)
 
 
+def test_a_gain_counts_from_the_slow_level_that_it_came_down_from() -> None:
+    """From 2.3 to 1.84; that it had once been 2.1 is another story."""
+    lost = setback((2.1, 9), (2.3, 9), (1.84, 20), (1.932, 6))
+    assert lost is not None
+    assert lost.gained_percent == pytest.approx(100 * (1 - 1.84 / 2.3))
+
+
 def test_a_loss_in_small_steps_is_told_whole() -> None:
     lost = setback((2.0, 20), (2.05, 20), (2.1, 20))
     assert lost is not None

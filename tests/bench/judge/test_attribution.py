@@ -50,6 +50,15 @@ def test_faster_is_attributed_too_and_what_went_the_other_way_is_not_blamed() ->
     assert "backward" not in found.sentence
 
 
+@pytest.mark.parametrize(("seconds", "is_named"), [(0.002, False), (0.018, False), (0.022, True)])
+def test_a_part_of_less_than_a_tenth_of_the_change_is_not_named(seconds: float, is_named: bool) -> None:
+    """It stands in the list of parts all the same."""
+    after = BEFORE | {STEP: 1.2, PHASE + "forward": 0.4 + seconds, PHASE + "backward": 0.7 - seconds}
+    found = attribute([BEFORE] * 5, [after] * 3)
+    assert ("forward" in found.sentence) == is_named
+    assert {part.name: part.share for part in found.parts}["forward"] == pytest.approx(seconds / 0.2)
+
+
 def test_a_module_is_named_with_what_it_took_of_the_profiled_step() -> None:
     before = BEFORE | {MODULE + "mlp.router": 0.1, MODULE + "mlp.experts": 0.7}
     after = before | {STEP: 1.2, PHASE + "forward": 0.6, MODULE + "mlp.router": 0.35, MODULE + "mlp.experts": 0.71}

@@ -47,6 +47,19 @@ def test_questions_share_the_error_by_holm() -> None:
     assert [name for name in "abc" if found[name].is_rejected] == ["b", "c"]
 
 
+def test_what_follows_a_question_that_is_not_rejected_is_not_either() -> None:
+    """The third is below its own level, 1 %, but the second was above 0.5 %."""
+    asked = {name: Asked(p, name, 1.0) for name, p in (("a", 0.001), ("b", 0.006), ("c", 0.007))}
+    assert [name for name, each in rejections(asked, 0.01).items() if each.is_rejected] == ["a"]
+
+
+def test_questions_go_by_p_over_weight() -> None:
+    """The heavy one first, at nine tenths of the error; the light one then has all of it."""
+    found = rejections({"light": Asked(0.002, "light", 0.1), "heavy": Asked(0.003, "heavy", 0.9)}, 0.01)
+    assert {name: each.alpha for name, each in found.items()} == pytest.approx({"heavy": 0.009, "light": 0.01})
+    assert all(each.is_rejected for each in found.values())
+
+
 @pytest.mark.parametrize("correlation", [0.0, 0.5, 0.9, 0.99])
 def test_equal_sides_are_rejected_as_often_as_stated(correlation: float) -> None:
     """At 1 %, of 40,000 triples of normal scores; 4 standard deviations of the count."""

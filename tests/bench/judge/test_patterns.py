@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -205,6 +206,41 @@ def test_a_slope_within_runs_is_a_drift_and_no_stretch() -> None:
     [found] = findings_of_steps(invented(5, 200, 0), invented(5, 200, 1, slope))
     assert found.kind == "drift"
     assert found.sentence.startswith("steps get slower within each run: +3.")
+
+
+@pytest.mark.parametrize("size", [0.1, 0.4, 1.0])
+def test_a_steep_slope_is_a_drift_and_no_stretch_at_its_end(size: float) -> None:
+    """Half of it is the cost, as the mean step is half as much longer as the last."""
+
+    def steep(seconds: Floats) -> Floats:
+        return seconds * (1 + size * np.arange(len(seconds)) / len(seconds))
+
+    [found] = findings_of_steps(invented(5, 200, 0), invented(5, 200, 1, steep))
+    grown = re.search(r": \+(\d+\.?\d*) % from the first third to the last$", found.sentence)
+    assert found.kind == "drift"
+    assert grown is not None
+    assert found.percent == pytest.approx(float(grown[1]) / 2, rel=0.05)
+
+
+@pytest.mark.parametrize("size", [0.05, 0.2, 1.0])
+def test_a_stretch_at_the_end_is_a_block_and_no_drift(size: float) -> None:
+    def late(seconds: Floats) -> Floats:
+        slow = seconds.copy()
+        slow[140:] *= 1 + size
+        return slow
+
+    [found] = findings_of_steps(invented(5, 200, 0), invented(5, 200, 1, late))
+    assert found.kind == "block"
+    assert found.sentence.startswith("steps 140 to 199 took ")
+
+
+def test_a_drift_costs_no_more_where_the_baselines_runs_get_faster() -> None:
+    """What the baseline gained is told, not added to what the new runs lose."""
+    faster, slower = (lambda seconds, sign=sign: seconds + sign * (slope(seconds) - seconds) for sign in (-1, 1))
+    [alone] = findings_of_steps(invented(5, 200, 0), invented(5, 200, 1, slower))
+    [found] = findings_of_steps(invented(5, 200, 0, faster), invented(5, 200, 1, slower))
+    assert found.percent == pytest.approx(alone.percent)
+    assert re.search(r", -3\.\d % in the baseline$", found.sentence)
 
 
 def test_two_levels_are_told_of_either_side() -> None:

@@ -47,6 +47,12 @@ def test_a_pause_of_twenty_minutes_ends_a_session(named: Session | None) -> None
     assert found[0] == found[1] == found[2] != found[3] == found[4]
 
 
+def test_runs_are_put_in_the_order_of_time_however_they_are_given() -> None:
+    """25 minutes lie before and after the run in the middle, which is given last."""
+    assert len(set(labels([at(0), at(3000), at(1500)]))) == 3
+    assert len(set(labels([at(0), at(1800), at(900)]))) == 1
+
+
 def test_sessions_that_take_turns_keep_their_names() -> None:
     """Two machines that append to one folder."""
     stamps = [Stamp(session(machine=name * 12), at(60 * turn).created_at, 30.0) for turn, name in enumerate("abab")]

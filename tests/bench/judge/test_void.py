@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 
 from bench.judge.parity import (
@@ -12,7 +15,8 @@ from bench.judge.parity import (
     Traces,
     first_departure,
 )
-from bench.judge.void import lost_pairs
+from bench.judge.stats import summarise
+from bench.judge.void import lost_pairs, why_void
 
 
 def test_lost_pairs_are_told_by_layer_and_so_is_a_surplus() -> None:
@@ -23,6 +27,23 @@ def test_lost_pairs_are_told_by_layer_and_so_is_a_surplus() -> None:
     ]
     assert lost_pairs([[600, 399]], routed_pairs=None) == []
     assert lost_pairs([], routed_pairs=1000) == []
+
+
+@pytest.mark.parametrize(("mfu", "is_void"), [(None, False), (0.5, False), (1.0, False), (1.01, True), (1.2, True)])
+def test_a_speed_above_the_stated_peak_is_void_and_the_peak_itself_is_not(
+    mfu: float | None, is_void: bool, synthetic_record: Any
+) -> None:
+    record = synthetic_record()
+    why = why_void(record, replace(summarise(record), mfu=mfu))
+    assert why == (
+        f"{mfu:.0%} of the device's stated peak is impossible; check peak_flops_per_second" if is_void else None
+    )
+
+
+def test_a_run_of_too_few_steady_steps_is_void(synthetic_record: Any) -> None:
+    record = synthetic_record()
+    assert why_void(record, replace(summarise(record), steady_steps=3)) is None
+    assert why_void(record, replace(summarise(record), steady_steps=2)) == "2 steady steps of 20, at least 3 needed"
 
 
 def traces(losses: list[float | None], grad_norms: list[float | None]) -> Traces:
