@@ -16,6 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from grok1.distributed.heartbeat import _PROGRAM
 from tests.grok1.conftest import ROOT
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="hearts read /proc")
@@ -293,3 +294,12 @@ def test_a_stranger_is_not_believed(job: Job) -> None:
     for rank in ranks:
         rank.tell("done")
     assert [rank.ended() for rank in ranks] == [(0, "")] * 2
+
+
+def test_a_heart_takes_nothing_but_ours_from_where_we_are_installed(tmp_path: Path) -> None:
+    """There, a package that is called like the standard library's would come first."""
+    (tmp_path / "json.py").write_text("raise SystemExit('not the standard library')\n")
+    (tmp_path / "grok1").symlink_to(ROOT / "grok1")
+    command = [sys.executable, "-I", "-S", "-c", _PROGRAM, str(tmp_path)]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")  # without settings it ends at once
