@@ -4,6 +4,7 @@
 #   make bench BENCH_ARGS="--case NAME"     more options for pytest bench/; of RESULTS=DIR and --results the latter counts
 #   make test TEST_ARGS="-k gate -x"        more options for pytest tests/
 #   make fuzz SECONDS=600 FUZZ_ARGS="--target npz"    one parser, ten minutes
+#   make mutants MUTANTS_ARGS="--path bench/judge/void.py"    one file (python -m tests.mutants --help says the rest)
 #   make conformance MINDSPEED=DIR MEGATRON=DIR    checkouts of MindSpeed and Megatron-LM (docs/ascend.md)
 
 PYTHON ?= python3
@@ -12,6 +13,7 @@ BENCH_ARGS ?=
 TEST_ARGS ?=
 SECONDS ?= 3600
 FUZZ_ARGS ?=
+MUTANTS_ARGS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -25,7 +27,7 @@ export OMP_NUM_THREADS := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv bench test test-nodes layouts conformance fuzz check format clean
+.PHONY: help venv bench test test-nodes layouts conformance fuzz mutants check format clean
 
 help:  ## show this
 	@echo "Grok-1 pretraining benchmark. From a bare clone:"
@@ -59,6 +61,14 @@ conformance: $(READY)  ## run the NPU path on MindSpeed's and Megatron-LM's real
 
 fuzz: $(READY)  ## bend the inputs of every parser for SECONDS (default: an hour), and look for a fault
 	$(BIN)/python -m tests.fuzz --seconds $(SECONDS) $(FUZZ_ARGS)
+
+mutants: $(READY) $(VENV)/mutants  ## plant some 500 faults in the gate and the maths, one at a time: does a test fail?
+	PYTHONPATH=$(VENV)/mutants $(BIN)/python -m tests.mutants $(MUTANTS_ARGS)
+
+# Only its operators are used, so it comes without what its own commands need, and stays out of the environment.
+$(VENV)/mutants: $(READY) constraints/mutants.txt
+	$(PIP) install -qq --no-deps --upgrade --target $@ --requirement constraints/mutants.txt
+	@touch $@
 
 check: $(READY)  ## format, lint, types and import contracts, changing nothing
 	$(BIN)/ruff format --check .

@@ -1,0 +1,196 @@
+"""Faults planted by hand, each once missed by the suite or of a kind that operators do not make."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from tests.mutants.mutant import Mutant
+
+_CONVERT = "tests/grok1/weights/test_convert.py::test_"
+
+
+class Fault(NamedTuple):
+    """`old` stands once in the file, and becomes `new`; `tests` must notice."""
+
+    path: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+
+def planted(root: Path) -> list[Mutant]:
+    """The faults as mutants of this tree.
+
+    Raises:
+        RuntimeError: the file no longer holds the text, or holds it twice.
+    """
+    return [_mutant(root, fault) for fault in FAULTS]
+
+
+def _mutant(root: Path, fault: Fault) -> Mutant:
+    source = (root / fault.path).read_text(encoding="utf-8")
+    if source.count(fault.old) != 1:
+        raise RuntimeError(
+            f"{fault.path} holds {fault.old!r} {source.count(fault.old)} times, not once: mend tests/mutants/planted.py"
+        )
+    return Mutant(fault.path, source, source.replace(fault.old, fault.new), fault.tests)
+
+
+def _judge(*names: str) -> tuple[str, ...]:
+    return tuple(f"tests/bench/judge/test_{name}.py" for name in names)
+
+
+def _of_the_figures() -> Iterator[Fault]:
+    path = "bench/judge/void.py"
+    yield Fault(path, "MAX_MFU = 1.0", "MAX_MFU = 1.2", _judge("void"))
+    path, tests = "bench/judge/metrics.py", _judge("metrics")
+    yield Fault(path, "max(1, len(names) - speed)", "max(1, len(names) - speed + 1)", tests)
+    yield Fault(path, "math.log1p(tick / step)", "tick", tests)
+    path = "bench/judge/attribution.py"
+    yield Fault(path, "_LEAST_SHARE = 0.1", "_LEAST_SHARE = 0.01", _judge("attribution"))
+
+
+def _of_the_judge() -> Iterator[Fault]:
+    path, tests = "bench/judge/difference.py", _judge("difference", "evidence", "sessions")
+    capped = "Error(error.size, min(error.freedom, len(before) + len(after) - 2))"
+    yield Fault(path, capped, "Error(error.size, error.freedom + 2)", tests)
+    yield Fault(
+        path, "before.squares + BORROWED * after.variance", "before.squares + BORROWED * before.variance", tests
+    )
+    yield Fault(path, "max(float(changes.std(ddof=1)), _LEAST_SPREAD)", "float(changes.std(ddof=1))", tests)
+    harmonic = "len(self.counts) / math.fsum(1 / count for count in self.counts)"
+    yield Fault(path, harmonic, "math.fsum(self.counts) / len(self.counts)", tests)
+    yield Fault(path, "SHARE_OF_RUN_SPREAD**2 * runs, seen))", "SHARE_OF_RUN_SPREAD**2 * runs))", tests)
+    yield Fault(path, "    if more > 0:\n", "    if more < 0:\n", tests)
+    yield Fault(path, "self.session_spread > 0 and len(", "len(", tests)
+
+    path, tests = "bench/judge/multiplicity.py", _judge("multiplicity")
+    yield Fault(path, "        left -= weights[name]\n", "", tests)
+    yield Fault(path, "going = going and p_values", "going = p_values", tests)
+    yield Fault(path, "key=lambda name: p_values[name] / weights[name]", "key=lambda name: p_values[name]", tests)
+
+    path, tests = "bench/judge/sessions.py", _judge("sessions")
+    yield Fault(path, "moment - stamps[place].seconds - last[name]", "moment - last[name]", tests)
+    yield Fault(path, "sorted(moments):", "moments:", tests)
+
+    path, tests = "bench/judge/clock.py", _judge("clock")
+    yield Fault(path, ">= tick / 2 else tick", ">= tick else tick", tests)
+    yield Fault(path, "_MOST_DIFFERENT = 0.7", "_MOST_DIFFERENT = 1.0", tests)
+
+    path, tests = "bench/judge/nightly.py", _judge("nightly")
+    yield Fault(path, "int(np.argmax(series.nights))", "int(np.argmin(series.nights))", tests)
+    yield Fault(path, "best.e_value / len(found)", "best.e_value", tests)
+    yield Fault(path, "rest = 1 / (len(logarithms) + 1)", "rest = 0.0", tests)
+    yield Fault(path, "[::-1] - resolution * h", "[::-1]", tests)
+
+
+def _of_the_findings() -> Iterator[Fault]:
+    path, tests = "bench/judge/periods.py", _judge("patterns")
+    yield Fault(path, "chance * alike * (alike - 1) / 2 > _CHANCE", "chance > _CHANCE", tests)
+    yield Fault(path, "_ordinal(best.period * slow.stride)", "_ordinal(best.period)", tests)
+    path = "bench/judge/stretches.py"
+    yield Fault(path, "if not _is_solid(after, slow_after):", "if not slow_after:", tests)
+    yield Fault(path, "cost = (drift - max(had, 0.0)) / 2", "cost = drift - max(had, 0.0)", tests)
+    yield Fault(path, "drift - max(had, 0.0)) / 2", "drift - had) / 2", tests)
+    path = "bench/judge/patterns.py"
+    yield Fault(path, " and (drift is None or not _is_slope(new, stretch[2]))", "", tests)
+    again = (
+        "        old, new = without(old, stretch[1]), without(new, stretch[2])\n        drift = find_drift(old, new)\n"
+    )
+    yield Fault(path, again, "", tests)
+
+    path, tests = "bench/judge/outliers.py", _judge("outliers")
+    yield Fault(path, "MAX_ACCIDENTS = 2", "MAX_ACCIDENTS = 3", tests)
+    yield Fault(path, "alpha / (2 * (count - step + 1))", "alpha / (count - step + 1)", tests)
+    deviate = "        if deviations[farthest] > _critical(count, step, alpha) * spread:\n            beyond = step\n"
+    yield Fault(path, deviate, f"{deviate}        else:\n            break\n", tests)
+
+
+def _of_the_history() -> Iterator[Fault]:
+    tests = ("tests/bench/history/test_change_points.py",)
+    yield Fault("bench/history/noise.py", "_MOST_CORRELATION = 0.8", "_MOST_CORRELATION = 0.0", tests)
+    path = "bench/history/change_points.py"
+    yield Fault(path, "holds and not burst for", "holds for", tests)
+    of_days = ("tests/bench/history/test_history.py::test_levels_that_come_with_the_days_are_none",)
+    yield Fault(path, "        _least_between_days(history, start, at, end),\n", "", of_days)
+    path = "bench/history/setback.py"
+    yield Fault(path, "KEPT_RUNS = 5", "KEPT_RUNS = 1", tests)
+    yield Fault(
+        path, "first and levels[first - 1] > levels[first]", "first and levels[first - 1] > levels[best]", tests
+    )
+    path, tests = "bench/history/session_level.py", ("tests/bench/history/test_session_level.py",)
+    yield Fault(path, "spread * float(raised)", "spread", tests)
+    yield Fault(path, "np.minimum(differences, far)", "differences", tests)
+
+
+def _of_the_selftest() -> Iterator[Fault]:
+    path, tests = "bench/selftest/ordered.py", ("tests/bench/selftest/test_ordered.py",)
+    shuffled = "np.random.default_rng(0).permutation(np.array(series.runs, dtype=object))"
+    before = "before = [trace_of(run, series.has_memory) for run in"
+    yield Fault(path, f"{before} series.runs]", f"{before} {shuffled}]", tests)
+    after = '"every step", percent) for run in'
+    yield Fault(path, f"{after} series.runs]", f"{after} {shuffled}]", tests)
+    spread = "    spread = assumed_spread(series.device_kind, None)\n"
+    yield Fault(path, spread, f'{spread}    series = series.model_copy(update={{"runs": list({shuffled})}})\n', tests)
+    yield Fault(path, "(start, start + BLOCK + later)\n", "(start + BLOCK + later, start)\n", tests)
+    path, tests = "bench/selftest/replay.py", ("tests/bench/selftest/test_selftest.py",)
+    halves = "first, second = np.arange(half), np.arange(half, len(series.runs))"
+    dealt = "first, second = np.split(np.random.default_rng(0).permutation(len(series.runs)), [half])"
+    yield Fault(path, halves, dealt, tests)
+
+
+def _of_the_model() -> Iterator[Fault]:
+    path, tests = "grok1/kernels/dispatch.py", ("tests/grok1/kernels/test_merged_sums.py",)
+    yield Fault(path, ".sum(dim=0, dtype=torch.float32)", ".sum(dim=0)", tests)
+    parts = "part.view(self.copies, -1, part.shape[1]).sum(dim=0, dtype=torch.float32)"
+    yield Fault(path, parts, "sum(part.view(self.copies, -1, part.shape[1]))", tests)
+    yield Fault(path, "self._weights[..., None])", "self._weights[..., None].to(results_TKH.dtype))", tests)
+
+    path, tests = "grok1/training/optimizer.py", ("tests/grok1/training/test_optimizer_settings.py",)
+    yield Fault(path, "end_wd=training.weight_decay", "end_wd=0.0", tests)
+    yield Fault(path, "adam_beta2=training.adam_beta2", "adam_beta2=training.adam_beta1", tests)
+    yield Fault(path, 'lr_decay_style="cosine"', 'lr_decay_style="linear"', tests)
+    decayed = "        min_lr=training.min_learning_rate,\n        lr_warmup_steps"
+    yield Fault(path, decayed, "        min_lr=0.0,\n        lr_warmup_steps", tests)
+    yield Fault(path, "wd_incr_steps=training.decay_steps", "wd_incr_steps=training.warmup_steps", tests)
+
+    path, tests = "grok1/model/model.py", ("tests/grok1/model/test_transformer_config.py",)
+    pre_softmax = 'moe_router_pre_softmax=model.router == "softmax_then_topk"'
+    yield Fault(path, pre_softmax, "moe_router_pre_softmax=False", tests)
+    coefficient = "moe_aux_loss_coeff=model.aux_loss_coefficient,"
+    yield Fault(path, coefficient, "moe_aux_loss_coeff=model.aux_loss_coefficient / 2,", tests)
+    yield Fault(path, '"fp32" if training.router_dtype == "fp32" else None', "None", tests)
+    path, tests = "grok1/model/moe.py", ("tests/grok1/model/test_transformer_config.py",)
+    yield Fault(path, 'F.gelu(x, approximate="tanh")', "F.gelu(x)", tests)
+
+    path, tests = "grok1/weights/sharding.py", (f"{_CONVERT}published_names_mean_what_xais_arrays_do[layout0]",)
+    yield Fault(path, "group * rows + low - first, high - low", "group * rows, high - low", tests)
+    path, tests = "grok1/weights/blocks.py", (f"{_CONVERT}round_trip_is_bitwise",)
+    yield Fault(
+        path, '(2 * ffn, hidden), ffn, ffn, "linear_v.weight"', '(2 * ffn, hidden), 0, ffn, "linear_v.weight"', tests
+    )
+
+
+def _of_the_ledger() -> Iterator[Fault]:
+    path, tests = "bench/ledger/count.py", ("tests/bench/ledger/test_count.py",)
+    yield Fault(path, "first + more * (second - first)", "first + (more - 1) * (second - first)", tests)
+    of_tiny = ("tests/bench/ledger/test_ledger.py::test_a_step_costs_what_is_stored[grok1-tiny]",)
+    yield Fault(path, "min(total, recipe.parallel.pipeline + 1)", "min(total, recipe.parallel.pipeline)", of_tiny)
+    yield Fault(
+        path, "size = -(-len(points) // _TIMELINE_POINTS)", "size = len(points) // _TIMELINE_POINTS or 1", tests
+    )
+    yield Fault(path, "max(stretch, key=lambda point: point[2])", "stretch[0]", tests)
+    yield Fault(path, '".local_experts." in name', '".experts." in name', tests)
+
+
+FAULTS: tuple[Fault, ...] = (
+    *_of_the_figures(),
+    *_of_the_judge(),
+    *_of_the_findings(),
+    *_of_the_history(),
+    *_of_the_selftest(),
+    *_of_the_model(),
+    *_of_the_ledger(),
+)
