@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import platform
+import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -85,3 +87,42 @@ def _throttled_seconds(cgroups: Path) -> float | None:
                 if name in _THROTTLED_UNIT_SECONDS:
                     return int(value) * _THROTTLED_UNIT_SECONDS[name]
     return None
+
+
+@dataclass(frozen=True)
+class OthersClock:
+    """A moment, and the time until then that all cores together ran other programs for; None: nothing says so here."""
+
+    moment: float
+    seconds: float | None
+
+
+def others_clock() -> OthersClock:
+    """Now. Linux counts its kernel's work and that of other containers too."""
+    return OthersClock(time.monotonic(), _busy_seconds() - _own_seconds() if psutil.LINUX else None)
+
+
+def others_cores(before: OthersClock, after: OthersClock) -> float | None:
+    """How many cores other programs used on average between two readings."""
+    if before.seconds is None or after.seconds is None:
+        return None
+    return max(0.0, after.seconds - before.seconds) / (after.moment - before.moment)
+
+
+def _busy_seconds() -> float:
+    """Of all cores, for any program; a guest's time is in the user's."""
+    times = psutil.cpu_times()
+    return float(times.user + times.nice + times.system + times.irq + times.softirq)
+
+
+def _own_seconds() -> float:
+    """Of this process and of all that it started; one that ended is counted by the process that waited for it.
+
+    So ranks are counted when they have ended: the forkserver waits for them.
+    """
+    this, found = psutil.Process(), 0.0
+    for process in (this, *this.children(recursive=True)):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            times = process.cpu_times()
+            found += times.user + times.system + times.children_user + times.children_system
+    return found

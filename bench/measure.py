@@ -13,7 +13,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from bench.git import commit
-from bench.host import host, lost_seconds, seconds_since, session
+from bench.host import host, lost_seconds, others_clock, others_cores, seconds_since, session
 from bench.judge.void import lost_pairs
 from bench.records.environment import allowed_environment
 from bench.records.jsonfile import nonfinite_as_null
@@ -43,7 +43,7 @@ def run(
 
     Ranks that fail after the run was measured cost the record its modules and no more: a line on stderr says why.
     """
-    machine, before = host(), lost_seconds()
+    machine, before, others = host(), lost_seconds(), others_clock()
     measured: list[RunMeasured] = []
 
     def note(event: Event) -> None:
@@ -72,7 +72,8 @@ def run(
         result = measured[0].result
     if result is None:
         return None
-    return make_record(case, job, result, machine | seconds_since(before, lost_seconds()))
+    machine |= {**seconds_since(before, lost_seconds()), "others_cores": others_cores(others, others_clock())}
+    return make_record(case, job, result, machine)
 
 
 def _warn(text: str) -> None:

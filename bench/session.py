@@ -183,7 +183,7 @@ class BenchSession:
         return self.verdicts
 
     def _judged(self, error: float) -> dict[str, Verdict]:
-        found = judge_suite(grouped(self.records), self.baselines(), error, self.session_level().of)
+        found = judge_suite(grouped(self.records), self.baselines(), error, self.session_level().level)
         return {each.case: each for each in found}
 
 

@@ -85,7 +85,7 @@ def report(
         stored = load_baselines(baselines) if loaded else []
         ledgers = [read_ledger(path) for path in ledger or ()]
         level = session_level(session_spread, Path("results") / FILE_NAME, [record.id for record in loaded])
-        cases = assess(loaded, stored, session_percent=level.of)
+        cases = assess(loaded, stored, session_percent=level.level)
         path = write_cases(cases, output, step_summary=step_summary, ledgers=ledgers)
         verdicts = [case.verdict for case in cases]
         if junitxml is not None:

@@ -19,7 +19,7 @@ from bench.git import commit_of
 from bench.judge.baseline import Baseline
 from bench.judge.evidence import FAMILY_ERROR, FIRST_STAGE_ERROR, Evidence, visible_errors
 from bench.judge.metrics import SPEED, SPEED_WEIGHT, STEP
-from bench.judge.remedy import AB_PAIRS, Remedy
+from bench.judge.remedy import AB_PAIRS, Remedy, base_of, told_minutes
 from bench.judge.verdict import Row, Verdict
 from bench.judge.words import compared, session_level
 
@@ -29,7 +29,7 @@ FILE_NAME = "settled.json"
 
 @dataclass(frozen=True)
 class Doubt:
-    """A verdict that only the level of another session keeps from an answer, by this row of it."""
+    """A verdict that the level of another session, or a busier machine, keeps from an answer, by this row of it."""
 
     verdict: Verdict
     row: Row
@@ -49,31 +49,11 @@ def doubt_of(verdict: Verdict) -> Doubt | None:
     found = [
         Doubt(verdict, row, row.evidence, row.remedy)
         for row in rows
-        if row.evidence is not None and row.evidence.session_percent is not None and row.remedy is not None
+        if row.evidence is not None and row.remedy is not None
+        if row.evidence.session_percent is not None or row.remedy.excuse
     ]
-    suspected = [each for each in found if each.remedy.is_suspicion]
+    suspected = [each for each in found if each.remedy.excuse or each.remedy.is_suspicion]
     return next(iter(suspected or [each for each in found if each.remedy.runs is None]), None)
-
-
-def base_of(baseline: Baseline) -> str:
-    """The commit that all runs of a baseline are of.
-
-    Raises:
-        ValueError: there is not one, or the runs may be of something else.
-    """
-    commits = [run.commit for run in baseline.runs]
-    if any(each.sha is None for each in commits):
-        raise ValueError("the baseline names no commit; record it from a checkout of this project with git")
-    if changed := next((each for each in commits if each.dirty is not False), None):
-        raise ValueError(
-            f"the baseline's runs are of {(changed.sha or '')[:10]} with changes that no commit holds; commit first, "
-            "and record it again"
-        )
-    shas = list(dict.fromkeys(str(each.sha) for each in commits))
-    if len(shas) > 1:
-        names = " and ".join(each[:10] for each in shas[:2])
-        raise ValueError(f"the baseline's runs are of {len(shas)} commits ({names}), and A/B runs one")
-    return shas[0]
 
 
 def pairs_for(doubt: Doubt, baseline: Baseline, error: float) -> int:
@@ -127,10 +107,10 @@ def _settled(
 
 
 def _announced(doubt: Doubt, wanted: Request, error: float) -> str:
-    minutes = max(1, round(2 * wanted.pairs * doubt.remedy.run_seconds / 60))
+    minutes = told_minutes(2 * wanted.pairs * doubt.remedy.process_seconds)
     return (
         f"{doubt.verdict.case} is in doubt: {_suspicion(doubt)}. A/B settles it: {2 * wanted.pairs} runs "
-        f"(about {minutes:,} min), {wanted.base[:10]} and the working tree in turns, judged at an error of "
+        f"(about {minutes}), {wanted.base[:10]} and the working tree in turns, judged at an error of "
         f"{error:.2%}; with the gate's {FIRST_STAGE_ERROR:.2%} at most {FAMILY_ERROR:.0%} in all"
     )
 
@@ -138,9 +118,12 @@ def _announced(doubt: Doubt, wanted: Request, error: float) -> str:
 def _suspicion(doubt: Doubt) -> str:
     """What the gate saw, and why that was no answer."""
     seen = compared(doubt.row.metric, doubt.evidence.change_percent, "", f"in {doubt.row.label}").lstrip(" :")
+    seen = f"{'it ' * (doubt.row.metric == STEP)}{seen}"
+    if doubt.remedy.excuse:
+        return f"{seen}, and {doubt.remedy.excuse}"
     level = session_level(doubt.evidence)
     verb = "could be the whole of it" if doubt.remedy.is_suspicion else "hides any smaller change"
-    return f"{'it ' * (doubt.row.metric == STEP)}{seen}, and the level of a session ({level}) {verb}"
+    return f"{seen}, and the level of a session ({level}) {verb}"
 
 
 def decided(doubt: Doubt, outcome: Outcome) -> Verdict:

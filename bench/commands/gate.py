@@ -96,7 +96,7 @@ def _judged(
     for line in filter(None, (level.told(group[0]) for group in groups)):
         print(f"note: {plain(line, 1000)}", file=sys.stderr)
     try:
-        verdicts = judge_suite(groups, stored, FIRST_STAGE_ERROR if may_settle else FAMILY_ERROR, level.of)
+        verdicts = judge_suite(groups, stored, FIRST_STAGE_ERROR if may_settle else FAMILY_ERROR, level.level)
     except OverflowError:
         raise ValueError("step times differ by more than a number can hold: these are not times of one job") from None
     if may_settle:

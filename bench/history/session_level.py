@@ -18,6 +18,7 @@ import scipy
 
 from bench.history.store import Entry, key_of, read
 from bench.judge.difference import MIN_SESSIONS
+from bench.judge.sessions import ASSUMED, FROM_HISTORY, Level
 from bench.records.record import Record
 
 MIN_PERCENT, MAX_PERCENT = 0.01, 50.0
@@ -43,6 +44,11 @@ class SessionLevel:
             return self.percent
         found = level_percent(self._sessions(record))
         return None if found is None else min(max(found, MIN_PERCENT), MAX_PERCENT)
+
+    def level(self, record: Record) -> Level | None:
+        """The same, and who says so."""
+        percent = self.of(record)
+        return None if percent is None else Level(percent, ASSUMED if self.history is None else FROM_HISTORY)
 
     def told(self, record: Record) -> str | None:
         """A line on where the level comes from; None where it was given."""

@@ -28,6 +28,8 @@ SHARE_OF_RUN_SPREAD = 1.0
 # Two runs can be equal by chance, or to the clock's last digit: below this spread nothing is known to be quieter.
 _LEAST_SPREAD = 1e-4
 
+_ASSUMED = "assumed"
+
 LIMIT_PERCENT = 100 * 5 / 95  # of step seconds: 5 % fewer tokens a second
 FLOOR_PERCENT = 1.0  # a smaller change is of no practical interest, however sure it is
 
@@ -40,9 +42,9 @@ class Comparison:
     are, and a change is a share of it. Paired runs were taken side by side, the first with the first.
 
     `sessions` names the session of each run of either side; None: all are of one. `session_spread` is the assumed level
-    between sessions, one standard deviation on the tested scale (0.01 is 1 %); 0: the metric has none. `resolution` is
-    the clock's tick on that scale: no difference below it is known. Comparisons of one `group` ask one question in
-    several ways, and share its error.
+    between sessions, one standard deviation on the tested scale (0.01 is 1 %); 0: the metric has none. `session_origin`
+    says in words where it is from. `resolution` is the clock's tick on that scale: no difference below it is known.
+    Comparisons of one `group` ask one question in several ways, and share its error.
     """
 
     before: Sequence[float]
@@ -54,6 +56,7 @@ class Comparison:
     is_paired: bool = False
     sessions: tuple[Sequence[str], Sequence[str]] | None = None
     session_spread: float = 0.0
+    session_origin: str = _ASSUMED
     resolution: float = 0.0
     group: Hashable = None
 
@@ -85,6 +88,7 @@ class Difference:
     within: Error | None = None
     session_spread: float = 0.0  # that was reckoned with
     is_session_spread_known: bool = False  # by the baseline's own sessions
+    session_origin: str = _ASSUMED  # of the spread that was reckoned with
 
 
 def difference(comparison: Comparison) -> Difference:
@@ -243,6 +247,7 @@ def _across(before: _Side, after: _Side, comparison: Comparison) -> Difference:
         within=_sum_of(_errors_of_runs(of_runs, numbers)),
         session_spread=spread,
         is_session_spread_known=numbers[0] >= MIN_SESSIONS,
+        session_origin=comparison.session_origin if math.isclose(spread, comparison.session_spread) else _ASSUMED,
     )
 
 

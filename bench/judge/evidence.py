@@ -52,7 +52,8 @@ class Evidence:
     spread_percent: float  # between runs of one session, one standard deviation
     runs: tuple[int, int]  # baseline's, ours
     session_percent: float | None = None  # between sessions, one standard deviation; None within one session
-    is_session_known: bool = False  # from the baseline's own sessions; else assumed
+    is_session_known: bool = False  # from the baseline's own sessions; else
+    session_origin: str = ""  # who says so, in words
 
 
 @dataclass(frozen=True)
@@ -60,12 +61,14 @@ class Judgement:
     """A metric's state and the alpha at which it was tested.
 
     `is_suspicion`: within one session the change would be significant, but the level of a session can explain it.
+    `excuse`: what else may be the whole of it, in words; then there is no answer.
     """
 
     state: MetricState
     evidence: Evidence
     alpha: float
     is_suspicion: bool = False
+    excuse: str = ""
 
 
 def weigh(comparison: Comparison, alpha: float = FAMILY_ERROR) -> Evidence:
@@ -93,6 +96,7 @@ def _evidence(comparison: Comparison, found: Difference, alpha: float) -> Eviden
         runs=(len(comparison.before), len(comparison.after)),
         session_percent=units(found.session_spread) if across else None,
         is_session_known=found.is_session_spread_known,
+        session_origin=found.session_origin if across else "",
     )
 
 

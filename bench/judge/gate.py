@@ -11,6 +11,7 @@ other software is shown and does not decide, unless the run has all that the bas
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,21 +20,20 @@ from bench.judge import disturbance, outliers
 from bench.judge.attribution import Attribution, attribute
 from bench.judge.baseline import Baseline
 from bench.judge.difference import MIN_BASELINE_RUNS, Comparison
-from bench.judge.disturbance import undisturbed
+from bench.judge.disturbance import Busier, Seen, busier, readings, seen_of, seen_of_baseline, undisturbed
 from bench.judge.evidence import FAMILY_ERROR, MIN_RUNS_TO_DECIDE, Judgement, decide
 from bench.judge.metrics import MEAN, RATE, SPEED, STEP, Sessions, family, figures_of, speed_figures
 from bench.judge.patterns import findings, in_words
-from bench.judge.recorded_run import run_seconds
-from bench.judge.remedy import Remedy, remedy_of
+from bench.judge.remedy import remedy_of
 from bench.judge.rule import RowState, deciding
-from bench.judge.sessions import assumed_spread, labels, stamp_of
+from bench.judge.sessions import Level, assumed_level, labels, stamp_of
 from bench.judge.stats import Summary, summarise
 from bench.judge.verdict import Refusal, Row, Verdict
 from bench.judge.void import MIN_STEADY_STEPS, why_invalid, why_learning_differs, why_void
 from bench.judge.words import verdict_sentence, why_no_baseline
 from bench.records.record import Record
 
-SessionPercent = float | Callable[[Record], float | None] | None
+SessionPercent = float | Callable[[Record], Level | float | None] | None
 
 
 def judge(
@@ -57,7 +57,7 @@ def judge_suite(
     """Judge several cases, each by its runs: all their metrics are one family, which errs at most `family_error`.
 
     `session_percent` is the level between sessions, one standard deviation, that is assumed of a baseline of too few
-    sessions to know its own, or a function that gives it for a case's first run; None:
+    sessions to know its own, or a function that gives it, perhaps with who says so, for a case's first run; None:
     bench.judge.sessions.ASSUMED_PERCENT of the device's kind.
     """
     cases = [_prepare(list(runs), baselines, session_percent) for runs in groups]
@@ -69,7 +69,10 @@ def judge_suite(
         for baseline in case.weighed
         for metric, comparison in case.comparisons[baseline.label].items()
     }
-    judged = decide(tests, family_error)
+    judged = {
+        key: _as_far_as_alike(found, tests[key], cases[key[0]].busier.get(key[1]))
+        for key, found in decide(tests, family_error).items()
+    }
     return [
         _conclude(case, {(label, metric): found for (at, label, metric), found in judged.items() if at == index})
         for index, case in enumerate(cases)
@@ -89,6 +92,7 @@ class _Case:
     step_seconds: float = 0.0
     comparisons: Mapping[str, dict[str, Comparison]] = field(default_factory=dict)  # by label of the weighed baselines
     disturbed: str = ""  # what was taken from runs, in words
+    busier: Mapping[str, Busier | None] = field(default_factory=dict)  # by label of the weighed baselines
 
     @property
     def weighed(self) -> list[Baseline]:
@@ -102,8 +106,8 @@ class _Case:
 
 def _prepare(runs: list[Record], baselines: Sequence[Baseline], session_percent: SessionPercent) -> _Case:
     _require_one_case(runs)
-    given, first = runs, runs[0]
-    percent = session_percent(first) if callable(session_percent) else session_percent
+    first = runs[0]
+    level = assumed_level(first.device.kind, session_percent(first) if callable(session_percent) else session_percent)
     if void := next((reason for run in runs if (reason := why_invalid(run))), None):
         return _Case(runs, void, 1.0, [], [], ())
     summaries = [summarise(run) for run in runs]
@@ -119,9 +123,13 @@ def _prepare(runs: list[Record], baselines: Sequence[Baseline], session_percent:
     ]
     matched = [baseline for baseline, found in differences if not found]
     void = void or why_learning_differs(runs, matched)
+    seen = [seen_of(run) for run in runs]
+    taken = [readings(each) for each in seen]
+    kept = undisturbed(taken, MIN_RUNS_TO_DECIDE)
+    disturbed = disturbance.told(runs, taken, left_out=len(runs) - len(kept))
     if void is None:
-        kept = undisturbed(runs, MIN_RUNS_TO_DECIDE)
         runs, summaries = [runs[place] for place in kept], [summaries[place] for place in kept]
+        seen = [seen[place] for place in kept]
     weighed = [baseline for baseline in matched if void is None and _is_weighed(baseline)]
     figures = [figures_of(each) for each in summaries]
     return _Case(
@@ -135,8 +143,9 @@ def _prepare(runs: list[Record], baselines: Sequence[Baseline], session_percent:
             *(Refusal(baseline.label, found) for baseline, found in differences if found),
         ),
         step_seconds=statistics.median(each.median_step_seconds for each in summaries),
-        comparisons={each.label: _comparisons(each, runs, summaries, figures, percent) for each in weighed},
-        disturbed=disturbance.told(given, left_out=len(given) - len(runs)),
+        comparisons={each.label: _comparisons(each, runs, summaries, figures, level) for each in weighed},
+        disturbed=disturbed,
+        busier={each.label: busier(_seen_by(each, first), seen) for each in weighed},
     )
 
 
@@ -202,7 +211,7 @@ def _comparisons(
     runs: Sequence[Record],
     summaries: Sequence[Summary],
     figures: Sequence[Mapping[str, float]],
-    session_percent: float | None,
+    level: Level,
 ) -> dict[str, Comparison]:
     """Both sides without the same first steps: the longest warm-up of all runs."""
     cut = max([run.warmup_steps for run in baseline.runs] + [each.steady_from for each in summaries])
@@ -217,12 +226,27 @@ def _comparisons(
     sessions = Sessions(
         before=stamps[: len(baseline.runs)],
         after=stamps[len(baseline.runs) :],
-        spread=assumed_spread(runs[0].device.kind, session_percent),
+        spread=math.log1p(level.percent / 100),
+        origin=level.origin,
     )
     return {
         name: replace(each, limit_percent=_limits(baseline)[0], floor_percent=baseline.floor_percent)
         for name, each in family(theirs, ours, sessions=sessions).items()
     }
+
+
+def _seen_by(baseline: Baseline, ours: Record) -> list[Seen]:
+    return [seen_of_baseline(run, ours.device.kind, ours.layout.ranks_per_node) for run in baseline.runs]
+
+
+def _as_far_as_alike(judgement: Judgement, comparison: Comparison, found: Busier | None) -> Judgement:
+    """Where one side's machine was busier, no change of speed is told, nor that there is none if it was the baseline's.
+
+    What is the same in every session, as memory is, does not depend on it.
+    """
+    if found is None or not comparison.session_spread or (judgement.state == "pass" and found.is_after):
+        return judgement
+    return replace(judgement, state="inconclusive", excuse=found.words)
 
 
 def _cut_figures(steady_seconds: Sequence[float], more: int) -> dict[str, float]:
@@ -271,19 +295,12 @@ def _weighed_rows(baseline: Baseline, case: _Case, judged: Mapping[str, Judgemen
             label=baseline.label,
             source=baseline.source,
             evidence=judged[tested].evidence,
-            remedy=_remedy(baseline, case, sides[tested], judged[tested]),
+            remedy=remedy_of(sides[tested], judged[tested], case.runs, baseline)
+            if judged[tested].state == "inconclusive"
+            else None,
         )
         for metric, tested, measured, stored, limit in figures
     ]
-
-
-def _remedy(baseline: Baseline, case: _Case, comparison: Comparison, judgement: Judgement) -> Remedy | None:
-    if judgement.state != "inconclusive":
-        return None
-    base = baseline.runs[0].commit
-    seconds = [run_seconds(run) for run in case.runs]
-    sha = None if base.dirty else base.sha
-    return remedy_of(comparison, judgement.alpha, judgement.is_suspicion, case.runs[0].case, sha, seconds)
 
 
 def _row(

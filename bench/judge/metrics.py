@@ -97,11 +97,12 @@ def _quantile(ordered: Sequence[float], share: float) -> float:
 
 @dataclass(frozen=True)
 class Sessions:
-    """The session of each run of two sides, and the level between sessions that is assumed (0.01 is 1 %)."""
+    """The session of each run of two sides, the assumed level between sessions (0.01 is 1 %), and who says so."""
 
     before: Sequence[str]
     after: Sequence[str]
     spread: float
+    origin: str = "assumed"
 
 
 def family(
@@ -125,6 +126,7 @@ def family(
             is_paired=is_paired,
             sessions=None if sessions is None else (sessions.before, sessions.after),
             session_spread=0.0 if sessions is None or name in _SAME_IN_EVERY_SESSION else sessions.spread,
+            session_origin="assumed" if sessions is None else sessions.origin,
             resolution=_resolution(name, step, (*before, *after)),
             group="speed" if name in SPEED else None,
         )

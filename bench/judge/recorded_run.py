@@ -11,7 +11,7 @@ from pydantic import Field, StringConstraints, model_validator
 from bench.judge.metrics import STEP, figures_of, metric_of, speed_figures
 from bench.judge.stats import summarise
 from bench.records.fields import Count, Figure, HexId, Name, Seconds, StepSeconds, Strict, Text
-from bench.records.record import Commit, Record, Session
+from bench.records.record import Commit, Host, Record, Session
 
 
 class RecordedRun(Strict):
@@ -21,6 +21,7 @@ class RecordedRun(Strict):
     created_at: Annotated[str, StringConstraints(max_length=40)]
     session: Session | None = None  # null: from before records said so, or of a foreign log
     run_seconds: Seconds | None = None  # from the start to the last step; null in older files
+    host: Host | None = None  # null in older files, or of a foreign log
     commit: Commit
     software: Annotated[dict[Name, Text], Field(max_length=100)]
     environment: Annotated[dict[Name, Text], Field(max_length=500)]
@@ -69,6 +70,7 @@ def recorded_run(record: Record) -> RecordedRun:
         created_at=record.created_at,
         session=record.session,
         run_seconds=run_seconds(record),
+        host=record.host,
         commit=record.commit,
         software=record.software,
         environment=record.environment,

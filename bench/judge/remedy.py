@@ -7,8 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
+from bench.judge.baseline import Baseline
 from bench.judge.difference import Comparison, difference
-from bench.judge.evidence import FAMILY_ERROR, MIN_RUNS_TO_DECIDE, visible_errors
+from bench.judge.evidence import FAMILY_ERROR, MIN_RUNS_TO_DECIDE, Judgement, visible_errors
+from bench.judge.recorded_run import run_seconds
+from bench.records.record import Record
 
 MAX_RUNS = 40  # more than this, nobody waits for
 AB_PAIRS = 5
@@ -16,38 +19,90 @@ AB_PAIRS = 5
 
 @dataclass(frozen=True)
 class Remedy:
-    """How to get an answer; `runs` None: no number of them in this session would do."""
+    """How to get an answer; `runs` None: no number of them in this session would do.
+
+    `run_seconds` is what one more run of this session takes, `process_seconds` what it takes in a process of its own,
+    as in A/B. `excuse` says why a change was not told (bench.judge.disturbance.busier).
+    """
 
     runs: int | None
     run_seconds: float
+    process_seconds: float
     base: str | None  # the baseline's commit, where it is one
     case: str
-    is_suspicion: bool
+    is_suspicion: bool = False
+    excuse: str = ""
 
     @property
     def sentence(self) -> str:
         """The end of a verdict's sentence."""
+        if self.excuse:
+            return f"{self.excuse}; compare runs of free machines, or settle by A/B: {self._ab}"
         if self.is_suspicion:
             return f"the level of another session could explain it; settle by A/B: {self._ab}"
         if self.runs is None:
             return f"no number of runs in this session would settle it; compare by A/B: {self._ab}"
-        more = f"about {self.runs} runs in all would settle it: --runs {self.runs} ({self._minutes(self.runs)})"
-        return f"{more}, or A/B: {self._ab}"
+        more = f"about {self.runs} runs in all would settle it: --runs {self.runs}"
+        return f"{more} ({told_minutes(self.runs * self.run_seconds)}), or A/B: {self._ab}"
 
     @property
     def _ab(self) -> str:
-        return f"python -m bench ab --base {self.base or 'REV'} --case {self.case} ({self._minutes(2 * AB_PAIRS)})"
-
-    def _minutes(self, runs: int) -> str:
-        return f"{max(1, round(runs * self.run_seconds / 60)):,} min"
+        minutes = told_minutes(2 * AB_PAIRS * self.process_seconds)
+        return f"python -m bench ab --base {self.base or 'REV'} --case {self.case} ({minutes})"
 
 
-def remedy_of(
-    comparison: Comparison, alpha: float, is_suspicion: bool, case: str, base: str | None, run_seconds: Sequence[float]
-) -> Remedy:
-    """Of an inconclusive metric; `run_seconds` are those of our runs, and `base` is the baseline's commit."""
-    runs = None if is_suspicion else runs_needed(comparison, alpha)
-    return Remedy(runs, median(run_seconds), base, case, is_suspicion)
+def told_minutes(seconds: float) -> str:
+    """Rounded, and at least one."""
+    return f"{max(1, round(seconds / 60)):,} min"
+
+
+def remedy_of(comparison: Comparison, judgement: Judgement, runs: Sequence[Record], baseline: Baseline) -> Remedy:
+    """Of an inconclusive metric of these runs of ours."""
+    can_run_more = not judgement.is_suspicion and not judgement.excuse
+    try:
+        base: str | None = base_of(baseline)
+    except ValueError:
+        base = None
+    return Remedy(
+        runs=runs_needed(comparison, judgement.alpha) if can_run_more else None,
+        run_seconds=median(run_seconds(run) for run in runs),
+        process_seconds=process_seconds(runs),
+        base=base,
+        case=runs[0].case,
+        is_suspicion=judgement.is_suspicion,
+        excuse=judgement.excuse,
+    )
+
+
+def process_seconds(runs: Sequence[Record]) -> float:
+    """What one run takes in a process of its own: its steps, the slowest start among these, and pytest's start.
+
+    Runs of one session share the process that started their ranks, so that the first start is the slowest. pytest's own
+    takes about as long again.
+    """
+    steps = median(run_seconds(run) - (run.startup_seconds or 0.0) for run in runs)
+    return steps + 2 * max(run.startup_seconds or 0.0 for run in runs)
+
+
+def base_of(baseline: Baseline) -> str:
+    """The commit that all runs of a baseline are of, which A/B runs again.
+
+    Raises:
+        ValueError: there is not one, or the runs may be of something else.
+    """
+    commits = [run.commit for run in baseline.runs]
+    if any(each.sha is None for each in commits):
+        raise ValueError("the baseline names no commit; record it from a checkout of this project with git")
+    if changed := next((each for each in commits if each.dirty is not False), None):
+        raise ValueError(
+            f"the baseline's runs are of {(changed.sha or '')[:10]} with changes that no commit holds; commit first, "
+            "and record it again"
+        )
+    shas = list(dict.fromkeys(str(each.sha) for each in commits))
+    if len(shas) > 1:
+        names = " and ".join(each[:10] for each in shas[:2])
+        raise ValueError(f"the baseline's runs are of {len(shas)} commits ({names}), and A/B runs one")
+    return shas[0]
 
 
 def runs_needed(comparison: Comparison, alpha: float = FAMILY_ERROR) -> int | None:

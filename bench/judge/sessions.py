@@ -19,6 +19,7 @@ from bench.records.record import Record, Session
 # series, in the order of time, fail 0 to 7 % of the time (docs/baselines.md, "In the order of time"); with 1.2 %
 # it was 13 %.
 ASSUMED_PERCENT: Mapping[DeviceKind, float] = {"npu": 1.2, "cuda": 1.2, "cpu": 3.0}
+ASSUMED, FROM_HISTORY = "assumed", "from the history"  # who says so, in a verdict
 # From the end of a run to the start of the next: after a longer one the machine may be at another level.
 _PAUSE_SECONDS = 1200.0
 
@@ -40,9 +41,24 @@ def stamp_of(run: Record | RecordedRun) -> Stamp:
     return Stamp(run.session, run.created_at, run_seconds(run))
 
 
+@dataclass(frozen=True)
+class Level:
+    """The level between sessions, one standard deviation in percent, and who says so."""
+
+    percent: float
+    origin: str = ASSUMED
+
+
+def assumed_level(kind: DeviceKind, given: Level | float | None) -> Level:
+    """The given one, or else that of the kind of device."""
+    if isinstance(given, Level):
+        return given
+    return Level(ASSUMED_PERCENT[kind] if given is None else given)
+
+
 def assumed_spread(kind: DeviceKind, percent: float | None) -> float:
     """The level between sessions as a logarithm: the given one, in percent, or else that of the kind of device."""
-    return math.log1p((ASSUMED_PERCENT[kind] if percent is None else percent) / 100)
+    return math.log1p(assumed_level(kind, percent).percent / 100)
 
 
 def labels(stamps: Sequence[Stamp]) -> list[str]:

@@ -104,10 +104,11 @@ def _weighed_sentence(case: str, row: Row, state: MetricState, evidence: Evidenc
     tested = MEAN if row.metric == RATE else row.metric
     few = f"a decision takes at least {MIN_RUNS_TO_DECIDE} runs; " if ours < MIN_RUNS_TO_DECIDE else ""
     remedy = few + (row.remedy.sentence if row.remedy else "add --runs, or compare on one quiet machine")
+    rests_on = remedy if row.remedy and row.remedy.excuse else ending(state, evidence, "runs", _REFRESH, remedy)
     return (
         f"{state.upper()}: {case}{compared(tested, evidence.change_percent, '', 'in its baseline')} "
         f"({told_interval(evidence, FAMILY_ERROR)}, {ours} run{'s' * (ours > 1)} against {theirs}"
-        f"{_told_sessions(evidence)}): {figures}; {ending(state, evidence, 'runs', _REFRESH, remedy)}"
+        f"{_told_sessions(evidence)}): {figures}; {rests_on}"
     )
 
 
@@ -118,7 +119,7 @@ def _told_sessions(evidence: Evidence) -> str:
 
 def session_level(evidence: Evidence) -> str:
     """How far sessions are taken to be apart, and who says so."""
-    how = "as its own sessions show" if evidence.is_session_known else "assumed"
+    how = "as its own sessions show" if evidence.is_session_known else evidence.session_origin
     return f"{evidence.session_percent or 0.0:.1f} % between sessions, {how}"
 
 

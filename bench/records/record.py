@@ -105,7 +105,10 @@ class Commit(Strict):
 
 
 class Host(Strict):
-    """The machine of rank 0. A load above `cores` before the start says that others were using it."""
+    """The machine of rank 0.
+
+    `load_average_1m` is of before the start, and holds what the job's own run before leaves in it.
+    """
 
     cores: Positive
     memory_bytes: Positive
@@ -115,6 +118,8 @@ class Host(Strict):
     # guests. Throttled: waited for, over this group's quota.
     stolen_seconds: Seconds | None = None
     throttled_seconds: Seconds | None = None
+    # How many cores other programs used during the run, on average; null where the system does not say.
+    others_cores: Annotated[float, Field(ge=0, le=1e6)] | None = None
 
 
 class Session(Strict):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,9 @@ import psutil
 import pytest
 
 import tests.bench.measure_entries as entries
+from bench import host as hosts
 from bench import measure
-from bench.host import host, lost_seconds, seconds_since
+from bench.host import OthersClock, host, lost_seconds, others_cores, seconds_since
 from bench.judge.attribution import attribute
 from bench.judge.metrics import figures_of
 from bench.judge.stats import summarise
@@ -132,6 +134,31 @@ def test_lost_seconds_are_those_of_the_run(monkeypatch: pytest.MonkeyPatch, reco
 )
 def test_seconds_since(before: float | None, after: float | None, expected: float | None) -> None:
     assert seconds_since(_lost(before, 0.0), _lost(after, 0.0)) == _lost(expected, 0.0)
+
+
+@pytest.mark.skipif(not psutil.LINUX, reason="the system does not say")
+def test_what_our_processes_do_is_not_others_work() -> None:
+    """Ranks are children of the forkserver, which waits for them; what they did stays in the count."""
+    before, busy = hosts._own_seconds(), hosts._busy_seconds()
+    for context in (multiprocessing.get_context("forkserver"), multiprocessing.get_context("spawn")):
+        process = context.Process(target=entries.compute, args=(0.3,))
+        process.start()
+        process.join()
+    assert hosts._own_seconds() - before >= 0.55
+    assert hosts._busy_seconds() - busy >= 0.55
+
+
+def test_a_record_says_how_many_cores_others_used(record: Record) -> None:
+    assert record.host is not None
+    assert (record.host.others_cores is not None) == psutil.LINUX
+
+
+@pytest.mark.parametrize(
+    ("seconds", "cores"), [((1.0, 4.0), 1.5), ((4.0, 1.0), 0.0), ((None, None), None), ((1.0, None), None)]
+)
+def test_others_cores(seconds: tuple[float | None, float | None], cores: float | None) -> None:
+    """A clock that goes backwards, as where a child is counted late, says 0."""
+    assert others_cores(OthersClock(10.0, seconds[0]), OthersClock(12.0, seconds[1])) == cores
 
 
 @pytest.mark.parametrize(

@@ -12,13 +12,13 @@ from bench.ab import settle as settling
 from bench.ab.outcome import Outcome, concluded
 from bench.ab.request import Request
 from bench.ab.sequential import sequential
-from bench.ab.settle import base_of, doubt_of, settle
+from bench.ab.settle import doubt_of, settle
 from bench.ab.settle_stored import settle_stored, why_not
 from bench.judge.baseline import Baseline, BaselineFile, recorded_baseline
 from bench.judge.evidence import FAMILY_ERROR, FIRST_STAGE_ERROR, SECOND_STAGE_ERROR, decide
 from bench.judge.gate import judge
 from bench.judge.metrics import STEP, Sessions, family, figures_of
-from bench.judge.remedy import runs_needed
+from bench.judge.remedy import base_of, runs_needed
 from bench.judge.stats import summarise
 from bench.judge.verdict import Verdict
 from bench.records.record import Commit, Record, Session
@@ -100,6 +100,19 @@ def test_a_suspicion_is_for_ab_and_an_answer_is_not(
     verdict = first_stage(same_session, stored)
     assert verdict.state == "inconclusive"
     assert doubt_of(verdict) is None, "more runs of this session settle it"
+
+
+def test_a_change_that_a_busier_machine_may_explain_is_for_ab_even_within_a_session(
+    synthetic_record: Any, stored: Baseline
+) -> None:
+    taken = {"throttled_seconds": 500.0}
+    verdict = first_stage(runs_of(synthetic_record, TWO_DAYS[0], 50.0, 61, host=taken), stored)
+    assert verdict.state == "inconclusive"
+    doubt = doubt_of(verdict)
+    assert doubt is not None
+    announced = settling._announced(doubt, Request(SHA, None, "grok1-40b", 5), SECOND_STAGE_ERROR)
+    assert "% more time per step than in " in announced
+    assert ", and the machine was busier: its CPU quota held runs back for " in announced
 
 
 @pytest.mark.parametrize(

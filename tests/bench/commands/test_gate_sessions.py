@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from bench.judge.baseline import BaselineFile, recorded_baseline
 from reports.__main__ import main
 from tests.bench.ab.test_settle import TWO_DAYS, runs_of
 from tests.bench.conftest import Command
+from tests.bench.history.test_session_level import histories
 
 
 @pytest.fixture
@@ -41,6 +43,15 @@ def test_the_assumed_level_decides_what_is_a_suspicion(bench: Command, records: 
     code, output, errors = bench("gate", records, "--session-spread", "history")
     assert (code, output.split(":")[0]) == (0, "INCONCLUSIVE")
     assert "note: grok1-40b: results/history.jsonl holds 0 sessions of it, and a level takes 5" in errors
+
+
+def test_a_level_from_the_history_is_told_as_such(bench: Command, records: Path, synthetic_record: Any) -> None:
+    histories(synthetic_record, [1.0, 1.01, 0.99, 1.01, 1.0], Path("history.jsonl"))
+    code, output, errors = bench("gate", records, "--session-spread", "history.jsonl")
+    assert (code, output.split(":")[0]) == (0, "INCONCLUSIVE")
+    (told,) = re.findall(r"against 5 of another session, (.*?)\)", output)
+    assert re.fullmatch(r"[0-9.]+ % between sessions, from the history", told)
+    assert "by 5 sessions in history.jsonl" in errors
 
 
 def test_what_cannot_run_again_stays_in_doubt_and_says_why(bench: Command, records: Path) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pytest
 
 from bench.judge.difference import Comparison
 from bench.judge.evidence import weigh
-from bench.judge.remedy import MAX_RUNS, Remedy, runs_needed
+from bench.judge.remedy import MAX_RUNS, Remedy, process_seconds, runs_needed
 
 
 def noisy(count: int, spread: float) -> list[float]:
@@ -38,10 +41,19 @@ def test_no_number_of_runs_tells_two_sessions_apart() -> None:
 
 
 def test_the_sentence_names_the_command_and_its_minutes() -> None:
-    ab = "python -m bench ab --base abc --case tiny (5 min)"
-    assert Remedy(12, 30.0, "abc", "tiny", False).sentence == (
-        f"about 12 runs in all would settle it: --runs 12 (6 min), or A/B: {ab}"
-    )
-    assert Remedy(None, 30.0, "abc", "tiny", False).sentence.endswith(f"compare by A/B: {ab}")
-    assert Remedy(None, 30.0, "abc", "tiny", True).sentence.endswith(f"settle by A/B: {ab}")
-    assert "--base REV" in Remedy(None, 30.0, None, "tiny", True).sentence
+    ab = "python -m bench ab --base abc --case tiny (7 min)"
+    more = Remedy(12, run_seconds=30.0, process_seconds=42.0, base="abc", case="tiny")
+    assert more.sentence == f"about 12 runs in all would settle it: --runs 12 (6 min), or A/B: {ab}"
+    assert replace(more, runs=None).sentence.endswith(f"compare by A/B: {ab}")
+    assert replace(more, is_suspicion=True).sentence.endswith(f"another session could explain it; settle by A/B: {ab}")
+    excused = replace(more, is_suspicion=True, excuse="it rained").sentence
+    assert excused == f"it rained; compare runs of free machines, or settle by A/B: {ab}"
+    assert "--base REV" in replace(more, runs=None, base=None).sentence
+
+
+def test_a_run_of_ab_pays_for_two_starts(synthetic_record: Any) -> None:
+    """pytest's, and that of the ranks' imports, which runs of one session after the first do not pay."""
+    runs = [synthetic_record(seed=seed, startup_seconds=seconds) for seed, seconds in enumerate([20.0, 1.0, 1.0])]
+    steps = sum(runs[0].ranks[0].step_seconds)
+    assert process_seconds(runs) == pytest.approx(40 + steps, rel=0.05)
+    assert process_seconds([synthetic_record(startup_seconds=None)]) == pytest.approx(steps, rel=0.05)
