@@ -10,7 +10,7 @@ import pytest
 from bench.judge.baseline import recorded_baseline
 from bench.judge.disturbance import Seen, busier, disturbed, readings, seen_of, seen_of_baseline, told
 from bench.judge.gate import judge
-from tests.conftest import build_synthetic_record
+from bench.synthetic import build_synthetic_record
 
 QUIET_HOST = {"stolen_seconds": 0.0, "throttled_seconds": 0.0}
 STEADY_SECONDS = [5.0, *[1.0] * 29]  # 34 s, and 12.5 s before
