@@ -38,6 +38,11 @@ def test_a_step_costs_what_is_stored(name: str, session: BenchSession, benchmark
     )
     if name == (session.config.getoption("--recipe") or _REPORTED):
         session.ledgers.append(counted)
+    if counted.engine_line != stored.engine_line:
+        pytest.skip(
+            f"the stored ledger is megatron-core {stored.engine_line}'s, and {counted.engine_line} is installed; "
+            "docs/ledger.md has the difference"
+        )
     complaint = ledger_text.complaint(stored, counted)
     if complaint:
         pytest.fail(complaint, pytrace=False)

@@ -110,6 +110,11 @@ class Ledger(Strict):
     rationale: Annotated[str, Field(max_length=2000)] = ""
 
     @property
+    def engine_line(self) -> str:
+        """The line of megatron-core that counted it, such as "0.12"."""
+        return ".".join(self.software.get("megatron_core", "unknown").split(".")[:2])
+
+    @property
     def is_complete(self) -> bool:
         """Every operator that ran has a FLOP formula or is known to have none."""
         return not self.unknown_operators
@@ -145,6 +150,10 @@ class Difference(Strict):
 def incomparable(before: Ledger, after: Ledger) -> list[str]:
     """Why two ledgers of one recipe are of different things, so that a difference may not be the code's."""
     reasons = []
+    if before.engine_line != after.engine_line:
+        reasons.append(
+            f"two lines of the engine: counted by megatron-core {before.engine_line} before, {after.engine_line} after"
+        )
     for name in sorted({*before.software, *after.software}):
         old, new = before.software.get(name, "absent"), after.software.get(name, "absent")
         if old != new:

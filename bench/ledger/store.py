@@ -49,8 +49,17 @@ def store(ledger: Ledger, folder: Path | None, rationale: str) -> Path:
     """Replace the stored ledger, with the reason in it and without the timeline, which is not compared.
 
     Without a folder it goes to this project's, or to the current folder's where this is an installed package.
+
+    Raises:
+        ValueError: what is stored is of another line of the engine.
     """
     path = path_of(folder or (FOLDER if SOURCES else OWN_BASELINES / "ledger"), ledger.recipe_name)
+    line = read_ledger(path).engine_line if path.is_file() else ledger.engine_line
+    if line != ledger.engine_line:
+        raise ValueError(
+            f"{path} is megatron-core {line}'s, and {ledger.engine_line} is installed; store another line's elsewhere: "
+            "--baselines DIR"
+        )
     ranks = [rank.model_copy(update={"timeline": []}) for rank in ledger.ranks]
     write_ledger(path, ledger.model_copy(update={"ranks": ranks, "rationale": rationale.strip()}))
     return path

@@ -37,12 +37,19 @@ def complaint(before: Ledger, after: Ledger) -> str:
         )
     if found:
         lines += ["", table(found)]
+    return "\n".join([*lines, "", _remedy(before, after, found)])
+
+
+def _remedy(before: Ledger, after: Ledger, found: Sequence[Difference]) -> str:
+    if before.engine_line != after.engine_line:
+        return (
+            f"the stored ledger is megatron-core {before.engine_line}'s, and stays so: check the code with that line "
+            "installed; docs/ledger.md says what another line costs"
+        )
     what = "cheaper" if found and all(each.after <= each.before for each in found) else "intended"
-    lines += [
-        "",
-        f"if this is {what}, store it: python -m bench ledger --recipe {after.recipe_name} --update --rationale '...'",
-    ]
-    return "\n".join(lines)
+    return (
+        f"if this is {what}, store it: python -m bench ledger --recipe {after.recipe_name} --update --rationale '...'"
+    )
 
 
 def table(found: Sequence[Difference]) -> str:

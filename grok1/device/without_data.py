@@ -27,11 +27,12 @@ def _without_tensors(data: object) -> object:
 
 @contextlib.contextmanager
 def without_data() -> Iterator[None]:
-    """Two patches for torch's fake tensors, on any device, for as long as a dry run lasts. torch 2.13.
+    """Three patches for torch's fake tensors, on any device, for as long as a dry run lasts. torch 2.13.
 
     `torch.tensor` of (lists of) tensors reads their values, and megatron-core 0.12's gradient norm calls it so: here
     each is HOST_READS. `Module.bfloat16` replaces a fake parameter by its copy, which weak references forbid: here it
-    leaves a model alone that is in bfloat16 already.
+    leaves a model alone that is in bfloat16 already. `dist.all_gather_object` makes tensors of what it sends, and reads
+    theirs: here every rank says what this one says (megatron-core 0.16 compares the optimizer's groups so).
     """
     tensor: Callable[..., torch.Tensor] = torch.tensor
     bfloat16 = torch.nn.Module.bfloat16
@@ -45,7 +46,14 @@ def without_data() -> Iterator[None]:
         return module
 
     torch.tensor, torch.nn.Module.bfloat16 = unread, already_bfloat16  # type: ignore[method-assign,assignment]
+    gather_objects, dist.all_gather_object = dist.all_gather_object, _hear_oneself
     try:
         yield
     finally:
         torch.tensor, torch.nn.Module.bfloat16 = tensor, bfloat16  # type: ignore[method-assign]
+        dist.all_gather_object = gather_objects
+
+
+def _hear_oneself(object_list: list[object], obj: object, group: dist.ProcessGroup | None = None) -> None:
+    """all_gather_object where every rank says the same."""
+    object_list[:] = [obj] * len(object_list)

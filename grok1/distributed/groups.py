@@ -22,7 +22,7 @@ from grok1.distributed.heartbeat import heartbeat, open_meeting
 from grok1.distributed.rendezvous import FAKE_URL, Rendezvous
 from grok1.distributed.roll_call import call_roll
 from grok1.distributed.store import opened
-from grok1.megatron.door import aux_loss_tracker, parallel_state, tensor_parallel
+from grok1.megatron.door import aux_loss_tracker, parallel_state, tensor_parallel, whole_job_groups
 
 
 @dataclass(frozen=True)
@@ -151,6 +151,7 @@ def group_names() -> dict[dist.ProcessGroup | None, str]:
         ("tensor x data", state.get_tensor_and_data_parallel_group()),
         ("expert-tensor x expert x pipeline", state.get_expert_tensor_model_pipeline_parallel_group()),
         ("world", dist.group.WORLD),
+        *(("world", group) for group in whole_job_groups()),
     ]
     names: dict[dist.ProcessGroup | None, str] = {None: "world"}
     for name, group in kinds:

@@ -40,6 +40,7 @@ from grok1.distributed.nodes import ONE_MACHINE, Nodes, Terms, common_terms
 from grok1.distributed.rank_process import leave_backends_to_the_seam, rank_main
 from grok1.distributed.rendezvous import COLLECTIVE_SECONDS, Rendezvous
 from grok1.distributed.watchdog import LOOK_SECONDS, Watchdog
+from grok1.megatron.installed import megatron_line
 
 _SHARE_OF_FREE_MEMORY = 0.9  # on a CPU other programs want some; a device's memory is all ours
 _PROCESS_BYTES = 128 << 20  # what a rank needs beside its model: torch's and gloo's own, not shared with the forkserver
@@ -148,8 +149,9 @@ def _local_ranks(nodes: Nodes, world_size: int) -> int:
 
 
 def check_machine(recipe: Recipe, device: Kind, local_ranks: int) -> None:
-    """Refuse what this machine cannot hold or compute, before any process starts."""
+    """Refuse what this machine cannot hold or compute, before any process starts; its megatron-core first."""
     check_environment(device, local_ranks, recipe.parallel.world_size)
+    megatron_line(device)
     buffer_mb = hccl_buffer_mb(device)
     if device == "cpu":
         available = int(psutil.virtual_memory().available * _SHARE_OF_FREE_MEMORY)

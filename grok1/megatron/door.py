@@ -6,9 +6,11 @@ What differs between megatron's lines comes from the module of the line that is 
 from __future__ import annotations
 
 from grok1.device import seam
+from grok1.device.kind import device_kind
 from grok1.megatron import patches
 from grok1.megatron.installed import megatron_line
 
+megatron_line(device_kind())  # before MindSpeed patches a megatron that is not its own
 seam.activate()
 
 with patches.quiet_imports(), patches.compile_when_called():
@@ -47,13 +49,20 @@ with patches.quiet_imports(), patches.compile_when_called():
     from megatron.core.utils import get_model_config
 
     if megatron_line() == "0.12":
-        from grok1.megatron.line_0_12 import PATCHES, WholeDispatcher, aux_loss_tracker, optimizer_state
+        from grok1.megatron.line_0_12 import (
+            PATCHES,
+            WholeDispatcher,
+            aux_loss_tracker,
+            optimizer_state,
+            whole_job_groups,
+        )
     else:
         from grok1.megatron.line_0_16 import (  # type: ignore[assignment]
             PATCHES,
             WholeDispatcher,
             aux_loss_tracker,
             optimizer_state,
+            whole_job_groups,
         )
 
 for patch in PATCHES:
@@ -104,4 +113,5 @@ __all__ = [
     "optimizer_state",
     "parallel_state",
     "tensor_parallel",
+    "whole_job_groups",
 ]

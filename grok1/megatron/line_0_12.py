@@ -56,6 +56,11 @@ def aux_loss_tracker() -> dict[str, object]:
     return tracker
 
 
+def whole_job_groups() -> list[object]:
+    """Groups of all ranks beside torch's own: none."""
+    return []
+
+
 def optimizer_state(optimizer: MegatronOptimizer, weights: StateDict, is_loading: bool) -> StateDict:
     """The optimizer's state, as dist_checkpointing takes it: each parameter's as flat pieces of the whole."""
     return optimizer.sharded_state_dict(weights, is_loading=is_loading)

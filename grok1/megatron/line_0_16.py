@@ -8,6 +8,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 
+from megatron.core import parallel_state
 from megatron.core.transformer.moe.moe_utils import get_default_pg_collection, get_moe_layer_wise_logging_tracker
 from megatron.core.transformer.moe.token_dispatcher import MoEAlltoAllTokenDispatcher
 from megatron.core.transformer.transformer_config import TransformerConfig
@@ -78,6 +79,11 @@ def aux_loss_tracker() -> dict[str, object]:
     """megatron's running sums of the routers' auxiliary losses: name -> {"values": tensor [layers], ...}."""
     tracker: dict[str, object] = get_moe_layer_wise_logging_tracker()
     return tracker
+
+
+def whole_job_groups() -> list[object]:
+    """Groups of all ranks beside torch's own: the distributed optimizer's, of which there is one instance."""
+    return [parallel_state.get_intra_distributed_optimizer_instance_group()]
 
 
 def optimizer_state(optimizer: MegatronOptimizer, weights: StateDict, is_loading: bool) -> StateDict:

@@ -20,6 +20,7 @@ from grok1.config.recipe import Recipe
 from grok1.distributed.groups import Ranks
 from grok1.files import NotDoneError
 from grok1.megatron.door import dist_checkpointing, optimizer_state
+from grok1.megatron.installed import megatron_line
 from grok1.megatron.instances import chained
 from grok1.megatron.plain_data import RefusedPickleError, why
 from grok1.megatron.protocols import MegatronOptimizer, Scheduler, StateDict
@@ -71,7 +72,7 @@ def save(
         dist.all_gather_object(sums, _own_sums(folder, step, ranks))
         if ranks.rank == 0:
             all_sums = {name: each[name] for each in sums for name in each}
-            finish_step(folder, step, recipe, all_sums, corpus, tokenizer)
+            finish_step(folder, step, recipe, all_sums, corpus, tokenizer, megatron_line())
     dist.barrier()
 
 

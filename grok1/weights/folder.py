@@ -19,6 +19,7 @@ from grok1.config.load import build_recipe
 from grok1.config.recipe import Data, Recipe, Training
 from grok1.config.refusals import printable
 from grok1.files import write_text
+from grok1.megatron.installed import megatron_line
 from grok1.weights.manifest import (
     MANIFEST,
     FileSum,
@@ -37,6 +38,7 @@ CORPUS = "data.corpus"  # named like a key of the recipe: the text itself
 TOKENIZER = "data.tokenizer"  # the same: the content of its files
 
 _COPY_AGAIN = "copy the checkpoint again, whole"
+_FIRST_LINE = "0.12"  # that wrote the checkpoints that do not say it
 _FREE_KEYS = ("training.recompute",)  # whose change leaves every number as it was
 _FIXED_KEYS = ("training.dtype",)  # the optimizer's state has another shape
 
@@ -98,9 +100,9 @@ class StoredCheckpoint:
     ) -> None:
         """Refuse what cannot continue the run that wrote this; imported weights need the same model and no more.
 
-        With optimizer state, the layout must match too, and what decides the numbers of a step: the training and data
-        sections, the corpus and the tokenizer, whose digests are empty where they are not known. `allowed` names what
-        may differ of those.
+        With optimizer state, the layout and megatron's line must match too, and what decides the numbers of a step: the
+        training and data sections, the corpus and the tokenizer, whose digests are empty where they are not known.
+        `allowed` names what may differ of those.
 
         Raises:
             ValueError: names the values that differ.
@@ -109,6 +111,7 @@ class StoredCheckpoint:
         self.check_model(recipe, advice)
         if self.has_weights_only:
             return
+        self._check_line()
         self._check_section("parallel", recipe, advice)
         self._check_experts(recipe)
         differences = self._differences(recipe, {CORPUS: corpus, TOKENIZER: tokenizer})
@@ -152,6 +155,16 @@ class StoredCheckpoint:
                     f"checkpoint {self.folder} was written with {section}.{key}={stored[key]}, the recipe "
                     f"says {value}; {advice}"
                 )
+
+    def _check_line(self) -> None:
+        """Each of megatron's lines keeps the optimizer's state in a way of its own; weights are the same in both."""
+        stored, now = self.manifest.megatron or _FIRST_LINE, megatron_line()
+        if stored != now:
+            raise ValueError(
+                f"checkpoint {self.folder} was written by megatron-core {printable(stored)}, whose optimizer state "
+                f"megatron-core {now} does not read; resume with megatron-core {printable(stored)}, or go on from its "
+                "weights (grok1 convert)"
+            )
 
     def _check_experts(self, recipe: Recipe) -> None:
         """Grouped experts are stored transposed, so their optimizer state fits no others; the other two kinds match."""
@@ -202,14 +215,16 @@ def finish_step(
     sums: Mapping[str, FileSum] | None = None,
     corpus: str = "",
     tokenizer: str = "",
+    megatron: str = "",
 ) -> None:
     """Give a step's partial folder its recipe, its manifest and its name, and make it the newest.
 
-    One process does this after all wrote. `sums` are those of files that were read already.
+    One process does this after all wrote. `sums` are those of files that were read already, `megatron` is the line
+    that wrote the optimizer's state.
     """
     partial, final = partial_folder(folder, step), step_folder(folder, step)
     write_text(partial / _RECIPE_NAME, json.dumps(recipe.resolved(), indent=2))
-    _write_sums(partial, step, recipe, sums or {}, corpus, tokenizer)
+    _write_sums(partial, step, recipe, sums or {}, corpus, tokenizer, megatron)
     replaced = final.with_name(f"{final.name}.replaced")
     shutil.rmtree(replaced, ignore_errors=True)
     if final.exists():
@@ -244,11 +259,19 @@ def seal(folder: Path) -> int:
 
 
 def _write_sums(
-    where: Path, step: int, recipe: Recipe, sums: Mapping[str, FileSum], corpus: str, tokenizer: str = ""
+    where: Path,
+    step: int,
+    recipe: Recipe,
+    sums: Mapping[str, FileSum],
+    corpus: str,
+    tokenizer: str = "",
+    megatron: str = "",
 ) -> None:
     rest = {path.name for path in where.iterdir()} - sums.keys()
     files = {**sums, **file_sums(where, rest)}
-    manifest = Manifest(step=step, recipe_hash=recipe.hash(), corpus=corpus, tokenizer=tokenizer, files=files)
+    manifest = Manifest(
+        step=step, recipe_hash=recipe.hash(), corpus=corpus, tokenizer=tokenizer, megatron=megatron, files=files
+    )
     write_manifest(where, manifest)
 
 

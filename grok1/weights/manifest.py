@@ -51,6 +51,7 @@ class Manifest(BaseModel):
     recipe_hash: str = Field(max_length=64)
     corpus: str = Field(default="", max_length=128)  # its digest; empty for weights that were imported
     tokenizer: str = Field(default="", max_length=128)  # the same; empty in manifests that are older than it
+    megatron: str = Field(default="", max_length=16)  # the line that wrote it; empty: 0.12, or weights of no line
     files: dict[str, FileSum] = Field(min_length=1, max_length=1 << 20)
 
     def text(self) -> str:
@@ -58,8 +59,9 @@ class Manifest(BaseModel):
         return json.dumps({**self.content(), "self": _own_digest(self.content())}, indent=1) + "\n"
 
     def content(self) -> dict[str, object]:
-        """What its own digest is over: as it was stored, with or without a tokenizer."""
-        return self.model_dump(mode="json", by_alias=True, exclude=None if self.tokenizer else {"tokenizer"})
+        """What its own digest is over: as it was stored, with or without a tokenizer and megatron's line."""
+        absent = {name for name in ("tokenizer", "megatron") if not getattr(self, name)}
+        return self.model_dump(mode="json", by_alias=True, exclude=absent)
 
     @property
     def bytes(self) -> int:

@@ -20,6 +20,7 @@ from bench.ledger.schema import Ledger, differences, read_ledger, write_ledger
 from grok1.config.load import load_recipe
 from grok1.config.memory import SHOWN_GIB
 from grok1.distributed.launch import rank_context
+from tests.lines import ONLY_0_12
 
 REMEDY = "python -m bench ledger --recipe"
 
@@ -32,6 +33,7 @@ def tiny() -> Ledger:
 # ---- what ships ----------------------------------------------------------------------------------------
 
 
+@ONLY_0_12
 @pytest.mark.parametrize("name", ["grok1-tiny", "grok1-40b"])
 def test_a_step_costs_what_is_stored(name: str, tiny: Ledger) -> None:
     """The benchmark run holds the other recipes too; these two take seconds."""
@@ -135,6 +137,28 @@ def test_other_versions_are_said_first(tiny: Ledger) -> None:
     after = changed(tiny, lambda content: content["software"].update(torch="9.9.9"))
     lines = ledger_text.complaint(tiny, after).splitlines()
     assert lines[1] == f"- not comparable: torch {tiny.software['torch']} before, 9.9.9 after"
+
+
+def test_a_ledger_of_another_line_is_said_to_be_one_and_never_to_replace_the_stored(tiny: Ledger) -> None:
+    after = changed(tiny, lambda content: content["software"].update(megatron_core="0.99.1"))
+    said = ledger_text.complaint(tiny, after)
+    assert said.count(f"two lines of the engine: counted by megatron-core {tiny.engine_line} before, 0.99 after") == 1
+    assert f"the stored ledger is megatron-core {tiny.engine_line}'s, and stays so" in said
+    assert REMEDY not in said
+    assert "two lines of the engine" in ledger_text.as_markdown(tiny, after, ("before", "after"))
+    patch = changed(tiny, lambda content: content["software"].update(megatron_core=f"{tiny.engine_line}.99"))
+    assert "two lines of the engine" not in ledger_text.complaint(tiny, patch)
+
+
+def test_storing_does_not_replace_a_ledger_of_another_line(tiny: Ledger, tmp_path: Path) -> None:
+    other = changed(tiny, lambda content: content["software"].update(megatron_core="0.99.1"))
+    path = ledger_store.store(tiny, tmp_path, "the first")
+    with pytest.raises(ValueError, match=rf"is megatron-core {tiny.engine_line}'s, and 0\.99 .*; .*--baselines") as e:
+        ledger_store.store(other, tmp_path, "another line")
+    assert "\n" not in str(e.value)
+    assert read_ledger(path).rationale == "the first"
+    ledger_store.store(tiny, tmp_path, "the second")
+    assert read_ledger(path).rationale == "the second"
 
 
 def test_an_unknown_operator_fails_the_gate(tiny: Ledger) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from grok1.config.load import ONE_RANK, load_recipe
+from grok1.megatron.installed import megatron_line
 from grok1.weights.folder import (
     LATEST,
     StoredCheckpoint,
@@ -23,7 +24,7 @@ from tests.grok1.opened_files import opened_below
 def stored(folder: Path, step: int, *overrides: str, corpus: str = "") -> StoredCheckpoint:
     """A step's folder as a save leaves it, but for megatron's files."""
     start_step(folder, step)
-    finish_step(folder, step, load_recipe("grok1-nano", overrides), corpus=corpus)
+    finish_step(folder, step, load_recipe("grok1-nano", overrides), corpus=corpus, megatron=megatron_line())
     return StoredCheckpoint.open(folder)
 
 
@@ -46,7 +47,7 @@ def test_a_step_counts_once_it_is_finished(tmp_path: Path) -> None:
     first = stored(tmp_path, 1)
     start_step(tmp_path, 2)
     assert StoredCheckpoint.open(tmp_path) == first
-    finish_step(tmp_path, 2, first.recipe)
+    finish_step(tmp_path, 2, first.recipe, megatron=megatron_line())
     second = StoredCheckpoint.open(tmp_path)
     assert (second.step, second.step_folder.name) == (2, "iter_0000002")
     assert not partial_folder(tmp_path, 2).exists()
@@ -136,7 +137,7 @@ def test_imported_weights_start_any_training(tmp_path: Path) -> None:
 
 def test_another_tokenizer_is_refused_by_its_digest(tmp_path: Path) -> None:
     start_step(tmp_path, 1)
-    finish_step(tmp_path, 1, load_recipe("grok1-nano"), tokenizer="0123")
+    finish_step(tmp_path, 1, load_recipe("grok1-nano"), tokenizer="0123", megatron=megatron_line())
     checkpoint = StoredCheckpoint.open(tmp_path)
     checkpoint.check_resumable(checkpoint.recipe, tokenizer="0123")
     checkpoint.check_resumable(checkpoint.recipe)  # not known
@@ -144,6 +145,30 @@ def test_another_tokenizer_is_refused_by_its_digest(tmp_path: Path) -> None:
     checkpoint.check_resumable(checkpoint.recipe, "", ["data.tokenizer"], tokenizer="4567")
     with pytest.raises(ValueError, match=r"data\.tokenizer=0123, now 4567; .*--allow-change data\.tokenizer"):
         checkpoint.check_resumable(checkpoint.recipe, tokenizer="4567")
+
+
+@pytest.mark.parametrize(("written", "installed"), [("0.12", "0.16"), ("0.16", "0.12"), ("", "0.16")])
+def test_another_line_of_megatron_is_refused_with_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: str, installed: str
+) -> None:
+    start_step(tmp_path, 1)
+    finish_step(tmp_path, 1, load_recipe("grok1-nano"), megatron=written)
+    checkpoint = StoredCheckpoint.open(tmp_path)
+    assert ("megatron" in checkpoint.manifest.text()) == bool(written)  # without it, as manifests were
+    monkeypatch.setattr("grok1.weights.folder.megatron_line", lambda: installed)
+    expected = (
+        rf"was written by megatron-core {written or '0.12'}, .* {installed} does not .*; resume with .*grok1 conv"
+    )
+    with pytest.raises(ValueError, match=expected):
+        checkpoint.check_resumable(checkpoint.recipe)
+    monkeypatch.setattr("grok1.weights.folder.megatron_line", lambda: written or "0.12")
+    checkpoint.check_resumable(checkpoint.recipe)
+
+
+def test_imported_weights_are_of_no_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = stored(tmp_path, 0)
+    monkeypatch.setattr("grok1.weights.folder.megatron_line", lambda: "another")
+    checkpoint.check_resumable(checkpoint.recipe)
 
 
 def test_another_corpus_is_refused_by_its_digest(tmp_path: Path) -> None:

@@ -1,0 +1,90 @@
+"""Which line of megatron-core is installed, and the refusal of those that this program was never run on."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from grok1.megatron import installed
+from grok1.megatron.installed import megatron_core_folder, megatron_line
+
+REPOSITORY = Path(__file__).parents[3]
+
+
+def _core(folder: Path, version: str, said: str | None = None) -> Path:
+    """A megatron/core that only says its version."""
+    core = folder / "megatron" / "core"
+    core.mkdir(parents=True)
+    (core / "__init__.py").touch()
+    names = ("MAJOR", "MINOR", "PATCH")
+    lines = [f"{name} = {number}" for name, number in zip(names, version.split("."), strict=True)]
+    (core / "package_info.py").write_text("\n".join(lines) if said is None else said)
+    return core
+
+
+def _found(monkeypatch: pytest.MonkeyPatch, core: Path | None) -> None:
+    monkeypatch.setattr(installed, "megatron_core_folder", lambda: core)
+
+
+@pytest.mark.parametrize(("version", "line"), [("0.12.1", "0.12"), ("0.12.3", "0.12"), ("0.16.1", "0.16")])
+def test_the_two_lines_are_known(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, version: str, line: str) -> None:
+    _found(monkeypatch, _core(tmp_path, version))
+    assert megatron_line() == line
+    assert megatron_line("cuda") == line
+
+
+@pytest.mark.parametrize("version", ["0.11.0", "0.13.1", "0.15.3", "0.17.0", "0.19.0", "1.12.0", "0.120.0", "0.1.6"])
+def test_another_line_is_refused_with_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, version: str
+) -> None:
+    _found(monkeypatch, _core(tmp_path, version))
+    with pytest.raises(
+        ValueError, match=rf"^megatron-core {version} is installed in .*install .*0\.12.* or .*0\.16\."
+    ) as e:
+        megatron_line()
+    assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize("said", ["", "MAJOR = 0\nMINOR = x\nPATCH = 1\n", "VERSION = (0, 12, 1)\n"])
+def test_a_megatron_that_does_not_say_its_version_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, said: str
+) -> None:
+    _found(monkeypatch, _core(tmp_path, "0.12.1", said))
+    with pytest.raises(ValueError, match="megatron-core unknown is installed in"):
+        megatron_line()
+
+
+def test_no_megatron_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    _found(monkeypatch, None)
+    with pytest.raises(ValueError, match=r"megatron-core is not installed; install .*0\.12.* or .*0\.16\."):
+        megatron_line()
+
+
+def test_an_npu_wants_the_line_that_mindspeed_patches(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    _found(monkeypatch, _core(tmp_path / "new", "0.16.1"))
+    with pytest.raises(ValueError, match=r"device npu with megatron-core 0\.16: MindSpeed patches .* 0\.12 alone; in"):
+        megatron_line("npu")
+    _found(monkeypatch, _core(tmp_path / "old", "0.12.1"))
+    assert megatron_line("npu") == "0.12"
+
+
+def test_a_checkout_on_the_path_comes_before_the_wheel(tmp_path: Path) -> None:
+    core = _core(tmp_path, "0.15.0")
+    path = os.pathsep.join([str(tmp_path), str(REPOSITORY)])
+    command = [sys.executable, "-m", "grok1", "train", "--recipe", "grok1-nano", "--steps", "1", "--device", "cpu"]
+    done = subprocess.run(
+        command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=100, check=False
+    )
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith(f"grok1: megatron-core 0.15.0 is installed in {core}, of a line that")
+    assert done.stderr.count("\n") == 1
+
+
+def test_the_line_is_the_one_that_an_import_would_find() -> None:
+    folder = megatron_core_folder()
+    assert folder is not None
+    assert f"MINOR = {megatron_line().partition('.')[2]}\n" in (folder / "package_info.py").read_text(encoding="utf-8")

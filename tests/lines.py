@@ -1,0 +1,11 @@
+"""Tests of one of megatron-core's two lines are skipped on the other, with the reason."""
+
+from __future__ import annotations
+
+import pytest
+
+from grok1.megatron.installed import megatron_line
+
+_IS_0_12 = megatron_line() == "0.12"
+
+ONLY_0_12 = pytest.mark.skipif(not _IS_0_12, reason="stored figures and MindSpeed are of megatron-core 0.12")
