@@ -80,7 +80,6 @@ MODULES = (
     Module("bench/history/setback.py", (f"{_HISTORY}change_points.py",)),
     Module("bench/history/session_level.py", (f"{_HISTORY}session_level.py",)),
     Module("bench/selftest/ordered.py", ("tests/bench/selftest/test_ordered.py",)),
-    Module("bench/ledger/count.py", ("tests/bench/ledger/test_count.py",), most=8),  # the rest takes ranks
     Module("grok1/config/memory.py", ("tests/grok1/config/test_memory.py",)),
     Module("grok1/kernels/dispatch.py", ("tests/grok1/kernels/test_merged_sums.py",), most=8),
     Module("grok1/kernels/capped_attention.py", ("tests/grok1/kernels/test_capped_attention.py",)),

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from bench.history import store
 from bench.history.session_level import level_percent, session_level
@@ -41,6 +42,14 @@ def test_the_level_keeps_an_error_of_one_percent(number: int) -> None:
     assert 0.003 < wrong < 0.01 + 4 * (0.01 / trials) ** 0.5
 
 
+@pytest.mark.parametrize("number", [5, 6, 20])
+def test_sessions_that_take_turns_by_one_percent_by_hand(number: int) -> None:
+    """All differences are 0.01, of which sqrt(pi) / 2 is a standard deviation; 0.7 degrees of freedom a difference."""
+    found = level_percent(np.exp(0.01 * (np.arange(number) % 2)).tolist())
+    raised = stats.t.ppf(0.99, 0.7 * (number - 1)) / stats.norm.ppf(0.99)
+    assert found == pytest.approx(100 * np.expm1(0.01 * np.sqrt(np.pi) / 2 * raised))
+
+
 def test_one_real_change_hardly_moves_it() -> None:
     random = np.random.default_rng(4)
     medians = np.exp(random.normal(0.0, 0.01, (200, 20)))
@@ -56,6 +65,9 @@ def test_a_history_gives_the_level_of_a_case_or_says_why_not(tmp_path: Path, syn
     level = session_level("history", path)
     assert level.of(records[0]) is None
     assert "holds 4 sessions of it, and a level takes 5" in str(level.told(records[0]))
+    path.unlink()
+    records = histories(synthetic_record, [1.0], path)
+    assert "holds 1 session of it, and" in str(session_level("history", path).told(records[0]))
     path.unlink()
     records = histories(synthetic_record, [1.0, 1.01, 0.99, 1.02, 1.0], path)
     level = session_level(str(path), tmp_path / "none")

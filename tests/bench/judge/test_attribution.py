@@ -68,6 +68,23 @@ def test_a_module_is_named_with_what_it_took_of_the_profiled_step() -> None:
     assert "modules" not in attribute([BEFORE] * 5, [after] * 3).sentence, "the stored runs timed none"
 
 
+def test_a_part_that_only_one_side_has_took_no_time_on_the_other() -> None:
+    after = BEFORE | {STEP: 1.2, PHASE + "checkpoint": 0.3}
+    found = {part.name: part for part in attribute([BEFORE] * 5, [after] * 3).parts}["checkpoint"]
+    assert (found.kind, found.before_seconds, found.after_seconds) == ("phase", 0.0, 0.3)
+    assert found.share == pytest.approx(1.5)
+    gone = {part.name: part for part in attribute([after] * 5, [BEFORE] * 3).parts}["checkpoint"]
+    assert (gone.before_seconds, gone.after_seconds) == (0.3, 0.0)
+    assert gone.share == pytest.approx(1.5)
+
+
+def test_sides_are_compared_by_their_medians() -> None:
+    others = [BEFORE | {STEP: step, PHASE + "forward": step / 2} for step in (1.0, 1.4, 9.0)]
+    found = attribute([BEFORE] * 5, others)
+    assert found.step_change_seconds == pytest.approx(0.4)
+    assert found.parts[0].change_seconds == pytest.approx(0.3)
+
+
 def test_nothing_recorded_says_nothing() -> None:
     assert attribute([{STEP: 1.0}], [{STEP: 2.0}]).sentence == ""
     assert attribute([BEFORE], [{STEP: 2.0}]).sentence == "", "a log that has no phases has not lost them"

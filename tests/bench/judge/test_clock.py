@@ -35,6 +35,13 @@ def test_a_fine_clock_shows_no_tick(seed: int, steps: int) -> None:
     assert tick_seconds((0.65 * np.exp(random.normal(0.0, 0.02, steps))).tolist()) == 0.0
 
 
+def test_two_different_times_are_no_grid_and_three_evenly_apart_are() -> None:
+    """Any two times are a whole number of their own distance apart."""
+    two, three = np.sqrt([2.0, 3.0] * 10).tolist(), [2**0.5, 2**0.5 + 3**-0.5, 2**0.5 + 2 * 3**-0.5] * 10
+    assert tick_seconds(two) == 0.0
+    assert tick_seconds(three) == pytest.approx(3**-0.5)
+
+
 def test_a_tick_leaves_the_mean_of_times_that_vary_by_half_of_it() -> None:
     """Found in a million rounded normal times; it must be the true mean to a hundredth of the tick."""
     random = np.random.default_rng(1)

@@ -31,6 +31,15 @@ def test_rosners_own_example() -> None:
     assert indices(np.exp(ROSNERS).tolist()) == [51, 52, 53]
 
 
+@pytest.mark.parametrize("away", np.linspace(2.0, 8.0, 13).tolist())
+def test_of_five_values_one_is_far_by_grubbss_table(away: float) -> None:
+    """Two-sided at 5 %, five values: 1.715 standard deviations (Grubbs and Beck 1972)."""
+    logs = np.array([-1.0, -0.5, 0.5, 1.0, away])
+    deviate = (away - logs.mean()) / logs.std(ddof=1)
+    assert abs(deviate - 1.715) > 5e-4
+    assert indices(np.exp(logs).tolist()) == ([4] if deviate > 1.715 else [])
+
+
 @pytest.mark.parametrize("count", [5, 6, 10, 20, 40])
 @pytest.mark.parametrize("factor", [1.1, 0.9])
 def test_one_far_run_is_found(count: int, factor: float) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from datetime import datetime, timedelta, timezone
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ from bench.judge.baseline import recorded_baseline
 from bench.judge.difference import MIN_SESSIONS, Comparison, difference
 from bench.judge.evidence import decide, states
 from bench.judge.gate import judge
-from bench.judge.sessions import Stamp, labels, stamp_of
+from bench.judge.sessions import Stamp, assumed_spread, labels, session_name, stamp_of
+from bench.records.fields import DeviceKind
 from bench.records.record import Record, Session
 from bench.synthetic import build_synthetic_record
 
@@ -74,6 +76,27 @@ def test_a_records_stamp_counts_its_start_and_steps() -> None:
 
 
 # ---- right, by hand ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "percent", "level"),
+    [("cpu", None, 1.03), ("npu", None, 1.012), ("cuda", None, 1.012), ("npu", 2.5, 1.025)],
+)
+def test_the_assumed_level_is_the_given_one_or_that_of_the_kind(
+    kind: DeviceKind, percent: float | None, level: float
+) -> None:
+    assert assumed_spread(kind, percent) == pytest.approx(math.log(level), rel=1e-12)
+
+
+def test_a_session_is_called_by_what_is_known_of_it(synthetic_record: Any) -> None:
+    whole = session(machine="a" * 12, boot="b" * 12, day="2025-02-01", job="SLURM_JOB_ID=7")
+    named = (
+        (whole, "(machine aaaaaaaaaaaa, boot bbbbbbbbbbbb, 2025-02-01, job SLURM_JOB_ID=7)"),
+        (whole.model_copy(update={"boot": None, "job": None}), "(machine aaaaaaaaaaaa, boot unknown, 2025-02-01)"),
+        (None, "(no stated session, 2025-01-31T12:00:00Z)"),
+    )
+    for each, name in named:
+        assert session_name(synthetic_record().model_copy(update={"session": each})) == name
 
 
 def test_the_assumed_level_adds_to_the_error_of_the_runs() -> None:

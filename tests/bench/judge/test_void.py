@@ -46,6 +46,18 @@ def test_a_run_of_too_few_steady_steps_is_void(synthetic_record: Any) -> None:
     assert why_void(record, replace(summarise(record), steady_steps=2)) == "2 steady steps of 20, at least 3 needed"
 
 
+def test_pairs_that_were_dropped_make_a_run_void_by_the_first_such_layer(synthetic_record: Any) -> None:
+    plain = synthetic_record()
+    pairs = len(plain.steps) * plain.work.tokens_per_step * 2
+    routed = {"recipe": {"resolved": {"model": {"experts_per_token": 2}}}}
+    whole, less, least = ([pairs - dropped, 0] for dropped in (0, 5, 9))
+    for load, told in (([whole, less, least], "layer 1: 5 of"), ([least, less], "layer 0: 9 of")):
+        record = synthetic_record(expert_load=load, **routed)
+        assert str(why_void(record, summarise(record))).startswith(told)
+    record = synthetic_record(expert_load=[whole], **routed)
+    assert why_void(record, summarise(record)) is None
+
+
 def traces(losses: list[float | None], grad_norms: list[float | None]) -> Traces:
     return {LOSS: losses, GRAD_NORM: grad_norms}
 

@@ -91,6 +91,11 @@ def test_spreads_within_sessions_and_between_them() -> None:
     assert spreads_percent(series(levels))[0] > 4
 
 
+def test_a_lag_is_told_of_a_series_that_is_twice_as_long_and_a_block_more() -> None:
+    assert set(autocorrelations(series(list(varied(14, 0.02, 4))))) == {1, 2}
+    assert set(autocorrelations(series(list(varied(15, 0.02, 4))))) == {1, 2, 5}
+
+
 def test_runs_that_do_not_differ_have_no_autocorrelation() -> None:
     runs = [Run(ranks=[[100] * 8])] * 12
     equal = Series(condition="invented", recipe_name="none", recipe_hash="0", device_name="none", runs=runs)
