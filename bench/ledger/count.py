@@ -142,7 +142,7 @@ def _parameters(model: Any) -> Parameters:
     sizes = {"dense": 0, "expert": 0, "embedding": 0}
     for name, parameter in model.named_parameters():
         is_end = "word_embeddings" in name or "output_layer" in name
-        sizes["expert" if ".local_experts." in name else "embedding" if is_end else "dense"] += parameter.numel()
+        sizes["expert" if ".experts." in name else "embedding" if is_end else "dense"] += parameter.numel()
     return Parameters(**sizes)
 
 

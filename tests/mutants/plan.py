@@ -11,7 +11,7 @@ class Module:
 
     path: str
     tests: tuple[str, ...]
-    most: int = 20
+    most: int = 16
 
 
 # Of cosmic-ray's operators those whose mutants differ in kind: each operator against one other, not against ten.
@@ -52,8 +52,8 @@ WITHOUT_RANKS = (f"{_CONVERT}blocks_tile_every_tensor_of_a_checkpoint", f"{_CONV
 _JUDGE, _HISTORY = "tests/bench/judge/test_", "tests/bench/history/test_"
 
 
-def _judge(name: str, *tests: str, most: int = 20) -> Module:
-    return Module(f"bench/judge/{name}.py", tuple(f"{_JUDGE}{each}.py" for each in tests or (name,)), most)
+def _judge(name: str, *tests: str) -> Module:
+    return Module(f"bench/judge/{name}.py", tuple(f"{_JUDGE}{each}.py" for each in tests or (name,)))
 
 
 MODULES = (

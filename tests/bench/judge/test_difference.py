@@ -22,6 +22,7 @@ def test_within_a_session_each_side_borrows_half_a_degree_and_the_whole_has_no_m
     assert found.error.freedom == 6
     assert found.spread**2 == pytest.approx(46 / 6)
     assert found.within is None
+    assert (found.session_spread, found.is_session_spread_known) == (0.0, False)
 
 
 def test_sides_of_equal_noise_have_the_degrees_of_freedom_of_students_test() -> None:

@@ -84,12 +84,13 @@ def test_parameters_are_an_experts_or_the_ends_or_the_rest() -> None:
         "module.embedding.word_embeddings.weight": 1,
         "module.output_layer.weight": 2,
         "module.decoder.layers.0.mlp.experts.local_experts.3.linear_fc1.weight": 40,
+        "module.decoder.layers.1.mlp.experts.weight1": 70,  # grouped experts are one parameter
         "module.decoder.layers.0.mlp.router.weight": 500,
         "module.decoder.layers.0.input_layernorm.weight": 6000,
     }
     parts = [(name, SimpleNamespace(numel=lambda size=size: size)) for name, size in sizes.items()]
     found = count._parameters(SimpleNamespace(named_parameters=lambda: parts))
-    assert (found.embedding, found.expert, found.dense) == (3, 40, 6500)
+    assert (found.embedding, found.expert, found.dense) == (3, 110, 6500)
 
 
 @pytest.mark.parametrize(("number", "stretches", "size"), [(1, 1, 1), (200, 200, 1), (201, 101, 2), (1000, 200, 5)])
