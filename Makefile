@@ -1,6 +1,7 @@
 # The commands of a newcomer, each from a bare clone: they set up .venv when it is missing or out of date.
 #
-#   make bench PYTHON=python3.11            another interpreter, 3.10 to 3.12
+#   make bench PYTHON=python3.13            another interpreter, 3.10 to 3.14 (docs/versions.md)
+#   make test TORCH=2.7.1 MEGATRON=0.16     other versions, in a folder of their own: .venv stays as it is
 #   make bench BENCH_ARGS="--case NAME"     more options for pytest bench/; of RESULTS=DIR and --results the latter counts
 #   make test TEST_ARGS="-k gate -x"        more options for pytest tests/
 #   make fuzz SECONDS=600 FUZZ_ARGS="--target npz"    one parser, ten minutes
@@ -8,26 +9,32 @@
 #   make conformance MINDSPEED=DIR MEGATRON=DIR    checkouts of MindSpeed and Megatron-LM (docs/ascend.md)
 
 PYTHON ?= python3
+TORCH ?=
+MEGATRON ?=
 RESULTS ?= results
 BENCH_ARGS ?=
 TEST_ARGS ?=
 SECONDS ?= 3600
 FUZZ_ARGS ?=
 MUTANTS_ARGS ?=
+CELLS ?=
 
-VENV := .venv
+PINS := constraints/dev.txt
+LINE := $(if $(findstring /,$(MEGATRON)),,$(filter 0.% 1.%,$(MEGATRON)))
+CELL := $(if $(TORCH),-torch$(TORCH))$(if $(LINE),-megatron$(LINE))
+VERSION = $(shell $(1) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
+VENV := .venv$(if $(CELL),-$(call VERSION,$(PYTHON))$(CELL))
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-PINS := constraints/dev.txt
-TORCH := $(shell sed -n 's/^\(torch==[^ ;]*\).*/\1/p' $(PINS))
-PIP := $(BIN)/python -m pip --disable-pip-version-check
+# .venv is made anew when another interpreter is named than it was made with
+OTHER := $(if $(filter file,$(origin PYTHON)),,$(filter-out $(call VERSION,$(BIN)/python),$(call VERSION,$(PYTHON))))
 
 # Sixteen ranks share the cores: with two threads a rank, a 36 ms step took 2.8 s.
 export OMP_NUM_THREADS := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv bench test test-nodes layouts conformance fuzz mutants check format clean
+.PHONY: help venv bench test test-nodes matrix layouts conformance fuzz mutants check format clean again
 
 help:  ## show this
 	@echo "Grok-1 pretraining benchmark. From a bare clone:"
@@ -50,6 +57,9 @@ test: $(READY)  ## run the tests, but for those of test-nodes
 
 test-nodes: $(READY)  ## run one job on two machines, made of network namespaces (root, iproute2; skips without)
 	$(BIN)/python -m pytest tests/nodes $(TEST_ARGS)
+
+matrix:  ## run the tests in every cell of .ci/cells, Python x torch x megatron-core (CELLS="3.13/2.13.0/0.12": in these)
+	@bash .ci/matrix $(CELLS)
 
 layouts: $(READY)  ## hold every layout of 1 to 16 ranks to one rank (an hour or more on two cores; make test tries a few)
 	$(BIN)/python -m pytest tests/layouts --all-layouts $(TEST_ARGS)
@@ -81,22 +91,11 @@ format: $(READY)  ## rewrite the sources in the house format
 	$(BIN)/ruff check --fix .
 
 clean:  ## remove .venv and caches; results/ stays
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis
+	rm -rf .venv .venv-* build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# torch goes first and by its exact version, so that pip takes the build this machine offers (CPU or CUDA). The
-# rest is installed as pinned, unresolved; `pip check` then says whether the pins fit pyproject.toml's ranges.
-$(READY): pyproject.toml $(PINS)
-	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(not (3, 10) <= v <= (3, 12))' 2>/dev/null || \
-	{ echo "error: $(PYTHON) is missing or not Python 3.10 to 3.12: name one with make PYTHON=python3.11" >&2; exit 1; }
-	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
-	{ echo "error: $(PYTHON) cannot make virtual environments: install python3-venv (Debian: apt install python3-venv)" >&2; exit 1; }
-	@echo "installing into $(VENV): about a gigabyte, some minutes"
-	@base='import sys; print(sys.base_prefix, sys.version_info[:2])'; clear=--clear; \
-	if [ "$$($(PYTHON) -c "$$base")" = "$$($(BIN)/python -c "$$base" 2>/dev/null)" ]; then clear=; fi; \
-	$(PYTHON) -m venv $$clear $(VENV)
-	$(PIP) install -qq --constraint $(PINS) $(TORCH)
-	$(PIP) install -qq --no-deps --requirement $(PINS)
-	$(PIP) install -qq --no-deps --no-build-isolation --editable .
-	$(PIP) check
+$(READY): pyproject.toml $(PINS) $(wildcard constraints/megatron-$(LINE).txt) $(if $(OTHER),again)
+	@bash constraints/install.sh "$(VENV)" "$(PYTHON)" "$(TORCH)" "$(LINE)"
 	@touch $@
+
+again:

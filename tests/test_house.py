@@ -170,7 +170,7 @@ def pins_lie_in_ranges(requirements: list[str], pins: list[str]) -> Iterator[str
     """Each requirement has a pin on every Python we support, and each such pin is in its range."""
     pinned = [Requirement(line) for line in pins if line.strip() and not line.startswith("#")]
     for wanted in map(Requirement, requirements):
-        for python in ("3.10", "3.11", "3.12"):
+        for python in ("3.10", "3.11", "3.12", "3.13", "3.14"):
             here = {"python_version": python, "python_full_version": f"{python}.0", "sys_platform": "linux"}
             if wanted.marker and not wanted.marker.evaluate(here):
                 continue

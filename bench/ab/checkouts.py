@@ -68,7 +68,7 @@ def checkout(name: Role, revision: str | None, results: Path, root: Path = ROOT)
 
 def same_environment(one: Path, other: Path) -> bool:
     """Whether two checkouts ask for the same dependencies, installed in the same way."""
-    files = ("constraints/dev.txt", "Makefile")
+    files = ("constraints/dev.txt", "constraints/install.sh", "Makefile")
     return _dependencies(one) == _dependencies(other) and all(
         _content(one / name) == _content(other / name) for name in files
     )

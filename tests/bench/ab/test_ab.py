@@ -406,6 +406,7 @@ def test_a_side_whose_code_would_not_run_is_refused(repository: Path) -> None:
     [
         ("constraints/dev.txt", "torch==2.9\n", False),
         ("Makefile", "venv:\n", False),
+        ("constraints/install.sh", "false\n", False),
         ("pyproject.toml", '[project]\ndependencies = ["torch>=2.8"]\n', False),
         ("pyproject.toml", '[project]\ndependencies = ["torch>=2.7"]\n[tool.other]\nx = 1\n', True),
         ("README.md", "other\n", True),
