@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -65,7 +66,7 @@ def write_cases(
     """
     if not cases and not ledgers:
         raise ValueError("nothing to report on: no record and no ledger")
-    with _staged(output) as folder:
+    with _staged(output) as folder, _collecting_only_what_is_new():
         shown = []
         for index, case in enumerate(cases):
             pictures = _pictures(case) if index < _MAX_CASES_WITH_PLOTS else {}
@@ -97,6 +98,16 @@ def _staged(output: Path) -> Iterator[Path]:
                 path.replace(output / path.name)
     except OSError as error:
         raise ValueError(f"{output}: cannot be written: {error.strerror or error}; choose another folder") from None
+
+
+@contextmanager
+def _collecting_only_what_is_new() -> Iterator[None]:
+    """Pictures leave much garbage. Python's search for it need not go through all records each time."""
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def _render(

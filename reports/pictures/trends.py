@@ -13,6 +13,7 @@ from reports.picture import BLUE, GREY, ORANGE, plain, png
 
 _MAX_TRENDS = 20  # panels
 _MAX_COMMIT_LABELS = 20
+_TICK_POINTS = 32.0  # of a commit's name, aslant
 
 
 def trends(series: Sequence[tuple[str, Sequence[Entry]]], level_starts: Sequence[Sequence[int]]) -> bytes:
@@ -39,7 +40,7 @@ def trends(series: Sequence[tuple[str, Sequence[Entry]]], level_starts: Sequence
 
     picked = list(zip(series, level_starts, strict=True))[:_MAX_TRENDS]
     panels = (functools.partial(draw, title, entries, starts) for (title, entries), starts in picked)
-    return png(*panels, height=0.8 + 2.8 * len(picked))
+    return png(*panels, height=0.8 + 2.8 * len(picked), tick_points=_TICK_POINTS)
 
 
 _TURNS = ("run", "run of the next commit")

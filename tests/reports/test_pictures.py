@@ -10,11 +10,15 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
+from bench.history.store import entry_of
 from bench.judge.stats import summarise
 from bench.records.record import Record
 from reports.pictures.distribution import distribution
+from reports.pictures.expert_load import expert_load
+from reports.pictures.phases import phases
 from reports.pictures.ranks import ranks as draw_ranks
 from reports.pictures.schedule import schedule
+from reports.pictures.trends import trends
 
 Drawn = dict[str, Any]
 
@@ -115,6 +119,51 @@ def test_a_straggler_is_named(synthetic_record, figures) -> None:
     assert times.get_title().startswith("Median steady step of each rank, most on rank 5: 49.8 %")
     assert memory.get_title() == "Peak memory of each rank, most on rank 2: 2.0 % above the median"
     assert memory.get_legend_handles_labels()[1] == ["memory, stage 0", "memory, stage 1"]
+
+
+def many_phases(record: Record) -> Record:
+    ranks = [
+        rank.model_dump()
+        | {"phases_seconds": {f"a phase of many, number {number}": [1.0] * 20 for number in range(24)}}
+        for rank in record.ranks
+    ]
+    return Record.model_validate(record.model_dump(by_alias=True) | {"ranks": ranks})
+
+
+def a_trend(record: Record) -> bytes:
+    entries = [entry_of(record)] * 9
+    return trends([("one", entries), ("two", entries[:1])], [[4], []])
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        a_trend,
+        lambda record: draw_ranks(record, summarise(record)),
+        lambda record: phases(summarise(many_phases(record))),
+        lambda record: schedule(piped(record, record.work.num_micro_batches), summarise(record)),
+        expert_load,
+    ],
+    ids=["trend", "ranks", "many phases", "schedule", "experts"],
+)
+def test_no_words_leave_the_picture_or_cover_others(draw, synthetic_record, figures) -> None:
+    assert draw(synthetic_record())
+    (figure,) = figures
+    renderer = figure.canvas.get_renderer()
+    panels = [axes.get_tightbbox(renderer) for axes in figure.axes if axes.get_title() or axes.get_title("left")]
+    legends = [legend.get_window_extent(renderer) for legend in figure.legends]
+    for box in panels:
+        assert 0 <= box.x0 < box.x1 <= figure.bbox.x1
+    downwards = [box.y0 for box in panels] + [box.y0 for box in legends]
+    tops = [box.y1 for box in panels] + [box.y1 for box in legends]
+    assert downwards[-1] >= 0
+    assert tops[0] <= figure.bbox.y1
+    assert all(low >= top for low, top in zip(downwards[:-1], tops[1:], strict=True))
+    for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
+        label = axis.label.get_window_extent(renderer)
+        assert not axis.label.get_text() or not label.count_overlaps(
+            [tick.get_window_extent(renderer) for tick in axis.get_ticklabels()]
+        )
 
 
 def test_a_picture_is_one_that_can_be_read(synthetic_record) -> None:
