@@ -20,19 +20,21 @@ from grok1.training import assembly, run, step
 
 _IMPORTED_BY = os.getpid()
 
+LONG_SECONDS = 3600  # longer than any test may take: a run that waits for such a rank is ended by pytest's limit
+
 
 def raise_on_rank_one(_job: Any, where: Any, _emit: Any) -> None:
     """Rank 1 raises; the others wait, as they would in a collective."""
     if where.rank == 1:
         raise RuntimeError("the sky fell on rank one")
-    time.sleep(60)
+    time.sleep(LONG_SECONDS)
 
 
 def die_on_rank_one(_job: Any, where: Any, _emit: Any) -> None:
     """Rank 1 is killed, as by the out-of-memory killer."""
     if where.rank == 1:
         os.kill(os.getpid(), signal.SIGKILL)
-    time.sleep(60)
+    time.sleep(LONG_SECONDS)
 
 
 def refuse(_job: Any, _where: Any, _emit: Any) -> None:
