@@ -72,7 +72,7 @@ conformance: $(READY)  ## run the NPU path on MindSpeed's and Megatron-LM's real
 fuzz: $(READY)  ## bend the inputs of every parser for SECONDS (default: an hour), and look for a fault
 	$(BIN)/python -m tests.fuzz --seconds $(SECONDS) $(FUZZ_ARGS)
 
-mutants: $(READY) $(VENV)/mutants  ## plant some 500 faults in the gate and the maths, one at a time: does a test fail?
+mutants: $(READY) $(VENV)/mutants  ## plant some 400 faults in the gate and the maths, one at a time: does a test fail?
 	PYTHONPATH=$(VENV)/mutants $(BIN)/python -m tests.mutants $(MUTANTS_ARGS)
 
 # Only its operators are used, so it comes without what its own commands need, and stays out of the environment.

@@ -79,7 +79,7 @@ def _only_checks_less(source: str, mutated: str) -> bool:
 
 
 def _meaning(source: str) -> str | None:
-    """The syntax tree without annotations, which are never evaluated here, and places; None of what is no Python."""
+    """The syntax tree without places, annotations and kinds of arguments; None of what is no Python."""
     try:
         tree = ast.parse(source)
     except SyntaxError:
@@ -87,6 +87,10 @@ def _meaning(source: str) -> str | None:
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef):
             node.returns = None
+        elif isinstance(node, ast.arguments):  # to cosmic-ray the star before keywords is a product
+            node.args = [*node.posonlyargs, *node.args, *node.kwonlyargs]
+            node.defaults = [*node.defaults, *filter(None, node.kw_defaults)]
+            node.posonlyargs, node.kwonlyargs, node.kw_defaults = [], [], []
         elif isinstance(node, ast.arg):
             node.annotation = None
         elif isinstance(node, ast.AnnAssign):

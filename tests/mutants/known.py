@@ -11,6 +11,16 @@ KNOWN: dict[tuple[str, str, str], str] = {
         "return tick if np.all(np.abs(apart - np.round(apart)) < _OFF_GRID * np.round(apart)) else 0.0",
         "return tick if np.all(np.abs(apart - np.round(apart)) < _OFF_GRID * np.round(apart)) else -1.0",
     ): "the larger of it and another tick is taken, which is at least 0",
+    (
+        "bench/judge/metrics.py",
+        "names = [name for name in before[0] if metric_of(name) and all(name in run for run in (*before, *after))]",
+        "names = [name for name in before[ -1] if metric_of(name) and all(name in run for run in (*before, *after))]",
+    ): "the names that every run has are those of any run",
+    (
+        "bench/judge/sessions.py",
+        'last, number = dict.fromkeys(names, float("-inf")), dict.fromkeys(names, 0)',
+        'last, number = dict.fromkeys(names, float("-inf")), dict.fromkeys(names, 1)',
+    ): "of a label all that matters is which others are equal to it",
 }
 
 

@@ -11,7 +11,7 @@ class Module:
 
     path: str
     tests: tuple[str, ...]
-    most: int = 16
+    most: int = 12
 
 
 # Of cosmic-ray's operators those whose mutants differ in kind: each operator against one other, not against ten.

@@ -95,6 +95,7 @@ def test_annotations_and_layout_are_no_meaning() -> None:
     assert _meaning("def f(x: int | None) -> int:\n    y: int = x\n") == _meaning(
         "def f(x: int & None):\n    y: str=x\n"
     )
+    assert _meaning("def f(x, *, y=1): pass") == _meaning("def f(x, /, y=1): pass") != _meaning("def f(x, y=2): pass")
     assert _meaning("x = 1") != _meaning("x = 2")
     assert _meaning("if not x := 1: pass") is None
 

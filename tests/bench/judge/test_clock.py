@@ -35,6 +35,11 @@ def test_a_fine_clock_shows_no_tick(seed: int, steps: int) -> None:
     assert tick_seconds((0.65 * np.exp(random.normal(0.0, 0.02, steps))).tolist()) == 0.0
 
 
+def test_the_last_digit_is_a_tick_unless_it_is_a_small_part_of_a_step() -> None:
+    assert tick_seconds([0.00012345, 0.00012347] * 5) == pytest.approx(1e-8)
+    assert tick_seconds([1.00012345, 1.00012347] * 5) == 0.0
+
+
 def test_two_different_times_are_no_grid_and_three_evenly_apart_are() -> None:
     """Any two times are a whole number of their own distance apart."""
     two, three = np.sqrt([2.0, 3.0] * 10).tolist(), [2**0.5, 2**0.5 + 3**-0.5, 2**0.5 + 2 * 3**-0.5] * 10

@@ -116,6 +116,15 @@ def test_five_sessions_know_their_own_level_and_a_session_of_fewer_runs_varies_m
     assert found.within.size**2 == pytest.approx(1 / 5 + 2)
 
 
+def test_one_session_of_two_runs_is_all_that_tells_how_runs_vary() -> None:
+    """By one degree of freedom: 2. A mean of 10 / 9 runs has 1.8 of it, ours of one run 2."""
+    names, before = ["a", "a", "b", "c", "d", "e"], [-1.0, 1.0, 1.0, 2.0, 3.0, 4.0]
+    found = difference(Comparison(before, [5.0], whole=1.0, sessions=(names, ["z"]), session_spread=100.0))
+    assert found.session_spread**2 == pytest.approx(2.5 - 1.8)
+    assert found.error.size**2 == pytest.approx(3 + 0.2)
+    assert found.error.freedom == pytest.approx(3.2**2 / (3**2 / 4 + 0.2**2 / 1), rel=1e-9)
+
+
 def test_a_session_of_quieter_runs_is_not_taken_to_vary_less() -> None:
     found = difference(_five_sessions([5.0, 5.0, 5.0, 5.0]))
     assert found.error.size**2 == pytest.approx(2.5 * (1 + 1 / 5))

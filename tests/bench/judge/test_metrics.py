@@ -3,11 +3,26 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 
-from bench.judge.metrics import MEAN, MEAN_TICK, PHASE, QUARTILE, SPEED, STEP, TICK, Sessions, family, speed_figures
+from bench.judge.metrics import (
+    MEAN,
+    MEAN_TICK,
+    PHASE,
+    QUARTILE,
+    SPEED,
+    STEP,
+    TICK,
+    Sessions,
+    family,
+    figures_of,
+    speed_figures,
+)
+from bench.judge.stats import summarise
 
 RUN = {STEP: 2.0, MEAN: 2.1, QUARTILE: 1.9, "peak_bytes": 1e9, "skew_seconds": 0.1, PHASE + "forward": 0.5}
 OTHERS = sorted(RUN.keys() - set(SPEED))
@@ -70,3 +85,30 @@ def test_figures_of_speed_are_the_median_the_mean_and_the_lower_quartile() -> No
         QUARTILE: pytest.approx(np.quantile(seconds, 0.25)),
     }
     assert speed_figures([3.5])[STEP] == 3.5
+    assert speed_figures([3.0, 1.0]) == {STEP: 2.0, MEAN: 2.0, QUARTILE: 1.5, TICK: 1.0}
+
+
+def test_figures_say_where_the_time_went_a_step_and_how_often_it_was_asked_for(synthetic_record: Any) -> None:
+    """Calls and bytes of a summary are those of the whole run, of 20 steps."""
+    summary = replace(
+        summarise(synthetic_record()),
+        phase_seconds={"forward": 0.5},
+        collective_seconds={"data all_reduce": 0.25},
+        collective_calls={"data all_reduce": 60},
+        collective_bytes={"data all_reduce": 4000},
+        module_seconds={"mlp.experts": 0.125},
+    )
+    found = {name: value for name, value in figures_of(summary).items() if "." in name}
+    assert found == {
+        "phase_seconds.forward": 0.5,
+        "collective_seconds.data all_reduce": 0.25,
+        "collective_calls.data all_reduce": 3.0,
+        "collective_bytes.data all_reduce": 200.0,
+        "module_seconds.mlp.experts": 0.125,
+    }
+
+
+def test_a_log_that_knows_no_memory_is_not_judged_by_it(synthetic_record: Any) -> None:
+    summary = summarise(synthetic_record())
+    assert figures_of(summary)["peak_bytes"] == summary.peak.max_bytes
+    assert "peak_bytes" not in figures_of(replace(summary, peak=replace(summary.peak, max_bytes=0)))

@@ -99,6 +99,13 @@ def test_a_session_is_called_by_what_is_known_of_it(synthetic_record: Any) -> No
         assert session_name(synthetic_record().model_copy(update={"session": each})) == name
 
 
+def test_a_stored_runs_stamp_has_its_seconds_or_else_those_of_its_steady_steps(synthetic_record: Any) -> None:
+    run = recorded_baseline([synthetic_record(seed=seed) for seed in range(5)], "invented").runs[0]
+    known, unknown = (run.model_copy(update={"run_seconds": seconds}) for seconds in (1234.5, None))
+    assert stamp_of(known) == Stamp(run.session, run.created_at, 1234.5)
+    assert stamp_of(unknown).seconds == pytest.approx(sum(run.steady_step_seconds))
+
+
 def test_the_assumed_level_adds_to_the_error_of_the_runs() -> None:
     """Two sessions of five runs: s^2 (1/5 + 1/5) of the runs and 2 x level^2 of the sessions."""
     before, after = [1.0, 1.01, 0.99, 1.02, 0.98], [1.03, 1.01, 1.02, 1.0, 1.04]
