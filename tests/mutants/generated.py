@@ -74,8 +74,8 @@ def _planted(source: str, name: str, occurrence: int) -> str:
 
 
 def _only_checks_less(source: str, mutated: str) -> bool:
-    """Whether all that changed is a zip that is no longer strict: our own check of what callers hold."""
-    return source == mutated.replace("strict=False", "strict=True")
+    """Whether all that changed is a zip no longer strict or a dataclass no longer frozen: checks of our own code."""
+    return source == mutated.replace("strict=False", "strict=True").replace("frozen=False", "frozen=True")
 
 
 def _meaning(source: str) -> str | None:

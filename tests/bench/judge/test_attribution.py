@@ -42,6 +42,17 @@ def test_a_collective_too_many_is_named_exactly() -> None:
     assert "data all_reduce: 0 calls a step became 1" in sentence
 
 
+def test_a_collective_that_is_gone_became_none() -> None:
+    """Where the new runs count any at all."""
+    after = {name: value for name, value in BEFORE.items() if not name.startswith("collective_")}
+    after |= {STEP: 0.9, "collective_calls.data all_reduce": 2.0}
+    found = attribute([BEFORE] * 5, [after] * 3)
+    assert [(each.name, each.unit, each.before, each.after) for each in found.counted] == [
+        ("tensor all_gather", "calls", 96.0, 0.0),
+        ("data all_reduce", "calls", 0.0, 2.0),
+    ]
+
+
 def test_faster_is_attributed_too_and_what_went_the_other_way_is_not_blamed() -> None:
     after = BEFORE | {STEP: 0.8, PHASE + "forward": 0.15, PHASE + "backward": 0.55}
     found = attribute([BEFORE] * 5, [after] * 3)

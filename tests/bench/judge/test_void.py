@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from bench.judge.baseline import recorded_baseline
 from bench.judge.parity import (
     GRAD_NORM,
     GRAD_NORM_TOLERANCE_PERCENT,
@@ -16,7 +17,7 @@ from bench.judge.parity import (
     first_departure,
 )
 from bench.judge.stats import summarise
-from bench.judge.void import lost_pairs, why_void
+from bench.judge.void import lost_pairs, why_invalid, why_learning_differs, why_void
 
 
 def test_lost_pairs_are_told_by_layer_and_so_is_a_surplus() -> None:
@@ -56,6 +57,28 @@ def test_pairs_that_were_dropped_make_a_run_void_by_the_first_such_layer(synthet
         assert str(why_void(record, summarise(record))).startswith(told)
     record = synthetic_record(expert_load=[whole], **routed)
     assert why_void(record, summarise(record)) is None
+
+
+@pytest.mark.parametrize(
+    ("reasons", "told"),
+    [(["a"], "a"), (["a", "b"], "a (and 1 more reason)"), (["a", "b", "c"], "a (and 2 more reasons)")],
+)
+def test_a_run_that_is_invalid_says_why_and_how_many_reasons_more(
+    reasons: list[str], told: str, synthetic_record: Any
+) -> None:
+    assert why_invalid(synthetic_record(valid=False, void_reasons=reasons)) == told
+    assert why_invalid(synthetic_record()) is None
+
+
+def test_learning_is_compared_with_one_run_of_a_baseline_in_both_traces(synthetic_record: Any) -> None:
+    """The first: its loss and gradient norm are of one run."""
+    ours = synthetic_record(seed=9)
+    stored = recorded_baseline([synthetic_record(seed=seed) for seed in range(5)], "invented")
+    first, *others = stored.runs
+    odd = first.model_copy(update={"losses": [1.0] * 20, "grad_norms": [7.0] * 20})
+    assert why_learning_differs([ours], [stored]) is None
+    assert why_learning_differs([ours], [stored.model_copy(update={"runs": [first, odd, *others]})]) is None
+    assert "step 0: " in str(why_learning_differs([ours], [stored.model_copy(update={"runs": [odd, *others]})]))
 
 
 def traces(losses: list[float | None], grad_norms: list[float | None]) -> Traces:
