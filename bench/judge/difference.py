@@ -44,7 +44,8 @@ class Comparison:
     `sessions` names the session of each run of either side; None: all are of one. `session_spread` is the assumed level
     between sessions, one standard deviation on the tested scale (0.01 is 1 %); 0: the metric has none. `session_origin`
     says in words where it is from. `resolution` is the clock's tick on that scale: no difference below it is known.
-    Comparisons of one `group` ask one question in several ways, and share its error.
+    Comparisons of one `group` ask one question in several ways, and share its error. `whole_change_percent` is how the
+    whole changed, for a figure that is a part of it: what moved from part to part is neither lost nor gained.
     """
 
     before: Sequence[float]
@@ -59,6 +60,7 @@ class Comparison:
     session_origin: str = _ASSUMED
     resolution: float = 0.0
     group: Hashable = None
+    whole_change_percent: float | None = None
 
     @property
     def is_across_sessions(self) -> bool:

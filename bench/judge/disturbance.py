@@ -187,7 +187,7 @@ def _load(load: float, cores: int, ranks: int) -> Reading:
         most=1.0,
         amount=f"{load:.1f}",
         shown=f"{{}} processes waited for its {cores} cores",
-        told=f"the load average before the start was {load:.1f}, more than {cores} cores and an "
+        told=f"the load average was {load:.1f}, more than {cores} cores and an "
         f"earlier run of {ranks} rank{'s' * (ranks > 1)} explain: others used this machine",
     )
 
@@ -219,10 +219,10 @@ def busier(before: Sequence[Seen], after: Sequence[Seen]) -> Busier | None:
 
 def _together(runs: Sequence[Seen]) -> list[Readings]:
     """The readings of one side's runs; where they tell the load since the first of them began, it is that."""
-    return [readings(each) for each in _with_own_load(runs)]
+    return [readings(each) for each in with_own_load(runs)]
 
 
-def _with_own_load(runs: Sequence[Seen]) -> Sequence[Seen]:
+def with_own_load(runs: Sequence[Seen]) -> Sequence[Seen]:
     """A load average fades slowly: before a first run it holds what ran before, as another case of this benchmark.
 
     What ran since then, on average, follows from the first and the last: last = first x fade + since x (1 - fade).

@@ -181,9 +181,11 @@ def _state(
 ) -> MetricState:
     """What a change is; `is_worse` and `is_better` say whether Holm's procedure calls it that."""
     decided: MetricState = "inconclusive"
-    if is_worse and change_percent > comparison.floor_percent:
+    whole = comparison.whole_change_percent
+    changes = (change_percent,) if whole is None else (change_percent, whole)
+    if is_worse and min(changes) > comparison.floor_percent:
         decided = "fail"
-    elif is_better and change_percent < -comparison.floor_percent:
+    elif is_better and max(changes) < -comparison.floor_percent:
         decided = "improved"
     elif high_percent < comparison.limit_percent:
         return "pass"

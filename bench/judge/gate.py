@@ -20,7 +20,16 @@ from bench.judge import disturbance, outliers
 from bench.judge.attribution import Attribution, attribute
 from bench.judge.baseline import Baseline
 from bench.judge.difference import MIN_BASELINE_RUNS, Comparison
-from bench.judge.disturbance import Busier, Seen, busier, readings, seen_of, seen_of_baseline, undisturbed
+from bench.judge.disturbance import (
+    Busier,
+    Seen,
+    busier,
+    readings,
+    seen_of,
+    seen_of_baseline,
+    undisturbed,
+    with_own_load,
+)
 from bench.judge.evidence import FAMILY_ERROR, MIN_RUNS_TO_DECIDE, Judgement, decide
 from bench.judge.metrics import MEAN, RATE, SPEED, STEP, Sessions, family, figures_of, speed_figures
 from bench.judge.patterns import findings, in_words
@@ -123,7 +132,7 @@ def _prepare(runs: list[Record], baselines: Sequence[Baseline], session_percent:
     ]
     matched = [baseline for baseline, found in differences if not found]
     void = void or why_learning_differs(runs, matched)
-    seen = [seen_of(run) for run in runs]
+    seen = with_own_load([seen_of(run) for run in runs])
     taken = [readings(each) for each in seen]
     kept = undisturbed(taken, MIN_RUNS_TO_DECIDE)
     disturbed = disturbance.told(runs, taken, left_out=len(runs) - len(kept))

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import Field, StringConstraints, model_validator
 
-from bench.judge.metrics import STEP, figures_of, metric_of, speed_figures
+from bench.judge.metrics import LOST, STEP, figures_of, metric_of, speed_figures
 from bench.judge.stats import summarise
 from bench.records.fields import Count, Figure, HexId, Name, Seconds, StepSeconds, Strict, Text
 from bench.records.record import Commit, Host, Record, Session
@@ -35,7 +35,10 @@ class RecordedRun(Strict):
 
     @property
     def known_figures(self) -> Mapping[str, float]:
-        """The figures; those of speed from the steady steps, where a file is from before they were stored."""
+        """The figures; those of speed from the steady steps, where a file is from before they were stored.
+
+        What steps lose beyond the median one is never stored: it may be negative, and the steps say it.
+        """
         return speed_figures(self.steady_step_seconds) | self.figures
 
     @property
@@ -76,7 +79,7 @@ def recorded_run(record: Record) -> RecordedRun:
         environment=record.environment,
         warmup_steps=summary.steady_from,
         steady_step_seconds=list(summary.step_seconds[summary.steady_from :]),
-        figures=figures_of(summary),
+        figures={name: value for name, value in figures_of(summary).items() if name != LOST},
         losses=[step.loss for step in record.steps],
         grad_norms=[step.grad_norm for step in record.steps],
     )

@@ -7,13 +7,13 @@ another. Pure functions: the same seed gives the same shares.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from bench.judge.evidence import MetricState
-from bench.judge.metrics import MEAN, QUARTILE, SPEED, STEP, Sessions
+from bench.judge.metrics import LOST, MEAN, QUARTILE, SPEED, STEP, Sessions
 from bench.judge.sessions import ASSUMED_PERCENT
 from bench.selftest.ordered import BLOCK
 from bench.selftest.replay import Share
@@ -94,7 +94,13 @@ def _traces(
 
 
 def _figures(seconds: Floats) -> list[list[Figures]]:
-    return [[dict(zip(SPEED, run, strict=True)) for run in runs] for runs in speed_of(seconds).tolist()]
+    return [[figures_of_speed(run) for run in runs] for runs in speed_of(seconds).tolist()]
+
+
+def figures_of_speed(speed: Sequence[float]) -> Figures:
+    """By name, of one run's in the order of SPEED."""
+    found = dict(zip(SPEED, speed, strict=True))
+    return found | {LOST: found[MEAN] - found[STEP]}
 
 
 def speed_of(seconds: Floats) -> Floats:

@@ -6,7 +6,7 @@ step noise of 2 %; all are normal. One trial is one baseline, drawn anew, and th
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,7 @@ from tabulate import tabulate
 from bench.judge.evidence import states
 from bench.judge.metrics import MEAN, SPEED, STEP, Sessions, family
 from bench.judge.nightly import Series, first_alarm
-from bench.selftest.levels import Plan, speed_of
+from bench.selftest.levels import Plan, figures_of_speed, speed_of
 
 Floats = npt.NDArray[np.float64]
 
@@ -71,8 +71,8 @@ def monitor_alarms_first(
     return None if found is None else found.night
 
 
-def _figures(runs: Floats) -> list[dict[str, float]]:
-    return [dict(zip(SPEED, run, strict=True)) for run in runs.reshape(-1, len(SPEED)).tolist()]
+def _figures(runs: Floats) -> list[Mapping[str, float]]:
+    return [figures_of_speed(run) for run in runs.reshape(-1, len(SPEED)).tolist()]
 
 
 def rates_table(trials: int, seed: int = 0, noises: Iterable[Noise] = NOISES, assumed_percent: float = 1.2) -> str:

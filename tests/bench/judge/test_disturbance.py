@@ -250,6 +250,23 @@ def falling(first: float, since: float, seconds: float) -> list[Seen]:
     return [Seen(host, "cpu", 1, 2.0, started=each) for host, each in zip(hosts, times, strict=True)]
 
 
+def test_runs_are_not_disturbed_by_what_another_case_left(synthetic_record) -> None:
+    """Load averages of 400 that halve in the minutes of five runs, with 192 cores."""
+    loads = [400 * math.exp(-index * 40 / 60) for index in range(5)]
+    runs = [
+        synthetic_record(
+            seed=50 + index,
+            device={"kind": "cpu"},
+            host={"load_average_1m": load},
+            created_at=f"2025-01-31T12:{index * 40 // 60:02d}:{index * 40 % 60:02d}Z",
+        )
+        for index, load in enumerate(loads)
+    ]
+    assert disturbed(runs[0]), "alone it cannot be told"
+    baseline = recorded_baseline([synthetic_record(seed=seed, device={"kind": "cpu"}) for seed in range(5)], "invented")
+    assert "disturbed from outside" not in judge(runs, [baseline]).sentence
+
+
 def test_what_another_case_left_in_the_load_average_is_no_load(synthetic_record) -> None:
     """One rank right after sixteen: 6 before the first run, less before each next one, and nobody else there."""
     free, busy, old = falling(0.3, 1.0, 12.0), falling(6.0, 6.0, 12.0), falling(6.0, 1.0, 12.0)
