@@ -187,7 +187,7 @@ def _load(load: float, cores: int, ranks: int) -> Reading:
         most=1.0,
         amount=f"{load:.1f}",
         shown=f"{{}} processes waited for its {cores} cores",
-        told=f"the load average was {load:.1f}, more than {cores} cores and an "
+        told=f"the load average before the start was {load:.1f}, more than {cores} cores and an "
         f"earlier run of {ranks} rank{'s' * (ranks > 1)} explain: others used this machine",
     )
 
