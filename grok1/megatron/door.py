@@ -50,6 +50,7 @@ with patches.quiet_imports(), patches.compile_when_called():
 
     if megatron_line() == "0.12":
         from grok1.megatron.line_0_12 import (
+            CONFIG,
             PATCHES,
             WholeDispatcher,
             aux_loss_tracker,
@@ -58,6 +59,7 @@ with patches.quiet_imports(), patches.compile_when_called():
         )
     else:
         from grok1.megatron.line_0_16 import (  # type: ignore[assignment]
+            CONFIG,
             PATCHES,
             WholeDispatcher,
             aux_loss_tracker,
@@ -69,6 +71,7 @@ for patch in PATCHES:
     patch()
 
 __all__ = [
+    "CONFIG",
     "AttnMaskType",
     "ColumnParallelLinear",
     "DType",

@@ -27,6 +27,9 @@ PATCHES = (
 )
 
 
+CONFIG: dict[str, object] = {}  # of TransformerConfig, beside what every line knows
+
+
 class WholeDispatcher(MoEAlltoAllTokenDispatcher):
     """megatron's dropless all-to-all dispatcher, for a subclass that goes there and back in one call each."""
 

@@ -27,6 +27,9 @@ PATCHES = (
     patches.leave_the_routers_bias_uncompiled,
 )
 
+# of TransformerConfig, beside what every line knows: its own default makes it warn that the default is deprecated
+CONFIG: dict[str, object] = {"cuda_graph_scope": []}
+
 # Each rank's part of each buffer as it lies: no exchange and no copy. The other kind, fully_reshardable, gathers every
 # rank's on all, in memory that a full-size job lacks, for layouts that change, which we refuse in any case.
 _SHARDING = {"distrib_optim_sharding_type": "dp_reshardable"}

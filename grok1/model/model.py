@@ -15,6 +15,7 @@ from grok1.distributed.groups import Ranks, tensor_group
 from grok1.kernels.cross_entropy import cross_entropy
 from grok1.kernels.linear import linear_layers
 from grok1.megatron.door import (
+    CONFIG,
     DistributedDataParallel,
     DistributedDataParallelConfig,
     Float16Module,
@@ -138,6 +139,7 @@ def transformer_config(recipe: Recipe) -> TransformerConfig:
         params_dtype=dtype,
         pipeline_dtype=dtype,
         **recompute,
+        **CONFIG,
     )
 
 

@@ -10,6 +10,7 @@ from grok1.config.load import build_recipe, load_recipe, recipe_names
 from grok1.config.memory import MARGIN_BYTES, SHOWN_GIB, communicators, need, what_fits
 from grok1.device import seam
 from grok1.distributed.launch import LaunchError, check_machine
+from tests.lines import ONLY_0_12
 
 FORTY = "grok1-40b"
 FP32_ROUTER = ("parallel.dispatcher=alltoall", "training.router_dtype=fp32")
@@ -55,6 +56,7 @@ def _on_a_card(monkeypatch: pytest.MonkeyPatch, shown_gib: float) -> None:
     monkeypatch.setattr(seam, "memory_bytes", lambda device: int(shown_gib * 2**30))
 
 
+@ONLY_0_12
 def test_the_published_job_is_refused_on_a_64_gb_card_with_what_fits_and_the_tuned_one_is_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -66,6 +68,7 @@ def test_the_published_job_is_refused_on_a_64_gb_card_with_what_fits_and_the_tun
     check_machine(load_recipe("grok1-40b-tuned"), "npu", 8)
 
 
+@ONLY_0_12
 def test_larger_buffers_of_hccl_need_more(monkeypatch: pytest.MonkeyPatch) -> None:
     tuned = load_recipe("grok1-40b-tuned")
     _on_a_card(monkeypatch, need(tuned).total / 2**30 + 0.1)

@@ -21,6 +21,7 @@ import torch
 
 from grok1.config.load import load_recipe
 from grok1.device import accelerator, mindspeed_options
+from tests.lines import ONLY_0_12
 
 ROOT = Path(__file__).parents[3]
 RECORDED = Path(__file__).parents[1].joinpath("mindspeed_flags.json")
@@ -227,6 +228,7 @@ if __name__ == "__main__":
 """
 
 
+@ONLY_0_12
 @pytest.mark.parametrize(
     "environment",
     [{}, {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}],

@@ -91,7 +91,7 @@ class Ops:
 def with_package() -> Iterator[None]:
     """As if the package had been there when megatron was imported; and without compiling the activation."""
     package = mock.Mock(ops=Ops)
-    with mock.patch.multiple(grouped_gemm_util, grouped_gemm=package, ops=Ops), _not_compiled():
+    with mock.patch.multiple(grouped_gemm_util, grouped_gemm=package, ops=Ops), _not_compiled(), _in_any_dtype():
         yield
 
 
@@ -103,13 +103,24 @@ def as_mindspeed_patches() -> Iterator[None]:
         "grouped_gemm_is_available": lambda: True,
         "assert_grouped_gemm_is_available": lambda: None,
     }
-    with mock.patch.multiple(grouped_gemm_util, **names), _not_compiled():
+    with mock.patch.multiple(grouped_gemm_util, **names), _not_compiled(), _in_any_dtype():
         assert grouped_gemm_util.grouped_gemm is None
         yield
 
 
 def _not_compiled() -> Any:
     return mock.patch.object(sys.modules[GroupedMLP.__module__], "jit_fuser", lambda function: function)
+
+
+def _in_any_dtype() -> Any:
+    """0.16 refuses fp32 before its products do, which here compute in any dtype."""
+    forward: Any = GroupedMLP.forward
+
+    def said_to_be_bf16(self: Any, *args: Any) -> Any:
+        with mock.patch.object(self.config, "bf16", True):
+            return forward(self, *args)
+
+    return mock.patch.object(GroupedMLP, "forward", said_to_be_bf16)
 
 
 def _grouped(job: Job) -> Job:
