@@ -123,4 +123,9 @@ echo "installing into $folder: some minutes; a gigabyte with torch's CPU build, 
 pip_install "torch==$(pinned torch)"
 pip_install --no-deps --only-binary numpy,pandas,pyarrow,scipy --requirement "$pins"
 pip_install --no-deps --no-build-isolation --ignore-requires-python --editable .
-"$folder/bin/python" -m pip check
+said=$("$folder/bin/python" -m pip check) || {
+    echo "$said" >&2
+    # pins of packages that megatron-core asks for and nothing of ours calls may want the pinned torch: nvidia-modelopt does
+    if [ -z "$torch" ] || [[ $said == *grok1-bench* ]]; then exit 1; fi
+    echo "note: the pins were made for another torch; the cell is made all the same"
+}

@@ -22,6 +22,7 @@ case "$*" in
 *"-m venv"*) for folder; do :; done; mkdir -p "$folder/bin"; cp "$0" "$folder/bin/python" ;;
 *" download "*) exit "$NO_WHEEL" ;;
 *" install "*"$UNBUILT"*) [ -z "$UNBUILT" ] || echo "ERROR: No matching distribution found for $UNBUILT" >&2 ;;
+*"pip check"*) [ -z "$UNFIT" ] || { echo "$UNFIT"; exit 1; } ;;
 *"-m pytest"*) echo "$SAID" ;;
 esac
 """
@@ -55,7 +56,7 @@ class Machine:
         path.chmod(0o755)
 
     def python(self, name: str, version: str, **said: str) -> None:
-        usual = {"NO_ENSUREPIP": "0", "NO_HEADERS": "0", "NO_WHEEL": "1", "UNBUILT": "", "SAID": "ran"}
+        usual = {"NO_ENSUREPIP": "0", "NO_HEADERS": "0", "NO_WHEEL": "1", "UNBUILT": "", "SAID": "ran", "UNFIT": ""}
         self.program(name, PYTHON, VERSION=version, LOG=str(self.root / "log"), **(usual | said))
 
     def uv(self, no_download: str = "") -> None:
@@ -247,3 +248,14 @@ def test_the_matrix_prints_a_row_for_each_cell(machine: Machine) -> None:
     named = [line for line in (HOUSE / ".ci/cells").read_text().splitlines() if not line.startswith("#")]
     assert len(done.stdout.splitlines()) == 2 + len(named)
     assert f"| 3.11 | 2.13.0 | 0.16 | {day} | 4 | 0 | 0 | 0 |" in done.stdout
+
+
+@pytest.mark.parametrize(("of", "cell_is_made"), [("nvidia-modelopt", True), ("grok1-bench", False)])
+def test_pins_that_do_not_fit_are_borne_in_a_cell_of_another_torch_only(
+    machine: Machine, of: str, cell_is_made: bool
+) -> None:
+    machine.python("python3", "3.13", UNFIT=f"{of} 1 has requirement torch>=2.8, but you have torch 2.7.1.")
+    assert machine.make("venv").returncode
+    done = machine.make("venv", "TORCH=2.7.1")
+    assert (done.returncode == 0) is cell_is_made
+    assert "has requirement torch>=2.8" in done.stderr
