@@ -60,6 +60,7 @@ _RECORDS = {
     ("torch", "Size"),
     ("torch.serialization", "_get_layout"),
 }
+_ENUMERATIONS = ("_MEM_FORMAT_ENCODING", "WriteItemType")
 _DTYPES = {name: value for name, value in vars(torch).items() if isinstance(value, torch.dtype)}
 
 Values = Mapping[str, object]
@@ -99,6 +100,8 @@ class _RecordUnpickler(pickle._Unpickler):
         """A record's class for each that the format needs."""
         if module == "torch" and name in _DTYPES:
             return _DTYPES[name]
+        if (module, name) == ("builtins", "getattr"):
+            return _member
         if (module, name) not in _RECORDS:
             raise RefusedPickleError(f"it names {module}.{name}, which is neither a tensor nor plain data")
         if name not in self._classes:
@@ -108,6 +111,14 @@ class _RecordUnpickler(pickle._Unpickler):
     def persistent_load(self, key: object) -> NoReturn:
         """The format has none."""
         raise RefusedPickleError("it refers to something outside itself")
+
+
+def _member(enumeration: object, name: object) -> Record:
+    """Of an enumeration, as Python 3.11.0 to 3.11.3 pickle it: by its name, with getattr, not by its value."""
+    if not (isinstance(enumeration, type) and enumeration.__name__ in _ENUMERATIONS and type(name) is str):
+        raise RefusedPickleError("it names builtins.getattr, which is neither a tensor nor plain data")
+    assert issubclass(enumeration, Record)  # all that find_class hands out with such a name
+    return enumeration(name)
 
 
 def read_metadata(folder: Path) -> Metadata:

@@ -20,6 +20,7 @@ import pytest
 import torch
 from torch.distributed.checkpoint.filesystem import _StorageInfo
 from torch.distributed.checkpoint.metadata import (
+    _MEM_FORMAT_ENCODING,
     BytesStorageMetadata,
     ChunkStorageMetadata,
     Metadata,
@@ -119,6 +120,25 @@ def test_archives_run_nothing(marker: Path, tmp_path: Path, name: str) -> None:
     with pytest.raises(RefusedPickleError, match=r"common\.pt is (refused|damaged)"):
         read_archive(path)
     assert not marker.exists()
+
+
+def test_an_enumeration_by_its_name_is_read_and_no_other_attribute_is(tmp_path: Path) -> None:
+    """Python 3.11.0 to 3.11.3 pickle enumerations so; Debian 12 has 3.11.2."""
+    member = Trap(getattr, _MEM_FORMAT_ENCODING, "TORCH_PRESERVE_FORMAT")
+    properties = TensorProperties(torch.bfloat16)
+    state = (*properties.__getstate__()[:3], member, False)
+    assert unpickled(pickle.dumps(member)) is _MEM_FORMAT_ENCODING.TORCH_PRESERVE_FORMAT
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TensorProperties, "__getstate__", lambda self: state)
+        content = pickle.dumps(Metadata({"t": TensorStorageMetadata(properties, torch.Size([1]), [])}, storage_data={}))
+    (tmp_path / ".metadata").write_bytes(content)
+    (read,) = read_metadata(tmp_path).state_dict_metadata.values()
+    assert isinstance(read, TensorStorageMetadata)
+    assert read.properties.dtype == torch.bfloat16
+    for of, name in ((Metadata, "__init__"), (_MEM_FORMAT_ENCODING, 1), (TensorProperties, "create_from_tensor")):
+        (tmp_path / ".metadata").write_bytes(pickle.dumps(Trap(getattr, of, name)))
+        with pytest.raises(RefusedPickleError, match=r"it names builtins\.getattr, which is neither a tensor"):
+            read_metadata(tmp_path)
 
 
 @pytest.mark.parametrize(
