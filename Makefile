@@ -20,6 +20,7 @@ MUTANTS_ARGS ?=
 CELLS ?=
 
 PINS := constraints/dev.txt
+HASHES := constraints/hashes.txt
 LINE := $(if $(findstring /,$(MEGATRON)),,$(filter 0.% 1.%,$(MEGATRON)))
 CELL := $(if $(TORCH),-torch$(TORCH))$(if $(LINE),-megatron$(LINE))
 VERSION = $(shell $(1) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
@@ -94,7 +95,7 @@ clean:  ## remove .venv and caches; results/ stays
 	rm -rf .venv .venv-* build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(READY): pyproject.toml $(PINS) $(wildcard constraints/megatron-$(LINE).txt) $(if $(OTHER),again)
+$(READY): pyproject.toml $(PINS) $(HASHES) $(wildcard constraints/megatron-$(LINE).txt) $(if $(OTHER),again)
 	@bash constraints/install.sh "$(VENV)" "$(PYTHON)" "$(TORCH)" "$(LINE)"
 	@touch $@
 

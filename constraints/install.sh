@@ -31,6 +31,15 @@ write_pins() { # the lines of dev.txt, in the place of some those of another lin
         sed "s/^torch==.*/torch==${torch:-$(pinned torch)}/"
 }
 
+split_pins() { # into those whose hashes are kept, with them, and the others; torch is in neither
+    : >"$folder/unhashed.txt"
+    awk -v others="$folder/unhashed.txt" '
+        FILENAME == ARGV[1] { if (!/^(#|$|torch==)/) wanted[$0] = 1; next }
+        !/^ / { pin = $0; sub(/ *\\$/, "", pin); kept = pin in wanted; delete wanted[pin] }
+        kept
+        END { for (pin in wanted) print pin >others }' "$pins" constraints/hashes.txt >"$folder/hashed.txt"
+}
+
 version_of() {
     "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null
 }
@@ -118,10 +127,13 @@ if [ "$(version_of "$python")" = 3.14 ]; then
     echo "note: nobody has run this project on Python 3.14 yet; docs/versions.md lists what was run"
 fi
 echo "installing into $folder: some minutes; a gigabyte with torch's CPU build, six with its CUDA build"
-# torch goes first and by its exact version, so that pip takes the build this machine offers (CPU or CUDA). The rest is
-# installed as pinned, unresolved; `pip check` then says whether the pins fit pyproject.toml's ranges.
+# All is installed as pinned, unresolved, and only if its hash is kept; another line's pins have none. torch follows by its
+# exact version, so that pip takes the build this machine offers (CPU or CUDA): what it needs is there, but for CUDA's own
+# packages. `pip check` then says whether the pins fit pyproject.toml's ranges.
+split_pins
+pip_install --no-deps --only-binary numpy,pyarrow,scipy --require-hashes --requirement "$folder/hashed.txt"
+if [ -s "$folder/unhashed.txt" ]; then pip_install --no-deps --requirement "$folder/unhashed.txt"; fi
 pip_install "torch==$(pinned torch)"
-pip_install --no-deps --only-binary numpy,pandas,pyarrow,scipy --requirement "$pins"
 pip_install --no-deps --no-build-isolation --ignore-requires-python --editable .
 said=$("$folder/bin/python" -m pip check) || {
     echo "$said" >&2

@@ -63,10 +63,38 @@ def test_a_test_tool_among_the_dependencies_is_named() -> None:
 
 
 def test_no_lock_of_one_registry_is_kept() -> None:
-    """A uv.lock names the host of the registry in every line; constraints/dev.txt is the lock."""
+    """A uv.lock names the host of the registry in every line; constraints/hashes.txt is the lock."""
     command = ["git", "-c", f"safe.directory={HOUSE}", "ls-files", "uv.lock"]
     assert not subprocess.run(command, cwd=HOUSE, check=True, capture_output=True, text=True).stdout
     assert "uv.lock" in (HOUSE / ".gitignore").read_text(encoding="utf-8").splitlines()
+
+
+def without_hashes(text: str) -> tuple[list[str], list[str]]:
+    """The pins of a file of requirements with hashes, and what is wrong with it."""
+    pins, complaints = [], []
+    for entry in text.replace("\\\n", " ").splitlines():
+        pin, *hashes = entry.split(" --hash=")
+        pins.append(" ".join(pin.split()))
+        if not hashes or not all(re.fullmatch(r"sha256:[0-9a-f]{64}", each.strip()) for each in hashes):
+            complaints.append(f"{pins[-1]}: no hashes, or other words")
+    return pins, complaints
+
+
+def test_each_pin_but_torchs_has_hashes() -> None:
+    dev = (HOUSE / "constraints" / "dev.txt").read_text(encoding="utf-8").splitlines()
+    pins, complaints = without_hashes((HOUSE / "constraints" / "hashes.txt").read_text(encoding="utf-8"))
+    assert not complaints
+    assert pins == [line for line in dev if not line.startswith(("#", "torch=="))], (
+        "make them anew: constraints/README.md"
+    )
+
+
+def test_a_pin_without_a_hash_is_named() -> None:
+    text = f"a==1 ; python_version < '3' \\\n    --hash=sha256:{'0' * 64}\nb==2\nc==3 \\\n    --hash=sha256:12\n"
+    assert without_hashes(text) == (
+        ["a==1 ; python_version < '3'", "b==2", "c==3"],
+        ["b==2: no hashes, or other words", "c==3: no hashes, or other words"],
+    )
 
 
 @pytest.fixture(scope="module")

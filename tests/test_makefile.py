@@ -33,7 +33,14 @@ mkdir -p "$folder"; sleep 0.01; touch "$folder/report.md"
 def test_the_results_folder_is_given_once_and_its_report_found(
     tmp_path: Path, given: list[str], words: str, folder: str
 ) -> None:
-    for name in ("Makefile", "pyproject.toml", "constraints/dev.txt", ".venv/bin/python", ".venv/.ready"):
+    for name in (
+        "Makefile",
+        "pyproject.toml",
+        "constraints/dev.txt",
+        "constraints/hashes.txt",
+        ".venv/bin/python",
+        ".venv/.ready",
+    ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text((HOUSE / name).read_text() if not name.startswith(".venv") else PYTHON)
     (tmp_path / ".venv/bin/python").chmod(0o755)
