@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 from filelock import FileLock, Timeout
 from pydantic import Field
 
-from bench.judge.metrics import STEP, figures_of, metric_of
+from bench.judge.metrics import STEP, metric_of, stored_figures_of
 from bench.judge.rule import VerdictState
 from bench.judge.stats import summarise
 from bench.records.fields import Figure, HexId, Name, Strict, UtcTime, utc_moment
@@ -58,7 +58,7 @@ def key_of(record: Record) -> str:
 def entry_of(record: Record, state: VerdictState | None = None) -> Entry:
     """The line of a valid record."""
     summary = summarise(record)
-    figures = {name: value for name, value in figures_of(summary).items() if name != STEP and metric_of(name)}
+    figures = {name: value for name, value in stored_figures_of(summary).items() if name != STEP and metric_of(name)}
     return Entry(
         record_id=record.id,
         created_at=record.created_at,

@@ -82,6 +82,11 @@ def figures_of(summary: Summary) -> dict[str, float]:
     return found
 
 
+def stored_figures_of(summary: Summary) -> dict[str, float]:
+    """Those that files keep, none of which is negative: what steps lose follows from the mean and the median."""
+    return {name: value for name, value in figures_of(summary).items() if name != LOST}
+
+
 def speed_figures(steady_seconds: Sequence[float]) -> dict[str, float]:
     """The figures of speed of a run's steady steps, and the clock's tick where they show one."""
     ordered = sorted(steady_seconds)

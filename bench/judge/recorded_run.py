@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import Field, StringConstraints, model_validator
 
-from bench.judge.metrics import LOST, STEP, figures_of, metric_of, speed_figures
+from bench.judge.metrics import STEP, metric_of, speed_figures, stored_figures_of
 from bench.judge.stats import summarise
 from bench.records.fields import Count, Figure, HexId, Name, Seconds, StepSeconds, Strict, Text
 from bench.records.record import Commit, Host, Record, Session
@@ -79,7 +79,7 @@ def recorded_run(record: Record) -> RecordedRun:
         environment=record.environment,
         warmup_steps=summary.steady_from,
         steady_step_seconds=list(summary.step_seconds[summary.steady_from :]),
-        figures={name: value for name, value in figures_of(summary).items() if name != LOST},
+        figures=stored_figures_of(summary),
         losses=[step.loss for step in record.steps],
         grad_norms=[step.grad_norm for step in record.steps],
     )

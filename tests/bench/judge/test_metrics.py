@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from bench.judge.metrics import (
+    LOST,
     MEAN,
     MEAN_TICK,
     PHASE,
@@ -21,6 +22,7 @@ from bench.judge.metrics import (
     family,
     figures_of,
     speed_figures,
+    stored_figures_of,
 )
 from bench.judge.stats import summarise
 
@@ -33,6 +35,15 @@ def test_speed_has_nine_tenths_of_the_error_and_the_others_share_the_rest_evenly
     assert [weights[name] for name in SPEED] == pytest.approx([0.3] * 3)
     assert [weights[name] for name in OTHERS] == pytest.approx([0.1 / 3] * 3)
     assert math.fsum(weights.values()) == pytest.approx(1.0), "all of the error is given away, and no more"
+
+
+def test_what_files_keep_is_never_negative(synthetic_record: Any) -> None:
+    """A mean below the median is one of steps that are mostly slow."""
+    summary = summarise(synthetic_record(seed=3))
+    summary = replace(summary, step_seconds=(1.0, 2.0, 2.0), steady_from=0)
+    assert figures_of(summary)[LOST] == pytest.approx(-1 / 3)
+    assert LOST not in stored_figures_of(summary)
+    assert min(stored_figures_of(summary).values()) >= 0
 
 
 @pytest.mark.parametrize("number", [1, 2, 3])
@@ -76,16 +87,17 @@ def test_the_coarsest_clock_of_all_runs_bounds_what_can_be_known_of_speed() -> N
     assert {found[name].resolution for name in OTHERS} == {0.0}
 
 
-def test_figures_of_speed_are_the_median_the_mean_and_the_lower_quartile() -> None:
+def test_figures_of_speed_are_the_median_the_mean_the_lower_quartile_and_what_steps_lose() -> None:
     seconds = np.random.default_rng(0).permutation(np.sqrt(np.arange(1.0, 15.0))).tolist()
     found = speed_figures(seconds)
     assert found == {
         STEP: pytest.approx(np.median(seconds)),
         MEAN: pytest.approx(np.mean(seconds)),
         QUARTILE: pytest.approx(np.quantile(seconds, 0.25)),
+        LOST: pytest.approx(np.mean(seconds) - np.median(seconds)),
     }
     assert speed_figures([3.5])[STEP] == 3.5
-    assert speed_figures([3.0, 1.0]) == {STEP: 2.0, MEAN: 2.0, QUARTILE: 1.5, TICK: 1.0}
+    assert speed_figures([3.0, 1.0]) == {STEP: 2.0, MEAN: 2.0, QUARTILE: 1.5, LOST: 0.0, TICK: 1.0}
 
 
 def test_figures_say_where_the_time_went_a_step_and_how_often_it_was_asked_for(synthetic_record: Any) -> None:
