@@ -17,6 +17,7 @@ import psutil
 from grok1.device.processor import processor_name
 
 _CGROUPS = Path("/sys/fs/cgroup")
+_CPUINFO = Path("/proc/cpuinfo")
 _MACHINE_ID, _BOOT_ID = Path("/etc/machine-id"), Path("/proc/sys/kernel/random/boot_id")
 # what names a job: Slurm, Kubernetes jobs of PyTorch, GitHub, GitLab, Jenkins
 _JOBS = ("SLURM_JOB_ID", "PET_RDZV_ID", "TORCHELASTIC_RUN_ID", "GITHUB_RUN_ID", "CI_JOB_ID", "BUILD_TAG")
@@ -30,7 +31,19 @@ def host() -> dict[str, Any]:
         "memory_bytes": psutil.virtual_memory().total,
         "load_average_1m": psutil.getloadavg()[0],
         "cpu_name": processor_name(),
+        "is_virtual": is_virtual(),
     }
+
+
+def is_virtual(cpuinfo: Path = _CPUINFO) -> bool | None:
+    """Whether this is a virtual machine; None where the system does not say.
+
+    x86 has a bit for it, which a hypervisor sets for its guests (CPUID 1, ECX bit 31); Linux lists it among the flags.
+    """
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        flags = next((line for line in cpuinfo.read_text(encoding="ascii").splitlines() if line[:5] == "flags"), None)
+        return None if flags is None else "hypervisor" in flags.split()
+    return None
 
 
 def machine() -> str:

@@ -71,7 +71,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--session-spread",
         metavar="PERCENT|history",
         help="the level between sessions to assume where a baseline cannot say (default: 1.2 on accelerators, 3 on a "
-        "CPU); history: from results/history.jsonl",
+        "CPU, 20 on that of a virtual machine); history: from results/history.jsonl",
     )
     add("--data", metavar="PREFIX", help="prefix of a .bin/.idx pair of files (default: sample text)")
     add("--tokenizer", metavar="PATH", help="the tokenizer that --data was made with")

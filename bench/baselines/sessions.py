@@ -21,7 +21,15 @@ from bench.judge.evidence import weigh
 from bench.judge.gate import judge
 from bench.judge.metrics import MEAN
 from bench.judge.recorded_run import RecordedRun, recorded_run
-from bench.judge.sessions import ASSUMED_PERCENT, assumed_spread, labels, session_name, stamp_of
+from bench.judge.sessions import (
+    OF_A_VIRTUAL_MACHINE,
+    Level,
+    are_virtual,
+    assumed_level,
+    labels,
+    session_name,
+    stamp_of,
+)
 from bench.records.fields import utc_moment
 from bench.records.jsonfile import first_fault
 from bench.records.record import Record, Session
@@ -201,11 +209,16 @@ def _known(baseline: Baseline, sessions: Sequence[RunSession]) -> str:
     number = len(sessions)
     if number >= MIN_SESSIONS:
         return f"known from its own {number} sessions"
-    assumed = ASSUMED_PERCENT[baseline.device.kinds[0]]
+    level = _assumed(baseline)
+    of = "a virtual machine" if level.origin == OF_A_VIRTUAL_MACHINE else "its kind of device"
     return (
-        f"{assumed:g} % is assumed for its kind of device (--session-spread gives another): {number} "
+        f"{level.percent:g} % is assumed for {of} (--session-spread gives another): {number} "
         f"session{'s' * (number > 1)}, and {MIN_SESSIONS} show its own"
     )
+
+
+def _assumed(baseline: Baseline) -> Level:
+    return assumed_level(baseline.device.kinds[0], None, are_virtual(run.host for run in baseline.runs))
 
 
 def _visible(baseline: Baseline) -> list[tuple[str, object]]:
@@ -222,7 +235,7 @@ def _visible(baseline: Baseline) -> list[tuple[str, object]]:
             before=np.exp(logs).tolist(),
             after=after.tolist(),
             sessions=(stamps, ["another"] * _NEW_RUNS),
-            session_spread=assumed_spread(baseline.device.kinds[0], None),
+            session_spread=math.log1p(_assumed(baseline).percent / 100),
         )
     )
     text = (

@@ -15,6 +15,7 @@ SessionSpread = Annotated[
     typer.Option(
         metavar="PERCENT|history|FILE",
         help="The level between sessions to assume where a baseline cannot say, one standard deviation. Default: 1.2 "
-        "on accelerators, 3 on a CPU. history: from results/history.jsonl; or a file like it (*.jsonl).",
+        "on accelerators, 3 on a CPU, 20 on that of a virtual machine. history: from results/history.jsonl; or a file "
+        "like it (*.jsonl).",
     ),
 ]

@@ -35,7 +35,7 @@ from bench.judge.metrics import MEAN, RATE, SPEED, STEP, Sessions, family, figur
 from bench.judge.patterns import findings, in_words
 from bench.judge.remedy import remedy_of
 from bench.judge.rule import RowState, deciding
-from bench.judge.sessions import Level, assumed_level, labels, stamp_of
+from bench.judge.sessions import Level, are_virtual, assumed_level, labels, stamp_of
 from bench.judge.stats import Summary, summarise
 from bench.judge.verdict import Refusal, Row, Verdict
 from bench.judge.void import MIN_STEADY_STEPS, why_invalid, why_learning_differs, why_void
@@ -116,7 +116,8 @@ class _Case:
 def _prepare(runs: list[Record], baselines: Sequence[Baseline], session_percent: SessionPercent) -> _Case:
     _require_one_case(runs)
     first = runs[0]
-    level = assumed_level(first.device.kind, session_percent(first) if callable(session_percent) else session_percent)
+    given = session_percent(first) if callable(session_percent) else session_percent
+    level = assumed_level(first.device.kind, given, are_virtual(run.host for run in runs))
     if void := next((reason for run in runs if (reason := why_invalid(run))), None):
         return _Case(runs, void, 1.0, [], [], ())
     summaries = [summarise(run) for run in runs]

@@ -120,6 +120,8 @@ class Host(Strict):
     throttled_seconds: Seconds | None = None
     # How many cores other programs used during the run, on average; null where the system does not say.
     others_cores: Annotated[float, Field(ge=0, le=1e6)] | None = None
+    # A guest, which shares its cores' caches and memory with guests that it cannot see; null where that is not known.
+    is_virtual: bool | None = None
 
 
 class Session(Strict):

@@ -52,7 +52,7 @@ class InOrder:
 
 def in_order(series: Series) -> list[InOrder]:
     """Every rule on every distance and size of slowdown. Blocks overlap: the counts are not of independent trials."""
-    spread = assumed_spread(series.device_kind, None)
+    spread = assumed_spread(series.device_kind, None, series.is_virtual)
     before = [trace_of(run, series.has_memory) for run in series.runs]
     found = []
     for percent in ORDERED_PERCENT:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from pydantic import Field, model_validator
 
 from bench.judge.difference import MIN_BASELINE_RUNS
-from bench.judge.sessions import labels, stamp_of
+from bench.judge.sessions import are_virtual, labels, stamp_of
 from bench.places import shipped
 from bench.records.fields import DeviceKind, Name, Positive, Strict, UtcTime, utc_moment
 from bench.records.jsonfile import read_model, write_model
@@ -57,6 +57,7 @@ class Series(Strict):
     recipe_hash: Name
     device_name: Name
     device_kind: DeviceKind = "cpu"  # of files from before they said so
+    is_virtual: bool = False
     runs: Annotated[list[Run], Field(min_length=2 * MIN_BASELINE_RUNS, max_length=MAX_RUNS)]
 
     @property
@@ -116,6 +117,7 @@ def series_of(condition: str, *folders: Sequence[Record]) -> Series:
         recipe_hash=first.recipe.hash,
         device_name=first.device.name,
         device_kind=first.device.kind,
+        is_virtual=are_virtual(record.host for record in ordered),
         runs=[_run_of(record, numbers[name], has_memory) for record, name in found],
     )
 

@@ -11,7 +11,7 @@ from typing import Any
 from tabulate import tabulate
 
 from bench.judge.evidence import MetricState
-from bench.judge.sessions import ASSUMED_PERCENT
+from bench.judge.sessions import assumed_level
 from bench.selftest.levels import Level
 from bench.selftest.ordered import BLOCK, InOrder, autocorrelations, spreads_percent
 from bench.selftest.replay import SLOWDOWNS_PERCENT, Outcome, skipped
@@ -46,7 +46,7 @@ def ordered_table(found: Sequence[InOrder], series: Series) -> str:
     """Markdown: each rule on all pairs of blocks, then how often equal blocks fail at each distance."""
     if not found:
         return f"skipped: the order of time, as no two blocks of {BLOCK} runs fit into the sessions"
-    assumed = ASSUMED_PERCENT[series.device_kind]
+    assumed = assumed_level(series.device_kind, None, series.is_virtual).percent
     lead = (
         f"In the order of time, {BLOCK} runs against {BLOCK} later ones (other projects' rules: the first of each "
         f"against the first). Across sessions {assumed:g} % between them is assumed. Blocks overlap: no intervals."

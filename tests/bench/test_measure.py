@@ -13,7 +13,7 @@ import pytest
 import tests.bench.measure_entries as entries
 from bench import host as hosts
 from bench import measure
-from bench.host import OthersClock, host, lost_seconds, others_cores, seconds_since
+from bench.host import OthersClock, host, is_virtual, lost_seconds, others_cores, seconds_since
 from bench.judge.attribution import attribute
 from bench.judge.metrics import figures_of
 from bench.judge.stats import summarise
@@ -260,3 +260,20 @@ def _samples(rank: RankSamples) -> MeasuredRank:
     content["timeline"] = [PhaseSpan(**each) for each in content["timeline"]]
     content["modules_seconds"] = {name: ModuleSeconds(**each) for name, each in content["modules_seconds"].items()}
     return MeasuredRank(**content)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("processor\t: 0\nflags\t\t: fpu vme hypervisor lahf_lm\n", True),
+        ("processor\t: 0\nflags\t\t: fpu vme lahf_lm hypervisors\n", False),
+        ("processor\t: 0\nFeatures\t: fp asimd\n", None),
+    ],
+)
+def test_a_virtual_machine_is_known_by_the_flag_that_its_hypervisor_sets(
+    tmp_path: Path, text: str, expected: bool | None
+) -> None:
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text(text)
+    assert is_virtual(cpuinfo) is expected
+    assert is_virtual(tmp_path / "none") is None

@@ -132,7 +132,7 @@ def _of_the_selftest() -> Iterator[Fault]:
     yield Fault(path, f"{before} series.runs]", f"{before} {shuffled}]", tests)
     after = '"every step", percent) for run in'
     yield Fault(path, f"{after} series.runs]", f"{after} {shuffled}]", tests)
-    spread = "    spread = assumed_spread(series.device_kind, None)\n"
+    spread = "    spread = assumed_spread(series.device_kind, None, series.is_virtual)\n"
     yield Fault(path, spread, f'{spread}    series = series.model_copy(update={{"runs": list({shuffled})}})\n', tests)
     yield Fault(path, "(start, start + BLOCK + later)\n", "(start + BLOCK + later, start)\n", tests)
     path, tests = "bench/selftest/replay.py", ("tests/bench/selftest/test_selftest.py",)

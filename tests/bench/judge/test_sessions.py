@@ -88,6 +88,42 @@ def test_the_assumed_level_is_the_given_one_or_that_of_the_kind(
     assert assumed_spread(kind, percent) == pytest.approx(math.log(level), rel=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("kind", "percent", "level"), [("cpu", None, 1.2), ("npu", None, 1.012), ("cuda", None, 1.012), ("cpu", 2.5, 1.025)]
+)
+def test_a_virtual_machine_has_a_level_of_its_own_where_its_cpu_is_what_runs(
+    kind: DeviceKind, percent: float | None, level: float
+) -> None:
+    assert assumed_spread(kind, percent, is_virtual=True) == pytest.approx(math.log(level), rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("is_virtual", "state", "words"),
+    [(True, "inconclusive", "20.0 % between sessions, assumed of a virtual machine"), (None, "fail", "3.0 % between")],
+)
+def test_on_a_virtual_machine_a_later_session_is_no_alarm(
+    synthetic_record: Any, is_virtual: bool | None, state: str, words: str
+) -> None:
+    """A third slower, as four sessions of one program on a guest with nothing else running were."""
+
+    def runs(first: int, median_seconds: float, day: str) -> list[Record]:
+        made = [
+            synthetic_record(
+                seed=first + place,
+                median_seconds=median_seconds,
+                device={"kind": "cpu"},
+                host={"is_virtual": is_virtual},
+            )
+            for place in range(5)
+        ]
+        return [each.model_copy(update={"session": session(day=day)}) for each in made]
+
+    baseline = recorded_baseline(runs(0, 39.8, "2025-02-01"), "invented")
+    verdict = judge(runs(5, 53.0, "2025-02-02"), [baseline])
+    assert verdict.state == state
+    assert words in verdict.sentence
+
+
 def test_a_session_is_called_by_what_is_known_of_it(synthetic_record: Any) -> None:
     whole = session(machine="a" * 12, boot="b" * 12, day="2025-02-01", job="SLURM_JOB_ID=7")
     named = (
