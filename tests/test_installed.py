@@ -120,9 +120,7 @@ def test_commands_find_what_is_shipped(run: Run, site: Path, tmp_path: Path) -> 
     assert "run only with --benchmark: pytest --pyargs bench --benchmark" in skipped.stdout
     (tmp_path / "look.py").write_text(LOOK)
     looked = run("look")
-    series, ledgers = (
-        len(list((Path(__file__).parents[1] / "baselines" / each).glob("*.json"))) for each in ("noise", "ledger")
-    )
+    series, ledgers = (len(list((HOUSE / "baselines" / each).glob("*.json"))) for each in ("noise", "ledger"))
     assert looked.stdout.split() == ["True", str(series), str(ledgers)], looked.stderr
 
 
