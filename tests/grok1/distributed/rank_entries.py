@@ -144,9 +144,9 @@ def train_in_small_buckets(job: Any, where: Any, emit: Any) -> Any:
     finalize = step.Stepper._finalize_gradients
     ended: list[bool] = []
 
-    def noted(group: Any) -> None:
+    def noted(group: Any, **options: Any) -> None:
         starts["after the backward" if ended else "during the backward"] += 1
-        start(group)
+        start(group, **options)
 
     def finalized(*args: Any, **kwargs: Any) -> None:
         ended.append(True)

@@ -95,8 +95,7 @@ def test_a_tokens_results_are_weighted_and_added_in_float32() -> None:
     dispatcher._route = _Route(order, order, 5, None)
     results = torch.tensor([[256.0], [1.0], [1.0], [1.0], [1.0]], dtype=torch.bfloat16)
     with SumsSeen() as seen:
-        output, bias = dispatcher.token_unpermutation(results)
-    assert bias is None
+        output = dispatcher.bring_back(results)
     assert (output.dtype, output.shape) == (torch.bfloat16, (1, 1, 1))
     assert output.item() == 258.0
     assert set(seen.types) == {torch.float32}
@@ -110,11 +109,11 @@ def test_on_one_rank_tokens_go_to_their_experts_and_back_with_their_gradients() 
     probs_TE = (torch.rand(6, 4) * routing_map).requires_grad_()
     dispatcher = MergedDispatcher.__new__(MergedDispatcher)
     dispatcher.tp_size = dispatcher.ep_size = 1
-    tokens_RH, counts_L, weights_R = dispatcher.token_permutation(hidden_SBH, probs_TE, routing_map)
+    tokens_RH, counts_L, weights_R = dispatcher.send(hidden_SBH, probs_TE, routing_map)
     assert counts_L.tolist() == routing_map.sum(dim=0).tolist()
     assert weights_R.tolist() == [1.0] * 12
     expert_R = torch.arange(4).repeat_interleave(counts_L)
-    output, _ = dispatcher.token_unpermutation(tokens_RH * (expert_R[:, None] + 1))
+    output = dispatcher.bring_back(tokens_RH * (expert_R[:, None] + 1))
     expected = ((probs_TE * (torch.arange(4) + 1)).sum(dim=1)[:, None] * hidden_SBH.view(6, 5)).view(3, 2, 5)
     torch.testing.assert_close(output, expected)
     upstream = torch.randn(3, 2, 5)
