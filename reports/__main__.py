@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from bench import places
+from bench.baselines.option import Baselines
 from bench.history.session_level import session_level
 from bench.history.store import FILE_NAME
 from bench.judge.baseline import load_baselines
@@ -27,15 +27,6 @@ Records = Annotated[
     list[Path] | None, typer.Argument(metavar="RECORDS...", help="Record files, or folders that hold them (*.json).")
 ]
 Output = Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the report and its plots.")]
-Baselines = Annotated[
-    Path,
-    typer.Option(
-        metavar="DIR",
-        help="Folder of stored baselines.",
-        default_factory=places.baselines,
-        show_default="baselines/, else the shipped ones",
-    ),
-]
 RequireBaseline = Annotated[
     bool, typer.Option("--require-baseline", help="Fail a case that has no baseline or is inconclusive.")
 ]

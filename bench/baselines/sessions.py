@@ -235,7 +235,7 @@ def _visible(baseline: Baseline) -> list[tuple[str, object]]:
             before=np.exp(logs).tolist(),
             after=after.tolist(),
             sessions=(stamps, ["another"] * _NEW_RUNS),
-            session_spread=math.log1p(_assumed(baseline).percent / 100),
+            session_spread=_assumed(baseline).spread,
         )
     )
     text = (

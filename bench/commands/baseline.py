@@ -12,9 +12,9 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from bench import places
 from bench.baselines import store as baseline_store
 from bench.baselines.noise import notes
+from bench.baselines.option import Baselines
 from bench.baselines.sessions import added, require_sessions, require_sound, session_facts, sessions_of
 from bench.judge.baseline import DEFAULT_TOLERANCE_PERCENT, Baseline, stored_baselines
 from bench.judge.difference import FLOOR_PERCENT, MIN_BASELINE_RUNS, Comparison
@@ -35,15 +35,6 @@ MAX_NOTES = 20
 
 Records = Annotated[
     list[Path], typer.Argument(metavar="RECORDS...", help="Record files, or folders that hold them (*.json).")
-]
-Baselines = Annotated[
-    Path,
-    typer.Option(
-        metavar="DIR",
-        help="Folder of stored baselines.",
-        default_factory=places.baselines,
-        show_default="baselines/, else the shipped ones",
-    ),
 ]
 Candidate = Annotated[Path, typer.Argument(metavar="CANDIDATE", help="A file that `record` wrote.")]
 Rationale = Annotated[str, typer.Option(metavar="TEXT", help="Why, in one sentence; stored with the baseline.")]

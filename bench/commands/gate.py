@@ -12,7 +12,8 @@ from typing import Annotated
 import typer
 
 from bench.ab.settle_stored import settle_stored
-from bench.commands.baseline import Baselines, Records
+from bench.baselines.option import Baselines
+from bench.commands.baseline import Records
 from bench.commands.session_spread import HISTORY, SessionSpread
 from bench.history.session_level import session_level
 from bench.judge.baseline import load_baselines

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from bench.commands.baseline import Baselines, Records
+from bench.baselines.option import Baselines
+from bench.commands.baseline import Records
 from bench.judge.baseline import load_baselines
 from bench.judge.gate import grouped
 from bench.judge.nightly import ERROR, Watch, first_alarm, watch

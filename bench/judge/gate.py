@@ -11,7 +11,6 @@ other software is shown and does not decide, unless the run has all that the bas
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -236,7 +235,7 @@ def _comparisons(
     sessions = Sessions(
         before=stamps[: len(baseline.runs)],
         after=stamps[len(baseline.runs) :],
-        spread=math.log1p(level.percent / 100),
+        spread=level.spread,
         origin=level.origin,
     )
     return {

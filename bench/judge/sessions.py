@@ -52,6 +52,11 @@ class Level:
     percent: float
     origin: str = ASSUMED
 
+    @property
+    def spread(self) -> float:
+        """As a logarithm."""
+        return math.log1p(self.percent / 100)
+
 
 def assumed_level(kind: DeviceKind, given: Level | float | None, is_virtual: bool = False) -> Level:
     """The given one, or else that of the kind of device, and of the machine where its CPU is what runs."""
@@ -66,7 +71,7 @@ def assumed_level(kind: DeviceKind, given: Level | float | None, is_virtual: boo
 
 def assumed_spread(kind: DeviceKind, percent: float | None, is_virtual: bool = False) -> float:
     """The same as a logarithm; the given one is in percent."""
-    return math.log1p(assumed_level(kind, percent, is_virtual).percent / 100)
+    return assumed_level(kind, percent, is_virtual).spread
 
 
 def are_virtual(hosts: Iterable[Host | None]) -> bool:

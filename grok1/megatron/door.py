@@ -58,7 +58,7 @@ with patches.quiet_imports(), patches.compile_when_called():
             whole_job_groups,
         )
     else:
-        from grok1.megatron.line_0_16 import (  # type: ignore[assignment]
+        from grok1.megatron.line_0_16 import (  # type: ignore[assignment]  # the same names of another line
             CONFIG,
             PATCHES,
             WholeDispatcher,
