@@ -11,6 +11,7 @@
 PYTHON ?= python3
 TORCH ?=
 MEGATRON ?=
+MINDSPEED ?=
 RESULTS ?= results
 BENCH_ARGS ?=
 TEST_ARGS ?=
@@ -78,7 +79,7 @@ mutants: $(READY) $(VENV)/mutants  ## plant some 400 faults in the gate and the 
 
 # Only its operators are used, so it comes without what its own commands need, and stays out of the environment.
 $(VENV)/mutants: $(READY) constraints/mutants.txt
-	$(PIP) install -qq --no-deps --upgrade --target $@ --requirement constraints/mutants.txt
+	$(BIN)/python -m pip --disable-pip-version-check install -qq --no-deps --upgrade --target $@ --requirement constraints/mutants.txt
 	@touch $@
 
 check: $(READY)  ## format, lint, types and import contracts, changing nothing

@@ -1,10 +1,12 @@
-"""What `make bench` hands to pytest, seen by a stand-in for the interpreter."""
+"""The Makefile: what `make bench` hands to pytest, seen by a stand-in for the interpreter; what its recipes name."""
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -54,3 +56,21 @@ def test_the_results_folder_is_given_once_and_its_report_found(
         check=False,
     )
     assert done.stdout == f"<-m><pytest><bench/><--benchmark>{words}\nreport: {folder}/report.md\n", done.stderr
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="no make")
+def test_every_recipe_names_variables_that_exist() -> None:
+    targets = re.findall(r"^([a-z-]+):.*##", (HOUSE / "Makefile").read_text(), re.M)
+    assert "mutants" in targets
+    for target in targets:
+        done = subprocess.run(
+            ["make", "--dry-run", "--always-make", "--warn-undefined-variables", target, f"PYTHON={sys.executable}"],
+            cwd=HOUSE,
+            env={"PATH": os.environ["PATH"]},
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert "undefined" not in done.stderr, target
