@@ -20,7 +20,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bench.overhead import timed
-from grok1.config.recipe import Kernels, Recipe
+from grok1.config.recipe import Recipe
+from grok1.config.sections import Kernels
 from grok1.data.batches import Batches
 from grok1.device import measuring, seam
 from grok1.distributed.groups import Ranks, joined

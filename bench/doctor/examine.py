@@ -16,7 +16,8 @@ from bench.doctor.findings import Finding, failed, not_run
 from bench.doctor.layer import LayerResult
 from bench.doctor.reference import on_cpu
 from grok1.config.load import ONE_RANK, load_recipe
-from grok1.config.recipe import Parallel, Recipe
+from grok1.config.recipe import Recipe
+from grok1.config.sections import Parallel
 from grok1.device.kind import Kind
 from grok1.distributed.launch import RankFailedError, launch, preload_in_ranks
 

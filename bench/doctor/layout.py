@@ -7,7 +7,8 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 
 from grok1.config.load import AXES, ONE_RANK, load_recipe
-from grok1.config.recipe import Kernels, Parallel, Recipe
+from grok1.config.recipe import Recipe
+from grok1.config.sections import Kernels, Parallel
 
 STEPS = 10
 PLAIN = Kernels()  # megatron's own parts

@@ -10,182 +10,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from grok1.config.sections import Data, Frozen, Kernels, Model, Parallel, Training, divides
 
 _MATMUL_FLOPS = 6  # 2 for multiply and add, times 3 for forward and the two products of backward
 _LATE_TRAINING_KEYS = ("gradient_dtype", "router_dtype", "reuse_fp32_parameters")
 LONGEST_BLOCK = 256  # queries whose capped attention scores are in memory together; fewer on a CPU
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
-
-
-class Model(_Frozen):
-    """Sizes, and the choices in which the two published Grok-1 models differ."""
-
-    num_layers: int = Field(ge=1, le=1024)
-    hidden_size: int = Field(ge=1, le=1 << 20)
-    ffn_hidden_size: int = Field(ge=1, le=1 << 22)
-    num_attention_heads: int = Field(ge=1, le=4096)
-    num_query_groups: int = Field(ge=1, le=4096)
-    head_dim: int = Field(ge=2, le=4096)
-    vocab_size: int = Field(ge=2, le=1 << 24)
-    num_experts: int = Field(ge=1, le=4096)
-    experts_per_token: int = Field(ge=1, le=64)
-    activation: Literal["swiglu", "geglu"]
-    attention_logit_cap: float = Field(ge=0.0, description="30 in xAI's model; 0 means no cap")
-    attention_multiplier: float = Field(default=0.0, ge=0.0, description="on the scores; 0 means 1 / sqrt(head_dim)")
-    tie_embeddings: bool
-    router: Literal["topk_then_softmax", "softmax_then_topk"]
-    aux_loss_coefficient: float = Field(ge=0.0, le=10.0)
-    embedding_multiplier: float = Field(gt=0.0)
-    output_multiplier: float = Field(gt=0.0)
-    norm_epsilon: float = Field(default=1e-5, gt=0.0)
-    rope_base: int = Field(default=10000, ge=1, le=1 << 40)
-    init_std: float = Field(default=0.01, gt=0.0)
-
-    @model_validator(mode="after")
-    def _check(self) -> Model:
-        _divides("model.num_query_groups", self.num_query_groups, "num_attention_heads", self.num_attention_heads)
-        if self.experts_per_token > self.num_experts:
-            raise ValueError(
-                f"model.experts_per_token {self.experts_per_token} exceeds num_experts {self.num_experts}; "
-                "choose at most that many"
-            )
-        if self.head_dim % 2:
-            raise ValueError(f"model.head_dim {self.head_dim} is odd; rotary embedding needs an even one")
-        return self
-
-    @property
-    def query_size(self) -> int:
-        """Width of all query heads together."""
-        return self.num_attention_heads * self.head_dim
-
-    @property
-    def key_value_size(self) -> int:
-        """Width of all key heads together, which is also that of all value heads."""
-        return self.num_query_groups * self.head_dim
-
-
-class Parallel(_Frozen):
-    """How many ways each axis is split, over how many ranks."""
-
-    world_size: int = Field(ge=1, le=1 << 16)
-    tensor: int = Field(default=1, ge=1, le=1 << 16)
-    pipeline: int = Field(default=1, ge=1, le=1 << 16)
-    expert: int = Field(default=1, ge=1, le=1 << 16)
-    expert_tensor: int = Field(default=1, ge=1, le=1 << 16, description="how many ways one expert's matrices are split")
-    sequence_parallel: bool = True
-    dispatcher: Literal["allgather", "alltoall"] = "alltoall"
-
-    @model_validator(mode="after")
-    def _check(self) -> Parallel:
-        _divides("tensor x pipeline", self.tensor * self.pipeline, "parallel.world_size", self.world_size)
-        _divides(
-            "expert_tensor x expert x pipeline",
-            self.expert_tensor * self.expert * self.pipeline,
-            "parallel.world_size",
-            self.world_size,
-        )
-        if self.tensor > 1 and self.expert_tensor == 1 and self.expert == 1:
-            raise ValueError(
-                f"parallel.expert_tensor 1 and expert 1 with tensor {self.tensor}: megatron-core 0.12 then sums the "
-                f"experts' outputs over the tensor ranks; set parallel.expert_tensor={self.tensor}, or expert above 1"
-            )
-        if self.tensor > 1 and not self.sequence_parallel:
-            raise ValueError(
-                f"parallel.sequence_parallel is false with tensor {self.tensor}: mixture-of-experts training "
-                "under tensor parallelism needs it; set parallel.sequence_parallel=true"
-            )
-        return self
-
-    @property
-    def data(self) -> int:
-        """Data-parallel replicas of the dense parameters."""
-        return self.world_size // (self.tensor * self.pipeline)
-
-    @property
-    def expert_data(self) -> int:
-        """Data-parallel replicas of each expert."""
-        return self.world_size // (self.expert_tensor * self.expert * self.pipeline)
-
-
-class Training(_Frozen):
-    """Batch, precision, optimizer and schedule."""
-
-    sequence_length: int = Field(ge=1, le=1 << 24)
-    micro_batch: int = Field(default=1, ge=1, le=1 << 20)
-    global_batch: int = Field(ge=1, le=1 << 20)
-    dtype: Literal["fp32", "bf16"]
-    gradient_dtype: Literal["fp32", "bf16"] = "fp32"
-    router_dtype: Literal["fp32", "model"] = "fp32"
-    reuse_fp32_parameters: bool = False
-    learning_rate: float = Field(gt=0.0)
-    min_learning_rate: float = Field(ge=0.0)
-    warmup_steps: int = Field(ge=0, le=1 << 40)
-    decay_steps: int = Field(ge=1, le=1 << 40)
-    weight_decay: float = Field(ge=0.0)
-    adam_beta1: float = Field(default=0.9, ge=0.0, lt=1.0)
-    adam_beta2: float = Field(default=0.95, ge=0.0, lt=1.0)
-    adam_epsilon: float = Field(default=1e-8, gt=0.0)
-    clip_grad: float = Field(ge=0.0, description="0 means no clipping")
-    recompute: Literal["none", "full"] = "none"
-    seed: int = Field(default=1234, ge=0, lt=1 << 31)
-
-    @model_validator(mode="after")
-    def _check(self) -> Training:
-        if self.warmup_steps >= self.decay_steps:
-            raise ValueError(
-                f"training.warmup_steps {self.warmup_steps} is not below decay_steps {self.decay_steps}; shorten it"
-            )
-        if self.min_learning_rate > self.learning_rate:
-            raise ValueError(
-                f"training.min_learning_rate {self.min_learning_rate} exceeds learning_rate {self.learning_rate}"
-            )
-        if self.dtype != "bf16":
-            _check_fp32_alone(self)
-        return self
-
-
-class Data(_Frozen):
-    """Which tokenizer made the tokens, and how documents are split."""
-
-    tokenizer_type: Literal["PretrainedFromHF", "SentencePiece"] = "SentencePiece"
-    split: str = Field(default="99990,8,2", max_length=64)
-
-    @model_validator(mode="after")
-    def _check(self) -> Data:
-        parts = self.split.split(",")
-        try:
-            weights = [float(part) for part in parts]
-        except ValueError:
-            weights = []
-        if len(weights) != 3 or min(weights, default=-1) < 0 or not 0 < weights[0] <= sum(weights) < 1e12:
-            raise ValueError(
-                f"data.split {self.split!r} is not three weights train,valid,test with a share for training; "
-                'write it like "99990,8,2"'
-            )
-        return self
-
-
-class Kernels(_Frozen):
-    """Which implementation computes a part of the step. The maths is the same; time and memory are not.
-
-    The defaults are megatron's own parts.
-    """
-
-    experts: Literal["sequential", "fused", "grouped"] = "sequential"
-    dispatch: Literal["megatron", "merged"] = "megatron"
-    cross_entropy: Literal["megatron", "fused"] = "megatron"
-    linear: Literal["megatron", "fused", "mc2"] = "megatron"
-    norm: Literal["torch", "npu"] = "torch"
-    gradient_reduction: Literal["at_end", "overlapped"] = "at_end"
-
-
-class Recipe(_Frozen):
+class Recipe(Frozen):
     """One training job, whole. Construction fails when the parts do not fit together."""
 
     name: str = Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
@@ -200,14 +36,14 @@ class Recipe(_Frozen):
     def _check(self) -> Recipe:
         model, parallel, training = self.model, self.parallel, self.training
         tensor = parallel.tensor
-        _divides("parallel.tensor", tensor, "model.num_attention_heads", model.num_attention_heads)
-        _divides("parallel.tensor", tensor, "model.num_query_groups", model.num_query_groups)
-        _divides("parallel.tensor", tensor, "model.vocab_size", model.vocab_size)
-        _divides("parallel.expert", parallel.expert, "model.num_experts", model.num_experts)
-        _divides("parallel.expert_tensor", parallel.expert_tensor, "model.ffn_hidden_size", model.ffn_hidden_size)
-        _divides("parallel.pipeline", parallel.pipeline, "model.num_layers", model.num_layers)
+        divides("parallel.tensor", tensor, "model.num_attention_heads", model.num_attention_heads)
+        divides("parallel.tensor", tensor, "model.num_query_groups", model.num_query_groups)
+        divides("parallel.tensor", tensor, "model.vocab_size", model.vocab_size)
+        divides("parallel.expert", parallel.expert, "model.num_experts", model.num_experts)
+        divides("parallel.expert_tensor", parallel.expert_tensor, "model.ffn_hidden_size", model.ffn_hidden_size)
+        divides("parallel.pipeline", parallel.pipeline, "model.num_layers", model.num_layers)
         if parallel.sequence_parallel:
-            _divides("parallel.tensor", tensor, "training.sequence_length", training.sequence_length)
+            divides("parallel.tensor", tensor, "training.sequence_length", training.sequence_length)
         replicas = training.micro_batch * parallel.data
         if self.kernels.dispatch == "merged" and parallel.dispatcher != "alltoall":
             raise ValueError(
@@ -221,7 +57,7 @@ class Recipe(_Frozen):
                 "kernels.linear mc2 with parallel.tensor 1: MC2 joins a product with the tensor ranks' exchange, and "
                 "there is none; set parallel.tensor above 1, or kernels.linear=megatron"
             )
-        _divides("micro_batch x data parallel", replicas, "training.global_batch", training.global_batch)
+        divides("micro_batch x data parallel", replicas, "training.global_batch", training.global_batch)
         return self
 
     # ---- counts -------------------------------------------------------------------------------------
@@ -362,17 +198,6 @@ class Recipe(_Frozen):
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def _check_fp32_alone(training: Training) -> None:
-    """Refuse what only bf16 training has: gradients of another dtype than the weights, and fp32 copies of them."""
-    chosen = {
-        "gradient_dtype=bf16": training.gradient_dtype == "bf16",
-        "reuse_fp32_parameters=true": training.reuse_fp32_parameters,
-    }
-    for choice, is_chosen in chosen.items():
-        if is_chosen:
-            raise ValueError(f"training.{choice} with dtype {training.dtype}: bf16 training alone has it; leave it out")
-
-
 def _check_grouped(model: Model, training: Training) -> None:
     """Refuse here what megatron's GroupedMLP and its grouped GEMM would refuse after the ranks have started."""
     remedy = "or kernels.experts=sequential"
@@ -385,12 +210,4 @@ def _check_grouped(model: Model, training: Training) -> None:
         raise ValueError(
             f"kernels.experts grouped with model.activation {model.activation}: megatron's grouped experts know "
             f"silu and exact GELU, not its tanh form; set model.activation=swiglu, {remedy}"
-        )
-
-
-def _divides(divisor_name: str, divisor: int, name: str, value: int) -> None:
-    if value % divisor:
-        raise ValueError(
-            f"{name} {value} is not a multiple of {divisor_name} {divisor}; "
-            f"change one of them (the nearest multiple is {max(1, round(value / divisor)) * divisor})"
         )

@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore, Store  # torch.distributed's own, which its types do not name
 
-from grok1.config.recipe import Parallel
+from grok1.config.sections import Parallel
 from grok1.device import seam
 from grok1.device.without_data import init_fake_process_group
 from grok1.distributed.heartbeat import heartbeat, open_meeting

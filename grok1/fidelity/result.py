@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
-from grok1.config.recipe import Parallel
+from grok1.config.sections import Parallel
 
 _AXES = ("world_size", "tensor", "pipeline", "expert", "expert_tensor", "data")
 

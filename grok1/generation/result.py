@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-from grok1.config.recipe import Parallel
+from grok1.config.sections import Parallel
 from grok1.generation.job import Sampling
 
 FinishReason = Literal["eos", "length"]

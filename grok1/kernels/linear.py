@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from grok1.config.recipe import Kernels
+from grok1.config.sections import Kernels
 from grok1.device.gloo import Handle
 from grok1.distributed.groups import gathering_buffer, tensor_group
 from grok1.kernels.context import Context

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from grok1.config.recipe import Kernels, Model
+from grok1.config.sections import Kernels, Model
 from grok1.device.kind import device_kind
 from grok1.kernels.capped_attention import capped_attention
 from grok1.kernels.linear import linear_layers

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from grok1.config.recipe import Kernels, Model
+from grok1.config.sections import Kernels, Model
 from grok1.device.accelerator import npu_rms_norm
 from grok1.device.kind import check_npu_norm, device_kind
 from grok1.megatron.door import ModuleSpec, TransformerConfig, TransformerLayer, TransformerLayerSubmodules

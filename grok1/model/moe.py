@@ -7,7 +7,7 @@ from collections.abc import Callable
 from torch import Tensor
 from torch.nn import functional as F
 
-from grok1.config.recipe import Kernels, Model
+from grok1.config.sections import Kernels, Model
 from grok1.kernels.dispatch import MergedDispatcher
 from grok1.kernels.experts import FusedExperts
 from grok1.kernels.linear import plain_layers

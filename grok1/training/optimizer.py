@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from grok1.config.recipe import Training
+from grok1.config.sections import Training
 from grok1.megatron.door import OptimizerConfig, OptimizerParamScheduler, get_megatron_optimizer
 from grok1.megatron.instances import (
     clip_inside_fused_adamw,

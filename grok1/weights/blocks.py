@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from grok1.config.recipe import Model
+from grok1.config.sections import Model
 from grok1.weights.names import EMBEDDING, HEAD
 
 Shape = tuple[int, ...]

@@ -18,7 +18,8 @@ from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, TensorSt
 from torch.distributed.checkpoint.planner import LoadPlan, ReadItem
 from torch.distributed.checkpoint.planner_helpers import create_read_items_for_chunk_list
 
-from grok1.config.recipe import Model, Recipe
+from grok1.config.recipe import Recipe
+from grok1.config.sections import Model
 from grok1.files import whole_folder, write_text
 from grok1.megatron.plain_data import PlainReader, why
 from grok1.weights.blocks import Block, blocks, separated

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from grok1.config.load import build_recipe
-from grok1.config.recipe import Data, Recipe, Training
+from grok1.config.recipe import Recipe
 from grok1.config.refusals import printable
+from grok1.config.sections import Data, Training
 from grok1.files import write_text
 from grok1.megatron.installed import megatron_line
 from grok1.weights.manifest import (

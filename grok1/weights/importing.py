@@ -20,8 +20,9 @@ from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, MetadataIndex, TensorProperties
 from torch.distributed.checkpoint.planner import SavePlan, TensorWriteData, WriteItem, WriteItemType
 
-from grok1.config.recipe import Model, Recipe
+from grok1.config.recipe import Recipe
 from grok1.config.refusals import listed, reason_of
+from grok1.config.sections import Model
 from grok1.files import write_text
 from grok1.weights.blocks import Block, Shape, blocks, interleaved
 from grok1.weights.folder import (

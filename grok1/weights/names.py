@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 
-from grok1.config.recipe import Model
+from grok1.config.sections import Model
 
 EMBEDDING = "model.embed_tokens.weight"
 HEAD = "lm_head.weight"

@@ -17,7 +17,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from grok1.config.recipe import Model, Recipe
+from grok1.config.recipe import Recipe
+from grok1.config.sections import Model
 from grok1.distributed.groups import Ranks
 from grok1.weights.names import published_name, published_shapes
 

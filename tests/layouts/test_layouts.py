@@ -10,7 +10,8 @@ import sys
 
 import pytest
 
-from grok1.config.recipe import Parallel, Recipe
+from grok1.config.recipe import Recipe
+from grok1.config.sections import Parallel
 from grok1.distributed.launch import launch
 from tests.layouts.entries import Errors
 from tests.layouts.plan import DISPATCHERS, Trial, accepted_trials, is_mistrained_by_megatron, sampled

@@ -17,7 +17,7 @@ from bench.doctor.machine import Machine
 from bench.doctor.memory import RankMemory
 from bench.doctor.speed import DeviceSpeed
 from bench.doctor.training import RankSteps
-from grok1.config.recipe import Parallel
+from grok1.config.sections import Parallel
 from grok1.fidelity.result import Comparison, VerifyResult
 
 PACKAGES = {"torch": "2.7.1+cpu", "torch_npu": "2.7.1.post6", "megatron-core": "0.12.1", "mindspeed": "0.12.1"}

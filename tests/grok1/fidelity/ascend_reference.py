@@ -22,7 +22,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from grok1.config.recipe import Model, Recipe, Training
+from grok1.config.recipe import Recipe
+from grok1.config.sections import Model, Training
 
 Weights = dict[str, Tensor]
 

@@ -21,7 +21,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from grok1.config.load import ONE_RANK
-from grok1.config.recipe import Model, Recipe
+from grok1.config.recipe import Recipe
+from grok1.config.sections import Model
 from grok1.data.indexed import IndexedWriter
 from grok1.distributed.launch import launch
 from grok1.training.job import Job

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from grok1.config.load import load_recipe
-from grok1.config.recipe import Training
+from grok1.config.sections import Training
 from grok1.training import optimizer
 
 SETTINGS = (
