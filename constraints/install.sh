@@ -133,6 +133,7 @@ echo "installing into $folder: some minutes; a gigabyte with torch's CPU build, 
 split_pins
 pip_install --no-deps --only-binary numpy,pyarrow,scipy --require-hashes --requirement "$folder/hashed.txt"
 if [ -s "$folder/unhashed.txt" ]; then pip_install --no-deps --requirement "$folder/unhashed.txt"; fi
+if [ -n "$torch" ]; then sed -i '/^setuptools==/d' "$pins"; fi # torch 2.11 wants another; it takes what it needs
 pip_install "torch==$(pinned torch)"
 pip_install --no-deps --no-build-isolation --ignore-requires-python --editable .
 said=$("$folder/bin/python" -m pip check) || {

@@ -33,9 +33,9 @@ def dawdle_in_the_router(job: Job, where: Rendezvous, emit: Any) -> RunResult | 
 
     routing = TopKRouter.routing
 
-    def dawdling(*args: Any) -> Any:
+    def dawdling(*args: Any, **kwargs: Any) -> Any:
         time.sleep(0.02)  # five times the step it is added to, with eight of them
-        return routing(*args)
+        return routing(*args, **kwargs)
 
     TopKRouter.routing = dawdling
     return run_rank(job, where, emit)

@@ -18,6 +18,7 @@ from bench.cases import CASES, select
 from bench.judge.baseline import BaselineFile, recorded_baseline
 from bench.records.record import Record
 from grok1.config.load import ONE_RANK, load_recipe
+from tests.lines import NO_NPU
 
 ROOT = Path(__file__).parents[2]
 ON_ONE_RANK = [word for override in ONE_RANK for word in ("--set", override)]
@@ -149,7 +150,7 @@ def test_a_loss_that_is_not_a_number_voids_the_run(tmp_path: Path) -> None:
         (["--baselines", "nowhere"], 2, "nowhere"),
         (["--steps", "0"], 2, "--steps 0 is not positive"),
         (["--steps", "2", "--steps=3"], 4, "--steps is given 2 times, and only one can count; give it once"),
-        (["--device", "npu"], 2, "torch_npu"),
+        (["--device", "npu"], 2, NO_NPU),
         (["--nnodes", "3"], 2, "3 nodes x 5 processes are not the recipe's 16 ranks"),
     ],
 )

@@ -16,6 +16,7 @@ import pytest
 
 from tests.grok1.conftest import ROOT
 from tests.grok1.device.test_accelerator import _write_stand_ins
+from tests.lines import ONLY_0_12
 
 _COMPUTES: dict[str, str | None] = {
     "torch_npu/contrib/transfer_to_npu.py": """
@@ -70,6 +71,7 @@ def _run(script: str, folder: Path, device: str, *options: str) -> subprocess.Co
     )
 
 
+@ONLY_0_12
 def test_collectives_that_mindspeed_had_bound_are_counted_all_the_same(tmp_path: Path) -> None:
     _write_stand_ins(tmp_path, _COMPUTES)
     counted = {}

@@ -62,7 +62,8 @@ def test_layers_share_a_name_and_the_work_is_where_it_is_done(events: list[Any])
     assert set(found) >= {"*.light", "*.heavy"}
     assert next(iter(found)) == "*.heavy", found
     heavy, light = found["*.heavy"], found["*.light"]
-    assert min(heavy.forward, heavy.backward) > 10 * (light.forward + light.backward), found
+    assert heavy.forward > light.forward, found
+    assert heavy.backward > light.backward, found
 
 
 def test_the_products_are_counted(events: list[Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from grok1.megatron.installed import megatron_line
 from grok1.weights.manifest import MANIFEST, Manifest, file_sums, write_manifest
 
 
@@ -13,4 +14,6 @@ def seal_again(step_folder: Path) -> None:
     (step_folder / "common.pt").touch()
     names = [path.name for path in step_folder.iterdir() if path.is_file()]
     step = int(step_folder.name.removeprefix("iter_"))
-    write_manifest(step_folder, Manifest(step=step, recipe_hash="", files=file_sums(step_folder, names)))
+    write_manifest(
+        step_folder, Manifest(step=step, recipe_hash="", files=file_sums(step_folder, names), megatron=megatron_line())
+    )
