@@ -121,6 +121,7 @@ def _refused(program: str, *words: str) -> dict[str, Any]:
             ["--device", "cpu", "--set", "training.dtype=bf16", "--set", "kernels.experts=grouped"],
             "a CPU has no grouped GEMM",
         ),
+        (["--device", "cpu", "--set", "kernels.experts=te_grouped"], "Transformer Engine runs on CUDA alone"),
     ],
 )
 def test_training_refuses_input_without_torch(words: list[str], complaint: str, corpus: list[str]) -> None:

@@ -40,8 +40,10 @@ def count(recipe: Recipe, ranks: Sequence[int] | None = None, shares: Sequence[f
     """The ledger of a recipe on `ranks`, by default the first of each pipeline stage, which stands for its stage.
 
     Raises:
-        ValueError: a rank is not one of the recipe's, or the routing is impossible.
+        ValueError: a rank is not one of the recipe's, the routing is impossible, or a kernel cannot be counted.
     """
+    for choice, remedy in recipe.kernels.of_transformer_engine():
+        raise ValueError(f"{choice}: a ledger counts torch's operators, and Transformer Engine's are none; {remedy}")
     stages, per_stage = recipe.parallel.pipeline, recipe.parallel.world_size // recipe.parallel.pipeline
     chosen = [stage * per_stage for stage in range(stages)] if ranks is None else sorted(set(ranks))
     unknown = [rank for rank in chosen if not 0 <= rank < recipe.parallel.world_size]

@@ -57,6 +57,11 @@ class Recipe(Frozen):
                 "kernels.linear mc2 with parallel.tensor 1: MC2 joins a product with the tensor ranks' exchange, and "
                 "there is none; set parallel.tensor above 1, or kernels.linear=megatron"
             )
+        if self.kernels.attention == "te" and model.attention_logit_cap:
+            raise ValueError(
+                f"kernels.attention te with model.attention_logit_cap {model.attention_logit_cap:g}: Transformer "
+                "Engine's attention has no cap on its logits; set kernels.attention=torch"
+            )
         divides("micro_batch x data parallel", replicas, "training.global_batch", training.global_batch)
         return self
 

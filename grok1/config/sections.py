@@ -167,12 +167,21 @@ class Kernels(Frozen):
     The defaults are megatron's own parts.
     """
 
-    experts: Literal["sequential", "fused", "grouped"] = "sequential"
-    dispatch: Literal["megatron", "merged"] = "megatron"
-    cross_entropy: Literal["megatron", "fused"] = "megatron"
+    experts: Literal["sequential", "fused", "grouped", "te_grouped"] = "sequential"
+    dispatch: Literal["megatron", "merged", "te"] = "megatron"
+    cross_entropy: Literal["megatron", "fused", "te"] = "megatron"
+    attention: Literal["torch", "te"] = "torch"
     linear: Literal["megatron", "fused", "mc2"] = "megatron"
     norm: Literal["torch", "npu"] = "torch"
     gradient_reduction: Literal["at_end", "overlapped"] = "at_end"
+
+    def of_transformer_engine(self) -> list[tuple[str, str]]:
+        """(choice, remedy) of each that Transformer Engine computes: ("kernels.attention te", what to set instead)."""
+        return [
+            (f"kernels.{key} {value}", f"set kernels.{key}={type(self).model_fields[key].default}")
+            for key in ("experts", "dispatch", "cross_entropy", "attention")
+            if (value := getattr(self, key)) in ("te", "te_grouped")
+        ]
 
 
 def divides(divisor_name: str, divisor: int, name: str, value: int) -> None:

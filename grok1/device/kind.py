@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import functools
+import importlib.metadata
 import importlib.util
 import os
+import re
 import sys
 from collections.abc import Callable
 from typing import Literal, ParamSpec, TypeVar
 
 from grok1.config.recipe import Recipe
-from grok1.config.refusals import quoted
+from grok1.config.refusals import printable, quoted
+from grok1.config.sections import Kernels
 
 P = ParamSpec("P")
 R = TypeVar("R")
 Kind = Literal["cpu", "cuda", "npu"]
 KINDS: tuple[Kind, ...] = ("cpu", "cuda", "npu")
 KIND_VARIABLE = "GROK1_DEVICE"  # how a launcher tells its ranks
+_FIRST_ENGINE, _AFTER_ENGINES = (
+    (2, 9),
+    (2, 12),
+)  # megatron-core 0.16's own range: docs/decisions/0020-transformer-engine.md
 
 _activated: Kind | None = None  # what torch was made ready for in this process, which cannot change
 _recipe: Recipe | None = None
@@ -99,6 +106,7 @@ def check_choices(recipe: Recipe, kind: Kind) -> None:
     """Refuse a recipe's choices that this kind of device cannot compute, each with what to set instead."""
     if recipe.kernels.experts == "grouped":
         check_grouped_gemm(kind)
+    check_transformer_engine(recipe.kernels, kind)
     if recipe.kernels.norm == "npu":
         check_npu_norm(kind)
     if recipe.kernels.linear == "mc2" and kind != "npu":
@@ -110,6 +118,37 @@ def check_choices(recipe: Recipe, kind: Kind) -> None:
             f"training.reuse_fp32_parameters: it is MindSpeed's, for NPUs, and this is {kind}; "
             "set training.reuse_fp32_parameters=false"
         )
+
+
+def check_transformer_engine(kernels: Kernels, kind: Kind) -> None:
+    """Refuse what Transformer Engine computes where it is not, or is of a version that was never read and executed.
+
+    Its version is that of the installed distribution: to import it takes seconds, and starts CUDA.
+    """
+    for choice, remedy in kernels.of_transformer_engine():
+        if kind != "cuda":
+            raise DeviceError(f"{choice} on {kind}: Transformer Engine runs on CUDA alone; {remedy}")
+        if not installed("transformer_engine"):
+            raise DeviceError(
+                f"{choice} needs the package transformer_engine, which is not installed; "
+                f"install it (docs/gpus.md), or {remedy}"
+            )
+        version = transformer_engine_version()
+        release = tuple(int(number) for number in re.findall(r"\d+", version)[:2])
+        if not _FIRST_ENGINE <= release < _AFTER_ENGINES:
+            first, after = (".".join(map(str, each)) for each in (_FIRST_ENGINE, _AFTER_ENGINES))
+            raise DeviceError(
+                f"{choice} with transformer_engine {printable(version)}: {first} and later is taken, below {after}; "
+                f"install that (docs/gpus.md), or {remedy}"
+            )
+
+
+def transformer_engine_version() -> str:
+    """Of the installed distribution, such as "2.9.0+7f2a"; "unknown" where the package has none."""
+    try:
+        return importlib.metadata.version("transformer_engine")
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
 
 
 def check_grouped_gemm(kind: Kind) -> None:

@@ -5,8 +5,11 @@ What differs between megatron's lines comes from the module of the line that is 
 
 from __future__ import annotations
 
+import importlib
+from types import ModuleType
+
 from grok1.device import seam
-from grok1.device.kind import device_kind
+from grok1.device.kind import device_kind, installed
 from grok1.megatron import patches
 from grok1.megatron.installed import megatron_line
 
@@ -36,7 +39,7 @@ with patches.quiet_imports(), patches.compile_when_called():
     from megatron.core.transformer.mlp import MLPSubmodules
     from megatron.core.transformer.module import Float16Module, MegatronModule
     from megatron.core.transformer.moe import grouped_gemm_util
-    from megatron.core.transformer.moe.experts import GroupedMLP, SequentialMLP
+    from megatron.core.transformer.moe.experts import GroupedMLP, SequentialMLP, TEGroupedMLP
     from megatron.core.transformer.moe.moe_layer import MoELayer, MoESubmodules
     from megatron.core.transformer.moe.moe_utils import clear_aux_losses_tracker
     from megatron.core.transformer.spec_utils import ModuleSpec
@@ -47,6 +50,10 @@ with patches.quiet_imports(), patches.compile_when_called():
     from megatron.core.transformer.transformer_config import TransformerConfig
     from megatron.core.transformer.transformer_layer import TransformerLayer, TransformerLayerSubmodules
     from megatron.core.utils import get_model_config
+
+    te: ModuleType | None = None  # megatron's wrappers of Transformer Engine, where that is installed
+    if device_kind() != "npu" and installed("transformer_engine"):  # on an NPU it is MindSpeed's dummy
+        te = importlib.import_module("megatron.core.extensions.transformer_engine")
 
     if megatron_line() == "0.12":
         from grok1.megatron.line_0_12 import (
@@ -99,6 +106,7 @@ __all__ = [
     "SequentialMLP",
     "Split",
     "StaticInferenceContext",
+    "TEGroupedMLP",
     "TransformerBlockSubmodules",
     "TransformerConfig",
     "TransformerLayer",
@@ -115,6 +123,7 @@ __all__ = [
     "grouped_gemm_util",
     "optimizer_state",
     "parallel_state",
+    "te",
     "tensor_parallel",
     "whole_job_groups",
 ]

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from grok1.config.sections import Kernels, Model
 from grok1.device.kind import device_kind
+from grok1.kernels import transformer_engine
 from grok1.kernels.capped_attention import capped_attention
 from grok1.kernels.linear import linear_layers
 from grok1.megatron.door import (
@@ -37,7 +38,7 @@ def attention_spec(model: Model, kernels: Kernels, core_attention: type | None =
         params={"attn_mask_type": AttnMaskType.causal},
         submodules=SelfAttentionSubmodules(
             linear_qkv=column,
-            core_attention=core_attention or _core_attention(model),
+            core_attention=core_attention or _core_attention(model, kernels),
             linear_proj=row,
             q_layernorm=IdentityOp,
             k_layernorm=IdentityOp,
@@ -45,7 +46,9 @@ def attention_spec(model: Model, kernels: Kernels, core_attention: type | None =
     )
 
 
-def _core_attention(model: Model) -> type | ModuleSpec:
+def _core_attention(model: Model, kernels: Kernels) -> type | ModuleSpec:
+    if kernels.attention == "te":
+        return transformer_engine.core_attention()
     if device_kind() == "npu" and not model.attention_logit_cap and not model.attention_multiplier:
         return DotProductAttention  # MindSpeed replaces its forward with the fused NPU kernel
     multiplier = model.attention_multiplier or 1.0 / math.sqrt(model.head_dim)

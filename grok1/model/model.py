@@ -12,6 +12,7 @@ from torch import Tensor
 from grok1.config.recipe import Recipe
 from grok1.device.kind import device_kind
 from grok1.distributed.groups import Ranks, tensor_group
+from grok1.kernels import transformer_engine
 from grok1.kernels.cross_entropy import cross_entropy
 from grok1.kernels.linear import linear_layers
 from grok1.megatron.door import (
@@ -44,7 +45,7 @@ class Grok(GPTModel):
         self, recipe: Recipe, config: TransformerConfig, ranks: Ranks, core_attention: type | None = None
     ) -> None:
         self.recipe_model = recipe.model
-        self._fuses_cross_entropy = recipe.kernels.cross_entropy == "fused"
+        self._kernels = recipe.kernels
         self.kept_logits: list[Tensor] | None = None  # a list set here receives each micro-batch's [S, B, vocab/TP]
         layers = [layer_spec(recipe.model, recipe.kernels, core_attention)] * get_num_layers_to_build(config)
         super().__init__(
@@ -66,6 +67,11 @@ class Grok(GPTModel):
         self, input_ids: Tensor, position_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: object
     ) -> Tensor:
         """Per-token losses [B, S] given labels, else logits [B, S, vocab/TP]; hidden states between stages."""
+        if attention_mask is not None and self._kernels.attention == "te":
+            raise ValueError(
+                "kernels.attention te with pads among the tokens: Transformer Engine's causal attention hides no keys; "
+                "set kernels.attention=torch"
+            )
         embedded = None
         if self.pre_process:
             embedded = self.embedding(input_ids=input_ids, position_ids=position_ids)
@@ -80,15 +86,16 @@ class Grok(GPTModel):
         multiplier = self.recipe_model.output_multiplier
         if self.kept_logits is not None:
             self.kept_logits.append(logits.detach() * multiplier)
-        if self._fuses_cross_entropy:
-            losses_SB = cross_entropy(logits, labels.t(), multiplier, tensor_group())
-            return losses_SB.t().contiguous()
+        if self._kernels.cross_entropy != "megatron":
+            of_logits = cross_entropy if self._kernels.cross_entropy == "fused" else transformer_engine.cross_entropy
+            return of_logits(logits, labels.t(), multiplier, tensor_group()).t().contiguous()
         loss: Tensor = super().compute_language_model_loss(labels, logits * multiplier)
         return loss
 
 
 def transformer_config(recipe: Recipe) -> TransformerConfig:
     """The recipe in megatron's words. The one place that knows both."""
+    transformer_engine.check_present(recipe.kernels)
     model, parallel, training = recipe.model, recipe.parallel, recipe.training
     dtype = torch.bfloat16 if training.dtype == "bf16" else torch.float32
     recompute: dict[str, str | int] = {}
@@ -105,6 +112,7 @@ def transformer_config(recipe: Recipe) -> TransformerConfig:
         num_attention_heads=model.num_attention_heads,
         num_query_groups=model.num_query_groups,
         kv_channels=model.head_dim,
+        softmax_scale=model.attention_multiplier or None,
         num_moe_experts=model.num_experts,
         moe_router_topk=model.experts_per_token,
         moe_router_pre_softmax=model.router == "softmax_then_topk",
@@ -113,7 +121,8 @@ def transformer_config(recipe: Recipe) -> TransformerConfig:
         moe_router_dtype="fp32" if training.router_dtype == "fp32" else None,
         moe_token_dispatcher_type=parallel.dispatcher,
         moe_ffn_hidden_size=model.ffn_hidden_size,
-        moe_grouped_gemm=recipe.kernels.experts == "grouped",
+        moe_grouped_gemm=recipe.kernels.experts in ("grouped", "te_grouped"),
+        moe_permute_fusion=recipe.kernels.dispatch == "te",
         activation_func=activation(model),
         gated_linear_unit=True,
         add_bias_linear=False,
@@ -185,17 +194,26 @@ def build_for_inference(recipe: Recipe, ranks: Ranks) -> torch.nn.Module:
 
     Sequence parallelism is off, as a decoding step is one token long.
     """
-    # our own attention on every device: MindSpeed's kernel takes the queries to be at the first positions, not the last
-    multiplier = recipe.model.attention_multiplier or 1.0 / math.sqrt(recipe.model.head_dim)
-    sizes = recipe.model.model_copy(update={"attention_multiplier": multiplier})
+    recipe = with_own_attention(recipe)
     config = transformer_config(recipe)
     disable_sequence_parallelism(config)
-    model: torch.nn.Module = Grok(recipe.model_copy(update={"model": sizes}), config, ranks)
+    model: torch.nn.Module = Grok(recipe, config, ranks)
     if device_kind() != "cpu":
         model.cuda(torch.cuda.current_device())
     if recipe.training.dtype == "bf16":
         model = Float16Module(config, model)
     return model.eval().requires_grad_(False)
+
+
+def with_own_attention(recipe: Recipe) -> Recipe:
+    """The same model with our own attention on every device, whose queries are at the last of the keys' positions.
+
+    MindSpeed's kernel and Transformer Engine's take them to be at the first.
+    """
+    multiplier = recipe.model.attention_multiplier or 1.0 / math.sqrt(recipe.model.head_dim)
+    sizes = recipe.model.model_copy(update={"attention_multiplier": multiplier})
+    kernels = recipe.kernels.model_copy(update={"attention": "torch"})
+    return recipe.model_copy(update={"model": sizes, "kernels": kernels})
 
 
 def unwrapped(model: torch.nn.Module) -> Grok:

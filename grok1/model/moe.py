@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from grok1.config.sections import Kernels, Model
+from grok1.kernels import transformer_engine
 from grok1.kernels.dispatch import MergedDispatcher
 from grok1.kernels.experts import FusedExperts
 from grok1.kernels.linear import plain_layers
@@ -38,6 +39,8 @@ def _experts_spec(model: Model, kernels: Kernels, expert: MLPSubmodules) -> Modu
     if kernels.experts == "grouped":
         _check_grouped_gemm()
         return ModuleSpec(module=GroupedMLP)
+    if kernels.experts == "te_grouped":
+        return transformer_engine.grouped_experts()
     return ModuleSpec(module=SequentialMLP, submodules=expert)
 
 

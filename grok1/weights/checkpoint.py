@@ -6,6 +6,7 @@ grok1.weights.folder describes.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -115,12 +116,15 @@ def load_weights(stored: StoredCheckpoint, model: Module) -> None:
     Raises:
         ValueError: it does not load.
     """
-    # megatron's layers keep an extra state, which is None here and absent from imported checkpoints
+    # layers keep an extra state, which is empty here and absent from imported checkpoints; Transformer Engine's keep
+    # one for each expert, of which their module loads the first
     sharded = cast(ShardedModel, model)
-    wanted = {name: each for name, each in sharded.sharded_state_dict().items() if not name.endswith("_extra_state")}
-    state = _read(stored, {"model": wanted})
+    whole = sharded.sharded_state_dict()
+    extra = {name for name in whole if re.search(r"_extra_state\d*$", name)}
+    state = _read(stored, {"model": {name: each for name, each in whole.items() if name not in extra}})
+    absent = dict.fromkeys(name for name in extra if name.endswith("_extra_state"))
     with _in_one_line(stored):
-        sharded.load_state_dict(state["model"], strict=True)
+        sharded.load_state_dict({**state["model"], **absent}, strict=True)
 
 
 def _read(stored: StoredCheckpoint, template: StateDict) -> StateDict:
@@ -183,9 +187,13 @@ def _inside(model: Module) -> ShardedModel:
 
 
 def _allocate_adam_state(optimizer: MegatronOptimizer) -> None:
-    """Give each parameter an Adam state to be overwritten: megatron reads its step count before it loads."""
-    for parameter, state in _adam_states(optimizer):
+    """Give each parameter an Adam state to be overwritten: megatron reads its step count before it loads.
+
+    The FusedAdam of Transformer Engine and of apex, which megatron takes where one is installed, counts steps by group.
+    """
+    for _, state in _adam_states(optimizer, but="FusedAdam"):
         state["step"] = torch.zeros((), dtype=torch.float32)
+    for parameter, state in _adam_states(optimizer):
         state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
 
 
@@ -204,14 +212,14 @@ def _own_group_settings(optimizer: MegatronOptimizer) -> Iterator[None]:
 
 def _unshare_step_counts(optimizer: MegatronOptimizer) -> None:
     """megatron restores one step tensor for all parameters; torch's Adam would then increment it once for each."""
-    for _, state in _adam_states(optimizer):
+    for _, state in _adam_states(optimizer, but="FusedAdam"):
         state["step"] = state["step"].clone()
 
 
-def _adam_states(optimizer: MegatronOptimizer) -> Iterator[tuple[torch.Tensor, dict[str, torch.Tensor]]]:
-    """Each local parameter with its state, in the dense optimizer and the experts'."""
+def _adam_states(optimizer: MegatronOptimizer, but: str = "") -> Iterator[tuple[torch.Tensor, dict[str, torch.Tensor]]]:
+    """Each local parameter with its state, in the dense optimizer and the experts', but those of a class `but`."""
     for part in chained(optimizer):
-        for group in part.optimizer.param_groups:
+        for group in part.optimizer.param_groups if type(part.optimizer).__name__ != but else ():
             for parameter in group["params"]:
                 yield parameter, part.optimizer.state[parameter]
 

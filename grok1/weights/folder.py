@@ -41,6 +41,7 @@ TOKENIZER = "data.tokenizer"  # the same: the content of its files
 _COPY_AGAIN = "copy the checkpoint again, whole"
 _FIRST_LINE = "0.12"  # that wrote the checkpoints that do not say it
 _FREE_KEYS = ("training.recompute",)  # whose change leaves every number as it was
+_EXPERTS_APART = {"grouped", "te_grouped"}  # whose optimizer state fits no other experts
 _FIXED_KEYS = ("training.dtype",)  # the optimizer's state has another shape
 
 _RECIPE_NAME = "recipe.json"
@@ -168,12 +169,12 @@ class StoredCheckpoint:
             )
 
     def _check_experts(self, recipe: Recipe) -> None:
-        """Grouped experts are stored transposed, so their optimizer state fits no others; the other two kinds match."""
+        """Grouped experts are stored transposed, Transformer Engine's in another order; the other two kinds match."""
         stored, wanted = self.recipe.kernels.experts, recipe.kernels.experts
-        if (stored == "grouped") != (wanted == "grouped"):
+        if stored != wanted and {stored, wanted} & _EXPERTS_APART:
             raise ValueError(
                 f"checkpoint {self.folder} was written with kernels.experts={stored}, the recipe says {wanted}, whose "
-                f"optimizer state has another shape; resume with kernels.experts={stored}"
+                f"optimizer state is laid out otherwise; resume with kernels.experts={stored}"
             )
 
 

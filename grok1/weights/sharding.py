@@ -79,6 +79,11 @@ def local_weights(model: torch.nn.Module, recipe: Recipe, ranks: Ranks) -> Itera
 
 def _matrices(name: str, num_experts: int) -> Iterator[tuple[str, Callable[[Tensor], Tensor]]]:
     """(name, view) of each weight in a parameter; grouped experts under the names of sequential ones."""
+    engine = re.fullmatch(r"(.+\.experts)\.(linear_fc[12])\.weight(\d+)", name)
+    if engine is not None:  # Transformer Engine's: a parameter each, not transposed
+        layer, matrix_name, index = engine.groups()
+        yield f"{layer}.local_experts.{index}.{matrix_name}.weight", lambda whole: whole
+        return
     grouped = re.fullmatch(r"(.+\.experts)\.weight([12])", name)
     if grouped is None:
         yield name, lambda whole: whole

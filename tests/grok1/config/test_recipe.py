@@ -41,6 +41,10 @@ REFUSALS = [
         "grouped with model.activation geglu.*set model.activation=swiglu",
     ),
     (
+        ["kernels.attention=te", "model.attention_logit_cap=30.0"],
+        "kernels.attention te with model.attention_logit_cap 30: .*has no cap.*set kernels.attention=torch",
+    ),
+    (
         ["kernels.linear=mc2", "parallel.tensor=1", "parallel.expert_tensor=1"],
         "mc2 with parallel.tensor 1.*set parallel.tensor above 1, or kernels.linear=megatron",
     ),
