@@ -20,10 +20,7 @@ R = TypeVar("R")
 Kind = Literal["cpu", "cuda", "npu"]
 KINDS: tuple[Kind, ...] = ("cpu", "cuda", "npu")
 KIND_VARIABLE = "GROK1_DEVICE"  # how a launcher tells its ranks
-_FIRST_ENGINE, _AFTER_ENGINES = (
-    (2, 9),
-    (2, 12),
-)  # megatron-core 0.16's own range: docs/decisions/0020-transformer-engine.md
+_FIRST_ENGINE, _AFTER_ENGINES = (2, 9), (2, 12)  # megatron-core 0.16's own range; decision 20 says more
 
 _activated: Kind | None = None  # what torch was made ready for in this process, which cannot change
 _recipe: Recipe | None = None
