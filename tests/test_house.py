@@ -26,7 +26,9 @@ else:
 HOUSE = Path(__file__).resolve().parents[1]
 ROOMS = ("grok1", "bench", "reports")
 
-LINES = ("grok1/megatron/line_0_12.py", "grok1/megatron/line_0_16.py")  # behind the door
+LINES = tuple(  # behind the door
+    f"grok1/megatron/{name}.py" for name in ("line_0_12", "line_0_16", "line_0_19", "since_0_16")
+)
 DOOR, GROUPS = "grok1/megatron/door.py", "grok1/distributed/groups.py"
 ACCELERATOR = "grok1/device/accelerator.py"  # the part of the seam that hands torch_npu and MindSpeed their words
 SEAM = "grok1/device/seam.py"
@@ -184,10 +186,11 @@ def one_place_asks_for_the_line(path: str, tree: ast.Module) -> Iterator[str]:
     """What differs between megatron's lines stands in a module of each; the door alone chooses one."""
     if path in (DOOR, "grok1/megatron/installed.py"):
         return
+    known = r"line_\d+_\d+" if path in LINES else r"(line|since)_\d+_\d+"  # what some lines share is theirs
     for node in ast.walk(tree):
         names = {name.rpartition(".")[2] for name in _imported(node)}
         names |= {alias.name for alias in node.names} if isinstance(node, ast.ImportFrom) else set()
-        if any(re.fullmatch(r"line_\d+_\d+", name) for name in names):
+        if any(re.fullmatch(known, name) for name in names):
             yield f"{path}:{_line(node)} imports a line's module; ask grok1.megatron.door for the name"
         is_question = isinstance(node, ast.Compare) and "megatron_line" in ast.unparse(node)
         if is_question or _mentions(node, "package_info"):
@@ -310,6 +313,8 @@ def test_every_exception_still_stands() -> None:
         ),
         (one_place_asks_for_the_line, "grok1/model/model.py", "from grok1.megatron.line_0_16 import PATCHES"),
         (one_place_asks_for_the_line, "grok1/model/model.py", "from grok1.megatron import line_0_16"),
+        (one_place_asks_for_the_line, "grok1/model/model.py", "from grok1.megatron.since_0_16 import WholeDispatcher"),
+        (one_place_asks_for_the_line, LINES[2], "from grok1.megatron.line_0_16 import PATCHES"),
         (one_place_asks_for_the_line, "grok1/model/moe.py", "if megatron_line() == '0.12': ..."),
         (only_two_rooms_patch, "grok1/model/model.py", "import torch\ntorch.cuda.synchronize = None"),
         (only_two_rooms_patch, "grok1/model/model.py", "import numpy as np\nsetattr(np, 'product', np.prod)"),

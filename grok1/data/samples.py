@@ -34,12 +34,12 @@ class TrainingSamples(GPTDataset):
         """In place of megatron's own cache, which goes by the name of the corpus alone, and unpickles."""
         return read_index(Path(self.config.path_to_cache))
 
-    def _query_document_sample_shuffle_indices(self, idx: int) -> tuple[Any, Any]:
+    def _query_document_sample_shuffle_indices(self, idx: int) -> tuple[Any, ...]:
         """megatron's tokens of a sample, before it turns those that equal its padding (-1, say) into 0."""
-        text, documents = super()._query_document_sample_shuffle_indices(idx)
+        text, documents, *more = super()._query_document_sample_shuffle_indices(idx)  # 0.19: the documents' lengths
         if text.min() < 0 or text.max() >= self.vocab_size:
             raise ValueError(self._complaint(idx, text, documents))
-        return text, documents
+        return text, documents, *more
 
     def _complaint(self, idx: int, text: Any, documents: Any) -> str:
         """Where the first bad id of a sample lies. Documents and tokens are counted from 1, as rows are."""

@@ -1,7 +1,7 @@
 """Makes torch.cuda mean the CPU, for a megatron-core that is written for CUDA.
 
-All patches of this file are of torch, for megatron-core 0.12 and 0.16 with torch 2.7 to 2.13, and are applied on a CPU
-only; `use_cpu` lists them. tests/grok1/device/test_seam.py fails when one is no longer needed.
+All patches of this file are of torch, for megatron-core 0.12, 0.16 and 0.19 with torch 2.7 to 2.13, and are applied on
+a CPU only; `use_cpu` lists them. tests/grok1/device/test_seam.py fails when one is no longer needed.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ def without_data() -> Iterator[None]:
     `torch.tensor` of (lists of) tensors reads their values, and megatron-core 0.12's gradient norm calls it so: here
     each is HOST_READS. `Module.bfloat16` replaces a fake parameter by its copy, which weak references forbid: here it
     leaves a model alone that is in bfloat16 already. `dist.all_gather_object` makes tensors of what it sends, and reads
-    theirs: here every rank says what this one says (megatron-core 0.16 compares the optimizer's groups so).
+    theirs: here every rank says what this one says (megatron-core from 0.16 on compares the optimizer's groups so).
     """
     tensor: Callable[..., torch.Tensor] = torch.tensor
     bfloat16 = torch.nn.Module.bfloat16

@@ -40,7 +40,7 @@ from grok1.distributed.nodes import ONE_MACHINE, Nodes, Terms, common_terms
 from grok1.distributed.rank_process import leave_backends_to_the_seam, rank_main
 from grok1.distributed.rendezvous import COLLECTIVE_SECONDS, Rendezvous
 from grok1.distributed.watchdog import LOOK_SECONDS, Watchdog
-from grok1.megatron.installed import megatron_line
+from grok1.megatron.installed import check_has_grouped_experts, megatron_line
 
 _SHARE_OF_FREE_MEMORY = 0.9  # on a CPU other programs want some; a device's memory is all ours
 _PROCESS_BYTES = 128 << 20  # what a rank needs beside its model: torch's and gloo's own, not shared with the forkserver
@@ -164,6 +164,8 @@ def check_machine(recipe: Recipe, device: Kind, local_ranks: int) -> None:
         available = seam.memory_bytes(device)
         parts = need(recipe, buffer_mb=buffer_mb)
         needed, where = parts.total, f"one rank on {device} ({parts.told})"
+    if recipe.kernels.experts == "grouped" and device != "cpu":  # which has none on any line
+        check_has_grouped_experts()
     check_choices(recipe, device)
     if needed > available:
         remedy = SMALLER if device == "cpu" else what_fits(recipe, available, buffer_mb)

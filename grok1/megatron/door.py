@@ -38,10 +38,8 @@ with patches.quiet_imports(), patches.compile_when_called():
     from megatron.core.transformer.identity_op import IdentityOp
     from megatron.core.transformer.mlp import MLPSubmodules
     from megatron.core.transformer.module import Float16Module, MegatronModule
-    from megatron.core.transformer.moe import grouped_gemm_util
-    from megatron.core.transformer.moe.experts import GroupedMLP, SequentialMLP, TEGroupedMLP
+    from megatron.core.transformer.moe.experts import SequentialMLP, TEGroupedMLP
     from megatron.core.transformer.moe.moe_layer import MoELayer, MoESubmodules
-    from megatron.core.transformer.moe.moe_utils import clear_aux_losses_tracker
     from megatron.core.transformer.spec_utils import ModuleSpec
     from megatron.core.transformer.transformer_block import (
         TransformerBlockSubmodules,
@@ -56,23 +54,17 @@ with patches.quiet_imports(), patches.compile_when_called():
         te = importlib.import_module("megatron.core.extensions.transformer_engine")
 
     if megatron_line() == "0.12":
-        from grok1.megatron.line_0_12 import (
-            CONFIG,
-            PATCHES,
-            WholeDispatcher,
-            aux_loss_tracker,
-            optimizer_state,
-            whole_job_groups,
-        )
+        from grok1.megatron import line_0_12 as line
+    elif megatron_line() == "0.16":
+        from grok1.megatron import line_0_16 as line  # type: ignore[no-redef]  # the same names of another line
     else:
-        from grok1.megatron.line_0_16 import (  # type: ignore[assignment]  # the same names of another line
-            CONFIG,
-            PATCHES,
-            WholeDispatcher,
-            aux_loss_tracker,
-            optimizer_state,
-            whole_job_groups,
-        )
+        from grok1.megatron import line_0_19 as line  # type: ignore[no-redef]
+
+CONFIG, PATCHES = line.CONFIG, line.PATCHES
+GroupedMLP, grouped_gemm_util = line.GroupedMLP, line.grouped_gemm_util
+WholeDispatcher = line.WholeDispatcher
+aux_loss_tracker, clear_aux_losses_tracker = line.aux_loss_tracker, line.clear_aux_losses_tracker
+optimizer_state, whole_job_groups = line.optimizer_state, line.whole_job_groups
 
 for patch in PATCHES:
     patch()

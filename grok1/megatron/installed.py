@@ -1,7 +1,7 @@
 """Which line of megatron-core is installed. No torch, and megatron is not imported.
 
-Two lines are supported, each by a module of its own: line_0_12.py and line_0_16.py hold all that differs. Nothing else
-asks for a version.
+Three lines are supported, each by a module of its own: line_0_12.py, line_0_16.py and line_0_19.py hold all that
+differs. Nothing else asks for a version.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from functools import cache
 from pathlib import Path
 from typing import Literal, cast, get_args
 
-Line = Literal["0.12", "0.16"]
+Line = Literal["0.12", "0.16", "0.19"]
 
+_LINES_WITH_GROUPED_EXPERTS: tuple[Line, ...] = ("0.12", "0.16")
 _NPU_LINE: Line = "0.12"  # the one that MindSpeed patches
 _MAX_BYTES = 64 * 1024
 
@@ -41,6 +42,21 @@ def megatron_line(device: str = "cpu") -> Line:
     return line
 
 
+def check_has_grouped_experts() -> None:
+    """Refuse `kernels.experts` grouped where the line that is installed has no class for it.
+
+    Raises:
+        ValueError: one line with what to do instead.
+    """
+    line = megatron_line()
+    if line not in _LINES_WITH_GROUPED_EXPERTS:
+        remedy = " or ".join(f'"megatron-core=={each}.*"' for each in _LINES_WITH_GROUPED_EXPERTS)
+        raise ValueError(
+            f"kernels.experts grouped: megatron-core {line} has no grouped experts without Transformer Engine, which "
+            f"went with 0.17; set kernels.experts=sequential, or install {remedy}"
+        )
+
+
 @cache
 def _line_of(core: Path | None) -> Line:
     remedy = " or ".join(f'"megatron-core=={line}.*"' for line in get_args(Line))
@@ -52,6 +68,11 @@ def _line_of(core: Path | None) -> Line:
         raise ValueError(
             f"megatron-core {version} is installed in {core}, of a line that this program was never run on; "
             f"install {remedy} (docs/gpus.md)"
+        )
+    if line == "0.19" and importlib.util.find_spec("triton") is None:
+        raise ValueError(
+            f"megatron-core {version} does not import without the package triton, which torch's CUDA builds bring and "
+            "its others do not; install triton (Linux only), or megatron-core 0.12 or 0.16 (docs/gpus.md)"
         )
     return cast(Line, line)
 

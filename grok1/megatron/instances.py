@@ -39,8 +39,8 @@ def connect_schedule(
 ) -> None:
     """Tell the pipeline schedules what to call: megatron's training loop sets the same four attributes.
 
-    With `no_sync`, gradients are reduced during the last micro-batch's backward only. megatron-core 0.12 and
-    0.16; all devices.
+    With `no_sync`, gradients are reduced during the last micro-batch's backward only. megatron-core 0.12,
+    0.16, 0.19; all devices.
     """
     config.timers = timers
     config.grad_scale_func = scale_loss
@@ -53,7 +53,7 @@ def connect_schedule(
 def temporary_settings(config: ModelConfig, **values: object) -> Iterator[None]:
     """Set attributes of a config, and put the old values back at the end. For benchmarks that leave something out.
 
-    megatron-core 0.12 and 0.16; all devices.
+    megatron-core 0.12, 0.16, 0.19; all devices.
     """
     before = {name: getattr(config, name) for name in values}
     for name, value in values.items():
@@ -69,18 +69,18 @@ def disable_sequence_parallelism(config: ModelConfig) -> None:
     """For inference: a decoding step is one token long, which cannot be split.
 
     TransformerConfig's constructor refuses tensor and expert parallelism without it, which only training needs.
-    megatron-core 0.12 and 0.16; all devices.
+    megatron-core 0.12, 0.16, 0.19; all devices.
     """
     config.sequence_parallel = False
 
 
 def keep_last_logits_only(context: InferenceContext) -> None:
-    """Compute logits of the last position alone while decoding. megatron-core 0.12 and 0.16; all devices."""
+    """Compute logits of the last position alone while decoding. megatron-core 0.12, 0.16, 0.19; all devices."""
     context.materialize_only_last_token_logits = True
 
 
 def set_cached_length(context: InferenceContext, length: int) -> None:
-    """How many positions the key/value cache holds; the decoder counts. megatron-core 0.12 and 0.16; all devices."""
+    """How many positions the key/value cache holds; the decoder counts. megatron-core 0.12, 0.16, 0.19; all devices."""
     context.sequence_len_offset = length
 
 
@@ -90,7 +90,7 @@ def set_cached_length(context: InferenceContext, length: int) -> None:
 def mark_sequence_parallel(weight: torch.nn.Parameter, is_split: bool) -> None:
     """Whether each tensor rank sees only its part of the sequence, so that megatron must sum this weight's gradient.
 
-    megatron-core 0.12 and 0.16 (finalize_model_grads reads the mark); all devices.
+    megatron-core 0.12, 0.16, 0.19 (finalize_model_grads reads the mark); all devices.
     """
     weight.sequence_parallel = is_split  # type: ignore[attr-defined]
 
@@ -100,7 +100,7 @@ def mark_experts_apart(model: torch.nn.Module) -> None:
 
     It marks experts so where expert parallelism is above 1, and forgets that their replicas are others as well where
     an expert is split more or fewer ways than attention is: gradients were then summed over ranks that hold different
-    parts of an expert, and not over those that hold the same. megatron-core 0.12 and 0.16; all devices.
+    parts of an expert, and not over those that hold the same. megatron-core 0.12, 0.16, 0.19; all devices.
     """
     for name, parameter in model.named_parameters():
         if ".experts." in name:
@@ -110,7 +110,7 @@ def mark_experts_apart(model: torch.nn.Module) -> None:
 def mark_gradients_awaited(model: torch.nn.Module) -> None:
     """Tell grok1.kernels.gemm that gradients are reduced during the backward, so megatron's hooks want a tensor.
 
-    Our own mark on megatron's parameters. megatron-core 0.12 and 0.16; all devices.
+    Our own mark on megatron's parameters. megatron-core 0.12, 0.16, 0.19; all devices.
     """
     for parameter in model.parameters():
         parameter.is_awaited = True  # type: ignore[attr-defined]
@@ -119,7 +119,7 @@ def mark_gradients_awaited(model: torch.nn.Module) -> None:
 def mark_gradient_added(weight: torch.Tensor) -> None:
     """Tell megatron's hook that `main_grad` has this gradient already, and what autograd returns is to be dropped.
 
-    megatron-core 0.12 and 0.16 (its own fused layers set the same mark); all devices.
+    megatron-core 0.12, 0.16, 0.19 (its own fused layers set the same mark); all devices.
     """
     weight.grad_added_to_main_grad = True  # type: ignore[attr-defined]
 
@@ -127,7 +127,7 @@ def mark_gradient_added(weight: torch.Tensor) -> None:
 def change_class(layer: torch.nn.Module, to: type) -> None:
     """Make a layer that megatron has built one of a subclass with the same state.
 
-    GPTModel builds its output layer without asking for a class. megatron-core 0.12 and 0.16; all devices.
+    GPTModel builds its output layer without asking for a class. megatron-core 0.12, 0.16, 0.19; all devices.
     """
     layer.__class__ = to
 
@@ -139,7 +139,7 @@ def change_class(layer: torch.nn.Module, to: type) -> None:
 def skip_single_rank_collectives(wrapped: DdpModel) -> None:
     """Leave out the collectives of data-parallel groups of one, where gloo copies the whole buffer several times.
 
-    megatron-core 0.12 and 0.16; CPU only.
+    megatron-core 0.12, 0.16, 0.19; CPU only.
     """
     for group in wrapped.bucket_groups + wrapped.expert_parallel_bucket_groups:
         if group.intra_distributed_optimizer_instance_size == 1:
@@ -180,8 +180,8 @@ def update_one_tensor_at_a_time(optimizer: MegatronOptimizer) -> None:
 
     Without Transformer Engine or apex, megatron takes torch's AdamW. Its default on an accelerator (`foreach`) updates
     all tensors at once, with temporaries as large as all of this rank's fp32 weights. A loop's are as large as one
-    tensor. The maths is the same. MindSpeed's AdamW is another class and stays as it is. megatron-core 0.12 and 0.16,
-    torch 2.7 to 2.13; all devices.
+    tensor. The maths is the same. MindSpeed's AdamW is another class and stays as it is. megatron-core 0.12, 0.16,
+    0.19, torch 2.7 to 2.13; all devices.
     """
     for part in chained(optimizer):
         if type(part.optimizer) is torch.optim.AdamW:
@@ -196,7 +196,7 @@ def skip_unread_work(optimizer: MegatronOptimizer) -> None:
     A chain of megatron-core 0.12 counts the gradients' zeros whatever `log_num_zeros_in_grad` says, with an all-reduce
     of the whole job. And each part of it, when done, has the whole model gathered: the last part's is enough. Not so
     under MindSpeed, where each part has its own kind of weights gathered, and without this one the dense weights never
-    are. megatron-core 0.12 and 0.16; CPU only.
+    are. megatron-core 0.12, 0.16, 0.19; CPU only.
     """
     cast(_CountsZeros, optimizer).count_zeros = _no_count
     for part in chained(optimizer)[:-1]:
@@ -217,7 +217,7 @@ def use_fused_adamw(optimizer: MegatronOptimizer) -> bool:
 
     Without Transformer Engine or apex, megatron takes torch's AdamW, whose default on a CPU is a dozen operators for
     each parameter. The fused kernel rounds differently in the last bit. It is left out where it cannot be used; the
-    answer is whether it is used throughout. megatron-core 0.12 and 0.16, torch 2.7 to 2.13;
+    answer is whether it is used throughout. megatron-core 0.12, 0.16, 0.19, torch 2.7 to 2.13;
     CPU only.
     """
     inner = [part.optimizer for part in chained(optimizer)]
@@ -240,7 +240,7 @@ def _can_fuse(optimizer: torch.optim.Optimizer) -> bool:
 def clip_inside_fused_adamw(optimizer: MegatronOptimizer, clip_grad: float) -> None:
     """Make `optimizer.step` clip the gradients inside the fused kernel, not in two passes before it.
 
-    For optimizers that `use_fused_adamw` has changed throughout. megatron-core 0.12 and 0.16, torch 2.7 to 2.13;
+    For optimizers that `use_fused_adamw` has changed throughout. megatron-core 0.12, 0.16, 0.19, torch 2.7 to 2.13;
     CPU only.
     """
     optimizer.step = functools.partial(_clip_and_step, optimizer, clip_grad)  # type: ignore[method-assign]

@@ -1,6 +1,6 @@
 """What is of megatron-core's line 0.12 alone: its patches, and where it calls what another line calls otherwise.
 
-line_0_16.py has the same names. `grok1.megatron.door` takes one of the two, by what is installed.
+line_0_16.py and line_0_19.py have the same names. `grok1.megatron.door` takes one of them, by what is installed.
 """
 
 from __future__ import annotations
@@ -8,11 +8,26 @@ from __future__ import annotations
 from abc import abstractmethod
 
 from megatron.core import parallel_state
+from megatron.core.transformer.moe import grouped_gemm_util
+from megatron.core.transformer.moe.experts import GroupedMLP
+from megatron.core.transformer.moe.moe_utils import clear_aux_losses_tracker
 from megatron.core.transformer.moe.token_dispatcher import MoEAlltoAllTokenDispatcher
 from torch import Tensor
 
 from grok1.megatron import patches
 from grok1.megatron.protocols import MegatronOptimizer, StateDict
+
+__all__ = [
+    "CONFIG",
+    "PATCHES",
+    "GroupedMLP",
+    "WholeDispatcher",
+    "aux_loss_tracker",
+    "clear_aux_losses_tracker",
+    "grouped_gemm_util",
+    "optimizer_state",
+    "whole_job_groups",
+]
 
 PATCHES = (
     patches.restore_numpy_product,

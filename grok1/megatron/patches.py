@@ -1,6 +1,6 @@
 """Patches of megatron-core's own modules. Nobody else patches one; tests/test_house.py holds that.
 
-Each says what it changes, why, and for which lines; line_0_12.py and line_0_16.py list those that theirs needs.
+Each says what it changes, why, and for which lines; each line's module (line_0_12.py, ...) lists those that it needs.
 tests/grok1/device/test_seam.py fails when one is no longer needed. Those that are `cpu_only` do nothing elsewhere.
 """
 
@@ -47,13 +47,33 @@ class _AsyncRequest(Protocol):
 
 
 def keep_results_in_this_process() -> None:
-    """filesystem_async's queue of a writer's results: the standard library's (megatron-core 0.12 and 0.16).
+    """filesystem_async's queue of a writer's results: the standard library's (megatron-core 0.12, 0.16, 0.19).
 
     megatron spawns a manager process for it, once a rank, which re-imports the main module and outlives a killed rank.
     """
     from megatron.core.dist_checkpointing.strategies import filesystem_async
 
-    filesystem_async._get_write_results_queue = functools.cache(queue.Queue)
+    names = ("_get_write_results_queue", "get_write_results_queue")  # the latter on 0.19
+    (name,) = (each for each in names if hasattr(filesystem_async, each))
+    setattr(filesystem_async, name, functools.cache(queue.Queue))
+
+
+def say_why_a_piece_was_not_written() -> None:
+    """FileSystemWriterAsync.write_preloaded_data: raise what it met (megatron-core 0.19).
+
+    megatron returns it, and whoever gets it says its class alone: "RuntimeError" where a disk is full.
+    """
+    from megatron.core.dist_checkpointing.strategies.filesystem_async import FileSystemWriterAsync
+
+    original = FileSystemWriterAsync.write_preloaded_data
+
+    def write(*args: object, **options: object) -> tuple[int, object] | None:
+        output: tuple[int, object] | None = original(*args, **options)
+        if options["results_queue"] is None and output is not None and isinstance(output[1], Exception):
+            raise output[1]
+        return output
+
+    FileSystemWriterAsync.write_preloaded_data = staticmethod(write)
 
 
 def save_in_this_process() -> None:
@@ -83,11 +103,11 @@ class _DistributedOptimizer(Protocol):
 
 
 def restore_only_tensors_of_the_checkpoint() -> None:
-    """DistributedOptimizer's loading of one parameter's state: do not look for `step` there (megatron-core 0.12, 0.16).
+    """DistributedOptimizer's loading of one parameter's state: do not look for `step` there (0.12, 0.16, 0.19).
 
     torch's Adam keeps a `step` in each state; the checkpoint holds it once, elsewhere. 0.12 finds none among what it
-    read, and 0.16 that of the state that is to be overwritten, 0. Nor does 0.16 turn gradients off in order to write
-    into the fp32 weights.
+    read, and 0.16 and 0.19 that of the state that is to be overwritten, 0. Nor do they turn gradients off in order
+    to write into the fp32 weights.
     """
     from megatron.core.optimizer import distrib_optimizer
 
@@ -113,17 +133,32 @@ def run_nothing_that_a_checkpoint_holds() -> None:
 
     from grok1.megatron import plain_data
 
-    torch_dist.FileSystemReader = plain_data.PlainReader
+    _read_pieces_as_plain_data()
     torch_dist.CachedMetadataFileSystemReader = plain_data.PlainReader
-    torch_dist.MCoreLoadPlanner.load_bytes = plain_data.load_bytes
-    common.TorchCommonLoadStrategy.load_common = _load_common
+    common.TorchCommonLoadStrategy.load_common = lambda _strategy, folder: plain_data.read_common(Path(folder))
     common.TorchCommonLoadStrategy.load_sharded_objects = _refuse_objects_in_files
 
 
-def _load_common(_strategy: object, folder: str | Path) -> object:
+def run_nothing_that_a_piece_holds() -> None:
+    """dist_checkpointing unpickles whatever .metadata and the pieces name; one has what was common.pt's (0.19).
+
+    Here its readers take tensors and plain data only (see grok1.megatron.plain_data).
+    """
+    from megatron.core.dist_checkpointing import serialization
+
     from grok1.megatron import plain_data
 
-    return plain_data.read_archive(Path(folder) / "common.pt")
+    _read_pieces_as_plain_data()
+    serialization.load_common_state_dict = lambda folder: plain_data.read_common(Path(folder))
+
+
+def _read_pieces_as_plain_data() -> None:
+    from megatron.core.dist_checkpointing.strategies import torch as torch_dist
+
+    from grok1.megatron import plain_data
+
+    torch_dist.FileSystemReader = plain_data.PlainReader
+    torch_dist.MCoreLoadPlanner.load_bytes = plain_data.load_bytes
 
 
 def _refuse_objects_in_files(_strategy: object, _state: object, folder: object) -> NoReturn:
@@ -150,12 +185,28 @@ def name_the_gemm_that_is_missing() -> None:
         moe_utils.te_general_gemm = None
 
 
+def ask_for_no_rank_outside_a_job() -> None:
+    """_rank_utils.safe_get_rank: do not warn where there is no job, as while samples are indexed (0.19)."""
+    from megatron.core import _rank_utils
+
+    original: Callable[[], int] = _rank_utils.safe_get_rank
+
+    def rank() -> int:
+        if torch.distributed.is_initialized():
+            return original()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return original()
+
+    _rank_utils.safe_get_rank = rank
+
+
 # ---- on a CPU only -------------------------------------------------------------------------------------
 
 
 @cpu_only
 def keep_torchs_generator() -> None:
-    """The tracker of random states keeps the CUDA generator's; a CPU's is torch's own (megatron-core 0.12, 0.16)."""
+    """The tracker of random states keeps the CUDA generator's; a CPU's is torch's own (0.12, 0.16, 0.19)."""
     from megatron.core.tensor_parallel import random
 
     random._get_cuda_rng_state = lambda *_a, **_k: torch.get_rng_state()
@@ -164,7 +215,7 @@ def keep_torchs_generator() -> None:
 
 @cpu_only
 def move_splits_from_a_cpu() -> None:
-    """maybe_move_tensor_to_cpu makes numpy arrays of split sizes, only of cuda tensors (megatron-core 0.12, 0.16)."""
+    """maybe_move_tensor_to_cpu makes numpy arrays of split sizes, only of cuda tensors (0.12, 0.16, 0.19)."""
     from megatron.core.transformer.moe import token_dispatcher
 
     token_dispatcher.maybe_move_tensor_to_cpu = _as_host_splits
@@ -176,7 +227,7 @@ def _as_host_splits(tensor: object, as_numpy: bool = False, record_stream: bool 
 
 @cpu_only
 def leave_the_routers_bias_uncompiled() -> None:
-    """TopKRouter._apply_expert_bias: every router calls it, and it does nothing without a bias (megatron-core 0.16).
+    """TopKRouter._apply_expert_bias: every router calls it, and it does nothing without a bias (0.16, 0.19).
 
     Compiled, it loads torch's compiler in each rank and compiles for seconds.
     """
@@ -192,8 +243,10 @@ def leave_the_routers_bias_uncompiled() -> None:
 def quiet_imports() -> Iterator[None]:
     """Hush megatron's warnings about optional packages (apex, Transformer Engine) while it is imported. All devices.
 
-    Its loggers, and torch.distributed's, say errors only from then on. megatron-core 0.12, 0.16.
+    Its loggers, and torch.distributed's, say errors only from then on. megatron-core 0.12, 0.16, 0.19. The latter has
+    torch look for CUDA's compiler, which warns where there is one and no GPU.
     """
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
@@ -205,8 +258,8 @@ def quiet_imports() -> Iterator[None]:
 def compile_when_called() -> Iterator[None]:
     """Import megatron without torch's compiler, which is a third of what a CPU rank would import. CPU only.
 
-    megatron decorates with torch.compile (0.12, 0.16), which loads the compiler (2.13) for functions that no recipe
-    calls on a CPU. What was decorated meanwhile loads it at its first call.
+    megatron decorates with torch.compile (0.12, 0.16, 0.19), which loads the compiler (2.13) for functions that no
+    recipe calls on a CPU. What was decorated meanwhile loads it at its first call.
     """
     original = torch.compile
     _compile_later()

@@ -34,6 +34,7 @@ from grok1.config.refusals import reason_of
 _MAX_METADATA_BYTES = 1 << 30
 _MOST_DIMENSIONS = 64  # torch's own bound
 _MOST_SHAPES = 16  # that megatron notes of a tensor, which are one or two
+_COMMON_PIECE = "common_state/shard_0_1"
 _CHECKPOINT = "torch.distributed.checkpoint"
 _RECORDS = {
     *(
@@ -176,6 +177,27 @@ def _check_unpacked(source: Path | io.BytesIO) -> None:
                 raise RefusedPickleError("it names builtins.bytearray, which is neither a tensor nor plain data")
     if isinstance(source, io.BytesIO):
         source.seek(0)
+
+
+def read_common(folder: Path) -> object:
+    """What is the same on all ranks: common.pt's content, or that of the piece in which megatron-core 0.19 keeps it.
+
+    Raises:
+        RefusedPickleError: it is damaged, or names anything but tensors and plain data.
+    """
+    file = folder / "common.pt"
+    if file.exists():
+        return read_archive(file)
+    places = read_metadata(folder).storage_data
+    place = next((each for index, each in places.items() if index.fqn == _COMMON_PIECE), None)
+    if place is None:
+        raise RefusedPickleError(f"{folder} has neither common.pt nor the piece that may be in its place")
+    with (folder / place.relative_path).open("rb") as pieces:
+        pieces.seek(place.offset)
+        content = read_archive(io.BytesIO(pieces.read(place.length)))
+    if not isinstance(content, list) or len(content) != 1:
+        raise RefusedPickleError(f"{folder}: the piece in the place of common.pt is damaged")
+    return content[0]
 
 
 class PlainReader(FileSystemReader):

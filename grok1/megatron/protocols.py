@@ -1,4 +1,4 @@
-"""What we use of megatron-core's objects, as types: neither of its lines has any that a type checker can use.
+"""What we use of megatron-core's objects, as types: none of its lines has any that a type checker can use.
 
 Declarations only, and no torch at run time. Each names the attributes and methods that we read, call or set, not all
 that megatron has.

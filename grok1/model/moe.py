@@ -21,6 +21,7 @@ from grok1.megatron.door import (
     SequentialMLP,
     grouped_gemm_util,
 )
+from grok1.megatron.installed import check_has_grouped_experts
 
 
 def moe_spec(model: Model, kernels: Kernels) -> ModuleSpec:
@@ -46,6 +47,7 @@ def _experts_spec(model: Model, kernels: Kernels, expert: MLPSubmodules) -> Modu
 
 def _check_grouped_gemm() -> None:
     """megatron asserts this with a traceback. Checked here as well, for runs that no launcher started."""
+    check_has_grouped_experts()
     if not grouped_gemm_util.grouped_gemm_is_available():  # looked up late: MindSpeed replaces it
         raise ValueError(
             "kernels.experts grouped: megatron finds no grouped GEMM in this process; install grouped_gemm on cuda "

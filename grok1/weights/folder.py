@@ -53,6 +53,10 @@ MEGATRON_FORMAT = {
     "common_backend": "torch",
     "common_backend_version": 1,
 }
+_FORMATS = (  # megatron-core 0.19 has no common file, and does not name its format
+    MEGATRON_FORMAT,
+    {key: value for key, value in MEGATRON_FORMAT.items() if key.startswith("sharded_")},
+)
 
 
 @dataclass(frozen=True)
@@ -84,7 +88,7 @@ class StoredCheckpoint:
         """
         check_files(self.step_folder, self.manifest)
         path = self.step_folder / _FORMAT_NAME
-        if _fields(path, _content(path), "format") != MEGATRON_FORMAT:
+        if _fields(path, _content(path), "format") not in _FORMATS:
             raise ValueError(f"{path} names another format than torch_dist; {_COPY_AGAIN}")
 
     @property
@@ -159,7 +163,7 @@ class StoredCheckpoint:
                 )
 
     def _check_line(self) -> None:
-        """Each of megatron's lines keeps the optimizer's state in a way of its own; weights are the same in both."""
+        """Each of megatron's lines keeps the optimizer's state in a way of its own; weights are the same in all."""
         stored, now = self.manifest.megatron or _FIRST_LINE, megatron_line()
         if stored != now:
             raise ValueError(

@@ -12,10 +12,12 @@ from typing import Any
 from grok1.config.load import build_recipe
 from grok1.config.recipe import Recipe
 from grok1.config.refusals import RecipeError
+from tests.lines import HAS_GROUPED_EXPERTS
 
 STEPS = 2  # the second's loss and the weights at the end show what the updates did
 
-GROUPED = "grouped"  # refused in fp32, which tells more here: put in afterwards
+# refused in fp32, which tells more here: put in afterwards
+GROUPED = "grouped" if HAS_GROUPED_EXPERTS else "sequential"
 Words = dict[str, Any]
 
 # one of each for every layout: how tokens reach their experts

@@ -190,6 +190,7 @@ def test_every_flag_of_the_ascend_recipe_arrives(good: Any) -> None:
 _CHOSEN = ["kernels.linear=mc2", "training.dtype=bf16", "training.reuse_fp32_parameters=true"]
 
 
+@ONLY_0_12
 def test_a_recipes_own_flags_arrive_with_those_that_they_need(tmp_path: Path) -> None:
     arrived = use_npu(tmp_path, {"megatron/training/global_vars.py": GLOBAL_VARS}, recipe=_CHOSEN)
     assert arrived["error"] is None

@@ -7,36 +7,51 @@ from typing import Any
 
 import pytest
 
-from grok1.megatron.installed import megatron_core_folder, megatron_line
+from grok1.megatron.installed import megatron_core_folder
 from tests.grok1.conftest import run_python
+from tests.lines import LINE
 
 # (megatron file, what it says that makes a patch of grok1/device/cpu.py or grok1/megatron/patches.py needed), by line
-NEEDED_BY_BOTH = [
+NEEDED_BY_ALL = [
     ("jit.py", "jit_fuser = torch.compile"),
     ("tensor_parallel/mappings.py", "device=torch.cuda.current_device()"),
     ("optimizer/optimizer.py", "device='cuda'"),
     ("optimizer/distrib_optimizer.py", "'torch.cuda.FloatTensor'"),
-    ("optimizer/distrib_optimizer.py", "for key in dst_tensors:\n                dst_tensors[key].copy_(tensors[key])"),
     ("tensor_parallel/random.py", "torch.cuda.default_generators[idx]"),
     ("transformer/moe/moe_utils.py", "if torch.is_tensor(tensor) and tensor.is_cuda:"),
     ("dist_checkpointing/strategies/filesystem_async.py", "ctx.Manager().Queue()"),
 ]
-NEEDED_BY_0_12 = [
-    ("dist_checkpointing/mapping.py", "np.product("),
-    ("dist_checkpointing/strategies/filesystem_async.py", "_write_item(*transform_list, stream, data"),
-    ("dist_checkpointing/strategies/common.py", "torch.load(load_path, map_location='cpu', weights_only=False)"),
-    ("dist_checkpointing/strategies/torch.py", "fsr = CachedMetadataFileSystemReader(checkpoint_dir)"),
-    ("dist_checkpointing/strategies/base.py", "async_calls.schedule_async_request(async_request)"),
-]
-NEEDED_BY_0_16 = [
+NEEDED_FROM_0_16_ON = [
     ("transformer/moe/token_dispatcher.py", "self.cuda_dtoh_stream.record_event()"),
-    ("transformer/moe/moe_utils.py", "if te_general_gemm is not None"),
     ("transformer/moe/router.py", "@jit_fuser\n    def _apply_expert_bias("),
     ("optimizer/distrib_optimizer.py", "tensors[key] = LocalNonpersistentObject(tensors[key])"),
-    ("dist_checkpointing/strategies/common.py", "return torch.load(load_path, map_location='cpu')"),
-    ("dist_checkpointing/strategies/torch.py", "return CachedMetadataFileSystemReader(checkpoint_dir)"),
 ]
-NEEDED = [*NEEDED_BY_BOTH, *(NEEDED_BY_0_12 if megatron_line() == "0.12" else NEEDED_BY_0_16)]
+NEEDED_BY = {
+    "0.12": [
+        ("dist_checkpointing/mapping.py", "np.product("),
+        ("dist_checkpointing/strategies/filesystem_async.py", "_write_item(*transform_list, stream, data"),
+        ("dist_checkpointing/strategies/common.py", "torch.load(load_path, map_location='cpu', weights_only=False)"),
+        ("dist_checkpointing/strategies/torch.py", "fsr = CachedMetadataFileSystemReader(checkpoint_dir)"),
+        ("dist_checkpointing/strategies/base.py", "async_calls.schedule_async_request(async_request)"),
+        ("optimizer/distrib_optimizer.py", "for key in dst_tensors:\n                dst_tensors[key].copy_("),
+    ],
+    "0.16": [
+        *NEEDED_FROM_0_16_ON,
+        ("transformer/moe/moe_utils.py", "if te_general_gemm is not None"),
+        ("dist_checkpointing/strategies/common.py", "return torch.load(load_path, map_location='cpu')"),
+        ("dist_checkpointing/strategies/torch.py", "return CachedMetadataFileSystemReader(checkpoint_dir)"),
+        ("optimizer/distrib_optimizer.py", "for key in dst_tensors:\n                dst_tensors[key].copy_("),
+    ],
+    "0.19": [
+        *NEEDED_FROM_0_16_ON,
+        ("dist_checkpointing/strategies/filesystem_async.py", "assert isinstance(local_results_or_exc, list), type("),
+        ("_rank_utils.py", 'warnings.warn(\n            "Could not determine rank'),
+        ("dist_checkpointing/serialization.py", "storage_reader=_get_filesystem_reader(checkpoint_dir), no_dist=True"),
+        ("dist_checkpointing/strategies/torch.py", "return FileSystemReader(checkpoint_dir)"),
+        ("optimizer/distrib_optimizer.py", "                dst_tensors[key].copy_(tensors[key])"),
+    ],
+}
+NEEDED = [*NEEDED_BY_ALL, *NEEDED_BY[LINE]]
 
 
 @pytest.mark.parametrize(("file", "text"), NEEDED)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import pytest
 
 from grok1.megatron import installed
-from grok1.megatron.installed import megatron_core_folder, megatron_line
+from grok1.megatron.installed import check_has_grouped_experts, megatron_core_folder, megatron_line
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -30,21 +32,30 @@ def _found(monkeypatch: pytest.MonkeyPatch, core: Path | None) -> None:
     monkeypatch.setattr(installed, "megatron_core_folder", lambda: core)
 
 
-@pytest.mark.parametrize(("version", "line"), [("0.12.1", "0.12"), ("0.12.3", "0.12"), ("0.16.1", "0.16")])
-def test_the_two_lines_are_known(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, version: str, line: str) -> None:
+def _with_triton(monkeypatch: pytest.MonkeyPatch, is_there: bool) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: ModuleSpec("triton", None) if is_there else None)
+
+
+@pytest.mark.parametrize(
+    ("version", "line"),
+    [("0.12.1", "0.12"), ("0.12.3", "0.12"), ("0.16.1", "0.16"), ("0.19.0", "0.19"), ("0.19.2", "0.19")],
+)
+def test_the_three_lines_are_known(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, version: str, line: str) -> None:
     _found(monkeypatch, _core(tmp_path, version))
+    _with_triton(monkeypatch, is_there=True)
     assert megatron_line() == line
     assert megatron_line("cuda") == line
 
 
-@pytest.mark.parametrize("version", ["0.11.0", "0.13.1", "0.15.3", "0.17.0", "0.19.0", "1.12.0", "0.120.0", "0.1.6"])
+@pytest.mark.parametrize(
+    "version", ["0.11.0", "0.13.1", "0.15.3", "0.17.0", "0.18.2", "0.20.0", "1.12.0", "0.120.0", "0.1.6"]
+)
 def test_another_line_is_refused_with_what_to_install(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, version: str
 ) -> None:
     _found(monkeypatch, _core(tmp_path, version))
-    with pytest.raises(
-        ValueError, match=rf"^megatron-core {version} is installed in .*install .*0\.12.* or .*0\.16\."
-    ) as e:
+    wanted = rf"^megatron-core {version} is installed in .*install .*0\.12.* or .*0\.16\..* or .*0\.19\."
+    with pytest.raises(ValueError, match=wanted) as e:
         megatron_line()
     assert "\n" not in str(e.value)
 
@@ -60,14 +71,41 @@ def test_a_megatron_that_does_not_say_its_version_is_refused(
 
 def test_no_megatron_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     _found(monkeypatch, None)
-    with pytest.raises(ValueError, match=r"megatron-core is not installed; install .*0\.12.* or .*0\.16\."):
+    with pytest.raises(
+        ValueError, match=r"megatron-core is not installed; install .*0\.12.* or .*0\.16\..* or .*0\.19\."
+    ):
         megatron_line()
 
 
+def test_0_19_is_refused_where_triton_is_missing_and_the_others_are_not(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    _with_triton(monkeypatch, is_there=False)
+    _found(monkeypatch, _core(tmp_path / "new", "0.19.2"))
+    with pytest.raises(ValueError, match=r"megatron-core 0\.19\.2 does not import without the package triton, .*; in"):
+        megatron_line()
+    _found(monkeypatch, _core(tmp_path / "old", "0.16.1"))
+    assert megatron_line() == "0.16"
+
+
+def test_grouped_experts_are_refused_on_the_line_that_has_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    _with_triton(monkeypatch, is_there=True)
+    _found(monkeypatch, _core(tmp_path / "new", "0.19.2"))
+    with pytest.raises(ValueError, match=r"grouped: megatron-core 0\.19 has no .*=sequential, or install .*0\.16"):
+        check_has_grouped_experts()
+    for version in ("0.12.3", "0.16.1"):
+        _found(monkeypatch, _core(tmp_path / version, version))
+        check_has_grouped_experts()
+
+
 def test_an_npu_wants_the_line_that_mindspeed_patches(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    _found(monkeypatch, _core(tmp_path / "new", "0.16.1"))
-    with pytest.raises(ValueError, match=r"device npu with megatron-core 0\.16: MindSpeed patches .* 0\.12 alone; in"):
-        megatron_line("npu")
+    _with_triton(monkeypatch, is_there=True)
+    for line in ("0.16", "0.19"):
+        _found(monkeypatch, _core(tmp_path / line, f"{line}.1"))
+        with pytest.raises(
+            ValueError, match=rf"device npu with megatron-core {line}: MindSpeed patches .* 0\.12 alone"
+        ):
+            megatron_line("npu")
     _found(monkeypatch, _core(tmp_path / "old", "0.12.1"))
     assert megatron_line("npu") == "0.12"
 

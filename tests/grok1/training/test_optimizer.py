@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from grok1.config.load import ONE_RANK
-from grok1.megatron.installed import megatron_line
 from tests.grok1.conftest import Train
+from tests.lines import SUMS_OF_A_STEP
 
 NUM_STEPS = 5
 LEARNING_RATE, WEIGHT_DECAY = 0.01, 0.5  # five steps decay a weight by 2.5 % of itself: far above rounding
@@ -113,17 +113,16 @@ def test_a_step_has_no_collective_for_nothing(train: Train) -> None:
         {layout: {name: each[side]["calls"].get(name, 0) for name in _EXCHANGES} for layout, each in found.items()}
         for side in ("ours", "megatron's")
     )
-    # the norm, the two losses; megatron's own gathers for each of two optimizers, and counts zeros too (0.12)
-    whole = 3 if megatron_line() == "0.12" else 2
+    # the norm, the two losses; megatron's own gathers for each of two optimizers
     assert ours == {
         "one rank": dict.fromkeys(_EXCHANGES, 0) | {"world all_reduce": 2},
         "each expert once": dict(zip(_EXCHANGES, (2, 1, 1, 0, 0), strict=True)),
         "experts twice": dict(zip(_EXCHANGES, (2, 1, 1, 1, 1), strict=True)),
     }
     assert theirs == {
-        "one rank": dict(zip(_EXCHANGES, (whole, 1, 1, 0, 0), strict=True)),
-        "each expert once": dict(zip(_EXCHANGES, (whole, 1, 2, 1, 2), strict=True)),
-        "experts twice": dict(zip(_EXCHANGES, (whole, 1, 2, 1, 2), strict=True)),
+        "one rank": dict(zip(_EXCHANGES, (SUMS_OF_A_STEP, 1, 1, 0, 0), strict=True)),
+        "each expert once": dict(zip(_EXCHANGES, (SUMS_OF_A_STEP, 1, 2, 1, 2), strict=True)),
+        "experts twice": dict(zip(_EXCHANGES, (SUMS_OF_A_STEP, 1, 2, 1, 2), strict=True)),
     }
 
 

@@ -30,7 +30,7 @@ from torch.distributed.checkpoint.metadata import (
 )
 
 from grok1.config.load import ONE_RANK, load_recipe
-from grok1.megatron.plain_data import RefusedPickleError, read_archive, read_metadata
+from grok1.megatron.plain_data import RefusedPickleError, read_archive, read_common, read_metadata
 from grok1.weights.exporting import export_weights
 from grok1.weights.folder import StoredCheckpoint
 from tests.grok1.conftest import Train
@@ -120,6 +120,44 @@ def test_archives_run_nothing(marker: Path, tmp_path: Path, name: str) -> None:
     with pytest.raises(RefusedPickleError, match=r"common\.pt is (refused|damaged)"):
         read_archive(path)
     assert not marker.exists()
+
+
+def _save_common_piece(folder: Path, stored: object) -> None:
+    """As megatron-core 0.19 does, which has no common.pt: a list of one, behind other pieces."""
+    folder.mkdir()
+    content = _archive(stored)
+    (folder / "__0_0.distcp").write_bytes(b"another" + content + b"another")
+    places = {
+        MetadataIndex("another"): _StorageInfo("__0_0.distcp", 0, 7),
+        MetadataIndex("common_state/shard_0_1"): _StorageInfo("__0_0.distcp", 7, len(content)),
+    }
+    (folder / ".metadata").write_bytes(pickle.dumps(Metadata({}, storage_data=places)))
+
+
+def test_what_is_common_is_read_from_a_file_or_from_a_piece(tmp_path: Path) -> None:
+    common = {"step": 3, "optimizer": [{"lr": 0.5, "step": torch.tensor(3)}]}
+    _save_common_piece(tmp_path / "piece", [common])
+    (tmp_path / "file").mkdir()
+    (tmp_path / "file" / "common.pt").write_bytes(_archive(common))
+    assert read_common(tmp_path / "piece") == read_common(tmp_path / "file") == common
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_common_piece_runs_nothing(marker: Path, tmp_path: Path, name: str) -> None:
+    _save_common_piece(tmp_path / "piece", [{"step": 1, "x": traps(marker)[name]}])
+    with pytest.raises(RefusedPickleError, match=r"a piece of it is refused: it names .*neither a tensor nor plain"):
+        read_common(tmp_path / "piece")
+    assert not marker.exists()
+
+
+def test_a_common_piece_that_is_missing_or_of_another_form_is_refused(tmp_path: Path) -> None:
+    for name, stored in (("a", {"step": 1}), ("b", [{"step": 1}, {}])):
+        _save_common_piece(tmp_path / name, stored)
+        with pytest.raises(RefusedPickleError, match="the piece in the place of common.pt is damaged"):
+            read_common(tmp_path / name)
+    (tmp_path / "a" / ".metadata").write_bytes(pickle.dumps(Metadata({}, storage_data={})))
+    with pytest.raises(RefusedPickleError, match="has neither common.pt nor the piece"):
+        read_common(tmp_path / "a")
 
 
 def test_an_enumeration_by_its_name_is_read_and_no_other_attribute_is(tmp_path: Path) -> None:

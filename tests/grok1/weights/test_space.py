@@ -67,11 +67,11 @@ def test_a_save_that_cannot_end_leaves_the_older_step_and_nothing_else(tmp_path:
     done = run_grok1(*words[:-2], "--load", tmp_path / "ck", "--steps", 1)
     assert (done.returncode, done.stdout.count("\n")) == (0, 1)
     assert "holds step 1 and --steps is 1: there is nothing left to train" in done.stdout
-    shard = before.step_folder / "__0_1.distcp"
+    shard = before.step_folder / "__0_0.distcp"
     content = bytearray(shard.read_bytes())
     content[1000] ^= 1
     shard.write_bytes(content)
     damaged = run_grok1(*words[:-2], "--load", tmp_path / "ck", "--steps", 2)
     assert damaged.returncode == 2
-    assert "iter_0000001: __0_1.distcp is not what was written: its checksum differs" in damaged.stderr
+    assert "iter_0000001: __0_0.distcp is not what was written: its checksum differs" in damaged.stderr
     assert damaged.stderr.count("\n") == 1

@@ -1,0 +1,51 @@
+"""What is of megatron-core's line 0.19 alone: its patches, and where it calls what another line calls otherwise.
+
+line_0_12.py and line_0_16.py have the same names. `grok1.megatron.door` takes one of them, by what is installed.
+"""
+
+from __future__ import annotations
+
+import megatron.core.models.mimo.model.base  # noqa: F401  # get_megatron_optimizer would, in each rank
+from megatron.core.transformer.moe.moe_logging import get_moe_metrics_tracker
+
+from grok1.megatron import patches
+from grok1.megatron.since_0_16 import WholeDispatcher, optimizer_state, whole_job_groups
+
+__all__ = [
+    "CONFIG",
+    "PATCHES",
+    "GroupedMLP",
+    "WholeDispatcher",
+    "aux_loss_tracker",
+    "clear_aux_losses_tracker",
+    "grouped_gemm_util",
+    "optimizer_state",
+    "whole_job_groups",
+]
+
+PATCHES = (
+    patches.keep_results_in_this_process,
+    patches.say_why_a_piece_was_not_written,
+    patches.restore_only_tensors_of_the_checkpoint,
+    patches.run_nothing_that_a_piece_holds,
+    patches.ask_for_no_rank_outside_a_job,
+    patches.keep_torchs_generator,
+    patches.move_splits_from_a_cpu,
+    patches.leave_the_routers_bias_uncompiled,
+)
+
+# of TransformerConfig, beside what every line knows: its own default makes it warn that the default is deprecated
+CONFIG: dict[str, object] = {"cuda_graph_modules": []}
+
+GroupedMLP = None  # gone, and its grouped GEMM with it
+grouped_gemm_util = None
+
+
+def aux_loss_tracker() -> dict[str, object]:
+    """megatron's running sums of the routers' auxiliary losses: name -> {"values": tensor [layers]}."""
+    return {name: {"values": each.values} for name, each in get_moe_metrics_tracker().metrics.items()}
+
+
+def clear_aux_losses_tracker() -> None:
+    """Set the running sums to 0."""
+    get_moe_metrics_tracker().clear()
