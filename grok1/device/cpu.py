@@ -123,7 +123,7 @@ def _name_types_as_cuda() -> None:
 def _pad_uneven_collectives() -> None:
     """dist.all_gather and reduce_scatter: gloo refuses uneven lists, which split experts need. Pad, call, cut."""
     gather: Callable[..., dist.Work | None] = dist.all_gather
-    scatter: Callable[..., dist.Work | None] = dist.reduce_scatter
+    scatter = _scatter_or_exchange(dist.reduce_scatter)
 
     def all_gather(outputs: list[Tensor], tensor: Tensor, *args: object, **kwargs: object) -> dist.Work | None:
         longest = max(output.shape[0] for output in outputs)
@@ -146,6 +146,21 @@ def _pad_uneven_collectives() -> None:
 
     for replacement in (all_gather, reduce_scatter):
         setattr(dist, replacement.__name__, replacement)
+
+
+def _scatter_or_exchange(scatter: Callable[..., dist.Work | None]) -> Callable[..., dist.Work | None]:
+    """dist.reduce_scatter of equal parts: torch 2.7's gloo has none of lists, so there it is one tensor's."""
+
+    def call(output: Tensor, inputs: list[Tensor], *args: object, **kwargs: object) -> dist.Work | None:
+        try:
+            return scatter(output, inputs, *args, **kwargs)
+        except RuntimeError as error:
+            if "does not support reduce_scatter" not in str(error):
+                raise
+        exchange: Callable[..., dist.Work | None] = dist.reduce_scatter_tensor
+        return exchange(output, torch.cat(inputs), *args, **kwargs)
+
+    return call
 
 
 def _padded(tensor: Tensor, length: int) -> Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,8 +81,10 @@ def _write_tensors(folder: Path, source: _StreamingSave) -> None:
     plan = writer.prepare_local_plan(source.whole_plan())
     [plan], metadata = create_default_global_save_plan([plan])
     [plan] = writer.prepare_global_plan([plan])
-    written = writer.write_data(plan, source)
-    written.wait()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "TypedStorage is deprecated")  # torch 2.7's own use of it
+        written = writer.write_data(plan, source)
+        written.wait()
     writer.finish(metadata, [written.value()])
 
 

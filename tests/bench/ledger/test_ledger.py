@@ -37,8 +37,10 @@ def tiny() -> Ledger:
 @pytest.mark.parametrize("name", ["grok1-tiny", "grok1-40b"])
 def test_a_step_costs_what_is_stored(name: str, tiny: Ledger) -> None:
     """The benchmark run holds the other recipes too; these two take seconds."""
-    counted = tiny if name == "grok1-tiny" else count(load_recipe(name))
     stored = read_ledger(ledger_store.path_of(ledger_store.FOLDER, name))
+    if stored.software["torch"] != tiny.software["torch"]:
+        pytest.skip(f"stored with torch {stored.software['torch']}, whose backward has other operators")
+    counted = tiny if name == "grok1-tiny" else count(load_recipe(name))
     assert ledger_text.complaint(stored, counted) == ""
     assert counted.is_complete
 
