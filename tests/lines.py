@@ -15,6 +15,7 @@ SUMS_OF_A_STEP = 3 if LINE == "0.12" else 2
 # why device npu is refused where there is no torch_npu
 NO_NPU = "device npu needs torch_npu, which is not installed" if LINE == "0.12" else "device npu with megatron-core"
 HAS_GROUPED_EXPERTS = LINE != "0.19"
+MARKS_EXPERTS_ITSELF = LINE == "0.19"  # as mark_experts_apart does for the others
 
 ONLY_0_12 = pytest.mark.skipif(LINE != "0.12", reason="stored figures and MindSpeed are of megatron-core 0.12")
 WITH_GROUPED_EXPERTS = pytest.mark.skipif(not HAS_GROUPED_EXPERTS, reason="megatron-core 0.19 has no grouped experts")

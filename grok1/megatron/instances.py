@@ -100,7 +100,8 @@ def mark_experts_apart(model: torch.nn.Module) -> None:
 
     It marks experts so where expert parallelism is above 1, and forgets that their replicas are others as well where
     an expert is split more or fewer ways than attention is: gradients were then summed over ranks that hold different
-    parts of an expert, and not over those that hold the same. megatron-core 0.12, 0.16, 0.19; all devices.
+    parts of an expert, and not over those that hold the same. megatron-core 0.12, 0.16 (0.19 marks them itself); all
+    devices.
     """
     for name, parameter in model.named_parameters():
         if ".experts." in name:
