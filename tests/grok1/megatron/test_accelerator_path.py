@@ -24,6 +24,7 @@ from grok1.device.kind import Kind, set_activated_kind
 from grok1.megatron import instances
 from tests.conftest import MEGATRONS_PARTS
 from tests.grok1.conftest import Train, run_python
+from tests.lines import ONLY_0_12
 
 ACCELERATORS: tuple[Kind, ...] = ("cuda", "npu")
 NUM_STEPS = 3
@@ -154,6 +155,7 @@ def test_modules_of_megatron_keep_on_a_gpu_what_only_a_cpu_replaces() -> None:
     assert json.loads(done.stdout) == dict.fromkeys(("generator", "splits", "compiler"), True)
 
 
+@ONLY_0_12
 @pytest.mark.parametrize("layout", [_REPLICAS, _EXPERT_REPLICAS], ids=["each expert once", "experts twice"])
 def test_replicas_stay_equal_where_each_optimizer_gathers_its_own_kind_only(
     layout: tuple[str, ...], train: Train
@@ -164,6 +166,7 @@ def test_replicas_stay_equal_where_each_optimizer_gathers_its_own_kind_only(
     assert found["moved"] == found["dense"]
 
 
+@ONLY_0_12
 def test_a_gathering_left_out_is_seen_there(train: Train) -> None:
     found = train(NUM_STEPS, *_REPLICAS, entry=f"{__name__}:_train_as_on_a_cpu")
     assert all(len(names) == found["dense"] for names in found["unequal"])
