@@ -21,6 +21,18 @@ mkdir -p "$folder"; sleep 0.01; touch "$folder/report.md"
 """
 
 
+def _make(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["make", *words],
+        cwd=folder,
+        env={"PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+
 @pytest.mark.skipif(shutil.which("make") is None, reason="no make")
 @pytest.mark.parametrize(
     ("given", "words", "folder"),
@@ -46,15 +58,7 @@ def test_the_results_folder_is_given_once_and_its_report_found(
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text((HOUSE / name).read_text() if not name.startswith(".venv") else PYTHON)
     (tmp_path / ".venv/bin/python").chmod(0o755)
-    done = subprocess.run(
-        ["make", "bench", *given],
-        cwd=tmp_path,
-        env={"PATH": os.environ["PATH"]},
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
+    done = _make(tmp_path, "bench", *given)
     assert done.stdout == f"<-m><pytest><bench/><--benchmark>{words}\nreport: {folder}/report.md\n", done.stderr
 
 
@@ -63,14 +67,7 @@ def test_every_recipe_names_variables_that_exist() -> None:
     targets = re.findall(r"^([a-z-]+):.*##", (HOUSE / "Makefile").read_text(), re.M)
     assert "mutants" in targets
     for target in targets:
-        done = subprocess.run(
-            ["make", "--dry-run", "--always-make", "--warn-undefined-variables", target, f"PYTHON={sys.executable}"],
-            cwd=HOUSE,
-            env={"PATH": os.environ["PATH"]},
-            capture_output=True,
-            text=True,
-            timeout=30,
-            check=False,
-        )
+        words = ["--dry-run", "--always-make", "--warn-undefined-variables", f"PYTHON={sys.executable}"]
+        done = _make(HOUSE, target, *words)
         assert done.returncode == 0, done.stderr
         assert "undefined" not in done.stderr, target

@@ -58,7 +58,7 @@ with patches.quiet_imports(), patches.compile_when_called():
     elif megatron_line() == "0.16":
         from grok1.megatron import line_0_16 as line  # type: ignore[no-redef]  # the same names of another line
     else:
-        from grok1.megatron import line_0_19 as line  # type: ignore[no-redef]
+        from grok1.megatron import line_0_19 as line  # type: ignore[no-redef]  # and of this one
 
 CONFIG, PATCHES = line.CONFIG, line.PATCHES
 GroupedMLP, grouped_gemm_util = line.GroupedMLP, line.grouped_gemm_util

@@ -10,7 +10,6 @@ import functools
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ import pytest
 
 from grok1.config.load import load_recipe
 from grok1.data.sample_corpus import SampleCorpus, sample_corpus
+from tests.real_code import run_python
 
 ROOT = Path(__file__).parents[2]
 STAND_IN = ROOT / "tests" / "npu_stand_in"
@@ -52,17 +52,7 @@ class Checkouts:
 
     def run(self, device: str, *words: object, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
         """`python WORDS` in such a process; a failure shows what it said."""
-        done = subprocess.run(
-            [sys.executable, *map(str, words)],
-            env=self.environment(device),
-            cwd=cwd,
-            capture_output=True,
-            text=True,
-            timeout=_SECONDS,
-            check=False,
-        )
-        assert done.returncode == 0, f"exit {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-6000:]}"
-        return done
+        return run_python(self.environment(device), *words, cwd=cwd, seconds=_SECONDS)
 
 
 def _checkouts(config: pytest.Config) -> Checkouts | str:

@@ -9,8 +9,6 @@ from __future__ import annotations
 import functools
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ import pytest
 
 from grok1.config.load import load_recipe
 from grok1.data.sample_corpus import sample_corpus
+from tests.real_code import run_python
 
 ROOT = Path(__file__).parents[2]
 _SECONDS = 900
@@ -56,16 +55,8 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     def once(*words: str) -> Figures:
         output = tmp_path_factory.mktemp("figures") / "figures.json"
         data = ("--data", str(corpus.prefix), "--tokenizer", str(corpus.tokenizer_path), "--output", str(output))
-        done = subprocess.run(
-            [sys.executable, "-m", "engine_run", *words, *data],
-            env=_environment([] if "--plain" in words else [ROOT / "tests" / "te_stand_in", folder]),
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            timeout=_SECONDS,
-            check=False,
-        )
-        assert done.returncode == 0, f"exit {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-6000:]}"
+        environment = _environment([] if "--plain" in words else [ROOT / "tests" / "te_stand_in", folder])
+        run_python(environment, "-m", "engine_run", *words, *data, cwd=ROOT, seconds=_SECONDS)
         found: Figures = json.loads(output.read_text(encoding="utf-8"))
         return found
 

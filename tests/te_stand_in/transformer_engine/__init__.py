@@ -77,7 +77,7 @@ def _import() -> None:
     common.load_framework_extension = lambda framework: None  # it is imported above
     sys.modules[f"{__name__}.pytorch.onnx_extensions"] = mock.MagicMock()
     with mock.patch.object(triton, "autotune", lambda configs, **_: functools.partial(_Untuned, configs)):
-        from transformer_engine import pytorch  # noqa: F401
+        from transformer_engine import pytorch  # noqa: F401  # for its modules, which the loop below finds
     for name, module in [*sys.modules.items()]:
         if name.startswith(f"{__name__}.") and vars(module).get("torch") is torch:
             module.torch = _Torch()
