@@ -34,6 +34,7 @@ from grok1.config.refusals import reason_of
 _MAX_METADATA_BYTES = 1 << 30
 _MOST_DIMENSIONS = 64  # torch's own bound
 _MOST_SHAPES = 16  # that megatron notes of a tensor, which are one or two
+_MOST_CHARACTERS = 600  # of a reason: room for a path, for what others say around it, and for the cause behind both
 _COMMON_PIECE = "common_state/shard_0_1"
 _CHECKPOINT = "torch.distributed.checkpoint"
 _RECORDS = {
@@ -225,7 +226,7 @@ def load_bytes(planner: DefaultLoadPlanner, read_item: ReadItem, value: io.Bytes
 
 def why(error: BaseException) -> str:
     """Why a checkpoint did not load, in a few words: torch's own message on a refused pickle takes a page."""
-    return _what_was_named(error) if isinstance(error, pickle.UnpicklingError) else reason_of(error)
+    return _what_was_named(error) if isinstance(error, pickle.UnpicklingError) else reason_of(error, _MOST_CHARACTERS)
 
 
 def _what_was_named(error: pickle.UnpicklingError) -> str:

@@ -137,12 +137,12 @@ def _in_one_line(stored: StoredCheckpoint) -> Iterator[None]:
     """What a checkpoint whose checksums are right can still be: of other tensors than its recipe says, or forged."""
     try:
         yield
-    except RefusedPickleError as error:
-        raise ValueError(f"checkpoint {stored.folder}: {error}") from error
     except _FAILURES as error:
+        cause = first_cause(error)
+        if isinstance(cause, RefusedPickleError):  # which says all, whether or not megatron has wrapped it
+            raise ValueError(f"checkpoint {stored.folder}: {cause}") from error
         raise ValueError(
-            f"checkpoint {stored.step_folder} does not load: {why(first_cause(error))}; it is damaged, or not "
-            "what its recipe says"
+            f"checkpoint {stored.step_folder} does not load: {why(cause)}; it is damaged, or not what its recipe says"
         ) from error
 
 

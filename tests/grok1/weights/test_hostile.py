@@ -328,11 +328,10 @@ def test_loading_and_exporting_a_hostile_checkpoint_run_nothing(train: Train, tm
     assert not marker.exists()
     assert refusals.keys() == PLACES.keys()
     for place in ("common", "metadata", "object"):
-        assert "refused: it names" in refusals[place], place
-        assert "system, which" in refusals[place], place  # 0.16 says more before it, and the line is cut
+        assert "system, which is neither a tensor nor plain data" in refusals[place], place
     assert "does not load" in refusals["tensor"]
     assert "system" in refusals["tensor"]
-    assert "points at '../../outside', which is not a" in refusals["outside"]
+    assert "points at '../../outside', which is not a file of this folder" in refusals["outside"]
     assert not any("\n" in said for said in refusals.values())
     for place in ("metadata", "tensor", "outside"):
         with pytest.raises(ValueError, match=r"refused|does not load"):
