@@ -14,6 +14,7 @@ STEPS_BEFORE_OVERLAP = 0 if LINE == "0.12" else 1
 SUMS_OF_A_STEP = 3 if LINE == "0.12" else 2
 # why device npu is refused where there is no torch_npu
 NO_NPU = "device npu needs torch_npu, which is not installed" if LINE == "0.12" else "device npu with megatron-core"
+NO_NPU_REMEDY = "--device cpu" if LINE == "0.12" else r"install .*docs/ascend.md"
 HAS_GROUPED_EXPERTS = LINE != "0.19"
 MARKS_EXPERTS_ITSELF = LINE == "0.19"  # as mark_experts_apart does for the others
 

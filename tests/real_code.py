@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 
-def run_python(
+def run_program(
     environment: Mapping[str, str], *words: object, cwd: Path, seconds: float
 ) -> subprocess.CompletedProcess[str]:
     """`python WORDS` in that environment; a failure shows what it said."""

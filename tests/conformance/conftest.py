@@ -19,7 +19,7 @@ import pytest
 
 from grok1.config.load import load_recipe
 from grok1.data.sample_corpus import SampleCorpus, sample_corpus
-from tests.real_code import run_python
+from tests.real_code import run_program
 
 ROOT = Path(__file__).parents[2]
 STAND_IN = ROOT / "tests" / "npu_stand_in"
@@ -52,7 +52,7 @@ class Checkouts:
 
     def run(self, device: str, *words: object, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
         """`python WORDS` in such a process; a failure shows what it said."""
-        return run_python(self.environment(device), *words, cwd=cwd, seconds=_SECONDS)
+        return run_program(self.environment(device), *words, cwd=cwd, seconds=_SECONDS)
 
 
 def _checkouts(config: pytest.Config) -> Checkouts | str:

@@ -14,7 +14,7 @@ import pytest
 
 from grok1.config.load import ONE_RANK, recipe_names
 from tests.grok1.conftest import ROOT, as_options, grok1_command, run_grok1
-from tests.lines import NO_NPU
+from tests.lines import NO_NPU, NO_NPU_REMEDY
 
 
 def one_rank_words(corpus: tuple[Path, Path], *instead: str) -> list[str]:
@@ -129,7 +129,7 @@ def test_two_launchers_make_up_one_job_without_shared_storage(corpus: tuple[Path
         (["--set", "parallel.tensor=5"], r"world_size 16 is not a multiple of tensor x pipeline 10"),
         (["--steps", "0"], r"--steps 0 is not positive"),
         (["--device", "tpu"], r"--device tpu is none of cpu, cuda, npu"),
-        (["--device", "npu"], NO_NPU),
+        (["--device", "npu"], f"{NO_NPU}.*{NO_NPU_REMEDY}"),
         (["--device", "cuda"], r"device cuda: torch sees no GPU.*--device cpu"),
         (["--load", "nowhere"], r"nowhere holds no checkpoint"),
         (["--data", "nowhere"], r"nowhere"),

@@ -17,7 +17,7 @@ import pytest
 
 from grok1.config.load import load_recipe
 from grok1.data.sample_corpus import sample_corpus
-from tests.real_code import run_python
+from tests.real_code import run_program
 
 ROOT = Path(__file__).parents[2]
 _SECONDS = 900
@@ -56,7 +56,7 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
         output = tmp_path_factory.mktemp("figures") / "figures.json"
         data = ("--data", str(corpus.prefix), "--tokenizer", str(corpus.tokenizer_path), "--output", str(output))
         environment = _environment([] if "--plain" in words else [ROOT / "tests" / "te_stand_in", folder])
-        run_python(environment, "-m", "engine_run", *words, *data, cwd=ROOT, seconds=_SECONDS)
+        run_program(environment, "-m", "engine_run", *words, *data, cwd=ROOT, seconds=_SECONDS)
         found: Figures = json.loads(output.read_text(encoding="utf-8"))
         return found
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import psutil
 import pytest
+import torch
 
 from grok1.distributed.launch import LaunchError, RankFailedError, check_machine, launch
 from grok1.distributed.nodes import Nodes
@@ -54,7 +55,7 @@ def test_ranks_of_a_cpu_take_turns_and_share_one_connection_loop(make_job: MakeJ
     job = make_job(1, *TWO_RANKS)
     found = launch(job, job.recipe, "cpu", entry="tests.grok1.distributed.rank_entries:describe_threads")
     assert found["policies"] == [os.SCHED_BATCH]
-    if "gloo_tcp_loop" in found["names"]:  # torch 2.7 gives the thread no name
+    if not torch.__version__.startswith("2.7."):  # which gives the thread no name
         assert found["names"]["gloo_tcp_loop"] == 1  # torch's own has one a group
     assert found["names"]["pt_gloo_runloop"] > 5  # a worker a group
 
