@@ -20,6 +20,7 @@ from typing import Any, Protocol, TypeGuard
 
 import torch
 import torch.distributed as dist
+from packaging.version import Version
 from torch import Tensor
 
 Group = dist.ProcessGroup | None  # None is the whole job
@@ -27,6 +28,8 @@ ReduceOp = dist.ReduceOp.RedOpType
 BACKEND = "shared_gloo"  # torch refuses a second backend of gloo's own name
 _MOST_RANKS = 8  # of a group whose ranks all send to each other: messages grow with its square
 _MOST_COPIED_BYTES = 1 << 20  # what is sent to all is copied for each; beyond this the ring is as fast
+# torch 2.7's gloo scatters sums, whatever reduction is asked for; in 2.11 it does as told
+_SCATTERS_SUMS_ALONE = Version(torch.__version__) < Version("2.11")
 _REDUCTIONS: dict[ReduceOp, Callable[[Tensor], Tensor]] = {
     dist.ReduceOp.SUM: lambda parts_GN: parts_GN.sum(dim=0, dtype=parts_GN.dtype),
     dist.ReduceOp.MAX: lambda parts_GN: parts_GN.amax(dim=0),
@@ -94,6 +97,10 @@ def direct_collectives() -> list[Callable[..., Handle | None]]:
         output: Tensor, input: Tensor, op: ReduceOp = dist.ReduceOp.SUM, group: Group = None, async_op: bool = False
     ) -> Handle | None:
         if op not in _REDUCTIONS or not _is_direct(group, output):
+            if op != dist.ReduceOp.SUM and _SCATTERS_SUMS_ALONE:
+                raise NotImplementedError(
+                    f"reduce_scatter_tensor with {op}: gloo of torch {torch.__version__} would sum"
+                )
             return ring_scatter(output, input, op=op, group=group, async_op=async_op)
         parts = input.reshape(group.size(), -1)
         received = torch.empty_like(parts)

@@ -8,6 +8,8 @@ import threading
 import time
 from datetime import timedelta
 
+from packaging.version import Version
+from torch import __version__ as torch_version
 from torch._C._distributed_c10d import (
     FileStore,
     Store,
@@ -20,6 +22,9 @@ from grok1.distributed.roll_call import missing
 
 _CONNECT_SECONDS = 2.0
 _PAUSE_SECONDS = 0.3  # between attempts to connect
+
+# torch's store over libuv takes no socket that listens already in torch 2.7, and does in 2.11
+_LIBUV_TAKES_A_SOCKET = Version(torch_version) >= Version("2.11")
 
 
 def opened(where: Rendezvous) -> Store:
@@ -94,4 +99,5 @@ def _connected(address: str, where: Rendezvous, listener: socket.socket | None =
         timedelta(seconds=where.start_seconds),
         wait_for_workers=False,
         master_listen_fd=None if listener is None else listener.detach(),
+        use_libuv=listener is None or _LIBUV_TAKES_A_SOCKET,
     )

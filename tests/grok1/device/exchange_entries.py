@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -23,6 +24,7 @@ REDUCTIONS = {
     dist.ReduceOp.PRODUCT: lambda parts_GN: parts_GN.prod(dim=0, dtype=parts_GN.dtype),  # which no exchange serves
 }
 DTYPES = (torch.float32, torch.bfloat16, torch.int64)
+REFUSED = [f"scattered {op}" for op in REDUCTIONS if op != dist.ReduceOp.SUM] if gloo._SCATTERS_SUMS_ALONE else []
 ROWS = (1, 3, 40_000)  # the last makes an all-reduce of more than is sent to all, in each dtype
 
 
@@ -60,7 +62,7 @@ def _wrong_of(group: Any) -> Iterator[str]:
             for is_async in (False, True):
                 found = dict(_results(inputs_GPK, group, rank, is_async))
                 wanted = dict(_meanings(inputs_GPK, rank))
-                assert wanted.keys() - found.keys() <= {"strided"}
+                assert wanted.keys() - found.keys() <= {"strided", *REFUSED}
                 for name, result in found.items():
                     if not torch.equal(result, wanted[name]):
                         yield f"{name} of {rows} rows of {dtype}, group of {size}, async: {is_async}"
@@ -91,8 +93,9 @@ def _results(inputs_GPK: Tensor, group: Any, rank: int, is_async: bool) -> Itera
     yield "gathered", whole_PK
     for op in REDUCTIONS:
         part_pK = torch.empty_like(mine_PK[:rows])
-        ended(dist.reduce_scatter_tensor(part_pK, mine_PK, op, **how))
-        yield f"scattered {op}", part_pK
+        with contextlib.suppress(NotImplementedError):  # of torch 2.7, and better than another result
+            ended(dist.reduce_scatter_tensor(part_pK, mine_PK, op, **how))
+            yield f"scattered {op}", part_pK
         reduced_PK = mine_PK.clone()
         ended(dist.all_reduce(reduced_PK, op, **how))
         yield f"reduced {op}", reduced_PK
