@@ -150,6 +150,7 @@ def _pad_uneven_collectives() -> None:
 
 def _scatter_or_exchange(scatter: Callable[..., dist.Work | None]) -> Callable[..., dist.Work | None]:
     """dist.reduce_scatter of equal parts: torch 2.7's gloo has none of lists, so there it is one tensor's."""
+    exchange: Callable[..., dist.Work | None] = dist.reduce_scatter_tensor  # as it is now, before calls are counted
 
     def call(output: Tensor, inputs: list[Tensor], *args: object, **kwargs: object) -> dist.Work | None:
         try:
@@ -157,7 +158,6 @@ def _scatter_or_exchange(scatter: Callable[..., dist.Work | None]) -> Callable[.
         except RuntimeError as error:
             if "does not support reduce_scatter" not in str(error):
                 raise
-        exchange: Callable[..., dist.Work | None] = dist.reduce_scatter_tensor
         return exchange(output, torch.cat(inputs), *args, **kwargs)
 
     return call
