@@ -49,10 +49,18 @@ def main() -> None:
     for line in sys.stdin:
         asked = json.loads(line)
         print(json.dumps(_run(asked["tests"], asked["limit_seconds"])), flush=True)
+    _ignore_signals()
 
 
 def _end(number: int, frame: FrameType | None) -> NoReturn:
+    _ignore_signals()
     sys.exit(128 + number)
+
+
+def _ignore_signals() -> None:
+    """From here on it ends anyway: a signal to an interpreter that is taking itself apart prints a traceback."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _run(tests: Sequence[str], limit_seconds: float) -> dict[str, object]:
