@@ -98,7 +98,7 @@ def direct_collectives() -> list[Callable[..., Handle | None]]:
     ) -> Handle | None:
         if op not in _REDUCTIONS or not _is_direct(group, output):
             if op != dist.ReduceOp.SUM and _SCATTERS_SUMS_ALONE:
-                raise NotImplementedError(
+                raise NotImplementedError(  # by torch, which says nothing and gives another result
                     f"reduce_scatter_tensor with {op}: gloo of torch {torch.__version__} would sum"
                 )
             return ring_scatter(output, input, op=op, group=group, async_op=async_op)

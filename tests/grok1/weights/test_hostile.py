@@ -328,7 +328,7 @@ def test_loading_and_exporting_a_hostile_checkpoint_run_nothing(train: Train, tm
     assert not marker.exists()
     assert refusals.keys() == PLACES.keys()
     for place in ("common", "metadata", "object"):
-        assert "system, which is neither a tensor nor plain data" in refusals[place], place
+        assert "names posix.system, which is neither a tensor nor plain data" in refusals[place], place
     assert "does not load" in refusals["tensor"]
     assert "system" in refusals["tensor"]
     assert "points at '../../outside', which is not a file of this folder" in refusals["outside"]
