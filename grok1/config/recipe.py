@@ -17,7 +17,29 @@ from pydantic import Field, model_validator
 from grok1.config.sections import Data, Frozen, Kernels, Model, Parallel, Training, divides
 
 _MATMUL_FLOPS = 6  # 2 for multiply and add, times 3 for forward and the two products of backward
-_LATE_TRAINING_KEYS = ("gradient_dtype", "router_dtype", "reuse_fp32_parameters")
+_LATE_KEYS: dict[str, tuple[str, ...]] = {
+    "model": ("z_loss_coefficient",),
+    "parallel": (
+        "context",
+        "context_exchange",
+        "virtual_pipeline",
+        "first_stage_layers",
+        "last_stage_layers",
+        "order",
+    ),
+    "training": (
+        "gradient_dtype",
+        "router_dtype",
+        "reuse_fp32_parameters",
+        "recompute_method",
+        "recompute_layers",
+        "recompute_modules",
+        "expert_capacity_factor",
+        "expert_drop_policy",
+        "pad_to_capacity",
+        "routing",
+    ),
+}
 LONGEST_BLOCK = 256  # queries whose capped attention scores are in memory together; fewer on a CPU
 
 
@@ -41,7 +63,7 @@ class Recipe(Frozen):
         divides("parallel.tensor", tensor, "model.vocab_size", model.vocab_size)
         divides("parallel.expert", parallel.expert, "model.num_experts", model.num_experts)
         divides("parallel.expert_tensor", parallel.expert_tensor, "model.ffn_hidden_size", model.ffn_hidden_size)
-        divides("parallel.pipeline", parallel.pipeline, "model.num_layers", model.num_layers)
+        _check_stages(model, parallel, self.num_micro_batches)
         if parallel.sequence_parallel:
             divides("parallel.tensor", tensor, "training.sequence_length", training.sequence_length)
         replicas = training.micro_batch * parallel.data
@@ -190,17 +212,24 @@ class Recipe(Frozen):
     def hash(self) -> str:
         """12 hex digits over what decides the step: all but name, description and late choices left at their defaults.
 
-        Late choices are all kernels, and the keys that training got after recipes had hashes. A new choice therefore
+        Late choices are all kernels, and the keys that sections got after recipes had hashes. A new choice therefore
         changes no recipe's hash.
         """
         content = {key: value for key, value in self.resolved().items() if key not in ("name", "description")}
         content["kernels"] = self.kernels.model_dump(mode="json", exclude_defaults=True)
         if not content["kernels"]:
             del content["kernels"]
-        for key in _LATE_TRAINING_KEYS:
-            if content["training"][key] == Training.model_fields[key].default:
-                del content["training"][key]
+        for name, keys in _LATE_KEYS.items():
+            fields = type(getattr(self, name)).model_fields
+            for key in keys:
+                if content[name][key] == fields[key].default:
+                    del content[name][key]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _check_stages(model: Model, parallel: Parallel, num_micro_batches: int) -> None:
+    """Refuse layers that do not spread over stages and chunks, and micro-batches that do not interleave."""
+    divides("parallel.pipeline", parallel.pipeline, "model.num_layers", model.num_layers)
 
 
 def _check_grouped(model: Model, training: Training) -> None:
