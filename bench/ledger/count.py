@@ -1,18 +1,19 @@
 """Counts a recipe's ledger: runs its training step on chosen ranks of the full-size job, on tensors without data.
 
-A step of M micro-batches costs a + b M once the pipeline is full: two steps, of one micro-batch more than the
-pipeline has stages and of one more again, give both exactly. Where M is not more than that, M itself is run.
+Two short steps give a whole one exactly: see bench.ledger.extension.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from typing import TYPE_CHECKING, Any
 
+from bench.ledger.extension import extended, least_micro_batches, micro_batches_to_run
 from bench.ledger.schema import CollectiveRow, CostRow, Ledger, Memory, Parameters, RankLedger, TimelinePoint
 from grok1.config.recipe import Recipe
+from grok1.config.stages import first_rank_of_stage
 from grok1.distributed.launch import rank_context
 
 if TYPE_CHECKING:  # imports torch
@@ -45,7 +46,11 @@ def count(recipe: Recipe, ranks: Sequence[int] | None = None, shares: Sequence[f
     for choice, remedy in recipe.kernels.of_transformer_engine():
         raise ValueError(f"{choice}: a ledger counts torch's operators, and Transformer Engine's are none; {remedy}")
     stages, per_stage = recipe.parallel.pipeline, recipe.parallel.world_size // recipe.parallel.pipeline
-    chosen = [stage * per_stage for stage in range(stages)] if ranks is None else sorted(set(ranks))
+    chosen = (
+        [first_rank_of_stage(recipe.parallel, stage) for stage in range(stages)]
+        if ranks is None
+        else sorted(set(ranks))
+    )
     unknown = [rank for rank in chosen if not 0 <= rank < recipe.parallel.world_size]
     if unknown or not chosen:
         raise ValueError(f"--ranks {unknown or 'none'}: the recipe has ranks 0 to {recipe.parallel.world_size - 1}")
@@ -89,10 +94,8 @@ def _count_rank(job: tuple[Recipe, int, tuple[float, ...], int]) -> tuple[RankLe
     prepare_process()
     phases = MarkedPhases()
     meter = Meter(phases)
-    total = recipe.num_micro_batches
-    small = min(total, recipe.parallel.pipeline + 1)
     with fake_rank(recipe, rank, Routing(routing), phases, meter) as (stepper, batches, where):
-        ledger = rank_ledger(meter, stepper, batches, where, alike, sorted({small, min(total, small + 1)}))
+        ledger = rank_ledger(meter, stepper, batches, where, alike, micro_batches_to_run(recipe))
     versions = {name: version.partition("+")[0] for name, version in software.versions(_PACKAGES, False).items()}
     return ledger, dict(meter.counts.unknown), versions
 
@@ -101,21 +104,22 @@ def rank_ledger(
     meter: Any, stepper: Any, batches: FakeBatches, ranks: Any, alike: int, micro_batches: Sequence[int]
 ) -> RankLedger:
     """The ledger of a rank whose stepper was built under the meter: one step for each of `micro_batches`, extended."""
-    meter.watch(stepper.model)
+    for chunk in stepper.model:
+        meter.watch(chunk)
     settle(meter, stepper, batches)
     counts = []
     for batches.num_micro_batches in micro_batches:
         meter.reset()
         stepper.run(0)
         counts.append(meter.counts)
-    more = stepper.recipe.num_micro_batches - micro_batches[0]
+    run, total = micro_batches, stepper.recipe.num_micro_batches
     return RankLedger(
         rank=ranks.rank,
         stage=ranks.pipeline,
         ranks_alike=alike,
         parameters=_parameters(stepper.model),
-        costs=_cost_rows(counts, more),
-        collectives=_collective_rows(counts, more),
+        costs=_cost_rows(counts, run, total),
+        collectives=_collective_rows(counts, run, total),
         memory=_memory(counts[-1], meter),
         timeline=_timeline(counts[-1].timeline),
     )
@@ -123,13 +127,12 @@ def rank_ledger(
 
 def settle(meter: Any, stepper: Any, batches: FakeBatches) -> None:
     """One step that makes what stays: then say what is what, so that the rest is a step's own."""
-    batches.num_micro_batches = 1
+    batches.num_micro_batches = least_micro_batches(stepper.recipe)
     stepper.run(0)
     model = stepper.model
     meter.rename_all("optimizer")
     meter.classify((parameter.data for parameter in model.parameters()), "weights")
-    buffers = model.buffers + model.expert_parallel_buffers
-    meter.classify((buffer.grad_data for buffer in buffers), "gradients")
+    meter.classify((buffer.grad_data for buffer in model.gradient_buffers), "gradients")
 
 
 def component(module: str) -> str:
@@ -148,14 +151,14 @@ def _parameters(model: Any) -> Parameters:
     return Parameters(**sizes)
 
 
-def _cost_rows(counts: Sequence[Any], more: int) -> list[CostRow]:
+def _cost_rows(counts: Sequence[Any], run: Sequence[int], total: int) -> list[CostRow]:
     fields = ("calls", "matrix_flops", "vector_flops", "bytes_read", "bytes_written")
     rows: dict[tuple[str, str], list[int]] = {}
     keys = {key for each in counts for key in each.costs}
     for phase, module in keys:
         values = [[getattr(each.costs[(phase, module)], name) for name in fields] for each in counts]
         row = rows.setdefault((phase, component(module)), [0] * len(fields))
-        for index, value in enumerate(_extended(values, more)):
+        for index, value in enumerate(extended(values, run, total)):
             row[index] += value
     return [
         CostRow(
@@ -171,23 +174,16 @@ def _cost_rows(counts: Sequence[Any], more: int) -> list[CostRow]:
     ]
 
 
-def _collective_rows(counts: Sequence[Any], more: int) -> list[CollectiveRow]:
+def _collective_rows(counts: Sequence[Any], run: Sequence[int], total: int) -> list[CollectiveRow]:
     rows = []
     for key in sorted({key for each in counts for key in each.collectives}):
         phase, group, operation, dtype = key
         values = [[each.collectives[key].calls, each.collectives[key].bytes] for each in counts]
-        calls, num_bytes = _extended(values, more)
+        calls, num_bytes = extended(values, run, total)
         rows.append(
             CollectiveRow(phase=phase, group=group, operation=operation, dtype=dtype, calls=calls, bytes=num_bytes)
         )
     return rows
-
-
-def _extended(values: Sequence[Sequence[int]], more: int) -> Iterable[int]:
-    """The figures of the first count with `more` micro-batches added, each costing what the second adds."""
-    if len(values) == 1:
-        return values[0]
-    return [first + more * (second - first) for first, second in zip(*values, strict=True)]
 
 
 def _memory(counts: Any, meter: Any) -> Memory:

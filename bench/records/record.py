@@ -63,6 +63,7 @@ class Layout(Strict):
     data: Positive
     nodes: Positive
     ranks_per_node: Positive
+    virtual_pipeline: Positive = 1
 
     @model_validator(mode="after")
     def _consistent(self) -> Layout:

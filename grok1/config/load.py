@@ -20,7 +20,8 @@ else:  # Python 3.10 is what the Ascend stack runs
 Fields = dict[str, object]  # a recipe before it is checked: sections, their keys, values
 
 AXES = ("world_size", "tensor", "pipeline", "expert", "expert_tensor")  # of a layout, keys of `parallel`
-ONE_RANK = tuple(f"parallel.{axis}=1" for axis in AXES)  # overrides that put any recipe on one rank
+_ONE_STAGE = ("parallel.virtual_pipeline=1", "parallel.first_stage_layers=0", "parallel.last_stage_layers=0")
+ONE_RANK = (*(f"parallel.{axis}=1" for axis in AXES), *_ONE_STAGE)  # overrides that put any recipe on one rank
 _MAX_RECIPE_BYTES = 16 * 1024  # hostile keys cost tomllib quadratic time; the shipped recipes need 1.5 KiB
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from grok1.config.sections import Data, Frozen, Kernels, Model, Parallel, Training, divides
+from grok1.config.stages import check_stages, chunks_in_flight, stage_layers
 
 _MATMUL_FLOPS = 6  # 2 for multiply and add, times 3 for forward and the two products of backward
 _LATE_KEYS: dict[str, tuple[str, ...]] = {
@@ -63,7 +64,6 @@ class Recipe(Frozen):
         divides("parallel.tensor", tensor, "model.vocab_size", model.vocab_size)
         divides("parallel.expert", parallel.expert, "model.num_experts", model.num_experts)
         divides("parallel.expert_tensor", parallel.expert_tensor, "model.ffn_hidden_size", model.ffn_hidden_size)
-        _check_stages(model, parallel, self.num_micro_batches)
         if parallel.sequence_parallel:
             divides("parallel.tensor", tensor, "training.sequence_length", training.sequence_length)
         replicas = training.micro_batch * parallel.data
@@ -85,6 +85,7 @@ class Recipe(Frozen):
                 "Engine's attention has no cap on its logits; set kernels.attention=torch"
             )
         divides("micro_batch x data parallel", replicas, "training.global_batch", training.global_batch)
+        check_stages(model, parallel, self.num_micro_batches)
         return self
 
     # ---- counts -------------------------------------------------------------------------------------
@@ -142,11 +143,16 @@ class Recipe(Frozen):
 
     def parameters_per_rank(self) -> tuple[int, int]:
         """(dense, expert) parameters that the fullest rank holds."""
+        return max((self._stage_parameters(stage) for stage in range(self.parallel.pipeline)), key=sum)
+
+    def _stage_parameters(self, stage: int) -> tuple[int, int]:
+        """(dense, expert) parameters of a rank in that stage, embedding and head included; but not the final norm."""
         model, parallel = self.model, self.parallel
-        layers = model.num_layers // parallel.pipeline
+        layers = stage_layers(model.num_layers, parallel)[stage]
         # the router and the norms are not split
         dense_layer = self.attention_parameters // parallel.tensor + model.hidden_size * (model.num_experts + 4)
-        ends = 2 if parallel.pipeline == 1 and not model.tie_embeddings else 1
+        is_first, is_last = stage == 0, stage == parallel.pipeline - 1
+        ends = 1 if is_first and is_last and model.tie_embeddings else is_first + is_last
         dense = layers * dense_layer + ends * model.vocab_size * model.hidden_size // parallel.tensor
         experts = model.num_experts // parallel.expert
         return dense, layers * experts * self.expert_parameters // parallel.expert_tensor
@@ -155,9 +161,12 @@ class Recipe(Frozen):
         """Estimated peak bytes on the fullest rank: weights, gradients, sharded Adam state, activations.
 
         Weights and gradients are exact. Activations count the tensors that backward keeps per layer and
-        in-flight micro-batch (the first pipeline stage keeps `pipeline` of them), so they are an estimate.
+        in-flight micro-batch (the first pipeline stage keeps most of them), so they are an estimate.
         """
-        dense, expert = self.parameters_per_rank()
+        return max(self._stage_bytes(stage) for stage in range(self.parallel.pipeline))
+
+    def _stage_bytes(self, stage: int) -> int:
+        dense, expert = self._stage_parameters(stage)
         training = self.training
         width = 2 if training.dtype == "bf16" else 4
         # fp32 keeps no separate main parameters; bf16 does, or the half of them that the weights do not hold
@@ -167,17 +176,16 @@ class Recipe(Frozen):
         static += state_width * shard
         # while the optimizer steps, activations are gone, and it has a copy in fp32 of gradients that are not
         copies = 4 * shard if training.gradient_dtype == "bf16" else 0
-        return static + max(copies, self._activation_bytes(width))
+        return static + max(copies, self._activation_bytes(width, stage))
 
-    def _activation_bytes(self, width: int) -> int:
-        """What backward keeps on the fuller of first and last stage, and what the largest layer takes meanwhile.
+    def _activation_bytes(self, width: int, stage: int) -> int:
+        """What backward keeps on a stage, and what the largest layer takes meanwhile.
 
         The counts of tensors were read off the ledger of grok1-40b, by changing its sizes one at a time: a test holds
         the estimate to every stored ledger.
         """
         model, parallel, training = self.model, self.parallel, self.training
         tokens = training.sequence_length * training.micro_batch
-        layers = model.num_layers // parallel.pipeline
         hidden = tokens * model.hidden_size // parallel.tensor
         # (token, expert) pairs that a rank's experts get, where the load is even
         pairs = tokens * model.experts_per_token * parallel.expert_tensor // parallel.tensor
@@ -192,10 +200,10 @@ class Recipe(Frozen):
             passing += 3 * pairs * model.hidden_size
         if training.recompute == "full":
             layer, passing = 2 * hidden, passing + layer
-        in_flight = min(parallel.pipeline, self.num_micro_batches)
-        logits = 3 * tokens * model.vocab_size // parallel.tensor
-        first = layers * layer * in_flight + (logits if parallel.pipeline == 1 else 0)
-        kept = max(first, layers * layer + logits)
+        layers = stage_layers(model.num_layers, parallel)[stage] // parallel.virtual_pipeline
+        kept = layers * layer * chunks_in_flight(parallel, stage, self.num_micro_batches)
+        if stage == parallel.pipeline - 1:
+            kept += 3 * tokens * model.vocab_size // parallel.tensor  # logits
         return width * (kept + passing) + self.score_bytes(tokens, training.sequence_length)
 
     def score_bytes(self, tokens: int, length: int) -> int:
@@ -225,11 +233,6 @@ class Recipe(Frozen):
                 if content[name][key] == fields[key].default:
                     del content[name][key]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
-
-
-def _check_stages(model: Model, parallel: Parallel, num_micro_batches: int) -> None:
-    """Refuse layers that do not spread over stages and chunks, and micro-batches that do not interleave."""
-    divides("parallel.pipeline", parallel.pipeline, "model.num_layers", model.num_layers)
 
 
 def _check_grouped(model: Model, training: Training) -> None:

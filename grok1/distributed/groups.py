@@ -42,6 +42,11 @@ class Ranks:
     is_last_stage: bool
 
     @property
+    def is_first_of_stage(self) -> bool:
+        """True on the lowest rank of each pipeline stage."""
+        return self.tensor == 0 and self.data == 0
+
+    @property
     def reports_loss(self) -> bool:
         """True on the one rank of each data-parallel replica whose loss counts."""
         return self.is_last_stage and self.tensor == 0
@@ -92,8 +97,10 @@ def _build_groups(where: Rendezvous, parallel: Parallel, seed: int) -> Ranks:
     parallel_state.initialize_model_parallel(
         tensor_model_parallel_size=parallel.tensor,
         pipeline_model_parallel_size=parallel.pipeline,
+        virtual_pipeline_model_parallel_size=parallel.virtual_pipeline if parallel.virtual_pipeline > 1 else None,
         expert_model_parallel_size=parallel.expert,
         expert_tensor_parallel_size=parallel.expert_tensor,
+        order=parallel.order,
         distributed_timeout_minutes=where.timeout_seconds / 60,
         create_gloo_process_groups=False,  # only legacy checkpoints use them, and they double the start-up time
     )
@@ -108,9 +115,24 @@ def _build_groups(where: Rendezvous, parallel: Parallel, seed: int) -> Ranks:
         expert=parallel_state.get_expert_model_parallel_rank(),
         expert_tensor=parallel_state.get_expert_tensor_parallel_rank(),
         expert_data=parallel_state.get_expert_data_parallel_rank(),
-        is_first_stage=parallel_state.is_pipeline_first_stage(),
-        is_last_stage=parallel_state.is_pipeline_last_stage(),
+        # without "ignore_virtual", megatron asks of the chunk whose turn it is
+        is_first_stage=parallel_state.is_pipeline_first_stage(ignore_virtual=True),
+        is_last_stage=parallel_state.is_pipeline_last_stage(ignore_virtual=True),
     )
+
+
+@contextmanager
+def turn_of_chunk(chunk: int) -> Iterator[None]:
+    """Inside, megatron takes this rank for its model chunk of that number: where it builds one, or names its layers."""
+    if parallel_state.get_virtual_pipeline_model_parallel_world_size() is None:
+        yield
+        return
+    before = parallel_state.get_virtual_pipeline_model_parallel_rank()
+    parallel_state.set_virtual_pipeline_model_parallel_rank(chunk)
+    try:
+        yield
+    finally:
+        parallel_state.set_virtual_pipeline_model_parallel_rank(before)
 
 
 def tensor_group() -> dist.ProcessGroup:

@@ -160,7 +160,8 @@ def generation_recipe(recipe: Recipe) -> Recipe:
     if recipe.kernels.linear == "mc2":
         fields["kernels"]["linear"] = "megatron"
     stages = fields["parallel"]["pipeline"]
-    fields["parallel"].update(pipeline=1, world_size=fields["parallel"]["world_size"] // stages)
+    one_stage = {"pipeline": 1, "virtual_pipeline": 1, "first_stage_layers": 0, "last_stage_layers": 0}
+    fields["parallel"].update(one_stage, world_size=fields["parallel"]["world_size"] // stages)
     return Recipe.model_validate(fields)
 
 

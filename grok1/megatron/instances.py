@@ -35,18 +35,18 @@ def connect_schedule(
     timers: Timers,
     scale_loss: Callable[[torch.Tensor], torch.Tensor],
     finalize_gradients: Callable[..., None],
-    no_sync: Callable[[], AbstractContextManager[None]] | None,
+    no_sync: list[Callable[[], AbstractContextManager[None]]],
 ) -> None:
     """Tell the pipeline schedules what to call: megatron's training loop sets the same four attributes.
 
-    With `no_sync`, gradients are reduced during the last micro-batch's backward only. megatron-core 0.12,
-    0.16, 0.19; all devices.
+    With `no_sync`, one of each model chunk, gradients are reduced during the last micro-batch's backward only.
+    megatron-core 0.12, 0.16, 0.19; all devices.
     """
     config.timers = timers
     config.grad_scale_func = scale_loss
     config.finalize_model_grads_func = finalize_gradients
-    if no_sync is not None:
-        config.no_sync_func = no_sync
+    if no_sync:
+        config.no_sync_func = no_sync if len(no_sync) > 1 else no_sync[0]
 
 
 @contextmanager

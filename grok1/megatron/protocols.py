@@ -172,7 +172,7 @@ class ModelConfig(Protocol):
     timers: Timers | None
     grad_scale_func: Callable[[Tensor], Tensor] | None
     finalize_model_grads_func: Callable[..., None] | None
-    no_sync_func: Callable[[], AbstractContextManager[None]] | None
+    no_sync_func: Callable[[], AbstractContextManager[None]] | list[Callable[[], AbstractContextManager[None]]] | None
     sequence_parallel: bool
 
 
@@ -183,7 +183,7 @@ class ForwardBackward(Protocol):
         self,
         *,
         forward_step_func: Callable[..., tuple[Tensor, Callable[..., tuple[Tensor, dict[str, Tensor]]]]],
-        data_iterator: Iterator[Mapping[str, Tensor]],
+        data_iterator: list[Iterator[Mapping[str, Tensor]]],
         model: list[Module],
         num_microbatches: int,
         seq_length: int,

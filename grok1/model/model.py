@@ -10,8 +10,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from grok1.config.recipe import Recipe
+from grok1.config.stages import stage_layers
 from grok1.device.kind import device_kind
-from grok1.distributed.groups import Ranks, tensor_group
+from grok1.distributed.groups import Ranks, tensor_group, turn_of_chunk
 from grok1.kernels import transformer_engine
 from grok1.kernels.cross_entropy import cross_entropy
 from grok1.kernels.linear import linear_layers
@@ -32,9 +33,9 @@ from grok1.megatron.instances import (
     mark_gradients_awaited,
     skip_single_rank_collectives,
 )
-from grok1.megatron.protocols import DdpModel
 from grok1.model.layers import layer_spec, norm_class
 from grok1.model.moe import activation
+from grok1.weights.chunks import Chunks, chunks_of
 from grok1.weights.sharding import initialise
 
 
@@ -42,7 +43,12 @@ class Grok(GPTModel):
     """megatron's GPT with Grok-1's two multipliers: on the embedding and on the logits."""
 
     def __init__(
-        self, recipe: Recipe, config: TransformerConfig, ranks: Ranks, core_attention: type | None = None
+        self,
+        recipe: Recipe,
+        config: TransformerConfig,
+        ranks: Ranks,
+        core_attention: type | None = None,
+        chunk: int = 0,
     ) -> None:
         self.recipe_model = recipe.model
         self._kernels = recipe.kernels
@@ -53,8 +59,8 @@ class Grok(GPTModel):
             TransformerBlockSubmodules(layer_specs=layers, layer_norm=norm_class(recipe.kernels)),
             vocab_size=recipe.model.vocab_size,
             max_sequence_length=recipe.training.sequence_length,
-            pre_process=ranks.is_first_stage,
-            post_process=ranks.is_last_stage,
+            pre_process=ranks.is_first_stage and chunk == 0,
+            post_process=ranks.is_last_stage and chunk == recipe.parallel.virtual_pipeline - 1,
             share_embeddings_and_output_weights=recipe.model.tie_embeddings,
             position_embedding_type="rope",
             rotary_base=recipe.model.rope_base,
@@ -147,9 +153,29 @@ def transformer_config(recipe: Recipe) -> TransformerConfig:
         bf16=training.dtype == "bf16",
         params_dtype=dtype,
         pipeline_dtype=dtype,
+        **_stages(recipe),
         **recompute,
         **CONFIG,
     )
+
+
+def _stages(recipe: Recipe) -> dict[str, int | bool | None]:
+    """How layers lie in stages and chunks, in megatron's words.
+
+    Of two stages megatron-core 0.12 takes the first's layers alone, and of more it misplaces the chunks of a pipeline
+    whose last stage alone is given: so it gets both.
+    """
+    parallel = recipe.parallel
+    words: dict[str, int | bool | None] = {}
+    if parallel.first_stage_layers or parallel.last_stage_layers:
+        layers = stage_layers(recipe.model.num_layers, parallel)
+        words["num_layers_in_first_pipeline_stage"] = layers[0]
+        words["num_layers_in_last_pipeline_stage"] = layers[-1] if len(layers) > 2 else None
+    if parallel.virtual_pipeline > 1:
+        words["virtual_pipeline_model_parallel_size"] = parallel.virtual_pipeline
+        # sent in a batch, two stages would take each other's activations for gradients
+        words["batch_p2p_comm"] = False
+    return words
 
 
 def build_model(
@@ -159,34 +185,50 @@ def build_model(
     *,
     stock: bool = False,
     core_attention: type | None = None,
-) -> DdpModel:
+) -> Chunks:
     """This rank's part of the model on its device, initialised unless told otherwise, in data-parallel buffers.
 
     For comparisons: `stock` leaves megatron's buffers as megatron makes them, and `core_attention` is a megatron
     module to use in place of ours.
     """
-    config = transformer_config(recipe)
-    model: torch.nn.Module = Grok(recipe, config, ranks, core_attention)
-    if recipe.parallel.expert_tensor != recipe.parallel.tensor:
-        mark_experts_apart(model)
-    if with_values:
-        initialise(model, recipe, ranks)
-    if device_kind() != "cpu":
-        model.cuda(torch.cuda.current_device())
-    if recipe.training.dtype == "bf16":
-        model = Float16Module(config, model)
+    config, parallel = transformer_config(recipe), recipe.parallel
     ddp = DistributedDataParallelConfig(
         grad_reduce_in_fp32=recipe.training.gradient_dtype == "fp32",
         overlap_grad_reduce=recipe.kernels.gradient_reduction == "overlapped",
         use_distributed_optimizer=True,
         check_for_nan_in_grad=False,  # a loss that is not finite voids the run, with a better message
     )
-    wrapped: DdpModel = DistributedDataParallel(config=config, ddp_config=ddp, module=model)
-    if not stock:
-        skip_single_rank_collectives(wrapped)
-    if ddp.overlap_grad_reduce:
-        mark_gradients_awaited(wrapped)
-    return wrapped
+    wrapped = []
+    for number in range(parallel.virtual_pipeline):
+        bare = _build_chunk(recipe, config, ranks, with_values, core_attention, number)
+        # as megatron's own trainer has it, only the first chunk is cut into buckets
+        wrapped.append(DistributedDataParallel(config, ddp, bare, disable_bucketing=number > 0))
+    chunks = Chunks(wrapped)
+    for chunk in chunks:
+        if not stock:
+            skip_single_rank_collectives(chunk)
+        if ddp.overlap_grad_reduce:
+            mark_gradients_awaited(chunk)
+    return chunks
+
+
+def _build_chunk(
+    recipe: Recipe,
+    config: TransformerConfig,
+    ranks: Ranks,
+    with_values: bool,
+    core_attention: type | None,
+    number: int,
+) -> torch.nn.Module:
+    with turn_of_chunk(number):
+        model: torch.nn.Module = Grok(recipe, config, ranks, core_attention, number)
+    if recipe.parallel.expert_tensor != recipe.parallel.tensor:
+        mark_experts_apart(model)
+    if with_values:
+        initialise(model, recipe, ranks, number)
+    if device_kind() != "cpu":
+        model.cuda(torch.cuda.current_device())
+    return Float16Module(config, model) if recipe.training.dtype == "bf16" else model
 
 
 def build_for_inference(recipe: Recipe, ranks: Ranks) -> torch.nn.Module:
@@ -217,15 +259,16 @@ def with_own_attention(recipe: Recipe) -> Recipe:
 
 
 def unwrapped(model: torch.nn.Module) -> Grok:
-    """The bare model inside its data-parallel and dtype wrappers."""
+    """The bare model inside its data-parallel and dtype wrappers; of several chunks, the last."""
+    model = chunks_of(model)[-1]
     while not isinstance(model, Grok):
         model = cast(torch.nn.Module, model.module)
     return model
 
 
-def gather_gradients(model: DdpModel) -> None:
+def gather_gradients(model: Chunks) -> None:
     """Make each parameter's `main_grad` whole after a step's reduction, which leaves each replica its own share."""
-    for buffer in model.buffers + model.expert_parallel_buffers:
+    for buffer in model.gradient_buffers:
         group = buffer.data_parallel_group
         for bucket in buffer.buckets:
             share = bucket.grad_data.view(group.size(), -1)[group.rank()].clone()

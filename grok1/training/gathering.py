@@ -139,7 +139,7 @@ def _calls(results: Sequence[StepResult]) -> list[list[Communication]]:
 def _module_seconds(where: Rendezvous, stepper: Stepper, step: int) -> _Modules:
     """Seconds by module of one more step, on the first rank of each pipeline stage. The step's results are dropped."""
     take_step = functools.partial(stepper.run, step)
-    if stepper.ranks.rank % (where.world_size // stepper.recipe.parallel.pipeline):
+    if not stepper.ranks.is_first_of_stage:
         take_step()
         return {}, None
     return profiled_modules(stepper.model, take_step)
@@ -151,6 +151,7 @@ def _layout(recipe: Recipe, where: Rendezvous) -> LayoutUsed:
         world_size=where.world_size,
         tensor=parallel.tensor,
         pipeline=parallel.pipeline,
+        virtual_pipeline=parallel.virtual_pipeline,
         expert=parallel.expert,
         expert_tensor=parallel.expert_tensor,
         data=parallel.data,

@@ -88,6 +88,7 @@ class LayoutUsed:
     data: int
     nodes: int
     ranks_per_node: int
+    virtual_pipeline: int = 1  # model chunks of each stage, interleaved
 
 
 @dataclass(frozen=True)

@@ -24,10 +24,11 @@ from grok1.megatron.door import (
     get_model_config,
 )
 from grok1.megatron.instances import connect_schedule
-from grok1.megatron.protocols import DdpModel, MegatronOptimizer, Scheduler
+from grok1.megatron.protocols import MegatronOptimizer, Scheduler
 from grok1.training.expert_load import ExpertLoad
 from grok1.training.result import StepMetrics
 from grok1.training.timers import PhaseTimers
+from grok1.weights.chunks import Chunks
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Stepper:
         self,
         recipe: Recipe,
         ranks: Ranks,
-        model: DdpModel,
+        model: Chunks,
         optimizer: MegatronOptimizer,
         scheduler: Scheduler,
         batches: BatchSource,
@@ -62,11 +63,11 @@ class Stepper:
         self.expert_load = ExpertLoad(model)
         self.timers = timers or PhaseTimers()
         connect_schedule(
-            get_model_config(model),
+            get_model_config(model[0]),
             timers=self.timers,
             scale_loss=optimizer.scale_loss,
             finalize_gradients=self._finalize_gradients,
-            no_sync=model.no_sync if recipe.kernels.gradient_reduction == "overlapped" else None,
+            no_sync=[each.no_sync for each in model] if recipe.kernels.gradient_reduction == "overlapped" else [],
         )
         self._forward_backward = get_forward_backward_func()
         self._group_names = group_names()
@@ -114,8 +115,8 @@ class Stepper:
             self.optimizer.zero_grad()
         losses = self._forward_backward(
             forward_step_func=forward_step,
-            data_iterator=iter(batches),
-            model=[self.model],
+            data_iterator=[iter(batches) for _ in self.model],  # each chunk runs all micro-batches
+            model=list(self.model),
             num_microbatches=len(batches),
             seq_length=batches[0]["tokens"].shape[1],
             micro_batch_size=self.recipe.training.micro_batch,

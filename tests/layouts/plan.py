@@ -50,7 +50,11 @@ class Trial:
         """The layout in the field's letters, and what else is unlike megatron's defaults."""
         parallel, kernels = self.recipe.parallel, self.recipe.kernels
         sizes = f"TP{parallel.tensor} PP{parallel.pipeline} EP{parallel.expert} ETP{parallel.expert_tensor}"
+        stages = (parallel.first_stage_layers, parallel.last_stage_layers)
         parts = (
+            f"VPP{parallel.virtual_pipeline}" if parallel.virtual_pipeline > 1 else "",
+            f"{self.recipe.model.num_layers} layers, ends {stages}" if any(stages) else "",
+            parallel.order if parallel.order.endswith("pp-dp") else "",
             "merged" if kernels.dispatch == "merged" else parallel.dispatcher,
             "SP" if parallel.sequence_parallel and parallel.tensor > 1 else "",
             f"{kernels.experts} experts",
@@ -118,7 +122,7 @@ def _divisors(number: int) -> list[int]:
 
 def _recipe(world_size: int, sizes: Words, two_experts: bool, *settings: Words) -> Recipe | None:
     """None where the recipe refuses the layout."""
-    fields = _fields(world_size, sizes, two_experts)
+    fields = layout_fields(world_size, sizes, two_experts)
     for each in settings:
         for section, values in each.items():
             fields[section] |= values
@@ -136,7 +140,7 @@ def _recipe(world_size: int, sizes: Words, two_experts: bool, *settings: Words) 
     return recipe
 
 
-def _fields(world_size: int, sizes: Words, two_experts: bool) -> Words:
+def layout_fields(world_size: int, sizes: Words, two_experts: bool) -> Words:
     unit = 16 if 16 % world_size == 0 else world_size  # what every axis divides
     replicas = world_size // (sizes["tensor"] * sizes["pipeline"])
     experts = sizes["expert"] * (2 if two_experts and sizes["expert"] <= 8 else 1)

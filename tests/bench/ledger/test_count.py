@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from bench.ledger import count
+from bench.ledger.extension import extended
 
 FIELDS = ("calls", "matrix_flops", "vector_flops", "bytes_read", "bytes_written")
 
@@ -22,16 +23,17 @@ def costs(**by_module: int) -> Any:
 
 
 def test_what_the_second_micro_batch_adds_is_added_for_each_more() -> None:
-    assert list(count._extended([[10, 3], [14, 3]], more=5)) == [30, 3]
-    assert list(count._extended([[10, 3], [14, 3]], more=0)) == [10, 3]
-    assert list(count._extended([[10, 3]], more=0)) == [10, 3], "all micro-batches were run"
+    assert extended([[10, 3], [14, 3]], [3, 4], 8) == [30, 3]
+    assert extended([[10, 3], [14, 3]], [3, 4], 3) == [10, 3]
+    assert extended([[10, 3]], [3], 3) == [10, 3], "all micro-batches were run"
+    assert extended([[10, 3], [14, 3]], [4, 6], 12) == [26, 3], "chunks take turns every two micro-batches"
 
 
 def test_modules_of_one_component_are_one_row_and_each_is_extended() -> None:
     """Two routers of 1 and 2 calls, 3 and 5 with a micro-batch more; three more in all."""
     first = costs(**{"decoder.layers.0.mlp.router": 1, "decoder.layers.1.mlp.router": 2, "output_layer": 7})
     second = costs(**{"decoder.layers.0.mlp.router": 3, "decoder.layers.1.mlp.router": 5, "output_layer": 7})
-    head, router = count._cost_rows([first, second], more=3)
+    head, router = count._cost_rows([first, second], [2, 3], 5)
     assert (head.phase, head.component, head.operator_calls) == ("forward", "head", 7)
     assert (router.phase, router.component) == ("forward", "router")
     found = (
@@ -45,7 +47,7 @@ def test_modules_of_one_component_are_one_row_and_each_is_extended() -> None:
 
 
 def test_a_module_that_only_the_longer_step_reaches_is_counted() -> None:
-    [row] = count._cost_rows([costs(), costs(output_layer=2)], more=3)
+    [row] = count._cost_rows([costs(), costs(output_layer=2)], [2, 3], 5)
     assert (row.component, row.operator_calls) == ("head", 6)
 
 
@@ -54,7 +56,7 @@ def test_collectives_are_extended_too() -> None:
     first, second = (
         SimpleNamespace(collectives={key: SimpleNamespace(calls=calls, bytes=100 * calls)}) for calls in (2, 3)
     )
-    [row] = count._collective_rows([first, second], more=4)
+    [row] = count._collective_rows([first, second], [2, 3], 6)
     assert (row.phase, row.group, row.operation, row.dtype) == key
     assert (row.calls, row.bytes) == (6, 600)
 

@@ -25,7 +25,7 @@ def loaded_weights(job: Job, where: Rendezvous, _emit: Any) -> dict[str, np.ndar
         model: Any = build_model(job.recipe, ranks)
         stored = StoredCheckpoint.open(job.load)
         stored.check_model(job.recipe, "use the recipe it was written with")
-        checkpoint.load_weights(stored, model.module)
+        checkpoint.load_weights(stored, model)
         weights = gather_published(model, job.recipe, ranks, lambda parameter: parameter)
         # as arrays: a tensor would travel as a handle, which ends with its process
         return {key: weight.numpy() for key, weight in weights.items()} if ranks.rank == 0 else None
