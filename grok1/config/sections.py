@@ -70,7 +70,9 @@ class Parallel(Frozen):
     context_exchange: Literal["all_gather", "a2a"] = "all_gather"  # of keys and values, or sequence for heads
     pipeline: int = Field(default=1, ge=1, le=1 << 16)
     virtual_pipeline: int = Field(default=1, ge=1, le=1024, description="model chunks of each stage, interleaved")
-    first_stage_layers: int = Field(default=0, ge=0, le=1024, description="layers of the first stage; 0 means as others")
+    first_stage_layers: int = Field(
+        default=0, ge=0, le=1024, description="layers of the first stage; 0 means as others"
+    )
     last_stage_layers: int = Field(default=0, ge=0, le=1024, description="layers of the last stage; 0 means as others")
     expert: int = Field(default=1, ge=1, le=1 << 16)
     expert_tensor: int = Field(default=1, ge=1, le=1 << 16, description="how many ways one expert's matrices are split")
@@ -139,7 +141,9 @@ class Training(Frozen):
     recompute_method: Literal["uniform", "block"] = "uniform"  # of full: every N layers together, or the first N
     recompute_layers: int = Field(default=1, ge=1, le=1024, description="the N of recompute_method")
     recompute_modules: list[Literal["core_attn", "moe_act", "layernorm", "moe"]] = Field(default=["core_attn"])
-    expert_capacity_factor: float = Field(default=0.0, ge=0.0, le=1024.0, description="0 means that no token is dropped")
+    expert_capacity_factor: float = Field(
+        default=0.0, ge=0.0, le=1024.0, description="0 means that no token is dropped"
+    )
     expert_drop_policy: Literal["probs", "position"] = "probs"
     pad_to_capacity: bool = False
     routing: Literal["learned", "random"] = "learned"  # random: balanced by force, for measurements alone
