@@ -154,14 +154,16 @@ def _cleaned(prompt: str) -> str:
 def generation_recipe(recipe: Recipe) -> Recipe:
     """The recipe on one pipeline stage: tensor and expert parallelism and the number of replicas stay.
 
+    Ranks that split a sequence in training are replicas here: a decoding step is one token long.
     Without MC2, which takes every input to be split along the sequence: a decoding step is one token long.
     """
     fields = recipe.resolved()
     if recipe.kernels.linear == "mc2":
         fields["kernels"]["linear"] = "megatron"
     stages = fields["parallel"]["pipeline"]
-    one_stage = {"pipeline": 1, "virtual_pipeline": 1, "first_stage_layers": 0, "last_stage_layers": 0}
-    fields["parallel"].update(one_stage, world_size=fields["parallel"]["world_size"] // stages)
+    fields["training"]["global_batch"] *= fields["parallel"]["context"]
+    undivided = {"context": 1, "pipeline": 1, "virtual_pipeline": 1, "first_stage_layers": 0, "last_stage_layers": 0}
+    fields["parallel"].update(undivided, world_size=fields["parallel"]["world_size"] // stages)
     return Recipe.model_validate(fields)
 
 

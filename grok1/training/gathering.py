@@ -150,8 +150,9 @@ def _layout(recipe: Recipe, where: Rendezvous) -> LayoutUsed:
     return LayoutUsed(
         world_size=where.world_size,
         tensor=parallel.tensor,
-        pipeline=parallel.pipeline,
+        context=parallel.context,
         virtual_pipeline=parallel.virtual_pipeline,
+        pipeline=parallel.pipeline,
         expert=parallel.expert,
         expert_tensor=parallel.expert_tensor,
         data=parallel.data,

@@ -88,7 +88,8 @@ class LayoutUsed:
     data: int
     nodes: int
     ranks_per_node: int
-    virtual_pipeline: int = 1  # model chunks of each stage, interleaved
+    context: int = 1
+    virtual_pipeline: int = 1
 
 
 @dataclass(frozen=True)
