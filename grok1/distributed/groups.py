@@ -124,20 +124,6 @@ def _build_groups(where: Rendezvous, parallel: Parallel, seed: int) -> Ranks:
     )
 
 
-@contextmanager
-def turn_of_chunk(chunk: int) -> Iterator[None]:
-    """Inside, megatron takes this rank for its model chunk of that number: where it builds one, or names its layers."""
-    if parallel_state.get_virtual_pipeline_model_parallel_world_size() is None:
-        yield
-        return
-    before = parallel_state.get_virtual_pipeline_model_parallel_rank()
-    parallel_state.set_virtual_pipeline_model_parallel_rank(chunk)
-    try:
-        yield
-    finally:
-        parallel_state.set_virtual_pipeline_model_parallel_rank(before)
-
-
 def tensor_group() -> dist.ProcessGroup:
     """The ranks that share each matrix with this one."""
     group: dist.ProcessGroup = parallel_state.get_tensor_model_parallel_group()

@@ -66,6 +66,7 @@ GroupedMLP, grouped_gemm_util = line.GroupedMLP, line.grouped_gemm_util
 WholeDispatcher = line.WholeDispatcher
 aux_loss_tracker, clear_aux_losses_tracker = line.aux_loss_tracker, line.clear_aux_losses_tracker
 optimizer_state, whole_job_groups = line.optimizer_state, line.whole_job_groups
+chunk_words, turn_of_chunk = line.chunk_words, line.turn_of_chunk
 
 for patch in PATCHES:
     patch()
@@ -107,6 +108,7 @@ __all__ = [
     "TransformerLayerSubmodules",
     "WholeDispatcher",
     "aux_loss_tracker",
+    "chunk_words",
     "clear_aux_losses_tracker",
     "dist_checkpointing",
     "finalize_model_grads",
@@ -119,5 +121,6 @@ __all__ = [
     "parallel_state",
     "te",
     "tensor_parallel",
+    "turn_of_chunk",
     "whole_job_groups",
 ]

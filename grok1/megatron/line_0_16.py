@@ -10,7 +10,13 @@ from megatron.core.transformer.moe.experts import GroupedMLP
 from megatron.core.transformer.moe.moe_utils import clear_aux_losses_tracker, get_moe_layer_wise_logging_tracker
 
 from grok1.megatron import patches
-from grok1.megatron.since_0_16 import WholeDispatcher, optimizer_state, whole_job_groups
+from grok1.megatron.since_0_16 import (
+    WholeDispatcher,
+    chunk_words,
+    optimizer_state,
+    turn_of_chunk,
+    whole_job_groups,
+)
 
 __all__ = [
     "CONFIG",
@@ -19,9 +25,11 @@ __all__ = [
     "GroupedMLP",
     "WholeDispatcher",
     "aux_loss_tracker",
+    "chunk_words",
     "clear_aux_losses_tracker",
     "grouped_gemm_util",
     "optimizer_state",
+    "turn_of_chunk",
     "whole_job_groups",
 ]
 

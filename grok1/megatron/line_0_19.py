@@ -9,7 +9,13 @@ import megatron.core.models.mimo.model.base  # noqa: F401  # get_megatron_optimi
 from megatron.core.transformer.moe.moe_logging import get_moe_metrics_tracker
 
 from grok1.megatron import patches
-from grok1.megatron.since_0_16 import WholeDispatcher, optimizer_state, whole_job_groups
+from grok1.megatron.since_0_16 import (
+    WholeDispatcher,
+    chunk_words,
+    optimizer_state,
+    turn_of_chunk,
+    whole_job_groups,
+)
 
 __all__ = [
     "CONFIG",
@@ -18,9 +24,11 @@ __all__ = [
     "GroupedMLP",
     "WholeDispatcher",
     "aux_loss_tracker",
+    "chunk_words",
     "clear_aux_losses_tracker",
     "grouped_gemm_util",
     "optimizer_state",
+    "turn_of_chunk",
     "whole_job_groups",
 ]
 

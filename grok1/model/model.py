@@ -12,7 +12,7 @@ from torch import Tensor
 from grok1.config.recipe import Recipe
 from grok1.config.stages import stage_layers
 from grok1.device.kind import device_kind
-from grok1.distributed.groups import Ranks, tensor_group, turn_of_chunk
+from grok1.distributed.groups import Ranks, tensor_group
 from grok1.kernels import transformer_engine
 from grok1.kernels.cross_entropy import cross_entropy
 from grok1.kernels.linear import linear_layers
@@ -25,7 +25,9 @@ from grok1.megatron.door import (
     GPTModel,
     TransformerBlockSubmodules,
     TransformerConfig,
+    chunk_words,
     get_num_layers_to_build,
+    turn_of_chunk,
 )
 from grok1.megatron.instances import (
     change_class,
@@ -66,6 +68,7 @@ class Grok(GPTModel):
             share_embeddings_and_output_weights=recipe.model.tie_embeddings,
             position_embedding_type="rope",
             rotary_base=recipe.model.rope_base,
+            **(chunk_words(chunk) if recipe.parallel.virtual_pipeline > 1 else {}),
         )
         if self.post_process:  # megatron makes the layer itself; ours has the same state
             column, _ = linear_layers(recipe.kernels)

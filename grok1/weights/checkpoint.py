@@ -18,9 +18,9 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.nn import Module
 
 from grok1.config.recipe import Recipe
-from grok1.distributed.groups import Ranks, turn_of_chunk
+from grok1.distributed.groups import Ranks
 from grok1.files import NotDoneError
-from grok1.megatron.door import dist_checkpointing, optimizer_state
+from grok1.megatron.door import dist_checkpointing, optimizer_state, turn_of_chunk
 from grok1.megatron.installed import megatron_line
 from grok1.megatron.instances import chained
 from grok1.megatron.plain_data import RefusedPickleError, why

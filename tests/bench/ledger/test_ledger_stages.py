@@ -1,0 +1,62 @@
+"""What the ledger counts of interleaved and uneven stages without data is what real ranks do, figure by figure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+import tests.bench.ledger.ledger_reality_entries as entries
+from bench.ledger.count import count
+from bench.ledger.extension import micro_batches_to_run
+from bench.ledger.schema import RankLedger, differences
+from grok1.config.load import ONE_RANK, load_recipe
+from grok1.distributed.launch import launch
+from grok1.training.job import prepare
+
+TWO_STAGES = (*ONE_RANK, "parallel.world_size=2", "parallel.pipeline=2", "training.clip_grad=1e-6")
+CASES = {
+    "interleaved": ("model.num_layers=4", "parallel.virtual_pipeline=2", "training.global_batch=8"),
+    "interleaved, uneven": ("model.num_layers=6", "parallel.virtual_pipeline=2", "parallel.last_stage_layers=2")
+    + ("training.global_batch=8",),
+    "uneven, tied": ("model.num_layers=3", "parallel.first_stage_layers=1", "model.tie_embeddings=true")
+    + ("training.global_batch=6",),
+    "interleaved replicas, stages adjacent": ("model.num_layers=4", "parallel.virtual_pipeline=2")
+    + ("parallel.world_size=4", "parallel.order=tp-cp-ep-pp-dp", "training.global_batch=16")
+    + ("kernels.gradient_reduction=overlapped",),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_counts_are_equal(case: str) -> None:
+    """And memory within two percent."""
+    recipe = load_recipe("grok1-nano", [*TWO_STAGES, *CASES[case]])
+    assert micro_batches_to_run(recipe)[-1] < recipe.num_micro_batches
+    job: Any = prepare(recipe, 1)
+    real = launch(job, recipe, "cpu", entry=f"{entries.__name__}:metered", timeout_seconds=60.0)
+    ranks = [RankLedger.model_validate_json(each) for each in real]
+    fake = count(recipe, range(recipe.parallel.world_size))
+    found = differences(fake, fake.model_copy(update={"ranks": ranks}))
+    assert [each for each in found if each.what != "memory"] == []
+    for ours, theirs in zip(fake.ranks, ranks, strict=True):
+        assert ours.memory.peak_bytes == pytest.approx(theirs.memory.peak_bytes, rel=0.02), ours.rank
+        assert ours.memory.static_bytes == pytest.approx(theirs.memory.static_bytes, rel=0.02), ours.rank
+
+
+def test_each_stage_is_counted_on_its_first_rank() -> None:
+    recipe = load_recipe("grok1-nano", [*TWO_STAGES, *CASES["interleaved replicas, stages adjacent"]])
+    assert [(rank.rank, rank.stage, rank.ranks_alike) for rank in count(recipe).ranks] == [(0, 0, 2), (1, 1, 2)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        (("training.global_batch=4",), [3, 4]),
+        (("training.global_batch=2",), [2]),
+        (("model.num_layers=4", "parallel.virtual_pipeline=2", "training.global_batch=2"), [2]),
+        (("model.num_layers=4", "parallel.virtual_pipeline=2", "training.global_batch=4"), [4]),
+        (("model.num_layers=4", "parallel.virtual_pipeline=2", "training.global_batch=12"), [4, 6]),
+    ],
+)
+def test_two_groups_fill_an_interleaved_pipeline(changes: tuple[str, ...], expected: list[int]) -> None:
+    assert micro_batches_to_run(load_recipe("grok1-nano", [*TWO_STAGES, *changes])) == expected
