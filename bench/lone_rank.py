@@ -87,7 +87,7 @@ def run_rank(job: LoneJob, where: Rendezvous, _emit: Callable[[object], None]) -
     recipe = job.recipe
     alone = replace(where, url=FAKE_URL, rank=job.rank, world_size=recipe.parallel.world_size)
     with joined(alone, recipe.parallel, recipe.training.seed) as ranks:
-        batches = FakeBatches(recipe)
+        batches = FakeBatches(recipe, ranks.context)
         plan = functools.partial(plan_routing, recipe=recipe, routing=Routing.balanced(recipe.model.num_experts))
         stepper = build_stepper(recipe, ranks, batches, prepare=plan)
         few = recipe.parallel.pipeline + 1

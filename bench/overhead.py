@@ -95,7 +95,7 @@ def _bare_step(stepper: Stepper, batches: Batches, forward_backward: Callable[..
     stepper.model.zero_grad_buffer()
     stepper.optimizer.zero_grad()
     losses = forward_backward(
-        forward_step_func=forward_step,
+        forward_step_func=functools.partial(forward_step, context=stepper.recipe.parallel.context),
         data_iterator=iter(micro_batches),
         model=[stepper.model],
         num_microbatches=len(micro_batches),

@@ -6,7 +6,8 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
-from grok1.config.load import AXES, ONE_RANK, load_recipe
+from grok1.config.axes import AXES, axes_text
+from grok1.config.load import ONE_RANK, load_recipe
 from grok1.config.recipe import Recipe
 from grok1.config.sections import Kernels, Parallel
 
@@ -51,10 +52,7 @@ def _divisors(number: int) -> list[int]:
 
 def short(layout: Parallel) -> str:
     """As in `8 ranks, TP2 PP2 EP2 ETP2 DP2`."""
-    return (
-        f"{layout.world_size} rank{'s' * (layout.world_size > 1)}, TP{layout.tensor} PP{layout.pipeline} "
-        f"EP{layout.expert} ETP{layout.expert_tensor} DP{layout.data}"
-    )
+    return f"{layout.world_size} rank{'s' * (layout.world_size > 1)}, {axes_text(layout)}"
 
 
 # ---- jobs ----------------------------------------------------------------------------------------------

@@ -63,13 +63,16 @@ class Layout(Strict):
     data: Positive
     nodes: Positive
     ranks_per_node: Positive
+    context: Positive = 1
+    virtual_pipeline: Positive = 1
 
     @model_validator(mode="after")
     def _consistent(self) -> Layout:
-        if self.tensor * self.pipeline * self.data != self.world_size:
+        if self.tensor * self.context * self.pipeline * self.data != self.world_size:
+            context = f"context {self.context} x " if self.context > 1 else ""
             raise ValueError(
                 f"world_size {self.world_size} is not "
-                f"tensor {self.tensor} x pipeline {self.pipeline} x data {self.data}"
+                f"tensor {self.tensor} x {context}pipeline {self.pipeline} x data {self.data}"
             )
         if self.nodes * self.ranks_per_node != self.world_size:
             raise ValueError(

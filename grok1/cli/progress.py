@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from tabulate import tabulate
 
+from grok1.config.axes import axes_text
 from grok1.config.recipe import Recipe
 from grok1.fidelity.result import VerifyResult
 from grok1.training.result import Event, StepDone, StepProfile
@@ -56,7 +57,7 @@ def comparison_table(result: VerifyResult) -> str:
     return (
         f"{tabulate(rows, headers, disable_numparse=True)}\n\n"
         f"{verdict} with {result.oracle} on {layout.world_size} rank{'s' * (layout.world_size > 1)} "
-        f"(TP{layout.tensor} PP{layout.pipeline} EP{layout.expert} ETP{layout.expert_tensor} DP{layout.data}): "
+        f"({axes_text(layout)}): "
         f"loss {result.loss:.6f}, logits within {result.of_logits.max_abs_error:.1e}, "
         f"gradients within {worst.relative_error:.1e} ({worst.name})"
     )

@@ -66,6 +66,8 @@ class Recipe(Frozen):
         _check_stages(model, parallel, self.num_micro_batches)
         if parallel.sequence_parallel:
             divides("parallel.tensor", tensor, "training.sequence_length", training.sequence_length)
+        if parallel.context > 1:
+            _check_context(model, parallel, training, self.kernels)
         replicas = training.micro_batch * parallel.data
         if self.kernels.dispatch == "merged" and parallel.dispatcher != "alltoall":
             raise ValueError(
@@ -163,7 +165,8 @@ class Recipe(Frozen):
         # fp32 keeps no separate main parameters; bf16 does, or the half of them that the weights do not hold
         state_width = 8 if training.dtype == "fp32" else 10 if training.reuse_fp32_parameters else 12
         static = (dense + expert) * (width + (2 if training.gradient_dtype == "bf16" else 4))
-        shard = dense // self.parallel.data + expert // self.parallel.expert_data
+        replicas = self.parallel.data * self.parallel.context  # ranks of a context have the same weights
+        shard = dense // replicas + expert // self.parallel.expert_data
         static += state_width * shard
         # while the optimizer steps, activations are gone, and it has a copy in fp32 of gradients that are not
         copies = 4 * shard if training.gradient_dtype == "bf16" else 0
@@ -176,7 +179,8 @@ class Recipe(Frozen):
         the estimate to every stored ledger.
         """
         model, parallel, training = self.model, self.parallel, self.training
-        tokens = training.sequence_length * training.micro_batch
+        whole = training.sequence_length * training.micro_batch
+        tokens = whole // parallel.context
         layers = model.num_layers // parallel.pipeline
         hidden = tokens * model.hidden_size // parallel.tensor
         # (token, expert) pairs that a rank's experts get, where the load is even
@@ -184,7 +188,9 @@ class Recipe(Frozen):
         wide = model.ffn_hidden_size // parallel.expert_tensor
         pairs_per_expert = pairs * parallel.expert // model.num_experts
         is_fused = self.kernels.experts == "fused"
-        layer = 22 * hidden + (2 * model.query_size + 2 * model.key_value_size) * tokens // parallel.tensor
+        # of gathered keys and values, those up to the ends of this rank's two chunks
+        keys = tokens if parallel.context == 1 or parallel.context_exchange == "a2a" else whole + tokens // 2
+        layer = 22 * hidden + (2 * model.query_size * tokens + 2 * model.key_value_size * keys) // parallel.tensor
         layer += pairs * ((3 if self.kernels.dispatch == "megatron" else 2) * model.hidden_size // 2)
         layer += pairs * (2 if is_fused else 5) * wide
         passing = (7 if is_fused else 4) * pairs_per_expert * wide
@@ -196,11 +202,13 @@ class Recipe(Frozen):
         logits = 3 * tokens * model.vocab_size // parallel.tensor
         first = layers * layer * in_flight + (logits if parallel.pipeline == 1 else 0)
         kept = max(first, layers * layer + logits)
-        return width * (kept + passing) + self.score_bytes(tokens, training.sequence_length)
+        return width * (kept + passing) + self.score_bytes(whole, training.sequence_length)
 
     def score_bytes(self, tokens: int, length: int) -> int:
         """Peak bytes of capped attention scores: one block of queries, three copies in fp32; 0 without a cap."""
-        heads = self.model.num_attention_heads // self.parallel.tensor
+        parallel = self.parallel
+        heads = self.model.num_attention_heads // parallel.tensor
+        heads //= parallel.context if parallel.context_exchange == "a2a" else 1
         return 3 * 4 * heads * tokens * min(length, LONGEST_BLOCK) if self.model.attention_logit_cap else 0
 
     # ---- identity -----------------------------------------------------------------------------------
@@ -230,6 +238,26 @@ class Recipe(Frozen):
 def _check_stages(model: Model, parallel: Parallel, num_micro_batches: int) -> None:
     """Refuse layers that do not spread over stages and chunks, and micro-batches that do not interleave."""
     divides("parallel.pipeline", parallel.pipeline, "model.num_layers", model.num_layers)
+
+
+def _check_context(model: Model, parallel: Parallel, training: Training, kernels: Kernels) -> None:
+    """Refuse sequences that do not cut into each rank's two chunks, heads that do not spread, and other attentions."""
+    context, tensor = parallel.context, parallel.tensor
+    divides("2 x parallel.context", 2 * context, "training.sequence_length", training.sequence_length)
+    if parallel.sequence_parallel:
+        name = "parallel.tensor x parallel.context"
+        divides(name, tensor * context, "training.sequence_length", training.sequence_length)
+    if parallel.context_exchange == "a2a" and model.num_query_groups // tensor % context:
+        raise ValueError(
+            f"parallel.context {context} with context_exchange a2a: the {model.num_query_groups // tensor} key/value "
+            f"heads of a tensor rank (model.num_query_groups {model.num_query_groups} over parallel.tensor {tensor}) "
+            f"do not spread over {context} ranks; set parallel.context_exchange=all_gather"
+        )
+    if kernels.attention == "te":
+        raise ValueError(
+            f"kernels.attention te with parallel.context {context}: sequences are split around our own attention only; "
+            "set kernels.attention=torch, or parallel.context=1"
+        )
 
 
 def _check_grouped(model: Model, training: Training) -> None:

@@ -154,13 +154,15 @@ def _cleaned(prompt: str) -> str:
 def generation_recipe(recipe: Recipe) -> Recipe:
     """The recipe on one pipeline stage: tensor and expert parallelism and the number of replicas stay.
 
+    Ranks that split a sequence in training are replicas here: a decoding step is one token long.
     Without MC2, which takes every input to be split along the sequence: a decoding step is one token long.
     """
     fields = recipe.resolved()
     if recipe.kernels.linear == "mc2":
         fields["kernels"]["linear"] = "megatron"
     stages = fields["parallel"]["pipeline"]
-    fields["parallel"].update(pipeline=1, world_size=fields["parallel"]["world_size"] // stages)
+    fields["training"]["global_batch"] *= fields["parallel"]["context"]
+    fields["parallel"].update(pipeline=1, context=1, world_size=fields["parallel"]["world_size"] // stages)
     return Recipe.model_validate(fields)
 
 

@@ -61,6 +61,7 @@ with patches.quiet_imports(), patches.compile_when_called():
         from grok1.megatron import line_0_19 as line  # type: ignore[no-redef]  # and of this one
 
 CONFIG, PATCHES = line.CONFIG, line.PATCHES
+SCALES_AUX_LOSS_BY_CONTEXT = line.SCALES_AUX_LOSS_BY_CONTEXT
 GroupedMLP, grouped_gemm_util = line.GroupedMLP, line.grouped_gemm_util
 WholeDispatcher = line.WholeDispatcher
 aux_loss_tracker, clear_aux_losses_tracker = line.aux_loss_tracker, line.clear_aux_losses_tracker
@@ -71,6 +72,7 @@ for patch in PATCHES:
 
 __all__ = [
     "CONFIG",
+    "SCALES_AUX_LOSS_BY_CONTEXT",
     "AttnMaskType",
     "ColumnParallelLinear",
     "DType",

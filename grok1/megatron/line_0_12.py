@@ -20,6 +20,7 @@ from grok1.megatron.protocols import MegatronOptimizer, StateDict
 __all__ = [
     "CONFIG",
     "PATCHES",
+    "SCALES_AUX_LOSS_BY_CONTEXT",
     "GroupedMLP",
     "WholeDispatcher",
     "aux_loss_tracker",
@@ -41,6 +42,7 @@ PATCHES = (
     patches.move_splits_from_a_cpu,
 )
 
+SCALES_AUX_LOSS_BY_CONTEXT = False  # for the backward, as it does the loss
 
 CONFIG: dict[str, object] = {}  # of TransformerConfig, beside what every line knows
 

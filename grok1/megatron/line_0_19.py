@@ -14,6 +14,7 @@ from grok1.megatron.since_0_16 import WholeDispatcher, optimizer_state, whole_jo
 __all__ = [
     "CONFIG",
     "PATCHES",
+    "SCALES_AUX_LOSS_BY_CONTEXT",
     "GroupedMLP",
     "WholeDispatcher",
     "aux_loss_tracker",
@@ -33,6 +34,8 @@ PATCHES = (
     patches.move_splits_from_a_cpu,
     patches.leave_the_routers_bias_uncompiled,
 )
+
+SCALES_AUX_LOSS_BY_CONTEXT = True  # for the backward, as it does the loss
 
 # of TransformerConfig, beside what every line knows: its own default makes it warn that the default is deprecated
 CONFIG: dict[str, object] = {"cuda_graph_modules": []}

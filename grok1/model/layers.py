@@ -82,14 +82,16 @@ class GrokLayer(TransformerLayer):
         return hidden_states + self.post_mlp_layernorm(expert_output), None
 
 
-def layer_spec(model: Model, kernels: Kernels, core_attention: type | None = None) -> ModuleSpec:
+def layer_spec(
+    model: Model, kernels: Kernels, core_attention: type | None = None, is_split: bool = False
+) -> ModuleSpec:
     """One Grok-1 layer as megatron's transformer block wants it; see `attention_spec`."""
     norm = norm_class(kernels)
     return ModuleSpec(
         module=GrokLayer,
         submodules=TransformerLayerSubmodules(
             input_layernorm=norm,
-            self_attention=attention_spec(model, kernels, core_attention),
+            self_attention=attention_spec(model, kernels, core_attention, is_split),
             pre_mlp_layernorm=norm,
             mlp=moe_spec(model, kernels),
         ),

@@ -17,6 +17,7 @@ from grok1.kernels.cross_entropy import cross_entropy
 from grok1.kernels.linear import linear_layers
 from grok1.megatron.door import (
     CONFIG,
+    SCALES_AUX_LOSS_BY_CONTEXT,
     DistributedDataParallel,
     DistributedDataParallelConfig,
     Float16Module,
@@ -47,7 +48,8 @@ class Grok(GPTModel):
         self.recipe_model = recipe.model
         self._kernels = recipe.kernels
         self.kept_logits: list[Tensor] | None = None  # a list set here receives each micro-batch's [S, B, vocab/TP]
-        layers = [layer_spec(recipe.model, recipe.kernels, core_attention)] * get_num_layers_to_build(config)
+        layer = layer_spec(recipe.model, recipe.kernels, core_attention, is_split=recipe.parallel.context > 1)
+        layers = [layer] * get_num_layers_to_build(config)
         super().__init__(
             config,
             TransformerBlockSubmodules(layer_specs=layers, layer_norm=norm_class(recipe.kernels)),
@@ -117,7 +119,8 @@ def transformer_config(recipe: Recipe) -> TransformerConfig:
         moe_router_topk=model.experts_per_token,
         moe_router_pre_softmax=model.router == "softmax_then_topk",
         moe_router_load_balancing_type="aux_loss" if model.aux_loss_coefficient else "none",
-        moe_aux_loss_coeff=model.aux_loss_coefficient,
+        # megatron averages gradients over the context's ranks too, as if each had a whole loss
+        moe_aux_loss_coeff=model.aux_loss_coefficient * (1 if SCALES_AUX_LOSS_BY_CONTEXT else parallel.context),
         moe_router_dtype="fp32" if training.router_dtype == "fp32" else None,
         moe_token_dispatcher_type=parallel.dispatcher,
         moe_ffn_hidden_size=model.ffn_hidden_size,
@@ -140,6 +143,8 @@ def transformer_config(recipe: Recipe) -> TransformerConfig:
         # parameters are split; unmarked ones count once too few times in the gradient norm
         perform_initialization=True,
         tensor_model_parallel_size=parallel.tensor,
+        context_parallel_size=parallel.context,
+        cp_comm_type=parallel.context_exchange,
         pipeline_model_parallel_size=parallel.pipeline,
         expert_model_parallel_size=parallel.expert,
         expert_tensor_parallel_size=parallel.expert_tensor,

@@ -25,7 +25,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from grok1.config.recipe import Recipe
-from grok1.data.batches import Batch
+from grok1.data.batches import Batch, of_context_rank
 from grok1.device.without_data import HOST_READS, without_data
 from grok1.distributed.groups import Ranks, joined
 from grok1.distributed.rendezvous import FAKE_URL, Rendezvous
@@ -92,8 +92,8 @@ def plan_routing(model: torch.nn.Module, recipe: Recipe, routing: Routing) -> No
 class FakeBatches:
     """Micro-batches of invented token ids. `num_micro_batches` may be changed between steps."""
 
-    def __init__(self, recipe: Recipe) -> None:
-        self._recipe = recipe
+    def __init__(self, recipe: Recipe, context_rank: int = 0) -> None:
+        self._recipe, self._context_rank = recipe, context_rank
         self.num_micro_batches = recipe.num_micro_batches
 
     def step(self, _step: int) -> list[Batch]:
@@ -104,6 +104,7 @@ class FakeBatches:
             tokens = ids % self._recipe.model.vocab_size
             batch = {"tokens": tokens, "labels": tokens, "position_ids": ids}
             batch = {name: values.to(torch.cuda.current_device()) for name, values in batch.items()}
+            batch = of_context_rank(batch, self._recipe.parallel.context, self._context_rank)
         return [batch] * self.num_micro_batches
 
 
@@ -124,7 +125,7 @@ def fake_rank(
     with joined(where, recipe.parallel, recipe.training.seed) as ranks:
         modes = FakeTensorMode(allow_non_fake_inputs=True), _FakeStep()
         with without_data(), modes[0], modes[1], meter or nullcontext():
-            batches = FakeBatches(recipe)
+            batches = FakeBatches(recipe, ranks.context)
             plan = functools.partial(plan_routing, recipe=recipe, routing=routing)
             yield build_stepper(recipe, ranks, batches, prepare=plan, timers=timers, with_values=False), batches, ranks
 

@@ -150,6 +150,8 @@ def _layout(recipe: Recipe, where: Rendezvous) -> LayoutUsed:
     return LayoutUsed(
         world_size=where.world_size,
         tensor=parallel.tensor,
+        context=parallel.context,
+        virtual_pipeline=parallel.virtual_pipeline,
         pipeline=parallel.pipeline,
         expert=parallel.expert,
         expert_tensor=parallel.expert_tensor,

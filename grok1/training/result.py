@@ -88,6 +88,8 @@ class LayoutUsed:
     data: int
     nodes: int
     ranks_per_node: int
+    context: int = 1
+    virtual_pipeline: int = 1
 
 
 @dataclass(frozen=True)

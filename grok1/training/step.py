@@ -113,11 +113,11 @@ class Stepper:
             self.model.zero_grad_buffer()
             self.optimizer.zero_grad()
         losses = self._forward_backward(
-            forward_step_func=forward_step,
+            forward_step_func=functools.partial(forward_step, context=self.recipe.parallel.context),
             data_iterator=iter(batches),
             model=[self.model],
             num_microbatches=len(batches),
-            seq_length=batches[0]["tokens"].shape[1],
+            seq_length=batches[0]["tokens"].shape[1] * self.recipe.parallel.context,
             micro_batch_size=self.recipe.training.micro_batch,
             forward_only=False,
         )
@@ -137,7 +137,7 @@ class Stepper:
         if self.ranks.reports_loss:
             both[0] = torch.stack(losses).mean() / parallel.data
         sums = aux_loss_sums().get("load_balancing_loss")
-        if sums is not None:  # megatron keeps each tensor rank's share; their sum is the layer's loss
+        if sums is not None:  # megatron keeps each tensor and context rank's share; their sum is the layer's loss
             share = sums["values"].sum()  # type: ignore[index]
             both[1] = share / (self.recipe.num_micro_batches * parallel.data * model.num_layers)
             clear_aux_losses_tracker()
@@ -146,14 +146,20 @@ class Stepper:
         return loss, aux_loss
 
 
-def forward_step(batches: Iterator[Batch], model: torch.nn.Module) -> tuple[Tensor, Callable[..., Any]]:
-    """One micro-batch forward, in the form megatron's schedules want."""
+def forward_step(
+    batches: Iterator[Batch], model: torch.nn.Module, context: int = 1
+) -> tuple[Tensor, Callable[..., Any]]:
+    """One micro-batch forward, in the form megatron's schedules want; `context` ranks share each of its sequences."""
     batch = next(batches)
     output = model(batch["tokens"], batch["position_ids"], batch.get("key_bias"), labels=batch["labels"])
-    return output, functools.partial(_mean_loss, mask=batch.get("loss_mask"))
+    return output, functools.partial(_mean_loss, weights=batch.get("loss_weights"), context=context)
 
 
-def _mean_loss(losses: Tensor, mask: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
-    """Mean over all tokens [B, S], or those that `mask` (0 or 1) leaves; pads count, as in xAI's maths."""
-    loss = losses.float().mean() if mask is None else (losses.float() * mask).sum() / mask.sum()
+def _mean_loss(losses: Tensor, weights: Tensor | None = None, context: int = 1) -> tuple[Tensor, dict[str, Tensor]]:
+    """This rank's share of the mean over all tokens [B, S]; pads count, as in xAI's maths.
+
+    The shares of the ranks that split a sequence add up to the mean. megatron's schedule raises each `context` times
+    for the backward, whose gradients it averages over these ranks as over replicas.
+    """
+    loss = losses.float().mean() / context if weights is None else (losses.float() * weights).sum()
     return loss, {"loss": loss.detach().clone()}

@@ -107,7 +107,7 @@ def _is_copy(name: str, is_matrix: bool, recipe: Recipe, ranks: Ranks) -> bool:
     if name == "output_layer.weight" and recipe.model.tie_embeddings and not ranks.is_first_stage:
         return True
     is_split = is_matrix and not name.endswith("router.weight")
-    return ranks.data > 0 or (ranks.tensor > 0 and not is_split)
+    return ranks.data > 0 or ranks.context > 0 or (ranks.tensor > 0 and not is_split)
 
 
 def initialise(model: torch.nn.Module, recipe: Recipe, ranks: Ranks) -> None:

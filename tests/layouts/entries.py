@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 
 from grok1.config.recipe import Recipe
-from grok1.data.batches import Batch
+from grok1.data.batches import Batch, of_context_rank
 from grok1.distributed.groups import Ranks, joined
 from grok1.distributed.rendezvous import Rendezvous
 from grok1.megatron.door import parallel_state
@@ -21,7 +21,7 @@ from grok1.training.assembly import build_stepper
 from grok1.training.step import Stepper
 from grok1.weights.sharding import gather_published
 from tests.grok1.kernels.expert_entries import with_package
-from tests.layouts.plan import STEPS, Trial
+from tests.layouts.plan import Trial
 
 Tensors = dict[str, torch.Tensor]
 
@@ -58,7 +58,7 @@ def run_trials(trials: list[Trial], where: Rendezvous, emit: Callable[[object], 
     for number, trial in enumerate(trials):
         if where.rank == 0:
             emit(trial.name)
-        ours = _train(trial.recipe, trial.stock, replace(where, url=f"{where.url}-{number}"))
+        ours = _train(trial.recipe, trial.stock, trial.steps, replace(where, url=f"{where.url}-{number}"))
         if where.rank == 0:
             found.append(_errors(trial, ours, _alone(trial, alone, where, number)))
     return found
@@ -66,14 +66,14 @@ def run_trials(trials: list[Trial], where: Rendezvous, emit: Callable[[object], 
 
 def _alone(trial: Trial, known: dict[str, Trained], where: Rendezvous, number: int) -> Trained:
     recipe = trial.on_one_rank
-    key = recipe.model_dump_json()
+    key = f"{trial.steps} {recipe.model_dump_json()}"
     if key not in known:
         own = replace(where, url=f"{where.url}-alone-{number}", rank=0, world_size=1, local_rank=0)
-        known[key] = _train(recipe, True, own)
+        known[key] = _train(recipe, True, trial.steps, own)
     return known[key]
 
 
-def _train(recipe: Recipe, stock: bool, where: Rendezvous) -> Trained:
+def _train(recipe: Recipe, stock: bool, num_steps: int, where: Rendezvous) -> Trained:
     # destroy_model_parallel leaves these of the layout before (megatron-core 0.12)
     parallel_state._EMBEDDING_GLOBAL_RANKS = parallel_state._POSITION_EMBEDDING_GLOBAL_RANKS = None
     with with_package(), joined(where, recipe.parallel, recipe.training.seed) as ranks:
@@ -82,7 +82,7 @@ def _train(recipe: Recipe, stock: bool, where: Rendezvous) -> Trained:
         stepper.reduce_losses(losses)  # else megatron would add these auxiliary losses to the first step's
         gather_gradients(stepper.model)
         gradients = _gather(stepper, ranks, lambda weight: weight.main_grad)  # type: ignore[attr-defined]
-        steps = [stepper.run(step).metrics for step in range(STEPS)]
+        steps = [stepper.run(step).metrics for step in range(num_steps)]
         return Trained(
             losses=[step.loss for step in steps],
             aux_losses=[step.aux_loss for step in steps],
@@ -110,7 +110,8 @@ class RandomTokens:
         length = self._recipe.training.sequence_length
         generator = torch.Generator().manual_seed(1000 * step + place)
         text = torch.randint(self._recipe.model.vocab_size, (1, length + 1), generator=generator)
-        return {"tokens": text[:, :-1], "labels": text[:, 1:], "position_ids": torch.arange(length)[None]}
+        batch = {"tokens": text[:, :-1], "labels": text[:, 1:], "position_ids": torch.arange(length)[None]}
+        return of_context_rank(batch, self._recipe.parallel.context, self._ranks.context)
 
 
 def _gather(stepper: Stepper, ranks: Ranks, value: Callable[[torch.nn.Parameter], torch.Tensor]) -> Tensors:

@@ -26,7 +26,7 @@ def metered(job: Job, where: Rendezvous, _emit: Any) -> list[str] | None:
             model = build_model(recipe, ranks)
             plan_routing(model, recipe, Routing.balanced(recipe.model.num_experts))
             optimizer, scheduler = build_optimizer(model, recipe.training)
-            batches = FakeBatches(recipe)
+            batches = FakeBatches(recipe, ranks.context)
             stepper = Stepper(recipe, ranks, model, optimizer, scheduler, batches, phases)
             ledger = rank_ledger(meter, stepper, batches, ranks, 1, [recipe.num_micro_batches])
         gathered: list[Any] | None = [None] * where.world_size if ranks.rank == 0 else None
