@@ -11,7 +11,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StringConstraints, field_validator, model_validator
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    StringConstraints,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from bench.records.environment import allowed_environment
 from bench.records.fields import (
@@ -36,6 +43,7 @@ MAX_STEPS = 100_000
 MAX_RANKS = 65_536
 MAX_SPANS_OF_RANK = 20_000
 MAX_MODULES = 200
+LATE_AXES = ("context", "virtual_pipeline")
 
 
 class RecipeUsed(Strict):
@@ -65,6 +73,11 @@ class Layout(Strict):
     ranks_per_node: Positive
     context: Positive = 1
     virtual_pipeline: Positive = 1
+
+    @model_serializer(mode="wrap")
+    def _as_before_there_was_more(self, handler: SerializerFunctionWrapHandler) -> dict[str, int]:
+        """The two axes that layouts got last are written where they are above 1: old layouts keep their text."""
+        return {name: size for name, size in handler(self).items() if size != 1 or name not in LATE_AXES}
 
     @model_validator(mode="after")
     def _consistent(self) -> Layout:

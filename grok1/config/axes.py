@@ -15,13 +15,13 @@ _LETTERS = {
     "expert_tensor": "ETP",
     "data": "DP",
 }
-_SHOWN_ABOVE_ONE = ("context", "virtual_pipeline")  # what most layouts do not have
+SHOWN_ABOVE_ONE = ("context", "virtual_pipeline")  # what most layouts do not have
 
 
 def axes_of(parallel: Parallel, left_out: str = "") -> dict[str, int]:
     """Ranks and every axis by name, as results are written."""
     sizes = {axis: int(getattr(parallel, axis)) for axis in ("world_size", *_LETTERS) if axis != left_out}
-    return {axis: size for axis, size in sizes.items() if size > 1 or axis not in _SHOWN_ABOVE_ONE}
+    return {axis: size for axis, size in sizes.items() if size > 1 or axis not in SHOWN_ABOVE_ONE}
 
 
 def axes_text(parallel: Parallel, left_out: str = "") -> str:

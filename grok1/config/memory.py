@@ -58,6 +58,8 @@ def communicators(recipe: Recipe) -> int:
     """Groups of more than one rank that the fullest rank's step communicates in: the ledger's, by name."""
     parallel = recipe.parallel
     exchanges = parallel.dispatcher == "alltoall" and recipe.kernels.dispatch == "megatron"
+    # else experts are reduced with the dense weights
+    are_apart = parallel.expert > 1 or parallel.expert_tensor != parallel.tensor
     # one sequence's tokens, counted by expert over the ranks that it is split over
     has_shared_load = parallel.context > 1 and recipe.model.aux_loss_coefficient > 0
     sizes = {
@@ -66,7 +68,7 @@ def communicators(recipe: Recipe) -> int:
         "context": parallel.context,
         "tensor x context": parallel.tensor * parallel.context if has_shared_load else 1,
         "data x context": parallel.data * parallel.context,
-        "expert-data": parallel.expert_data,
+        "expert-data": parallel.expert_data if are_apart else 1,
         "expert": parallel.expert if exchanges else 1,
         "expert-tensor": parallel.expert_tensor if exchanges else 1,
         "expert-tensor x expert": parallel.expert_tensor * parallel.expert,

@@ -10,6 +10,8 @@ import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 
+from grok1.config.axes import SHOWN_ABOVE_ONE
+
 
 @dataclass(frozen=True)
 class StepMetrics:
@@ -120,6 +122,9 @@ class RunResult:
     def as_json(self) -> dict[str, object]:
         """Plain data under the names of the fields; modules where they were profiled, differences where there are."""
         content = asdict(self)
+        for axis in SHOWN_ABOVE_ONE:
+            if content["layout"][axis] == 1:
+                del content["layout"][axis]
         if not self.node_differences:
             del content["node_differences"]
         for rank in content["ranks"]:

@@ -53,6 +53,7 @@ def test_a_record_survives_the_trip_to_disk(synthetic_record, tmp_path: Path) ->
         ("void_reasons", ["slow"], "void_reasons is empty"),
         ("unknown", 1, "unknown: Extra inputs"),
         ("layout.tensor", 8, "world_size 16 is not tensor 8"),
+        ("layout.context", 2, "x context 2 x pipeline"),
         ("layout.nodes", 3, "is not 3 nodes"),
         ("layout.expert", 3, "expert x expert_tensor"),
         ("layout.tensor", "4", "layout.tensor: Input should be a valid integer"),
