@@ -112,8 +112,9 @@ def _lanes(timeline: Sequence[Span], name: str, order: Order) -> dict[int | None
     """A phase's spans by chunk; under None those that are no chunk's, or where there is but one."""
     found = [span for span in timeline if span.phase == name]
     lanes: dict[int | None, list[Span]] = {}
-    for span, (_, chunk) in zip(found, _passes(name, len(found), order) or [(0, None)] * len(found), strict=True):
-        lanes.setdefault(chunk if order.chunks > 1 else None, []).append(span)
+    chunks = [chunk for _, chunk in _passes(name, len(found), order)] if order.chunks > 1 else []
+    for index, span in enumerate(found):
+        lanes.setdefault(chunks[index] if chunks else None, []).append(span)
     return lanes
 
 

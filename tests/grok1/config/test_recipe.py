@@ -179,7 +179,6 @@ OTHER = {
     "merged": "megatron",
     "at_end": "overlapped",
     "torch": "npu",
-    "all_gather": "a2a",
     "tp-cp-ep-dp-pp": "tp-cp-ep-pp-dp",
     "uniform": "block",
     "probs": "position",
