@@ -14,6 +14,7 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
+from grok1.config.levers import check_levers
 from grok1.config.sections import Data, Frozen, Kernels, Model, Parallel, Training, divides
 
 _MATMUL_FLOPS = 6  # 2 for multiply and add, times 3 for forward and the two products of backward
@@ -85,6 +86,7 @@ class Recipe(Frozen):
                 "Engine's attention has no cap on its logits; set kernels.attention=torch"
             )
         divides("micro_batch x data parallel", replicas, "training.global_batch", training.global_batch)
+        check_levers(model, parallel, training, self.kernels)
         return self
 
     # ---- counts -------------------------------------------------------------------------------------

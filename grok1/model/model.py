@@ -10,10 +10,12 @@ import torch.distributed as dist
 from torch import Tensor
 
 from grok1.config.recipe import Recipe
+from grok1.config.sections import Training
 from grok1.device.kind import device_kind
 from grok1.distributed.groups import Ranks, tensor_group
 from grok1.kernels import transformer_engine
 from grok1.kernels.cross_entropy import cross_entropy
+from grok1.kernels.experts import FusedExperts
 from grok1.kernels.linear import linear_layers
 from grok1.megatron.door import (
     CONFIG,
@@ -26,6 +28,7 @@ from grok1.megatron.door import (
     get_num_layers_to_build,
 )
 from grok1.megatron.instances import (
+    await_weights_of_children,
     change_class,
     disable_sequence_parallelism,
     mark_experts_apart,
@@ -47,7 +50,7 @@ class Grok(GPTModel):
         self.recipe_model = recipe.model
         self._kernels = recipe.kernels
         self.kept_logits: list[Tensor] | None = None  # a list set here receives each micro-batch's [S, B, vocab/TP]
-        layers = [layer_spec(recipe.model, recipe.kernels, core_attention)] * get_num_layers_to_build(config)
+        layers = [layer_spec(recipe, core_attention)] * get_num_layers_to_build(config)
         super().__init__(
             config,
             TransformerBlockSubmodules(layer_specs=layers, layer_norm=norm_class(recipe.kernels)),
@@ -98,13 +101,6 @@ def transformer_config(recipe: Recipe) -> TransformerConfig:
     transformer_engine.check_present(recipe.kernels)
     model, parallel, training = recipe.model, recipe.parallel, recipe.training
     dtype = torch.bfloat16 if training.dtype == "bf16" else torch.float32
-    recompute: dict[str, str | int] = {}
-    if training.recompute == "full":
-        recompute = {
-            "recompute_granularity": "full",
-            "recompute_method": "uniform",
-            "recompute_num_layers": 1,
-        }
     return TransformerConfig(
         num_layers=model.num_layers,
         hidden_size=model.hidden_size,
@@ -118,7 +114,11 @@ def transformer_config(recipe: Recipe) -> TransformerConfig:
         moe_router_pre_softmax=model.router == "softmax_then_topk",
         moe_router_load_balancing_type="aux_loss" if model.aux_loss_coefficient else "none",
         moe_aux_loss_coeff=model.aux_loss_coefficient,
+        moe_z_loss_coeff=model.z_loss_coefficient or None,
         moe_router_dtype="fp32" if training.router_dtype == "fp32" else None,
+        moe_expert_capacity_factor=training.expert_capacity_factor or None,
+        moe_token_drop_policy=training.expert_drop_policy,
+        moe_pad_expert_input_to_capacity=training.pad_to_capacity,
         moe_token_dispatcher_type=parallel.dispatcher,
         moe_ffn_hidden_size=model.ffn_hidden_size,
         moe_grouped_gemm=recipe.kernels.experts in ("grouped", "te_grouped"),
@@ -147,9 +147,23 @@ def transformer_config(recipe: Recipe) -> TransformerConfig:
         bf16=training.dtype == "bf16",
         params_dtype=dtype,
         pipeline_dtype=dtype,
-        **recompute,
+        **_recompute(training),
         **CONFIG,
     )
+
+
+def _recompute(training: Training) -> dict[str, object]:
+    """What of recompute is megatron's to do; GrokLayer does the rest."""
+    if training.recompute == "full":
+        return {
+            "recompute_granularity": "full",
+            "recompute_method": training.recompute_method,
+            "recompute_num_layers": training.recompute_layers,
+        }
+    of_megatron = [module for module in training.recompute_modules if module in ("core_attn", "moe_act")]
+    if training.recompute == "none" or not of_megatron:
+        return {}
+    return {"recompute_granularity": "selective", "recompute_modules": of_megatron}
 
 
 def build_model(
@@ -178,6 +192,7 @@ def build_model(
     ddp = DistributedDataParallelConfig(
         grad_reduce_in_fp32=recipe.training.gradient_dtype == "fp32",
         overlap_grad_reduce=recipe.kernels.gradient_reduction == "overlapped",
+        overlap_param_gather=recipe.kernels.param_gather == "overlapped",
         use_distributed_optimizer=True,
         check_for_nan_in_grad=False,  # a loss that is not finite voids the run, with a better message
     )
@@ -186,6 +201,8 @@ def build_model(
         skip_single_rank_collectives(wrapped)
     if ddp.overlap_grad_reduce:
         mark_gradients_awaited(wrapped)
+    if ddp.overlap_param_gather:
+        await_weights_of_children(wrapped, FusedExperts)
     return wrapped
 
 
