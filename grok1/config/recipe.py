@@ -14,6 +14,7 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
+from grok1.config.levers import check_levers
 from grok1.config.sections import Data, Frozen, Kernels, Model, Parallel, Training, divides
 from grok1.config.stages import check_stages, chunks_in_flight, stage_layers
 
@@ -88,6 +89,7 @@ class Recipe(Frozen):
             )
         divides("micro_batch x data parallel", replicas, "training.global_batch", training.global_batch)
         check_stages(model, parallel, self.num_micro_batches)
+        check_levers(model, parallel, training, self.kernels)
         return self
 
     # ---- counts -------------------------------------------------------------------------------------

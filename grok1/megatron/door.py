@@ -40,6 +40,7 @@ with patches.quiet_imports(), patches.compile_when_called():
     from megatron.core.transformer.module import Float16Module, MegatronModule
     from megatron.core.transformer.moe.experts import SequentialMLP, TEGroupedMLP
     from megatron.core.transformer.moe.moe_layer import MoELayer, MoESubmodules
+    from megatron.core.transformer.moe.router import TopKRouter
     from megatron.core.transformer.spec_utils import ModuleSpec
     from megatron.core.transformer.transformer_block import (
         TransformerBlockSubmodules,
@@ -102,6 +103,7 @@ __all__ = [
     "Split",
     "StaticInferenceContext",
     "TEGroupedMLP",
+    "TopKRouter",
     "TransformerBlockSubmodules",
     "TransformerConfig",
     "TransformerLayer",

@@ -42,6 +42,7 @@ PATCHES = (
     patches.restore_only_tensors_of_the_checkpoint,
     patches.run_nothing_that_a_checkpoint_holds,
     patches.quantize_nothing,
+    patches.drop_the_last_tokens,
     patches.keep_torchs_generator,
     patches.move_splits_from_a_cpu,
 )

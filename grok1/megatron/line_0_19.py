@@ -38,6 +38,7 @@ PATCHES = (
     patches.restore_only_tensors_of_the_checkpoint,
     patches.run_nothing_that_a_piece_holds,
     patches.ask_for_no_rank_outside_a_job,
+    patches.drop_the_last_tokens_of_a_map,
     patches.keep_torchs_generator,
     patches.move_splits_from_a_cpu,
     patches.leave_the_routers_bias_uncompiled,

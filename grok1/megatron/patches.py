@@ -13,7 +13,7 @@ import queue
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NoReturn, ParamSpec, Protocol, TypeVar
+from typing import Any, NoReturn, ParamSpec, Protocol, TypeVar
 
 import numpy
 import torch
@@ -183,6 +183,64 @@ def name_the_gemm_that_is_missing() -> None:
 
     if not hasattr(moe_utils, "te_general_gemm"):
         moe_utils.te_general_gemm = None
+
+
+def drop_the_last_tokens() -> None:
+    """topk_softmax_with_capacity with the policy `position`: keep each expert's first tokens (megatron-core 0.12).
+
+    It says that it drops those at the end, but takes a top-k of ones and zeros, which keeps any of equal ones: on a
+    CPU the last ones of 8, and some of the middle of 64.
+    """
+    from megatron.core.transformer.moe import moe_utils, router
+
+    original = router.topk_softmax_with_capacity
+
+    def topk(logits: Tensor, topk: int, **options: Any) -> tuple[Tensor, Tensor, Tensor]:
+        if options.get("capacity_factor") is None or options.get("drop_policy") != "position":
+            all_pairs: tuple[Tensor, Tensor, Tensor] = original(logits, topk, **options)
+            return all_pairs
+        probs, routed, counts = original(logits, topk, **{**options, "capacity_factor": None})
+        capacity = moe_utils.get_capacity(logits.shape[0] * topk, logits.shape[1], options["capacity_factor"])
+        return *_first_tokens(probs, routed, capacity, bool(options.get("pad_to_capacity"))), counts
+
+    router.topk_softmax_with_capacity = topk
+
+
+def drop_the_last_tokens_of_a_map() -> None:
+    """apply_router_token_dropping with the policy `position`: keep each expert's first tokens (0.16, 0.19).
+
+    See `drop_the_last_tokens`, which is of line 0.12.
+    """
+    from megatron.core.transformer.moe import moe_utils, router
+
+    original = router.apply_router_token_dropping
+
+    def apply(
+        routing_probs: Tensor,
+        routing_map: Tensor,
+        router_topk: int,
+        capacity_factor: float,
+        drop_policy: str = "probs",
+        pad_to_capacity: bool = False,
+    ) -> tuple[Tensor, Tensor]:
+        if drop_policy != "position":
+            kept: tuple[Tensor, Tensor] = original(
+                routing_probs, routing_map, router_topk, capacity_factor, drop_policy, pad_to_capacity
+            )
+            return kept
+        tokens, experts = routing_probs.shape
+        capacity = moe_utils.get_capacity(tokens * router_topk, experts, capacity_factor)
+        return _first_tokens(routing_probs, routing_map, capacity, pad_to_capacity)
+
+    router.apply_router_token_dropping = apply
+
+
+def _first_tokens(probs_TE: Tensor, map_TE: Tensor, capacity: int, is_padded: bool) -> tuple[Tensor, Tensor]:
+    """Probabilities and map of the first `capacity` tokens of each expert, filled up with others of probability 0."""
+    first = map_TE.int().argsort(dim=0, descending=True, stable=True)[:capacity]
+    mask_TE = torch.zeros_like(map_TE).scatter(0, first, True)
+    kept_TE = mask_TE if is_padded else mask_TE & map_TE
+    return probs_TE * kept_TE, kept_TE
 
 
 def ask_for_no_rank_outside_a_job() -> None:

@@ -10,11 +10,13 @@ import torch.distributed as dist
 from torch import Tensor
 
 from grok1.config.recipe import Recipe
+from grok1.config.sections import Training
 from grok1.config.stages import stage_layers
 from grok1.device.kind import device_kind
 from grok1.distributed.groups import Ranks, tensor_group
 from grok1.kernels import transformer_engine
 from grok1.kernels.cross_entropy import cross_entropy
+from grok1.kernels.experts import FusedExperts
 from grok1.kernels.linear import linear_layers
 from grok1.megatron.door import (
     CONFIG,
@@ -30,6 +32,7 @@ from grok1.megatron.door import (
     turn_of_chunk,
 )
 from grok1.megatron.instances import (
+    await_weights_of_children,
     change_class,
     disable_sequence_parallelism,
     mark_experts_apart,
@@ -56,8 +59,7 @@ class Grok(GPTModel):
         self.recipe_model = recipe.model
         self._kernels = recipe.kernels
         self.kept_logits: list[Tensor] | None = None  # a list set here receives each micro-batch's [S, B, vocab/TP]
-        layer = layer_spec(recipe.model, recipe.kernels, core_attention, is_split=recipe.parallel.context > 1)
-        layers = [layer] * get_num_layers_to_build(config)
+        layers = [layer_spec(recipe, core_attention)] * get_num_layers_to_build(config)
         super().__init__(
             config,
             TransformerBlockSubmodules(layer_specs=layers, layer_norm=norm_class(recipe.kernels)),
@@ -109,13 +111,6 @@ def transformer_config(recipe: Recipe) -> TransformerConfig:
     transformer_engine.check_present(recipe.kernels)
     model, parallel, training = recipe.model, recipe.parallel, recipe.training
     dtype = torch.bfloat16 if training.dtype == "bf16" else torch.float32
-    recompute: dict[str, str | int] = {}
-    if training.recompute == "full":
-        recompute = {
-            "recompute_granularity": "full",
-            "recompute_method": "uniform",
-            "recompute_num_layers": 1,
-        }
     return TransformerConfig(
         num_layers=model.num_layers,
         hidden_size=model.hidden_size,
@@ -130,7 +125,11 @@ def transformer_config(recipe: Recipe) -> TransformerConfig:
         moe_router_load_balancing_type="aux_loss" if model.aux_loss_coefficient else "none",
         # megatron averages gradients over the context's ranks too, as if each had a whole loss
         moe_aux_loss_coeff=model.aux_loss_coefficient * (1 if SCALES_AUX_LOSS_BY_CONTEXT else parallel.context),
+        moe_z_loss_coeff=model.z_loss_coefficient or None,
         moe_router_dtype="fp32" if training.router_dtype == "fp32" else None,
+        moe_expert_capacity_factor=training.expert_capacity_factor or None,
+        moe_token_drop_policy=training.expert_drop_policy,
+        moe_pad_expert_input_to_capacity=training.pad_to_capacity,
         moe_token_dispatcher_type=parallel.dispatcher,
         moe_ffn_hidden_size=model.ffn_hidden_size,
         moe_grouped_gemm=recipe.kernels.experts in ("grouped", "te_grouped"),
@@ -162,7 +161,7 @@ def transformer_config(recipe: Recipe) -> TransformerConfig:
         params_dtype=dtype,
         pipeline_dtype=dtype,
         **_stages(recipe),
-        **recompute,
+        **_recompute(training),
         **CONFIG,
     )
 
@@ -186,6 +185,20 @@ def _stages(recipe: Recipe) -> dict[str, int | bool | None]:
     return words
 
 
+def _recompute(training: Training) -> dict[str, object]:
+    """What of recompute is megatron's to do; GrokLayer does the rest."""
+    if training.recompute == "full":
+        return {
+            "recompute_granularity": "full",
+            "recompute_method": training.recompute_method,
+            "recompute_num_layers": training.recompute_layers,
+        }
+    of_megatron = [module for module in training.recompute_modules if module in ("core_attn", "moe_act")]
+    if training.recompute == "none" or not of_megatron:
+        return {}
+    return {"recompute_granularity": "selective", "recompute_modules": of_megatron}
+
+
 def build_model(
     recipe: Recipe,
     ranks: Ranks,
@@ -203,6 +216,7 @@ def build_model(
     ddp = DistributedDataParallelConfig(
         grad_reduce_in_fp32=recipe.training.gradient_dtype == "fp32",
         overlap_grad_reduce=recipe.kernels.gradient_reduction == "overlapped",
+        overlap_param_gather=recipe.kernels.param_gather == "overlapped",
         use_distributed_optimizer=True,
         check_for_nan_in_grad=False,  # a loss that is not finite voids the run, with a better message
     )
@@ -217,6 +231,8 @@ def build_model(
             skip_single_rank_collectives(chunk)
         if ddp.overlap_grad_reduce:
             mark_gradients_awaited(chunk)
+        if ddp.overlap_param_gather:
+            await_weights_of_children(chunk, FusedExperts)
     return chunks
 
 

@@ -28,6 +28,7 @@ from grok1.megatron.protocols import MegatronOptimizer, Scheduler, StateDict
 from grok1.weights.chunks import Chunks
 from grok1.weights.folder import StoredCheckpoint, abandon_step, finish_step, partial_folder, start_step
 from grok1.weights.manifest import FileSum, file_sums
+from grok1.weights.sharding import gather_weights
 from grok1.weights.space import check_space, first_cause, whole_or_told
 
 # what megatron and torch raise where a file is missing, damaged or cannot be written
@@ -62,6 +63,7 @@ def save(
     Raises:
         NotWrittenError: the disk is full, or cannot be written. Older checkpoints are as they were.
     """
+    gather_weights(model)
     state = _state(model, optimizer, scheduler, step, is_loading=False)
     what = f"the checkpoint of step {step}"
     needed: list[int] = [0] * ranks.world_size

@@ -21,7 +21,7 @@ from grok1.config.recipe import Recipe
 from grok1.config.sections import Model
 from grok1.config.stages import chunk_layers
 from grok1.distributed.groups import Ranks
-from grok1.weights.chunks import chunks_of
+from grok1.weights.chunks import Chunks, chunks_of
 from grok1.weights.names import published_name, published_shapes
 
 _ROWS_PER_BLOCK = 256
@@ -168,6 +168,13 @@ def load_published(model: torch.nn.Module, recipe: Recipe, ranks: Ranks, read: R
             for piece in published_slices(weight, recipe.model):
                 rows = weight.matrix(weight.parameter)[piece.local_row : piece.local_row + piece.rows]
                 rows.copy_(read(piece))
+
+
+def gather_weights(model: Chunks) -> None:
+    """Make this rank's weights whole after a step that leaves it to the next step's forward."""
+    for chunk in model:
+        if chunk.ddp_config.overlap_param_gather:
+            chunk.start_param_sync(force_sync=True)
 
 
 def gather_published(

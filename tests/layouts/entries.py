@@ -19,7 +19,7 @@ from grok1.megatron.door import parallel_state
 from grok1.model.model import gather_gradients
 from grok1.training.assembly import build_stepper
 from grok1.training.step import Stepper
-from grok1.weights.sharding import gather_published
+from grok1.weights.sharding import gather_published, gather_weights
 from tests.grok1.kernels.expert_entries import with_package
 from tests.layouts.plan import Trial
 
@@ -83,6 +83,7 @@ def _train(recipe: Recipe, stock: bool, num_steps: int, where: Rendezvous) -> Tr
         gather_gradients(stepper.model)
         gradients = _gather(stepper, ranks, lambda weight: weight.main_grad)  # type: ignore[attr-defined]
         steps = [stepper.run(step).metrics for step in range(num_steps)]
+        gather_weights(stepper.model)
         return Trained(
             losses=[step.loss for step in steps],
             aux_losses=[step.aux_loss for step in steps],

@@ -72,7 +72,8 @@ class Trial:
     def on_one_rank(self) -> Recipe:
         """The same computation with nothing split, by megatron's own parts."""
         settings = self.recipe.model_dump() | {"parallel": {"world_size": 1}, "kernels": {}}
-        settings["training"] |= {"recompute": "none"}
+        training = settings["training"].items()
+        settings["training"] = {key: value for key, value in training if not key.startswith("recompute")}
         return Recipe.model_validate(settings)
 
 

@@ -44,6 +44,7 @@ NEEDED_ON_ALL_DEVICES = {
     "mark_gradients_awaited",
     "mark_gradient_added",
     "change_class",
+    "await_weights_of_children",
     "update_one_tensor_at_a_time",
     "chained",
 }

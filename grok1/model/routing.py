@@ -1,0 +1,35 @@
+"""A router whose choice of experts is drawn, not learned: balanced by force, for measurements alone."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from grok1.distributed.groups import tensor_group
+from grok1.megatron.door import TopKRouter
+
+
+class RandomRouter(TopKRouter):
+    """megatron's router on drawn logits; gradients go to its weight as if the logits were its own.
+
+    The draw is a token's by its layer, its place in the sequence and its sequence's place in the micro-batch. It is the
+    same in each micro-batch and step, in each layout and when the layer is computed again.
+    """
+
+    seed: int
+    layer_number: int
+
+    def routing(self, logits: Tensor, *more: object, **options: object) -> tuple[Tensor, Tensor]:
+        """(probabilities, map) [T, E] from logits [S/TP, B, E], of which the values are not used."""
+        drawn = self._drawn(logits) + (logits - logits.detach())
+        routed: tuple[Tensor, Tensor] = super().routing(drawn, *more, **options)
+        return routed
+
+    def _drawn(self, logits: Tensor) -> Tensor:
+        """[S/TP, B, E]."""
+        length, batch, experts = logits.shape
+        group = tensor_group()
+        parts, part = (group.size(), group.rank()) if self.config.sequence_parallel else (1, 0)
+        generator = torch.Generator(logits.device).manual_seed(self.seed * 1009 + self.layer_number)
+        drawn_BSE = torch.randn(batch, parts * length, experts, generator=generator, device=logits.device)
+        return drawn_BSE[:, part * length :][:, :length].transpose(0, 1).to(logits.dtype)
