@@ -167,7 +167,7 @@ def build_model(
     """
     config = transformer_config(recipe)
     model: torch.nn.Module = Grok(recipe, config, ranks, core_attention)
-    if recipe.parallel.expert_tensor != recipe.parallel.tensor:
+    if recipe.parallel.has_experts_apart:
         mark_experts_apart(model)
     if with_values:
         initialise(model, recipe, ranks)
