@@ -115,6 +115,11 @@ class Parallel(Frozen):
         """Data-parallel replicas of each expert."""
         return self.world_size // (self.expert_tensor * self.expert * self.pipeline)
 
+    @property
+    def has_experts_apart(self) -> bool:
+        """Whether experts have other replicas than the dense weights, and so an optimizer of their own."""
+        return self.expert > 1 or self.expert_tensor != self.tensor
+
 
 class Training(Frozen):
     """Batch, precision, optimizer and schedule."""

@@ -18,7 +18,7 @@ from torch import Tensor
 from grok1.megatron.protocols import MegatronOptimizer, StateDict
 
 # Each rank's part of each buffer as it lies: no exchange and no copy. The other kind, fully_reshardable, gathers every
-# rank's on all, in memory that a full-size job lacks, for layouts that change, which we refuse in any case.
+# rank's on all, in memory that a full-size job lacks, for layouts that change, which are refused on these lines.
 _SHARDING = {"distrib_optim_sharding_type": "dp_reshardable"}
 
 

@@ -246,7 +246,7 @@ def _build_chunk(
 ) -> torch.nn.Module:
     with turn_of_chunk(number):
         model: torch.nn.Module = Grok(recipe, config, ranks, core_attention, number)
-    if recipe.parallel.expert_tensor != recipe.parallel.tensor:
+    if recipe.parallel.has_experts_apart:
         mark_experts_apart(model)
     if with_values:
         initialise(model, recipe, ranks, number)

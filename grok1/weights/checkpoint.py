@@ -1,7 +1,7 @@
 """Checkpoints through megatron's dist_checkpointing: one folder for each step, complete or absent.
 
-Training resumes in the same layout; weights alone load in any. All nodes must see the folder, which
-grok1.weights.folder describes.
+Training resumes in the same layout, or in another where that is allowed (see grok1.weights.resharding); weights alone
+load in any. All nodes must see the folder, which grok1.weights.folder describes.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from grok1.megatron.protocols import MegatronOptimizer, Scheduler, StateDict
 from grok1.weights.chunks import Chunks
 from grok1.weights.folder import StoredCheckpoint, abandon_step, finish_step, partial_folder, start_step
 from grok1.weights.manifest import FileSum, file_sums
+from grok1.weights.resharding import as_written, in_own_parts
 from grok1.weights.sharding import gather_weights
 from grok1.weights.space import check_space, first_cause, whole_or_told
 
@@ -102,8 +103,14 @@ def load(
         optimizer.reload_model_params()
         return stored.step
     _allocate_adam_state(optimizer)
-    state = _read(stored, _state(model, optimizer, scheduler, stored.step, is_loading=True))
+    template = _state(model, optimizer, scheduler, stored.step, is_loading=True)
+    writer = stored.recipe.parallel
+    if writer != recipe.parallel:
+        template["optimizer"] = as_written(template["optimizer"], writer)
+    state = _read(stored, template)
     with _in_one_line(stored):
+        if writer != recipe.parallel:
+            state["optimizer"] = in_own_parts(state["optimizer"], optimizer, writer)
         for number, chunk in enumerate(_inside(model)):
             chunk.load_state_dict(state[_chunk_key(number)], strict=True)
         with _own_group_settings(optimizer):
