@@ -111,9 +111,12 @@ def _draw_phase(axes: Axes, rows: Sequence[RankSamples], name: str, order: Order
 def _lanes(timeline: Sequence[Span], name: str, order: Order) -> dict[int | None, list[Span]]:
     """A phase's spans by chunk; under None those that are no chunk's, or where there is but one."""
     found = [span for span in timeline if span.phase == name]
+    passes = _passes(name, len(found), order) if order.chunks > 1 else []
+    if not passes:
+        return {None: found} if found else {}
     lanes: dict[int | None, list[Span]] = {}
-    for span, (_, chunk) in zip(found, _passes(name, len(found), order) or [(0, None)] * len(found), strict=True):
-        lanes.setdefault(chunk if order.chunks > 1 else None, []).append(span)
+    for span, (_, chunk) in zip(found, passes, strict=True):
+        lanes.setdefault(chunk, []).append(span)
     return lanes
 
 
