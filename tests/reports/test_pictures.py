@@ -101,7 +101,7 @@ def test_chunks_have_lanes_and_shades_and_numbers(synthetic_record, figures) -> 
     shades = {bars.get_label(): tuple(bars.get_facecolor()[0]) for bars in axes.collections}
     assert len({shades[f"{name}, chunk {chunk}"] for name in names for chunk in (1, 2)}) == 4
     assert "a stage's 2 chunks in lanes, the first on top" in axes.get_xlabel()
-    assert "ideal 11.1%" in axes.get_title()
+    assert "ideal 1 / (4 x 2 + 1) = 11.1%" in axes.get_title()
 
 
 def test_no_timeline_is_no_schedule(synthetic_record) -> None:
