@@ -185,6 +185,12 @@ def ideal_bubble(pipeline: int, num_micro_batches: int, chunks: int = 1) -> floa
     return (pipeline - 1) / (num_micro_batches * chunks + pipeline - 1)
 
 
+def bubble_of_step(record: Record, index: int) -> float | None:
+    """The same share as `bubble_measured`, of one step."""
+    names = set.intersection(*(set(rank.phases_seconds) for rank in record.ranks)) if record.ranks else set()
+    return _bubble({name: sum(rank.phases_seconds[name][index] for rank in record.ranks) for name in names})
+
+
 def _bubble(phases: dict[str, float]) -> float | None:
     """The share of the 1F1B part of a step that stages spent waiting for each other, mean over ranks.
 

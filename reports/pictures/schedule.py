@@ -12,7 +12,7 @@ from typing import NamedTuple
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 
-from bench.judge.stats import Summary
+from bench.judge.stats import Summary, bubble_of_step
 from bench.records.record import RankSamples, Record, Span
 from reports.picture import PALETTE, PHASE_COLOURS, WIDTH_INCHES, plain, png
 
@@ -59,7 +59,7 @@ def schedule(record: Record, summary: Summary) -> bytes | None:
         return None
     end = max(span.end_seconds for rank in rows for span in rank.timeline) or 1.0
     order = Order(record.layout.pipeline, record.work.num_micro_batches, record.layout.virtual_pipeline)
-    panels = [(0.0, end, _title(record, summary))]
+    panels = [(0.0, end, _title(record, summary, order))]
     if order.micro_batches > _MAX_READABLE:
         backward = [span.end_seconds for rank in rows for span in rank.timeline if span.phase == "backward"]
         last, part = max(backward, default=end), end * _ENLARGED / order.micro_batches
@@ -111,11 +111,13 @@ def _draw_phase(axes: Axes, rows: Sequence[RankSamples], name: str, order: Order
 def _lanes(timeline: Sequence[Span], name: str, order: Order) -> dict[int | None, list[Span]]:
     """A phase's spans by chunk; under None those that are no chunk's, or where there is but one."""
     found = [span for span in timeline if span.phase == name]
+    passes = _passes(name, len(found), order) if order.chunks > 1 else []
+    if not passes:
+        return {None: found} if found else {}
     lanes: dict[int | None, list[Span]] = {}
-    chunks = [chunk for _, chunk in _passes(name, len(found), order)] if order.chunks > 1 else []
-    for index, span in enumerate(found):
-        lanes.setdefault(chunks[index] if chunks else None, []).append(span)
-    return lanes
+    for span, (_, chunk) in zip(found, passes, strict=True):
+        lanes.setdefault(chunk, []).append(span)
+    return dict(sorted(lanes.items()))
 
 
 def _passes(name: str, count: int, order: Order) -> list[tuple[int, int]]:
@@ -146,8 +148,10 @@ def _number(axes: Axes, row: int, timeline: Sequence[Span], order: Order, limits
                 axes.text(middle, place, number, ha="center", va="center", fontsize=8, color="white", clip_on=True)
 
 
-def _title(record: Record, summary: Summary) -> str:
+def _title(record: Record, summary: Summary, order: Order) -> str:
     step = f"Step {record.steps[-1].step} by pipeline stage, as measured"
-    if summary.bubble_measured is None:
+    measured = bubble_of_step(record, -1)
+    if measured is None:
         return step
-    return f"{step}: bubble {summary.bubble_measured:.1%}, ideal {summary.bubble_ideal:.1%}"
+    formula = f"{order.stages - 1} / ({order.micro_batches} x {order.chunks} + {order.stages - 1}) = "
+    return f"{step}: bubble {measured:.1%}, ideal {formula if order.chunks > 1 else ''}{summary.bubble_ideal:.1%}"

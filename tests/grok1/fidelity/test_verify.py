@@ -97,6 +97,7 @@ ODD: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
     # rows of no pads, some, all, one; 11 columns of an expert a rank; as many key heads as query heads
     "pads": ({"seq": 17, "batch": 4, "ffn_size": 44, "num_kv_heads": 4}, (0, 3, 17, 1)),
     "low cap": ({"softcap": 3.0}, ()),
+    "deep": ({"batch": 2, "num_layers": 4, "ffn_size": 88}, ()),
     "single": ({"batch": 1, "num_layers": 1, "ffn_size": 88}, ()),
     "other constants": (
         {"attn_output_multiplier": 0.1, "rope_base": 5000, "norm_eps": 1e-6, "softcap": 20.0, "pad_token": 3},
@@ -126,6 +127,8 @@ def odd_dump(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     [
         ("odd", ()),
         ("odd", ("parallel.pipeline=3", "parallel.expert=2")),
+        ("odd", ("parallel.pipeline=2", "parallel.first_stage_layers=1")),
+        ("deep", ("parallel.pipeline=2", "parallel.virtual_pipeline=2")),
         ("pads", ()),
         ("pads", ("parallel.tensor=4", "parallel.expert=2")),
         ("pads", ("parallel.tensor=2", "parallel.pipeline=2", "training.micro_batch=2")),
