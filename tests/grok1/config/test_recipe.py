@@ -78,7 +78,7 @@ REFUSALS = [
     (["parallel.context=32"], "parallel.world_size 16 is not a multiple of tensor x context x pipeline 256"),
     (
         ["parallel.context=2", "parallel.tensor=2", "parallel.context_exchange=a2a", "model.num_query_groups=2"],
-        "parallel.context 2 with context_exchange a2a: the 1 key/value heads .*set parallel.context_exchange=all_gather",
+        "parallel.context 2 with context_exchange a2a: the 1 key/value heads .*context_exchange=all_gather",
     ),
     (
         ["parallel.context=2", "kernels.attention=te"],
