@@ -67,6 +67,23 @@ REFUSALS = [
     (["parallel..tensor=2"], "is not of the form section.key=value"),
     (["name.tensor=1"], "name is a value, not a section"),
     (["parallel.world_size=true"], "parallel.world_size: .*got 'True'"),
+    (
+        ["parallel.context=3", "parallel.world_size=48"],
+        "training.sequence_length 32 is not a multiple of 2 x parallel.context 6",
+    ),
+    (
+        ["parallel.context=2", "parallel.tensor=1", "parallel.pipeline=1", "training.sequence_length=66"],
+        "training.sequence_length 66 is not a multiple of 2 x parallel.context 4",
+    ),
+    (["parallel.context=32"], "parallel.world_size 16 is not a multiple of tensor x context x pipeline 256"),
+    (
+        ["parallel.context=2", "parallel.tensor=2", "parallel.context_exchange=a2a", "model.num_query_groups=2"],
+        "parallel.context 2 with context_exchange a2a: the 1 key/value heads .*context_exchange=all_gather",
+    ),
+    (
+        ["parallel.context=2", "kernels.attention=te"],
+        "kernels.attention te with parallel.context 2: .*set kernels.attention=torch, or parallel.context=1",
+    ),
     (["data.split=nan,1,1"], "is not three weights"),
     (["data.split=1,-1,1"], "is not three weights"),
     (["training.weight_decay=-inf"], "training.weight_decay: "),
@@ -170,7 +187,6 @@ OTHER = {
     "swiglu": "geglu",
     "topk_then_softmax": "softmax_then_topk",
     "alltoall": "allgather",
-    "all_gather": "a2a",
     "fp32": "bf16",
     "none": "full",
     "SentencePiece": "PretrainedFromHF",
