@@ -8,6 +8,7 @@ nothing else.
 from __future__ import annotations
 
 import contextlib
+import difflib
 import json
 import os
 import shutil
@@ -17,7 +18,7 @@ from pathlib import Path
 
 from grok1.config.load import build_recipe
 from grok1.config.recipe import Recipe
-from grok1.config.refusals import printable
+from grok1.config.refusals import printable, quoted
 from grok1.config.sections import Data, Training
 from grok1.files import write_text
 from grok1.megatron.installed import megatron_line
@@ -44,7 +45,7 @@ _FIRST_LINE = "0.12"  # that wrote the checkpoints that do not say it
 _LINE_OF_ANY_LAYOUT = (
     "0.12"  # which stores the optimizer's state by the weights' names; later lines, as each rank has it
 )
-_FREE_KEYS = ("training.recompute",)  # whose change leaves every number as it was
+_FREE_KEYS = tuple(f"training.recompute{which}" for which in ("", "_method", "_layers", "_modules"))  # change no number
 _EXPERTS_APART = {"grouped", "te_grouped"}  # whose optimizer state fits no other experts
 _FIXED_KEYS = ("training.dtype",)  # the optimizer's state has another shape
 
@@ -213,13 +214,26 @@ def check_changeable(keys: Sequence[str]) -> None:
     """Refuse keys that --allow-change does not know.
 
     Raises:
-        ValueError: names the key, and those that it may be.
+        ValueError: names the key, and what to give instead.
     """
     known = [*(f"training.{key}" for key in Training.model_fields), *(f"data.{key}" for key in Data.model_fields)]
     known = [key for key in [*known, CORPUS, TOKENIZER, LAYOUT] if key not in (*_FREE_KEYS, *_FIXED_KEYS)]
     for key in keys:
         if key not in known:
-            raise ValueError(f"--allow-change {printable(key)} is not a value that may change; give {', '.join(known)}")
+            raise ValueError(f"--allow-change {quoted(key)} is not a value that may change; {_instead(key, known)}")
+
+
+def _instead(key: str, known: Sequence[str]) -> str:
+    """What to give in place of a key that --allow-change does not know."""
+    if key in _FREE_KEYS:
+        return "leave it out: it may differ without a word, as it changes no number"
+    if key in _FIXED_KEYS:
+        return "leave it as it was, or go on from the checkpoint's weights (grok1 convert)"
+    if key.startswith(f"{LAYOUT}."):
+        return f"a layout changes as a whole: give {LAYOUT}"
+    near = difflib.get_close_matches(key, known, 1)
+    choice = f"{near[0]}?" if near else "a key of training or data like training.seed,"
+    return f"give {choice} (one key each time; {CORPUS}, {TOKENIZER} and {LAYOUT} are others)"
 
 
 def holds_checkpoint(folder: Path) -> bool:
