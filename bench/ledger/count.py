@@ -1,16 +1,16 @@
 """Counts a recipe's ledger: runs its training step on chosen ranks of the full-size job, on tensors without data.
 
-Two short steps give a whole one exactly: see bench.ledger.extension.
+A short step gives a whole one exactly: bench.ledger.extension.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-from bench.ledger.extension import extended, least_micro_batches, micro_batches_to_run
+from bench.ledger.extension import Extension, Figures, extended, extension
 from bench.ledger.schema import CollectiveRow, CostRow, Ledger, Memory, Parameters, RankLedger, TimelinePoint
 from grok1.config.recipe import Recipe
 from grok1.config.stages import first_rank_of_stage
@@ -95,40 +95,43 @@ def _count_rank(job: tuple[Recipe, int, tuple[float, ...], int]) -> tuple[RankLe
     phases = MarkedPhases()
     meter = Meter(phases)
     with fake_rank(recipe, rank, Routing(routing), phases, meter) as (stepper, batches, where):
-        ledger = rank_ledger(meter, stepper, batches, where, alike, micro_batches_to_run(recipe))
+        ledger = rank_ledger(meter, stepper, batches, where, alike, extension(recipe, where.pipeline))
     versions = {name: version.partition("+")[0] for name, version in software.versions(_PACKAGES, False).items()}
     return ledger, dict(meter.counts.unknown), versions
 
 
-def rank_ledger(
-    meter: Any, stepper: Any, batches: FakeBatches, ranks: Any, alike: int, micro_batches: Sequence[int]
-) -> RankLedger:
-    """The ledger of a rank whose stepper was built under the meter: one step for each of `micro_batches`, extended."""
+def rank_ledger(meter: Any, stepper: Any, batches: FakeBatches, ranks: Any, alike: int, step: Extension) -> RankLedger:
+    """The ledger of a rank whose stepper was built under the meter: the step that `step` runs, extended by it."""
     for chunk in stepper.model:
         meter.watch(chunk)
-    settle(meter, stepper, batches)
-    counts = []
-    for batches.num_micro_batches in micro_batches:
-        meter.reset()
-        stepper.run(0)
-        counts.append(meter.counts)
-    run, total = micro_batches, stepper.recipe.num_micro_batches
+    settle(meter, stepper, batches, step.group)
+    short = _run(meter, stepper, batches, step.group)
+    ran = _run(meter, stepper, batches, step.run)
+    early, late = meter.counts.forwards[-1 - step.forwards_a_group * bool(step.more)], meter.counts.forwards[-1]
+    moments = short, early, late, ran
     return RankLedger(
         rank=ranks.rank,
         stage=ranks.pipeline,
         ranks_alike=alike,
         parameters=_parameters(stepper.model),
-        costs=_cost_rows(counts, run, total),
-        collectives=_collective_rows(counts, run, total),
-        memory=_memory(counts[-1], meter),
-        timeline=_timeline(counts[-1].timeline),
+        costs=_cost_rows(extended(step, *(moment.costs for moment in moments))),
+        collectives=_collective_rows(extended(step, *(moment.collectives for moment in moments))),
+        memory=_memory(meter, _more_alive(early, late, step)),
+        timeline=_timeline(meter.counts.timeline),
     )
 
 
-def settle(meter: Any, stepper: Any, batches: FakeBatches) -> None:
-    """One step that makes what stays: then say what is what, so that the rest is a step's own."""
-    batches.num_micro_batches = least_micro_batches(stepper.recipe)
+def _run(meter: Any, stepper: Any, batches: FakeBatches, num_micro_batches: int) -> Any:
+    """What a step of so many micro-batches took, alone."""
+    meter.reset()
+    batches.num_micro_batches = num_micro_batches
     stepper.run(0)
+    return meter.mark()
+
+
+def settle(meter: Any, stepper: Any, batches: FakeBatches, group: int) -> None:
+    """One step that makes what stays: then say what is what, so that the rest is a step's own."""
+    _run(meter, stepper, batches, group)
     model = stepper.model
     meter.rename_all("optimizer")
     meter.classify((parameter.data for parameter in model.parameters()), "weights")
@@ -151,15 +154,11 @@ def _parameters(model: Any) -> Parameters:
     return Parameters(**sizes)
 
 
-def _cost_rows(counts: Sequence[Any], run: Sequence[int], total: int) -> list[CostRow]:
-    fields = ("calls", "matrix_flops", "vector_flops", "bytes_read", "bytes_written")
-    rows: dict[tuple[str, str], list[int]] = {}
-    keys = {key for each in counts for key in each.costs}
-    for phase, module in keys:
-        values = [[getattr(each.costs[(phase, module)], name) for name in fields] for each in counts]
-        row = rows.setdefault((phase, component(module)), [0] * len(fields))
-        for index, value in enumerate(extended(values, run, total)):
-            row[index] += value
+def _cost_rows(figures: Figures) -> list[CostRow]:
+    rows: dict[tuple[str, str], tuple[int, ...]] = {}
+    for (phase, module), values in figures.items():
+        key = phase, component(module)
+        rows[key] = tuple(map(sum, zip(rows.get(key, (0,) * len(values)), values, strict=True)))
     return [
         CostRow(
             phase=phase,
@@ -174,23 +173,24 @@ def _cost_rows(counts: Sequence[Any], run: Sequence[int], total: int) -> list[Co
     ]
 
 
-def _collective_rows(counts: Sequence[Any], run: Sequence[int], total: int) -> list[CollectiveRow]:
-    rows = []
-    for key in sorted({key for each in counts for key in each.collectives}):
-        phase, group, operation, dtype = key
-        values = [[each.collectives[key].calls, each.collectives[key].bytes] for each in counts]
-        calls, num_bytes = extended(values, run, total)
-        rows.append(
-            CollectiveRow(phase=phase, group=group, operation=operation, dtype=dtype, calls=calls, bytes=num_bytes)
-        )
-    return rows
+def _collective_rows(figures: Figures) -> list[CollectiveRow]:
+    return [
+        CollectiveRow(phase=phase, group=group, operation=operation, dtype=dtype, calls=calls, bytes=num_bytes)
+        for (phase, group, operation, dtype), (calls, num_bytes) in sorted(figures.items())
+    ]
 
 
-def _memory(counts: Any, meter: Any) -> Memory:
-    split = counts.peak_split
-    kinds = ("weights", "gradients", "optimizer")
+def _more_alive(early: Any, late: Any, step: Extension) -> dict[str, int]:
+    """Bytes by kind that further micro-batches keep until the step's end, as the last stage does a loss of each."""
+    kinds = {*early.alive, *late.alive}
+    return {kind: step.more_in_memory * (late.alive.get(kind, 0) - early.alive.get(kind, 0)) for kind in kinds}
+
+
+def _memory(meter: Any, more: Mapping[str, int]) -> Memory:
+    counts, kinds = meter.counts, ("weights", "gradients", "optimizer")
+    split = {kind: counts.peak_split.get(kind, 0) + more.get(kind, 0) for kind in {*counts.peak_split, *more}}
     return Memory(
-        peak_bytes=counts.peak_bytes,
+        peak_bytes=counts.peak_bytes + sum(more.values()),
         peak_phase=counts.peak_at[0],
         peak_component=component(counts.peak_at[1]),
         activations_bytes=split.get("activations", 0),

@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from bench.ledger import operators
+from bench.ledger.extension import Figures
 from bench.ledger.live_memory import LiveMemory
 from bench.ledger.marked_phases import MarkedPhases
 from bench.ledger.running_module import RunningModule
@@ -53,6 +54,15 @@ class Moved:
     bytes: int = 0
 
 
+@dataclass(frozen=True)
+class Mark:
+    """What was counted up to a moment of a step, and what is alive then, by kind."""
+
+    costs: Figures  # calls, FLOPs and bytes by (phase, module)
+    collectives: Figures  # calls and bytes by (phase, group, operation, dtype)
+    alive: dict[str, int]
+
+
 @dataclass
 class Counts:
     """Everything since the meter was last reset."""
@@ -64,6 +74,7 @@ class Counts:
     peak_at: tuple[str, str] = ("", "")
     peak_split: dict[str, int] = field(default_factory=dict)
     timeline: list[tuple[str, str, int]] = field(default_factory=list)  # (phase, module, most bytes while there)
+    forwards: list[Mark] = field(default_factory=list)  # where each forward of the model began
 
 
 class Meter(TorchDispatchMode):
@@ -91,8 +102,9 @@ class Meter(TorchDispatchMode):
         self._entered.close()
 
     def watch(self, model: torch.nn.Module) -> None:
-        """Name the model's modules in what is counted from now on."""
+        """Name the model's modules in what is counted from now on, and mark where each of its forwards begins."""
         self._modules.watch(model)
+        model.register_forward_pre_hook(self._mark_forward)
 
     def reset(self) -> None:
         """Forget what was counted; what is alive stays known, and is what the peak starts from."""
@@ -139,6 +151,15 @@ class Meter(TorchDispatchMode):
         where = (self._phase(), self._module())
         self.counts.costs[where].add(*(flops or (0, 0)), *operators.traffic(name, inputs, results))
         return out
+
+    def mark(self) -> Mark:
+        """What was counted up to now."""
+        costs = {key: tuple(vars(cost).values()) for key, cost in self.counts.costs.items()}
+        collectives = {key: tuple(vars(moved).values()) for key, moved in self.counts.collectives.items()}
+        return Mark(costs, collectives, dict(self._memory.bytes_by_kind))
+
+    def _mark_forward(self, _model: Any, _inputs: Any) -> None:
+        self.counts.forwards.append(self.mark())
 
     def _phase(self) -> str:
         phase = self._phases.current

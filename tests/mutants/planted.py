@@ -174,7 +174,7 @@ def _of_the_model() -> Iterator[Fault]:
 
 def _of_the_ledger() -> Iterator[Fault]:
     path, tests = "bench/ledger/count.py", ("tests/bench/ledger/test_count.py",)
-    yield Fault(path, "first + more * (second - first)", "first + (more - 1) * (second - first)", tests)
+    yield Fault("bench/ledger/extension.py", "value + step.more * more", "value + (step.more - 1) * more", tests)
     yield Fault(
         path, "size = -(-len(points) // _TIMELINE_POINTS)", "size = len(points) // _TIMELINE_POINTS or 1", tests
     )

@@ -7,6 +7,7 @@ from typing import Any
 import torch.distributed as dist
 
 from bench.ledger.count import rank_ledger
+from bench.ledger.extension import run_in_full
 from bench.ledger.marked_phases import MarkedPhases
 from bench.ledger.meter import Meter
 from grok1.distributed.groups import joined
@@ -28,7 +29,7 @@ def metered(job: Job, where: Rendezvous, _emit: Any) -> list[str] | None:
             optimizer, scheduler = build_optimizer(model, recipe.training)
             batches = FakeBatches(recipe, ranks.context)
             stepper = Stepper(recipe, ranks, model, optimizer, scheduler, batches, phases)
-            ledger = rank_ledger(meter, stepper, batches, ranks, 1, [recipe.num_micro_batches])
+            ledger = rank_ledger(meter, stepper, batches, ranks, 1, run_in_full(recipe))
         gathered: list[Any] | None = [None] * where.world_size if ranks.rank == 0 else None
         dist.gather_object(ledger.model_dump_json(), gathered)
         return gathered

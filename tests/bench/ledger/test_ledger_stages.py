@@ -8,7 +8,7 @@ import pytest
 
 import tests.bench.ledger.ledger_reality_entries as entries
 from bench.ledger.count import count
-from bench.ledger.extension import micro_batches_to_run
+from bench.ledger.extension import extension
 from bench.ledger.schema import RankLedger, differences
 from grok1.config.load import ONE_RANK, load_recipe
 from grok1.distributed.launch import launch
@@ -30,7 +30,7 @@ CASES = {
 def test_the_first_rank_of_each_stage_is_counted_as_it_runs(case: str) -> None:
     """Every figure, and memory within two percent."""
     recipe = load_recipe("grok1-nano", [*TWO_STAGES, *CASES[case]])
-    assert micro_batches_to_run(recipe)[-1] < recipe.num_micro_batches
+    assert extension(recipe, 0).more, "what is compared has been extended"
     fake = count(recipe)
     assert [(rank.rank, rank.stage) for rank in fake.ranks] == [(0, 0), (1, 1)]
     job: Any = prepare(recipe, 1)
@@ -45,15 +45,8 @@ def test_the_first_rank_of_each_stage_is_counted_as_it_runs(case: str) -> None:
         assert ours.memory.static_bytes == pytest.approx(theirs.memory.static_bytes, rel=0.02), ours.rank
 
 
-@pytest.mark.parametrize(
-    ("changes", "expected"),
-    [
-        (("training.global_batch=4",), [3, 4]),
-        (("training.global_batch=2",), [2]),
-        (("model.num_layers=4", "parallel.virtual_pipeline=2", "training.global_batch=2"), [2]),
-        (("model.num_layers=4", "parallel.virtual_pipeline=2", "training.global_batch=4"), [4]),
-        (("model.num_layers=4", "parallel.virtual_pipeline=2", "training.global_batch=12"), [4, 6]),
-    ],
-)
-def test_two_groups_fill_an_interleaved_pipeline(changes: tuple[str, ...], expected: list[int]) -> None:
-    assert micro_batches_to_run(load_recipe("grok1-nano", [*TWO_STAGES, *changes])) == expected
+@pytest.mark.parametrize(("micro_batches", "run", "groups_more"), [(2, 2, 0), (4, 4, 0), (6, 6, 0), (12, 6, 3)])
+def test_three_groups_of_an_interleaved_pipeline_run_or_all(micro_batches: int, run: int, groups_more: int) -> None:
+    chunks = ("model.num_layers=4", "parallel.virtual_pipeline=2", f"training.global_batch={micro_batches}")
+    step = extension(load_recipe("grok1-nano", [*TWO_STAGES, *chunks]), 0)
+    assert (step.run, step.more, step.group, step.forwards_a_group) == (run, groups_more, 2, 4)
