@@ -53,10 +53,9 @@ def extension(recipe: Recipe, stage: int) -> Extension:
     return Extension(run, total, run, group, group * parallel.virtual_pipeline)
 
 
-def run_in_full(recipe: Recipe) -> Extension:
+def run_in_full(num_micro_batches: int, group: int = 1) -> Extension:
     """A step whose micro-batches all run."""
-    total = recipe.num_micro_batches
-    return Extension(total, total, total, micro_batch_group(recipe.parallel))
+    return Extension(num_micro_batches, num_micro_batches, num_micro_batches, group)
 
 
 def extended(step: Extension, short: Figures, early: Figures, late: Figures, ran: Figures) -> Figures:

@@ -36,7 +36,7 @@ def test_interleaved_chunks_are_extended_by_groups() -> None:
 
 def test_a_step_that_ran_in_full_is_not_extended() -> None:
     ran = {("forward", "head"): (7,)}
-    assert extended(run_in_full(load_recipe("grok1-nano")), ran, ran, ran, ran) == ran
+    assert extended(run_in_full(4), ran, ran, ran, ran) == ran
 
 
 @pytest.mark.parametrize(
