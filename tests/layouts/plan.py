@@ -44,6 +44,7 @@ class Trial:
 
     recipe: Recipe
     stock: bool
+    steps: int = STEPS
 
     @property
     def name(self) -> str:
@@ -119,7 +120,7 @@ def _divisors(number: int) -> list[int]:
 
 def _recipe(world_size: int, sizes: Words, two_experts: bool, *settings: Words) -> Recipe | None:
     """None where the recipe refuses the layout."""
-    fields = _fields(world_size, sizes, two_experts)
+    fields = smallest(world_size, sizes, two_experts)
     for each in settings:
         for section, values in each.items():
             fields[section] |= values
@@ -137,7 +138,8 @@ def _recipe(world_size: int, sizes: Words, two_experts: bool, *settings: Words) 
     return recipe
 
 
-def _fields(world_size: int, sizes: Words, two_experts: bool) -> Words:
+def smallest(world_size: int, sizes: Words, two_experts: bool) -> Words:
+    """A recipe's fields, as small as a layout lets them be."""
     unit = 16 if 16 % world_size == 0 else world_size  # what every axis divides
     replicas = world_size // (sizes["tensor"] * sizes["pipeline"])
     experts = sizes["expert"] * (2 if two_experts and sizes["expert"] <= 8 else 1)
