@@ -105,7 +105,7 @@ def _bare_step(stepper: Stepper, batches: Batches, forward_backward: Callable[..
     )
     stepper.optimizer.step()
     stepper.scheduler.step(increment=1)
-    loss, _ = stepper.reduce_losses([entry["loss"] for entry in losses])
+    loss, *_ = stepper.reduce_losses([entry["loss"] for entry in losses])
     return loss
 
 

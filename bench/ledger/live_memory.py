@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import weakref
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+import torch
 from torch import Tensor
 
 
@@ -39,6 +42,28 @@ class LiveMemory:
         """Say that all that is alive is of this kind."""
         self._kinds = {key: (kind, size) for key, (_, size) in self._kinds.items()}
         self.bytes_by_kind = defaultdict(int, {kind: self.bytes})
+
+    @contextmanager
+    def hearing_resizes(self) -> Iterator[None]:
+        """Notice storages that are emptied and filled again while their tensors live, as recomputation does."""
+        resize = torch.UntypedStorage.resize_
+
+        def heard(storage: torch.UntypedStorage, size: int) -> None:
+            resize(storage, size)
+            self._resized(storage._cdata, size)
+
+        torch.UntypedStorage.resize_ = heard  # type: ignore[assignment,method-assign]
+        try:
+            yield
+        finally:
+            torch.UntypedStorage.resize_ = resize  # type: ignore[method-assign]
+
+    def _resized(self, key: int, size: int) -> None:
+        if key in self._kinds:
+            kind, before = self._kinds[key]
+            self._kinds[key] = (kind, size)
+            self.bytes += size - before
+            self.bytes_by_kind[kind] += size - before
 
     def _free(self, key: int) -> None:
         kind, size = self._kinds.pop(key)

@@ -93,6 +93,7 @@ class Meter(TorchDispatchMode):
     def __enter__(self) -> Meter:
         self._groups = group_names()
         self._entered.enter_context(self._modules)
+        self._entered.enter_context(self._memory.hearing_resizes())
         self._entered.enter_context(TRAFFIC.heard_by(self._hear, self._pause))
         super().__enter__()
         return self

@@ -174,7 +174,9 @@ class Work(Strict):
 
 
 class Step(Strict):
-    """One optimizer step. A null `loss` or `grad_norm` was not finite; a null `aux_loss` was not used.
+    """One optimizer step. A null `loss` or `grad_norm` was not finite; a null `aux_loss` or `z_loss` was not used.
+
+    `dropped_pairs` are (token, expert) pairs that found their expert full, null where none can be.
 
     A null `learning_rate`, or a null `grad_norm` in a valid record, was not in an ingested log.
     """
@@ -185,6 +187,8 @@ class Step(Strict):
     grad_norm: float | None
     learning_rate: Annotated[float, Field(ge=0)] | None
     skipped: bool
+    z_loss: float | None = None
+    dropped_pairs: Count | None = None
 
 
 class Collective(Strict):

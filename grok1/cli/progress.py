@@ -22,11 +22,15 @@ from grok1.training.result import Event, StepDone, StepProfile
 def log_line(done: StepDone, recipe: Recipe, total: int) -> str:
     """One step as text: loss, aux loss, grad norm, learning rate, s/step, tokens/s/p, TFLOP/s/p, memory."""
     metrics, seconds, ranks = done.metrics, done.step_seconds, recipe.parallel.world_size
+    z_loss = [] if metrics.z_loss is None else [f"z loss {metrics.z_loss:.4f}"]
+    dropped = [] if metrics.dropped_pairs is None else [f"dropped {metrics.dropped_pairs:,}"]
     return " | ".join(
         (
             f"step {metrics.step + 1:>{len(str(total))}}/{total}",
             f"loss {metrics.loss:.6f}",
             f"aux loss {metrics.aux_loss:.4f}",
+            *z_loss,
+            *dropped,
             f"grad norm {metrics.grad_norm:.4f}",
             f"lr {metrics.learning_rate:.3e}",
             f"{seconds:.3f} s/step",

@@ -57,7 +57,7 @@ def compare(job: VerifyJob, ranks: Ranks) -> VerifyResult | None:
     kept: list[Tensor] = []
     grok: Grok = unwrapped(model)
     grok.kept_logits = kept
-    loss, _ = stepper.reduce_losses(stepper.accumulate(batches.step(0)))
+    loss, *_ = stepper.reduce_losses(stepper.accumulate(batches.step(0)))
     gather_gradients(model)
     gradients = gather_published(model, recipe, ranks, lambda parameter: parameter.main_grad)  # type: ignore[attr-defined]
     logits = _gather_logits(kept, recipe, ranks)

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from grok1.device.kind import cpu_only
+from grok1.megatron.capacity import first_tokens
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -201,7 +202,8 @@ def drop_the_last_tokens() -> None:
             return all_pairs
         probs, routed, counts = original(logits, topk, **{**options, "capacity_factor": None})
         capacity = moe_utils.get_capacity(logits.shape[0] * topk, logits.shape[1], options["capacity_factor"])
-        return *_first_tokens(probs, routed, capacity, bool(options.get("pad_to_capacity"))), counts
+        kept = first_tokens(routed, capacity, bool(options.get("pad_to_capacity")))
+        return probs * kept, kept, counts
 
     router.topk_softmax_with_capacity = topk
 
@@ -224,23 +226,16 @@ def drop_the_last_tokens_of_a_map() -> None:
         pad_to_capacity: bool = False,
     ) -> tuple[Tensor, Tensor]:
         if drop_policy != "position":
-            kept: tuple[Tensor, Tensor] = original(
+            likeliest: tuple[Tensor, Tensor] = original(
                 routing_probs, routing_map, router_topk, capacity_factor, drop_policy, pad_to_capacity
             )
-            return kept
+            return likeliest
         tokens, experts = routing_probs.shape
         capacity = moe_utils.get_capacity(tokens * router_topk, experts, capacity_factor)
-        return _first_tokens(routing_probs, routing_map, capacity, pad_to_capacity)
+        kept = first_tokens(routing_map, capacity, pad_to_capacity)
+        return routing_probs * kept, kept
 
     router.apply_router_token_dropping = apply
-
-
-def _first_tokens(probs_TE: Tensor, map_TE: Tensor, capacity: int, is_padded: bool) -> tuple[Tensor, Tensor]:
-    """Probabilities and map of the first `capacity` tokens of each expert, filled up with others of probability 0."""
-    first = map_TE.int().argsort(dim=0, descending=True, stable=True)[:capacity]
-    mask_TE = torch.zeros_like(map_TE).scatter(0, first, True)
-    kept_TE = mask_TE if is_padded else mask_TE & map_TE
-    return probs_TE * kept_TE, kept_TE
 
 
 def ask_for_no_rank_outside_a_job() -> None:

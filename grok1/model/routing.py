@@ -31,5 +31,5 @@ class RandomRouter(TopKRouter):
         group = tensor_group()
         parts, part = (group.size(), group.rank()) if self.config.sequence_parallel else (1, 0)
         generator = torch.Generator(logits.device).manual_seed(self.seed * 1009 + self.layer_number)
-        drawn_BSE = torch.randn(batch, parts * length, experts, generator=generator, device=logits.device)
+        drawn_BSE = torch.empty(batch, parts * length, experts, device=logits.device).normal_(generator=generator)
         return drawn_BSE[:, part * length :][:, :length].transpose(0, 1).to(logits.dtype)

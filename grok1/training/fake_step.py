@@ -24,11 +24,13 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
+from grok1.config.levers import expert_capacity
 from grok1.config.recipe import Recipe
 from grok1.data.batches import Batch, of_context_rank
 from grok1.device.without_data import HOST_READS, without_data
 from grok1.distributed.groups import Ranks, joined
 from grok1.distributed.rendezvous import FAKE_URL, Rendezvous
+from grok1.megatron.capacity import first_tokens
 from grok1.megatron.door import MoELayer
 from grok1.training.assembly import build_stepper
 from grok1.training.step import Stepper
@@ -81,6 +83,9 @@ def plan_routing(model: torch.nn.Module, recipe: Recipe, routing: Routing) -> No
         if num_tokens not in maps_TE:
             with unset_fake_temporarily():
                 planned_TE = routing.routing_map(num_tokens, recipe.model.experts_per_token)
+                capacity = expert_capacity(recipe.model, recipe.parallel, recipe.training)
+                if capacity is not None:
+                    planned_TE = first_tokens(planned_TE, capacity, recipe.training.pad_to_capacity)
                 maps_TE[num_tokens] = planned_TE.to(map_TE.device)
         return probs_TE, maps_TE[num_tokens]
 

@@ -60,7 +60,7 @@ class Stepper:
     ) -> None:
         self.recipe, self.ranks, self.model = recipe, ranks, model
         self.optimizer, self.scheduler, self._batches = optimizer, scheduler, batches
-        self.expert_load = ExpertLoad(model)
+        self.expert_load = ExpertLoad(model, recipe.training.pad_to_capacity)
         self.timers = timers or PhaseTimers()
         connect_schedule(
             get_model_config(model[0]),
@@ -85,8 +85,8 @@ class Stepper:
             learning_rate = float(self.optimizer.param_groups[0]["lr"])
             self.scheduler.step(increment=1)
         with self.timers.phase("report"):
-            loss, aux_loss = self.reduce_losses(losses)
-            self.expert_load.settle()
+            loss, aux_loss, z_loss = self.reduce_losses(losses)
+            dropped_pairs = self._dropped_pairs(self.expert_load.settle())
         end = measuring.stamp()
         measuring.synchronize()
         return StepResult(
@@ -97,6 +97,8 @@ class Stepper:
                 grad_norm=float(grad_norm),
                 learning_rate=learning_rate,
                 skipped=not updated,
+                z_loss=z_loss,
+                dropped_pairs=dropped_pairs,
             ),
             seconds=measuring.seconds_between(start, end),
             phase_seconds=self.timers.drain(),
@@ -131,20 +133,37 @@ class Stepper:
         with self.timers.phase("gradients"):
             finalize_model_grads(model, num_tokens, **more)
 
-    def reduce_losses(self, losses: list[Tensor]) -> tuple[float, float]:
-        """(loss, aux loss), both means over the global batch; one small all-reduce over all ranks."""
+    def reduce_losses(self, losses: list[Tensor]) -> tuple[float, float, float | None]:
+        """(loss, aux loss, z-loss), means over the global batch; one small all-reduce over all ranks.
+
+        The z-loss is None, and not exchanged, where the recipe has none.
+        """
         parallel, model = self.recipe.parallel, self.recipe.model
-        both = torch.zeros(2, dtype=torch.float32, device=torch.cuda.current_device())
+        size = 3 if model.z_loss_coefficient else 2
+        means = torch.zeros(size, dtype=torch.float32, device=torch.cuda.current_device())
         if self.ranks.reports_loss:
-            both[0] = torch.stack(losses).mean() / parallel.data
-        sums = aux_loss_sums().get("load_balancing_loss")
-        if sums is not None:  # megatron keeps each tensor and context rank's share; their sum is the layer's loss
-            share = sums["values"].sum()  # type: ignore[index]
-            both[1] = share / (self.recipe.num_micro_batches * parallel.data * model.num_layers)
+            means[0] = torch.stack(losses).mean() / parallel.data
+        routers = self.recipe.num_micro_batches * parallel.data * model.num_layers
+        sums = aux_loss_sums()
+        if "load_balancing_loss" in sums:  # megatron keeps each tensor and context rank's share; their sum is the whole
+            means[1] = sums["load_balancing_loss"]["values"].sum() / routers  # type: ignore[index]
+        if size > 2 and "z_loss" in sums:  # and of this, each rank's mean over the tokens that it routes
+            means[2] = sums["z_loss"]["values"].sum() / (routers * parallel.tensor * parallel.context)  # type: ignore[index]
+        if sums:
             clear_aux_losses_tracker()
-        dist.all_reduce(both)
-        loss, aux_loss = both.tolist()
-        return loss, aux_loss
+        dist.all_reduce(means)
+        loss, aux_loss, *z_loss = means.tolist()
+        return loss, aux_loss, z_loss[0] if z_loss else None
+
+    def _dropped_pairs(self, routed: list[tuple[int, Tensor]]) -> int | None:
+        """(token, expert) pairs, of all layers and ranks, that found their expert full."""
+        if not self.recipe.training.expert_capacity_factor:
+            return None
+        each = self.recipe.model.experts_per_token
+        own = sum(tokens * each - int(counts_E.sum()) for tokens, counts_E in routed)
+        dropped = torch.tensor(own, device=torch.cuda.current_device())
+        dist.all_reduce(dropped)
+        return int(dropped)
 
 
 def forward_step(

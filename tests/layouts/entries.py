@@ -32,6 +32,8 @@ class Trained:
 
     losses: list[float]
     aux_losses: list[float]
+    z_losses: list[float]
+    dropped_pairs: list[int]
     grad_norms: list[float]
     gradients: Tensors
     weights: Tensors  # after the steps
@@ -43,7 +45,8 @@ class Errors:
     """The largest differences from one rank's figures, each relative."""
 
     trial: str
-    loss: float
+    loss: float  # of loss, aux loss and z-loss
+    dropped_pairs: list[int]  # of each step, and as many on one rank
     grad_norm: float
     gradient: float
     gradient_name: str
@@ -87,6 +90,8 @@ def _train(recipe: Recipe, stock: bool, num_steps: int, where: Rendezvous) -> Tr
         return Trained(
             losses=[step.loss for step in steps],
             aux_losses=[step.aux_loss for step in steps],
+            z_losses=[step.z_loss or 0.0 for step in steps],
+            dropped_pairs=[step.dropped_pairs or 0 for step in steps],
             grad_norms=[step.grad_norm for step in steps],
             gradients=gradients,
             weights=_gather(stepper, ranks, lambda weight: weight),
@@ -144,7 +149,12 @@ def _errors(trial: Trial, ours: Trained, alone: Trained) -> Errors:
     worst = max(gradients, key=lambda name: gradients[name])
     return Errors(
         trial=trial.name,
-        loss=max(_apart(ours.losses, alone.losses), _apart(ours.aux_losses, alone.aux_losses)),
+        loss=max(
+            _apart(ours.losses, alone.losses),
+            _apart(ours.aux_losses, alone.aux_losses),
+            _apart(ours.z_losses, alone.z_losses),
+        ),
+        dropped_pairs=ours.dropped_pairs if ours.dropped_pairs == alone.dropped_pairs else [],
         grad_norm=_apart(ours.grad_norms, alone.grad_norms),
         gradient=gradients[worst],
         gradient_name=worst,
@@ -154,7 +164,10 @@ def _errors(trial: Trial, ours: Trained, alone: Trained) -> Errors:
 
 
 def _apart(ours: list[float], alone: list[float]) -> float:
-    return max(_number(abs(mine / theirs - 1)) for mine, theirs in zip(ours, alone, strict=True))
+    return max(
+        0.0 if mine == theirs == 0.0 else _number(abs(mine / theirs - 1))
+        for mine, theirs in zip(ours, alone, strict=True)
+    )
 
 
 def _relative(ours: Tensors, alone: Tensors) -> dict[str, float]:

@@ -144,6 +144,7 @@ def recipe_of(world_size: int, sizes: Words, two_experts: bool, *settings: Words
 
 
 def layout_fields(world_size: int, sizes: Words, two_experts: bool) -> Words:
+    """A recipe's fields, as small as a layout lets them be."""
     unit = 16 if 16 % world_size == 0 else world_size  # what every axis divides
     replicas = world_size // (sizes["tensor"] * sizes.get("context", 1) * sizes["pipeline"])
     experts = sizes["expert"] * (2 if two_experts and sizes["expert"] <= 8 else 1)
