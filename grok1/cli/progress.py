@@ -53,10 +53,11 @@ def comparison_table(result: VerifyResult) -> str:
     failed = sum(not each.passed for each in result.tensors)
     verdict = f"FAIL: {failed} of {len(rows)} tensors differ" if failed else f"PASS: all {len(rows)} tensors agree"
     worst = result.worst_gradient
+    chunks = f" VPP{layout.virtual_pipeline}" if layout.virtual_pipeline > 1 else ""
     return (
         f"{tabulate(rows, headers, disable_numparse=True)}\n\n"
         f"{verdict} with {result.oracle} on {layout.world_size} rank{'s' * (layout.world_size > 1)} "
-        f"(TP{layout.tensor} PP{layout.pipeline} EP{layout.expert} ETP{layout.expert_tensor} DP{layout.data}): "
+        f"(TP{layout.tensor} PP{layout.pipeline}{chunks} EP{layout.expert} ETP{layout.expert_tensor} DP{layout.data}): "
         f"loss {result.loss:.6f}, logits within {result.of_logits.max_abs_error:.1e}, "
         f"gradients within {worst.relative_error:.1e} ({worst.name})"
     )
