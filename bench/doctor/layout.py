@@ -12,6 +12,7 @@ from grok1.config.recipe import Recipe
 from grok1.config.sections import Kernels, Parallel
 
 STEPS = 10
+_EVEN_STAGES = {"virtual_pipeline": 1, "first_stage_layers": 0, "last_stage_layers": 0}  # any model has layers for
 PLAIN = Kernels()  # megatron's own parts
 
 
@@ -33,7 +34,7 @@ def _candidates(recipe: Recipe, ranks: int) -> Iterator[Parallel]:
     for values in itertools.product(*splits):
         sizes = dict(zip(AXES[1:], values, strict=True))
         try:
-            found = own.model_copy(update={"world_size": ranks, **sizes})
+            found = own.model_copy(update={"world_size": ranks, **sizes, **_EVEN_STAGES})
             nano(recipe, Parallel.model_validate(found.model_dump()), "fp32")
         except ValueError:
             continue

@@ -15,6 +15,8 @@ from tests.lines import ONLY_0_12
 FORTY = "grok1-40b"
 FP32_ROUTER = ("parallel.dispatcher=alltoall", "training.router_dtype=fp32")
 FUSED = ("parallel.dispatcher=alltoall", "kernels.experts=fused", "kernels.dispatch=merged")
+SPLIT = ("parallel.context=2",)
+LONG = ("training.sequence_length=32768", "training.global_batch=8")
 WHOLE = ("parallel.expert=8", "parallel.expert_tensor=1")
 
 
@@ -33,6 +35,9 @@ def test_the_estimate_is_within_3_percent_of_the_counted_peak(name: str) -> None
         (WHOLE, 59.146),
         ((*FUSED, *WHOLE), 54.600),
         (("model.ffn_hidden_size=16384",), 34.843),
+        ((*FP32_ROUTER, *SPLIT), 52.823),
+        ((*FP32_ROUTER, *SPLIT, "parallel.context_exchange=a2a"), 52.323),
+        ((*FP32_ROUTER, *SPLIT, *LONG, "model.attention_logit_cap=30.0"), 77.066),
     ],
 )
 def test_the_estimate_follows_choices_as_the_ledger_does(changes: tuple[str, ...], counted_gib: float) -> None:
