@@ -118,7 +118,9 @@ def load(
         _unshare_step_counts(optimizer)
         # the recipe's own schedule, at the step that was reached
         scheduler.load_state_dict({**scheduler.state_dict(), "num_steps": int(state["scheduler"]["num_steps"])})
-        return int(state["step"])
+        if int(state["step"]) != stored.step:
+            raise ValueError(f"its files are of step {int(state['step'])}")
+    return stored.step
 
 
 def load_weights(stored: StoredCheckpoint, model: Module) -> None:

@@ -33,7 +33,7 @@ def as_written(state: StateDict, writer: Parallel) -> StateDict:
 def in_own_parts(state: Mapping[Any, Any], optimizer: MegatronOptimizer, writer: Parallel) -> Mapping[Any, Any]:
     """What was read, as `optimizer` loads it: its own parts and parameter groups, with the writer's count of steps."""
     common = state[0] if writer.has_experts_apart else state
-    count = {key: value for key, value in common["optimizer"]["param_groups"][0].items() if key == "step"}
+    count = {"step": common["optimizer"]["param_groups"][0]["step"]}  # the same in all groups
     parts = chained(optimizer)
     fitted = {
         number: {

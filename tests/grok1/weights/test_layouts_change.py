@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from grok1.config.load import ONE_RANK, load_recipe
 from grok1.training.result import RunResult
 from grok1.weights.folder import check_changeable
 from tests.grok1.conftest import TWO_RANKS, Train, column
+from tests.grok1.weights.sealing import seal_again
 from tests.grok1.weights.test_folder import stored
 from tests.lines import WITH_OTHER_LAYOUTS
 
@@ -55,6 +58,27 @@ def test_another_layout_goes_on_as_if_nothing_had_stopped(
     assert column(resumed, "step") == list(range(SAVED, STEPS))
     for name in ("loss", "grad_norm", "aux_loss", "learning_rate"):
         assert column(resumed, name) == pytest.approx(column(one_rank, name)[SAVED:STEPS], rel=SAME)
+
+
+@WITH_OTHER_LAYOUTS
+def test_a_state_that_does_not_say_its_steps_is_refused(written: dict[str, Path], train: Train, tmp_path: Path) -> None:
+    """Adam's step count would be 0 without a word, or the run would go on at another step."""
+    forgeries = {
+        "another step": lambda state: state.update(step=77),
+        "no count": lambda state: [group.pop("step") for group in state["optimizer"]["optimizer"]["param_groups"]],
+    }
+    for name, forge in forgeries.items():
+        shutil.copytree(written[EXPERTS_TOGETHER], tmp_path / name)
+        step_folder = tmp_path / name / f"iter_{SAVED:07d}"
+        state = torch.load(step_folder / "common.pt", weights_only=True)
+        forge(state)
+        torch.save(state, step_folder / "common.pt")
+        seal_again(step_folder)
+    entry = "tests.grok1.weights.weights_entries:refusals_of_loading"
+    refusals = train(STEPS, *ONE_RANK, load=tmp_path, allowed_changes=("parallel",), entry=entry)
+    assert refusals.keys() == forgeries.keys()
+    assert "does not load: its files are of step 77; it is damaged" in refusals["another step"]
+    assert "does not load: it lacks 'step'; it is damaged" in refusals["no count"]
 
 
 # ---- refusals, before a rank starts --------------------------------------------------------------------

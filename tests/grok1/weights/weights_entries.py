@@ -47,7 +47,9 @@ def refusals_of_loading(job: Job, where: Rendezvous, _emit: object) -> dict[str,
         stepper = build_stepper(job.recipe, ranks, batches)
         for folder in sorted(job.load.iterdir()):
             try:
-                checkpoint.load(folder, job.recipe, stepper.model, stepper.optimizer, stepper.scheduler)
+                checkpoint.load(
+                    folder, job.recipe, stepper.model, stepper.optimizer, stepper.scheduler, job.allowed_changes
+                )
             except ValueError as error:
                 refusals[folder.name] = str(error)
     return refusals
