@@ -8,7 +8,9 @@ lookup reads what it takes, not the table. An operator that is in no list is unk
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -70,6 +72,23 @@ def written(name: str, args: Any, kwargs: Any, out: Any) -> Any:
         return out
     clipped = [args[_GRADIENTS]] if kwargs.get("grad_scale") is not None else []  # scaled in place on the way
     return [*(args[index] for index in _LIST_UPDATES[name]), *clipped]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What an operator is, whatever it is called with."""
+
+    name: str
+    is_counted: bool  # it is one of ours or torch's, not free, and does not say that its result is a view
+    is_mutable: bool
+
+
+@functools.cache
+def kind_of(func: Any) -> Kind:
+    """What this operator is."""
+    name = func._schema.name.split("::")[1]
+    is_counted = func.namespace in NAMESPACES and name not in FREE and not is_view(func)
+    return Kind(name, is_counted, func._schema.is_mutable)
 
 
 def is_view(func: Any) -> bool:

@@ -22,11 +22,12 @@ from torch import Tensor
 from torch._ops import OpOverload
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_map
 
 from grok1.config.levers import expert_capacity
 from grok1.config.recipe import Recipe
 from grok1.data.batches import Batch, of_context_rank
+from grok1.device.operands import device_asked_for, operands
 from grok1.device.without_data import HOST_READS, without_data
 from grok1.distributed.groups import Ranks, joined
 from grok1.distributed.rendezvous import FAKE_URL, Rendezvous
@@ -138,11 +139,19 @@ def fake_rank(
 class _FakeStep(TorchDispatchMode):
     """Keeps integers and booleans real, sends collectives to the fake group, and answers data-dependent questions."""
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Whether torch wraps each call so that no compiler sees it. None compiles a step without data."""
+        return False
+
     def __torch_dispatch__(
         self, func: OpOverload, types: object, args: Arguments = (), kwargs: KeywordArguments | None = None
     ) -> object:
         kwargs = kwargs or {}
-        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        device = device_asked_for(func, args)
+        if device is not None:
+            return device
+        tensors = operands(args, kwargs)
         is_fake = any(isinstance(tensor, FakeTensor) for tensor in tensors)
         if func.namespace == "c10d" and is_fake:
             return _shapeless_collective(func, args, kwargs)
