@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from grok1.config.sections import Kernels, Model, Parallel, Training
+from grok1.config.stages import stage_layers
 
 
 def check_levers(model: Model, parallel: Parallel, training: Training, kernels: Kernels) -> None:
@@ -15,11 +16,6 @@ def check_levers(model: Model, parallel: Parallel, training: Training, kernels: 
     if training.recompute == "selective":
         _check_selective_recompute(training, kernels)
     _check_capacity(model, parallel, training, kernels)
-    if training.routing == "random" and parallel.context > 1:
-        raise ValueError(
-            f"training.routing random with parallel.context {parallel.context}: the draw goes by a token's place in "
-            "a whole sequence; set parallel.context=1, or training.routing=learned"
-        )
     if kernels.param_gather == "overlapped":
         _check_overlapped_gather(training, kernels)
 
@@ -37,14 +33,6 @@ def tokens_routed_at_once(parallel: Parallel, training: Training) -> int:
     return training.sequence_length * training.micro_batch // (parallel.tensor * parallel.context)
 
 
-def chunk_layers(model: Model, parallel: Parallel) -> set[int]:
-    """How many layers a stage's chunks have: different numbers where stages are uneven."""
-    ends = [layers for layers in (parallel.first_stage_layers, parallel.last_stage_layers) if layers]
-    others = parallel.pipeline - len(ends)
-    stages = {*ends, (model.num_layers - sum(ends)) // others} if others else set(ends)
-    return {layers // parallel.virtual_pipeline for layers in stages}
-
-
 def _check_recompute(training: Training) -> None:
     """Refuse details of a kind of recompute that is not chosen."""
     fields = Training.model_fields
@@ -60,7 +48,7 @@ def _check_recompute(training: Training) -> None:
 
 def _check_full_recompute(model: Model, parallel: Parallel, training: Training) -> None:
     size = training.recompute_layers
-    for layers in sorted(chunk_layers(model, parallel)):
+    for layers in sorted({stage // parallel.virtual_pipeline for stage in stage_layers(model.num_layers, parallel)}):
         if size > layers or (training.recompute_method == "uniform" and layers % size):
             wants = "divides them" if training.recompute_method == "uniform" else "is at most that"
             raise ValueError(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from grok1.distributed.groups import tensor_group
+from grok1.distributed.groups import context_group, tensor_group
+from grok1.kernels.context_parallel import chunks_of_rank
 from grok1.megatron.door import TopKRouter
 
 
@@ -26,10 +27,15 @@ class RandomRouter(TopKRouter):
         return routed
 
     def _drawn(self, logits: Tensor) -> Tensor:
-        """[S/TP, B, E]."""
+        """[S/TP, B, E] of this rank's tokens, from a draw for the whole sequence."""
         length, batch, experts = logits.shape
-        group = tensor_group()
-        parts, part = (group.size(), group.rank()) if self.config.sequence_parallel else (1, 0)
+        tensor, context = tensor_group(), context_group()
+        parts, part = (tensor.size(), tensor.rank()) if self.config.sequence_parallel else (1, 0)
         generator = torch.Generator(logits.device).manual_seed(self.seed * 1009 + self.layer_number)
-        drawn_BSE = torch.empty(batch, parts * length, experts, device=logits.device).normal_(generator=generator)
-        return drawn_BSE[:, part * length :][:, :length].transpose(0, 1).to(logits.dtype)
+        tokens = context.size() * parts * length
+        drawn_BTE = torch.empty(batch, tokens, experts, device=logits.device).normal_(generator=generator)
+        if context.size() > 1:
+            chunks = drawn_BTE.chunk(2 * context.size(), dim=1)
+            first, second = chunks_of_rank(context.size(), context.rank())
+            drawn_BTE = torch.cat((chunks[first], chunks[second]), dim=1)
+        return drawn_BTE[:, part * length :][:, :length].transpose(0, 1).to(logits.dtype)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
-from grok1.config.levers import chunk_layers, expert_capacity
+from grok1.config.levers import expert_capacity
 from grok1.config.load import ONE_RANK, load_recipe
 from grok1.config.refusals import RecipeError
 
@@ -79,10 +77,6 @@ REFUSED: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("kernels.dispatch=te", "training.expert_capacity_factor=1.0"),
         ("kernels.dispatch te", "expert_capacity_factor 1", "set kernels.dispatch=megatron"),
     ),
-    "drawn routes over parts of sequences": (
-        ("training.routing=random", "parallel.context=2", "parallel.world_size=2"),
-        ("routing random", "parallel.context 2", "set parallel.context=1"),
-    ),
     "gathering without reduction": (
         ("kernels.param_gather=overlapped", "kernels.gradient_reduction=at_end"),
         ("param_gather overlapped", "gradient_reduction at_end", "set kernels.gradient_reduction=overlapped"),
@@ -112,6 +106,7 @@ def test_what_does_not_fit_is_refused_in_one_line_with_both_choices_and_the_reme
         (*BLOCK, "training.recompute_layers=1"),
         (MEGATRONS_DISPATCH, "training.expert_capacity_factor=4.0", "training.pad_to_capacity=true"),
         ("training.routing=random", "model.z_loss_coefficient=0.001"),
+        ("training.routing=random", "parallel.context=2", "parallel.world_size=2"),
         OVERLAPPED,
     ],
 )
@@ -135,16 +130,3 @@ def test_the_capacity_is_an_experts_share_of_what_one_rank_routes_at_once() -> N
 
     assert capacity("training.expert_capacity_factor=1.3") == 21  # 20.8
     assert capacity() is None
-
-
-def test_stages_may_have_unlike_numbers_of_layers() -> None:
-    recipe: Any = load_recipe("grok1-nano", ONE_RANK)
-    model = recipe.model.model_copy(update={"num_layers": 16})
-
-    def layers(**sizes: int) -> set[int]:
-        return chunk_layers(model, recipe.parallel.model_copy(update=sizes))
-
-    assert layers(pipeline=4) == {4}
-    assert layers(pipeline=4, virtual_pipeline=2) == {2}
-    assert layers(pipeline=4, first_stage_layers=2, last_stage_layers=4) == {2, 4, 5}
-    assert layers(pipeline=2, first_stage_layers=6, last_stage_layers=10) == {6, 10}
