@@ -172,9 +172,17 @@ def _of_the_model() -> Iterator[Fault]:
     )
 
 
+def _of_the_stages() -> Iterator[Fault]:
+    path, tests = "grok1/config/stages.py", ("tests/grok1/config/test_stages.py",)
+    yield Fault(path, "start = chunk * sum(sizes) + sum(sizes[:stage])", "start = sum(sizes[:stage])", tests)
+    yield Fault(path, "2 * (stages - stage - 1) + (chunks - 1) * stages", "(chunks - 1) * stages", tests)
+    yield Fault(path, "rest < others or ", "", tests)
+
+
 def _of_the_ledger() -> Iterator[Fault]:
     path, tests = "bench/ledger/count.py", ("tests/bench/ledger/test_count.py",)
-    yield Fault(path, "first + more * (second - first)", "first + (more - 1) * (second - first)", tests)
+    of_more = "(total - few) * (second - first)"
+    yield Fault("bench/ledger/extension.py", of_more, "(total - few - 1) * (second - first)", tests)
     yield Fault(
         path, "size = -(-len(points) // _TIMELINE_POINTS)", "size = len(points) // _TIMELINE_POINTS or 1", tests
     )
@@ -189,5 +197,6 @@ FAULTS: tuple[Fault, ...] = (
     *_of_the_history(),
     *_of_the_selftest(),
     *_of_the_model(),
+    *_of_the_stages(),
     *_of_the_ledger(),
 )
