@@ -62,6 +62,7 @@ class LayoutKey(Strict):
     data: Positive | None
     nodes: Positive | None
     ranks_per_node: Positive | None
+    virtual_pipeline: Positive | None = None
 
     @property
     def short(self) -> str:
