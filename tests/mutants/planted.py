@@ -172,6 +172,13 @@ def _of_the_model() -> Iterator[Fault]:
     )
 
 
+def _of_the_stages() -> Iterator[Fault]:
+    path, tests = "grok1/config/stages.py", ("tests/grok1/config/test_stages.py",)
+    yield Fault(path, "start = chunk * sum(sizes) + sum(sizes[:stage])", "start = sum(sizes[:stage])", tests)
+    yield Fault(path, "2 * (stages - stage - 1) + (chunks - 1) * stages", "(chunks - 1) * stages", tests)
+    yield Fault(path, "rest < others or ", "", tests)
+
+
 def _of_the_ledger() -> Iterator[Fault]:
     path, tests = "bench/ledger/count.py", ("tests/bench/ledger/test_count.py",)
     yield Fault("bench/ledger/extension.py", "value + step.more * more", "value + (step.more - 1) * more", tests)
@@ -189,5 +196,6 @@ FAULTS: tuple[Fault, ...] = (
     *_of_the_history(),
     *_of_the_selftest(),
     *_of_the_model(),
+    *_of_the_stages(),
     *_of_the_ledger(),
 )
