@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from bench.ledger.schema import read_ledger
-from bench.ledger.store import FOLDER, path_of
-from grok1.config.load import build_recipe, load_recipe, recipe_names
+from bench.ledger.store import FOLDER, SHIPPED, path_of
+from grok1.config.load import build_recipe, load_recipe
 from grok1.config.memory import MARGIN_BYTES, SHOWN_GIB, communicators, need, what_fits
 from grok1.device import seam
 from grok1.distributed.launch import LaunchError, check_machine
@@ -20,7 +20,7 @@ LONG = ("training.sequence_length=32768", "training.global_batch=8")
 WHOLE = ("parallel.expert=8", "parallel.expert_tensor=1")
 
 
-@pytest.mark.parametrize("name", recipe_names())
+@pytest.mark.parametrize("name", SHIPPED)
 def test_the_estimate_is_within_3_percent_of_the_counted_peak(name: str) -> None:
     counted = max(rank.memory.peak_bytes for rank in read_ledger(path_of(FOLDER, name)).ranks)
     assert load_recipe(name).bytes_per_rank() == pytest.approx(counted, rel=0.03)
@@ -44,7 +44,7 @@ def test_the_estimate_follows_choices_as_the_ledger_does(changes: tuple[str, ...
     assert load_recipe(FORTY, changes).bytes_per_rank() / 2**30 == pytest.approx(counted_gib, rel=0.03)
 
 
-@pytest.mark.parametrize("name", recipe_names())
+@pytest.mark.parametrize("name", SHIPPED)
 def test_communicators_are_the_groups_that_the_ledger_counted(name: str) -> None:
     groups = max(len({row.group for row in rank.collectives}) for rank in read_ledger(path_of(FOLDER, name)).ranks)
     assert communicators(load_recipe(name)) == groups
