@@ -187,6 +187,7 @@ OTHER = {
     "swiglu": "geglu",
     "topk_then_softmax": "softmax_then_topk",
     "alltoall": "allgather",
+    "all_gather": "a2a",
     "fp32": "bf16",
     "none": "full",
     "SentencePiece": "PretrainedFromHF",
