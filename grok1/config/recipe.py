@@ -201,6 +201,9 @@ class Recipe(Frozen):
         # of gathered keys and values, those up to the ends of this rank's two chunks
         keys = tokens if parallel.context == 1 or parallel.context_exchange == "a2a" else whole + tokens // 2
         layer = 22 * hidden + (2 * model.query_size * tokens + 2 * model.key_value_size * keys) // parallel.tensor
+        if parallel.context > 1 and parallel.context_exchange == "all_gather" and not model.attention_logit_cap:
+            # masks of the two chunks, which torch's attention keeps where keys go further back than queries
+            layer += (2 * parallel.context + 1) * (training.sequence_length // (2 * parallel.context)) ** 2
         layer += pairs * ((3 if self.kernels.dispatch == "megatron" else 2) * model.hidden_size // 2)
         layer += pairs * (2 if is_fused else 5) * wide
         passing = (7 if is_fused else 4) * pairs_per_expert * wide
