@@ -187,13 +187,21 @@ class Recipe(Frozen):
         pairs_per_expert = pairs * parallel.expert // model.num_experts
         is_fused = self.kernels.experts == "fused"
         layer = 22 * hidden + (2 * model.query_size + 2 * model.key_value_size) * tokens // parallel.tensor
-        layer += pairs * ((3 if self.kernels.dispatch == "megatron" else 2) * model.hidden_size // 2)
-        layer += pairs * (2 if is_fused else 5) * wide
+        experts = pairs * ((3 if self.kernels.dispatch == "megatron" else 2) * model.hidden_size // 2)
+        experts += pairs * (2 if is_fused else 5) * wide
+        layer += experts
         passing = (7 if is_fused else 4) * pairs_per_expert * wide
         if is_fused:
             passing += 3 * pairs * model.hidden_size
         if training.recompute == "full":
             layer, passing = 2 * hidden, passing + layer
+        elif training.recompute == "selective":
+            if "moe" in training.recompute_modules:
+                layer, passing = layer - experts, passing + experts
+            if "layernorm" in training.recompute_modules:
+                layer -= (6 if width == 4 else 14) * hidden  # of two norms their output; of all four, what is in fp32
+            if "core_attn" in training.recompute_modules and not model.attention_logit_cap:
+                layer -= max(0, model.query_size - 3 * model.key_value_size) * tokens // parallel.tensor
         in_flight = min(parallel.pipeline, self.num_micro_batches)
         logits = 3 * tokens * model.vocab_size // parallel.tensor
         first = layers * layer * in_flight + (logits if parallel.pipeline == 1 else 0)

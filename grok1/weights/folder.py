@@ -40,7 +40,9 @@ TOKENIZER = "data.tokenizer"  # the same: the content of its files
 
 _COPY_AGAIN = "copy the checkpoint again, whole"
 _FIRST_LINE = "0.12"  # that wrote the checkpoints that do not say it
-_FREE_KEYS = ("training.recompute",)  # whose change leaves every number as it was
+_FREE_KEYS = tuple(
+    f"training.recompute{end}" for end in ("", "_method", "_layers", "_modules")
+)  # whose change leaves every number as it was
 _EXPERTS_APART = {"grouped", "te_grouped"}  # whose optimizer state fits no other experts
 _FIXED_KEYS = ("training.dtype",)  # the optimizer's state has another shape
 
