@@ -84,9 +84,8 @@ def choices_that_fit(recipe: Recipe, available: int, buffer_mb: int = HCCL_BUFFE
             continue
         wanted = need(changed, buffer_mb=buffer_mb)
         if changed != recipe and wanted.total <= available:
-            found.append(
-                f"{' '.join(f'--set {shlex.quote(change)}' for change in changes)} ({wanted.total / 2**30:.1f} GiB)"
-            )
+            settings = " ".join(f"--set {shlex.quote(change)}" for change in changes)
+            found.append(f"{settings} ({wanted.total / 2**30:.1f} GiB)")
     return found
 
 
