@@ -56,7 +56,7 @@ def test_a_checkpoint_right_after_steps_holds_the_whole_weights(make_job: MakeJo
     loaded = []
     for name, changes in (("at the end", []), ("overlapped", when)):
         job = make_job(2, *TWO_RANKS, "training.clip_grad=1e9", *changes, save=tmp_path / name)
-        launch(job, job.recipe, "cpu", timeout_seconds=RANK_SECONDS)
+        launch(job, job.recipe, "cpu", entry="grok1.training.run:run_rank", timeout_seconds=RANK_SECONDS)
         job = make_job(2, *TWO_RANKS, load=tmp_path / name)
         entry = "tests.grok1.weights.weights_entries:loaded_weights"
         loaded.append(launch(job, job.recipe, "cpu", entry=entry, timeout_seconds=RANK_SECONDS))
