@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import weakref
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
 
-import torch
-from torch import Tensor
+from torch import Tensor, UntypedStorage
 
 
 class LiveMemory:
@@ -43,22 +40,9 @@ class LiveMemory:
         self._kinds = {key: (kind, size) for key, (_, size) in self._kinds.items()}
         self.bytes_by_kind = defaultdict(int, {kind: self.bytes})
 
-    @contextmanager
-    def hearing_resizes(self) -> Iterator[None]:
-        """Notice storages that are emptied and filled again while their tensors live, as recomputation does."""
-        resize = torch.UntypedStorage.resize_
-
-        def heard(storage: torch.UntypedStorage, size: int) -> None:
-            resize(storage, size)
-            self._resized(storage._cdata, size)
-
-        torch.UntypedStorage.resize_ = heard  # type: ignore[assignment,method-assign]
-        try:
-            yield
-        finally:
-            torch.UntypedStorage.resize_ = resize  # type: ignore[method-assign]
-
-    def _resized(self, key: int, size: int) -> None:
+    def resized(self, storage: UntypedStorage) -> None:
+        """A storage that is known has another size now."""
+        key, size = storage._cdata, storage.nbytes()
         if key in self._kinds:
             kind, before = self._kinds[key]
             self._kinds[key] = (kind, size)

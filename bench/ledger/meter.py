@@ -23,6 +23,7 @@ from bench.ledger.live_memory import LiveMemory
 from bench.ledger.marked_phases import MarkedPhases
 from bench.ledger.running_module import RunningModule
 from grok1.device.operands import device_asked_for, operands, tensors_in
+from grok1.device.storages import resizes_heard
 from grok1.device.traffic import TRAFFIC
 from grok1.distributed.groups import group_names
 
@@ -99,7 +100,7 @@ class Meter(TorchDispatchMode):
     def __enter__(self) -> Meter:
         self._groups = group_names()
         self._entered.enter_context(self._modules)
-        self._entered.enter_context(self._memory.hearing_resizes())
+        self._entered.enter_context(resizes_heard(self._memory.resized))
         self._entered.enter_context(TRAFFIC.heard_by(self._hear, self._pause))
         super().__enter__()
         return self

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 
 from grok1.config.load import build_recipe
@@ -18,6 +19,7 @@ SMALLER = "choose a smaller recipe, or split it over more ranks"
 _CHEAPER = (
     ("kernels.experts=fused", "kernels.dispatch=merged", "parallel.dispatcher=alltoall"),
     ("training.gradient_dtype=bf16",),
+    ("training.recompute=selective", 'training.recompute_modules=["layernorm","moe"]'),
     ("training.recompute=full",),
 )
 
@@ -88,7 +90,8 @@ def choices_that_fit(recipe: Recipe, available: int, buffer_mb: int = HCCL_BUFFE
             continue
         wanted = need(changed, buffer_mb=buffer_mb)
         if changed != recipe and wanted.total <= available:
-            found.append(f"{' '.join(f'--set {change}' for change in changes)} ({wanted.total / 2**30:.1f} GiB)")
+            settings = " ".join(f"--set {shlex.quote(change)}" for change in changes)
+            found.append(f"{settings} ({wanted.total / 2**30:.1f} GiB)")
     return found
 
 

@@ -204,13 +204,21 @@ class Recipe(Frozen):
         if parallel.context > 1 and parallel.context_exchange == "all_gather" and not model.attention_logit_cap:
             # masks of the two chunks, which torch's attention keeps where keys go further back than queries
             layer += (2 * parallel.context + 1) * (training.sequence_length // (2 * parallel.context)) ** 2
-        layer += pairs * ((3 if self.kernels.dispatch == "megatron" else 2) * model.hidden_size // 2)
-        layer += pairs * (2 if is_fused else 5) * wide
+        experts = pairs * ((3 if self.kernels.dispatch == "megatron" else 2) * model.hidden_size // 2)
+        experts += pairs * (2 if is_fused else 5) * wide
+        layer += experts
         passing = (7 if is_fused else 4) * pairs_per_expert * wide
         if is_fused:
             passing += 3 * pairs * model.hidden_size
         if training.recompute == "full":
             layer, passing = 2 * hidden, passing + layer
+        elif training.recompute == "selective":
+            if "moe" in training.recompute_modules:
+                layer, passing = layer - experts, passing + experts
+            if "layernorm" in training.recompute_modules:
+                layer -= (6 if width == 4 else 14) * hidden  # of two norms their output; of all four, what is in fp32
+            if "core_attn" in training.recompute_modules and not model.attention_logit_cap:
+                layer -= max(0, model.query_size - 3 * model.key_value_size) * tokens // parallel.tensor
         layers = stage_layers(model.num_layers, parallel)[stage] // parallel.virtual_pipeline
         kept = layers * layer * chunks_in_flight(parallel, stage, self.num_micro_batches)
         if stage == parallel.pipeline - 1:

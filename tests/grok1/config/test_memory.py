@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 import pytest
 
 from bench.ledger.schema import read_ledger
@@ -90,6 +92,6 @@ def test_each_choice_that_is_said_to_fit_does() -> None:
     offered = what_fits(recipe, available).removeprefix("what fits: ").split("; ")
     assert len(offered) >= 2
     for each in offered:
-        changes = [word for word in each.split(" (")[0].split() if word != "--set"]
+        changes = [word for word in shlex.split(each.split(" (")[0]) if word != "--set"]
         assert need(build_recipe(FORTY, recipe.resolved(), changes)).total <= available
     assert "split it over more ranks" in what_fits(recipe, 2**30)
