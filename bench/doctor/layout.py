@@ -14,14 +14,16 @@ from grok1.config.sections import Kernels, Parallel
 STEPS = 10
 _EVEN_STAGES = {"virtual_pipeline": 1, "first_stage_layers": 0, "last_stage_layers": 0}  # any model has layers for
 PLAIN = Kernels()  # megatron's own parts
+_EVEN_STAGES = {"virtual_pipeline": 1, "first_stage_layers": 0, "last_stage_layers": 0}
 
 
 def cut_layout(recipe: Recipe, processors: int) -> Parallel:
     """The layout of the recipe on at most `processors` ranks, a power of two, with as many kinds of groups as fit.
 
-    Each axis is split as often as in the recipe or less. Of equal choices, the one that splits matrices most.
+    Each axis is split as often as in the recipe or less. Of equal choices, the one that splits matrices most. Stages
+    are even and interleave nothing: the jobs have a layer a stage.
     """
-    own = recipe.parallel
+    own = recipe.parallel.model_copy(update=_EVEN_STAGES)
     ranks = 1 << (min(processors, own.world_size).bit_length() - 1)
     if ranks == own.world_size:
         return own
@@ -29,7 +31,7 @@ def cut_layout(recipe: Recipe, processors: int) -> Parallel:
 
 
 def _candidates(recipe: Recipe, ranks: int) -> Iterator[Parallel]:
-    own = recipe.parallel
+    own = recipe.parallel.model_copy(update=_EVEN_STAGES)
     splits = [_divisors(getattr(own, axis)) for axis in AXES[1:]]
     for values in itertools.product(*splits):
         sizes = dict(zip(AXES[1:], values, strict=True))

@@ -14,9 +14,10 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
+from grok1.config.activations import activation_bytes
 from grok1.config.levers import check_levers
 from grok1.config.sections import Data, Frozen, Kernels, Model, Parallel, Training, divides
-from grok1.config.stages import check_stages, chunks_in_flight, stage_layers
+from grok1.config.stages import check_stages, stage_layers
 
 _MATMUL_FLOPS = 6  # 2 for multiply and add, times 3 for forward and the two products of backward
 _LATE_KEYS: dict[str, tuple[str, ...]] = {
@@ -42,7 +43,6 @@ _LATE_KEYS: dict[str, tuple[str, ...]] = {
         "routing",
     ),
 }
-LONGEST_BLOCK = 256  # queries whose capped attention scores are in memory together; fewer on a CPU
 
 
 class Recipe(Frozen):
@@ -181,56 +181,7 @@ class Recipe(Frozen):
         static += state_width * shard
         # while the optimizer steps, activations are gone, and it has a copy in fp32 of gradients that are not
         copies = 4 * shard if training.gradient_dtype == "bf16" else 0
-        return static + max(copies, self._activation_bytes(width, stage))
-
-    def _activation_bytes(self, width: int, stage: int) -> int:
-        """What backward keeps on a stage, and what the largest layer takes meanwhile.
-
-        The counts of tensors were read off the ledger of grok1-40b, by changing its sizes one at a time: a test holds
-        the estimate to every stored ledger.
-        """
-        model, parallel, training = self.model, self.parallel, self.training
-        whole = training.sequence_length * training.micro_batch
-        tokens = whole // parallel.context
-        hidden = tokens * model.hidden_size // parallel.tensor
-        # (token, expert) pairs that a rank's experts get, where the load is even
-        pairs = tokens * model.experts_per_token * parallel.expert_tensor // parallel.tensor
-        wide = model.ffn_hidden_size // parallel.expert_tensor
-        pairs_per_expert = pairs * parallel.expert // model.num_experts
-        is_fused = self.kernels.experts == "fused"
-        # of gathered keys and values, those up to the ends of this rank's two chunks
-        keys = tokens if parallel.context == 1 or parallel.context_exchange == "a2a" else whole + tokens // 2
-        layer = 22 * hidden + (2 * model.query_size * tokens + 2 * model.key_value_size * keys) // parallel.tensor
-        if parallel.context > 1 and parallel.context_exchange == "all_gather" and not model.attention_logit_cap:
-            # masks of the two chunks, which torch's attention keeps where keys go further back than queries
-            layer += (2 * parallel.context + 1) * (training.sequence_length // (2 * parallel.context)) ** 2
-        experts = pairs * ((3 if self.kernels.dispatch == "megatron" else 2) * model.hidden_size // 2)
-        experts += pairs * (2 if is_fused else 5) * wide
-        layer += experts
-        passing = (7 if is_fused else 4) * pairs_per_expert * wide
-        if is_fused:
-            passing += 3 * pairs * model.hidden_size
-        if training.recompute == "full":
-            layer, passing = 2 * hidden, passing + layer
-        elif training.recompute == "selective":
-            if "moe" in training.recompute_modules:
-                layer, passing = layer - experts, passing + experts
-            if "layernorm" in training.recompute_modules:
-                layer -= (6 if width == 4 else 14) * hidden  # of two norms their output; of all four, what is in fp32
-            if "core_attn" in training.recompute_modules and not model.attention_logit_cap:
-                layer -= max(0, model.query_size - 3 * model.key_value_size) * tokens // parallel.tensor
-        layers = stage_layers(model.num_layers, parallel)[stage] // parallel.virtual_pipeline
-        kept = layers * layer * chunks_in_flight(parallel, stage, self.num_micro_batches)
-        if stage == parallel.pipeline - 1:
-            kept += 3 * tokens * model.vocab_size // parallel.tensor  # logits
-        return width * (kept + passing) + self.score_bytes(whole, training.sequence_length)
-
-    def score_bytes(self, tokens: int, length: int) -> int:
-        """Peak bytes of capped attention scores: one block of queries, three copies in fp32; 0 without a cap."""
-        parallel = self.parallel
-        heads = self.model.num_attention_heads // parallel.tensor
-        heads //= parallel.context if parallel.context_exchange == "a2a" else 1
-        return 3 * 4 * heads * tokens * min(length, LONGEST_BLOCK) if self.model.attention_logit_cap else 0
+        return static + max(copies, activation_bytes(self, width, stage))
 
     # ---- identity -----------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from pydantic import Field
 
 from grok1.config.load import build_recipe, load_recipe
+from grok1.config.activations import score_bytes
 from grok1.config.recipe import Recipe
 from grok1.data.sample_corpus import cached_sample_corpus
 from grok1.data.tokenizer import Tokenizer, load_tokenizer
@@ -58,7 +59,7 @@ class SizedRecipe(Recipe):
         routed = tokens * model.experts_per_token * parallel.expert_tensor
         experts = routed * (2 * model.hidden_size + 3 * model.ffn_hidden_size // parallel.expert_tensor)
         logits = 3 * 4 * self.rows * model.vocab_size
-        scores = self.score_bytes(tokens, self.length)
+        scores = score_bytes(self, tokens, self.length)
         return width * (sum(self.parameters_per_rank()) + cache + attention + experts) + logits + scores
 
 

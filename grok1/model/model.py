@@ -111,6 +111,8 @@ def transformer_config(recipe: Recipe) -> TransformerConfig:
     transformer_engine.check_present(recipe.kernels)
     model, parallel, training = recipe.model, recipe.parallel, recipe.training
     dtype = torch.bfloat16 if training.dtype == "bf16" else torch.float32
+    # megatron averages gradients over the context's ranks too, as if each had a whole loss
+    shares = 1 if SCALES_AUX_LOSS_BY_CONTEXT else parallel.context
     return TransformerConfig(
         num_layers=model.num_layers,
         hidden_size=model.hidden_size,
@@ -123,9 +125,8 @@ def transformer_config(recipe: Recipe) -> TransformerConfig:
         moe_router_topk=model.experts_per_token,
         moe_router_pre_softmax=model.router == "softmax_then_topk",
         moe_router_load_balancing_type="aux_loss" if model.aux_loss_coefficient else "none",
-        # megatron averages gradients over the context's ranks too, as if each had a whole loss
-        moe_aux_loss_coeff=model.aux_loss_coefficient * (1 if SCALES_AUX_LOSS_BY_CONTEXT else parallel.context),
-        moe_z_loss_coeff=model.z_loss_coefficient or None,
+        moe_aux_loss_coeff=model.aux_loss_coefficient * shares,
+        moe_z_loss_coeff=model.z_loss_coefficient * shares or None,
         moe_router_dtype="fp32" if training.router_dtype == "fp32" else None,
         moe_expert_capacity_factor=training.expert_capacity_factor or None,
         moe_token_drop_policy=training.expert_drop_policy,
