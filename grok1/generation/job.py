@@ -11,8 +11,8 @@ from pathlib import Path
 
 from pydantic import Field
 
-from grok1.config.load import build_recipe, load_recipe
 from grok1.config.activations import score_bytes
+from grok1.config.load import build_recipe, load_recipe
 from grok1.config.recipe import Recipe
 from grok1.data.sample_corpus import cached_sample_corpus
 from grok1.data.tokenizer import Tokenizer, load_tokenizer
