@@ -33,6 +33,7 @@ def test_the_estimate_is_within_3_percent_of_the_counted_peak(name: str) -> None
         (WHOLE, 59.146),
         ((*FUSED, *WHOLE), 54.600),
         (("model.ffn_hidden_size=16384",), 34.843),
+        (("parallel.virtual_pipeline=2",), 64.11),
     ],
 )
 def test_the_estimate_follows_choices_as_the_ledger_does(changes: tuple[str, ...], counted_gib: float) -> None:
