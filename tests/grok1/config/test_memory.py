@@ -41,6 +41,7 @@ def test_the_estimate_is_within_3_percent_of_the_counted_peak(name: str) -> None
         ((*FP32_ROUTER, *SPLIT, "parallel.context_exchange=a2a"), 52.323),
         ((*FP32_ROUTER, *SPLIT, *LONG, "model.attention_logit_cap=30.0"), 77.066),
         ((*FP32_ROUTER, *SPLIT, *LONG), 84.072),  # with masks; of the second of the two context ranks
+        (("parallel.virtual_pipeline=2",), 64.11),
     ],
 )
 def test_the_estimate_follows_choices_as_the_ledger_does(changes: tuple[str, ...], counted_gib: float) -> None:
