@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from typing import TYPE_CHECKING, Any
 
+from bench.ledger.alike import coordinates
 from bench.ledger.extension import Extension, Figures, extended, extension
 from bench.ledger.schema import CollectiveRow, CostRow, Ledger, Memory, Parameters, RankLedger, TimelinePoint
 from grok1.config.recipe import Recipe
@@ -60,12 +61,7 @@ def count(recipe: Recipe, ranks: Sequence[int] | None = None, shares: Sequence[f
         raise ValueError(
             f"--routing has {len(routing)} shares that sum to {sum(routing):g}, not {experts} that sum to 1"
         )
-    alike = per_stage if ranks is None else 1
-    jobs = [(recipe, rank, routing, alike) for rank in chosen]
-    with ProcessPoolExecutor(
-        min(_PROCESSES, len(jobs)), mp_context=rank_context("cpu", "grok1.training.fake_step")
-    ) as pool:
-        results = list(pool.map(_count_rank, jobs))
+    results = _count_ranks(recipe, chosen, routing, per_stage if ranks is None else 1)
     unknown_operators: dict[str, int] = {}
     for _, names, _ in results:
         for name, calls in names.items():
@@ -80,6 +76,24 @@ def count(recipe: Recipe, ranks: Sequence[int] | None = None, shares: Sequence[f
         ranks=[rank for rank, _, _ in results],
         unknown_operators=dict(sorted(unknown_operators.items())),
     )
+
+
+def _count_ranks(
+    recipe: Recipe, ranks: Sequence[int], routing: tuple[float, ...], alike: int
+) -> list[tuple[RankLedger, dict[str, int], dict[str, str]]]:
+    """Each rank's count; of ranks that count alike, the first is counted."""
+    kinds = [coordinates(recipe.parallel, rank, len(set(routing)) == 1) for rank in ranks]
+    jobs: dict[tuple[int, ...], tuple[Recipe, int, tuple[float, ...], int]] = {}
+    for kind, rank in zip(kinds, ranks, strict=True):
+        jobs.setdefault(kind, (recipe, rank, routing, alike))
+    with ProcessPoolExecutor(
+        min(_PROCESSES, len(jobs)), mp_context=rank_context("cpu", "grok1.training.fake_step")
+    ) as pool:
+        counted = dict(zip(jobs, pool.map(_count_rank, jobs.values()), strict=True))
+    return [
+        (counted[kind][0].model_copy(update={"rank": rank}), *counted[kind][1:])
+        for kind, rank in zip(kinds, ranks, strict=True)
+    ]
 
 
 def _count_rank(job: tuple[Recipe, int, tuple[float, ...], int]) -> tuple[RankLedger, dict[str, int], dict[str, str]]:

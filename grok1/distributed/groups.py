@@ -45,7 +45,7 @@ class Ranks:
     @property
     def is_first_of_stage(self) -> bool:
         """True on the lowest rank of each pipeline stage."""
-        return self.tensor == 0 and self.data == 0
+        return self.tensor == self.context == self.data == 0
 
     @property
     def reports_loss(self) -> bool:

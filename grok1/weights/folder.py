@@ -44,7 +44,8 @@ _COPY_AGAIN = "copy the checkpoint again, whole"
 _FIRST_LINE = "0.12"  # that wrote the checkpoints that do not say it
 # that stores the optimizer's state by the weights' names; later lines store it as each rank has it
 _LINE_OF_ANY_LAYOUT = "0.12"
-_FREE_KEYS = tuple(f"training.recompute{end}" for end in ("", "_method", "_layers", "_modules"))  # change no number
+# change no number; but for norms that are recomputed in fp32, which sum a gradient in another order
+_FREE_KEYS = tuple(f"training.recompute{end}" for end in ("", "_method", "_layers", "_modules"))
 _EXPERTS_APART = {"grouped", "te_grouped"}  # whose optimizer state fits no other experts
 _FIXED_KEYS = ("training.dtype",)  # the optimizer's state has another shape
 
