@@ -181,5 +181,7 @@ def _mean_loss(losses: Tensor, weights: Tensor | None = None, context: int = 1) 
     The shares of the ranks that split a sequence add up to the mean. megatron's schedule raises each `context` times
     for the backward, whose gradients it averages over these ranks as over replicas.
     """
-    loss = losses.float().mean() / context if weights is None else (losses.float() * weights).sum()
+    loss = losses.float().mean() if weights is None else (losses.float() * weights).sum()
+    if weights is None and context > 1:
+        loss = loss / context
     return loss, {"loss": loss.detach().clone()}
