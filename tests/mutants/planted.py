@@ -158,8 +158,8 @@ def _of_the_model() -> Iterator[Fault]:
     path, tests = "grok1/model/model.py", ("tests/grok1/model/test_transformer_config.py",)
     pre_softmax = 'moe_router_pre_softmax=model.router == "softmax_then_topk"'
     yield Fault(path, pre_softmax, "moe_router_pre_softmax=False", tests)
-    coefficient = "moe_aux_loss_coeff=model.aux_loss_coefficient,"
-    yield Fault(path, coefficient, "moe_aux_loss_coeff=model.aux_loss_coefficient / 2,", tests)
+    coefficient = "moe_aux_loss_coeff=model.aux_loss_coefficient * shares,"
+    yield Fault(path, coefficient, "moe_aux_loss_coeff=model.aux_loss_coefficient * shares / 2,", tests)
     yield Fault(path, '"fp32" if training.router_dtype == "fp32" else None', "None", tests)
     path, tests = "grok1/model/moe.py", ("tests/grok1/model/test_transformer_config.py",)
     yield Fault(path, 'F.gelu(x, approximate="tanh")', "F.gelu(x)", tests)

@@ -68,7 +68,7 @@ def test_the_json_has_the_keys_that_others_read() -> None:
     assert set(rank) == RANK_KEYS
     assert set(rank["collectives"]["world all_reduce"]) == {"seconds", "calls", "bytes"}
     assert set(rank["timeline"][0]) == {"phase", "start_seconds", "end_seconds"}
-    assert set(written["layout"]) == {"world_size", "nodes", "ranks_per_node", "data", "virtual_pipeline"} | {
+    assert set(written["layout"]) == {"world_size", "nodes", "ranks_per_node", "data"} | {
         "tensor",
         "pipeline",
         "expert",
