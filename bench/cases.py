@@ -19,6 +19,7 @@ class Case:
 CASES = (
     Case("grok1-tiny", "grok1-tiny", steps=20, runs=1, devices=("cpu",)),
     Case("grok1-nano", "grok1-nano", steps=12, runs=1, devices=()),
+    Case("grok1-levers-16", "grok1-levers-16", steps=12, runs=1, devices=()),
     Case("grok1-40b", "grok1-40b", steps=20, runs=1, devices=("npu",)),
     Case("grok1-40b-tuned", "grok1-40b-tuned", steps=20, runs=1, devices=("cuda",)),
     Case("grok1-40b-2layer", "grok1-40b-2layer", steps=15, runs=1, devices=()),

@@ -15,11 +15,12 @@ from dataclasses import asdict, dataclass, replace
 
 from grok1.config.load import ONE_RANK, load_recipe
 from grok1.config.recipe import Recipe
+from grok1.config.stages import micro_batch_group
 from grok1.device.kind import Kind
 from grok1.distributed.launch import LaunchError, check_machine, launch
 from grok1.distributed.rendezvous import FAKE_URL, Rendezvous
 
-_MORE = 2  # micro-batches of the larger step
+_MORE = 2  # groups of micro-batches that the larger step has more
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,8 @@ class LoneRank:
 
     def step_seconds(self, recipe: Recipe) -> float:
         """The least that a step of the whole job takes: its micro-batches, those that fill the pipeline, the rest."""
-        passes = recipe.num_micro_batches + recipe.parallel.pipeline - 1
+        parallel = recipe.parallel
+        passes = recipe.num_micro_batches + (parallel.pipeline - 1) / parallel.virtual_pipeline
         return self.fixed_seconds + passes * self.micro_batch_seconds
 
 
@@ -87,11 +89,12 @@ def run_rank(job: LoneJob, where: Rendezvous, _emit: Callable[[object], None]) -
     recipe = job.recipe
     alone = replace(where, url=FAKE_URL, rank=job.rank, world_size=recipe.parallel.world_size)
     with joined(alone, recipe.parallel, recipe.training.seed) as ranks:
-        batches = FakeBatches(recipe)
+        batches = FakeBatches(recipe, ranks.context)
         plan = functools.partial(plan_routing, recipe=recipe, routing=Routing.balanced(recipe.model.num_experts))
         stepper = build_stepper(recipe, ranks, batches, prepare=plan)
-        few = recipe.parallel.pipeline + 1
-        seconds: dict[int, list[float]] = {few: [], few + _MORE: []}
+        group = micro_batch_group(recipe.parallel)
+        few = recipe.parallel.pipeline + group
+        seconds: dict[int, list[float]] = {few: [], few + _MORE * group: []}
         for step in range(job.rounds + 1):
             for count, taken in seconds.items():
                 batches.num_micro_batches = count

@@ -14,7 +14,7 @@ from typing import Any
 
 from bench.git import commit
 from bench.host import host, lost_seconds, others_clock, others_cores, seconds_since, session
-from bench.judge.void import lost_pairs
+from bench.judge.void import dropped_pairs, lost_pairs
 from bench.records.environment import allowed_environment
 from bench.records.jsonfile import nonfinite_as_null
 from bench.records.record import MAX_MODULES, MAX_SPANS_OF_RANK, Record
@@ -107,7 +107,7 @@ def make_record(case: str, job: Job, result: RunResult, machine: dict[str, Any])
             "session": session(_STARTED, os.environ),
             "work": work(job.recipe),
             "startup_seconds": result.startup_seconds,
-            "steps": [nonfinite_as_null(asdict(step)) for step in result.steps],
+            "steps": [nonfinite_as_null(step.as_json()) for step in result.steps],
             "ranks": [asdict(fitting(rank, len(result.ranks))) for rank in result.ranks],
             "expert_load": result.expert_load,
         }
@@ -136,7 +136,7 @@ def void_reasons(job: Job, result: RunResult) -> list[str]:
         if step.skipped:
             reasons.append(f"step {step.step + 1}: the optimizer skipped its update")
     pairs = len(steps) * job.recipe.tokens_per_step * job.recipe.model.experts_per_token
-    reasons += lost_pairs(result.expert_load, pairs)
+    reasons += lost_pairs(result.expert_load, pairs, dropped_pairs(steps))
     return reasons[:_MAX_REASONS]
 
 

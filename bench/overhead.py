@@ -95,9 +95,9 @@ def _bare_step(stepper: Stepper, batches: Batches, forward_backward: Callable[..
     stepper.model.zero_grad_buffer()
     stepper.optimizer.zero_grad()
     losses = forward_backward(
-        forward_step_func=forward_step,
-        data_iterator=iter(micro_batches),
-        model=[stepper.model],
+        forward_step_func=functools.partial(forward_step, context=stepper.recipe.parallel.context),
+        data_iterator=[iter(micro_batches) for _ in stepper.model],
+        model=list(stepper.model),
         num_microbatches=len(micro_batches),
         seq_length=training.sequence_length,
         micro_batch_size=training.micro_batch,
@@ -105,7 +105,7 @@ def _bare_step(stepper: Stepper, batches: Batches, forward_backward: Callable[..
     )
     stepper.optimizer.step()
     stepper.scheduler.step(increment=1)
-    loss, _ = stepper.reduce_losses([entry["loss"] for entry in losses])
+    loss, *_ = stepper.reduce_losses([entry["loss"] for entry in losses])
     return loss
 
 
@@ -113,7 +113,7 @@ def _bare_step(stepper: Stepper, batches: Batches, forward_backward: Callable[..
 def bare(stepper: Stepper) -> Iterator[None]:
     """Take the instruments off this stepper's model and the collectives, and put them back."""
     with ExitStack() as stack:
-        config = get_model_config(stepper.model)
+        config = get_model_config(stepper.model[0])
         stack.enter_context(temporary_settings(config, timers=None, finalize_model_grads_func=finalize_model_grads))
         stack.enter_context(stepper.expert_load.uncounted())
         stack.enter_context(TRAFFIC.uncounted())

@@ -95,6 +95,30 @@ def test_sixteen_ranks_beside_one(session: BenchSession, benchmark: Any, name: s
 
 
 @pytest.mark.timeout(_RUN_SECONDS)
+def test_interleaving(session: BenchSession, benchmark: Any) -> None:
+    """Eight layers and eight micro-batches on two stages of one rank each: one, two and four chunks a stage."""
+    layout = (*ONE_RANK, "parallel.world_size=2", "parallel.pipeline=2")
+    sizes = ("model.num_layers=8", "training.global_batch=8")
+    seconds: dict[int, list[float]] = {1: [], 2: [], 4: []}
+    for _ in range(_LAUNCHES):
+        for chunks, taken in seconds.items():
+            recipe = load_recipe("grok1-tiny", [*layout, *sizes, f"parallel.virtual_pipeline={chunks}"])
+            found = launch(prepare(recipe, 1 + _STEPS), recipe, session.device, entry="bench.peers:ours")
+            taken.append(median(found["seconds"]))
+    plain = median(seconds[1])
+    rows = [
+        [str(chunks), f"{median(taken):.4f}", f"{min(taken):.4f} to {max(taken):.4f}", f"{median(taken) / plain:.3f}"]
+        + [f"{1 / (8 * chunks):.1%}"]
+        for chunks, taken in seconds.items()
+    ]
+    headers = ["chunks a stage", "s/step", "min to max", "x one chunk", "bubble by formula, of the work"]
+    print(f"\ngrok1-tiny of 8 layers, PP2, 8 micro-batches, medians of {_LAUNCHES} launches a side, in turns\n")
+    print(tabulate(rows, headers, tablefmt="pipe", disable_numparse=True))
+    show_in_benchmark_table(benchmark, seconds[2])
+    benchmark.extra_info.update({f"{chunks} chunks": taken for chunks, taken in seconds.items()})
+
+
+@pytest.mark.timeout(_RUN_SECONDS)
 def test_experts_alone(session: BenchSession, benchmark: Any) -> None:
     """One layer's experts by ours, by megatron's SequentialMLP, by grouped_mm, at each size and two micro-batches."""
     rows = []

@@ -19,4 +19,5 @@ HAS_GROUPED_EXPERTS = LINE != "0.19"
 MARKS_EXPERTS_ITSELF = LINE == "0.19"  # as mark_experts_apart does for the others
 
 ONLY_0_12 = pytest.mark.skipif(LINE != "0.12", reason="stored figures and MindSpeed are of megatron-core 0.12")
+WITH_OTHER_LAYOUTS = pytest.mark.skipif(LINE != "0.12", reason="megatron-core 0.12 alone resumes in another layout")
 WITH_GROUPED_EXPERTS = pytest.mark.skipif(not HAS_GROUPED_EXPERTS, reason="megatron-core 0.19 has no grouped experts")

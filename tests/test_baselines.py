@@ -26,7 +26,7 @@ def test_tokens_seconds_and_ranks_agree(baseline: Baseline) -> None:
 def test_the_layout_multiplies_to_the_ranks(baseline: Baseline) -> None:
     layout = baseline.layout
     assert layout.data is not None
-    assert layout.tensor * layout.pipeline * layout.data == layout.world_size
+    assert layout.tensor * layout.context * layout.pipeline * layout.data == layout.world_size
     if layout.nodes is not None and layout.ranks_per_node is not None:
         assert layout.nodes * layout.ranks_per_node == layout.world_size
 

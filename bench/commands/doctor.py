@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from grok1.config.load import AXES, load_recipe
+from grok1.config.axes import axes_of
+from grok1.config.load import load_recipe
 from grok1.device.kind import chosen_kind
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def _report(doctor: Doctor, findings: list[Finding], seconds: float) -> Report:
         device=doctor.patient.kind,
         device_name=doctor.machine.device_name,
         recipe=doctor.patient.recipe.name,
-        layout={axis: getattr(doctor.layout, axis) for axis in AXES},
+        layout=axes_of(doctor.layout),
         software={"python": doctor.machine.python, **doctor.machine.packages},
         commit=commit()["sha"],
         seconds=seconds,

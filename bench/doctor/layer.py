@@ -43,7 +43,7 @@ def run_rank(recipe: Recipe, where: Rendezvous, _emit: Callable[[object], None])
     from grok1.model.model import build_model, unwrapped
 
     with joined(where, recipe.parallel, recipe.training.seed) as ranks:
-        model = build_model(recipe, ranks)
+        [model] = build_model(recipe, ranks)
         kept: dict[str, Tensor] = {}
 
         def keep(_layer: object, given: tuple[Any, ...], named: dict[str, Any], outcome: tuple[Any, ...]) -> None:

@@ -6,20 +6,24 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
-from grok1.config.load import AXES, ONE_RANK, load_recipe
+from grok1.config.axes import AXES, axes_text
+from grok1.config.load import ONE_RANK, load_recipe
 from grok1.config.recipe import Recipe
 from grok1.config.sections import Kernels, Parallel
 
 STEPS = 10
+_EVEN_STAGES = {"virtual_pipeline": 1, "first_stage_layers": 0, "last_stage_layers": 0}  # any model has layers for
 PLAIN = Kernels()  # megatron's own parts
+_EVEN_STAGES = {"virtual_pipeline": 1, "first_stage_layers": 0, "last_stage_layers": 0}
 
 
 def cut_layout(recipe: Recipe, processors: int) -> Parallel:
     """The layout of the recipe on at most `processors` ranks, a power of two, with as many kinds of groups as fit.
 
-    Each axis is split as often as in the recipe or less. Of equal choices, the one that splits matrices most.
+    Each axis is split as often as in the recipe or less. Of equal choices, the one that splits matrices most. Stages
+    are even and interleave nothing: the jobs have a layer a stage.
     """
-    own = recipe.parallel
+    own = recipe.parallel.model_copy(update=_EVEN_STAGES)
     ranks = 1 << (min(processors, own.world_size).bit_length() - 1)
     if ranks == own.world_size:
         return own
@@ -27,12 +31,12 @@ def cut_layout(recipe: Recipe, processors: int) -> Parallel:
 
 
 def _candidates(recipe: Recipe, ranks: int) -> Iterator[Parallel]:
-    own = recipe.parallel
+    own = recipe.parallel.model_copy(update=_EVEN_STAGES)
     splits = [_divisors(getattr(own, axis)) for axis in AXES[1:]]
     for values in itertools.product(*splits):
         sizes = dict(zip(AXES[1:], values, strict=True))
         try:
-            found = own.model_copy(update={"world_size": ranks, **sizes})
+            found = own.model_copy(update={"world_size": ranks, **sizes, **_EVEN_STAGES})
             nano(recipe, Parallel.model_validate(found.model_dump()), "fp32")
         except ValueError:
             continue
@@ -51,10 +55,7 @@ def _divisors(number: int) -> list[int]:
 
 def short(layout: Parallel) -> str:
     """As in `8 ranks, TP2 PP2 EP2 ETP2 DP2`."""
-    return (
-        f"{layout.world_size} rank{'s' * (layout.world_size > 1)}, TP{layout.tensor} PP{layout.pipeline} "
-        f"EP{layout.expert} ETP{layout.expert_tensor} DP{layout.data}"
-    )
+    return f"{layout.world_size} rank{'s' * (layout.world_size > 1)}, {axes_text(layout)}"
 
 
 # ---- jobs ----------------------------------------------------------------------------------------------

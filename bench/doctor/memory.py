@@ -33,7 +33,7 @@ def run_rank(recipe: Recipe, where: Rendezvous, emit: Callable[[RankMemory], Non
     from grok1.training.fake_step import FakeBatches
 
     with joined(where, recipe.parallel, recipe.training.seed) as ranks:
-        stepper = build_stepper(recipe, ranks, FakeBatches(recipe))
+        stepper = build_stepper(recipe, ranks, FakeBatches(recipe, ranks.context))
         stepper.run(0)
         torch.cuda.reset_peak_memory_stats()
         stepper.run(1)

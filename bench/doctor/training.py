@@ -54,9 +54,10 @@ def _differing_parameters(model: Any) -> tuple[int, list[str]]:
     import torch
     import torch.distributed as dist
 
-    groups = {False: model.buffers, True: model.expert_parallel_buffers}
+    [chunk] = model  # the doctor's layouts interleave nothing
+    groups = {False: chunk.buffers, True: chunk.expert_parallel_buffers}
     compared, differing = 0, []
-    for name, parameter in model.named_parameters():
+    for name, parameter in chunk.named_parameters():
         buffers = groups[not getattr(parameter, "allreduce", True)]  # megatron's mark of an expert's
         group = buffers[0].data_parallel_group
         if group.size() == 1:

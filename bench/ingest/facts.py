@@ -14,6 +14,7 @@ SIZES = {
     "expert": ("expert_model_parallel_size",),
     "expert_tensor": ("expert_tensor_parallel_size",),
     "context": ("context_parallel_size",),
+    "virtual_pipeline": ("virtual_pipeline_model_parallel_size",),
     "sequence_length": ("seq_length",),
     "global_batch": ("global_batch_size",),
     "micro_batch": ("micro_batch_size",),
@@ -80,8 +81,6 @@ def _stated_in_words(log: Log) -> None:
         log.facts.setdefault("dtype", "bf16" if chosen.get("bf16") == "True" else "fp16")
     elif "bf16" in chosen and "fp16" in chosen:
         log.facts.setdefault("dtype", "fp32")
-    if int(log.facts.get("context", 1)) > 1:
-        raise ValueError(f"context parallelism of {log.facts['context']} ways: a record's layout has no such axis")
 
 
 def _follow(log: Log, facts: dict[str, Value], origins: dict[str, str]) -> None:
@@ -111,11 +110,18 @@ def _facts_of(recipe: Recipe | None) -> dict[str, Value]:
         return {}
     model, parallel, training = recipe.model, recipe.parallel, recipe.training
     facts: dict[str, Value] = {
-        name: getattr(parallel, name) for name in ("world_size", "tensor", "pipeline", "expert", "expert_tensor")
+        name: getattr(parallel, name)
+        for name in ("world_size", "tensor", "context", "pipeline", "virtual_pipeline", "expert", "expert_tensor")
     }
     facts |= {name: getattr(training, name) for name in ("sequence_length", "global_batch", "micro_batch", "dtype")}
     names = ("num_layers", "hidden_size", "ffn_hidden_size", "num_attention_heads", "num_experts", "experts_per_token")
     return facts | {name: getattr(model, name) for name in names}
+
+
+def replicas(facts: Facts) -> int:
+    """Data-parallel replicas: the ranks over what splits one copy of the dense weights and its sequences."""
+    split = int(facts["tensor"]) * int(facts.get("context", 1)) * int(facts["pipeline"])
+    return max(1, int(facts["world_size"]) // max(1, split))
 
 
 def model_counts(

@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from bench.ingest.counts import hold_flops, same_batch, same_length, tokens_per_step
-from bench.ingest.facts import CHOICES, NEEDED, model_counts, settle_facts
+from bench.ingest.facts import CHOICES, NEEDED, model_counts, replicas, settle_facts
 from bench.ingest.job import Facts, Log, Sample
 from bench.ingest.values import checked_seconds
 from bench.judge.stats import summarise
@@ -184,7 +184,8 @@ def _layout(facts: Facts) -> dict[str, Any]:
     world, nodes = int(facts["world_size"]), int(facts["nodes"])
     return {
         **{name: facts[name] for name in ("world_size", "tensor", "pipeline", "expert", "expert_tensor", "nodes")},
-        "data": max(1, world // max(1, int(facts["tensor"]) * int(facts["pipeline"]))),
+        **{name: facts[name] for name in ("context", "virtual_pipeline") if name in facts},
+        "data": replicas(facts),
         "ranks_per_node": max(1, world // max(1, nodes)),
     }
 
@@ -219,10 +220,10 @@ def _work(
 ) -> dict[str, Any]:
     world, batch = int(facts["world_size"]), int(facts["global_batch"])
     length, micro = int(facts["sequence_length"]), int(facts["micro_batch"])
-    replicas = max(1, world // max(1, int(facts["tensor"]) * int(facts["pipeline"])))
-    if micro < 1 or batch % (micro * replicas):
+    copies = replicas(facts)
+    if micro < 1 or batch % (micro * copies):
         raise ValueError(
-            f"a global batch of {batch} is not whole micro-batches of {micro} on {replicas} data-parallel replicas"
+            f"a global batch of {batch} is not whole micro-batches of {micro} on {copies} data-parallel replicas"
         )
     total, active, flops = model_counts(log, facts, recipe, origins)
     rates = [each.tflops * 1e12 * time * world for each, time in zip(samples, seconds, strict=True) if each.tflops]
@@ -236,7 +237,7 @@ def _work(
     return {
         "tokens_per_step": tokens,
         "model_flops_per_step": flops,
-        "num_micro_batches": batch // (micro * replicas),
+        "num_micro_batches": batch // (micro * copies),
         "sequence_length": length,
         "global_batch": batch,
         "parameters_total": total,

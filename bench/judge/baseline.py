@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, StringConstraints, model_serializer, model_validator
 
 from bench.judge.difference import FLOOR_PERCENT
 from bench.judge.metrics import MEAN
@@ -32,7 +32,7 @@ from bench.records.fields import (
     Text,
 )
 from bench.records.jsonfile import read_model, write_model
-from bench.records.record import Record
+from bench.records.record import LATE_AXES, Record
 
 MAX_BASELINE_BYTES = 4 * 2**20
 MAX_BASELINE_FILES = 1000
@@ -62,11 +62,20 @@ class LayoutKey(Strict):
     data: Positive | None
     nodes: Positive | None
     ranks_per_node: Positive | None
+    context: Positive = 1
+    virtual_pipeline: Positive = 1
+
+    @model_serializer(mode="wrap")
+    def _as_before_there_was_more(self, handler: SerializerFunctionWrapHandler) -> dict[str, int | None]:
+        """As a record's: what is written of old layouts stays as it was."""
+        return {name: size for name, size in handler(self).items() if size != 1 or name not in LATE_AXES}
 
     @property
     def short(self) -> str:
         """What people say: 16 ranks, TP4 PP2 EP2, 2 nodes."""
-        split = f"{self.world_size} ranks, TP{self.tensor} PP{self.pipeline} EP{self.expert}"
+        context = f"CP{self.context} " if self.context > 1 else ""
+        chunks = f"VPP{self.virtual_pipeline} " if self.virtual_pipeline > 1 else ""
+        split = f"{self.world_size} ranks, TP{self.tensor} {context}PP{self.pipeline} {chunks}EP{self.expert}"
         return split if self.nodes is None else f"{split}, {self.nodes} node{'s' * (self.nodes > 1)}"
 
 
@@ -244,7 +253,7 @@ class Baseline(Strict):
             ("sequence_length", record.work.sequence_length, self.sequence_length),
             ("global_batch", record.work.global_batch, self.global_batch),
             ("dtype", record.device.dtype, self.dtype),
-            *((f"layout.{k}", getattr(record.layout, k), v) for k, v in self.layout.model_dump().items()),
+            *((f"layout.{k}", getattr(record.layout, k), v) for k, v in dict(self.layout).items()),
         ]
         found = [f"{key} {ours} (baseline {theirs})" for key, ours, theirs in pairs if theirs not in (None, ours)]
         if abs(record.work.parameters_total / self.parameters_total - 1) > _SAME_SIZE:

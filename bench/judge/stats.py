@@ -98,7 +98,7 @@ def summarise(record: Record) -> Summary:
     p5, median, p95 = np.percentile(steady_S, [5, 50, 95]).tolist()
     mean = float(steady_S.mean())
     flops_per_second = record.work.model_flops_per_step / mean / record.layout.world_size
-    peak_flops = record.device.peak_flops_per_second
+    layout, peak_flops = record.layout, record.device.peak_flops_per_second
     phases, coverage = _phases(record, seconds_RS, steady)
     return Summary(
         step_seconds=step_seconds,
@@ -123,7 +123,7 @@ def summarise(record: Record) -> Summary:
         collective_calls=_collective_totals(record, "calls"),
         collective_bytes=_collective_totals(record, "bytes"),
         module_seconds=_module_seconds(record),
-        bubble_ideal=ideal_bubble(record.layout.pipeline, record.work.num_micro_batches),
+        bubble_ideal=ideal_bubble(layout.pipeline, record.work.num_micro_batches, layout.virtual_pipeline),
         bubble_measured=_bubble(phases),
         expert_imbalance=tuple(imbalance(layer) for layer in record.expert_load),
         loss_first=record.steps[0].loss,
@@ -177,9 +177,18 @@ def _usual_range(seconds: Floats) -> tuple[float, float]:
     return centre - spread, centre + spread
 
 
-def ideal_bubble(pipeline: int, num_micro_batches: int) -> float:
-    """The share of a step that one-forward-one-backward leaves each stage idle: (p - 1) / (m + p - 1)."""
-    return (pipeline - 1) / (num_micro_batches + pipeline - 1)
+def ideal_bubble(pipeline: int, num_micro_batches: int, chunks: int = 1) -> float:
+    """The share of a step that one-forward-one-backward leaves each stage idle: (p - 1) / (m v + p - 1).
+
+    Of p stages of v interleaved chunks, over m micro-batches; that is (p - 1) / (m v) of the time at work.
+    """
+    return (pipeline - 1) / (num_micro_batches * chunks + pipeline - 1)
+
+
+def bubble_of_step(record: Record, index: int) -> float | None:
+    """The same share as `bubble_measured`, of one step."""
+    names = set.intersection(*(set(rank.phases_seconds) for rank in record.ranks)) if record.ranks else set()
+    return _bubble({name: sum(rank.phases_seconds[name][index] for rank in record.ranks) for name in names})
 
 
 def _bubble(phases: dict[str, float]) -> float | None:

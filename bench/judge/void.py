@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Protocol
 
 from bench.judge.baseline import Baseline
 from bench.judge.parity import GRAD_NORM, LOSS, first_departure, traces_of
@@ -25,18 +26,36 @@ def why_void(run: Record, summary: Summary) -> str | None:
         return f"{summary.steady_steps} steady steps of {len(run.steps)}, at least {MIN_STEADY_STEPS} needed"
     if summary.mfu is not None and summary.mfu > MAX_MFU:
         return f"{summary.mfu:.0%} of the device's stated peak is impossible; check peak_flops_per_second"
-    lost = lost_pairs(run.expert_load, _routed_pairs(run))
+    lost = lost_pairs(run.expert_load, _routed_pairs(run), dropped_pairs(run.steps))
     return lost[0] if lost else None
 
 
-def lost_pairs(expert_load: Sequence[Sequence[int]], routed_pairs: int | None) -> list[str]:
+class _Step(Protocol):
+    """A step of a record, or of a run that will be one."""
+
+    @property
+    def dropped_pairs(self) -> int | None: ...
+
+
+def dropped_pairs(steps: Iterable[_Step]) -> int | None:
+    """(token, expert) pairs that all steps dropped because the recipe limits experts; None where it does not."""
+    counted = [step.dropped_pairs for step in steps if step.dropped_pairs is not None]
+    return sum(counted) if counted else None
+
+
+def lost_pairs(expert_load: Sequence[Sequence[int]], routed_pairs: int | None, dropped: int | None = None) -> list[str]:
     """A sentence for each layer whose experts did not get exactly the (token, expert) pairs that were routed.
 
     `expert_load` holds tokens by layer and expert, summed over the steps; `routed_pairs` is steps x tokens a step x
-    experts a token, None where that is not known. Layers are numbered from 0, as in the report.
+    experts a token, None where that is not known. Layers are numbered from 0, as in the report. Where the recipe has
+    pairs `dropped`, they and what the experts got are to make up all that was routed.
     """
     if routed_pairs is None:
         return []
+    if dropped is not None:
+        got, routed = sum(map(sum, expert_load)), len(expert_load) * routed_pairs
+        told = f"experts got {got:,} (token, expert) pairs and {dropped:,} were dropped, but {routed:,} were routed"
+        return [] if got + dropped == routed else [told]
     return [
         f"layer {layer}: {routed_pairs - got:,} of {routed_pairs:,} (token, expert) pairs were dropped"
         if got < routed_pairs

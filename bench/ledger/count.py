@@ -1,18 +1,22 @@
 """Counts a recipe's ledger: runs its training step on chosen ranks of the full-size job, on tensors without data.
 
-A step of M micro-batches costs a + b M once the pipeline is full: two steps, of one micro-batch more than the
-pipeline has stages and of one more again, give both exactly. Where M is not more than that, M itself is run.
+A short step gives a whole one exactly: bench.ledger.extension.
 """
 
 from __future__ import annotations
 
+import gc
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from bench.ledger.alike import coordinates
+from bench.ledger.extension import Extension, Figures, extended, extension
 from bench.ledger.schema import CollectiveRow, CostRow, Ledger, Memory, Parameters, RankLedger, TimelinePoint
 from grok1.config.recipe import Recipe
+from grok1.config.stages import first_rank_of_stage
 from grok1.distributed.launch import rank_context
 
 if TYPE_CHECKING:  # imports torch
@@ -45,7 +49,11 @@ def count(recipe: Recipe, ranks: Sequence[int] | None = None, shares: Sequence[f
     for choice, remedy in recipe.kernels.of_transformer_engine():
         raise ValueError(f"{choice}: a ledger counts torch's operators, and Transformer Engine's are none; {remedy}")
     stages, per_stage = recipe.parallel.pipeline, recipe.parallel.world_size // recipe.parallel.pipeline
-    chosen = [stage * per_stage for stage in range(stages)] if ranks is None else sorted(set(ranks))
+    chosen = (
+        [first_rank_of_stage(recipe.parallel, stage) for stage in range(stages)]
+        if ranks is None
+        else sorted(set(ranks))
+    )
     unknown = [rank for rank in chosen if not 0 <= rank < recipe.parallel.world_size]
     if unknown or not chosen:
         raise ValueError(f"--ranks {unknown or 'none'}: the recipe has ranks 0 to {recipe.parallel.world_size - 1}")
@@ -55,12 +63,7 @@ def count(recipe: Recipe, ranks: Sequence[int] | None = None, shares: Sequence[f
         raise ValueError(
             f"--routing has {len(routing)} shares that sum to {sum(routing):g}, not {experts} that sum to 1"
         )
-    alike = per_stage if ranks is None else 1
-    jobs = [(recipe, rank, routing, alike) for rank in chosen]
-    with ProcessPoolExecutor(
-        min(_PROCESSES, len(jobs)), mp_context=rank_context("cpu", "grok1.training.fake_step")
-    ) as pool:
-        results = list(pool.map(_count_rank, jobs))
+    results = _count_ranks(recipe, chosen, routing, per_stage if ranks is None else 1)
     unknown_operators: dict[str, int] = {}
     for _, names, _ in results:
         for name, calls in names.items():
@@ -77,6 +80,24 @@ def count(recipe: Recipe, ranks: Sequence[int] | None = None, shares: Sequence[f
     )
 
 
+def _count_ranks(
+    recipe: Recipe, ranks: Sequence[int], routing: tuple[float, ...], alike: int
+) -> list[tuple[RankLedger, dict[str, int], dict[str, str]]]:
+    """Each rank's count; of ranks that count alike, the first is counted."""
+    kinds = [coordinates(recipe.parallel, rank, len(set(routing)) == 1) for rank in ranks]
+    jobs: dict[tuple[int, ...], tuple[Recipe, int, tuple[float, ...], int]] = {}
+    for kind, rank in zip(kinds, ranks, strict=True):
+        jobs.setdefault(kind, (recipe, rank, routing, alike))
+    with ProcessPoolExecutor(
+        min(_PROCESSES, len(jobs)), mp_context=rank_context("cpu", "grok1.training.fake_step")
+    ) as pool:
+        counted = dict(zip(jobs, pool.map(_count_rank, jobs.values()), strict=True))
+    return [
+        (counted[kind][0].model_copy(update={"rank": rank}), *counted[kind][1:])
+        for kind, rank in zip(kinds, ranks, strict=True)
+    ]
+
+
 def _count_rank(job: tuple[Recipe, int, tuple[float, ...], int]) -> tuple[RankLedger, dict[str, int], dict[str, str]]:
     recipe, rank, routing, alike = job
     # here, in a process that the forkserver made, which has them already
@@ -89,47 +110,59 @@ def _count_rank(job: tuple[Recipe, int, tuple[float, ...], int]) -> tuple[RankLe
     prepare_process()
     phases = MarkedPhases()
     meter = Meter(phases)
-    total = recipe.num_micro_batches
-    small = min(total, recipe.parallel.pipeline + 1)
-    with fake_rank(recipe, rank, Routing(routing), phases, meter) as (stepper, batches, where):
-        ledger = rank_ledger(meter, stepper, batches, where, alike, sorted({small, min(total, small + 1)}))
+    with _uncollected(), fake_rank(recipe, rank, Routing(routing), phases, meter) as (stepper, batches, where):
+        ledger = rank_ledger(meter, stepper, batches, where, alike, extension(recipe, where.pipeline))
     versions = {name: version.partition("+")[0] for name, version in software.versions(_PACKAGES, False).items()}
     return ledger, dict(meter.counts.unknown), versions
 
 
-def rank_ledger(
-    meter: Any, stepper: Any, batches: FakeBatches, ranks: Any, alike: int, micro_batches: Sequence[int]
-) -> RankLedger:
-    """The ledger of a rank whose stepper was built under the meter: one step for each of `micro_batches`, extended."""
-    meter.watch(stepper.model)
-    settle(meter, stepper, batches)
-    counts = []
-    for batches.num_micro_batches in micro_batches:
-        meter.reset()
-        stepper.run(0)
-        counts.append(meter.counts)
-    more = stepper.recipe.num_micro_batches - micro_batches[0]
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Let Python look for no cycles meanwhile, which takes a sixth of a count; there are none that hold tensors."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+        gc.collect()
+
+
+def rank_ledger(meter: Any, stepper: Any, batches: FakeBatches, ranks: Any, alike: int, step: Extension) -> RankLedger:
+    """The ledger of a rank whose stepper was built under the meter: the step that `step` runs, extended by it."""
+    for chunk in stepper.model:
+        meter.watch(chunk)
+    settle(meter, stepper, batches, step.group)
+    short = _run(meter, stepper, batches, step.group)
+    ran = _run(meter, stepper, batches, step.run)
+    early, late = meter.counts.forwards[-1 - step.forwards_a_group * bool(step.more)], meter.counts.forwards[-1]
+    moments = short, early, late, ran
     return RankLedger(
         rank=ranks.rank,
         stage=ranks.pipeline,
         ranks_alike=alike,
         parameters=_parameters(stepper.model),
-        costs=_cost_rows(counts, more),
-        collectives=_collective_rows(counts, more),
-        memory=_memory(counts[-1], meter),
-        timeline=_timeline(counts[-1].timeline),
+        costs=_cost_rows(extended(step, *(moment.costs for moment in moments))),
+        collectives=_collective_rows(extended(step, *(moment.collectives for moment in moments))),
+        memory=_memory(meter, _more_alive(early, late, step)),
+        timeline=_timeline(meter.counts.timeline),
     )
 
 
-def settle(meter: Any, stepper: Any, batches: FakeBatches) -> None:
-    """One step that makes what stays: then say what is what, so that the rest is a step's own."""
-    batches.num_micro_batches = 1
+def _run(meter: Any, stepper: Any, batches: FakeBatches, num_micro_batches: int) -> Any:
+    """What a step of so many micro-batches took, alone."""
+    meter.reset()
+    batches.num_micro_batches = num_micro_batches
     stepper.run(0)
+    return meter.mark()
+
+
+def settle(meter: Any, stepper: Any, batches: FakeBatches, group: int) -> None:
+    """One step that makes what stays: then say what is what, so that the rest is a step's own."""
+    _run(meter, stepper, batches, group)
     model = stepper.model
     meter.rename_all("optimizer")
     meter.classify((parameter.data for parameter in model.parameters()), "weights")
-    buffers = model.buffers + model.expert_parallel_buffers
-    meter.classify((buffer.grad_data for buffer in buffers), "gradients")
+    meter.classify((buffer.grad_data for buffer in model.gradient_buffers), "gradients")
 
 
 def component(module: str) -> str:
@@ -148,15 +181,11 @@ def _parameters(model: Any) -> Parameters:
     return Parameters(**sizes)
 
 
-def _cost_rows(counts: Sequence[Any], more: int) -> list[CostRow]:
-    fields = ("calls", "matrix_flops", "vector_flops", "bytes_read", "bytes_written")
-    rows: dict[tuple[str, str], list[int]] = {}
-    keys = {key for each in counts for key in each.costs}
-    for phase, module in keys:
-        values = [[getattr(each.costs[(phase, module)], name) for name in fields] for each in counts]
-        row = rows.setdefault((phase, component(module)), [0] * len(fields))
-        for index, value in enumerate(_extended(values, more)):
-            row[index] += value
+def _cost_rows(figures: Figures) -> list[CostRow]:
+    rows: dict[tuple[str, str], tuple[int, ...]] = {}
+    for (phase, module), values in figures.items():
+        key = phase, component(module)
+        rows[key] = tuple(map(sum, zip(rows.get(key, (0,) * len(values)), values, strict=True)))
     return [
         CostRow(
             phase=phase,
@@ -171,30 +200,24 @@ def _cost_rows(counts: Sequence[Any], more: int) -> list[CostRow]:
     ]
 
 
-def _collective_rows(counts: Sequence[Any], more: int) -> list[CollectiveRow]:
-    rows = []
-    for key in sorted({key for each in counts for key in each.collectives}):
-        phase, group, operation, dtype = key
-        values = [[each.collectives[key].calls, each.collectives[key].bytes] for each in counts]
-        calls, num_bytes = _extended(values, more)
-        rows.append(
-            CollectiveRow(phase=phase, group=group, operation=operation, dtype=dtype, calls=calls, bytes=num_bytes)
-        )
-    return rows
+def _collective_rows(figures: Figures) -> list[CollectiveRow]:
+    return [
+        CollectiveRow(phase=phase, group=group, operation=operation, dtype=dtype, calls=calls, bytes=num_bytes)
+        for (phase, group, operation, dtype), (calls, num_bytes) in sorted(figures.items())
+    ]
 
 
-def _extended(values: Sequence[Sequence[int]], more: int) -> Iterable[int]:
-    """The figures of the first count with `more` micro-batches added, each costing what the second adds."""
-    if len(values) == 1:
-        return values[0]
-    return [first + more * (second - first) for first, second in zip(*values, strict=True)]
+def _more_alive(early: Any, late: Any, step: Extension) -> dict[str, int]:
+    """Bytes by kind that further micro-batches keep until the step's end, as the last stage does a loss of each."""
+    kinds = {*early.alive, *late.alive}
+    return {kind: step.more_in_memory * (late.alive.get(kind, 0) - early.alive.get(kind, 0)) for kind in kinds}
 
 
-def _memory(counts: Any, meter: Any) -> Memory:
-    split = counts.peak_split
-    kinds = ("weights", "gradients", "optimizer")
+def _memory(meter: Any, more: Mapping[str, int]) -> Memory:
+    counts, kinds = meter.counts, ("weights", "gradients", "optimizer")
+    split = {kind: counts.peak_split.get(kind, 0) + more.get(kind, 0) for kind in {*counts.peak_split, *more}}
     return Memory(
-        peak_bytes=counts.peak_bytes,
+        peak_bytes=counts.peak_bytes + sum(more.values()),
         peak_phase=counts.peak_at[0],
         peak_component=component(counts.peak_at[1]),
         activations_bytes=split.get("activations", 0),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from collections import defaultdict
 
-from torch import Tensor
+from torch import Tensor, UntypedStorage
 
 
 class LiveMemory:
@@ -39,6 +39,15 @@ class LiveMemory:
         """Say that all that is alive is of this kind."""
         self._kinds = {key: (kind, size) for key, (_, size) in self._kinds.items()}
         self.bytes_by_kind = defaultdict(int, {kind: self.bytes})
+
+    def resized(self, storage: UntypedStorage) -> None:
+        """A storage that is known has another size now."""
+        key, size = storage._cdata, storage.nbytes()
+        if key in self._kinds:
+            kind, before = self._kinds[key]
+            self._kinds[key] = (kind, size)
+            self.bytes += size - before
+            self.bytes_by_kind[kind] += size - before
 
     def _free(self, key: int) -> None:
         kind, size = self._kinds.pop(key)

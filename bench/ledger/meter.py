@@ -5,6 +5,7 @@ How operators are counted: bench.ledger.operators. Memory: live tensor storages 
 
 from __future__ import annotations
 
+import functools
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -15,16 +16,23 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from bench.ledger import operators
+from bench.ledger.extension import Figures
 from bench.ledger.live_memory import LiveMemory
 from bench.ledger.marked_phases import MarkedPhases
 from bench.ledger.running_module import RunningModule
+from grok1.device.operands import device_asked_for, operands, tensors_in
+from grok1.device.storages import resizes_heard
 from grok1.device.traffic import TRAFFIC
 from grok1.distributed.groups import group_names
 
 _NUMBER = re.compile(r"\.\d+(?=\.|$)")
+
+
+@functools.cache
+def _without_numbers(module: str) -> str:
+    return _NUMBER.sub(".*", module) or "(outside the model)"
 
 
 @dataclass
@@ -53,6 +61,15 @@ class Moved:
     bytes: int = 0
 
 
+@dataclass(frozen=True)
+class Mark:
+    """What was counted up to a moment of a step, and what is alive then, by kind."""
+
+    costs: Figures  # calls, FLOPs and bytes by (phase, module)
+    collectives: Figures  # calls and bytes by (phase, group, operation, dtype)
+    alive: dict[str, int]
+
+
 @dataclass
 class Counts:
     """Everything since the meter was last reset."""
@@ -64,6 +81,7 @@ class Counts:
     peak_at: tuple[str, str] = ("", "")
     peak_split: dict[str, int] = field(default_factory=dict)
     timeline: list[tuple[str, str, int]] = field(default_factory=list)  # (phase, module, most bytes while there)
+    forwards: list[Mark] = field(default_factory=list)  # where each forward of the model began
 
 
 class Meter(TorchDispatchMode):
@@ -82,6 +100,7 @@ class Meter(TorchDispatchMode):
     def __enter__(self) -> Meter:
         self._groups = group_names()
         self._entered.enter_context(self._modules)
+        self._entered.enter_context(resizes_heard(self._memory.resized))
         self._entered.enter_context(TRAFFIC.heard_by(self._hear, self._pause))
         super().__enter__()
         return self
@@ -91,13 +110,14 @@ class Meter(TorchDispatchMode):
         self._entered.close()
 
     def watch(self, model: torch.nn.Module) -> None:
-        """Name the model's modules in what is counted from now on."""
+        """Name the model's modules in what is counted from now on, and mark where each of its forwards begins."""
         self._modules.watch(model)
+        model.register_forward_pre_hook(self._mark_forward)
 
     def reset(self) -> None:
         """Forget what was counted; what is alive stays known, and is what the peak starts from."""
         self.counts = Counts()
-        self._note_memory()
+        self._note_memory((self._phase(), self._module()))
 
     def classify(self, tensors: Iterable[Tensor], kind: str) -> None:
         """Say what live tensors are: weights, gradients, optimizer state. What is not said was made by the step."""
@@ -118,27 +138,42 @@ class Meter(TorchDispatchMode):
         """Bytes of that kind now."""
         return self._memory.bytes_by_kind.get(kind, 0)
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Whether torch wraps each call so that no compiler sees it. None compiles what is counted."""
+        return False
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        device = device_asked_for(func, args)
+        if device is not None:
+            return device
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
-        if self._inside_calls or func.namespace not in operators.NAMESPACES:
+        kind = operators.kind_of(func)
+        if self._inside_calls or not kind.is_counted:
             return out
-        name = func._schema.name.split("::")[1]
-        results = [leaf for leaf in tree_leaves(operators.written(name, args, kwargs, out)) if isinstance(leaf, Tensor)]
-        if name in operators.FREE or operators.is_view(func):
-            return out
-        inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-        if not (func._schema.is_mutable or operators.makes_storage(inputs, results)):
+        inputs = operands(args, kwargs)
+        results = tensors_in((operators.written(kind.name, args, kwargs, out),))
+        if not (kind.is_mutable or operators.makes_storage(inputs, results)):
             return out  # a view that does not call itself one
-        for result in results:
-            self._memory.see(result, "activations" if self._phase() == "forward" else "temporary")
-        self._note_memory()
-        flops = operators.flops(func, name, args, kwargs, inputs, results, out)
-        if flops is None:
-            self.counts.unknown[name] += 1
         where = (self._phase(), self._module())
-        self.counts.costs[where].add(*(flops or (0, 0)), *operators.traffic(name, inputs, results))
+        for result in results:
+            self._memory.see(result, "activations" if where[0] == "forward" else "temporary")
+        self._note_memory(where)
+        flops = operators.flops(func, kind.name, args, kwargs, inputs, results, out)
+        if flops is None:
+            self.counts.unknown[kind.name] += 1
+        self.counts.costs[where].add(*(flops or (0, 0)), *operators.traffic(kind.name, inputs, results))
         return out
+
+    def mark(self) -> Mark:
+        """What was counted up to now."""
+        costs = {key: tuple(vars(cost).values()) for key, cost in self.counts.costs.items()}
+        collectives = {key: tuple(vars(moved).values()) for key, moved in self.counts.collectives.items()}
+        return Mark(costs, collectives, dict(self._memory.bytes_by_kind))
+
+    def _mark_forward(self, _model: Any, _inputs: Any) -> None:
+        self.counts.forwards.append(self.mark())
 
     def _phase(self) -> str:
         phase = self._phases.current
@@ -148,7 +183,7 @@ class Meter(TorchDispatchMode):
     def _module(self) -> str:
         """The innermost module, its layer and expert numbers left out."""
         name = self._modules.innermost(is_backward=self._phases.current == "backward")
-        return _NUMBER.sub(".*", name) or "(outside the model)"
+        return _without_numbers(name)
 
     @contextmanager
     def _hear(self, operation: str, group: Any, num_bytes: int, dtype: torch.dtype | None) -> Iterator[None]:
@@ -175,10 +210,9 @@ class Meter(TorchDispatchMode):
         moved.calls += 1
         moved.bytes += num_bytes
 
-    def _note_memory(self) -> None:
+    def _note_memory(self, where: tuple[str, str]) -> None:
         counts: Counts = self.counts
         live = self._memory.bytes
-        where = (self._phase(), self._module())
         if live > counts.peak_bytes:
             counts.peak_bytes, counts.peak_at = live, where
             counts.peak_split = dict(self._memory.bytes_by_kind)

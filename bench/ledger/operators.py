@@ -8,7 +8,9 @@ lookup reads what it takes, not the table. An operator that is in no list is unk
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,10 +23,10 @@ _ATTENTION_MATRICES_BACKWARD = 5  # q k^T again, and one for each of dv, dp, dq,
 # copies, allocations, lookups: bytes, no arithmetic
 _MOVES = {
     "_pin_memory", "_to_copy", "alias", "arange", "bernoulli_", "cat", "clone", "constant_pad_nd", "copy_", "detach_",
-    "embedding", "empty", "empty_like", "empty_strided", "expand_copy", "fill", "fill_", "full", "full_like", "gather",
-    "index", "index_copy_", "index_put", "index_put_", "index_select", "is_pinned", "lift_fresh", "masked_fill",
-    "masked_fill_", "masked_scatter", "masked_select", "new_empty", "new_empty_strided", "new_full", "new_ones",
-    "new_zeros", "normal_", "one_hot", "ones", "ones_like", "permute_copy", "rand", "randint", "repeat",
+    "embedding", "empty", "empty_like", "empty_strided", "expand_copy", "fill", "fill_", "flip", "full", "full_like",
+    "gather", "index", "index_copy_", "index_put", "index_put_", "index_select", "is_pinned", "lift_fresh",
+    "masked_fill", "masked_fill_", "masked_scatter", "masked_select", "new_empty", "new_empty_strided", "new_full",
+    "new_ones", "new_zeros", "normal_", "one_hot", "ones", "ones_like", "permute_copy", "rand", "randint", "repeat",
     "repeat_interleave", "resize_", "roll", "scalar_tensor", "scatter", "scatter_", "select_backward", "set_",
     "slice_backward", "slice_scatter", "stack", "triu", "tril", "tril_", "triu_", "uniform_", "unfold_backward",
     "where", "zero", "zero_", "zeros", "zeros_like",
@@ -70,6 +72,23 @@ def written(name: str, args: Any, kwargs: Any, out: Any) -> Any:
         return out
     clipped = [args[_GRADIENTS]] if kwargs.get("grad_scale") is not None else []  # scaled in place on the way
     return [*(args[index] for index in _LIST_UPDATES[name]), *clipped]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What an operator is, whatever it is called with."""
+
+    name: str
+    is_counted: bool  # it is one of ours or torch's, not free, and does not say that its result is a view
+    is_mutable: bool
+
+
+@functools.cache
+def kind_of(func: Any) -> Kind:
+    """What this operator is."""
+    name = func._schema.name.split("::")[1]
+    is_counted = func.namespace in NAMESPACES and name not in FREE and not is_view(func)
+    return Kind(name, is_counted, func._schema.is_mutable)
 
 
 def is_view(func: Any) -> bool:

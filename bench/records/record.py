@@ -11,7 +11,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StringConstraints, field_validator, model_validator
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    StringConstraints,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from bench.records.environment import allowed_environment
 from bench.records.fields import (
@@ -36,6 +43,7 @@ MAX_STEPS = 100_000
 MAX_RANKS = 65_536
 MAX_SPANS_OF_RANK = 20_000
 MAX_MODULES = 200
+LATE_AXES = ("context", "virtual_pipeline")
 
 
 class RecipeUsed(Strict):
@@ -63,13 +71,21 @@ class Layout(Strict):
     data: Positive
     nodes: Positive
     ranks_per_node: Positive
+    context: Positive = 1
+    virtual_pipeline: Positive = 1
+
+    @model_serializer(mode="wrap")
+    def _as_before_there_was_more(self, handler: SerializerFunctionWrapHandler) -> dict[str, int]:
+        """The two axes that layouts got last are written where they are above 1: old layouts keep their text."""
+        return {name: size for name, size in handler(self).items() if size != 1 or name not in LATE_AXES}
 
     @model_validator(mode="after")
     def _consistent(self) -> Layout:
-        if self.tensor * self.pipeline * self.data != self.world_size:
+        if self.tensor * self.context * self.pipeline * self.data != self.world_size:
+            context = f"context {self.context} x " if self.context > 1 else ""
             raise ValueError(
                 f"world_size {self.world_size} is not "
-                f"tensor {self.tensor} x pipeline {self.pipeline} x data {self.data}"
+                f"tensor {self.tensor} x {context}pipeline {self.pipeline} x data {self.data}"
             )
         if self.nodes * self.ranks_per_node != self.world_size:
             raise ValueError(
@@ -158,7 +174,9 @@ class Work(Strict):
 
 
 class Step(Strict):
-    """One optimizer step. A null `loss` or `grad_norm` was not finite; a null `aux_loss` was not used.
+    """One optimizer step. A null `loss` or `grad_norm` was not finite; a null `aux_loss` or `z_loss` was not used.
+
+    `dropped_pairs` are (token, expert) pairs that found their expert full, null where none can be.
 
     A null `learning_rate`, or a null `grad_norm` in a valid record, was not in an ingested log.
     """
@@ -169,6 +187,8 @@ class Step(Strict):
     grad_norm: float | None
     learning_rate: Annotated[float, Field(ge=0)] | None
     skipped: bool
+    z_loss: float | None = None
+    dropped_pairs: Count | None = None
 
 
 class Collective(Strict):

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from tabulate import tabulate
 
+from grok1.config.axes import axes_text
 from grok1.config.recipe import Recipe
 from grok1.fidelity.result import VerifyResult
 from grok1.training.result import Event, StepDone, StepProfile
@@ -21,11 +22,15 @@ from grok1.training.result import Event, StepDone, StepProfile
 def log_line(done: StepDone, recipe: Recipe, total: int) -> str:
     """One step as text: loss, aux loss, grad norm, learning rate, s/step, tokens/s/p, TFLOP/s/p, memory."""
     metrics, seconds, ranks = done.metrics, done.step_seconds, recipe.parallel.world_size
+    z_loss = [] if metrics.z_loss is None else [f"z loss {metrics.z_loss:.4f}"]
+    dropped = [] if metrics.dropped_pairs is None else [f"dropped {metrics.dropped_pairs:,}"]
     return " | ".join(
         (
             f"step {metrics.step + 1:>{len(str(total))}}/{total}",
             f"loss {metrics.loss:.6f}",
             f"aux loss {metrics.aux_loss:.4f}",
+            *z_loss,
+            *dropped,
             f"grad norm {metrics.grad_norm:.4f}",
             f"lr {metrics.learning_rate:.3e}",
             f"{seconds:.3f} s/step",
@@ -56,7 +61,7 @@ def comparison_table(result: VerifyResult) -> str:
     return (
         f"{tabulate(rows, headers, disable_numparse=True)}\n\n"
         f"{verdict} with {result.oracle} on {layout.world_size} rank{'s' * (layout.world_size > 1)} "
-        f"(TP{layout.tensor} PP{layout.pipeline} EP{layout.expert} ETP{layout.expert_tensor} DP{layout.data}): "
+        f"({axes_text(layout)}): "
         f"loss {result.loss:.6f}, logits within {result.of_logits.max_abs_error:.1e}, "
         f"gradients within {worst.relative_error:.1e} ({worst.name})"
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from grok1.config.axes import AXES
 from grok1.config.recipe import Recipe
 from grok1.config.refusals import RecipeError, describe_validation_error, printable, quoted, reason_of
 
@@ -19,8 +20,11 @@ else:  # Python 3.10 is what the Ascend stack runs
 
 Fields = dict[str, object]  # a recipe before it is checked: sections, their keys, values
 
-AXES = ("world_size", "tensor", "pipeline", "expert", "expert_tensor")  # of a layout, keys of `parallel`
-ONE_RANK = tuple(f"parallel.{axis}=1" for axis in AXES)  # overrides that put any recipe on one rank
+# overrides that put any recipe on one rank
+ONE_RANK = (
+    *(f"parallel.{axis}=1" for axis in (*AXES, "virtual_pipeline")),
+    *(f"parallel.{end}_stage_layers=0" for end in ("first", "last")),
+)
 _MAX_RECIPE_BYTES = 16 * 1024  # hostile keys cost tomllib quadratic time; the shipped recipes need 1.5 KiB
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 
 from grok1.config.load import build_recipe
@@ -18,6 +19,7 @@ SMALLER = "choose a smaller recipe, or split it over more ranks"
 _CHEAPER = (
     ("kernels.experts=fused", "kernels.dispatch=merged", "parallel.dispatcher=alltoall"),
     ("training.gradient_dtype=bf16",),
+    ("training.recompute=selective", 'training.recompute_modules=["layernorm","moe"]'),
     ("training.recompute=full",),
 )
 
@@ -58,11 +60,17 @@ def communicators(recipe: Recipe) -> int:
     """Groups of more than one rank that the fullest rank's step communicates in: the ledger's, by name."""
     parallel = recipe.parallel
     exchanges = parallel.dispatcher == "alltoall" and recipe.kernels.dispatch == "megatron"
+    # else experts are reduced with the dense weights
+    are_apart = parallel.expert > 1 or parallel.expert_tensor != parallel.tensor
+    # one sequence's tokens, counted by expert over the ranks that it is split over
+    has_shared_load = parallel.context > 1 and recipe.model.aux_loss_coefficient > 0
     sizes = {
         "tensor": parallel.tensor,
         "pipeline": parallel.pipeline,
-        "data": parallel.data,
-        "expert-data": parallel.expert_data,
+        "context": parallel.context,
+        "tensor x context": parallel.tensor * parallel.context if has_shared_load else 1,
+        "data x context": parallel.data * parallel.context,
+        "expert-data": parallel.expert_data if are_apart else 1,
         "expert": parallel.expert if exchanges else 1,
         "expert-tensor": parallel.expert_tensor if exchanges else 1,
         "expert-tensor x expert": parallel.expert_tensor * parallel.expert,
@@ -82,7 +90,8 @@ def choices_that_fit(recipe: Recipe, available: int, buffer_mb: int = HCCL_BUFFE
             continue
         wanted = need(changed, buffer_mb=buffer_mb)
         if changed != recipe and wanted.total <= available:
-            found.append(f"{' '.join(f'--set {change}' for change in changes)} ({wanted.total / 2**30:.1f} GiB)")
+            settings = " ".join(f"--set {shlex.quote(change)}" for change in changes)
+            found.append(f"{settings} ({wanted.total / 2**30:.1f} GiB)")
     return found
 
 

@@ -14,11 +14,35 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
+from grok1.config.activations import activation_bytes
+from grok1.config.levers import check_levers
 from grok1.config.sections import Data, Frozen, Kernels, Model, Parallel, Training, divides
+from grok1.config.stages import check_stages, stage_layers
 
 _MATMUL_FLOPS = 6  # 2 for multiply and add, times 3 for forward and the two products of backward
-_LATE_TRAINING_KEYS = ("gradient_dtype", "router_dtype", "reuse_fp32_parameters")
-LONGEST_BLOCK = 256  # queries whose capped attention scores are in memory together; fewer on a CPU
+_LATE_KEYS: dict[str, tuple[str, ...]] = {
+    "model": ("z_loss_coefficient",),
+    "parallel": (
+        "context",
+        "context_exchange",
+        "virtual_pipeline",
+        "first_stage_layers",
+        "last_stage_layers",
+        "order",
+    ),
+    "training": (
+        "gradient_dtype",
+        "router_dtype",
+        "reuse_fp32_parameters",
+        "recompute_method",
+        "recompute_layers",
+        "recompute_modules",
+        "expert_capacity_factor",
+        "expert_drop_policy",
+        "pad_to_capacity",
+        "routing",
+    ),
+}
 
 
 class Recipe(Frozen):
@@ -41,9 +65,10 @@ class Recipe(Frozen):
         divides("parallel.tensor", tensor, "model.vocab_size", model.vocab_size)
         divides("parallel.expert", parallel.expert, "model.num_experts", model.num_experts)
         divides("parallel.expert_tensor", parallel.expert_tensor, "model.ffn_hidden_size", model.ffn_hidden_size)
-        divides("parallel.pipeline", parallel.pipeline, "model.num_layers", model.num_layers)
         if parallel.sequence_parallel:
             divides("parallel.tensor", tensor, "training.sequence_length", training.sequence_length)
+        if parallel.context > 1:
+            _check_context(model, parallel, training, self.kernels)
         replicas = training.micro_batch * parallel.data
         if self.kernels.dispatch == "merged" and parallel.dispatcher != "alltoall":
             raise ValueError(
@@ -63,6 +88,8 @@ class Recipe(Frozen):
                 "Engine's attention has no cap on its logits; set kernels.attention=torch"
             )
         divides("micro_batch x data parallel", replicas, "training.global_batch", training.global_batch)
+        check_stages(model, parallel, self.num_micro_batches)
+        check_levers(model, parallel, training, self.kernels)
         return self
 
     # ---- counts -------------------------------------------------------------------------------------
@@ -120,11 +147,16 @@ class Recipe(Frozen):
 
     def parameters_per_rank(self) -> tuple[int, int]:
         """(dense, expert) parameters that the fullest rank holds."""
+        return max((self._stage_parameters(stage) for stage in range(self.parallel.pipeline)), key=sum)
+
+    def _stage_parameters(self, stage: int) -> tuple[int, int]:
+        """(dense, expert) parameters of a rank in that stage, embedding and head included; but not the final norm."""
         model, parallel = self.model, self.parallel
-        layers = model.num_layers // parallel.pipeline
+        layers = stage_layers(model.num_layers, parallel)[stage]
         # the router and the norms are not split
         dense_layer = self.attention_parameters // parallel.tensor + model.hidden_size * (model.num_experts + 4)
-        ends = 2 if parallel.pipeline == 1 and not model.tie_embeddings else 1
+        is_first, is_last = stage == 0, stage == parallel.pipeline - 1
+        ends = 1 if is_first and is_last and model.tie_embeddings else is_first + is_last
         dense = layers * dense_layer + ends * model.vocab_size * model.hidden_size // parallel.tensor
         experts = model.num_experts // parallel.expert
         return dense, layers * experts * self.expert_parameters // parallel.expert_tensor
@@ -133,53 +165,23 @@ class Recipe(Frozen):
         """Estimated peak bytes on the fullest rank: weights, gradients, sharded Adam state, activations.
 
         Weights and gradients are exact. Activations count the tensors that backward keeps per layer and
-        in-flight micro-batch (the first pipeline stage keeps `pipeline` of them), so they are an estimate.
+        in-flight micro-batch (the first pipeline stage keeps most of them), so they are an estimate.
         """
-        dense, expert = self.parameters_per_rank()
+        return max(self._stage_bytes(stage) for stage in range(self.parallel.pipeline))
+
+    def _stage_bytes(self, stage: int) -> int:
+        dense, expert = self._stage_parameters(stage)
         training = self.training
         width = 2 if training.dtype == "bf16" else 4
         # fp32 keeps no separate main parameters; bf16 does, or the half of them that the weights do not hold
         state_width = 8 if training.dtype == "fp32" else 10 if training.reuse_fp32_parameters else 12
         static = (dense + expert) * (width + (2 if training.gradient_dtype == "bf16" else 4))
-        shard = dense // self.parallel.data + expert // self.parallel.expert_data
+        replicas = self.parallel.data * self.parallel.context  # ranks of a context have the same weights
+        shard = dense // replicas + expert // self.parallel.expert_data
         static += state_width * shard
         # while the optimizer steps, activations are gone, and it has a copy in fp32 of gradients that are not
         copies = 4 * shard if training.gradient_dtype == "bf16" else 0
-        return static + max(copies, self._activation_bytes(width))
-
-    def _activation_bytes(self, width: int) -> int:
-        """What backward keeps on the fuller of first and last stage, and what the largest layer takes meanwhile.
-
-        The counts of tensors were read off the ledger of grok1-40b, by changing its sizes one at a time: a test holds
-        the estimate to every stored ledger.
-        """
-        model, parallel, training = self.model, self.parallel, self.training
-        tokens = training.sequence_length * training.micro_batch
-        layers = model.num_layers // parallel.pipeline
-        hidden = tokens * model.hidden_size // parallel.tensor
-        # (token, expert) pairs that a rank's experts get, where the load is even
-        pairs = tokens * model.experts_per_token * parallel.expert_tensor // parallel.tensor
-        wide = model.ffn_hidden_size // parallel.expert_tensor
-        pairs_per_expert = pairs * parallel.expert // model.num_experts
-        is_fused = self.kernels.experts == "fused"
-        layer = 22 * hidden + (2 * model.query_size + 2 * model.key_value_size) * tokens // parallel.tensor
-        layer += pairs * ((3 if self.kernels.dispatch == "megatron" else 2) * model.hidden_size // 2)
-        layer += pairs * (2 if is_fused else 5) * wide
-        passing = (7 if is_fused else 4) * pairs_per_expert * wide
-        if is_fused:
-            passing += 3 * pairs * model.hidden_size
-        if training.recompute == "full":
-            layer, passing = 2 * hidden, passing + layer
-        in_flight = min(parallel.pipeline, self.num_micro_batches)
-        logits = 3 * tokens * model.vocab_size // parallel.tensor
-        first = layers * layer * in_flight + (logits if parallel.pipeline == 1 else 0)
-        kept = max(first, layers * layer + logits)
-        return width * (kept + passing) + self.score_bytes(tokens, training.sequence_length)
-
-    def score_bytes(self, tokens: int, length: int) -> int:
-        """Peak bytes of capped attention scores: one block of queries, three copies in fp32; 0 without a cap."""
-        heads = self.model.num_attention_heads // self.parallel.tensor
-        return 3 * 4 * heads * tokens * min(length, LONGEST_BLOCK) if self.model.attention_logit_cap else 0
+        return static + max(copies, activation_bytes(self, width, stage))
 
     # ---- identity -----------------------------------------------------------------------------------
 
@@ -190,17 +192,39 @@ class Recipe(Frozen):
     def hash(self) -> str:
         """12 hex digits over what decides the step: all but name, description and late choices left at their defaults.
 
-        Late choices are all kernels, and the keys that training got after recipes had hashes. A new choice therefore
+        Late choices are all kernels, and the keys that sections got after recipes had hashes. A new choice therefore
         changes no recipe's hash.
         """
         content = {key: value for key, value in self.resolved().items() if key not in ("name", "description")}
         content["kernels"] = self.kernels.model_dump(mode="json", exclude_defaults=True)
         if not content["kernels"]:
             del content["kernels"]
-        for key in _LATE_TRAINING_KEYS:
-            if content["training"][key] == Training.model_fields[key].default:
-                del content["training"][key]
+        for name, keys in _LATE_KEYS.items():
+            fields = type(getattr(self, name)).model_fields
+            for key in keys:
+                if content[name][key] == fields[key].default:
+                    del content[name][key]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _check_context(model: Model, parallel: Parallel, training: Training, kernels: Kernels) -> None:
+    """Refuse sequences that do not cut into each rank's two chunks, heads that do not spread, and other attentions."""
+    context, tensor = parallel.context, parallel.tensor
+    divides("2 x parallel.context", 2 * context, "training.sequence_length", training.sequence_length)
+    if parallel.sequence_parallel:
+        name = "parallel.tensor x parallel.context"
+        divides(name, tensor * context, "training.sequence_length", training.sequence_length)
+    if parallel.context_exchange == "a2a" and model.num_query_groups // tensor % context:
+        raise ValueError(
+            f"parallel.context {context} with context_exchange a2a: the {model.num_query_groups // tensor} key/value "
+            f"heads of a tensor rank (model.num_query_groups {model.num_query_groups} over parallel.tensor {tensor}) "
+            f"do not spread over {context} ranks; set parallel.context_exchange=all_gather"
+        )
+    if kernels.attention == "te":
+        raise ValueError(
+            f"kernels.attention te with parallel.context {context}: sequences are split around our own attention only; "
+            "set kernels.attention=torch, or parallel.context=1"
+        )
 
 
 def _check_grouped(model: Model, training: Training) -> None:

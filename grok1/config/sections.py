@@ -31,6 +31,7 @@ class Model(Frozen):
     tie_embeddings: bool
     router: Literal["topk_then_softmax", "softmax_then_topk"]
     aux_loss_coefficient: float = Field(ge=0.0, le=10.0)
+    z_loss_coefficient: float = Field(default=0.0, ge=0.0, le=10.0, description="of the router's logits; 0 means none")
     embedding_multiplier: float = Field(gt=0.0)
     output_multiplier: float = Field(gt=0.0)
     norm_epsilon: float = Field(default=1e-5, gt=0.0)
@@ -65,15 +66,27 @@ class Parallel(Frozen):
 
     world_size: int = Field(ge=1, le=1 << 16)
     tensor: int = Field(default=1, ge=1, le=1 << 16)
+    context: int = Field(default=1, ge=1, le=1 << 16, description="how many ways a sequence is split, attention too")
+    context_exchange: Literal["all_gather", "a2a"] = "all_gather"  # of keys and values, or sequence for heads
     pipeline: int = Field(default=1, ge=1, le=1 << 16)
+    virtual_pipeline: int = Field(default=1, ge=1, le=1024, description="model chunks of each stage, interleaved")
+    first_stage_layers: int = Field(default=0, ge=0, le=1024, description="layers of the first stage; 0: as others")
+    last_stage_layers: int = Field(default=0, ge=0, le=1024, description="layers of the last stage; 0: as others")
     expert: int = Field(default=1, ge=1, le=1 << 16)
     expert_tensor: int = Field(default=1, ge=1, le=1 << 16, description="how many ways one expert's matrices are split")
     sequence_parallel: bool = True
     dispatcher: Literal["allgather", "alltoall"] = "alltoall"
+    order: Literal["tp-cp-ep-dp-pp", "tp-cp-ep-pp-dp"] = "tp-cp-ep-dp-pp"  # which axis' neighbours have adjacent ranks
 
     @model_validator(mode="after")
     def _check(self) -> Parallel:
-        divides("tensor x pipeline", self.tensor * self.pipeline, "parallel.world_size", self.world_size)
+        dense = self.tensor * self.context * self.pipeline
+        divides(
+            "tensor x context x pipeline" if self.context > 1 else "tensor x pipeline",
+            dense,
+            "parallel.world_size",
+            self.world_size,
+        )
         divides(
             "expert_tensor x expert x pipeline",
             self.expert_tensor * self.expert * self.pipeline,
@@ -95,12 +108,17 @@ class Parallel(Frozen):
     @property
     def data(self) -> int:
         """Data-parallel replicas of the dense parameters."""
-        return self.world_size // (self.tensor * self.pipeline)
+        return self.world_size // (self.tensor * self.context * self.pipeline)
 
     @property
     def expert_data(self) -> int:
         """Data-parallel replicas of each expert."""
         return self.world_size // (self.expert_tensor * self.expert * self.pipeline)
+
+    @property
+    def has_experts_apart(self) -> bool:
+        """Whether experts have other replicas than the dense weights, and so an optimizer of their own."""
+        return self.expert > 1 or self.expert_tensor != self.tensor
 
 
 class Training(Frozen):
@@ -122,7 +140,14 @@ class Training(Frozen):
     adam_beta2: float = Field(default=0.95, ge=0.0, lt=1.0)
     adam_epsilon: float = Field(default=1e-8, gt=0.0)
     clip_grad: float = Field(ge=0.0, description="0 means no clipping")
-    recompute: Literal["none", "full"] = "none"
+    recompute: Literal["none", "full", "selective"] = "none"
+    recompute_method: Literal["uniform", "block"] = "uniform"  # of full: every N layers together, or the first N
+    recompute_layers: int = Field(default=1, ge=1, le=1024, description="the N of recompute_method")
+    recompute_modules: list[Literal["core_attn", "moe_act", "layernorm", "moe"]] = Field(default=["core_attn"])
+    expert_capacity_factor: float = Field(default=0.0, ge=0.0, le=1024.0, description="0: no token is dropped")
+    expert_drop_policy: Literal["probs", "position"] = "probs"
+    pad_to_capacity: bool = False
+    routing: Literal["learned", "random"] = "learned"  # random: balanced by force, for measurements alone
     seed: int = Field(default=1234, ge=0, lt=1 << 31)
 
     @model_validator(mode="after")
@@ -174,6 +199,7 @@ class Kernels(Frozen):
     linear: Literal["megatron", "fused", "mc2"] = "megatron"
     norm: Literal["torch", "npu"] = "torch"
     gradient_reduction: Literal["at_end", "overlapped"] = "at_end"
+    param_gather: Literal["at_end", "overlapped"] = "at_end"
 
     def of_transformer_engine(self) -> list[tuple[str, str]]:
         """(choice, remedy) of each that Transformer Engine computes: ("kernels.attention te", what to set instead)."""

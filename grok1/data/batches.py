@@ -21,7 +21,8 @@ class BatchSource(Protocol):
     def step(self, step: int) -> list[Batch]:
         """This replica's micro-batches at a step (counted from 0): tokens, labels, position_ids [B, S], on the device.
 
-        May hold loss_mask [B, S] (1 where a token counts) and key_bias [B, 1, 1, S] (see grok1.model.attention).
+        May hold loss_weights [B, S], which sum to 1 (without them, all tokens count alike), and key_bias [B, 1, 1, S]
+        (see grok1.model.attention). In a context group, S is this rank's part, in all but the keys' bias.
         """
         ...
 
@@ -59,8 +60,24 @@ class Batches:
         batches = []
         for micro in range(self._recipe.num_micro_batches):
             first = step * training.global_batch + (micro * parallel.data + self._ranks.data) * size
-            batches.append(_collate([self._dataset[self._order[number]] for number in range(first, first + size)]))
+            whole = _collate([self._dataset[self._order[number]] for number in range(first, first + size)])
+            batches.append(of_context_rank(whole, parallel.context, self._ranks.context))
         return batches
+
+
+def of_context_rank(batch: Batch, ranks: int, rank: int) -> Batch:
+    """A rank's part of each sequence, as megatron cuts them: chunks `rank` and 2 x `ranks` - 1 - `rank` of 2 x `ranks`.
+
+    A bias of keys stays whole: every query sees keys of other ranks.
+    """
+    if ranks == 1:
+        return batch
+    return {name: values if name == "key_bias" else _two_chunks(values, ranks, rank) for name, values in batch.items()}
+
+
+def _two_chunks(values_BT: Tensor, ranks: int, rank: int) -> Tensor:
+    chunks = values_BT.chunk(2 * ranks, dim=1)
+    return torch.cat((chunks[rank], chunks[2 * ranks - 1 - rank]), dim=1)
 
 
 def _collate(samples: Sequence[Mapping[str, Tensor]]) -> Batch:

@@ -86,7 +86,7 @@ def _answer_for_cuda() -> None:
 
 
 def _make_tensors_on_the_cpu() -> None:
-    """torch.zeros and the like: device="cuda" means the CPU."""
+    """torch.zeros and the like: device="cuda" means the CPU, and no memory is pinned (a split sequence's positions)."""
     for name in _CPU_FACTORIES:
         setattr(torch, name, _on_cpu(getattr(torch, name)))
 
@@ -96,6 +96,7 @@ def _on_cpu(factory: Callable[P, Tensor]) -> Callable[P, Tensor]:
         device = kwargs.get("device")
         if device is not None and str(device).startswith("cuda"):
             kwargs["device"] = _CPU
+        kwargs.pop("pin_memory", None)
         return factory(*args, **kwargs)
 
     call.__name__ = factory.__name__

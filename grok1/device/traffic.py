@@ -177,7 +177,7 @@ def count_traffic() -> None:
         original = getattr(dist, name, None)
         if original is not None:
             setattr(dist, name, _counted(original))
-    dist.batch_isend_irecv = _heard(dist.batch_isend_irecv)  # type: ignore[assignment]
+    _hear_transfers()
     setattr(dist, _COALESCING, _timed(getattr(dist, _COALESCING)))
 
 
@@ -262,18 +262,22 @@ def _described(
     return operation, _group_of(args, kwargs), num_bytes, tensors[0].dtype if tensors else None
 
 
-def _heard(original: Callable[[list[dist.P2POp]], R]) -> Callable[[list[dist.P2POp]], R]:
-    """Tell the listener of each send and receive in a batch of them; its time is the pipeline phase's, not counted."""
+def _hear_transfers() -> None:
+    """Wrap the sends and receives of pipelines, alone or in a batch, which calls them by torch's own names."""
+    for name, operation in (("isend", "send"), ("irecv", "receive")):
+        heard = _heard(getattr(dist, name), operation)
+        for module in (dist, dist.distributed_c10d):
+            setattr(module, name, heard)
 
-    def call(operations: list[dist.P2POp]) -> R:
-        listener = TRAFFIC.listener
-        if listener is None:
-            return original(operations)
-        with contextlib.ExitStack() as stack:
-            for each in operations:
-                name = "send" if each.op in (dist.isend, dist.send) else "receive"
-                stack.enter_context(listener(name, each.group, _bytes_of(each.tensor), each.tensor.dtype))
-            return original(operations)
+
+def _heard(original: Callable[P, R], operation: str) -> Callable[P, R]:
+    """Tell the listener of a send or receive; its time is the pipeline phase's, not counted."""
+
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        if TRAFFIC.listener is None:
+            return original(*args, **kwargs)
+        with TRAFFIC.listener(*_described(operation, args, kwargs)):
+            return original(*args, **kwargs)
 
     call.__name__ = original.__name__
     call.__wrapped__ = original  # type: ignore[attr-defined]

@@ -33,6 +33,7 @@ class Ranks:
     world_size: int
     local_rank: int
     tensor: int
+    context: int
     pipeline: int
     data: int
     expert: int
@@ -42,8 +43,13 @@ class Ranks:
     is_last_stage: bool
 
     @property
+    def is_first_of_stage(self) -> bool:
+        """True on the lowest rank of each pipeline stage."""
+        return self.tensor == self.context == self.data == 0
+
+    @property
     def reports_loss(self) -> bool:
-        """True on the one rank of each data-parallel replica whose loss counts."""
+        """True on the ranks of a data-parallel replica whose losses add up to its own: one of each context's."""
         return self.is_last_stage and self.tensor == 0
 
 
@@ -91,9 +97,12 @@ def _come_together(store: Store, where: Rendezvous, stack: ExitStack) -> None:
 def _build_groups(where: Rendezvous, parallel: Parallel, seed: int) -> Ranks:
     parallel_state.initialize_model_parallel(
         tensor_model_parallel_size=parallel.tensor,
+        context_parallel_size=parallel.context,
         pipeline_model_parallel_size=parallel.pipeline,
+        virtual_pipeline_model_parallel_size=parallel.virtual_pipeline if parallel.virtual_pipeline > 1 else None,
         expert_model_parallel_size=parallel.expert,
         expert_tensor_parallel_size=parallel.expert_tensor,
+        order=parallel.order,
         distributed_timeout_minutes=where.timeout_seconds / 60,
         create_gloo_process_groups=False,  # only legacy checkpoints use them, and they double the start-up time
     )
@@ -103,19 +112,27 @@ def _build_groups(where: Rendezvous, parallel: Parallel, seed: int) -> Ranks:
         world_size=where.world_size,
         local_rank=where.local_rank,
         tensor=parallel_state.get_tensor_model_parallel_rank(),
+        context=parallel_state.get_context_parallel_rank(),
         pipeline=parallel_state.get_pipeline_model_parallel_rank(),
         data=parallel_state.get_data_parallel_rank(),
         expert=parallel_state.get_expert_model_parallel_rank(),
         expert_tensor=parallel_state.get_expert_tensor_parallel_rank(),
         expert_data=parallel_state.get_expert_data_parallel_rank(),
-        is_first_stage=parallel_state.is_pipeline_first_stage(),
-        is_last_stage=parallel_state.is_pipeline_last_stage(),
+        # without "ignore_virtual", megatron asks of the chunk whose turn it is
+        is_first_stage=parallel_state.is_pipeline_first_stage(ignore_virtual=True),
+        is_last_stage=parallel_state.is_pipeline_last_stage(ignore_virtual=True),
     )
 
 
 def tensor_group() -> dist.ProcessGroup:
     """The ranks that share each matrix with this one."""
     group: dist.ProcessGroup = parallel_state.get_tensor_model_parallel_group()
+    return group
+
+
+def context_group() -> dist.ProcessGroup:
+    """The ranks that share each sequence with this one."""
+    group: dist.ProcessGroup = parallel_state.get_context_parallel_group()
     return group
 
 
@@ -136,19 +153,22 @@ def group_names() -> dict[dist.ProcessGroup | None, str]:
     The first name fits where two kinds share a group.
     """
     state = parallel_state
+    of_context = " x context" if state.get_context_parallel_world_size() > 1 else ""  # else groups of the same ranks
     kinds = [
         ("tensor", state.get_tensor_model_parallel_group()),
-        ("tensor", state.get_tensor_and_context_parallel_group()),
+        ("context", state.get_context_parallel_group()),
+        (f"tensor{of_context}", state.get_tensor_and_context_parallel_group()),
         ("expert", state.get_expert_model_parallel_group()),
         ("expert-tensor", state.get_expert_tensor_parallel_group()),
         ("expert-tensor x expert", state.get_expert_tensor_and_model_parallel_group()),
         ("data", state.get_data_parallel_group()),
-        ("data", state.get_data_parallel_group(with_context_parallel=True)),
+        (f"data{of_context}", state.get_data_parallel_group(with_context_parallel=True)),
         ("expert-data", state.get_expert_data_parallel_group()),
         ("pipeline", state.get_pipeline_model_parallel_group()),
         ("tensor x pipeline", state.get_model_parallel_group()),
         ("embedding", state._EMBEDDING_GROUP),
         ("tensor x data", state.get_tensor_and_data_parallel_group()),
+        (f"tensor x data{of_context}", state.get_tensor_and_data_parallel_group(with_context_parallel=True)),
         ("expert-tensor x expert x pipeline", state.get_expert_tensor_model_pipeline_parallel_group()),
         ("world", dist.group.WORLD),
         *(("world", group) for group in whole_job_groups()),

@@ -16,7 +16,8 @@ def oracle_recipe(dump: Dump, overrides: tuple[str, ...] | list[str] = ()) -> Re
     """xAI's maths at the dump's sizes, in the layout that the overrides name; one rank by default.
 
     Unless overridden, an expert is split as attention is, and the ranks are as few as hold the layout. The
-    sequence is lengthened to what tensor parallelism divides, and rows are repeated to give every replica one.
+    sequence is lengthened to what tensor and context parallelism divide, and rows are repeated to give every replica
+    one.
 
     Raises:
         RecipeError: the layout cannot hold this dump; says which sizes do not fit.
@@ -87,20 +88,21 @@ def _check_fits(recipe: Recipe, dump: Dump) -> None:
 def _complete_layout(fields: dict[str, Any], config: OracleConfig) -> None:
     """Fill in what follows from the layout: ranks, expert split, batch and sequence length. Given values stay."""
     parallel, training = fields["parallel"], fields["training"]
-    sizes = [parallel.get(axis, 1) for axis in ("tensor", "pipeline", "expert")]
+    sizes = [parallel.get(axis, 1) for axis in ("tensor", "context", "pipeline", "expert")]
     if not all(isinstance(size, int) and 0 < size <= 1 << 16 for size in sizes):
         parallel.setdefault("world_size", 1)
         training.setdefault("global_batch", config.batch)
         training.setdefault("sequence_length", config.seq)
         return  # the recipe's own check says what is wrong with them
-    tensor, pipeline, expert = sizes
+    tensor, context, pipeline, expert = sizes
     expert_tensor = parallel.setdefault("expert_tensor", 1 if config.ffn_size % tensor else tensor)
     if not isinstance(expert_tensor, int) or expert_tensor < 1:
         expert_tensor = 1
-    world_size = parallel.setdefault("world_size", pipeline * math.lcm(tensor, expert * expert_tensor))
-    training.setdefault("sequence_length", -(-config.seq // tensor) * tensor)
+    world_size = parallel.setdefault("world_size", pipeline * math.lcm(tensor * context, expert * expert_tensor))
+    unit = tensor if context == 1 else math.lcm(2 * context, tensor * context)
+    training.setdefault("sequence_length", -(-config.seq // unit) * unit)
     micro_batch = training.get("micro_batch", 1)
     if isinstance(world_size, int) and isinstance(micro_batch, int) and micro_batch > 0:
-        replicas = max(1, world_size // (tensor * pipeline))
+        replicas = max(1, world_size // (tensor * context * pipeline))
         training.setdefault("global_batch", math.lcm(config.batch, micro_batch * replicas))
     training.setdefault("global_batch", config.batch)

@@ -6,9 +6,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
+from grok1.config.axes import axes_of
 from grok1.config.sections import Parallel
-
-_AXES = ("world_size", "tensor", "pipeline", "expert", "expert_tensor", "data")
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ class VerifyResult:
         worst = self.worst_gradient
         return {
             "oracle": self.oracle,
-            "layout": {axis: getattr(self.layout, axis) for axis in _AXES},
+            "layout": axes_of(self.layout),
             "loss": self.loss,
             "loss_expected": self.loss_expected,
             "loss_error": self.of_loss.max_abs_error,

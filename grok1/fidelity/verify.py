@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from grok1.config.recipe import Recipe
-from grok1.data.batches import Batch
+from grok1.data.batches import Batch, of_context_rank
 from grok1.device import software
 from grok1.distributed.groups import Ranks, joined
 from grok1.distributed.rendezvous import Rendezvous
@@ -57,7 +57,7 @@ def compare(job: VerifyJob, ranks: Ranks) -> VerifyResult | None:
     kept: list[Tensor] = []
     grok: Grok = unwrapped(model)
     grok.kept_logits = kept
-    loss, _ = stepper.reduce_losses(stepper.accumulate(batches.step(0)))
+    loss, *_ = stepper.reduce_losses(stepper.accumulate(batches.step(0)))
     gather_gradients(model)
     gradients = gather_published(model, recipe, ranks, lambda parameter: parameter.main_grad)  # type: ignore[attr-defined]
     logits = _gather_logits(kept, recipe, ranks)
@@ -89,7 +89,9 @@ class DumpBatches:
             if has_pads:
                 batch["key_bias"] = key_bias(tokens, config.pad_token, config.seq)
             if length > config.seq:
-                batch["loss_mask"] = (torch.arange(length) < config.seq).float().expand_as(tokens)
+                counted = (torch.arange(length) < config.seq).float().expand_as(tokens)
+                batch["loss_weights"] = counted / counted.sum()
+            batch = of_context_rank(batch, self._recipe.parallel.context, self._ranks.context)
             batches.append({name: values.to(target) for name, values in batch.items()})
         return batches
 
@@ -108,14 +110,13 @@ def _read_slice(dump: Dump, piece: PublishedSlice) -> Tensor:
     return torch.from_numpy(np.array(rows))
 
 
-_Logits = tuple[
-    int, list[list[int]], list[Tensor]
-]  # (tensor rank, rows of each micro-batch, logits [S, B, V/TP] of each)
+# (tensor rank, context rank, rows of each micro-batch, logits [S/CP, B, V/TP] of each)
+_Logits = tuple[int, int, list[list[int]], list[Tensor]]
 
 
 def _gather_logits(kept: list[Tensor], recipe: Recipe, ranks: Ranks) -> Tensor:
     """Logits [global batch, S, V] on rank 0, from each last-stage rank's share of the vocabulary; else empty."""
-    mine: _Logits = (ranks.tensor, _rows(recipe, ranks.data), [logits.float().cpu() for logits in kept])
+    mine: _Logits = (ranks.tensor, ranks.context, _rows(recipe, ranks.data), [logits.float().cpu() for logits in kept])
     gathered: list[_Logits] | None = [mine] * ranks.world_size if ranks.rank == 0 else None
     dist.gather_object(mine, gathered)
     if gathered is None:
@@ -123,9 +124,12 @@ def _gather_logits(kept: list[Tensor], recipe: Recipe, ranks: Ranks) -> Tensor:
     training, vocabulary = recipe.training, recipe.model.vocab_size
     whole = torch.full((training.global_batch, training.sequence_length, vocabulary), torch.nan)
     share = vocabulary // recipe.parallel.tensor
-    for tensor, rows, logits in gathered:
+    positions = torch.arange(training.sequence_length)[None]
+    for tensor, context, rows, logits in gathered:
+        held = of_context_rank({"positions": positions}, recipe.parallel.context, context)["positions"][0]
+        columns = torch.arange(tensor * share, (tensor + 1) * share)
         for micro, values_SBV in zip(rows, logits, strict=False):  # earlier stages have rows and no logits
-            whole[micro, :, tensor * share : (tensor + 1) * share] = values_SBV.transpose(0, 1)
+            whole[torch.tensor(micro)[:, None, None], held[:, None], columns] = values_SBV.transpose(0, 1)
     return whole
 
 

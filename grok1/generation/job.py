@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pydantic import Field
 
+from grok1.config.activations import score_bytes
 from grok1.config.load import build_recipe, load_recipe
 from grok1.config.recipe import Recipe
 from grok1.data.sample_corpus import cached_sample_corpus
@@ -58,7 +59,7 @@ class SizedRecipe(Recipe):
         routed = tokens * model.experts_per_token * parallel.expert_tensor
         experts = routed * (2 * model.hidden_size + 3 * model.ffn_hidden_size // parallel.expert_tensor)
         logits = 3 * 4 * self.rows * model.vocab_size
-        scores = self.score_bytes(tokens, self.length)
+        scores = score_bytes(self, tokens, self.length)
         return width * (sum(self.parameters_per_rank()) + cache + attention + experts) + logits + scores
 
 
@@ -154,13 +155,16 @@ def _cleaned(prompt: str) -> str:
 def generation_recipe(recipe: Recipe) -> Recipe:
     """The recipe on one pipeline stage: tensor and expert parallelism and the number of replicas stay.
 
+    Ranks that split a sequence in training are replicas here: a decoding step is one token long.
     Without MC2, which takes every input to be split along the sequence: a decoding step is one token long.
     """
     fields = recipe.resolved()
     if recipe.kernels.linear == "mc2":
         fields["kernels"]["linear"] = "megatron"
     stages = fields["parallel"]["pipeline"]
-    fields["parallel"].update(pipeline=1, world_size=fields["parallel"]["world_size"] // stages)
+    fields["training"]["global_batch"] *= fields["parallel"]["context"]
+    undivided = {"context": 1, "pipeline": 1, "virtual_pipeline": 1, "first_stage_layers": 0, "last_stage_layers": 0}
+    fields["parallel"].update(undivided, world_size=fields["parallel"]["world_size"] // stages)
     return Recipe.model_validate(fields)
 
 

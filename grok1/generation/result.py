@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Literal
 
+from grok1.config.axes import axes_of, axes_text
 from grok1.config.sections import Parallel
 from grok1.generation.job import Sampling
 
 FinishReason = Literal["eos", "length"]
-
-_AXES = ("world_size", "tensor", "expert", "expert_tensor", "data")
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ class GenerationResult:
 
     def as_json(self) -> dict[str, object]:
         """The result as `grok1 generate --json` writes it."""
-        return asdict(self) | {"layout": {axis: getattr(self.layout, axis) for axis in _AXES}}
+        return asdict(self) | {"layout": axes_of(self.layout, "pipeline")}
 
 
 def transcript(result: GenerationResult) -> str:
@@ -61,8 +60,8 @@ def transcript(result: GenerationResult) -> str:
     decode = "no decoding step" if speed is None else f"decode {speed:.1f} tokens/s"
     ranks = f"{layout.world_size} rank{'s' * (layout.world_size > 1)}"
     parts.append(
-        f"prefill {result.prefill_seconds:.3f} s, {decode} on {ranks} (TP{layout.tensor} EP{layout.expert} "
-        f"ETP{layout.expert_tensor} DP{layout.data}), step {result.checkpoint_step}, tokenizer {result.tokenizer}"
+        f"prefill {result.prefill_seconds:.3f} s, {decode} on {ranks} ({axes_text(layout, 'pipeline')}), "
+        f"step {result.checkpoint_step}, tokenizer {result.tokenizer}"
     )
     return "\n".join(parts)
 

@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.utils.flop_counter import register_flop_formula
 
-from grok1.config.recipe import LONGEST_BLOCK
+from grok1.config.activations import LONGEST_BLOCK
 from grok1.kernels.context import Context
 
 Sizes = tuple[int, int, int]  # of a tensor, as flop formulas get them

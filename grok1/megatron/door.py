@@ -40,6 +40,7 @@ with patches.quiet_imports(), patches.compile_when_called():
     from megatron.core.transformer.module import Float16Module, MegatronModule
     from megatron.core.transformer.moe.experts import SequentialMLP, TEGroupedMLP
     from megatron.core.transformer.moe.moe_layer import MoELayer, MoESubmodules
+    from megatron.core.transformer.moe.router import TopKRouter
     from megatron.core.transformer.spec_utils import ModuleSpec
     from megatron.core.transformer.transformer_block import (
         TransformerBlockSubmodules,
@@ -61,16 +62,19 @@ with patches.quiet_imports(), patches.compile_when_called():
         from grok1.megatron import line_0_19 as line  # type: ignore[no-redef]  # and of this one
 
 CONFIG, PATCHES = line.CONFIG, line.PATCHES
+SCALES_AUX_LOSS_BY_CONTEXT = line.SCALES_AUX_LOSS_BY_CONTEXT
 GroupedMLP, grouped_gemm_util = line.GroupedMLP, line.grouped_gemm_util
 WholeDispatcher = line.WholeDispatcher
 aux_loss_tracker, clear_aux_losses_tracker = line.aux_loss_tracker, line.clear_aux_losses_tracker
 optimizer_state, whole_job_groups = line.optimizer_state, line.whole_job_groups
+chunk_words, turn_of_chunk = line.chunk_words, line.turn_of_chunk
 
 for patch in PATCHES:
     patch()
 
 __all__ = [
     "CONFIG",
+    "SCALES_AUX_LOSS_BY_CONTEXT",
     "AttnMaskType",
     "ColumnParallelLinear",
     "DType",
@@ -99,12 +103,14 @@ __all__ = [
     "Split",
     "StaticInferenceContext",
     "TEGroupedMLP",
+    "TopKRouter",
     "TransformerBlockSubmodules",
     "TransformerConfig",
     "TransformerLayer",
     "TransformerLayerSubmodules",
     "WholeDispatcher",
     "aux_loss_tracker",
+    "chunk_words",
     "clear_aux_losses_tracker",
     "dist_checkpointing",
     "finalize_model_grads",
@@ -117,5 +123,6 @@ __all__ = [
     "parallel_state",
     "te",
     "tensor_parallel",
+    "turn_of_chunk",
     "whole_job_groups",
 ]

@@ -35,18 +35,18 @@ def connect_schedule(
     timers: Timers,
     scale_loss: Callable[[torch.Tensor], torch.Tensor],
     finalize_gradients: Callable[..., None],
-    no_sync: Callable[[], AbstractContextManager[None]] | None,
+    no_sync: list[Callable[[], AbstractContextManager[None]]],
 ) -> None:
     """Tell the pipeline schedules what to call: megatron's training loop sets the same four attributes.
 
-    With `no_sync`, gradients are reduced during the last micro-batch's backward only. megatron-core 0.12,
-    0.16, 0.19; all devices.
+    With `no_sync`, one of each model chunk, gradients are reduced during the last micro-batch's backward only.
+    megatron-core 0.12, 0.16, 0.19; all devices.
     """
     config.timers = timers
     config.grad_scale_func = scale_loss
     config.finalize_model_grads_func = finalize_gradients
-    if no_sync is not None:
-        config.no_sync_func = no_sync
+    if no_sync:
+        config.no_sync_func = no_sync if len(no_sync) > 1 else no_sync[0]
 
 
 @contextmanager
@@ -125,12 +125,34 @@ def mark_gradient_added(weight: torch.Tensor) -> None:
     weight.grad_added_to_main_grad = True  # type: ignore[attr-defined]
 
 
-def change_class(layer: torch.nn.Module, to: type) -> None:
-    """Make a layer that megatron has built one of a subclass with the same state.
+def change_class(layer: torch.nn.Module, to: type, **state: object) -> None:
+    """Make a layer that megatron has built one of a subclass with the same state, and what the subclass has more.
 
-    GPTModel builds its output layer without asking for a class. megatron-core 0.12, 0.16, 0.19; all devices.
+    GPTModel builds its output layer without asking for a class, and MoELayer its router. megatron-core 0.12, 0.16,
+    0.19; all devices.
     """
     layer.__class__ = to
+    for name, value in state.items():
+        setattr(layer, name, value)
+
+
+# ---- weights that are gathered during the forward ------------------------------------------------------
+
+
+def await_weights_of_children(wrapped: DdpModel, kind: type) -> None:
+    """Have each module of a kind wait for its children's weights, which it reads without calling the children.
+
+    megatron waits before a module's forward for that module's own weights, and not for its children's. megatron-core
+    0.12, 0.16, 0.19; all devices.
+    """
+
+    def wait(module: torch.nn.Module, _inputs: object) -> None:
+        for parameter in module.parameters():
+            wrapped.param_to_bucket_group[parameter].finish_param_sync()
+
+    for module in wrapped.modules():
+        if isinstance(module, kind):
+            module.register_forward_pre_hook(wait)
 
 
 # ---- data-parallel groups of one rank ------------------------------------------------------------------

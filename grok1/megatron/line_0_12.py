@@ -6,6 +6,8 @@ line_0_16.py and line_0_19.py have the same names. `grok1.megatron.door` takes o
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from megatron.core import parallel_state
 from megatron.core.transformer.moe import grouped_gemm_util
@@ -20,12 +22,15 @@ from grok1.megatron.protocols import MegatronOptimizer, StateDict
 __all__ = [
     "CONFIG",
     "PATCHES",
+    "SCALES_AUX_LOSS_BY_CONTEXT",
     "GroupedMLP",
     "WholeDispatcher",
     "aux_loss_tracker",
+    "chunk_words",
     "clear_aux_losses_tracker",
     "grouped_gemm_util",
     "optimizer_state",
+    "turn_of_chunk",
     "whole_job_groups",
 ]
 
@@ -37,10 +42,12 @@ PATCHES = (
     patches.restore_only_tensors_of_the_checkpoint,
     patches.run_nothing_that_a_checkpoint_holds,
     patches.quantize_nothing,
+    patches.drop_the_last_tokens,
     patches.keep_torchs_generator,
     patches.move_splits_from_a_cpu,
 )
 
+SCALES_AUX_LOSS_BY_CONTEXT = False  # for the backward, as it does the loss
 
 CONFIG: dict[str, object] = {}  # of TransformerConfig, beside what every line knows
 
@@ -72,6 +79,25 @@ def aux_loss_tracker() -> dict[str, object]:
     """megatron's running sums of the routers' auxiliary losses: name -> {"values": tensor [layers], ...}."""
     tracker: dict[str, object] = parallel_state.get_moe_layer_wise_logging_tracker()
     return tracker
+
+
+def chunk_words(_chunk: int) -> dict[str, int]:
+    """Which model chunk it is, as GPTModel's constructor takes it: not at all, it asks whose turn it is."""
+    return {}
+
+
+@contextmanager
+def turn_of_chunk(chunk: int) -> Iterator[None]:
+    """Inside, megatron takes this rank for its model chunk of that number: where it builds one, or names its layers."""
+    if parallel_state.get_virtual_pipeline_model_parallel_world_size() is None:
+        yield
+        return
+    before = parallel_state.get_virtual_pipeline_model_parallel_rank()
+    parallel_state.set_virtual_pipeline_model_parallel_rank(chunk)
+    try:
+        yield
+    finally:
+        parallel_state.set_virtual_pipeline_model_parallel_rank(before)
 
 
 def whole_job_groups() -> list[object]:

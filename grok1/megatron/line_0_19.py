@@ -9,17 +9,26 @@ import megatron.core.models.mimo.model.base  # noqa: F401  # get_megatron_optimi
 from megatron.core.transformer.moe.moe_logging import get_moe_metrics_tracker
 
 from grok1.megatron import patches
-from grok1.megatron.since_0_16 import WholeDispatcher, optimizer_state, whole_job_groups
+from grok1.megatron.since_0_16 import (
+    WholeDispatcher,
+    chunk_words,
+    optimizer_state,
+    turn_of_chunk,
+    whole_job_groups,
+)
 
 __all__ = [
     "CONFIG",
     "PATCHES",
+    "SCALES_AUX_LOSS_BY_CONTEXT",
     "GroupedMLP",
     "WholeDispatcher",
     "aux_loss_tracker",
+    "chunk_words",
     "clear_aux_losses_tracker",
     "grouped_gemm_util",
     "optimizer_state",
+    "turn_of_chunk",
     "whole_job_groups",
 ]
 
@@ -29,10 +38,13 @@ PATCHES = (
     patches.restore_only_tensors_of_the_checkpoint,
     patches.run_nothing_that_a_piece_holds,
     patches.ask_for_no_rank_outside_a_job,
+    patches.drop_the_last_tokens_of_a_map,
     patches.keep_torchs_generator,
     patches.move_splits_from_a_cpu,
     patches.leave_the_routers_bias_uncompiled,
 )
+
+SCALES_AUX_LOSS_BY_CONTEXT = True  # for the backward, as it does the loss
 
 # of TransformerConfig, beside what every line knows: its own default makes it warn that the default is deprecated
 CONFIG: dict[str, object] = {"cuda_graph_modules": []}

@@ -13,13 +13,14 @@ import queue
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NoReturn, ParamSpec, Protocol, TypeVar
+from typing import Any, NoReturn, ParamSpec, Protocol, TypeVar
 
 import numpy
 import torch
 from torch import Tensor
 
 from grok1.device.kind import cpu_only
+from grok1.megatron.capacity import first_tokens
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -183,6 +184,58 @@ def name_the_gemm_that_is_missing() -> None:
 
     if not hasattr(moe_utils, "te_general_gemm"):
         moe_utils.te_general_gemm = None
+
+
+def drop_the_last_tokens() -> None:
+    """topk_softmax_with_capacity with the policy `position`: keep each expert's first tokens (megatron-core 0.12).
+
+    It says that it drops those at the end, but takes a top-k of ones and zeros, which keeps any of equal ones: on a
+    CPU the last ones of 8, and some of the middle of 64.
+    """
+    from megatron.core.transformer.moe import moe_utils, router
+
+    original = router.topk_softmax_with_capacity
+
+    def topk(logits: Tensor, topk: int, **options: Any) -> tuple[Tensor, Tensor, Tensor]:
+        if options.get("capacity_factor") is None or options.get("drop_policy") != "position":
+            all_pairs: tuple[Tensor, Tensor, Tensor] = original(logits, topk, **options)
+            return all_pairs
+        probs, routed, counts = original(logits, topk, **{**options, "capacity_factor": None})
+        capacity = moe_utils.get_capacity(logits.shape[0] * topk, logits.shape[1], options["capacity_factor"])
+        kept = first_tokens(routed, capacity, bool(options.get("pad_to_capacity")))
+        return probs * kept, kept, counts
+
+    router.topk_softmax_with_capacity = topk
+
+
+def drop_the_last_tokens_of_a_map() -> None:
+    """apply_router_token_dropping with the policy `position`: keep each expert's first tokens (0.16, 0.19).
+
+    See `drop_the_last_tokens`, which is of line 0.12.
+    """
+    from megatron.core.transformer.moe import moe_utils, router
+
+    original = router.apply_router_token_dropping
+
+    def apply(
+        routing_probs: Tensor,
+        routing_map: Tensor,
+        router_topk: int,
+        capacity_factor: float,
+        drop_policy: str = "probs",
+        pad_to_capacity: bool = False,
+    ) -> tuple[Tensor, Tensor]:
+        if drop_policy != "position":
+            likeliest: tuple[Tensor, Tensor] = original(
+                routing_probs, routing_map, router_topk, capacity_factor, drop_policy, pad_to_capacity
+            )
+            return likeliest
+        tokens, experts = routing_probs.shape
+        capacity = moe_utils.get_capacity(tokens * router_topk, experts, capacity_factor)
+        kept = first_tokens(routing_map, capacity, pad_to_capacity)
+        return routing_probs * kept, kept
+
+    router.apply_router_token_dropping = apply
 
 
 def ask_for_no_rank_outside_a_job() -> None:

@@ -226,6 +226,8 @@ def load_bytes(planner: DefaultLoadPlanner, read_item: ReadItem, value: io.Bytes
 
 def why(error: BaseException) -> str:
     """Why a checkpoint did not load, in a few words: torch's own message on a refused pickle takes a page."""
+    if isinstance(error, KeyError):
+        return f"it lacks {reason_of(error, _MOST_CHARACTERS)}"
     return _what_was_named(error) if isinstance(error, pickle.UnpicklingError) else reason_of(error, _MOST_CHARACTERS)
 
 

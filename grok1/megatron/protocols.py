@@ -109,6 +109,7 @@ class DdpConfig(Protocol):
     """DistributedDataParallelConfig."""
 
     overlap_grad_reduce: bool
+    overlap_param_gather: bool
 
 
 class Bucket(Protocol):
@@ -127,6 +128,7 @@ class BucketGroup(Protocol):
     grad_reduce_handle: Handle | None
     start_grad_sync: Callable[..., None]
     start_param_sync: Callable[..., None]
+    finish_param_sync: Callable[..., None]
 
 
 class GradientBuffer(Protocol):
@@ -140,11 +142,14 @@ class DdpModel(Module):
     """DistributedDataParallel: a module, and what megatron adds. A declaration: nothing is an instance of it."""
 
     module: Module
+    ddp_config: DdpConfig
     buffers: list[GradientBuffer]  # type: ignore[assignment]  # megatron hides torch's method of that name
     expert_parallel_buffers: list[GradientBuffer]
     bucket_groups: list[BucketGroup]
     expert_parallel_bucket_groups: list[BucketGroup]
+    param_to_bucket_group: dict[Tensor, BucketGroup]
     zero_grad_buffer: Callable[[], None]
+    start_param_sync: Callable[..., None]
     no_sync: Callable[[], AbstractContextManager[None]]
 
 
@@ -172,7 +177,7 @@ class ModelConfig(Protocol):
     timers: Timers | None
     grad_scale_func: Callable[[Tensor], Tensor] | None
     finalize_model_grads_func: Callable[..., None] | None
-    no_sync_func: Callable[[], AbstractContextManager[None]] | None
+    no_sync_func: Callable[[], AbstractContextManager[None]] | list[Callable[[], AbstractContextManager[None]]] | None
     sequence_parallel: bool
 
 
@@ -183,7 +188,7 @@ class ForwardBackward(Protocol):
         self,
         *,
         forward_step_func: Callable[..., tuple[Tensor, Callable[..., tuple[Tensor, dict[str, Tensor]]]]],
-        data_iterator: Iterator[Mapping[str, Tensor]],
+        data_iterator: list[Iterator[Mapping[str, Tensor]]],
         model: list[Module],
         num_microbatches: int,
         seq_length: int,

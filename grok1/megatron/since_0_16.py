@@ -6,7 +6,8 @@ Only line_0_16.py and line_0_19.py import this; `grok1.megatron.door` has the na
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from megatron.core import parallel_state
 from megatron.core.transformer.moe.moe_utils import get_default_pg_collection
@@ -17,7 +18,7 @@ from torch import Tensor
 from grok1.megatron.protocols import MegatronOptimizer, StateDict
 
 # Each rank's part of each buffer as it lies: no exchange and no copy. The other kind, fully_reshardable, gathers every
-# rank's on all, in memory that a full-size job lacks, for layouts that change, which we refuse in any case.
+# rank's on all, in memory that a full-size job lacks, for layouts that change, which are refused on these lines.
 _SHARDING = {"distrib_optim_sharding_type": "dp_reshardable"}
 
 
@@ -72,3 +73,14 @@ def whole_job_groups() -> list[object]:
 def optimizer_state(optimizer: MegatronOptimizer, weights: StateDict, is_loading: bool) -> StateDict:
     """The optimizer's state, as dist_checkpointing takes it: each rank's part of each buffer."""
     return optimizer.sharded_state_dict(weights, is_loading=is_loading, metadata=_SHARDING)
+
+
+def chunk_words(chunk: int) -> dict[str, int]:
+    """Which model chunk it is, as GPTModel's constructor takes it."""
+    return {"vp_stage": chunk}
+
+
+@contextmanager
+def turn_of_chunk(_chunk: int) -> Iterator[None]:
+    """Nothing to set: a chunk knows its number."""
+    yield

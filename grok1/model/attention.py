@@ -13,8 +13,10 @@ from torch.nn import functional as F
 
 from grok1.config.sections import Kernels, Model
 from grok1.device.kind import device_kind
+from grok1.distributed.groups import context_group
 from grok1.kernels import transformer_engine
 from grok1.kernels.capped_attention import capped_attention
+from grok1.kernels.context_parallel import chunks_of_rank, gathered, heads_for_sequence, sequence_for_heads
 from grok1.kernels.linear import linear_layers
 from grok1.megatron.door import (
     AttnMaskType,
@@ -30,15 +32,20 @@ from grok1.megatron.door import (
 _HIDDEN = -1e30  # xAI's score of what a query may not see
 
 
-def attention_spec(model: Model, kernels: Kernels, core_attention: type | None = None) -> ModuleSpec:
-    """Self-attention for this model on this process's device, around a core of megatron's where one is given."""
+def attention_spec(
+    model: Model, kernels: Kernels, core_attention: type | None = None, is_split: bool = False
+) -> ModuleSpec:
+    """Self-attention for this model on this process's device, around a core of megatron's where one is given.
+
+    Where sequences are split over a context group, the core is ours on every device.
+    """
     column, row = linear_layers(kernels)
     return ModuleSpec(
         module=SelfAttention,
         params={"attn_mask_type": AttnMaskType.causal},
         submodules=SelfAttentionSubmodules(
             linear_qkv=column,
-            core_attention=core_attention or _core_attention(model, kernels),
+            core_attention=core_attention or _core_attention(model, kernels, is_split),
             linear_proj=row,
             q_layernorm=IdentityOp,
             k_layernorm=IdentityOp,
@@ -46,10 +53,11 @@ def attention_spec(model: Model, kernels: Kernels, core_attention: type | None =
     )
 
 
-def _core_attention(model: Model, kernels: Kernels) -> type | ModuleSpec:
+def _core_attention(model: Model, kernels: Kernels, is_split: bool) -> type | ModuleSpec:
     if kernels.attention == "te":
         return transformer_engine.core_attention()
-    if device_kind() == "npu" and not model.attention_logit_cap and not model.attention_multiplier:
+    is_plain = not (model.attention_logit_cap or model.attention_multiplier or is_split)
+    if device_kind() == "npu" and is_plain:
         return DotProductAttention  # MindSpeed replaces its forward with the fused NPU kernel
     multiplier = model.attention_multiplier or 1.0 / math.sqrt(model.head_dim)
     return ModuleSpec(module=CausalAttention, params={"multiplier": multiplier, "logit_cap": model.attention_logit_cap})
@@ -60,12 +68,14 @@ class CausalAttention(MegatronModule):
 
     Without a cap this is torch's fused attention. With one, scores are computed in float32 as in xAI's model: the
     multiplier before the cap, the mask after it. They are computed in blocks of queries, unless there is a bias.
-    Queries are at the last of the keys' positions, so that a cache of earlier keys works.
+    Queries are at the last of the keys' positions, so that a cache of earlier keys works. Where a context group shares
+    the sequence, each of a rank's two chunks is: it meets the gathered keys up to its own end.
     """
 
     def __init__(self, config: TransformerConfig, multiplier: float, logit_cap: float = 0.0, **_unused: object) -> None:
         super().__init__(config=config)
         self.multiplier, self.logit_cap = multiplier, logit_cap
+        self.exchange = config.cp_comm_type if config.context_parallel_size > 1 else None
 
     def forward(
         self,
@@ -77,8 +87,39 @@ class CausalAttention(MegatronModule):
     ) -> Tensor:
         """Context [S, B, H*D] of query [S, B, H, D] against key and value [T, B, G, D], T >= S.
 
-        `attention_mask` is a bias [B, 1, 1, T] over keys. Where it is not 0, it replaces their scores: see `key_bias`.
+        In a context group, all are of this rank's two chunks. `attention_mask` is a bias [B, 1, 1, T] over keys, of the
+        whole sequence's. Where it is not 0, it replaces their scores: see `key_bias`.
         """
+        if self.exchange == "a2a":
+            whole = heads_for_sequence(query_SBHD, key_TBGD, value_TBGD, context_group())
+            attended = self._attended(*whole, attention_mask)
+            return sequence_for_heads(attended.unflatten(2, (-1, query_SBHD.shape[3])), context_group()).flatten(2)
+        if self.exchange is not None:
+            return self._attended_by_chunk(query_SBHD, key_TBGD, value_TBGD, attention_mask)
+        return self._attended(query_SBHD, key_TBGD, value_TBGD, attention_mask)
+
+    def _attended_by_chunk(
+        self, query_SBHD: Tensor, key_SBGD: Tensor, value_SBGD: Tensor, bias_B11T: Tensor | None
+    ) -> Tensor:
+        """[S, B, H*D] of this rank's two chunks, each against the keys before its end, or all where there is a bias."""
+        group = context_group()
+        key, value = gathered(key_SBGD, value_SBGD, group)
+        attended = []
+        for number, query in zip(chunks_of_rank(group.size(), group.rank()), query_SBHD.chunk(2), strict=True):
+            first = number * query.shape[0]
+            seen = len(key) if bias_B11T is not None else first + len(query)
+            attended.append(self._attended(query, key[:seen], value[:seen], bias_B11T, first))
+        return torch.cat(attended)
+
+    def _attended(
+        self,
+        query_SBHD: Tensor,
+        key_TBGD: Tensor,
+        value_TBGD: Tensor,
+        attention_mask: Tensor | None,
+        first: int | None = None,
+    ) -> Tensor:
+        """[S, B, H*D]; with a bias, queries may be at other positions than the last: from `first` on."""
         if self.logit_cap and attention_mask is None:
             return capped_attention(query_SBHD, key_TBGD, value_TBGD, self.multiplier, self.logit_cap).flatten(2)
         group = query_SBHD.shape[2] // key_TBGD.shape[2]
@@ -86,7 +127,7 @@ class CausalAttention(MegatronModule):
         key = _for_query_heads(key_TBGD.permute(1, 2, 0, 3), group)
         value = _for_query_heads(value_TBGD.permute(1, 2, 0, 3), group)
         if attention_mask is not None:
-            context = _capped(query, key, value, self.multiplier, self.logit_cap, attention_mask)
+            context = _capped(query, key, value, self.multiplier, self.logit_cap, attention_mask, first)
         else:
             whole = query.shape[2] == key.shape[2]
             mask = None if whole or query.shape[2] == 1 else ~_future(query, key)
@@ -115,16 +156,25 @@ def _for_query_heads(heads_BGTD: Tensor, group: int) -> Tensor:
     return heads_BGTD.repeat_interleave(group, dim=1)
 
 
-def _future(query: Tensor, key: Tensor) -> Tensor:
-    """True where a key [.., T, D] lies after a query [.., S, D], the queries being the last S positions."""
+def _future(query: Tensor, key: Tensor, first: int | None = None) -> Tensor:
+    """True where a key [.., T, D] lies after a query [.., S, D], the queries being from `first` on, or the last S."""
     queries, keys = query.shape[-2], key.shape[-2]
-    return torch.ones(queries, keys, dtype=torch.bool, device=query.device).triu(1 + keys - queries)
+    earlier = keys - queries if first is None else first
+    return torch.ones(queries, keys, dtype=torch.bool, device=query.device).triu(1 + earlier)
 
 
-def _capped(query: Tensor, key: Tensor, value: Tensor, multiplier: float, cap: float, bias_B11T: Tensor) -> Tensor:
+def _capped(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    multiplier: float,
+    cap: float,
+    bias_B11T: Tensor,
+    first: int | None = None,
+) -> Tensor:
     scores = (query @ key.transpose(-1, -2)).float() * multiplier
     if cap:
         scores = cap * torch.tanh(scores / cap)
-    scores = scores.masked_fill(_future(query, key), _HIDDEN)
+    scores = scores.masked_fill(_future(query, key, first), _HIDDEN)
     scores = torch.where(bias_B11T == 0.0, scores, bias_B11T)
     return scores.softmax(-1).to(value.dtype) @ value

@@ -5,14 +5,23 @@ h += norm_1(attention(norm_0(h))); h += norm_3(experts(norm_2(h))). The residual
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from grok1.config.sections import Kernels, Model
+from grok1.config.recipe import Recipe
+from grok1.config.sections import Kernels
 from grok1.device.accelerator import npu_rms_norm
 from grok1.device.kind import check_npu_norm, device_kind
-from grok1.megatron.door import ModuleSpec, TransformerConfig, TransformerLayer, TransformerLayerSubmodules
+from grok1.megatron.door import (
+    ModuleSpec,
+    TransformerConfig,
+    TransformerLayer,
+    TransformerLayerSubmodules,
+    tensor_parallel,
+)
 from grok1.megatron.instances import mark_sequence_parallel
 from grok1.megatron.protocols import InferenceContext
 from grok1.model.attention import attention_spec
@@ -54,13 +63,24 @@ def norm_class(kernels: Kernels) -> type[RMSNorm]:
 
 
 class GrokLayer(TransformerLayer):
-    """megatron's layer with a norm after, as well as before, each of its two blocks."""
+    """megatron's layer with a norm after, as well as before, each of its two blocks.
 
-    def __init__(self, config: TransformerConfig, submodules: TransformerLayerSubmodules, **kwargs: object) -> None:
+    Of what may be `recomputed` in the backward, "layernorm" (all four norms) and "moe" (router, dispatch and experts)
+    are done here; megatron's own parts do the others.
+    """
+
+    def __init__(
+        self,
+        config: TransformerConfig,
+        submodules: TransformerLayerSubmodules,
+        recomputed: Sequence[str] = (),
+        **kwargs: object,
+    ) -> None:
         super().__init__(config, submodules, **kwargs)
         norm = type(self.input_layernorm)  # all four alike
         self.post_attention_layernorm = norm(config, config.hidden_size, config.layernorm_epsilon)
         self.post_mlp_layernorm = norm(config, config.hidden_size, config.layernorm_epsilon)
+        self._recomputed = recomputed
 
     def forward(
         self,
@@ -71,26 +91,50 @@ class GrokLayer(TransformerLayer):
         **_unused: object,
     ) -> tuple[Tensor, None]:
         """[S/TP, B, hidden] in and out; the second item is megatron's cross-attention context."""
+        normed, drop_normed = self._before(self.input_layernorm, hidden_states)
         attended, _ = self.self_attention(
-            self.input_layernorm(hidden_states),
+            normed,
             attention_mask=attention_mask,
             inference_context=inference_context,
             rotary_pos_emb=rotary_pos_emb,
         )
-        hidden_states = hidden_states + self.post_attention_layernorm(attended)
-        expert_output, _ = self.mlp(self.pre_mlp_layernorm(hidden_states))
-        return hidden_states + self.post_mlp_layernorm(expert_output), None
+        drop_normed(attended)
+        hidden_states = hidden_states + self._run(self.post_attention_layernorm, attended, "layernorm")
+        normed, drop_normed = self._before(self.pre_mlp_layernorm, hidden_states)
+        expert_output = self._run(self._experts, normed, "moe")
+        drop_normed(expert_output)
+        return hidden_states + self._run(self.post_mlp_layernorm, expert_output, "layernorm"), None
+
+    def _experts(self, hidden_states: Tensor) -> Tensor:
+        output: Tensor = self.mlp(hidden_states)[0]
+        return output
+
+    def _run(self, part: Callable[[Tensor], Tensor], x: Tensor, name: str) -> Tensor:
+        """part(x), of which the backward finds x alone where the part is recomputed."""
+        if self.training and name in self._recomputed:
+            again: Tensor = tensor_parallel.checkpoint(part, False, x)
+            return again
+        return part(x)
+
+    def _before(self, norm: torch.nn.Module, x: Tensor) -> tuple[Tensor, Callable[[Tensor], None]]:
+        """(norm(x), what to call with the block's output: it frees norm(x) until that output's gradient is there)."""
+        if self.training and "layernorm" in self._recomputed:
+            again = tensor_parallel.CheckpointWithoutOutput()
+            return again.checkpoint(norm, x), again.discard_output_and_register_recompute
+        return norm(x), lambda _output: None
 
 
-def layer_spec(model: Model, kernels: Kernels, core_attention: type | None = None) -> ModuleSpec:
+def layer_spec(recipe: Recipe, core_attention: type | None = None) -> ModuleSpec:
     """One Grok-1 layer as megatron's transformer block wants it; see `attention_spec`."""
+    model, kernels, training = recipe.model, recipe.kernels, recipe.training
     norm = norm_class(kernels)
     return ModuleSpec(
         module=GrokLayer,
+        params={"recomputed": training.recompute_modules if training.recompute == "selective" else ()},
         submodules=TransformerLayerSubmodules(
             input_layernorm=norm,
-            self_attention=attention_spec(model, kernels, core_attention),
+            self_attention=attention_spec(model, kernels, core_attention, recipe.parallel.context > 1),
             pre_mlp_layernorm=norm,
-            mlp=moe_spec(model, kernels),
+            mlp=moe_spec(model, kernels, training),
         ),
     )

@@ -10,31 +10,38 @@ import torch.distributed as dist
 from torch import Tensor
 
 from grok1.config.recipe import Recipe
+from grok1.config.sections import Training
+from grok1.config.stages import stage_layers
 from grok1.device.kind import device_kind
 from grok1.distributed.groups import Ranks, tensor_group
 from grok1.kernels import transformer_engine
 from grok1.kernels.cross_entropy import cross_entropy
+from grok1.kernels.experts import FusedExperts
 from grok1.kernels.linear import linear_layers
 from grok1.megatron.door import (
     CONFIG,
+    SCALES_AUX_LOSS_BY_CONTEXT,
     DistributedDataParallel,
     DistributedDataParallelConfig,
     Float16Module,
     GPTModel,
     TransformerBlockSubmodules,
     TransformerConfig,
+    chunk_words,
     get_num_layers_to_build,
+    turn_of_chunk,
 )
 from grok1.megatron.instances import (
+    await_weights_of_children,
     change_class,
     disable_sequence_parallelism,
     mark_experts_apart,
     mark_gradients_awaited,
     skip_single_rank_collectives,
 )
-from grok1.megatron.protocols import DdpModel
 from grok1.model.layers import layer_spec, norm_class
 from grok1.model.moe import activation
+from grok1.weights.chunks import Chunks, chunks_of
 from grok1.weights.sharding import initialise
 
 
@@ -42,22 +49,28 @@ class Grok(GPTModel):
     """megatron's GPT with Grok-1's two multipliers: on the embedding and on the logits."""
 
     def __init__(
-        self, recipe: Recipe, config: TransformerConfig, ranks: Ranks, core_attention: type | None = None
+        self,
+        recipe: Recipe,
+        config: TransformerConfig,
+        ranks: Ranks,
+        core_attention: type | None = None,
+        chunk: int = 0,
     ) -> None:
         self.recipe_model = recipe.model
         self._kernels = recipe.kernels
         self.kept_logits: list[Tensor] | None = None  # a list set here receives each micro-batch's [S, B, vocab/TP]
-        layers = [layer_spec(recipe.model, recipe.kernels, core_attention)] * get_num_layers_to_build(config)
+        layers = [layer_spec(recipe, core_attention)] * get_num_layers_to_build(config)
         super().__init__(
             config,
             TransformerBlockSubmodules(layer_specs=layers, layer_norm=norm_class(recipe.kernels)),
             vocab_size=recipe.model.vocab_size,
             max_sequence_length=recipe.training.sequence_length,
-            pre_process=ranks.is_first_stage,
-            post_process=ranks.is_last_stage,
+            pre_process=ranks.is_first_stage and chunk == 0,
+            post_process=ranks.is_last_stage and chunk == recipe.parallel.virtual_pipeline - 1,
             share_embeddings_and_output_weights=recipe.model.tie_embeddings,
             position_embedding_type="rope",
             rotary_base=recipe.model.rope_base,
+            **(chunk_words(chunk) if recipe.parallel.virtual_pipeline > 1 else {}),
         )
         if self.post_process:  # megatron makes the layer itself; ours has the same state
             column, _ = linear_layers(recipe.kernels)
@@ -98,13 +111,8 @@ def transformer_config(recipe: Recipe) -> TransformerConfig:
     transformer_engine.check_present(recipe.kernels)
     model, parallel, training = recipe.model, recipe.parallel, recipe.training
     dtype = torch.bfloat16 if training.dtype == "bf16" else torch.float32
-    recompute: dict[str, str | int] = {}
-    if training.recompute == "full":
-        recompute = {
-            "recompute_granularity": "full",
-            "recompute_method": "uniform",
-            "recompute_num_layers": 1,
-        }
+    # megatron averages gradients over the context's ranks too, as if each had a whole loss
+    shares = 1 if SCALES_AUX_LOSS_BY_CONTEXT else parallel.context
     return TransformerConfig(
         num_layers=model.num_layers,
         hidden_size=model.hidden_size,
@@ -117,8 +125,12 @@ def transformer_config(recipe: Recipe) -> TransformerConfig:
         moe_router_topk=model.experts_per_token,
         moe_router_pre_softmax=model.router == "softmax_then_topk",
         moe_router_load_balancing_type="aux_loss" if model.aux_loss_coefficient else "none",
-        moe_aux_loss_coeff=model.aux_loss_coefficient,
+        moe_aux_loss_coeff=model.aux_loss_coefficient * shares,
+        moe_z_loss_coeff=model.z_loss_coefficient * shares or None,
         moe_router_dtype="fp32" if training.router_dtype == "fp32" else None,
+        moe_expert_capacity_factor=training.expert_capacity_factor or None,
+        moe_token_drop_policy=training.expert_drop_policy,
+        moe_pad_expert_input_to_capacity=training.pad_to_capacity,
         moe_token_dispatcher_type=parallel.dispatcher,
         moe_ffn_hidden_size=model.ffn_hidden_size,
         moe_grouped_gemm=recipe.kernels.experts in ("grouped", "te_grouped"),
@@ -140,6 +152,8 @@ def transformer_config(recipe: Recipe) -> TransformerConfig:
         # parameters are split; unmarked ones count once too few times in the gradient norm
         perform_initialization=True,
         tensor_model_parallel_size=parallel.tensor,
+        context_parallel_size=parallel.context,
+        cp_comm_type=parallel.context_exchange,
         pipeline_model_parallel_size=parallel.pipeline,
         expert_model_parallel_size=parallel.expert,
         expert_tensor_parallel_size=parallel.expert_tensor,
@@ -147,9 +161,43 @@ def transformer_config(recipe: Recipe) -> TransformerConfig:
         bf16=training.dtype == "bf16",
         params_dtype=dtype,
         pipeline_dtype=dtype,
-        **recompute,
+        **_stages(recipe),
+        **_recompute(training),
         **CONFIG,
     )
+
+
+def _stages(recipe: Recipe) -> dict[str, int | bool | None]:
+    """How layers lie in stages and chunks, in megatron's words.
+
+    Of two stages megatron-core 0.12 takes the first's layers alone, and of more it misplaces the chunks of a pipeline
+    whose last stage alone is given: so it gets both.
+    """
+    parallel = recipe.parallel
+    words: dict[str, int | bool | None] = {}
+    if parallel.first_stage_layers or parallel.last_stage_layers:
+        layers = stage_layers(recipe.model.num_layers, parallel)
+        words["num_layers_in_first_pipeline_stage"] = layers[0]
+        words["num_layers_in_last_pipeline_stage"] = layers[-1] if len(layers) > 2 else None
+    if parallel.virtual_pipeline > 1:
+        words["virtual_pipeline_model_parallel_size"] = parallel.virtual_pipeline
+        # sent in a batch, two stages would take each other's activations for gradients
+        words["batch_p2p_comm"] = False
+    return words
+
+
+def _recompute(training: Training) -> dict[str, object]:
+    """What of recompute is megatron's to do; GrokLayer does the rest."""
+    if training.recompute == "full":
+        return {
+            "recompute_granularity": "full",
+            "recompute_method": training.recompute_method,
+            "recompute_num_layers": training.recompute_layers,
+        }
+    of_megatron = [module for module in training.recompute_modules if module in ("core_attn", "moe_act")]
+    if training.recompute == "none" or not of_megatron:
+        return {}
+    return {"recompute_granularity": "selective", "recompute_modules": of_megatron}
 
 
 def build_model(
@@ -159,34 +207,53 @@ def build_model(
     *,
     stock: bool = False,
     core_attention: type | None = None,
-) -> DdpModel:
+) -> Chunks:
     """This rank's part of the model on its device, initialised unless told otherwise, in data-parallel buffers.
 
     For comparisons: `stock` leaves megatron's buffers as megatron makes them, and `core_attention` is a megatron
     module to use in place of ours.
     """
-    config = transformer_config(recipe)
-    model: torch.nn.Module = Grok(recipe, config, ranks, core_attention)
-    if recipe.parallel.expert_tensor != recipe.parallel.tensor:
-        mark_experts_apart(model)
-    if with_values:
-        initialise(model, recipe, ranks)
-    if device_kind() != "cpu":
-        model.cuda(torch.cuda.current_device())
-    if recipe.training.dtype == "bf16":
-        model = Float16Module(config, model)
+    config, parallel = transformer_config(recipe), recipe.parallel
     ddp = DistributedDataParallelConfig(
         grad_reduce_in_fp32=recipe.training.gradient_dtype == "fp32",
         overlap_grad_reduce=recipe.kernels.gradient_reduction == "overlapped",
+        overlap_param_gather=recipe.kernels.param_gather == "overlapped",
         use_distributed_optimizer=True,
         check_for_nan_in_grad=False,  # a loss that is not finite voids the run, with a better message
     )
-    wrapped: DdpModel = DistributedDataParallel(config=config, ddp_config=ddp, module=model)
-    if not stock:
-        skip_single_rank_collectives(wrapped)
-    if ddp.overlap_grad_reduce:
-        mark_gradients_awaited(wrapped)
-    return wrapped
+    wrapped = []
+    for number in range(parallel.virtual_pipeline):
+        bare = _build_chunk(recipe, config, ranks, with_values, core_attention, number)
+        # as megatron's own trainer has it, only the first chunk is cut into buckets
+        wrapped.append(DistributedDataParallel(config, ddp, bare, disable_bucketing=number > 0))
+    chunks = Chunks(wrapped)
+    for chunk in chunks:
+        if not stock:
+            skip_single_rank_collectives(chunk)
+        if ddp.overlap_grad_reduce:
+            mark_gradients_awaited(chunk)
+        if ddp.overlap_param_gather:
+            await_weights_of_children(chunk, FusedExperts)
+    return chunks
+
+
+def _build_chunk(
+    recipe: Recipe,
+    config: TransformerConfig,
+    ranks: Ranks,
+    with_values: bool,
+    core_attention: type | None,
+    number: int,
+) -> torch.nn.Module:
+    with turn_of_chunk(number):
+        model: torch.nn.Module = Grok(recipe, config, ranks, core_attention, number)
+    if recipe.parallel.has_experts_apart:
+        mark_experts_apart(model)
+    if with_values:
+        initialise(model, recipe, ranks, number)
+    if device_kind() != "cpu":
+        model.cuda(torch.cuda.current_device())
+    return Float16Module(config, model) if recipe.training.dtype == "bf16" else model
 
 
 def build_for_inference(recipe: Recipe, ranks: Ranks) -> torch.nn.Module:
@@ -217,15 +284,16 @@ def with_own_attention(recipe: Recipe) -> Recipe:
 
 
 def unwrapped(model: torch.nn.Module) -> Grok:
-    """The bare model inside its data-parallel and dtype wrappers."""
+    """The bare model inside its data-parallel and dtype wrappers; of several chunks, the last."""
+    model = chunks_of(model)[-1]
     while not isinstance(model, Grok):
         model = cast(torch.nn.Module, model.module)
     return model
 
 
-def gather_gradients(model: DdpModel) -> None:
+def gather_gradients(model: Chunks) -> None:
     """Make each parameter's `main_grad` whole after a step's reduction, which leaves each replica its own share."""
-    for buffer in model.buffers + model.expert_parallel_buffers:
+    for buffer in model.gradient_buffers:
         group = buffer.data_parallel_group
         for bucket in buffer.buckets:
             share = bucket.grad_data.view(group.size(), -1)[group.rank()].clone()

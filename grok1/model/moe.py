@@ -7,7 +7,7 @@ from collections.abc import Callable
 from torch import Tensor
 from torch.nn import functional as F
 
-from grok1.config.sections import Kernels, Model
+from grok1.config.sections import Kernels, Model, Training
 from grok1.kernels import transformer_engine
 from grok1.kernels.dispatch import MergedDispatcher
 from grok1.kernels.experts import FusedExperts
@@ -22,14 +22,20 @@ from grok1.megatron.door import (
     grouped_gemm_util,
 )
 from grok1.megatron.installed import check_has_grouped_experts
+from grok1.megatron.instances import change_class
+from grok1.model.routing import RandomRouter
 
 
-def moe_spec(model: Model, kernels: Kernels) -> ModuleSpec:
-    """The mixture-of-experts block: router and dispatcher come with megatron's MoELayer."""
+def moe_spec(model: Model, kernels: Kernels, training: Training) -> ModuleSpec:
+    """The mixture-of-experts block: router and dispatcher come with megatron's MoELayer, unless ours are chosen."""
     column, row = plain_layers()
     expert = MLPSubmodules(linear_fc1=column, linear_fc2=row)
     return ModuleSpec(
-        module=MergedMoELayer if kernels.dispatch == "merged" else MoELayer,
+        module=GrokMoELayer,
+        params={
+            "is_merged": kernels.dispatch == "merged",
+            "random_seed": training.seed if training.routing == "random" else None,
+        },
         submodules=MoESubmodules(experts=_experts_spec(model, kernels, expert)),
     )
 
@@ -55,12 +61,17 @@ def _check_grouped_gemm() -> None:
         )
 
 
-class MergedMoELayer(MoELayer):
-    """megatron's layer with our dispatcher in place of the one that it makes."""
+class GrokMoELayer(MoELayer):
+    """megatron's layer, with our dispatcher in place of its own where `is_merged`, and drawn routes with a seed."""
 
-    def __init__(self, *args: object, **kwargs: object) -> None:
+    def __init__(
+        self, *args: object, is_merged: bool = False, random_seed: int | None = None, **kwargs: object
+    ) -> None:
         super().__init__(*args, **kwargs)
-        self.token_dispatcher = MergedDispatcher(self.num_local_experts, self.local_expert_indices, self.config)
+        if is_merged:
+            self.token_dispatcher = MergedDispatcher(self.num_local_experts, self.local_expert_indices, self.config)
+        if random_seed is not None:
+            change_class(self.router, RandomRouter, seed=random_seed)
 
 
 def gelu_tanh(x: Tensor) -> Tensor:

@@ -11,12 +11,12 @@ from grok1.data.batches import Batches, BatchSource
 from grok1.data.samples import training_samples
 from grok1.distributed.groups import Ranks, joined
 from grok1.distributed.rendezvous import Rendezvous
-from grok1.megatron.protocols import DdpModel
 from grok1.model.model import build_model
 from grok1.training.job import Job
 from grok1.training.optimizer import build_optimizer
 from grok1.training.step import Stepper
 from grok1.training.timers import PhaseTimers
+from grok1.weights.chunks import Chunks
 
 
 @contextmanager
@@ -37,7 +37,7 @@ def build_stepper(
     ranks: Ranks,
     batches: BatchSource,
     *,
-    prepare: Callable[[DdpModel], None] = lambda model: None,
+    prepare: Callable[[Chunks], None] = lambda model: None,
     timers: PhaseTimers | None = None,
     with_values: bool = True,
     stock: bool = False,

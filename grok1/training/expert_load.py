@@ -15,7 +15,8 @@ from grok1.megatron.protocols import Router
 class ExpertLoad:
     """Counts the tokens that this rank's routers send to each expert, by layer."""
 
-    def __init__(self, model: torch.nn.Module) -> None:
+    def __init__(self, model: torch.nn.Module, is_padded: bool = False) -> None:
+        self._is_padded = is_padded  # routing maps hold tokens of probability 0, which count as none
         self._maps_by_layer: dict[int, list[Tensor]] = {}
         self._counts_by_layer: dict[int, Tensor] = {}
         self._routers = [module.router for module in model.modules() if isinstance(module, MoELayer)]
@@ -37,15 +38,21 @@ class ExpertLoad:
     def _keep(self, router: Router, _inputs: object, output: tuple[Tensor, Tensor]) -> None:
         if torch.is_grad_enabled():  # recomputation runs the router twice, first without gradients
             layer = int(router.layer_number) - 1  # megatron counts layers from 1
-            self._maps_by_layer.setdefault(layer, []).append(output[1])
+            probs_TE, map_TE = output
+            self._maps_by_layer.setdefault(layer, []).append(map_TE & (probs_TE != 0) if self._is_padded else map_TE)
 
-    def settle(self) -> None:
-        """Count the routing maps kept since the last call. Once a step is cheaper than once a router."""
-        for layer, maps_TE in self._maps_by_layer.items():
-            counts_E = torch.cat(maps_TE).sum(dim=0)
+    def settle(self) -> list[tuple[int, Tensor]]:
+        """Count the routing maps kept since the last call: each layer's tokens, and how many each expert got [E].
+
+        Once a step is cheaper than once a router.
+        """
+        tokens = [sum(map(len, maps_TE)) for maps_TE in self._maps_by_layer.values()]
+        new = {layer: torch.cat(maps_TE).sum(dim=0) for layer, maps_TE in self._maps_by_layer.items()}
+        for layer, counts_E in new.items():
             seen = self._counts_by_layer.get(layer)
             self._counts_by_layer[layer] = counts_E if seen is None else seen.add_(counts_E)
         self._maps_by_layer = {}
+        return list(zip(tokens, new.values(), strict=True))
 
     def drain(self) -> dict[int, list[int]]:
         """Tokens per expert by layer index since the last drain."""

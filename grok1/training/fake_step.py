@@ -22,13 +22,16 @@ from torch import Tensor
 from torch._ops import OpOverload
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_map
 
+from grok1.config.levers import expert_capacity
 from grok1.config.recipe import Recipe
-from grok1.data.batches import Batch
+from grok1.data.batches import Batch, of_context_rank
+from grok1.device.operands import device_asked_for, operands
 from grok1.device.without_data import HOST_READS, without_data
 from grok1.distributed.groups import Ranks, joined
 from grok1.distributed.rendezvous import FAKE_URL, Rendezvous
+from grok1.megatron.capacity import first_tokens
 from grok1.megatron.door import MoELayer
 from grok1.training.assembly import build_stepper
 from grok1.training.step import Stepper
@@ -81,6 +84,9 @@ def plan_routing(model: torch.nn.Module, recipe: Recipe, routing: Routing) -> No
         if num_tokens not in maps_TE:
             with unset_fake_temporarily():
                 planned_TE = routing.routing_map(num_tokens, recipe.model.experts_per_token)
+                capacity = expert_capacity(recipe.model, recipe.parallel, recipe.training)
+                if capacity is not None:
+                    planned_TE = first_tokens(planned_TE, capacity, recipe.training.pad_to_capacity)
                 maps_TE[num_tokens] = planned_TE.to(map_TE.device)
         return probs_TE, maps_TE[num_tokens]
 
@@ -92,8 +98,8 @@ def plan_routing(model: torch.nn.Module, recipe: Recipe, routing: Routing) -> No
 class FakeBatches:
     """Micro-batches of invented token ids. `num_micro_batches` may be changed between steps."""
 
-    def __init__(self, recipe: Recipe) -> None:
-        self._recipe = recipe
+    def __init__(self, recipe: Recipe, context_rank: int = 0) -> None:
+        self._recipe, self._context_rank = recipe, context_rank
         self.num_micro_batches = recipe.num_micro_batches
 
     def step(self, _step: int) -> list[Batch]:
@@ -104,6 +110,7 @@ class FakeBatches:
             tokens = ids % self._recipe.model.vocab_size
             batch = {"tokens": tokens, "labels": tokens, "position_ids": ids}
             batch = {name: values.to(torch.cuda.current_device()) for name, values in batch.items()}
+            batch = of_context_rank(batch, self._recipe.parallel.context, self._context_rank)
         return [batch] * self.num_micro_batches
 
 
@@ -124,7 +131,7 @@ def fake_rank(
     with joined(where, recipe.parallel, recipe.training.seed) as ranks:
         modes = FakeTensorMode(allow_non_fake_inputs=True), _FakeStep()
         with without_data(), modes[0], modes[1], meter or nullcontext():
-            batches = FakeBatches(recipe)
+            batches = FakeBatches(recipe, ranks.context)
             plan = functools.partial(plan_routing, recipe=recipe, routing=routing)
             yield build_stepper(recipe, ranks, batches, prepare=plan, timers=timers, with_values=False), batches, ranks
 
@@ -132,11 +139,19 @@ def fake_rank(
 class _FakeStep(TorchDispatchMode):
     """Keeps integers and booleans real, sends collectives to the fake group, and answers data-dependent questions."""
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Whether torch wraps each call so that no compiler sees it. None compiles a step without data."""
+        return False
+
     def __torch_dispatch__(
         self, func: OpOverload, types: object, args: Arguments = (), kwargs: KeywordArguments | None = None
     ) -> object:
         kwargs = kwargs or {}
-        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        device = device_asked_for(func, args)
+        if device is not None:
+            return device
+        tensors = operands(args, kwargs)
         is_fake = any(isinstance(tensor, FakeTensor) for tensor in tensors)
         if func.namespace == "c10d" and is_fake:
             return _shapeless_collective(func, args, kwargs)

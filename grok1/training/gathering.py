@@ -139,7 +139,7 @@ def _calls(results: Sequence[StepResult]) -> list[list[Communication]]:
 def _module_seconds(where: Rendezvous, stepper: Stepper, step: int) -> _Modules:
     """Seconds by module of one more step, on the first rank of each pipeline stage. The step's results are dropped."""
     take_step = functools.partial(stepper.run, step)
-    if stepper.ranks.rank % (where.world_size // stepper.recipe.parallel.pipeline):
+    if not stepper.ranks.is_first_of_stage:
         take_step()
         return {}, None
     return profiled_modules(stepper.model, take_step)
@@ -150,6 +150,8 @@ def _layout(recipe: Recipe, where: Rendezvous) -> LayoutUsed:
     return LayoutUsed(
         world_size=where.world_size,
         tensor=parallel.tensor,
+        context=parallel.context,
+        virtual_pipeline=parallel.virtual_pipeline,
         pipeline=parallel.pipeline,
         expert=parallel.expert,
         expert_tensor=parallel.expert_tensor,

@@ -12,10 +12,11 @@ from grok1.megatron.instances import (
     update_one_tensor_at_a_time,
     use_fused_adamw,
 )
-from grok1.megatron.protocols import DdpModel, MegatronOptimizer, Scheduler
+from grok1.megatron.protocols import MegatronOptimizer, Scheduler
+from grok1.weights.chunks import Chunks
 
 
-def build_optimizer(model: DdpModel, training: Training, *, stock: bool = False) -> tuple[MegatronOptimizer, Scheduler]:
+def build_optimizer(model: Chunks, training: Training, *, stock: bool = False) -> tuple[MegatronOptimizer, Scheduler]:
     """(optimizer, learning-rate scheduler) over this rank's shards; `stock`: all as megatron makes it."""
     config = OptimizerConfig(
         optimizer="adam",
@@ -30,7 +31,7 @@ def build_optimizer(model: DdpModel, training: Training, *, stock: bool = False)
         params_dtype=torch.bfloat16 if training.dtype == "bf16" else torch.float32,
         use_distributed_optimizer=True,
     )
-    optimizer: MegatronOptimizer = get_megatron_optimizer(config, [model], use_gloo_process_groups=False)
+    optimizer: MegatronOptimizer = get_megatron_optimizer(config, list(model), use_gloo_process_groups=False)
     if not stock:
         update_one_tensor_at_a_time(optimizer)
         skip_unread_work(optimizer)  # a CPU's alone, as are those below

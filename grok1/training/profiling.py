@@ -24,6 +24,7 @@ from grok1.training.job import ProfileRequest
 from grok1.training.profiled_seconds import MODULE, module_seconds, operator_use
 from grok1.training.result import CollectiveUse, ModuleSeconds, OperatorUse, StepProfile
 from grok1.training.step import StepResult
+from grok1.weights.chunks import chunks_of
 
 
 class StepProfiler:
@@ -188,7 +189,7 @@ def named_modules(model: torch.nn.Module) -> Iterator[None]:
         open_ranges.pop().__exit__(None, None, None)
 
     with ExitStack() as hooks:
-        for path, module in model.named_modules():
+        for path, module in (named for chunk in chunks_of(model) for named in chunk.named_modules()):
             inner = path.removeprefix("module").removeprefix(".")  # of the data-parallel wrapper
             name = re.sub(r"(^|\.)\d+(?=\.|$)", r"\1*", inner) or "model"
             hooks.callback(module.register_forward_pre_hook(enter(name)).remove)

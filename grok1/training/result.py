@@ -10,6 +10,8 @@ import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 
+from grok1.config.axes import SHOWN_ABOVE_ONE
+
 
 @dataclass(frozen=True)
 class StepMetrics:
@@ -21,10 +23,20 @@ class StepMetrics:
     grad_norm: float
     learning_rate: float
     skipped: bool  # the optimizer left the weights alone
+    z_loss: float | None = None  # without its coefficient, as aux_loss is; None where there is none
+    dropped_pairs: int | None = None  # (token, expert), of all layers; None where experts have no capacity
 
     @property
     def is_finite(self) -> bool:
         return math.isfinite(self.loss) and math.isfinite(self.grad_norm)
+
+    def as_json(self) -> dict[str, object]:
+        """Plain data under the names of the fields; the last two only where there are such."""
+        return {
+            key: value
+            for key, value in asdict(self).items()
+            if value is not None or key not in ("z_loss", "dropped_pairs")
+        }
 
 
 @dataclass(frozen=True)
@@ -88,6 +100,8 @@ class LayoutUsed:
     data: int
     nodes: int
     ranks_per_node: int
+    context: int = 1
+    virtual_pipeline: int = 1
 
 
 @dataclass(frozen=True)
@@ -117,7 +131,10 @@ class RunResult:
 
     def as_json(self) -> dict[str, object]:
         """Plain data under the names of the fields; modules where they were profiled, differences where there are."""
-        content = asdict(self)
+        content = asdict(self) | {"steps": [step.as_json() for step in self.steps]}
+        for axis in SHOWN_ABOVE_ONE:
+            if content["layout"][axis] == 1:
+                del content["layout"][axis]
         if not self.node_differences:
             del content["node_differences"]
         for rank in content["ranks"]:

@@ -24,10 +24,11 @@ from grok1.megatron.door import (
     get_model_config,
 )
 from grok1.megatron.instances import connect_schedule
-from grok1.megatron.protocols import DdpModel, MegatronOptimizer, Scheduler
+from grok1.megatron.protocols import MegatronOptimizer, Scheduler
 from grok1.training.expert_load import ExpertLoad
 from grok1.training.result import StepMetrics
 from grok1.training.timers import PhaseTimers
+from grok1.weights.chunks import Chunks
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Stepper:
         self,
         recipe: Recipe,
         ranks: Ranks,
-        model: DdpModel,
+        model: Chunks,
         optimizer: MegatronOptimizer,
         scheduler: Scheduler,
         batches: BatchSource,
@@ -59,14 +60,14 @@ class Stepper:
     ) -> None:
         self.recipe, self.ranks, self.model = recipe, ranks, model
         self.optimizer, self.scheduler, self._batches = optimizer, scheduler, batches
-        self.expert_load = ExpertLoad(model)
+        self.expert_load = ExpertLoad(model, recipe.training.pad_to_capacity)
         self.timers = timers or PhaseTimers()
         connect_schedule(
-            get_model_config(model),
+            get_model_config(model[0]),
             timers=self.timers,
             scale_loss=optimizer.scale_loss,
             finalize_gradients=self._finalize_gradients,
-            no_sync=model.no_sync if recipe.kernels.gradient_reduction == "overlapped" else None,
+            no_sync=[each.no_sync for each in model] if recipe.kernels.gradient_reduction == "overlapped" else [],
         )
         self._forward_backward = get_forward_backward_func()
         self._group_names = group_names()
@@ -84,8 +85,8 @@ class Stepper:
             learning_rate = float(self.optimizer.param_groups[0]["lr"])
             self.scheduler.step(increment=1)
         with self.timers.phase("report"):
-            loss, aux_loss = self.reduce_losses(losses)
-            self.expert_load.settle()
+            loss, aux_loss, z_loss = self.reduce_losses(losses)
+            dropped_pairs = self._dropped_pairs(self.expert_load.settle())
         end = measuring.stamp()
         measuring.synchronize()
         return StepResult(
@@ -96,6 +97,8 @@ class Stepper:
                 grad_norm=float(grad_norm),
                 learning_rate=learning_rate,
                 skipped=not updated,
+                z_loss=z_loss,
+                dropped_pairs=dropped_pairs,
             ),
             seconds=measuring.seconds_between(start, end),
             phase_seconds=self.timers.drain(),
@@ -113,11 +116,11 @@ class Stepper:
             self.model.zero_grad_buffer()
             self.optimizer.zero_grad()
         losses = self._forward_backward(
-            forward_step_func=forward_step,
-            data_iterator=iter(batches),
-            model=[self.model],
+            forward_step_func=functools.partial(forward_step, context=self.recipe.parallel.context),
+            data_iterator=[iter(batches) for _ in self.model],  # each chunk runs all micro-batches
+            model=list(self.model),
             num_microbatches=len(batches),
-            seq_length=batches[0]["tokens"].shape[1],
+            seq_length=batches[0]["tokens"].shape[1] * self.recipe.parallel.context,
             micro_batch_size=self.recipe.training.micro_batch,
             forward_only=False,
         )
@@ -130,30 +133,55 @@ class Stepper:
         with self.timers.phase("gradients"):
             finalize_model_grads(model, num_tokens, **more)
 
-    def reduce_losses(self, losses: list[Tensor]) -> tuple[float, float]:
-        """(loss, aux loss), both means over the global batch; one small all-reduce over all ranks."""
+    def reduce_losses(self, losses: list[Tensor]) -> tuple[float, float, float | None]:
+        """(loss, aux loss, z-loss), means over the global batch; one small all-reduce over all ranks.
+
+        The z-loss is None, and not exchanged, where the recipe has none.
+        """
         parallel, model = self.recipe.parallel, self.recipe.model
-        both = torch.zeros(2, dtype=torch.float32, device=torch.cuda.current_device())
+        size = 3 if model.z_loss_coefficient else 2
+        means = torch.zeros(size, dtype=torch.float32, device=torch.cuda.current_device())
         if self.ranks.reports_loss:
-            both[0] = torch.stack(losses).mean() / parallel.data
-        sums = aux_loss_sums().get("load_balancing_loss")
-        if sums is not None:  # megatron keeps each tensor rank's share; their sum is the layer's loss
-            share = sums["values"].sum()  # type: ignore[index]
-            both[1] = share / (self.recipe.num_micro_batches * parallel.data * model.num_layers)
+            means[0] = torch.stack(losses).mean() / parallel.data
+        routers = self.recipe.num_micro_batches * parallel.data * model.num_layers
+        sums = aux_loss_sums()
+        if "load_balancing_loss" in sums:  # megatron keeps each tensor and context rank's share; their sum is the whole
+            means[1] = sums["load_balancing_loss"]["values"].sum() / routers  # type: ignore[index]
+        if size > 2 and "z_loss" in sums:  # and of this, each rank's mean over the tokens that it routes
+            means[2] = sums["z_loss"]["values"].sum() / (routers * parallel.tensor * parallel.context)  # type: ignore[index]
+        if sums:
             clear_aux_losses_tracker()
-        dist.all_reduce(both)
-        loss, aux_loss = both.tolist()
-        return loss, aux_loss
+        dist.all_reduce(means)
+        loss, aux_loss, *z_loss = means.tolist()
+        return loss, aux_loss, z_loss[0] if z_loss else None
+
+    def _dropped_pairs(self, routed: list[tuple[int, Tensor]]) -> int | None:
+        """(token, expert) pairs, of all layers and ranks, that found their expert full."""
+        if not self.recipe.training.expert_capacity_factor:
+            return None
+        each = self.recipe.model.experts_per_token
+        own = sum(tokens * each - int(counts_E.sum()) for tokens, counts_E in routed)
+        dropped = torch.tensor(own, device=torch.cuda.current_device())
+        dist.all_reduce(dropped)
+        return int(dropped)
 
 
-def forward_step(batches: Iterator[Batch], model: torch.nn.Module) -> tuple[Tensor, Callable[..., Any]]:
-    """One micro-batch forward, in the form megatron's schedules want."""
+def forward_step(
+    batches: Iterator[Batch], model: torch.nn.Module, context: int = 1
+) -> tuple[Tensor, Callable[..., Any]]:
+    """One micro-batch forward, in the form megatron's schedules want; `context` ranks share each of its sequences."""
     batch = next(batches)
     output = model(batch["tokens"], batch["position_ids"], batch.get("key_bias"), labels=batch["labels"])
-    return output, functools.partial(_mean_loss, mask=batch.get("loss_mask"))
+    return output, functools.partial(_mean_loss, weights=batch.get("loss_weights"), context=context)
 
 
-def _mean_loss(losses: Tensor, mask: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
-    """Mean over all tokens [B, S], or those that `mask` (0 or 1) leaves; pads count, as in xAI's maths."""
-    loss = losses.float().mean() if mask is None else (losses.float() * mask).sum() / mask.sum()
+def _mean_loss(losses: Tensor, weights: Tensor | None = None, context: int = 1) -> tuple[Tensor, dict[str, Tensor]]:
+    """This rank's share of the mean over all tokens [B, S]; pads count, as in xAI's maths.
+
+    The shares of the ranks that split a sequence add up to the mean. megatron's schedule raises each `context` times
+    for the backward, whose gradients it averages over these ranks as over replicas.
+    """
+    loss = losses.float().mean() if weights is None else (losses.float() * weights).sum()
+    if weights is None and context > 1:
+        loss = loss / context
     return loss, {"loss": loss.detach().clone()}

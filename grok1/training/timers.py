@@ -25,6 +25,7 @@ _PHASE_OF_TIMER = {
             "backward-send-forward-recv",
             "forward-send-forward-recv",
             "backward-send-backward-recv",
+            "forward-backward-send-forward-backward-recv",
         ),
         "pipeline",
     ),

@@ -1,7 +1,7 @@
 """Checkpoints through megatron's dist_checkpointing: one folder for each step, complete or absent.
 
-Training resumes in the same layout; weights alone load in any. All nodes must see the folder, which
-grok1.weights.folder describes.
+Training resumes in the same layout, or in another where that is allowed (see grok1.weights.resharding); weights alone
+load in any. All nodes must see the folder, which grok1.weights.folder describes.
 """
 
 from __future__ import annotations
@@ -20,13 +20,16 @@ from torch.nn import Module
 from grok1.config.recipe import Recipe
 from grok1.distributed.groups import Ranks
 from grok1.files import NotDoneError
-from grok1.megatron.door import dist_checkpointing, optimizer_state
+from grok1.megatron.door import dist_checkpointing, optimizer_state, turn_of_chunk
 from grok1.megatron.installed import megatron_line
 from grok1.megatron.instances import chained
 from grok1.megatron.plain_data import RefusedPickleError, why
 from grok1.megatron.protocols import MegatronOptimizer, Scheduler, StateDict
+from grok1.weights.chunks import Chunks
 from grok1.weights.folder import StoredCheckpoint, abandon_step, finish_step, partial_folder, start_step
 from grok1.weights.manifest import FileSum, file_sums
+from grok1.weights.resharding import as_written, in_own_parts
+from grok1.weights.sharding import gather_weights
 from grok1.weights.space import check_space, first_cause, whole_or_told
 
 # what megatron and torch raise where a file is missing, damaged or cannot be written
@@ -50,7 +53,7 @@ def save(
     step: int,
     recipe: Recipe,
     ranks: Ranks,
-    model: Module,
+    model: Chunks,
     optimizer: MegatronOptimizer,
     scheduler: Scheduler,
     corpus: str = "",
@@ -61,6 +64,7 @@ def save(
     Raises:
         NotWrittenError: the disk is full, or cannot be written. Older checkpoints are as they were.
     """
+    gather_weights(model)
     state = _state(model, optimizer, scheduler, step, is_loading=False)
     what = f"the checkpoint of step {step}"
     needed: list[int] = [0] * ranks.world_size
@@ -80,7 +84,7 @@ def save(
 def load(
     folder: Path,
     recipe: Recipe,
-    model: Module,
+    model: Chunks,
     optimizer: MegatronOptimizer,
     scheduler: Scheduler,
     allowed_changes: Sequence[str] = (),
@@ -95,36 +99,47 @@ def load(
     stored = StoredCheckpoint.open(folder)
     stored.check_resumable(recipe, allowed=allowed_changes)
     if stored.has_weights_only:
-        load_weights(stored, cast(Module, model.module))
+        load_weights(stored, model)
         optimizer.reload_model_params()
         return stored.step
     _allocate_adam_state(optimizer)
-    state = _read(stored, _state(model, optimizer, scheduler, stored.step, is_loading=True))
+    template = _state(model, optimizer, scheduler, stored.step, is_loading=True)
+    writer = stored.recipe.parallel
+    if writer != recipe.parallel:
+        template["optimizer"] = as_written(template["optimizer"], writer)
+    state = _read(stored, template)
     with _in_one_line(stored):
-        _inside(model).load_state_dict(state["model"], strict=True)
+        if writer != recipe.parallel:
+            state["optimizer"] = in_own_parts(state["optimizer"], optimizer, writer)
+        for number, chunk in enumerate(_inside(model)):
+            chunk.load_state_dict(state[_chunk_key(number)], strict=True)
         with _own_group_settings(optimizer):
             optimizer.load_state_dict(state["optimizer"])
         _unshare_step_counts(optimizer)
         # the recipe's own schedule, at the step that was reached
         scheduler.load_state_dict({**scheduler.state_dict(), "num_steps": int(state["scheduler"]["num_steps"])})
-        return int(state["step"])
+        if int(state["step"]) != stored.step:
+            raise ValueError(f"its files are of step {int(state['step'])}")
+    return stored.step
 
 
 def load_weights(stored: StoredCheckpoint, model: Module) -> None:
-    """Restore weights alone into a bare model of any layout, whose recipe passed `StoredCheckpoint.check_model`.
+    """Restore weights alone into a model of any layout, whose recipe passed `StoredCheckpoint.check_model`.
 
     Raises:
         ValueError: it does not load.
     """
     # layers keep an extra state, which is empty here and absent from imported checkpoints; Transformer Engine's keep
     # one for each expert, of which their module loads the first
-    sharded = cast(ShardedModel, model)
-    whole = sharded.sharded_state_dict()
-    extra = {name for name in whole if re.search(r"_extra_state\d*$", name)}
-    state = _read(stored, {"model": {name: each for name, each in whole.items() if name not in extra}})
-    absent = dict.fromkeys(name for name in extra if name.endswith("_extra_state"))
+    whole = _weights(model)
+    extra = {key: {name for name in each if re.search(r"_extra_state\d*$", name)} for key, each in whole.items()}
+    wanted = {key: {name: each[name] for name in each.keys() - extra[key]} for key, each in whole.items()}
+    state = _read(stored, wanted)
     with _in_one_line(stored):
-        sharded.load_state_dict({**state["model"], **absent}, strict=True)
+        for number, chunk in enumerate(_inside(model)):
+            key = _chunk_key(number)
+            absent = dict.fromkeys(name for name in extra[key] if name.endswith("_extra_state"))
+            chunk.load_state_dict({**state[key], **absent}, strict=True)
 
 
 def _read(stored: StoredCheckpoint, template: StateDict) -> StateDict:
@@ -181,9 +196,27 @@ def _own_sums(folder: Path, step: int, ranks: Ranks) -> dict[str, FileSum]:
     return file_sums(partial, [path.name for path in partial.glob(f"__{ranks.rank}_*.distcp")])
 
 
-def _inside(model: Module) -> ShardedModel:
-    """The model within its data-parallel wrapper."""
-    return cast(ShardedModel, model.module)
+def _inside(model: Module) -> list[ShardedModel]:
+    """The chunks within their data-parallel wrappers, or the bare model."""
+    return (
+        [cast(ShardedModel, each.module) for each in model]
+        if isinstance(model, Chunks)
+        else [cast(ShardedModel, model)]
+    )
+
+
+def _chunk_key(number: int) -> str:
+    """As in megatron's own checkpoints, but for the first of several."""
+    return f"model{number or ''}"
+
+
+def _weights(model: Module) -> dict[str, StateDict]:
+    """Each chunk's weights, as dist_checkpointing takes them."""
+    weights = {}
+    for number, chunk in enumerate(_inside(model)):
+        with turn_of_chunk(number):
+            weights[_chunk_key(number)] = chunk.sharded_state_dict()
+    return weights
 
 
 def _allocate_adam_state(optimizer: MegatronOptimizer) -> None:
@@ -224,10 +257,10 @@ def _adam_states(optimizer: MegatronOptimizer, but: str = "") -> Iterator[tuple[
                 yield parameter, part.optimizer.state[parameter]
 
 
-def _state(model: Module, optimizer: MegatronOptimizer, scheduler: Scheduler, step: int, is_loading: bool) -> StateDict:
-    weights = _inside(model).sharded_state_dict()
+def _state(model: Chunks, optimizer: MegatronOptimizer, scheduler: Scheduler, step: int, is_loading: bool) -> StateDict:
+    weights = _weights(model)
     return {
-        "model": weights,
+        **weights,
         "optimizer": optimizer_state(optimizer, weights, is_loading),
         "scheduler": scheduler.state_dict(),
         "step": step,

@@ -8,6 +8,7 @@ nothing else.
 from __future__ import annotations
 
 import contextlib
+import difflib
 import json
 import os
 import shutil
@@ -17,7 +18,7 @@ from pathlib import Path
 
 from grok1.config.load import build_recipe
 from grok1.config.recipe import Recipe
-from grok1.config.refusals import printable
+from grok1.config.refusals import printable, quoted
 from grok1.config.sections import Data, Training
 from grok1.files import write_text
 from grok1.megatron.installed import megatron_line
@@ -37,10 +38,14 @@ LATEST = "latest_checkpointed_iteration.txt"
 WEIGHTS_ONLY_STEP = 0
 CORPUS = "data.corpus"  # named like a key of the recipe: the text itself
 TOKENIZER = "data.tokenizer"  # the same: the content of its files
+LAYOUT = "parallel"  # the section, which may change as a whole
 
 _COPY_AGAIN = "copy the checkpoint again, whole"
 _FIRST_LINE = "0.12"  # that wrote the checkpoints that do not say it
-_FREE_KEYS = ("training.recompute",)  # whose change leaves every number as it was
+# that stores the optimizer's state by the weights' names; later lines store it as each rank has it
+_LINE_OF_ANY_LAYOUT = "0.12"
+# change no number; but for norms that are recomputed in fp32, which sum a gradient in another order
+_FREE_KEYS = tuple(f"training.recompute{end}" for end in ("", "_method", "_layers", "_modules"))
 _EXPERTS_APART = {"grouped", "te_grouped"}  # whose optimizer state fits no other experts
 _FIXED_KEYS = ("training.dtype",)  # the optimizer's state has another shape
 
@@ -106,9 +111,9 @@ class StoredCheckpoint:
     ) -> None:
         """Refuse what cannot continue the run that wrote this; imported weights need the same model and no more.
 
-        With optimizer state, the layout and megatron's line must match too, and what decides the numbers of a step: the
+        With optimizer state, megatron's line must match too, and the layout and what decides the numbers of a step: the
         training and data sections, the corpus and the tokenizer, whose digests are empty where they are not known.
-        `allowed` names what may differ of those.
+        `allowed` names what may differ of the layout and those.
 
         Raises:
             ValueError: names the values that differ.
@@ -118,7 +123,7 @@ class StoredCheckpoint:
         if self.has_weights_only:
             return
         self._check_line()
-        self._check_section("parallel", recipe, advice)
+        self._check_layout(recipe, is_allowed=LAYOUT in allowed)
         self._check_experts(recipe)
         differences = self._differences(recipe, {CORPUS: corpus, TOKENIZER: tokenizer})
         refused = [key for key in differences if key not in (*allowed, *_FREE_KEYS)]
@@ -172,6 +177,29 @@ class StoredCheckpoint:
                 "weights (grok1 convert)"
             )
 
+    def _check_layout(self, recipe: Recipe, is_allowed: bool) -> None:
+        """Another layout must be allowed, and megatron's line and the experts must read the optimizer's state in it."""
+        then, now = self.recipe.resolved()["parallel"], recipe.resolved()["parallel"]
+        changed = [f"parallel.{key}={then[key]}, now {now[key]}" for key in now if then[key] != now[key]]
+        line, experts = megatron_line(), recipe.kernels.experts
+        hindrance = ""
+        if line != _LINE_OF_ANY_LAYOUT:
+            hindrance = (
+                f"megatron-core {line} stores the optimizer's state as each rank has it, which fits no other layout"
+            )
+        elif experts in _EXPERTS_APART:
+            hindrance = f"the optimizer state of kernels.experts={experts} is read in the layout that wrote it alone"
+        if not changed or (is_allowed and not hindrance):
+            return
+        remedy = f"say that you mean it: --allow-change {LAYOUT}"
+        if hindrance:
+            remedy = "go on from its weights (grok1 convert)"
+        why_not = f"; {hindrance}" if hindrance else ""
+        raise ValueError(
+            f"checkpoint {self.folder} was written with {', '.join(changed)}{why_not}; "
+            f"use the layout it was written with, or {remedy}"
+        )
+
     def _check_experts(self, recipe: Recipe) -> None:
         """Grouped experts are stored transposed, Transformer Engine's in another order; the other two kinds match."""
         stored, wanted = self.recipe.kernels.experts, recipe.kernels.experts
@@ -186,13 +214,26 @@ def check_changeable(keys: Sequence[str]) -> None:
     """Refuse keys that --allow-change does not know.
 
     Raises:
-        ValueError: names the key, and those that it may be.
+        ValueError: names the key, and what to give instead.
     """
     known = [*(f"training.{key}" for key in Training.model_fields), *(f"data.{key}" for key in Data.model_fields)]
-    known = [key for key in [*known, CORPUS, TOKENIZER] if key not in (*_FREE_KEYS, *_FIXED_KEYS)]
+    known = [key for key in [*known, CORPUS, TOKENIZER, LAYOUT] if key not in (*_FREE_KEYS, *_FIXED_KEYS)]
     for key in keys:
         if key not in known:
-            raise ValueError(f"--allow-change {printable(key)} is not a value that may change; give {', '.join(known)}")
+            raise ValueError(f"--allow-change {quoted(key)} is not a value that may change; {_instead(key, known)}")
+
+
+def _instead(key: str, known: Sequence[str]) -> str:
+    """What to give in place of a key that --allow-change does not know."""
+    if key in _FREE_KEYS:
+        return "leave it out: it may differ without a word, as it changes no number"
+    if key in _FIXED_KEYS:
+        return "leave it as it was, or go on from the checkpoint's weights (grok1 convert)"
+    if key.startswith(f"{LAYOUT}."):
+        return f"a layout changes as a whole: give {LAYOUT}"
+    near = difflib.get_close_matches(key, known, 1)
+    choice = f"{near[0]}?" if near else "a key of training or data like training.seed,"
+    return f"give {choice} (one key each time; {CORPUS}, {TOKENIZER} and {LAYOUT} are others)"
 
 
 def holds_checkpoint(folder: Path) -> bool:

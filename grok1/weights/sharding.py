@@ -19,7 +19,9 @@ from torch import Tensor
 
 from grok1.config.recipe import Recipe
 from grok1.config.sections import Model
+from grok1.config.stages import chunk_layers
 from grok1.distributed.groups import Ranks
+from grok1.weights.chunks import Chunks, chunks_of
 from grok1.weights.names import published_name, published_shapes
 
 _ROWS_PER_BLOCK = 256
@@ -66,12 +68,17 @@ class PublishedSlice:
 
 def local_weights(model: torch.nn.Module, recipe: Recipe, ranks: Ranks) -> Iterator[LocalWeight]:
     """Every weight on this rank, with its place in the whole model."""
-    layers_per_stage = recipe.model.num_layers // recipe.parallel.pipeline
+    for number, chunk in enumerate(chunks_of(model)):
+        yield from _chunk_weights(chunk, recipe, ranks, number)
+
+
+def _chunk_weights(chunk: torch.nn.Module, recipe: Recipe, ranks: Ranks, number: int) -> Iterator[LocalWeight]:
+    first_layer = chunk_layers(recipe.model.num_layers, recipe.parallel, ranks.pipeline, number).start
     experts_per_rank = recipe.model.num_experts // recipe.parallel.expert
-    for local_name, parameter in model.named_parameters():
+    for local_name, parameter in chunk.named_parameters():
         stripped = local_name.removeprefix("module.").removeprefix("module.")
         for name, matrix in _matrices(stripped, experts_per_rank):
-            name = _with_global_index(name, r"decoder\.layers\.(\d+)\.", layers_per_stage * ranks.pipeline)
+            name = _with_global_index(name, r"decoder\.layers\.(\d+)\.", first_layer)
             name = _with_global_index(name, r"local_experts\.(\d+)\.", experts_per_rank * ranks.expert)
             shards = _matrix_shards(name, matrix(parameter), recipe, ranks)
             yield LocalWeight(name, parameter, matrix, shards, _is_copy(name, bool(shards), recipe, ranks))
@@ -107,13 +114,13 @@ def _is_copy(name: str, is_matrix: bool, recipe: Recipe, ranks: Ranks) -> bool:
     if name == "output_layer.weight" and recipe.model.tie_embeddings and not ranks.is_first_stage:
         return True
     is_split = is_matrix and not name.endswith("router.weight")
-    return ranks.data > 0 or (ranks.tensor > 0 and not is_split)
+    return ranks.data > 0 or ranks.context > 0 or (ranks.tensor > 0 and not is_split)
 
 
-def initialise(model: torch.nn.Module, recipe: Recipe, ranks: Ranks) -> None:
-    """Fill every matrix from N(0, init_std), every norm with 1."""
+def initialise(chunk: torch.nn.Module, recipe: Recipe, ranks: Ranks, number: int = 0) -> None:
+    """Fill every matrix of a chunk from N(0, init_std), every norm with 1."""
     with torch.no_grad():
-        for weight in local_weights(model, recipe, ranks):
+        for weight in _chunk_weights(chunk, recipe, ranks, number):
             if not weight.shards:
                 weight.parameter.fill_(1.0)
                 continue
@@ -161,6 +168,13 @@ def load_published(model: torch.nn.Module, recipe: Recipe, ranks: Ranks, read: R
             for piece in published_slices(weight, recipe.model):
                 rows = weight.matrix(weight.parameter)[piece.local_row : piece.local_row + piece.rows]
                 rows.copy_(read(piece))
+
+
+def gather_weights(model: Chunks) -> None:
+    """Make this rank's weights whole after a step that leaves it to the next step's forward."""
+    for chunk in model:
+        if chunk.ddp_config.overlap_param_gather:
+            chunk.start_param_sync(force_sync=True)
 
 
 def gather_published(

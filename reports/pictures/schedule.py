@@ -1,13 +1,18 @@
-"""The pipeline's schedule as it ran: one bar of phases for each stage, so that the bubble can be seen."""
+"""The pipeline's schedule as it ran: one bar of phases for each stage, so that the bubble can be seen.
+
+Where stages have several model chunks, the bar has a lane for each, the first on top, and later chunks are paler.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import NamedTuple
 
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 
-from bench.judge.stats import Summary
+from bench.judge.stats import Summary, bubble_of_step
 from bench.records.record import RankSamples, Record, Span
 from reports.picture import PALETTE, PHASE_COLOURS, WIDTH_INCHES, plain, png
 
@@ -19,6 +24,29 @@ _WAITING = "pipeline"
 _NUMBERED = ("forward", "backward")
 _LETTER_POINTS = 6.0
 _AXES_POINTS = 0.85 * WIDTH_INCHES * 72
+_BAR = 0.72  # of a row's height
+_READABLE_LANES = 2  # in a row of the usual height
+
+
+class Order(NamedTuple):
+    """In which order a stage runs its chunks' micro-batches."""
+
+    stages: int
+    micro_batches: int
+    chunks: int
+
+    def passes(self, phase: str) -> list[tuple[int, int]]:
+        """(micro-batch, chunk) of each forward or backward in turn, counted from 0.
+
+        megatron's: as many micro-batches as there are stages run one chunk, then the next; backward from the last.
+        """
+        group = self.stages if self.chunks > 1 else 1
+        return [
+            (micro_batch, self.chunks - 1 - chunk if phase == "backward" else chunk)
+            for first in range(0, self.micro_batches, group)
+            for chunk in range(self.chunks)
+            for micro_batch in range(first, min(first + group, self.micro_batches))
+        ]
 
 
 def schedule(record: Record, summary: Summary) -> bytes | None:
@@ -30,27 +58,25 @@ def schedule(record: Record, summary: Summary) -> bytes | None:
     if not rows:
         return None
     end = max(span.end_seconds for rank in rows for span in rank.timeline) or 1.0
-    micro_batches = record.work.num_micro_batches
-    panels = [(0.0, end, _title(record, summary))]
-    if micro_batches > _MAX_READABLE:
+    order = Order(record.layout.pipeline, record.work.num_micro_batches, record.layout.virtual_pipeline)
+    panels = [(0.0, end, _title(record, summary, order))]
+    if order.micro_batches > _MAX_READABLE:
         backward = [span.end_seconds for rank in rows for span in rank.timeline if span.phase == "backward"]
-        last, part = max(backward, default=end), end * _ENLARGED / micro_batches
+        last, part = max(backward, default=end), end * _ENLARGED / order.micro_batches
         panels += [(0.0, part, "its start"), (max(0.0, last - part), last, "and the end of its last micro-batches")]
-    draws = [
-        partial(_panel, rows=rows, micro_batches=micro_batches, limits=panel[:2], title=panel[2]) for panel in panels
-    ]
-    return png(*draws, height=0.6 + len(panels) * (0.9 + 0.45 * len(rows)))
+    draws = [partial(_panel, rows=rows, order=order, limits=panel[:2], title=panel[2]) for panel in panels]
+    row_height = 0.45 * min(4.0, max(1.0, order.chunks / _READABLE_LANES))
+    return png(*draws, height=0.6 + len(panels) * (0.9 + row_height * len(rows)))
 
 
-def _panel(
-    axes: Axes, *, rows: Sequence[RankSamples], micro_batches: int, limits: tuple[float, float], title: str
-) -> None:
+def _panel(axes: Axes, *, rows: Sequence[RankSamples], order: Order, limits: tuple[float, float], title: str) -> None:
     for name in list(dict.fromkeys(span.phase for rank in rows for span in rank.timeline))[:_MAX_NAMES]:
-        _draw_phase(axes, rows, name)
+        _draw_phase(axes, rows, name, order)
     for row, rank in enumerate(rows):
-        _number(axes, row, rank.timeline, micro_batches, limits)
+        _number(axes, row, rank.timeline, order, limits)
     axes.set_yticks(range(len(rows)), [f"stage {rank.stage}\nrank {rank.rank}" for rank in rows])
-    axes.set(xlabel="seconds from the step's start on that rank", title=title, xlim=limits)
+    lanes = f"; a stage's {order.chunks} chunks in lanes, the first on top" if order.chunks > 1 else ""
+    axes.set(xlabel=f"seconds from the step's start on that rank{lanes}", title=title, xlim=limits)
     axes.set_ylim(len(rows) - 0.5, -0.5)
 
 
@@ -62,34 +88,70 @@ def _first_of_each_stage(ranks: Sequence[RankSamples]) -> list[RankSamples]:
     return list(first.values())[:_MAX_STAGES]
 
 
-def _draw_phase(axes: Axes, rows: Sequence[RankSamples], name: str) -> None:
+def _draw_phase(axes: Axes, rows: Sequence[RankSamples], name: str, order: Order) -> None:
     colour = PHASE_COLOURS.get(name, PALETTE[-1])
     # Waiting is what the picture is for: hatched, it reads as a hole and not as work.
     face, edge, hatch = ("white", colour, "////") if name == _WAITING else (colour, "white", "")
-    label = f"{plain(name)}: waits and transfers" if name == _WAITING else plain(name)
+    labelled = set()
     for row, rank in enumerate(rows):
-        stretches = [(s.start_seconds, s.end_seconds - s.start_seconds) for s in rank.timeline if s.phase == name]
-        if stretches:
-            place = (row - 0.36, 0.72)
-            axes.broken_barh(stretches, place, facecolor=face, edgecolor=edge, hatch=hatch, linewidth=0.4, label=label)
-            label = ""  # one entry in the legend
+        for lane, spans in _lanes(rank.timeline, name, order).items():
+            chunk, height = (0, _BAR) if lane is None else (lane, _BAR / order.chunks)
+            axes.broken_barh(
+                [(span.start_seconds, span.end_seconds - span.start_seconds) for span in spans],
+                (row - _BAR / 2 + chunk * height, height),
+                facecolor=_paler(face, chunk / order.chunks),
+                edgecolor=edge,
+                hatch=hatch,
+                linewidth=0.4,
+                label="" if lane in labelled else _label(name, lane),  # one entry in the legend
+            )
+            labelled.add(lane)
 
 
-def _number(axes: Axes, row: int, spans: Sequence[Span], micro_batches: int, limits: tuple[float, float]) -> None:
-    """One-forward-one-backward takes the micro-batches in order: the n-th bar of a kind is the n-th of them."""
-    scale = _AXES_POINTS / (limits[1] - limits[0])
+def _lanes(timeline: Sequence[Span], name: str, order: Order) -> dict[int | None, list[Span]]:
+    """A phase's spans by chunk; under None those that are no chunk's, or where there is but one."""
+    found = [span for span in timeline if span.phase == name]
+    passes = _passes(name, len(found), order) if order.chunks > 1 else []
+    if not passes:
+        return {None: found} if found else {}
+    lanes: dict[int | None, list[Span]] = {}
+    for span, (_, chunk) in zip(found, passes, strict=True):
+        lanes.setdefault(chunk, []).append(span)
+    return dict(sorted(lanes.items()))
+
+
+def _passes(name: str, count: int, order: Order) -> list[tuple[int, int]]:
+    """The phase's passes in turn; none where the bars are parts of micro-batches, or of another schedule."""
+    is_whole = name in _NUMBERED and count == order.micro_batches * order.chunks
+    return order.passes(name) if is_whole else []
+
+
+def _label(name: str, chunk: int | None) -> str:
+    waiting = ": waits and transfers" if name == _WAITING else ""
+    return f"{plain(name)}{waiting}" if chunk is None else f"{plain(name)}, chunk {chunk + 1}"
+
+
+def _paler(colour: str, share: float) -> tuple[float, ...]:
+    """That share of the way to white, but no more than half of it."""
+    return tuple(part + (1 - part) * share / 2 for part in to_rgb(colour))
+
+
+def _number(axes: Axes, row: int, timeline: Sequence[Span], order: Order, limits: tuple[float, float]) -> None:
+    scale, height = _AXES_POINTS / (limits[1] - limits[0]), _BAR / order.chunks
     for name in _NUMBERED:
-        found = [span for span in spans if span.phase == name]
-        if len(found) != micro_batches:
-            continue  # parts of micro-batches, or of another schedule
-        for number, span in enumerate(found, start=1):
+        found = [span for span in timeline if span.phase == name]
+        for span, (micro_batch, chunk) in zip(found, _passes(name, len(found), order), strict=False):
+            number = str(micro_batch + 1)
             room, middle = (span.end_seconds - span.start_seconds) * scale, (span.start_seconds + span.end_seconds) / 2
-            if room > _LETTER_POINTS * (len(str(number)) + 0.5) and limits[0] < middle < limits[1]:
-                axes.text(middle, row, str(number), ha="center", va="center", fontsize=8, color="white", clip_on=True)
+            if room > _LETTER_POINTS * (len(number) + 0.5) and limits[0] < middle < limits[1]:
+                place = row - _BAR / 2 + (chunk + 0.5) * height
+                axes.text(middle, place, number, ha="center", va="center", fontsize=8, color="white", clip_on=True)
 
 
-def _title(record: Record, summary: Summary) -> str:
+def _title(record: Record, summary: Summary, order: Order) -> str:
     step = f"Step {record.steps[-1].step} by pipeline stage, as measured"
-    if summary.bubble_measured is None:
+    measured = bubble_of_step(record, -1)
+    if measured is None:
         return step
-    return f"{step}: bubble {summary.bubble_measured:.1%}, ideal {summary.bubble_ideal:.1%}"
+    formula = f"{order.stages - 1} / ({order.micro_batches} x {order.chunks} + {order.stages - 1}) = "
+    return f"{step}: bubble {measured:.1%}, ideal {formula if order.chunks > 1 else ''}{summary.bubble_ideal:.1%}"

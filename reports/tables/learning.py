@@ -14,18 +14,23 @@ def losses(record: Record, *, rows: int = 12) -> str:
     """The loss trace at about `rows` steps, always with the first and the last."""
     count = len(record.steps)
     picked = sorted({round(index * (count - 1) / max(1, rows - 1)) for index in range(rows)}) if count else []
+    extra = [
+        name for name in ("z_loss", "dropped_pairs") if any(getattr(step, name) is not None for step in record.steps)
+    ]
     body = [
         (
             step.step,
             number(step.loss),
             "–" if step.aux_loss is None else f"{step.aux_loss:.4g}",
+            *(number(getattr(step, name)) for name in extra),
             number(step.grad_norm),
             "–" if step.learning_rate is None else f"{step.learning_rate:.3g}",
             "skipped" if step.skipped else "",
         )
         for step in (record.steps[index] for index in picked)
     ]
-    return table(["step", "loss", "aux loss", "grad norm", "learning rate", ""], body, numbers=range(5))
+    names = ["step", "loss", "aux loss", *(name.replace("_", " ") for name in extra), "grad norm", "learning rate", ""]
+    return table(names, body, numbers=range(5 + len(extra)))
 
 
 def expert_load(record: Record, summary: Summary) -> str:

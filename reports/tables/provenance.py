@@ -13,7 +13,10 @@ def provenance(record: Record) -> str:
     """Everything needed to run it again and to doubt it."""
     layout, work, host = record.layout, record.work, record.host
     dirty = {True: ", with uncommitted changes", False: "", None: ""}[record.commit.dirty]
-    split = f"tensor {layout.tensor} x pipeline {layout.pipeline} x data {layout.data}"
+    context = f" x context {layout.context}" if layout.context > 1 else ""
+    split = f"tensor {layout.tensor}{context} x pipeline {layout.pipeline} x data {layout.data}"
+    if layout.virtual_pipeline > 1:
+        split += f", {layout.virtual_pipeline} chunks a stage"
     experts = f"expert {layout.expert}, tensor within an expert {layout.expert_tensor}"
     peak = record.device.peak_flops_per_second
     rows = [

@@ -12,16 +12,16 @@ import torch
 import torch.distributed as dist
 
 from grok1.config.recipe import Recipe
-from grok1.data.batches import Batch
-from grok1.distributed.groups import Ranks, joined
+from grok1.data.batches import Batch, of_context_rank
+from grok1.distributed.groups import Ranks, aux_loss_sums, joined
 from grok1.distributed.rendezvous import Rendezvous
 from grok1.megatron.door import parallel_state
 from grok1.model.model import gather_gradients
 from grok1.training.assembly import build_stepper
 from grok1.training.step import Stepper
-from grok1.weights.sharding import gather_published
+from grok1.weights.sharding import gather_published, gather_weights
 from tests.grok1.kernels.expert_entries import with_package
-from tests.layouts.plan import STEPS, Trial
+from tests.layouts.plan import Trial
 
 Tensors = dict[str, torch.Tensor]
 
@@ -32,6 +32,8 @@ class Trained:
 
     losses: list[float]
     aux_losses: list[float]
+    z_losses: list[float]
+    dropped_pairs: list[int]
     grad_norms: list[float]
     gradients: Tensors
     weights: Tensors  # after the steps
@@ -43,7 +45,8 @@ class Errors:
     """The largest differences from one rank's figures, each relative."""
 
     trial: str
-    loss: float
+    loss: float  # of loss, aux loss and z-loss
+    dropped_pairs: list[int]  # of each step, and as many on one rank
     grad_norm: float
     gradient: float
     gradient_name: str
@@ -58,7 +61,7 @@ def run_trials(trials: list[Trial], where: Rendezvous, emit: Callable[[object], 
     for number, trial in enumerate(trials):
         if where.rank == 0:
             emit(trial.name)
-        ours = _train(trial.recipe, trial.stock, replace(where, url=f"{where.url}-{number}"))
+        ours = _train(trial.recipe, trial.stock, trial.steps, replace(where, url=f"{where.url}-{number}"))
         if where.rank == 0:
             found.append(_errors(trial, ours, _alone(trial, alone, where, number)))
     return found
@@ -66,26 +69,30 @@ def run_trials(trials: list[Trial], where: Rendezvous, emit: Callable[[object], 
 
 def _alone(trial: Trial, known: dict[str, Trained], where: Rendezvous, number: int) -> Trained:
     recipe = trial.on_one_rank
-    key = recipe.model_dump_json()
+    key = f"{trial.steps} {recipe.model_dump_json()}"
     if key not in known:
         own = replace(where, url=f"{where.url}-alone-{number}", rank=0, world_size=1, local_rank=0)
-        known[key] = _train(recipe, True, own)
+        known[key] = _train(recipe, True, trial.steps, own)
     return known[key]
 
 
-def _train(recipe: Recipe, stock: bool, where: Rendezvous) -> Trained:
+def _train(recipe: Recipe, stock: bool, num_steps: int, where: Rendezvous) -> Trained:
     # destroy_model_parallel leaves these of the layout before (megatron-core 0.12)
     parallel_state._EMBEDDING_GLOBAL_RANKS = parallel_state._POSITION_EMBEDDING_GLOBAL_RANKS = None
+    aux_loss_sums().clear()  # of another number of layers (0.16, 0.19)
     with with_package(), joined(where, recipe.parallel, recipe.training.seed) as ranks:
         stepper = build_stepper(recipe, ranks, RandomTokens(recipe, ranks), stock=stock)
         losses = stepper.accumulate(RandomTokens(recipe, ranks).step(0))
         stepper.reduce_losses(losses)  # else megatron would add these auxiliary losses to the first step's
         gather_gradients(stepper.model)
         gradients = _gather(stepper, ranks, lambda weight: weight.main_grad)  # type: ignore[attr-defined]
-        steps = [stepper.run(step).metrics for step in range(STEPS)]
+        steps = [stepper.run(step).metrics for step in range(num_steps)]
+        gather_weights(stepper.model)
         return Trained(
             losses=[step.loss for step in steps],
             aux_losses=[step.aux_loss for step in steps],
+            z_losses=[step.z_loss or 0.0 for step in steps],
+            dropped_pairs=[step.dropped_pairs or 0 for step in steps],
             grad_norms=[step.grad_norm for step in steps],
             gradients=gradients,
             weights=_gather(stepper, ranks, lambda weight: weight),
@@ -110,7 +117,8 @@ class RandomTokens:
         length = self._recipe.training.sequence_length
         generator = torch.Generator().manual_seed(1000 * step + place)
         text = torch.randint(self._recipe.model.vocab_size, (1, length + 1), generator=generator)
-        return {"tokens": text[:, :-1], "labels": text[:, 1:], "position_ids": torch.arange(length)[None]}
+        batch = {"tokens": text[:, :-1], "labels": text[:, 1:], "position_ids": torch.arange(length)[None]}
+        return of_context_rank(batch, self._recipe.parallel.context, self._ranks.context)
 
 
 def _gather(stepper: Stepper, ranks: Ranks, value: Callable[[torch.nn.Parameter], torch.Tensor]) -> Tensors:
@@ -142,7 +150,12 @@ def _errors(trial: Trial, ours: Trained, alone: Trained) -> Errors:
     worst = max(gradients, key=lambda name: gradients[name])
     return Errors(
         trial=trial.name,
-        loss=max(_apart(ours.losses, alone.losses), _apart(ours.aux_losses, alone.aux_losses)),
+        loss=max(
+            _apart(ours.losses, alone.losses),
+            _apart(ours.aux_losses, alone.aux_losses),
+            _apart(ours.z_losses, alone.z_losses),
+        ),
+        dropped_pairs=ours.dropped_pairs if ours.dropped_pairs == alone.dropped_pairs else [],
         grad_norm=_apart(ours.grad_norms, alone.grad_norms),
         gradient=gradients[worst],
         gradient_name=worst,
@@ -152,7 +165,10 @@ def _errors(trial: Trial, ours: Trained, alone: Trained) -> Errors:
 
 
 def _apart(ours: list[float], alone: list[float]) -> float:
-    return max(_number(abs(mine / theirs - 1)) for mine, theirs in zip(ours, alone, strict=True))
+    return max(
+        0.0 if mine == theirs == 0.0 else _number(abs(mine / theirs - 1))
+        for mine, theirs in zip(ours, alone, strict=True)
+    )
 
 
 def _relative(ours: Tensors, alone: Tensors) -> dict[str, float]:

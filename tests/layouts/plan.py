@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from grok1.config.axes import axes_text
 from grok1.config.load import build_recipe
 from grok1.config.recipe import Recipe
 from grok1.config.refusals import RecipeError
@@ -44,14 +45,19 @@ class Trial:
 
     recipe: Recipe
     stock: bool
+    steps: int = STEPS
 
     @property
     def name(self) -> str:
         """The layout in the field's letters, and what else is unlike megatron's defaults."""
         parallel, kernels = self.recipe.parallel, self.recipe.kernels
-        sizes = f"TP{parallel.tensor} PP{parallel.pipeline} EP{parallel.expert} ETP{parallel.expert_tensor}"
+        stages = (parallel.first_stage_layers, parallel.last_stage_layers)
         parts = (
+            f"{self.recipe.model.num_layers} layers, ends {stages}" if any(stages) else "",
+            parallel.order if parallel.order.endswith("pp-dp") else "",
             "merged" if kernels.dispatch == "merged" else parallel.dispatcher,
+            "a2a" if parallel.context > 1 and parallel.context_exchange == "a2a" else "",
+            "capped" if self.recipe.model.attention_logit_cap else "",
             "SP" if parallel.sequence_parallel and parallel.tensor > 1 else "",
             f"{kernels.experts} experts",
             "fused linear" if kernels.linear == "fused" else "",
@@ -60,13 +66,14 @@ class Trial:
             "recompute" if self.recipe.training.recompute == "full" else "",
             "stock" if self.stock else "",
         )
-        return f"{sizes} DP{parallel.data}: {', '.join(part for part in parts if part)}"
+        return f"{axes_text(parallel)}: {', '.join(part for part in parts if part)}"
 
     @property
     def on_one_rank(self) -> Recipe:
         """The same computation with nothing split, by megatron's own parts."""
         settings = self.recipe.model_dump() | {"parallel": {"world_size": 1}, "kernels": {}}
-        settings["training"] |= {"recompute": "none"}
+        training = settings["training"].items()
+        settings["training"] = {key: value for key, value in training if not key.startswith("recompute")}
         return Recipe.model_validate(settings)
 
 
@@ -76,7 +83,7 @@ def accepted_trials(world_size: int) -> list[Trial]:
     for index, sizes in enumerate(_layouts(world_size)):
         for turn, dispatcher in enumerate(DISPATCHERS):
             stock, two_experts, settings = EXTRAS[(index + 3 * turn) % len(EXTRAS)]
-            recipe = _recipe(world_size, sizes, two_experts, dispatcher, settings)
+            recipe = recipe_of(world_size, sizes, two_experts, dispatcher, settings)
             if recipe is not None:
                 trials.append(Trial(recipe, stock))
     return trials
@@ -116,9 +123,9 @@ def _divisors(number: int) -> list[int]:
     return [each for each in range(1, number + 1) if number % each == 0]
 
 
-def _recipe(world_size: int, sizes: Words, two_experts: bool, *settings: Words) -> Recipe | None:
+def recipe_of(world_size: int, sizes: Words, two_experts: bool, *settings: Words) -> Recipe | None:
     """None where the recipe refuses the layout."""
-    fields = _fields(world_size, sizes, two_experts)
+    fields = layout_fields(world_size, sizes, two_experts)
     for each in settings:
         for section, values in each.items():
             fields[section] |= values
@@ -136,9 +143,10 @@ def _recipe(world_size: int, sizes: Words, two_experts: bool, *settings: Words) 
     return recipe
 
 
-def _fields(world_size: int, sizes: Words, two_experts: bool) -> Words:
+def layout_fields(world_size: int, sizes: Words, two_experts: bool) -> Words:
+    """A recipe's fields, as small as a layout lets them be."""
     unit = 16 if 16 % world_size == 0 else world_size  # what every axis divides
-    replicas = world_size // (sizes["tensor"] * sizes["pipeline"])
+    replicas = world_size // (sizes["tensor"] * sizes.get("context", 1) * sizes["pipeline"])
     experts = sizes["expert"] * (2 if two_experts and sizes["expert"] <= 8 else 1)
     return {
         "name": "layout",

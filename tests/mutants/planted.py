@@ -158,8 +158,8 @@ def _of_the_model() -> Iterator[Fault]:
     path, tests = "grok1/model/model.py", ("tests/grok1/model/test_transformer_config.py",)
     pre_softmax = 'moe_router_pre_softmax=model.router == "softmax_then_topk"'
     yield Fault(path, pre_softmax, "moe_router_pre_softmax=False", tests)
-    coefficient = "moe_aux_loss_coeff=model.aux_loss_coefficient,"
-    yield Fault(path, coefficient, "moe_aux_loss_coeff=model.aux_loss_coefficient / 2,", tests)
+    coefficient = "moe_aux_loss_coeff=model.aux_loss_coefficient * shares,"
+    yield Fault(path, coefficient, "moe_aux_loss_coeff=model.aux_loss_coefficient * shares / 2,", tests)
     yield Fault(path, '"fp32" if training.router_dtype == "fp32" else None', "None", tests)
     path, tests = "grok1/model/moe.py", ("tests/grok1/model/test_transformer_config.py",)
     yield Fault(path, 'F.gelu(x, approximate="tanh")', "F.gelu(x)", tests)
@@ -172,9 +172,16 @@ def _of_the_model() -> Iterator[Fault]:
     )
 
 
+def _of_the_stages() -> Iterator[Fault]:
+    path, tests = "grok1/config/stages.py", ("tests/grok1/config/test_stages.py",)
+    yield Fault(path, "start = chunk * sum(sizes) + sum(sizes[:stage])", "start = sum(sizes[:stage])", tests)
+    yield Fault(path, "2 * (stages - stage - 1) + (chunks - 1) * stages", "(chunks - 1) * stages", tests)
+    yield Fault(path, "rest < others or ", "", tests)
+
+
 def _of_the_ledger() -> Iterator[Fault]:
     path, tests = "bench/ledger/count.py", ("tests/bench/ledger/test_count.py",)
-    yield Fault(path, "first + more * (second - first)", "first + (more - 1) * (second - first)", tests)
+    yield Fault("bench/ledger/extension.py", "value + step.more * more", "value + (step.more - 1) * more", tests)
     yield Fault(
         path, "size = -(-len(points) // _TIMELINE_POINTS)", "size = len(points) // _TIMELINE_POINTS or 1", tests
     )
@@ -189,5 +196,6 @@ FAULTS: tuple[Fault, ...] = (
     *_of_the_history(),
     *_of_the_selftest(),
     *_of_the_model(),
+    *_of_the_stages(),
     *_of_the_ledger(),
 )

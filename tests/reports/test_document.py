@@ -66,6 +66,20 @@ def test_figures_provenance_and_sources_are_in_it(synthetic_record, tmp_path: Pa
         assert part in report, part
 
 
+def test_the_layout_names_every_axis_that_is_split(synthetic_record, tmp_path: Path, without_plots) -> None:
+    split = {
+        "tensor": 2,
+        "context": 2,
+        "pipeline": 2,
+        "virtual_pipeline": 2,
+        "data": 2,
+        "expert": 2,
+        "expert_tensor": 2,
+    }
+    report = write_report([synthetic_record(layout=split)], STORED, tmp_path).read_text()
+    assert "tensor 2 x context 2 x pipeline 2 x data 2, 2 chunks a stage; expert 2, tensor within an expert 2" in report
+
+
 def test_several_cases_are_counted_in_the_first_line_and_listed_below(
     synthetic_record, tmp_path: Path, without_plots
 ) -> None:

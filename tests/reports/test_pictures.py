@@ -88,6 +88,22 @@ def test_bars_that_are_not_micro_batches_get_no_number(synthetic_record, figures
     assert not figures[0].axes[0].texts
 
 
+def test_chunks_have_lanes_and_shades_and_numbers(synthetic_record, figures) -> None:
+    """Two stages of two chunks, four micro-batches: two run the first chunk, then the second."""
+    layout = synthetic_record().layout.model_dump() | {"virtual_pipeline": 2}
+    record = piped(synthetic_record(work={"num_micro_batches": 4}, layout=layout), 8)
+    assert schedule(record, summarise(record))
+    (axes,) = figures[0].axes
+    assert [text.get_text() for text in axes.texts[:16]] == [*"12123434"] * 2
+    lanes = [round(text.get_position()[1], 2) for text in axes.texts[:16]]
+    assert lanes == [-0.18, -0.18, 0.18, 0.18] * 2 + [0.18, 0.18, -0.18, -0.18] * 2
+    names = ["forward", "backward"]
+    shades = {bars.get_label(): tuple(bars.get_facecolor()[0]) for bars in axes.collections}
+    assert len({shades[f"{name}, chunk {chunk}"] for name in names for chunk in (1, 2)}) == 4
+    assert "a stage's 2 chunks in lanes, the first on top" in axes.get_xlabel()
+    assert "ideal 1 / (4 x 2 + 1) = 11.1%" in axes.get_title()
+
+
 def test_no_timeline_is_no_schedule(synthetic_record) -> None:
     assert schedule(synthetic_record(), summarise(synthetic_record())) is None
 

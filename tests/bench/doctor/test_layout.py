@@ -23,6 +23,14 @@ def test_a_cut_layout_keeps_as_many_kinds_of_groups_as_fit(name: str, processors
     assert layout.short(layout.cut_layout(load_recipe(name), processors)) == expected
 
 
+def test_a_cut_layout_still_splits_sequences() -> None:
+    recipe = load_recipe("grok1-nano", ["parallel.tensor=2", "parallel.expert_tensor=2", "parallel.context=2"])
+    assert layout.short(recipe.parallel) == "16 ranks, TP2 CP2 PP2 EP2 ETP2 DP2"
+    cut = layout.cut_layout(recipe, 8)
+    assert layout.short(cut) == "8 ranks, TP2 CP2 PP1 EP2 ETP2 DP2"
+    assert layout.nano(recipe, cut, "fp32").parallel == cut
+
+
 @pytest.mark.parametrize("name", recipe_names())
 @pytest.mark.parametrize("processors", [1, 2, 4, 8])
 def test_every_shipped_recipe_has_its_jobs_on_any_number_of_processors(name: str, processors: int) -> None:

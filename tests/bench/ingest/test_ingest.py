@@ -341,7 +341,7 @@ def test_a_growing_batch_is_refused(write: Write) -> None:
         ({}, {"world_size": 16}, "--world-size 16 contradicts 8 of the log: leave the flag out"),
         ({}, {"parameters": 7}, "parameters 7 of a flag contradicts"),
         ({"fp8": "hybrid"}, {}, "ran in fp8"),
-        ({"context_parallel_size": 2}, {}, "context parallelism of 2"),
+        ({"context_parallel_size": 3}, {}, "job.log: makes no record"),
         ({"multi_latent_attention": True}, {}, "give --parameters, --active-parameters"),
         ({"micro_batch_size": 3}, {}, "not whole micro-batches of 3"),
         ({"tensor_model_parallel_size": 3}, {}, "job.log: makes no record"),
@@ -355,6 +355,17 @@ def test_a_job_that_a_record_cannot_hold_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=complaint):
         read(write(dump(**change) + lines(*range(1, 8))), **stated)
+
+
+def test_split_sequences_and_interleaved_stages_are_axes_of_the_layout(write: Write) -> None:
+    change = {"tensor_model_parallel_size": 2, "context_parallel_size": 2, "pipeline_model_parallel_size": 2}
+    chunks = {"virtual_pipeline_model_parallel_size": 2}
+    record = read(write(dump(**change, **chunks) + lines(*range(1, 8))))
+    layout = record.layout
+    assert (layout.tensor, layout.context, layout.pipeline, layout.virtual_pipeline, layout.data) == (2, 2, 2, 2, 1)
+    assert record.work.num_micro_batches == 16
+    plain = read(write(dump(virtual_pipeline_model_parallel_size=None) + lines(*range(1, 8)))).layout
+    assert (plain.context, plain.virtual_pipeline, plain.data) == (1, 1, 2)
 
 
 def test_a_recipe_that_contradicts_the_log_is_refused(write: Write) -> None:

@@ -59,17 +59,18 @@ def test_the_one_split_of_megatron_1(write: Write) -> None:
 
 
 @pytest.mark.parametrize(
+    "name", ["data-parallel size: 2, context-parallel", "data-parallel-size: 2, sequence-parallel"]
+)
+def test_split_sequences_by_either_name(write: Write, name: str) -> None:
+    text = f"using world size: 8, {name} size: 2, tensor-model-parallel size: 2, pipeline-model-parallel size: 1 \n"
+    layout = read(write(text + lines(*range(1, 8))), **REST).layout
+    assert (layout.tensor, layout.context, layout.data) == (2, 2, 2)
+
+
+@pytest.mark.parametrize(
     ("sizes", "complaint"),
     [
         ((*ENCODER[:3], "encoder-tensor-model-parallel size: 2", *ENCODER[4:]), "no ranks of an encoder"),
-        (
-            ("data-parallel size: 2", "context-parallel size: 2", "tensor-model-parallel size: 2"),
-            "context parallelism of",
-        ),
-        (
-            ("data-parallel-size: 2", "sequence-parallel size: 2", "tensor-model-parallel size: 2"),
-            "context parallelism of",
-        ),
         (
             ("data-parallel size: 4", "tensor-model-parallel size: 4"),
             "world size is 8 and the printed sizes multiply to 16",

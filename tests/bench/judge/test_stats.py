@@ -116,6 +116,7 @@ def test_a_record_without_steps_has_no_summary(synthetic_record) -> None:
 def test_the_ideal_bubble_is_the_textbook_one() -> None:
     assert ideal_bubble(1, 8) == 0
     assert ideal_bubble(2, 64) == pytest.approx(1 / 65)
+    assert ideal_bubble(4, 8, chunks=2) == pytest.approx(3 / 19)
 
 
 @given(st.lists(st.integers(0, 10**9), min_size=1, max_size=64))

@@ -30,6 +30,14 @@ def test_lost_pairs_are_told_by_layer_and_so_is_a_surplus() -> None:
     assert lost_pairs([], routed_pairs=1000) == []
 
 
+def test_pairs_that_the_recipe_has_dropped_make_up_for_those_that_experts_did_not_get() -> None:
+    load = [[600, 390], [600, 395]]
+    assert lost_pairs(load, routed_pairs=1000, dropped=15) == []
+    assert lost_pairs(load, routed_pairs=1000, dropped=14) == [
+        "experts got 1,985 (token, expert) pairs and 14 were dropped, but 2,000 were routed"
+    ]
+
+
 @pytest.mark.parametrize(("mfu", "is_void"), [(None, False), (0.5, False), (1.0, False), (1.01, True), (1.2, True)])
 def test_a_speed_above_the_stated_peak_is_void_and_the_peak_itself_is_not(
     mfu: float | None, is_void: bool, synthetic_record: Any

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from bench.ledger.count import rank_ledger
+from bench.ledger.extension import run_in_full
 from bench.ledger.schema import RankLedger
 from grok1.config.recipe import Recipe
 
@@ -23,7 +24,7 @@ def counted_directly(job: tuple[Recipe, int]) -> RankLedger:
     meter = Meter(phases)
     routing = Routing.balanced(recipe.model.num_experts)
     with fake_rank(recipe, rank, routing, phases, meter) as (stepper, batches, ranks):
-        return rank_ledger(meter, stepper, batches, ranks, 1, [recipe.num_micro_batches])
+        return rank_ledger(meter, stepper, batches, ranks, 1, run_in_full(recipe.num_micro_batches))
 
 
 def first_step_and_ledger(recipe: Recipe) -> tuple[int, int, RankLedger]:
@@ -45,7 +46,7 @@ def first_step_and_ledger(recipe: Recipe) -> tuple[int, int, RankLedger]:
         batches.num_micro_batches = 1
         stepper.run(0)
         peak_bytes, after_bytes = meter.counts.peak_bytes, meter.bytes_alive
-        return peak_bytes, after_bytes, rank_ledger(meter, stepper, batches, ranks, 1, [2])
+        return peak_bytes, after_bytes, rank_ledger(meter, stepper, batches, ranks, 1, run_in_full(2))
 
 
 def cost_of_a_singular_value_decomposition(_job: None) -> tuple[dict[str, int], list[tuple[str, int, int]]]:

@@ -7,8 +7,10 @@ from typing import Any
 import torch.distributed as dist
 
 from bench.ledger.count import rank_ledger
+from bench.ledger.extension import run_in_full
 from bench.ledger.marked_phases import MarkedPhases
 from bench.ledger.meter import Meter
+from grok1.config.stages import micro_batch_group
 from grok1.distributed.groups import joined
 from grok1.distributed.rendezvous import Rendezvous
 from grok1.model.model import build_model
@@ -26,9 +28,10 @@ def metered(job: Job, where: Rendezvous, _emit: Any) -> list[str] | None:
             model = build_model(recipe, ranks)
             plan_routing(model, recipe, Routing.balanced(recipe.model.num_experts))
             optimizer, scheduler = build_optimizer(model, recipe.training)
-            batches = FakeBatches(recipe)
+            batches = FakeBatches(recipe, ranks.context)
             stepper = Stepper(recipe, ranks, model, optimizer, scheduler, batches, phases)
-            ledger = rank_ledger(meter, stepper, batches, ranks, 1, [recipe.num_micro_batches])
+            whole = run_in_full(recipe.num_micro_batches, micro_batch_group(recipe.parallel))
+            ledger = rank_ledger(meter, stepper, batches, ranks, 1, whole)
         gathered: list[Any] | None = [None] * where.world_size if ranks.rank == 0 else None
         dist.gather_object(ledger.model_dump_json(), gathered)
         return gathered

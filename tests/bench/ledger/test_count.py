@@ -2,36 +2,67 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
 from bench.ledger import count
+from bench.ledger.extension import Extension, extended, extension, run_in_full
+from grok1.config.load import load_recipe
 
-FIELDS = ("calls", "matrix_flops", "vector_flops", "bytes_read", "bytes_written")
-
-
-def costs(**by_module: int) -> Any:
-    """A count of the forward phase: each module's calls, and ten, a hundred ... times as much of the other figures."""
-    found: Any = defaultdict(lambda: SimpleNamespace(**dict.fromkeys(FIELDS, 0)))
-    for module, calls in by_module.items():
-        found["forward", module] = SimpleNamespace(**{name: calls * 10**at for at, name in enumerate(FIELDS)})
-    return SimpleNamespace(costs=found)
+FOUR_OF_NINE = Extension(run=4, total=9, remembered=4)
 
 
-def test_what_the_second_micro_batch_adds_is_added_for_each_more() -> None:
-    assert list(count._extended([[10, 3], [14, 3]], more=5)) == [30, 3]
-    assert list(count._extended([[10, 3], [14, 3]], more=0)) == [10, 3]
-    assert list(count._extended([[10, 3]], more=0)) == [10, 3], "all micro-batches were run"
+def test_what_lies_between_two_forwards_is_added_for_each_more() -> None:
+    """Five more of 4 calls and 40 bytes each; what was done before the early moment is there once."""
+    early, late, ran = ({("forward", "head"): (calls, 10 * calls)} for calls in (3, 7, 20))
+    assert extended(FOUR_OF_NINE, {}, early, late, ran) == {("forward", "head"): (40, 400)}
 
 
-def test_modules_of_one_component_are_one_row_and_each_is_extended() -> None:
-    """Two routers of 1 and 2 calls, 3 and 5 with a micro-batch more; three more in all."""
-    first = costs(**{"decoder.layers.0.mlp.router": 1, "decoder.layers.1.mlp.router": 2, "output_layer": 7})
-    second = costs(**{"decoder.layers.0.mlp.router": 3, "decoder.layers.1.mlp.router": 5, "output_layer": 7})
-    head, router = count._cost_rows([first, second], more=3)
+def test_a_report_grows_as_from_a_step_of_one_micro_batch() -> None:
+    """From 5 to 11 in three micro-batches: 2 each, though nothing of it lies between two forwards."""
+    key = ("report", "outside")
+    assert extended(FOUR_OF_NINE, {key: (5,)}, {}, {}, {key: (11,)}) == {key: (21,)}
+
+
+def test_interleaved_chunks_are_extended_by_groups() -> None:
+    """Of 12 micro-batches 6 ran, so three more groups of two: forward 8 each, report 4 each."""
+    step = Extension(run=6, total=12, remembered=6, group=2, forwards_a_group=4)
+    early, late, ran = ({("forward", "head"): (calls,)} for calls in (10, 18, 30))
+    short, report = {("report", ""): (4,)}, {("report", ""): (12,)}
+    found = extended(step, short, early, late, ran | report)
+    assert found == {("forward", "head"): (54,), ("report", ""): (24,)}
+
+
+def test_a_step_that_ran_in_full_is_not_extended() -> None:
+    ran = {("forward", "head"): (7,)}
+    assert extended(run_in_full(4), ran, ran, ran, ran) == ran
+
+
+@pytest.mark.parametrize(
+    ("micro_batches", "run"),
+    [(1, [1, 1, 1, 1]), (4, [4, 4, 4, 3]), (5, [5, 5, 4, 3]), (6, [6, 5, 4, 3]), (64, [6, 5, 4, 3])],
+)
+def test_a_stage_runs_three_micro_batches_after_its_warm_up_or_all(micro_batches: int, run: list[int]) -> None:
+    """Of four stages; memory is that of the longest of these steps."""
+    recipe = load_recipe(
+        "grok1-tiny",
+        ["parallel.pipeline=4", "parallel.expert=1", "model.num_layers=4", f"training.global_batch={micro_batches}"],
+    )
+    steps = [extension(recipe, stage) for stage in range(4)]
+    assert recipe.num_micro_batches == micro_batches
+    assert [step.run for step in steps] == run
+    assert [step.run + step.more for step in steps] == [micro_batches] * 4
+    assert [step.run + step.more_in_memory for step in steps] == run[:1] * 4
+
+
+def test_modules_of_one_component_are_one_row() -> None:
+    figures = {
+        ("forward", "decoder.layers.0.mlp.router"): (1, 10, 100, 1000, 10_000),
+        ("forward", "decoder.layers.1.mlp.router"): (2, 20, 200, 2000, 20_000),
+        ("forward", "output_layer"): (7, 0, 0, 0, 0),
+    }
+    head, router = count._cost_rows(figures)
     assert (head.phase, head.component, head.operator_calls) == ("forward", "head", 7)
     assert (router.phase, router.component) == ("forward", "router")
     found = (
@@ -41,22 +72,25 @@ def test_modules_of_one_component_are_one_row_and_each_is_extended() -> None:
         router.bytes_read,
         router.bytes_written,
     )
-    assert found == (18, 180, 1800, 18_000, 180_000)
+    assert found == (3, 30, 300, 3000, 30_000)
 
 
-def test_a_module_that_only_the_longer_step_reaches_is_counted() -> None:
-    [row] = count._cost_rows([costs(), costs(output_layer=2)], more=3)
-    assert (row.component, row.operator_calls) == ("head", 6)
-
-
-def test_collectives_are_extended_too() -> None:
+def test_a_collective_is_a_row() -> None:
     key = ("backward", "tensor", "all_reduce", "float32")
-    first, second = (
-        SimpleNamespace(collectives={key: SimpleNamespace(calls=calls, bytes=100 * calls)}) for calls in (2, 3)
-    )
-    [row] = count._collective_rows([first, second], more=4)
+    [row] = count._collective_rows({key: (6, 600)})
     assert (row.phase, row.group, row.operation, row.dtype) == key
     assert (row.calls, row.bytes) == (6, 600)
+
+
+def test_what_each_further_micro_batch_keeps_is_in_the_peak_of_the_step_whose_memory_is_stated() -> None:
+    """Three ran and the stated step has five: a loss of 4 bytes twice."""
+    step = Extension(run=3, total=9, remembered=5)
+    early, late = (SimpleNamespace(alive={"activations": size, "weights": 50}) for size in (20, 24))
+    more = count._more_alive(early, late, step)
+    assert more == {"activations": 8, "weights": 0}
+    counts = SimpleNamespace(peak_bytes=90, peak_split={"activations": 40, "weights": 50}, peak_at=("backward", ""))
+    memory = count._memory(SimpleNamespace(counts=counts, live_bytes=lambda _: 0), more)
+    assert (memory.peak_bytes, memory.activations_bytes, memory.weights_bytes) == (98, 48, 50)
 
 
 @pytest.mark.parametrize(

@@ -606,12 +606,12 @@ def test_40b_state_is_12_bytes_a_parameter_sharded(ledgers: Ledgers) -> None:
 
 # ---- what the counting itself promises -----------------------------------------------------------------
 
-SIX = "training.global_batch=12"  # two replicas: six micro-batches, of which three and four are run
+SIX = "training.global_batch=12"  # two replicas: six micro-batches, of which four and three are run
 
 
 @pytest.fixture(scope="module")
 def extended() -> Ledger:
-    """grok1-nano's six micro-batches from steps of three and four."""
+    """grok1-nano's six micro-batches from steps of four on stage 0 and three on stage 1."""
     return count(load_recipe("grok1-nano", [SIX]))
 
 

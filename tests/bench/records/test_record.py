@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from bench.records import jsonfile
 from bench.records.environment import ALLOWED_ENVIRONMENT, allowed_environment
-from bench.records.record import Record
+from bench.records.record import Layout, Record
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
@@ -40,6 +40,14 @@ def test_a_record_survives_the_trip_to_disk(synthetic_record, tmp_path: Path) ->
     assert json.loads((tmp_path / "new" / "record.json").read_text())["schema"] == 1
 
 
+def test_a_layout_is_written_as_before_unless_it_has_what_came_later(synthetic_record) -> None:
+    layout = synthetic_record().layout
+    assert not {"context", "virtual_pipeline"} & layout.model_dump().keys()
+    split = {**layout.model_dump(), "context": 2, "data": 1, "world_size": 2 * layout.world_size // layout.data}
+    split |= {"nodes": 1, "ranks_per_node": split["world_size"], "virtual_pipeline": 2}
+    assert Layout.model_validate(split).model_dump() == split
+
+
 @pytest.mark.parametrize(
     ("path", "value", "complaint"),
     [
@@ -53,6 +61,7 @@ def test_a_record_survives_the_trip_to_disk(synthetic_record, tmp_path: Path) ->
         ("void_reasons", ["slow"], "void_reasons is empty"),
         ("unknown", 1, "unknown: Extra inputs"),
         ("layout.tensor", 8, "world_size 16 is not tensor 8"),
+        ("layout.context", 2, "x context 2 x pipeline"),
         ("layout.nodes", 3, "is not 3 nodes"),
         ("layout.expert", 3, "expert x expert_tensor"),
         ("layout.tensor", "4", "layout.tensor: Input should be a valid integer"),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
+
 import pytest
 
 from bench.ledger.schema import read_ledger
-from bench.ledger.store import FOLDER, path_of
-from grok1.config.load import build_recipe, load_recipe, recipe_names
+from bench.ledger.store import FOLDER, SHIPPED, path_of
+from grok1.config.load import build_recipe, load_recipe
 from grok1.config.memory import MARGIN_BYTES, SHOWN_GIB, communicators, need, what_fits
 from grok1.device import seam
 from grok1.distributed.launch import LaunchError, check_machine
@@ -15,10 +17,12 @@ from tests.lines import ONLY_0_12
 FORTY = "grok1-40b"
 FP32_ROUTER = ("parallel.dispatcher=alltoall", "training.router_dtype=fp32")
 FUSED = ("parallel.dispatcher=alltoall", "kernels.experts=fused", "kernels.dispatch=merged")
+SPLIT = ("parallel.context=2",)
+LONG = ("training.sequence_length=32768", "training.global_batch=8")
 WHOLE = ("parallel.expert=8", "parallel.expert_tensor=1")
 
 
-@pytest.mark.parametrize("name", recipe_names())
+@pytest.mark.parametrize("name", SHIPPED)
 def test_the_estimate_is_within_3_percent_of_the_counted_peak(name: str) -> None:
     counted = max(rank.memory.peak_bytes for rank in read_ledger(path_of(FOLDER, name)).ranks)
     assert load_recipe(name).bytes_per_rank() == pytest.approx(counted, rel=0.03)
@@ -33,13 +37,18 @@ def test_the_estimate_is_within_3_percent_of_the_counted_peak(name: str) -> None
         (WHOLE, 59.146),
         ((*FUSED, *WHOLE), 54.600),
         (("model.ffn_hidden_size=16384",), 34.843),
+        ((*FP32_ROUTER, *SPLIT), 52.823),
+        ((*FP32_ROUTER, *SPLIT, "parallel.context_exchange=a2a"), 52.323),
+        ((*FP32_ROUTER, *SPLIT, *LONG, "model.attention_logit_cap=30.0"), 77.066),
+        ((*FP32_ROUTER, *SPLIT, *LONG), 84.072),  # with masks; of the second of the two context ranks
+        (("parallel.virtual_pipeline=2",), 64.11),
     ],
 )
 def test_the_estimate_follows_choices_as_the_ledger_does(changes: tuple[str, ...], counted_gib: float) -> None:
     assert load_recipe(FORTY, changes).bytes_per_rank() / 2**30 == pytest.approx(counted_gib, rel=0.03)
 
 
-@pytest.mark.parametrize("name", recipe_names())
+@pytest.mark.parametrize("name", SHIPPED)
 def test_communicators_are_the_groups_that_the_ledger_counted(name: str) -> None:
     groups = max(len({row.group for row in rank.collectives}) for rank in read_ledger(path_of(FOLDER, name)).ranks)
     assert communicators(load_recipe(name)) == groups
@@ -84,6 +93,6 @@ def test_each_choice_that_is_said_to_fit_does() -> None:
     offered = what_fits(recipe, available).removeprefix("what fits: ").split("; ")
     assert len(offered) >= 2
     for each in offered:
-        changes = [word for word in each.split(" (")[0].split() if word != "--set"]
+        changes = [word for word in shlex.split(each.split(" (")[0]) if word != "--set"]
         assert need(build_recipe(FORTY, recipe.resolved(), changes)).total <= available
     assert "split it over more ranks" in what_fits(recipe, 2**30)

@@ -67,6 +67,23 @@ REFUSALS = [
     (["parallel..tensor=2"], "is not of the form section.key=value"),
     (["name.tensor=1"], "name is a value, not a section"),
     (["parallel.world_size=true"], "parallel.world_size: .*got 'True'"),
+    (
+        ["parallel.context=3", "parallel.world_size=48"],
+        "training.sequence_length 32 is not a multiple of 2 x parallel.context 6",
+    ),
+    (
+        ["parallel.context=2", "parallel.tensor=1", "parallel.pipeline=1", "training.sequence_length=66"],
+        "training.sequence_length 66 is not a multiple of 2 x parallel.context 4",
+    ),
+    (["parallel.context=32"], "parallel.world_size 16 is not a multiple of tensor x context x pipeline 256"),
+    (
+        ["parallel.context=2", "parallel.tensor=2", "parallel.context_exchange=a2a", "model.num_query_groups=2"],
+        "parallel.context 2 with context_exchange a2a: the 1 key/value heads .*context_exchange=all_gather",
+    ),
+    (
+        ["parallel.context=2", "kernels.attention=te"],
+        "kernels.attention te with parallel.context 2: .*set kernels.attention=torch, or parallel.context=1",
+    ),
     (["data.split=nan,1,1"], "is not three weights"),
     (["data.split=1,-1,1"], "is not three weights"),
     (["training.weight_decay=-inf"], "training.weight_decay: "),
@@ -170,6 +187,7 @@ OTHER = {
     "swiglu": "geglu",
     "topk_then_softmax": "softmax_then_topk",
     "alltoall": "allgather",
+    "all_gather": "a2a",
     "fp32": "bf16",
     "none": "full",
     "SentencePiece": "PretrainedFromHF",
@@ -178,6 +196,10 @@ OTHER = {
     "merged": "megatron",
     "at_end": "overlapped",
     "torch": "npu",
+    "tp-cp-ep-dp-pp": "tp-cp-ep-pp-dp",
+    "uniform": "block",
+    "probs": "position",
+    "learned": "random",
 }
 SECTIONS: dict[str, Any] = load_recipe("grok1-nano").resolved()
 KEYS = [(section, key) for section in ("model", "parallel", "training", "data", "kernels") for key in SECTIONS[section]]
@@ -188,10 +210,18 @@ def test_the_hash_changes_with_every_value_that_decides_the_step(section: str, k
     base = load_recipe("grok1-nano")
     part = getattr(base, section)
     value = getattr(part, key)
-    other = OTHER[value] if isinstance(value, str) else not value if isinstance(value, bool) else value + 1
     # copied, not loaded: no single size can change without another in a recipe that is checked
-    changed = base.model_copy(update={section: part.model_copy(update={key: other})})
+    changed = base.model_copy(update={section: part.model_copy(update={key: _other(value)})})
     assert changed.hash() != base.hash()
+
+
+def _other(value: Any) -> Any:
+    """Another value of the same type."""
+    if isinstance(value, str):
+        return OTHER[value]
+    if isinstance(value, list):
+        return []
+    return not value if isinstance(value, bool) else value + 1
 
 
 def test_the_hash_does_not_know_the_name_or_how_a_number_is_written() -> None:

@@ -17,7 +17,7 @@ from grok1.data.samples import TrainingSamples, training_samples
 from grok1.distributed.groups import Ranks
 
 LENGTH = 8
-ALONE = Ranks(0, 1, 0, 0, 0, 0, 0, 0, 0, is_first_stage=True, is_last_stage=True)
+ALONE = Ranks(0, 1, 0, 0, 0, 0, 0, 0, 0, 0, is_first_stage=True, is_last_stage=True)
 
 
 @pytest.fixture

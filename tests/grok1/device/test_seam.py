@@ -20,6 +20,7 @@ NEEDED_BY_ALL = [
     ("tensor_parallel/random.py", "torch.cuda.default_generators[idx]"),
     ("transformer/moe/moe_utils.py", "if torch.is_tensor(tensor) and tensor.is_cuda:"),
     ("dist_checkpointing/strategies/filesystem_async.py", "ctx.Manager().Queue()"),
+    ("transformer/moe/moe_utils.py", "k=expert_capacity, dim=0, sorted=False"),
 ]
 NEEDED_FROM_0_16_ON = [
     ("transformer/moe/token_dispatcher.py", "self.cuda_dtoh_stream.record_event()"),

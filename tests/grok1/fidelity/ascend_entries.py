@@ -15,7 +15,7 @@ from grok1.data.batches import Batches
 from grok1.data.samples import training_samples
 from grok1.distributed.groups import Ranks, joined
 from grok1.distributed.rendezvous import Rendezvous
-from grok1.model.model import gather_gradients
+from grok1.model.model import gather_gradients, unwrapped
 from grok1.training.assembly import build_stepper
 from grok1.training.job import Job
 from grok1.training.step import Stepper
@@ -47,11 +47,11 @@ def run_steps(job: Job, where: Rendezvous, _emit: Any) -> dict[str, Any] | None:
 
 def _first_batch(recipe: Recipe, ranks: Ranks, stepper: Stepper, batches: Batches) -> dict[str, Any]:
     """Gradients and logits of step 0's batch, without an update."""
-    model: Any = stepper.model
-    kept: list[Tensor] = []
-    model.module.kept_logits = kept
+    model = stepper.model
+    grok, kept = unwrapped(model), list[Tensor]()
+    grok.kept_logits = kept
     losses = stepper.accumulate(batches.step(0))
-    model.module.kept_logits = None
+    grok.kept_logits = None
     stepper.reduce_losses(losses)  # else megatron would add these auxiliary losses to the first step's
     gather_gradients(model)
     return {

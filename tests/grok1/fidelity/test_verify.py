@@ -26,6 +26,7 @@ from tests.grok1.conftest import FIXTURES, RANK_SECONDS, run_grok1
 KEYS = ["oracle", "layout", "loss", "loss_expected", "loss_error", "max_logit_abs_error", "worst_gradient", "passed"]
 KEYS += ["tensors", "software"]
 TP2_PP2_EP2 = ("parallel.tensor=2", "parallel.pipeline=2", "parallel.expert=2")
+CP2, A2A = ("parallel.context=2",), ("parallel.context_exchange=a2a",)
 TP4_PP2_EP2 = ("parallel.tensor=4", "parallel.pipeline=2", "parallel.expert=2")
 
 
@@ -47,7 +48,11 @@ def assert_within_bounds(result: VerifyResult) -> None:
 # ---- xAI's own numbers ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("layout", [(), TP2_PP2_EP2], ids=["1-rank", "TP2-PP2-EP2"])
+@pytest.mark.parametrize(
+    "layout",
+    [(), TP2_PP2_EP2, CP2, (*CP2, *A2A), (*CP2, "parallel.tensor=2", "parallel.expert=2")],
+    ids=["1-rank", "TP2-PP2-EP2", "CP2", "CP2-a2a", "CP2-TP2-EP2"],
+)
 def test_reproduces_xais_model(layout: tuple[str, ...]) -> None:
     result = verified(FIXTURES / "D.npz", *layout)
     assert_within_bounds(result)
@@ -92,6 +97,7 @@ ODD: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
     # rows of no pads, some, all, one; 11 columns of an expert a rank; as many key heads as query heads
     "pads": ({"seq": 17, "batch": 4, "ffn_size": 44, "num_kv_heads": 4}, (0, 3, 17, 1)),
     "low cap": ({"softcap": 3.0}, ()),
+    "deep": ({"batch": 2, "num_layers": 4, "ffn_size": 88}, ()),
     "single": ({"batch": 1, "num_layers": 1, "ffn_size": 88}, ()),
     "other constants": (
         {"attn_output_multiplier": 0.1, "rope_base": 5000, "norm_eps": 1e-6, "softcap": 20.0, "pad_token": 3},
@@ -121,9 +127,14 @@ def odd_dump(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     [
         ("odd", ()),
         ("odd", ("parallel.pipeline=3", "parallel.expert=2")),
+        ("odd", ("parallel.pipeline=2", "parallel.first_stage_layers=1")),
+        ("deep", ("parallel.pipeline=2", "parallel.virtual_pipeline=2")),
         ("pads", ()),
         ("pads", ("parallel.tensor=4", "parallel.expert=2")),
         ("pads", ("parallel.tensor=2", "parallel.pipeline=2", "training.micro_batch=2")),
+        ("odd", CP2),  # the second rank's share of the mean is smaller
+        ("pads", (*CP2, "training.micro_batch=2")),
+        ("pads", (*CP2, *A2A, "parallel.tensor=2")),
         ("single", ("parallel.tensor=2", "parallel.expert=4", "parallel.expert_tensor=1")),
         ("single", ("parallel.tensor=2", "parallel.expert=2", "parallel.dispatcher=allgather")),
         ("single", ("training.recompute=full",)),

@@ -27,14 +27,14 @@ def _exact_gelu(x: Tensor) -> Tensor:
 
 
 def _multiplier_after_cap(
-    query: Tensor, key: Tensor, value: Tensor, multiplier: float, cap: float, bias: Tensor | None
+    query: Tensor, key: Tensor, value: Tensor, multiplier: float, cap: float, bias: Tensor | None, _first: object = None
 ) -> Tensor:
     scores = cap * torch.tanh(query @ key.transpose(-1, -2) / cap) * multiplier
     return _finished(scores.masked_fill(attention._future(query, key), -1e30), value, bias)
 
 
 def _mask_before_cap(
-    query: Tensor, key: Tensor, value: Tensor, multiplier: float, cap: float, bias: Tensor | None
+    query: Tensor, key: Tensor, value: Tensor, multiplier: float, cap: float, bias: Tensor | None, _first: object = None
 ) -> Tensor:
     scores = (query @ key.transpose(-1, -2) * multiplier).masked_fill(attention._future(query, key), -1e30)
     return _finished(cap * torch.tanh(scores / cap), value, bias)

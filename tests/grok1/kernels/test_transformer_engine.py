@@ -102,7 +102,7 @@ def test_logits_without_gradients_have_losses(engine: SimpleNamespace) -> None:
 
 def test_the_choices_reach_megatrons_wrappers(engine: SimpleNamespace) -> None:
     recipe = load_recipe("grok1-nano", CHOICES)
-    experts = moe_spec(recipe.model, recipe.kernels).submodules.experts
+    experts = moe_spec(recipe.model, recipe.kernels, recipe.training).submodules.experts
     assert experts.module is TEGroupedMLP
     layers = experts.submodules
     assert (layers.linear_fc1, layers.linear_fc2) == (

@@ -44,6 +44,7 @@ NEEDED_ON_ALL_DEVICES = {
     "mark_gradients_awaited",
     "mark_gradient_added",
     "change_class",
+    "await_weights_of_children",
     "update_one_tensor_at_a_time",
     "chained",
 }
@@ -107,8 +108,9 @@ def _replaced(recipe: Any, ranks: Any, stock: bool) -> dict[str, Any]:
     from grok1.model.model import build_model
     from grok1.training.optimizer import build_optimizer
 
-    model: Any = build_model(recipe, ranks, stock=stock)
-    optimizer, _ = build_optimizer(model, recipe.training, stock=stock)
+    chunks = build_model(recipe, ranks, stock=stock)
+    optimizer, _ = build_optimizer(chunks, recipe.training, stock=stock)
+    model: Any = chunks[0]
     parts: Any = instances.chained(optimizer)
     inner = [part.optimizer for part in parts]
     objects = [model, *model.bucket_groups, *model.expert_parallel_bucket_groups, optimizer, *parts, *inner]

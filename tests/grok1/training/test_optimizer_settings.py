@@ -11,6 +11,7 @@ import torch
 from grok1.config.load import load_recipe
 from grok1.config.sections import Training
 from grok1.training import optimizer
+from grok1.weights.chunks import Chunks
 
 SETTINGS = (
     "learning_rate=0.01",
@@ -42,7 +43,7 @@ def built(monkeypatch: pytest.MonkeyPatch) -> Any:
             return SimpleNamespace(param_groups=[group])
 
         monkeypatch.setattr(optimizer, "get_megatron_optimizer", make)
-        _, scheduler = optimizer.build_optimizer(SimpleNamespace(), chosen, stock=True)  # type: ignore[arg-type]
+        _, scheduler = optimizer.build_optimizer(Chunks([]), chosen, stock=True)
         return asked[0], group, scheduler
 
     return build

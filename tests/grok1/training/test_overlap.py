@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -47,6 +48,21 @@ def _trained(make_job: MakeJob, *overrides: str) -> dict[str, Any]:
         "weights": {each["rank"]: each["weights"] for each in said if isinstance(each, dict) and "weights" in each},
         "starts": {each["rank"]: each["starts"] for each in said if isinstance(each, dict) and "starts" in each},
     }
+
+
+def test_a_checkpoint_right_after_steps_holds_the_whole_weights(make_job: MakeJob, tmp_path: Path) -> None:
+    """A rank has its share alone of the last update until the weights are gathered."""
+    when = [f"kernels.{key}=overlapped" for key in ("gradient_reduction", "param_gather")]
+    loaded = []
+    for name, changes in (("at the end", []), ("overlapped", when)):
+        job = make_job(2, *TWO_RANKS, "training.clip_grad=1e9", *changes, save=tmp_path / name)
+        launch(job, job.recipe, "cpu", entry="grok1.training.run:run_rank", timeout_seconds=RANK_SECONDS)
+        job = make_job(2, *TWO_RANKS, load=tmp_path / name)
+        entry = "tests.grok1.weights.weights_entries:loaded_weights"
+        loaded.append(launch(job, job.recipe, "cpu", entry=entry, timeout_seconds=RANK_SECONDS))
+    at_end, overlapped = loaded
+    assert at_end.keys() == overlapped.keys()
+    assert all((at_end[name] == overlapped[name]).all() for name in at_end)
 
 
 @pytest.mark.parametrize("when", ["at_end", "overlapped"])

@@ -107,6 +107,22 @@ def test_a_resumed_run_is_bitwise_the_one_that_never_stopped(
         assert column(resumed, name) == column(sixteen_ranks, name)[4:7]
 
 
+def test_split_sequences_train_as_whole_ones_and_resume_bitwise(
+    train: Train, one_rank: RunResult, tmp_path: Path
+) -> None:
+    layout = ("parallel.world_size=2", *ONE_RANK[1:], "parallel.context=2")
+    whole = train(4, *layout)
+    train(2, *layout, save=tmp_path)
+    resumed = train(4, *layout, load=tmp_path)
+    for name in ("loss", "aux_loss", "grad_norm"):
+        assert column(resumed, name) == column(whole, name)[2:]
+        assert column(whole, name) == pytest.approx(column(one_rank, name)[:4], rel=1e-5)
+    recipe = load_recipe("grok1-nano")
+    pairs = 4 * recipe.tokens_per_step * recipe.model.experts_per_token
+    assert [sum(layer) for layer in whole.expert_load] == [pairs] * recipe.model.num_layers
+    assert (whole.layout.context, whole.layout.data) == (2, 1)
+
+
 @pytest.mark.parametrize(
     "layout",
     [

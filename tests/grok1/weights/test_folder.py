@@ -64,9 +64,7 @@ def test_an_empty_folder_holds_no_checkpoint(tmp_path: Path) -> None:
 def test_weights_alone_resume_in_another_layout_and_a_step_does_not(tmp_path: Path) -> None:
     other = load_recipe("grok1-nano", ONE_RANK)
     stored(tmp_path / "weights", 0).check_resumable(other)
-    with pytest.raises(
-        ValueError, match=r"was written with parallel\.world_size=16, the recipe says 1; use the recipe"
-    ):
+    with pytest.raises(ValueError, match=r"was written with parallel\.world_size=16, now 1, .*; use the layout"):
         stored(tmp_path / "step", 1).check_resumable(other)
 
 
@@ -121,12 +119,31 @@ def test_another_number_format_cannot_be_allowed(tmp_path: Path) -> None:
     other = load_recipe("grok1-nano", ["training.dtype=bf16"])
     with pytest.raises(ValueError, match=r"training\.dtype=fp32, now bf16; training\.dtype cannot change"):
         stored(tmp_path, 1).check_resumable(other)
-    with pytest.raises(ValueError, match=r"training\.dtype is not a value that may change; give training\.sequence_"):
-        check_changeable(["training.dtype"])
+
+
+@pytest.mark.parametrize(
+    ("key", "instead"),
+    [
+        ("training.dtype", r"leave it as it was, or go on from the checkpoint's weights \(grok1 convert\)$"),
+        ("training.recompute", r"leave it out: it may differ without a word, as it changes no number$"),
+        ("parallel.tensor", r"a layout changes as a whole: give parallel$"),
+        ("training.sed", r"give training\.seed\? \(one key each time; data\.corpus, data\.tokenizer and parallel are"),
+        ("training.seed,parallel", r"give training\.seed\? \(one key each time;"),
+        ("model.num_layers", r"give a key of training or data like training\.seed, \(one key each time;"),
+        ("", r"give a key of training or data"),
+    ],
+)
+def test_a_key_that_may_not_change_is_refused_with_what_to_give_instead(key: str, instead: str) -> None:
+    with pytest.raises(ValueError, match=rf"^--allow-change '{key}' is not a value that may change; {instead}"):
+        check_changeable(["training.seed", key])
 
 
 def test_recomputing_and_kernels_may_change_without_a_word(tmp_path: Path) -> None:
-    other = load_recipe("grok1-nano", ["training.recompute=full", "kernels.cross_entropy=megatron"])
+    other = load_recipe(
+        "grok1-nano",
+        ["training.recompute=full", "training.recompute_method=block", "training.recompute_layers=1"]
+        + ["kernels.cross_entropy=megatron"],
+    )
     stored(tmp_path, 1).check_resumable(other)
 
 

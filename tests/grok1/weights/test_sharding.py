@@ -45,7 +45,7 @@ def test_transformer_engines_experts_are_named_as_sequential_ones_by_their_place
         outer = model if name == names[0] else torch.nn.Module()
         outer.add_module(name, inner)
         inner = outer
-    second = Ranks(1, 2, 1, 0, 0, 1, 1, 0, 0, True, True)
+    second = Ranks(1, 2, 1, 0, 0, 0, 1, 1, 0, 0, True, True)
     found = {each.name: each for each in local_weights(model, recipe, second)}
     assert set(found) == {
         f"decoder.layers.1.mlp.experts.local_experts.{4 + index}.{matrix}.weight"

@@ -25,7 +25,7 @@ def loaded_weights(job: Job, where: Rendezvous, _emit: Any) -> dict[str, np.ndar
         model: Any = build_model(job.recipe, ranks)
         stored = StoredCheckpoint.open(job.load)
         stored.check_model(job.recipe, "use the recipe it was written with")
-        checkpoint.load_weights(stored, model.module)
+        checkpoint.load_weights(stored, model)
         weights = gather_published(model, job.recipe, ranks, lambda parameter: parameter)
         # as arrays: a tensor would travel as a handle, which ends with its process
         return {key: weight.numpy() for key, weight in weights.items()} if ranks.rank == 0 else None
@@ -47,7 +47,9 @@ def refusals_of_loading(job: Job, where: Rendezvous, _emit: object) -> dict[str,
         stepper = build_stepper(job.recipe, ranks, batches)
         for folder in sorted(job.load.iterdir()):
             try:
-                checkpoint.load(folder, job.recipe, stepper.model, stepper.optimizer, stepper.scheduler)
+                checkpoint.load(
+                    folder, job.recipe, stepper.model, stepper.optimizer, stepper.scheduler, job.allowed_changes
+                )
             except ValueError as error:
                 refusals[folder.name] = str(error)
     return refusals

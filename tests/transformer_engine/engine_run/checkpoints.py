@@ -71,7 +71,7 @@ def _loaded(folder: Path, recipe: Recipe, where: Rendezvous) -> dict[str, str]:
     with joined(where, recipe.parallel, recipe.training.seed) as ranks:
         model: Any = build_model(recipe, ranks)
         stored = StoredCheckpoint.open(folder)
-        checkpoint.load_weights(stored, model.module)
+        checkpoint.load_weights(stored, model)
         return _digests(model, recipe, ranks)
 
 
