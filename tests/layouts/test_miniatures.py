@@ -8,7 +8,7 @@ from grok1.config.load import load_recipe
 from tests.layouts.plan import Trial
 from tests.layouts.test_layouts import run_trials, wrong
 
-# as in the other trials; with Adam's own, the last bits of a gradient that is next to nothing decide its element's update
+# as in the other trials; with Adam's own, the last bits of a gradient that is next to nothing decide an update
 LARGE_EPSILON = "training.adam_epsilon=1e-2"
 
 
