@@ -131,8 +131,7 @@ def rank_ledger(meter: Any, stepper: Any, batches: FakeBatches, ranks: Any, alik
     """The ledger of a rank whose stepper was built under the meter: the step that `step` runs, extended by it."""
     for chunk in stepper.model:
         meter.watch(chunk)
-    settle(meter, stepper, batches, step.group)
-    short = _run(meter, stepper, batches, step.group)
+    short = settle(meter, stepper, batches, step.group)
     ran = _run(meter, stepper, batches, step.run)
     early, late = meter.counts.forwards[-1 - step.forwards_a_group * bool(step.more)], meter.counts.forwards[-1]
     moments = short, early, late, ran
@@ -156,13 +155,14 @@ def _run(meter: Any, stepper: Any, batches: FakeBatches, num_micro_batches: int)
     return meter.mark()
 
 
-def settle(meter: Any, stepper: Any, batches: FakeBatches, group: int) -> None:
-    """One step that makes what stays: then say what is what, so that the rest is a step's own."""
-    _run(meter, stepper, batches, group)
+def settle(meter: Any, stepper: Any, batches: FakeBatches, group: int) -> Any:
+    """One step that makes what stays: then say what is what, so that the rest is a step's own. What that step took."""
+    took = _run(meter, stepper, batches, group)
     model = stepper.model
     meter.rename_all("optimizer")
     meter.classify((parameter.data for parameter in model.parameters()), "weights")
     meter.classify((buffer.grad_data for buffer in model.gradient_buffers), "gradients")
+    return took
 
 
 def component(module: str) -> str:

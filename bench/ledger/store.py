@@ -15,7 +15,7 @@ from grok1.config.load import load_recipe, recipe_names
 from grok1.config.recipe import Recipe
 
 FOLDER = shipped("baselines") / "ledger"
-# stored, and checked by a test; the 314B one takes a minute, so the benchmark run checks it
+# stored, and checked by a test; the 314B one takes half a minute, so the benchmark run checks it
 SHIPPED = (
     "grok1-nano",
     "grok1-tiny",
