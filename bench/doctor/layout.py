@@ -12,7 +12,6 @@ from grok1.config.recipe import Recipe
 from grok1.config.sections import Kernels, Parallel
 
 STEPS = 10
-_EVEN_STAGES = {"virtual_pipeline": 1, "first_stage_layers": 0, "last_stage_layers": 0}  # any model has layers for
 PLAIN = Kernels()  # megatron's own parts
 _EVEN_STAGES = {"virtual_pipeline": 1, "first_stage_layers": 0, "last_stage_layers": 0}
 
@@ -27,16 +26,15 @@ def cut_layout(recipe: Recipe, processors: int) -> Parallel:
     ranks = 1 << (min(processors, own.world_size).bit_length() - 1)
     if ranks == own.world_size:
         return own
-    return max(_candidates(recipe, ranks), key=lambda each: (_kinds(each, own), each.tensor, each.pipeline))
+    return max(_candidates(recipe, own, ranks), key=lambda each: (_kinds(each, own), each.tensor, each.pipeline))
 
 
-def _candidates(recipe: Recipe, ranks: int) -> Iterator[Parallel]:
-    own = recipe.parallel.model_copy(update=_EVEN_STAGES)
+def _candidates(recipe: Recipe, own: Parallel, ranks: int) -> Iterator[Parallel]:
     splits = [_divisors(getattr(own, axis)) for axis in AXES[1:]]
     for values in itertools.product(*splits):
         sizes = dict(zip(AXES[1:], values, strict=True))
         try:
-            found = own.model_copy(update={"world_size": ranks, **sizes, **_EVEN_STAGES})
+            found = own.model_copy(update={"world_size": ranks, **sizes})
             nano(recipe, Parallel.model_validate(found.model_dump()), "fp32")
         except ValueError:
             continue

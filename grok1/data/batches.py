@@ -10,6 +10,7 @@ from torch import Tensor
 
 from grok1.config.recipe import Recipe
 from grok1.data.order import SampleOrder
+from grok1.distributed.context_split import part_of_rank
 from grok1.distributed.groups import Ranks
 
 Batch = dict[str, Tensor]
@@ -72,12 +73,7 @@ def of_context_rank(batch: Batch, ranks: int, rank: int) -> Batch:
     """
     if ranks == 1:
         return batch
-    return {name: values if name == "key_bias" else _two_chunks(values, ranks, rank) for name, values in batch.items()}
-
-
-def _two_chunks(values_BT: Tensor, ranks: int, rank: int) -> Tensor:
-    chunks = values_BT.chunk(2 * ranks, dim=1)
-    return torch.cat((chunks[rank], chunks[2 * ranks - 1 - rank]), dim=1)
+    return {name: values if name == "key_bias" else part_of_rank(values, ranks, rank) for name, values in batch.items()}
 
 
 def _collate(samples: Sequence[Mapping[str, Tensor]]) -> Batch:

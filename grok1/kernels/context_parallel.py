@@ -25,11 +25,6 @@ from grok1.kernels.context import Context
 Group = dist.ProcessGroup
 
 
-def chunks_of_rank(ranks: int, rank: int) -> tuple[int, int]:
-    """Numbers of the two chunks, of 2 x `ranks`, that a rank has."""
-    return rank, 2 * ranks - 1 - rank
-
-
 def in_order(parts_C2: Tensor, dim: int = 0) -> Tensor:
     """All 2 C chunks as in the sequence, of each rank's two [.., C, 2, ..]; C is dimension `dim`."""
     first, second = parts_C2.unbind(dim + 1)

@@ -13,10 +13,11 @@ from torch.nn import functional as F
 
 from grok1.config.sections import Kernels, Model
 from grok1.device.kind import device_kind
+from grok1.distributed.context_split import chunks_of_rank
 from grok1.distributed.groups import context_group
 from grok1.kernels import transformer_engine
 from grok1.kernels.capped_attention import capped_attention
-from grok1.kernels.context_parallel import chunks_of_rank, gathered, heads_for_sequence, sequence_for_heads
+from grok1.kernels.context_parallel import gathered, heads_for_sequence, sequence_for_heads
 from grok1.kernels.linear import linear_layers
 from grok1.megatron.door import (
     AttnMaskType,

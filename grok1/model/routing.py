@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from grok1.distributed.context_split import part_of_rank
 from grok1.distributed.groups import context_group, tensor_group
-from grok1.kernels.context_parallel import chunks_of_rank
 from grok1.megatron.door import TopKRouter
 
 
@@ -35,7 +35,5 @@ class RandomRouter(TopKRouter):
         tokens = context.size() * parts * length
         drawn_BTE = torch.empty(batch, tokens, experts, device=logits.device).normal_(generator=generator)
         if context.size() > 1:
-            chunks = drawn_BTE.chunk(2 * context.size(), dim=1)
-            first, second = chunks_of_rank(context.size(), context.rank())
-            drawn_BTE = torch.cat((chunks[first], chunks[second]), dim=1)
+            drawn_BTE = part_of_rank(drawn_BTE, context.size(), context.rank())
         return drawn_BTE[:, part * length :][:, :length].transpose(0, 1).to(logits.dtype)
