@@ -11,12 +11,12 @@ from types import ModuleType
 from grok1.device import seam
 from grok1.device.kind import device_kind, installed
 from grok1.megatron import patches
-from grok1.megatron.installed import megatron_line
+from grok1.megatron.installed import broken_packages_named, megatron_line
 
 megatron_line(device_kind())  # before MindSpeed patches a megatron that is not its own
 seam.activate()
 
-with patches.quiet_imports(), patches.compile_when_called():
+with broken_packages_named(), patches.quiet_imports(), patches.compile_when_called():
     from megatron.core import dist_checkpointing, parallel_state, tensor_parallel
     from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig
     from megatron.core.datasets.indexed_dataset import DType, IndexedDataset, IndexedDatasetBuilder

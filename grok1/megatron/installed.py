@@ -8,9 +8,16 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Literal, cast, get_args
+
+from grok1.config.refusals import reason_of
+from grok1.files import NotDoneError
 
 Line = Literal["0.12", "0.16", "0.19"]
 
@@ -55,6 +62,34 @@ def check_has_grouped_experts() -> None:
             f"kernels.experts grouped: megatron-core {line} has no grouped experts without Transformer Engine, which "
             f"went with 0.17; set kernels.experts=sequential, or install {remedy}"
         )
+
+
+class BrokenPackageError(NotDoneError, ImportError):
+    """megatron-core is there, and what it imports fails. An ImportError, by which the forkserver of ranks lives on."""
+
+
+@contextmanager
+def broken_packages_named() -> Iterator[None]:
+    """Say in one line which package keeps megatron from being imported.
+
+    megatron takes optional packages in where they are found, such as Transformer Engine, whose meta package alone
+    imports and then fails.
+    """
+    try:
+        yield
+    except Exception as error:
+        innermost = traceback.extract_tb(error.__traceback__)[-1].filename
+        culprit = error.name if isinstance(error, ImportError) and error.name else _package_of(innermost)
+        raise BrokenPackageError(
+            f"megatron-core does not import here: {type(error).__name__} of {culprit.partition('.')[0]}: "
+            f"{reason_of(error)}; repair that package, or uninstall it if the recipe does not need it"
+        ) from error
+
+
+def _package_of(file: str) -> str:
+    """The package that an imported file belongs to."""
+    names = [name for name, module in sys.modules.items() if getattr(module, "__file__", None) == file]
+    return names[0] if names else Path(file).parent.name
 
 
 @cache

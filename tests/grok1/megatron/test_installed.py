@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from grok1.config.load import ONE_RANK
 from grok1.megatron import installed
 from grok1.megatron.installed import check_has_grouped_experts, megatron_core_folder, megatron_line
 
@@ -126,3 +127,30 @@ def test_the_line_is_the_one_that_an_import_would_find() -> None:
     folder = megatron_core_folder()
     assert folder is not None
     assert f"MINOR = {megatron_line().partition('.')[2]}\n" in (folder / "package_info.py").read_text(encoding="utf-8")
+
+
+_BROKEN = {
+    "RuntimeError of transformer_engine: it is not whole": 'raise RuntimeError("it is not whole")',
+    "ImportError of transformer_engine: no extension": 'raise ImportError("no extension")',
+    "ModuleNotFoundError of a_library_of_it: No module": "import a_library_of_it",
+    "of transformer": "",  # imports, and has nothing that megatron asks it for: whatever that is in each line
+}
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("said", _BROKEN)
+def test_a_broken_optional_package_is_named_in_one_line(tmp_path: Path, said: str) -> None:
+    """Through the launcher: the forkserver imports megatron before any rank does, and must outlive it."""
+    package = tmp_path / "transformer_engine"
+    package.mkdir()
+    (package / "__init__.py").write_text(_BROKEN[said])
+    command = [sys.executable, "-m", "grok1", "train", "--recipe", "grok1-nano", "--steps", "1"]
+    one_rank = [part for change in ONE_RANK for part in ("--set", change)]
+    environment = os.environ | {"PYTHONPATH": f"{REPOSITORY}{os.pathsep}{tmp_path}"}
+    run = subprocess.run([*command, *one_rank], env=environment, capture_output=True, text=True, timeout=100)
+    assert run.returncode == 1, run.stderr
+    *_, last = run.stderr.strip().splitlines()
+    assert last.startswith("grok1: megatron-core does not import here: "), run.stderr
+    assert said in last
+    assert "uninstall" in last
+    assert "Traceback" not in run.stderr
