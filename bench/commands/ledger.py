@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -11,9 +12,12 @@ from bench.ledger import store as ledger_store
 from bench.ledger import text as ledger_text
 from bench.ledger.schema import Ledger, read_ledger, write_ledger
 from bench.records.terminal import plain
-from grok1.config.load import load_recipe
+from grok1.config.load import build_recipe, load_recipe
 from grok1.config.memory import SHOWN_GIB
 from grok1.config.recipe import Recipe
+from grok1.config.refusals import quoted
+
+_NEXT_KEY = re.compile(r",(?=[a-z]+\.)")  # a comma before the next section.key, not one inside a list
 
 
 def ledger(
@@ -45,6 +49,13 @@ def ledger(
         tuple[str, str] | None,
         typer.Option(help="Compare two ledgers: each a file, a recipe, or a git revision at which to count --recipe."),
     ] = None,
+    versus: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KEY=VALUE,...",
+            help="What if: the recipe beside itself so changed, such as parallel.expert=8,parallel.expert_tensor=1.",
+        ),
+    ] = None,
 ) -> None:
     """Count exactly what a step of the full-size job costs each rank, without its data or its hardware.
 
@@ -56,6 +67,13 @@ def ledger(
         before, after = (ledger_store.resolve(each, recipe, overrides or []) for each in diff)
         print(ledger_text.as_markdown(before, after, (plain(diff[0]), plain(diff[1]))))
         return
+    if versus is not None:
+        if check or update or ranks != "stages":
+            raise ValueError(
+                "--versus compares two counts of a rank of each stage: leave --check, --update, --ranks out"
+            )
+        print(_what_if(chosen, versus, _shares(routing), memory_gib))
+        return
     if update and not rationale.strip():
         raise ValueError("--update replaces the ledger that later changes are compared with; say why with --rationale")
     counted = ledger_store.counted(chosen, _ranks(ranks, chosen), _shares(routing))
@@ -66,6 +84,15 @@ def ledger(
         print(f"wrote {plain(ledger_store.store(counted, baselines, rationale), 5000)}")
     elif check:
         _compare(counted, baselines)
+
+
+def _what_if(recipe: Recipe, changes: str, shares: list[float] | None, memory_gib: float) -> str:
+    """The recipe's ledger beside that of the recipe with these changes."""
+    changed = build_recipe(f"--versus {changes}", recipe.resolved(), _NEXT_KEY.split(changes))
+    if changed.hash() == recipe.hash():
+        raise ValueError(f"--versus {quoted(changes)} changes nothing of {recipe.name}; name another value")
+    sides = [(each, ledger_store.counted(each, None, shares)) for each in (recipe, changed)]
+    return ledger_text.what_if(sides[0], sides[1], plain(changes), memory_gib)
 
 
 def _compare(counted: Ledger, folder: Path | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ from bench.ledger.schema import (
     incomparable,
     phase_totals,
 )
+from grok1.config.axes import axes_text
 from grok1.config.memory import need, what_fits
 from grok1.config.recipe import Recipe
 
@@ -74,15 +76,38 @@ def as_markdown(before: Ledger, after: Ledger, names: tuple[str, str]) -> str:
     """Two ledgers side by side: totals per rank, then every figure that differs on ranks that both hold."""
     lines = [f"# {names[0]} compared with {names[1]}", ""]
     lines += [f"- {reason}" for reason in incomparable(before, after)]
-    rows = []
-    for old, new in zip(before.ranks, after.ranks, strict=False):
-        for figure, theirs, ours in zip(_FIGURES, _headline(old), _headline(new), strict=True):
-            change = f"{ours / theirs - 1:+.2%}" if theirs else "new" if ours else ""
-            rows.append((f"stage {new.stage}", figure, f"{theirs:,.3f}", f"{ours:,.3f}", change))
-    headers = ("", "a rank's step", names[0], names[1], "change")
-    lines += ["", tabulate(rows, headers, tablefmt="github", disable_numparse=True), ""]
+    lines += ["", _side_by_side(before, after, names), ""]
     found = differences(before, after)
     return "\n".join([*lines, table(found) if found else "No figure differs."])
+
+
+def what_if(before: tuple[Recipe, Ledger], after: tuple[Recipe, Ledger], changes: str, memory_gib: float) -> str:
+    """A recipe's ledger beside that of the same recipe with `changes`, and whether each fits a device."""
+    recipe = before[0]
+    lines = [f"# {recipe.name}, and with {changes}", ""]
+    lines += [
+        f"{axes_text(each.parallel)}: {_admission(_fullest(of), each, memory_gib)}" for each, of in (before, after)
+    ]
+    names = f"{recipe.name} as it is", "with the changes"
+    return "\n".join([*lines, "", _side_by_side(before[1], after[1], names)])
+
+
+def _side_by_side(before: Ledger, after: Ledger, names: tuple[str, str]) -> str:
+    """The headline figures of all ranks together, and of each stage's rank where there are as many stages."""
+    sides = [("all ranks", _headline_of_all(before), _headline_of_all(after))]
+    if len(before.ranks) == len(after.ranks):
+        pairs = zip(before.ranks, after.ranks, strict=True)
+        sides += [(f"stage {new.stage}, a rank", _headline(old), _headline(new)) for old, new in pairs]
+    rows = [
+        (whose, figure, _shown(old), _shown(new), f"{new / old - 1:+.2%}" if old else "new" if new else "")
+        for whose, theirs, ours in sides
+        for figure, old, new in zip(_FIGURES, theirs, ours, strict=True)
+    ]
+    return tabulate(rows, ("", "of a step", *names, "change"), tablefmt="github", disable_numparse=True)
+
+
+def _shown(value: float) -> str:
+    return f"{value:,.0f}" if value >= _WHOLE else f"{value:,.4g}"
 
 
 _FIGURES = (
@@ -95,6 +120,18 @@ _FIGURES = (
     "peak memory, GiB",
     "static memory, GiB",
 )
+
+
+_WHOLE = 10_000  # from here on no decimals
+_MEMORY_FIGURES = 2  # the last of them: of all ranks the most is told, not the sum
+
+
+def _headline_of_all(ledger: Ledger) -> tuple[float, ...]:
+    """Sums over the ranks that each counted rank stands for; of memory, the fullest rank's."""
+    figures = list(zip(*(_headline(rank) for rank in ledger.ranks), strict=True))
+    alike = [rank.ranks_alike for rank in ledger.ranks]
+    sums = [sum(map(operator.mul, values, alike)) for values in figures[:-_MEMORY_FIGURES]]
+    return (*sums, *map(max, figures[-_MEMORY_FIGURES:]))
 
 
 def _headline(rank: RankLedger) -> tuple[float, ...]:
@@ -121,8 +158,7 @@ def summary(ledger: Ledger, recipe: Recipe, memory_gib: float) -> str:
     ]
     for rank in ledger.ranks:
         parts += ["", *_rank_summary(rank)]
-    fullest = max(ledger.ranks, key=lambda rank: rank.memory.peak_bytes)
-    parts += ["", _admission(fullest, recipe, memory_gib)]
+    parts += ["", _admission(_fullest(ledger), recipe, memory_gib)]
     total = ledger.total("matrix_flops")
     if sum(rank.ranks_alike for rank in ledger.ranks) == recipe.parallel.world_size:
         parts += [
@@ -134,6 +170,10 @@ def summary(ledger: Ledger, recipe: Recipe, memory_gib: float) -> str:
         names = ", ".join(f"{name} ({calls})" for name, calls in ledger.unknown_operators.items())
         parts += ["", f"INCOMPLETE: no FLOP formula for {names}; these count as nothing, so the FLOPs are too low"]
     return "\n".join(parts)
+
+
+def _fullest(ledger: Ledger) -> RankLedger:
+    return max(ledger.ranks, key=lambda rank: rank.memory.peak_bytes)
 
 
 def _admission(fullest: RankLedger, recipe: Recipe, memory_gib: float) -> str:

@@ -250,6 +250,10 @@ def test_command_stores_checks_and_fails(tmp_path: Path) -> None:
         (("--routing", "0.9,0.1,0,0,0,0,0,0"), "none above 1 / experts per token"),
         (("--set", "parallel.tensor=3"), "is not a multiple of"),
         (("--diff", "nothing-of-the-kind", "grok1-nano"), "nor a recipe, nor a git revision"),
+        (("--versus", "parallel.tensor=4"), "'parallel.tensor=4' changes nothing of grok1-nano"),
+        (("--versus", "parallel.tensor=3"), "--versus parallel.tensor=3"),
+        (("--versus", "parallel.experts=8"), "unknown key"),
+        (("--versus", "training.micro_batch=2", "--check"), "leave --check, --update, --ranks out"),
     ],
 )
 def test_command_refuses_in_one_line(arguments: tuple[str, ...], complaint: str) -> None:
@@ -257,3 +261,23 @@ def test_command_refuses_in_one_line(arguments: tuple[str, ...], complaint: str)
     assert done.returncode == 2, done.stdout
     assert done.stderr.count("\n") == 1
     assert complaint in done.stderr
+
+
+def test_what_if_tells_both_layouts_and_their_cost() -> None:
+    changes = 'parallel.pipeline=1,training.recompute=selective,training.recompute_modules=["layernorm","moe"]'
+    nano = load_recipe("grok1-nano")
+    changed = load_recipe("grok1-nano", re.split(",(?=parallel|training)", changes))
+    counted = [count(each) for each in (nano, changed)]
+    done = bench("--recipe", "grok1-nano", "--versus", changes)
+    assert (done.returncode, done.stderr) == (0, "")
+    title, *layouts = (line for line in done.stdout.splitlines() if line and not line.startswith("|"))
+    assert title == f"# grok1-nano, and with {changes}"
+    assert [line.partition(":")[0] for line in layouts] == ["TP4 PP2 EP2 ETP4 DP2", "TP4 PP1 EP2 ETP4 DP4"]
+    assert all("fits" in line for line in layouts)
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in done.stdout.splitlines() if "|" in line]
+    assert {row[0] for row in rows[2:]} == {"all ranks"}  # the stages are not the same ones
+    calls = next(row for row in rows if row[1] == "operator calls")
+    before, after = (each.total("operator_calls") for each in counted)
+    assert calls[2:] == [f"{before:,}", f"{after:,}", f"{after / before - 1:+.2%}"]
+    peak = next(row for row in rows if row[1] == "peak memory, GiB")
+    assert peak[2] == f"{max(rank.memory.peak_bytes for rank in counted[0].ranks) / 2**30:,.4g}"
