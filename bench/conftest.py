@@ -14,6 +14,7 @@ from bench.session import SESSION, BenchSession, why_unjudged
 from grok1.distributed.launch import preload_in_ranks
 
 _SEVERAL_NODES = "test_pretrain.py"
+_ROOM = Path(__file__).parent
 
 
 # the ledger's counting may launch first, and the forkserver starts once
@@ -30,8 +31,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     try:
         cases = _session(metafunc.config).cases()
-    except ValueError as error:
-        pytest.exit(str(error), returncode=2)
+    except ValueError:  # said when all is collected
+        cases = []
     metafunc.parametrize("case", cases, ids=[case.name for case in cases])
 
 
@@ -42,8 +43,20 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         return
     skip = pytest.mark.skip(reason=f"runs on one machine; --nnodes {nnodes} is for bench/{_SEVERAL_NODES}")
     for item in items:
-        if Path(__file__).parent in item.path.parents and item.path.name != _SEVERAL_NODES:
+        if _ROOM in item.path.parents and item.path.name != _SEVERAL_NODES:
             item.add_marker(skip)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Judge the options before anything runs, where a case will run; a mistake would end the session in any case."""
+    config = session.config
+    if not config.getoption("--benchmark") or config.getoption("collectonly"):
+        return
+    if any("case" in getattr(item, "fixturenames", ()) for item in session.items if _ROOM in item.path.parents):
+        try:
+            _session(config).check()
+        except ValueError as error:
+            pytest.exit(str(error), returncode=2)
 
 
 @pytest.fixture(scope="session")

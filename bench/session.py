@@ -22,7 +22,9 @@ from bench.judge.verdict import Verdict, exit_code
 from bench.ledger.schema import Ledger
 from bench.records.record import Record
 from grok1.config.load import load_recipe
+from grok1.config.recipe import Recipe
 from grok1.device.kind import Kind, chosen_kind
+from grok1.distributed.launch import check_machine, local_ranks
 from grok1.distributed.nodes import Nodes
 from grok1.training.job import Job, prepare
 
@@ -75,17 +77,39 @@ class BenchSession:
         given = self.config.getoption("--index-cache")
         return Path(given) if given else None
 
+    def recipe(self, case: Case) -> Recipe:
+        """The case's recipe with the command line's changes."""
+        return load_recipe(self.config.getoption("--recipe") or case.recipe, self.config.getoption("--set"))
+
     def job(self, case: Case) -> Job:
         """The case's job with the command line's changes."""
         option = self.config.getoption
         return prepare(
-            load_recipe(option("--recipe") or case.recipe, option("--set")),
+            self.recipe(case),
             case.steps if option("--steps") is None else option("--steps"),
             Path(option("--data")) if option("--data") else None,
             Path(option("--tokenizer")) if option("--tokenizer") else None,
             shared_storage=not option("--no-shared-storage"),
             index_cache=self.index_cache,
         )
+
+    def check(self) -> None:
+        """Refuse what the options ask for and no run could give, before anything runs.
+
+        Raises:
+            ValueError: one line that says what and what to do.
+        """
+        cases = self.cases()
+        self.baselines(), self.confirm_runs(), self.may_settle, self.session_level()
+        for case in cases:
+            try:
+                if self.runs(case) < 1:
+                    raise ValueError(f"--runs {self.runs(case)} measures nothing; give at least 1")
+                recipe = self.recipe(case)
+                check_machine(recipe, self.device, local_ranks(self.nodes(), recipe.parallel.world_size))
+                self.job(case)
+            except ValueError as error:
+                raise ValueError(f"{case.name}: {error}") from error
 
     def runs(self, case: Case) -> int:
         runs = self.config.getoption("--runs")

@@ -109,7 +109,7 @@ def launch(
         NodeFailedError: another node was lost, or its launcher ended; all ranks were ended.
     """
     world_size = recipe.parallel.world_size
-    local = _local_ranks(nodes, world_size)
+    local = local_ranks(nodes, world_size)
     if nodes.nnodes > 1:
         nodes = replace(nodes, master_addr=bare_address("--master-addr", nodes.master_addr))
     check_machine(recipe, device, local)
@@ -135,8 +135,12 @@ def launch(
         return result
 
 
-def _local_ranks(nodes: Nodes, world_size: int) -> int:
-    """How many ranks run on this machine."""
+def local_ranks(nodes: Nodes, world_size: int) -> int:
+    """How many ranks run on this machine.
+
+    Raises:
+        LaunchError: the nodes do not make up the job.
+    """
     if not 0 <= nodes.node_rank < nodes.nnodes:
         raise LaunchError(f"--node-rank {nodes.node_rank} is not below --nnodes {nodes.nnodes}")
     local = nodes.nproc_per_node or world_size // nodes.nnodes

@@ -127,6 +127,10 @@ def prepare(
             "training.reuse_fp32_parameters with --save or --load: a checkpoint would lose the lower halves of the "
             "fp32 weights, and a resumed run drift from the one that never stopped; set it to false, or leave them out"
         )
+    if tokenizer is not None and data is None:
+        raise ValueError(
+            f"--tokenizer {tokenizer} without --data: the sample corpus has its own; give both, or neither"
+        )
     build_dataset_helpers()
     stored = _loadable(load, recipe, allowed_changes)
     if data is None:
