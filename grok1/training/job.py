@@ -14,7 +14,7 @@ import numpy as np
 
 from grok1.config.recipe import Recipe
 from grok1.config.refusals import quoted
-from grok1.data.sample_corpus import cached_sample_corpus
+from grok1.data.sample_corpus import SampleCorpus, cached_sample_corpus
 from grok1.distributed.rendezvous import first_rank_here
 from grok1.megatron.dataset_helpers import build_dataset_helpers
 from grok1.weights.folder import StoredCheckpoint, check_changeable
@@ -134,12 +134,7 @@ def prepare(
     build_dataset_helpers()
     stored = _loadable(load, recipe, allowed_changes)
     if data is None:
-        if recipe.data.tokenizer_type != "SentencePiece":
-            raise ValueError(
-                f"recipe {recipe.name} has no sample corpus: give --data PREFIX and --tokenizer PATH, "
-                "made with `grok1 preprocess`"
-            )
-        data, tokenizer = cached_sample_corpus(recipe)
+        data, tokenizer = _sample(recipe, tokenizer)
     if tokenizer is None:
         raise ValueError(f"--data {data} needs --tokenizer PATH: the tokenizer that made it")
     if not tokenizer.exists():
@@ -170,6 +165,20 @@ def prepare(
         tokenizer_digest=words,
         launched_at=time.time(),
     )
+
+
+def _sample(recipe: Recipe, tokenizer: Path | None) -> SampleCorpus:
+    """The sample corpus, where neither data nor a tokenizer was given."""
+    if tokenizer is not None:
+        raise ValueError(
+            f"--tokenizer {tokenizer} without --data: the sample corpus has its own; give both, or neither"
+        )
+    if recipe.data.tokenizer_type != "SentencePiece":
+        raise ValueError(
+            f"recipe {recipe.name} has no sample corpus: give --data PREFIX and --tokenizer PATH, "
+            "made with `grok1 preprocess`"
+        )
+    return cached_sample_corpus(recipe)
 
 
 def _loadable(load: Path | None, recipe: Recipe, allowed_changes: Sequence[str]) -> StoredCheckpoint | None:
