@@ -254,6 +254,37 @@ def ask_for_no_rank_outside_a_job() -> None:
     _rank_utils.safe_get_rank = rank
 
 
+def forget_whose_the_embeddings_were() -> None:
+    """parallel_state.destroy_model_parallel: forget which ranks had the embedding, which it leaves (0.12, 0.16, 0.19).
+
+    A process that joins another job would else take itself for one of them, and ask for a group that it is not in.
+    """
+    from megatron.core import parallel_state
+
+    original: Callable[[], None] = parallel_state.destroy_model_parallel
+
+    def destroy() -> None:
+        original()
+        parallel_state._EMBEDDING_GLOBAL_RANKS = parallel_state._POSITION_EMBEDDING_GLOBAL_RANKS = None
+
+    parallel_state.destroy_model_parallel = destroy
+
+
+def recompute_outputs_without_fp8() -> None:
+    """CheckpointWithoutOutput: take its default, fp8=False, for no fp8 (0.16, 0.19).
+
+    It asks whether that is None, takes it for fp8, and asks Transformer Engine, whether that is installed or not.
+    """
+    from megatron.core.tensor_parallel.random import CheckpointWithoutOutput
+
+    original: Callable[..., None] = CheckpointWithoutOutput.__init__
+
+    def init(self: Any, fp8: Any = None) -> None:
+        original(self, fp8 or None)
+
+    CheckpointWithoutOutput.__init__ = init
+
+
 # ---- on a CPU only -------------------------------------------------------------------------------------
 
 

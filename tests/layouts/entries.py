@@ -15,7 +15,6 @@ from grok1.config.recipe import Recipe
 from grok1.data.batches import Batch, of_context_rank
 from grok1.distributed.groups import Ranks, aux_loss_sums, joined
 from grok1.distributed.rendezvous import Rendezvous
-from grok1.megatron.door import parallel_state
 from grok1.model.model import gather_gradients
 from grok1.training.assembly import build_stepper
 from grok1.training.step import Stepper
@@ -77,8 +76,6 @@ def _alone(trial: Trial, known: dict[str, Trained], where: Rendezvous, number: i
 
 
 def _train(recipe: Recipe, stock: bool, num_steps: int, where: Rendezvous) -> Trained:
-    # destroy_model_parallel leaves these of the layout before (megatron-core 0.12)
-    parallel_state._EMBEDDING_GLOBAL_RANKS = parallel_state._POSITION_EMBEDDING_GLOBAL_RANKS = None
     aux_loss_sums().clear()  # of another number of layers (0.16, 0.19)
     with with_package(), joined(where, recipe.parallel, recipe.training.seed) as ranks:
         stepper = build_stepper(recipe, ranks, RandomTokens(recipe, ranks), stock=stock)

@@ -23,7 +23,7 @@ import pytest
 
 from bench.ledger.count import count
 from bench.ledger.schema import Ledger, RankLedger
-from grok1.config.load import load_recipe
+from grok1.config.load import ONE_RANK, load_recipe
 from grok1.config.recipe import Recipe
 from grok1.distributed.launch import rank_context
 from tests.bench.ledger.ledger_entries import counted_directly
@@ -689,3 +689,19 @@ def test_a_rank_of_its_own_stands_for_itself() -> None:
     assert [rank.ranks_alike for rank in ledger.ranks] == [1, 1]
     assert measured_flops(first, "forward", "backward") == measured_flops(second, "forward", "backward")
     assert first.collectives == second.collectives
+
+
+def test_a_process_counts_the_middle_of_a_pipeline_after_the_end_of_another() -> None:
+    """Rank 1 had the head of two stages, and is neither end of four; megatron would remember."""
+    layouts = [("world_size=2", "pipeline=2"), ("world_size=4", "pipeline=4")]
+    recipes = [
+        load_recipe(
+            "grok1-nano",
+            [*ONE_RANK, "model.tie_embeddings=true", "model.num_layers=4", *(f"parallel.{each}" for each in layout)],
+        )
+        for layout in layouts
+    ]
+    with ProcessPoolExecutor(1, mp_context=rank_context("cpu")) as pool:
+        head, middle = pool.map(counted_directly, [(recipe, 1) for recipe in recipes])
+    assert head.parameters.embedding
+    assert not middle.parameters.embedding

@@ -17,7 +17,6 @@ from grok1.config.recipe import Recipe
 from grok1.device.traffic import TRAFFIC
 from grok1.distributed.groups import Ranks, group_names
 from grok1.distributed.rendezvous import Rendezvous
-from grok1.megatron.door import parallel_state
 from grok1.training.assembly import build_stepper, joined_with_data
 from grok1.training.job import Job
 from grok1.training.step import Stepper, StepResult
@@ -38,8 +37,6 @@ def _run_case(recipe: Recipe, plan: Plan, where: Rendezvous, emit: Callable[[obj
     job = Job(recipe, plan.num_steps, plan.data_prefix, plan.tokenizer_path, launched_at=time.time())
     kernels = _kernel_calls()
     kernels.clear()
-    # destroy_model_parallel leaves these of the layout before (megatron-core 0.12)
-    parallel_state._EMBEDDING_GLOBAL_RANKS = parallel_state._POSITION_EMBEDDING_GLOBAL_RANKS = None
     with joined_with_data(job, where) as (ranks, batches):
         stepper = build_stepper(recipe, ranks, batches)
         dist.barrier()

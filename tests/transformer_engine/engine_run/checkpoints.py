@@ -15,7 +15,6 @@ from engine_run.ranks import Plan
 from grok1.config.recipe import Recipe
 from grok1.distributed.groups import Ranks, joined
 from grok1.distributed.rendezvous import Rendezvous
-from grok1.megatron.door import parallel_state
 from grok1.model.model import build_model
 from grok1.training.assembly import build_stepper, joined_with_data
 from grok1.training.job import Job
@@ -34,8 +33,6 @@ def run_checkpoints(plan: Plan, where: Rendezvous, emit: Callable[[object], None
     turns = iter(range(100))
 
     def again() -> Rendezvous:
-        # destroy_model_parallel leaves these of the layout before (megatron-core 0.12)
-        parallel_state._EMBEDDING_GLOBAL_RANKS = parallel_state._POSITION_EMBEDDING_GLOBAL_RANKS = None
         return replace(where, url=f"{where.url}-{next(turns)}")
 
     def losses(recipe: Recipe, steps: int, **settings: Any) -> list[float]:

@@ -15,7 +15,6 @@ from engine_run.cases import STEPS
 from grok1.config.recipe import Recipe
 from grok1.distributed.groups import Ranks
 from grok1.distributed.rendezvous import Rendezvous
-from grok1.megatron.door import parallel_state
 from grok1.training.assembly import build_stepper, joined_with_data
 from grok1.training.job import Job
 from grok1.training.step import Stepper
@@ -62,8 +61,6 @@ def _error(found: torch.Tensor, expected: torch.Tensor, start: torch.Tensor) -> 
 
 def _run(recipe: Recipe, plan: Plan, where: Rendezvous) -> tuple[dict[str, Any], Weights, Weights]:
     job = Job(recipe, STEPS, plan.prefix, plan.tokenizer, launched_at=time.time())
-    # destroy_model_parallel leaves these of the layout before (megatron-core 0.12)
-    parallel_state._EMBEDDING_GLOBAL_RANKS = parallel_state._POSITION_EMBEDDING_GLOBAL_RANKS = None
     with joined_with_data(job, where) as (ranks, batches):
         stepper = build_stepper(recipe, ranks, batches)
         before = _weights(stepper, recipe, ranks)
