@@ -86,12 +86,12 @@ Rule = Callable[[str, ast.Module], Iterator[str]]
 
 def engine_has_one_door(path: str, tree: ast.Module) -> Iterator[str]:
     """Megatron is imported by door.py and the module of its line, and by patches.py to patch it; process groups are
-    groups.py's."""
+    groups.py's, and their module too is patches.py's to patch."""
     for node in ast.walk(tree):
         packages = {name.split(".")[0] for name in _imported(node)}
         if packages & ACCELERATOR_PACKAGES and path not in (DOOR, *LINES, PATCHES, ACCELERATOR, MEASURING, SEAM):
             yield f"{path}:{_line(node)} imports {', '.join(sorted(packages))}; ask grok1.megatron.door for the name"
-        if _mentions(node, "parallel_state") and path not in (DOOR, *LINES, GROUPS):
+        if _mentions(node, "parallel_state") and path not in (DOOR, *LINES, GROUPS, PATCHES):
             yield f"{path}:{_line(node)} uses parallel_state; ask grok1.distributed.groups's Ranks"
 
 
