@@ -53,10 +53,9 @@ class Frozen(Strict):
 
 def key_of(row: PublishedRow) -> str:
     """Of the job, its sizes and what is stated of it, so that a row is found again in another file."""
-    figure = row.metric if row.is_layer_alone else "seconds of a step"
-    said = repr(
-        (*row.job, row.layers, sorted(row.architecture.model_dump().items()), sorted(row.flags.items()), figure)
-    )
+    figure = "seconds of a step" if row.is_time else row.metric
+    flags = sorted(each for each in row.flags.items() if " " not in each[0])  # prose may state what was measured
+    said = repr((*row.job, row.layers, sorted(row.architecture.model_dump().items()), flags, figure))
     return hashlib.sha256(said.encode("utf-8", "backslashreplace")).hexdigest()
 
 
