@@ -52,24 +52,31 @@ def _tensor(at: PublishedPlaces, width: int) -> list[Exchange]:
 
 def _experts(at: PublishedPlaces, width: int) -> list[Exchange]:
     layers = at.layers * at.is_mixture
-    sent = at.tokens * at.chosen * at.hidden * width // at.tensor
-    gathered = sent * at.expert_tensor
-    found = []
-    for phase, runs in (
-        ("forward", layers * at.runs_forward),
-        ("backward", layers * at.runs_backward),
-        ("recompute", at.recomputed * at.is_mixture),
-    ):
-        found += [
-            _exchange(phase, "expert", _ALL_TO_ALL, "micro_batch", 2 * runs, sent, at.expert, at.expert_tensor),
-            _exchange(
-                phase, "expert-tensor", _GATHER, "micro_batch", runs, gathered, at.expert_tensor, np.ones_like(runs)
-            ),
-            _exchange(
-                phase, "expert-tensor", _SCATTER, "micro_batch", runs, gathered, at.expert_tensor, np.ones_like(runs)
-            ),
-        ]
-    return found
+    runs = {
+        "forward": layers * at.runs_forward,
+        "backward": layers * at.runs_backward,
+        "recompute": at.recomputed * at.is_mixture,
+    }
+    return [each for phase, calls in runs.items() for each in _of_dispatchers(at, width, phase, calls)]
+
+
+def _of_dispatchers(at: PublishedPlaces, width: int, phase: str, runs: Ints) -> list[Exchange]:
+    """All-to-all among expert ranks and then gathering within each expert's, or all tokens gathered by all of them."""
+    token = at.tokens * at.hidden * width // at.tensor  # bytes of the tokens of a rank
+    sent, one = token * at.chosen, np.ones_like(runs)
+    gathered, everywhere = runs * at.gathers_tokens, at.expert_tensor * at.expert
+    passed = runs - gathered
+
+    def of_group(group: str, operation: str, calls: Ints, call_bytes: Ints, ranks: Ints, stride: Ints) -> Exchange:
+        return _exchange(phase, group, operation, "micro_batch", calls, call_bytes, ranks, stride)
+
+    return [
+        of_group("expert", _ALL_TO_ALL, 2 * passed, sent, at.expert, at.expert_tensor),
+        of_group("expert-tensor", _GATHER, passed, sent * at.expert_tensor, at.expert_tensor, one),
+        of_group("expert-tensor", _SCATTER, passed, sent * at.expert_tensor, at.expert_tensor, one),
+        of_group("expert-tensor x expert", _GATHER, gathered, token * everywhere, everywhere, one),
+        of_group("expert-tensor x expert", _SCATTER, gathered, token * everywhere, everywhere, one),
+    ]
 
 
 def _context(at: PublishedPlaces, width: int) -> list[Exchange]:

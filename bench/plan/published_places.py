@@ -51,6 +51,7 @@ class PublishedPlaces:
     has_attention: Ints  # 0 of a layer of experts alone
     has_fused_attention: Ints
     shards_optimizer: Ints
+    gathers_tokens: Ints  # the dispatcher gathers all tokens, where others exchange each token's copies
     runs_forward: Ints  # 0 where the backward of a layer alone was timed
     runs_backward: Ints
 
@@ -112,6 +113,7 @@ def published_places(rows: Sequence[PublishedRow]) -> PublishedPlaces:
         has_attention=column(lambda row: not row.is_layer_alone),
         has_fused_attention=column(lambda row: _does(row, "use-flash-attn")),
         shards_optimizer=column(lambda row: _does(row, "use-distributed-optimizer")),
+        gathers_tokens=column(lambda row: row.flags.get("moe-token-dispatcher-type") == "allgather"),
         runs_forward=column(lambda row: not row.metric.startswith("ms backward")),
         runs_backward=column(lambda row: not row.metric.startswith("ms forward")),
     )

@@ -150,3 +150,16 @@ def test_a_sum_over_replicas_takes_the_place_of_sharded_states():
         each.operation: int(np.sum(each.calls)) for each in published_work([row]).exchanges if each.group == "data"
     }
     assert calls == {"reduce_scatter_tensor": 0, "all_reduce": 1, "all_gather_into_tensor": 0}
+
+
+def test_a_gathering_dispatcher_sends_every_token_to_every_rank_of_its_experts():
+    row = next(row for row in read_published().rows if row.is_time and row.architecture.num_experts)
+    gathering = replace(row, flags={**row.flags, "moe-token-dispatcher-type": "allgather"})
+    work = published_work([gathering])
+    token_bytes = row.sequence_length * row.architecture.hidden_size * 2
+    found = {(each.group, each.operation): each for each in work.exchanges if each.phase == "forward"}
+    gathered = found["expert-tensor x expert", "all_gather_into_tensor"]
+    assert gathered.bytes.tolist() == [row.layers * token_bytes * row.expert]
+    assert gathered.ranks.tolist() == [row.expert * row.expert_tensor]
+    assert not found["expert", "all_to_all_single"].calls.any()
+    assert found["expert", "all_to_all_single"].group not in {each.group for each in work.exchanges if each.calls.any()}
