@@ -80,3 +80,4 @@ class Work:
     attention: tuple[Attention, ...]
     traffic: tuple[Traffic, ...]
     exchanges: tuple[Exchange, ...]
+    hides_data: bool = True  # gradients are reduced and weights gathered while the device computes
