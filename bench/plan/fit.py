@@ -16,7 +16,7 @@ from scipy.optimize import least_squares
 from bench.plan.layouts import Floats
 
 _NOISE = 0.03  # of log time: releases of one program differ by as much
-_TOLERANCE = 1e-10
+_TOLERANCE = 1e-8
 
 Predicted = Callable[[Mapping[str, float]], Floats]
 
@@ -53,7 +53,8 @@ def fit(predicted: Predicted, measured: Sequence[float] | Floats, priors: Mappin
     Args:
         predicted: seconds of all rows, from efficiencies by name.
         measured: seconds of the same rows.
-        priors: of every efficiency that is fitted.
+        priors: of every efficiency that is fitted. The search starts at them, and not at a fit of nearly the same rows:
+            where there are several optima that would tell of rows that were left out.
 
     Raises:
         ValueError: no rows, or times that are not positive.

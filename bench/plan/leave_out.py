@@ -11,17 +11,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bench.plan.fit import Fitted, Prior, fit
+from bench.plan.fit import Fitted, Predicted, Prior, fit
 from bench.plan.intervals import CalibrationRow
 from bench.plan.layouts import Floats
 from bench.plan.null_model import constant_mfu, mfu_of, null_seconds
 from bench.plan.published import PublishedRow
-from bench.plan.published_work import model_flops, published_work
+from bench.plan.published_work import model_flops
 from bench.plan.situations import situation_of
-from bench.plan.work import Work
-
-# Seconds of each job of a work under these efficiencies, by name
-SecondsOf = Callable[[Work, Mapping[str, float]], Floats]
 
 
 @dataclass(frozen=True)
@@ -31,7 +27,7 @@ class Chip:
     name: str
     peak_flops: float  # of the products' precision, FLOP/s
     priors: Mapping[str, Prior]
-    seconds_of: SecondsOf
+    seconds_of: Callable[[Sequence[PublishedRow]], Predicted]  # of these rows, as a function of the efficiencies
 
 
 @dataclass(frozen=True)
@@ -50,9 +46,9 @@ def fit_rows(rows: Sequence[PublishedRow], chip: Chip) -> Fitted:
     Raises:
         ValueError: there is no row.
     """
-    work = published_work(rows) if rows else None
-    measured = [row.seconds for row in rows]
-    return fit(lambda values: chip.seconds_of(work, values) if work else np.zeros(0), measured, chip.priors)
+    if not rows:
+        raise ValueError(f"{chip.name} has no published row to fit")
+    return fit(chip.seconds_of(rows), [row.seconds for row in rows], chip.priors)
 
 
 def calibrated(rows: Sequence[PublishedRow], chip: Chip) -> Calibrated:
@@ -83,7 +79,7 @@ def prior_values(priors: Mapping[str, Prior]) -> dict[str, float]:
 
 def log_ratios(rows: Sequence[PublishedRow], chip: Chip, values: Mapping[str, float]) -> list[float]:
     """Of measured over predicted seconds, with these efficiencies."""
-    predicted = chip.seconds_of(published_work(rows), values)
+    predicted = chip.seconds_of(rows)(values)
     measured = np.array([row.seconds for row in rows])
     return [float(each) for each in np.log(measured) - np.log(predicted)]
 

@@ -38,14 +38,14 @@ THROUGHPUT = "tokens/s/chip"
 MEMORY = "GiB/chip peak alloc"
 METRICS = (THROUGHPUT, *_SECONDS, MEMORY)
 _SIXTEEN_BITS = ("bf16", "fp16")
-_EIGHT_BITS = ("fp8", "fp8-cs", "mxfp8", "nvfp4")
+_EIGHT_BITS = ("fp8", "fp8-cs", "mxfp8")
 PRECISIONS = _SIXTEEN_BITS + _EIGHT_BITS
 _MOST_FLOPS = 1 << 62  # integers of 64 bits hold them
 _SAME_STEP = 0.02  # what rounding of a stated s/step or tokens/s explains
 _STATED_STEP = re.compile(r"source also states ([0-9.]{1,12}) s/step")
+_NO_LAYOUT = "layout of the reference run not stated"  # what stands in the row is another run's
 # Words of notes by which a source contradicts itself or leaves out what its figure is of
 _UNUSABLE = (
-    ("layout of the reference run not stated", "the layout of its run is not stated"),
     ("script says NNODES", "its script and its table state different numbers of nodes"),
     ("swap-attention", "activations are swapped to the host, which the model of a step does not know"),
 )
@@ -100,8 +100,13 @@ class PublishedRow:
         return max(1, self.global_batch // (self.micro_batch * self.data))
 
     @property
+    def is_layout_assumed(self) -> bool:
+        """The source does not state the layout of this run; the row has that of the run beside it."""
+        return _NO_LAYOUT in self.flags
+
+    @property
     def is_eight_bit(self) -> bool:
-        """The products run in 8 bits or fewer."""
+        """The products run in 8 bits."""
         return self.precision in _EIGHT_BITS
 
     @property
@@ -153,15 +158,19 @@ class Published:
     set_aside: tuple[SetAside, ...]
 
 
-def read_published(path: Path = SHIPPED) -> Published:
+def read_published(path: Path = SHIPPED, *, assume_layouts: bool = False) -> Published:
     """The rows of a CSV file with the columns COLUMNS, in their order.
+
+    Args:
+        path: of the file.
+        assume_layouts: keep rows whose source does not state the layout of their run.
 
     Raises:
         ValueError: not such a file, or no row of it can be used; one line names the file and the line.
     """
     raw = read_bounded(path, MAX_BYTES)
     try:
-        rows, set_aside = _parsed(raw)
+        rows, set_aside = _parsed(raw, assume_layouts)
     except ValueError as error:
         raise ValueError(f"{path}: {plain(error)}") from None
     if not rows:
@@ -170,13 +179,13 @@ def read_published(path: Path = SHIPPED) -> Published:
     return Published(tuple(rows), tuple(set_aside))
 
 
-def _parsed(raw: bytes) -> tuple[list[PublishedRow], list[SetAside]]:
+def _parsed(raw: bytes, assume_layouts: bool) -> tuple[list[PublishedRow], list[SetAside]]:
     rows: list[PublishedRow] = []
     set_aside: list[SetAside] = []
     for line, cells in _cells(raw):
         try:
             row = _row(line, cells)
-            _check(row)
+            _check(row, assume_layouts)
         except ValueError as error:
             set_aside.append(SetAside(line, cells["model"][:80], str(error)))
             continue
@@ -214,7 +223,7 @@ def _row(line: int, cells: dict[str, str]) -> PublishedRow:
     if metric not in METRICS:
         raise ValueError(f"metric {quoted(metric, 40)} is none of {', '.join(METRICS)}")
     if precision not in PRECISIONS:
-        raise ValueError(f"precision {quoted(precision, 40)} is none of {', '.join(PRECISIONS)}")
+        raise ValueError(f"precision {quoted(precision, 40)} is none of {', '.join(PRECISIONS)}, which profiles know")
     is_alone = metric.endswith("of one MoE layer")
     sizes = {key: _integer(key, cells[key]) for key in ("n_chips", "tp", "pp", "ep", "cp", "seq", "mbs", "layers")}
     return PublishedRow(
@@ -261,12 +270,14 @@ def _idle_layers(notes: str) -> int:
     return len(stated.split(",")) if stated else 0
 
 
-def _check(row: PublishedRow) -> None:
+def _check(row: PublishedRow, assume_layouts: bool) -> None:
+    if row.is_layout_assumed and not assume_layouts:
+        raise ValueError("the layout of its run is not stated")
     for words, reason in _UNUSABLE:
         if any(words in flag for flag in row.flags):
             raise ValueError(reason)
     _check_layout(row)
-    if row.metric == THROUGHPUT:
+    if row.metric == THROUGHPUT and not row.is_layout_assumed:  # what is stated is of the run beside it
         _check_stated_step(row)
 
 

@@ -42,8 +42,16 @@ def test_the_shipped_rows_are_read_and_those_set_aside_say_why():
     }
     assert count == {("H100", False): 19, ("H100", True): 19, ("GB200", False): 9, ("Ascend Atlas", False): 42}
     reasons = {each.reason for each in published.set_aside}
-    assert len(reasons) == 3
+    assert len(reasons) == 4
     assert all(each.sentence.startswith(f"row {each.line} (") for each in published.set_aside)
+
+
+def test_rows_without_a_layout_are_kept_only_where_it_may_be_assumed():
+    strict, assumed = read_published(), read_published(assume_layouts=True)
+    more = [row for row in assumed.rows if row.is_layout_assumed]
+    assert len(assumed.rows) == len(strict.rows) + len(more)
+    assert more
+    assert {row.chip for row in more} == {"reference chip (unstated, A100-class)"}
 
 
 def test_a_row_states_its_job(tmp_path):
