@@ -5,12 +5,15 @@ It is written by the command that fits, and never by hand.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
 
+from bench.plan.frozen import Digest, Seconds, key_of
 from bench.plan.intervals import CalibrationRow
+from bench.plan.published import PublishedRow
 from bench.plan.situations import Situation
 from bench.records.fields import Figure, Name, Strict, Text
 from bench.records.jsonfile import read_model, write_model
@@ -21,8 +24,10 @@ LogRatio = Annotated[float, Field(ge=-700, le=700)]
 
 
 class StoredRow(Strict):
-    """A row as `bench.plan.intervals.CalibrationRow` has it."""
+    """A row as `bench.plan.intervals.CalibrationRow` has it, and which row it is."""
 
+    key: Digest  # of its job, as frozen predictions have it
+    measured_seconds: Seconds
     name: Text
     family: Name
     chip: Name
@@ -33,6 +38,23 @@ class StoredRow(Strict):
     sizes: Annotated[list[LogRatio], Field(max_length=20)]
     log_ratio: LogRatio
     null_log_ratio: LogRatio
+
+    @property
+    def unseen_seconds(self) -> float:
+        """Predicted by a fit that left its family out."""
+        return self.measured_seconds * math.exp(-self.log_ratio)
+
+    @property
+    def unseen_null_seconds(self) -> float:
+        """Predicted by the null model of the other families' rows."""
+        return self.measured_seconds * math.exp(-self.null_log_ratio)
+
+    def as_calibration_row(self) -> CalibrationRow:
+        """As intervals take it."""
+        situation = Situation(
+            self.chip, self.is_eight_bit, self.num_experts, frozenset(self.kinds), self.release, tuple(self.sizes)
+        )
+        return CalibrationRow(self.name, self.family, situation, self.log_ratio, self.null_log_ratio)
 
 
 class StoredFit(Strict):
@@ -56,31 +78,26 @@ class CalibrationFile(Strict):
     fits: Annotated[list[StoredFit], Field(max_length=100)]
     rows: Annotated[list[StoredRow], Field(max_length=10_000)]
 
-    def calibration_rows(self) -> list[CalibrationRow]:
-        """As intervals take them."""
-        return [
-            CalibrationRow(
-                row.name,
-                row.family,
-                Situation(
-                    row.chip, row.is_eight_bit, row.num_experts, frozenset(row.kinds), row.release, tuple(row.sizes)
-                ),
-                row.log_ratio,
-                row.null_log_ratio,
-            )
-            for row in self.rows
-        ]
+    def calibration_rows(self, *, without: tuple[str, str] | None = None) -> list[CalibrationRow]:
+        """As intervals take them, but those of one chip and family."""
+        return [row.as_calibration_row() for row in self.rows if (row.chip, row.family) != without]
 
-    def null_mfu(self, chip: str, is_eight_bit: bool) -> float | None:
-        """Of the null model on that chip's rows; none where it has none."""
-        found = [each.null_mfu for each in self.fits if (each.chip, each.is_eight_bit) == (chip, is_eight_bit)]
-        return found[0] if found else None
+    def fit_of(self, chip: str, is_eight_bit: bool) -> StoredFit | None:
+        """Of that chip and precision; none where no row calibrates it."""
+        return next((fit for fit in self.fits if (fit.chip, fit.is_eight_bit) == (chip, is_eight_bit)), None)
+
+    def row_of(self, row: PublishedRow) -> StoredRow | None:
+        """A published row, if it is one of those that were fitted."""
+        key = key_of(row)
+        return next((each for each in self.rows if each.key == key), None)
 
 
-def stored(row: CalibrationRow) -> StoredRow:
+def stored(published: PublishedRow, row: CalibrationRow) -> StoredRow:
     """A row as it is written."""
     at = row.situation
     return StoredRow(
+        key=key_of(published),
+        measured_seconds=published.seconds,
         name=row.name,
         family=row.family,
         chip=at.chip,

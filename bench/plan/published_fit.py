@@ -146,7 +146,7 @@ def calibrate(rows: Sequence[PublishedRow], source: str) -> tuple[CalibrationFil
         if kept:
             found = calibrated(kept, chip)
             fits.append(_stored(found, is_eight_bit))
-            residuals += [stored(row) for row in found.rows]
+            residuals += [stored(row, unseen) for row, unseen in zip(kept, found.rows, strict=True)]
     return CalibrationFile(source=source, fits=fits, rows=residuals), refused
 
 

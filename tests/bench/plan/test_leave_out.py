@@ -78,12 +78,19 @@ def test_a_calibration_is_read_as_it_was_written(rows, tmp_path):
         StoredFit(chip="a chip", is_eight_bit=False, rows=4, efficiencies=found.fitted.values, told=found.fitted.told,
                   residual_median=found.fitted.median, residual_p90=found.fitted.p90, null_mfu=found.mfu)
     ]  # fmt: skip
-    file = CalibrationFile(source="rows.csv", fits=fits, rows=[stored(row) for row in found.rows])
+    file = CalibrationFile(
+        source="rows.csv", fits=fits, rows=[stored(row, unseen) for row, unseen in zip(rows, found.rows, strict=True)]
+    )
     write_calibration(tmp_path / "calibration.json", file)
     again = read_calibration(tmp_path / "calibration.json")
     assert again == file
-    assert again.null_mfu("a chip", False) == found.mfu
-    assert again.null_mfu("another", False) is None
+    assert again.fit_of("a chip", False) == fits[0]
+    assert again.fit_of("another", False) is None
+    kept = again.row_of(rows[3])
+    assert kept is not None
+    assert kept.unseen_seconds == pytest.approx(rows[3].seconds / 2, rel=1e-3)
+    assert again.row_of(replace(rows[3], tensor=3)) is None
+    assert len(again.calibration_rows(without=("a chip", rows[3].architecture.family))) == 3
     for row, read in zip(found.rows, again.calibration_rows(), strict=True):
         assert read.log_ratio == pytest.approx(row.log_ratio, abs=1e-6)
         assert (read.name, read.family, read.situation.kinds) == (row.name, row.family, row.situation.kinds)
