@@ -12,8 +12,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
-from bench.plan.layouts import Floats, Ints
+Floats = npt.NDArray[np.float64]  # not of bench.plan.layouts, which knows recipes: reports draw this order, too
+Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -48,16 +50,20 @@ def warm_up(stage: int, stages: int, chunks: int, micro_batches: int) -> int:
 
 def passes(stage: int, stages: int, chunks: int, micro_batches: int) -> list[Pass]:
     """What a stage does, in order."""
-    turns = list(_turns(stages if chunks > 1 else micro_batches, chunks, micro_batches))
-    forwards = [Pass(True, micro_batch, chunk) for micro_batch, chunk in turns]
-    backwards = [Pass(False, micro_batch, chunks - 1 - chunk) for micro_batch, chunk in turns]
+    order = list(turns(stages, chunks, micro_batches))
+    forwards = [Pass(True, micro_batch, chunk) for micro_batch, chunk in order]
+    backwards = [Pass(False, micro_batch, chunks - 1 - chunk) for micro_batch, chunk in order]
     ahead = warm_up(stage, stages, chunks, micro_batches)
     in_turns = [each for pair in zip(forwards[ahead:], backwards, strict=False) for each in pair]
     return [*forwards[:ahead], *in_turns, *backwards[len(backwards) - ahead :]]
 
 
-def _turns(group: int, chunks: int, micro_batches: int) -> Iterator[tuple[int, int]]:
-    """(micro-batch, chunk) of the forwards: a group of micro-batches passes each chunk."""
+def turns(stages: int, chunks: int, micro_batches: int) -> Iterator[tuple[int, int]]:
+    """(micro-batch, chunk) of a stage's forwards in order; its backwards take the chunks from the last.
+
+    As many micro-batches as there are stages pass a chunk, then the next one.
+    """
+    group = stages if chunks > 1 else 1
     for first in range(0, micro_batches, group):
         for chunk in range(chunks):
             for micro_batch in range(first, min(first + group, micro_batches)):

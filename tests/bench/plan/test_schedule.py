@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import grok1.megatron.door  # noqa: F401  # makes the device ready before megatron
 from bench.plan.schedule import passes, play, warm_up
 from grok1.config.load import load_recipe
 from grok1.config.stages import chunks_in_flight
@@ -79,8 +80,6 @@ def test_a_stage_keeps_as_many_chunks_as_the_recipe_says(stages, chunks, rounds)
 def test_the_order_of_passes_is_megatrons(shape, monkeypatch):
     """Of its own functions, which ask it for this rank's place in the pipeline."""
     from megatron.core.pipeline_parallel import schedules
-
-    import grok1.megatron.door  # noqa: F401  # makes the device ready before megatron
 
     stages, chunks, micro_batches = shape
     state = schedules.parallel_state
