@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 
 from bench.plan.device import Device
-from bench.plan.layouts import Floats
+from bench.plan.layouts import Floats, Ints
 from bench.plan.measured import TimedCollective
 from bench.plan.topology import members_in_node, nic_rate, node_rate, nodes_of
 from bench.plan.work import Exchange
@@ -39,7 +39,7 @@ def _by_rates(exchange: Exchange, device: Device) -> Floats:
     return np.asarray(waiting + exchange.bytes * _byte_seconds(exchange, inside, device) / _share(exchange, device))
 
 
-def _call_seconds(exchange: Exchange, inside: Floats, device: Device) -> Floats:
+def _call_seconds(exchange: Exchange, inside: Ints, device: Device) -> Floats:
     """alpha: of a call, and more for each further rank in the node and for each further node."""
     links, special = device.links, device.operations.get(exchange.operation)
     call, rank = links.call_seconds, links.rank_seconds
@@ -51,7 +51,7 @@ def _call_seconds(exchange: Exchange, inside: Floats, device: Device) -> Floats:
     return np.asarray(call.value + rank.value * (inside - 1) + links.nic_rank_seconds.value * (nodes - 1))
 
 
-def _byte_seconds(exchange: Exchange, inside: Floats, device: Device) -> Floats:
+def _byte_seconds(exchange: Exchange, inside: Ints, device: Device) -> Floats:
     """1 / beta of the call's larger side, by the links' stated rates."""
     ranks = np.maximum(1, exchange.ranks)
     crosses = inside < ranks

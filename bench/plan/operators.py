@@ -47,7 +47,7 @@ def _correction(m: Floats, n: Floats, k: Floats, timed: Sequence[TimedProduct], 
     """Timed over calculated seconds: the mean of the timed shapes' logarithms, weighted by nearness in log shape."""
     at = np.array([(each.rows, each.columns, each.depth) for each in timed], float)
     seconds = np.array([each.seconds for each in timed])
-    ratios = np.log(seconds / _by_rates(*at.T, width, device, OF_WIDTH[width]))
+    ratios = np.log(seconds / _by_rates(at[:, 0], at[:, 1], at[:, 2], width, device, OF_WIDTH[width]))
     shapes, inverse = np.unique(np.log(np.stack([m, n, k])).reshape(3, -1), axis=1, return_inverse=True)
     found = np.empty(shapes.shape[1])
     for place, shape in enumerate(shapes.T):
