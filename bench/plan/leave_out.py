@@ -36,7 +36,7 @@ class Calibrated:
 
     chip: Chip
     fitted: Fitted
-    mfu: float  # of the null model on the same rows
+    mfu: float  # of the null model on the same rows, but layers alone where there are steps
     rows: tuple[CalibrationRow, ...]
 
 
@@ -56,7 +56,13 @@ def calibrated(rows: Sequence[PublishedRow], chip: Chip) -> Calibrated:
 
     A chip with one family has no such fit: its rows are predicted with the priors.
     """
-    return Calibrated(chip, fit_rows(rows, chip), constant_mfu(_mfus(rows, chip)), tuple(_unseen(rows, chip)))
+    mfu = constant_mfu(_mfus(_steps(rows), chip))
+    return Calibrated(chip, fit_rows(rows, chip), mfu, tuple(_unseen(rows, chip)))
+
+
+def _steps(rows: Sequence[PublishedRow]) -> Sequence[PublishedRow]:
+    """Rows of whole steps: with layers alone among them the null model would be worse than it need be."""
+    return [row for row in rows if row.is_time] or rows
 
 
 def _unseen(rows: Sequence[PublishedRow], chip: Chip) -> list[CalibrationRow]:
@@ -85,7 +91,7 @@ def log_ratios(rows: Sequence[PublishedRow], chip: Chip, values: Mapping[str, fl
 
 
 def _null_log_ratios(rows: Sequence[PublishedRow], others: Sequence[PublishedRow], chip: Chip) -> list[float]:
-    mfu = constant_mfu(_mfus(others, chip))
+    mfu = constant_mfu(_mfus(_steps(others), chip))
     flops, peaks = [model_flops(row) for row in rows], [chip.peak_flops * row.world_size for row in rows]
     measured = np.array([row.seconds for row in rows])
     return [float(each) for each in np.log(measured) - np.log(null_seconds(flops, peaks, mfu))]

@@ -41,6 +41,8 @@ _PRIORS = {
     "tensor_exposed": Prior(0.8, 0.5),
     "data_exposed": Prior(0.3, 0.3),
     "layer_seconds": Prior(60e-6, 0.15),
+    # held: no dense row has an exchange of experts. A fit must not depend on what the last one wrote into the profile
+    "exchange": Prior(0.6, 1e-3),
 }
 _EXCHANGE = {"exchange": Prior(0.6, 0.3), ALONE: Prior(1.0, 0.2)}  # of chips with rows of experts' exchange
 _MC2 = ("use-mc2", "use-ascend-mc2")

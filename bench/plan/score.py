@@ -98,8 +98,9 @@ def _class_of(row: PublishedRow) -> str:
 def _score(name: str, rows: Sequence[Scored]) -> Score:
     with_null = [(each.null_seconds, each.row.seconds) for each in rows if each.null_seconds is not None]
     covered = [each.is_covered for each in rows if each.is_covered is not None]
-    jobs = [_job_whatever_layout(each.row) for each in rows]
-    choices = choices_by_job(jobs, [each.seconds for each in rows], [each.row.seconds for each in rows])
+    steps = [each for each in rows if each.row.is_time]  # the kernels of a layer alone are no layouts to choose from
+    jobs = [_job_whatever_layout(each.row) for each in steps]
+    choices = choices_by_job(jobs, [each.seconds for each in steps], [each.row.seconds for each in steps])
     return Score(
         name=name,
         errors=errors_of([each.seconds for each in rows], [each.row.seconds for each in rows]),
@@ -113,7 +114,7 @@ def _score(name: str, rows: Sequence[Scored]) -> Score:
 def _job_whatever_layout(row: PublishedRow) -> tuple[object, ...]:
     """Equal for layouts of one job that can be chosen between."""
     return (row.source, row.model, row.layers, row.chip, row.world_size, row.sequence_length, row.global_batch,
-            row.precision, row.metric if row.is_layer_alone else "")  # fmt: skip
+            row.precision)  # fmt: skip
 
 
 def score_table(found: Sequence[Score], level: float) -> str:
