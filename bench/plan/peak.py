@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bench.plan.buffers import buffers
+from bench.plan.buffers import Buffers, buffers
 from bench.plan.kept import Sizes, kept, kept_of_chunk, sizes_of
 from bench.plan.layouts import Floats, Ints, Places
 from bench.plan.memory import BetweenSteps, between_steps
@@ -40,7 +40,7 @@ class Peak:
 
 def peak(places: Places, skew: float | Floats = 1.0, reuses: bool = False) -> Peak:
     """The peak of each place, whose experts get `skew` times their even share; `reuses` as `between_steps` has it."""
-    sizes = sizes_of(places, skew)
+    sizes, held = sizes_of(places, skew), buffers(places)
     of_chunk, one = kept_of_chunk(places, sizes)
     flying = chunks_in_flight(places)
     ends = _ends(places, sizes)
@@ -60,12 +60,12 @@ def peak(places: Places, skew: float | Floats = 1.0, reuses: bool = False) -> Pe
             nothing,
         ),
         (everything, again + inputs + _attention(places, sizes) + tied, nothing),
-        (2 * inputs, _copies(places) + _hidden(sizes) + _steady(places, sizes), nothing),
+        (2 * inputs, _copies(places, held) + _hidden(sizes) + _steady(places, sizes), nothing),
     )
     totals = np.stack([sum(parts) for parts in moments])
     fullest = totals.argmax(axis=0)
     parts = [np.stack([each[number] for each in moments])[fullest, np.arange(len(places))] for number in range(3)]
-    return Peak(between_steps(places, reuses), fullest, *parts)
+    return Peak(between_steps(places, reuses, held), fullest, *parts)
 
 
 def chunks_in_flight(places: Places) -> Ints:
@@ -209,7 +209,7 @@ def _tied_gradient(places: Places, s: Sizes) -> Ints:
     return both * (model.vocab_size // places.of.tensor * s.h * s.width)
 
 
-def _copies(places: Places) -> Ints:
+def _copies(places: Places, held: Buffers) -> Ints:
     """Gradients in fp32 of the values that a rank owns, where its buffers are not: from the update to the next step."""
     training = places.of.recipe.training
-    return buffers(places).owned * (_FP32 if training.gradient_dtype == "bf16" else 0)
+    return held.owned * (_FP32 if training.gradient_dtype == "bf16" else 0)
