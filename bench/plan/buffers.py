@@ -9,7 +9,7 @@ owns a part of each bucket: the first rank of a stage, which stands for it, the 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -25,9 +25,17 @@ _BUCKET, _BUCKET_OF_A_REPLICA = 40_000_000, 1_000_000  # megatron's sizes where 
 class Buffers:
     """Of a place, over its chunks, a row each."""
 
-    values: Ints  # of all buffers, padding included
-    owned: Ints  # of them, those whose optimizer state the rank has
+    dense_values: Ints  # padding included; the experts' too where these have the same replicas
+    dense_buckets: Ints
+    expert_values: Ints  # of buffers of their own
+    expert_buckets: Ints
+    owned: Ints  # values of all buffers whose optimizer state the rank has
     shards: Ints  # parameters of which it owns a part
+
+    @property
+    def values(self) -> Ints:
+        """Of all buffers, padding included."""
+        return self.dense_values + self.expert_values
 
 
 @dataclass(frozen=True)
@@ -57,7 +65,7 @@ def buffers(places: Places) -> Buffers:
     alone = Places(of.take(first), places.layout[first], places.stage[first])
     chunks = alone.of.virtual_pipeline
     several = chunks > 1
-    total = np.zeros((len(alone), 3), np.int64)
+    total = np.zeros((len(alone), len(fields(Buffers))), np.int64)
     for is_first, is_last, count in ((True, ~several, 1), (False, True, several), (False, False, chunks - 2)):
         times = np.broadcast_to(np.maximum(0, count), chunks.shape).astype(np.int64)
         total += times[:, None] * _of_chunks(alone, is_first, is_last)
@@ -65,11 +73,10 @@ def buffers(places: Places) -> Buffers:
 
 
 def _of_chunks(places: Places, is_first: bool, is_last: bool | np.ndarray) -> Ints:
-    """[places, 3]: values, owned values and shards of such a chunk of each place. Equal chunks are laid out once."""
+    """[places, columns of Buffers] of such a chunk of each place. Equal chunks are laid out once."""
     of, kernels = places.of, places.of.recipe.kernels
-    is_cut = (
-        is_first and kernels.gradient_reduction == "overlapped"
-    )  # megatron cuts the first stage's first chunk alone
+    # megatron cuts the first stage's first chunk alone
+    is_cut = is_first and kernels.gradient_reduction == "overlapped"
     bucket = np.maximum(_BUCKET, _BUCKET_OF_A_REPLICA * of.data) * (places.stage == 0) * is_cut
     columns = (
         places.layers // of.virtual_pipeline,
@@ -85,7 +92,7 @@ def _of_chunks(places: Places, is_first: bool, is_last: bool | np.ndarray) -> In
     )
     _, first, which = np.unique(_numbers(*columns), return_index=True, return_inverse=True)
     laid_out = [_lay_out(of.recipe, _Chunk(*(int(column[row]) for column in columns))) for row in first]
-    return np.array(laid_out, np.int64).reshape(-1, 3)[which.reshape(-1)]
+    return np.array(laid_out, np.int64)[which.reshape(-1)]
 
 
 def _numbers(*columns: Ints) -> Ints:
@@ -100,8 +107,8 @@ def _numbers(*columns: Ints) -> Ints:
     return number
 
 
-def _lay_out(recipe: Recipe, chunk: _Chunk) -> Ints:
-    """(values, owned values, shards) of a chunk's buffers."""
+def _lay_out(recipe: Recipe, chunk: _Chunk) -> tuple[int, ...]:
+    """A chunk's columns of Buffers."""
     dense, experts = _layer(recipe, chunk)
     is_apart = chunk.expert > 1 or chunk.expert_tensor != chunk.tensor
     # in the order of the buffer: layers, of which each begins with the norms after its blocks
@@ -115,10 +122,10 @@ def _lay_out(recipe: Recipe, chunk: _Chunk) -> Ints:
         segments = [(head, True), (middle, False), (embedding, True)]
     else:
         segments = [(np.concatenate([head, middle, embedding]), False)]
-    found = _buffer(segments, chunk.replicas, chunk.bucket)
-    if is_apart:
-        found += _buffer([(np.tile(experts, chunk.layers), False)], chunk.expert_replicas, chunk.bucket)
-    return found
+    own_segments = [(np.tile(experts, chunk.layers), False)] if is_apart else []
+    *own, own_owned, own_shards = _buffer(own_segments, chunk.expert_replicas, chunk.bucket)
+    *shared, owned, shards = _buffer(segments, chunk.replicas, chunk.bucket)
+    return *shared, *own, owned + own_owned, shards + own_shards
 
 
 def _layer(recipe: Recipe, chunk: _Chunk) -> tuple[Ints, Ints]:
@@ -134,10 +141,10 @@ def _layer(recipe: Recipe, chunk: _Chunk) -> tuple[Ints, Ints]:
     return np.array(dense, np.int64), np.array(experts, np.int64)
 
 
-def _buffer(segments: list[tuple[Ints, bool]], replicas: int, bucket: int) -> Ints:
-    """(values, owned values, shards) of a buffer of (sizes, whether they have a bucket of their own)."""
+def _buffer(segments: list[tuple[Ints, bool]], replicas: int, bucket: int) -> tuple[int, int, int, int]:
+    """(values, buckets, owned values, shards) of a buffer of (sizes, whether they have a bucket of their own)."""
     divisor = math.lcm(replicas, _BUCKET_END)
-    position = end = owned = shards = 0
+    position = end = buckets = owned = shards = 0
     for sizes, is_own in segments:
         for part in _full_buckets(sizes, bucket):
             lengths = _up(part, _PARAMETER_START)
@@ -146,14 +153,14 @@ def _buffer(segments: list[tuple[Ints, bool]], replicas: int, bucket: int) -> In
             end = _up(position, divisor)
             limit = begin + (end - begin) // replicas
             mine = np.clip(np.minimum(starts + part, limit) - np.maximum(starts, begin), 0, None)
-            owned, shards = owned + int(mine.sum()), shards + int((mine > 0).sum())
+            buckets, owned, shards = buckets + 1, owned + int(mine.sum()), shards + int((mine > 0).sum())
             if is_own or (bucket and position - begin >= bucket):
                 position = end
         # a bucket of its own begins there, its first parameter perhaps a little before
         position = _up(position, _PARAMETER_START)
         position = position if position % replicas == 0 else _up(position, divisor)
         end = _up(position, divisor)
-    return np.array([end, owned, shards], np.int64)
+    return end, buckets, owned, shards
 
 
 def _full_buckets(sizes: Ints, bucket: int) -> list[Ints]:

@@ -49,7 +49,7 @@ class Traffic:
 
 @dataclass(frozen=True)
 class Exchange:
-    """Calls of one collective on one kind of group. Bytes are of a call's larger side, all together, as the ledger's."""
+    """Calls of one collective on one kind of group. Bytes are of a call's larger side, together, as the ledger's."""
 
     phase: str  # as the ledger's: forward, backward, recompute, gradients, optimizer, pipeline, report
     group: str  # as the ledger's: tensor, expert, expert-tensor, data, ...
@@ -80,3 +80,4 @@ class Work:
     attention: tuple[Attention, ...]
     traffic: tuple[Traffic, ...]
     exchanges: tuple[Exchange, ...]
+    hides_data: bool = True  # gradients are reduced and weights gathered while the device computes
