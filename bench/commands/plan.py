@@ -9,9 +9,11 @@ from typing import Annotated
 
 import typer
 
+from bench.commands.plan_rows import about_rows
 from bench.plan.device import load_device
 from bench.plan.fits import fits
 from bench.plan.fits_text import fits_text, recount_text, write_fits
+from bench.plan.intervals import LEVEL
 from bench.plan.legal import AXES, legal_layouts
 from bench.plan.recount import recounted
 from bench.records.terminal import plain
@@ -51,12 +53,27 @@ def plan(
         int | None, typer.Option(help="HCCL_BUFFSIZE; 0 where communicators are not HCCL's.", min=0, max=1 << 16)
     ] = None,
     json_path: Annotated[Path | None, typer.Option("--json", help="Write the layouts shown to this file.")] = None,
+    published: Annotated[
+        Path | None, typer.Option("--rows", help="Predict the published jobs of this CSV file.")
+    ] = None,
+    freeze: Annotated[
+        Path | None, typer.Option(help="Write predictions of --rows to this new file, with a hash of them.")
+    ] = None,
+    score: Annotated[
+        Path | None, typer.Option(help="Score predictions against what this CSV file of published jobs measured.")
+    ] = None,
+    frozen: Annotated[Path | None, typer.Option(help="With --score: the predictions that --freeze wrote.")] = None,
+    level: Annotated[float, typer.Option(help="The share of jobs that shall lie in an interval.")] = LEVEL,
 ) -> None:
     """Say which layouts of a recipe fit a device, and which rank is fullest with what.
 
     Closed forms: all layouts in seconds. Memory between steps is what the ledger counts, to the byte; the peak is a
     bound that is not below it.
     """
+    said = about_rows(published, freeze, score, frozen, level)
+    if said:
+        print(said)
+        return
     if not show_fits:
         raise ValueError("plan answers one question yet: add --fits")
     chosen = load_recipe(recipe, overrides or [])
