@@ -48,7 +48,11 @@ def test_the_chips_that_are_asked_for_are_shipped():
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("value = 0.67,", "value = 1.67,", "efficiency.products.value: Input should be less than or equal to 1"),
+        (
+            "products = { value = 0.",
+            "products = { value = 1.",
+            "efficiency.products.value: Input should be less than or equal to 1",
+        ),
         ("value = 3.35e12,", "value = 0.0,", "memory.bytes_a_second.value: Input should be greater than 0"),
         ("value = 450e9,", "value = nan,", "links.bytes_a_second.value: Input should be"),
         ("value = 450e9,", "value = '450',", "links.bytes_a_second.value: Input should be a valid number"),
