@@ -1,0 +1,101 @@
+"""`python -m bench plan`: which layouts of a recipe fit, and which rank is fullest."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bench.plan.device import load_device
+from bench.plan.fits import fits
+from bench.plan.fits_text import fits_text, recount_text, write_fits
+from bench.plan.legal import AXES, legal_layouts
+from bench.plan.recount import recounted
+from bench.records.terminal import plain
+from grok1.config.load import load_recipe
+from grok1.config.memory import HCCL_BUFFER_MB, SHOWN_GIB
+
+_GIB = 2**30
+_VARIED = tuple(axis for axis in AXES if axis not in ("order", "context_exchange"))  # which change no peak, or little
+
+
+def plan(
+    recipe: Annotated[str, typer.Option(help="A shipped recipe (see `grok1 recipes`) or a .toml file.")] = "grok1-40b",
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change one recipe value. Repeatable."),
+    ] = None,
+    world_size: Annotated[int | None, typer.Option(help="Ranks; default: the recipe's.", min=1, max=1 << 16)] = None,
+    show_fits: Annotated[
+        bool, typer.Option("--fits", help="Say which layouts fit, and what the fullest rank holds.")
+    ] = False,
+    memory_gib: Annotated[
+        float | None, typer.Option(help="Memory that a rank's device shows, in place of --device.", min=0.0)
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="A shipped device profile, or a file of one.")] = None,
+    skew: Annotated[
+        float, typer.Option(help="The fullest expert rank gets so many times its even share.", min=1.0, max=4096.0)
+    ] = 1.0,
+    axes: Annotated[
+        str, typer.Option(help=f"Which axes vary, of {', '.join(AXES)}; the others stay as the recipe has them.")
+    ] = ",".join(_VARIED),
+    top: Annotated[int, typer.Option(help="How many layouts to show.", min=1, max=10_000)] = 20,
+    exact: Annotated[
+        int,
+        typer.Option(help="Have the ledger count so many too, seconds to minutes each; 10 is plenty.", min=0, max=1000),
+    ] = 0,
+    communicator_mb: Annotated[
+        int | None, typer.Option(help="HCCL_BUFFSIZE; 0 where communicators are not HCCL's.", min=0, max=1 << 16)
+    ] = None,
+    json_path: Annotated[Path | None, typer.Option("--json", help="Write the layouts shown to this file.")] = None,
+) -> None:
+    """Say which layouts of a recipe fit a device, and which rank is fullest with what.
+
+    Closed forms: all layouts in seconds. Memory between steps is what the ledger counts, to the byte; the peak is a
+    bound that is not below it.
+    """
+    if not show_fits:
+        raise ValueError("plan answers one question yet: add --fits")
+    chosen = load_recipe(recipe, overrides or [])
+    asked = _Asked.of(memory_gib, device, communicator_mb)
+    layouts = legal_layouts(chosen, world_size or chosen.parallel.world_size, _named(axes))
+    found = fits(layouts, asked.available, skew, buffer_mb=asked.buffer_mb)
+    rows = found.best_first()[: max(top, exact)].tolist()
+    print(fits_text(found, rows[:top], f"{chosen.name} on {layouts.world_size[0]:,} ranks of {asked.told}"))
+    counts = recounted(found, rows[:exact], _tell) if exact else []
+    if counts:
+        print(f"\n{recount_text(counts)}")
+    if json_path is not None:
+        write_fits(json_path, found, rows, counts)
+        print(f"wrote {plain(json_path, 5000)}")
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A device's memory and communicators, and both in words."""
+
+    available: int
+    buffer_mb: int
+    told: str
+
+    @staticmethod
+    def of(memory_gib: float | None, device: str | None, buffer_mb: int | None) -> _Asked:
+        """From the options; --memory-gib goes before the profile's memory, and an NPU is meant without either."""
+        profile = load_device(device) if device is not None else None
+        is_hccl = profile is None or profile.name.startswith("ascend")
+        if memory_gib is None:
+            memory_gib = SHOWN_GIB if profile is None else profile.memory.bytes.value / _GIB
+        name = f"{profile.name}, " if profile else ""
+        mb = buffer_mb if buffer_mb is not None else HCCL_BUFFER_MB * is_hccl
+        return _Asked(int(memory_gib * _GIB), mb, f"{plain(name)} {memory_gib:.2f} GiB".strip())
+
+
+def _named(axes: str) -> list[str]:
+    return [each.strip() for each in axes.split(",") if each.strip()]
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
