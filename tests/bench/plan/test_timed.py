@@ -33,8 +33,8 @@ def test_a_step_has_all_the_recipe_s_flops_and_more_where_they_are_computed_agai
     for settings, at_least in (([], 1.0), (["training.recompute=full"], 1.3)):
         recipe = load_recipe("grok1-40b", settings)
         work = work_of(layouts_of(recipe))
-        each = sum(2.0 * one.rows * one.columns * one.depth * one.calls for one in work.products)
-        each = each + sum(one.flops for one in work.attention)
+        of_products = [2.0 * one.rows * one.columns * one.depth * one.calls for one in work.products]
+        each = np.sum([*of_products, *(one.flops for one in work.attention)], axis=0)
         total = float((each * work.micro_batches * work.world_size / work.pipeline).sum())
         assert total / recipe.flops_per_step() == pytest.approx(at_least, abs=0.05)
 
