@@ -59,7 +59,46 @@ def _read_frozen(raw: bytes, folder: Path) -> str:
     return "\n".join(plain(each.row) for each in read_frozen(as_file(folder, "frozen.json", raw)).predictions)
 
 
+@functools.cache
+def _devices() -> list[bytes]:
+    """The shipped profiles, one of each kind of links."""
+    return [
+        (ROOT / "bench" / "plan" / "devices" / f"{name}.toml").read_bytes() for name in ("a100-sxm", "ascend-a2-376t")
+    ]
+
+
+@functools.cache
+def _calibrated() -> list[bytes]:
+    """A profile as a calibration writes it, with timed operators."""
+    from bench.plan.device import load_device
+    from bench.plan.measured import Measured, TimedAttention, TimedCollective, TimedProduct, TimedTraffic
+
+    measured = Measured(
+        source="here",
+        products=[TimedProduct(rows=8, columns=16, depth=32, seconds=1e-5)],
+        attention=[TimedAttention(phase="forward", flops=1000, seconds=1e-5)],
+        traffic=[TimedTraffic(component="norms", phase="forward", bytes_a_second=1e9, call_seconds=0.0)],
+        collectives=[
+            TimedCollective(operation="all_reduce", ranks=2, call_seconds=1e-4, bytes_a_second=1e9, residual=0.1)
+        ],
+    )
+    device = load_device("a100-sxm").model_copy(update={"cores": 2, "measured": measured})
+    return [device.model_dump_json().encode()]
+
+
+def _read_device(raw: bytes, folder: Path, name: str = "device.toml") -> str:
+    """Read, and what is shown of it."""
+    from bench.plan.device import load_device
+    from bench.records.terminal import plain
+
+    device = load_device(str(as_file(folder, name, raw)))
+    sources = [getattr(device.efficiency, field).source for field in type(device.efficiency).model_fields]
+    return "\n".join(plain(each) for each in (device.name, device.description, *sources))
+
+
 PLAN = [
+    Target("device", _devices, mutate.bend_toml, _read_device),
+    Target("calibrated device", _calibrated, mutate.bend_json, functools.partial(_read_device, name="device.json")),
     Target("published", _published, _bend_rows, _read_published),
     Target("frozen", _frozen, mutate.bend_json, _read_frozen),
 ]

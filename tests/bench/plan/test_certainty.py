@@ -42,10 +42,10 @@ def test_the_null_model_is_the_mfu_of_the_chip_s_rows():
     calibration = read_calibration()
     fit = calibration.fit_of(NPU.name, False)
     assert fit is not None
-    seconds = Certainty(NPU, calibration).null_step_seconds(RECIPE)
+    seconds = Certainty(NPU, calibration).null_step_seconds(RECIPE, 16)
     assert seconds == pytest.approx(RECIPE.flops_per_step() / (16 * 353.9e12 * fit.null_mfu), rel=0.01)
     unknown = NPU.model_copy(update={"name": "a new chip"})
-    assert Certainty(unknown, calibration).null_step_seconds(RECIPE) is None
+    assert Certainty(unknown, calibration).null_step_seconds(RECIPE, 16) is None
 
 
 def test_a_record_anchors_times_and_the_null_model():
@@ -55,7 +55,7 @@ def test_a_record_anchors_times_and_the_null_model():
     certainty = Certainty(NPU, read_calibration(), anchor)
     (interval,) = certainty.intervals(layouts_of(recipe), np.array([20.0]), [0])
     assert interval.seconds == pytest.approx(anchor.measured_seconds)
-    null = certainty.null_step_seconds(recipe)
+    null = certainty.null_step_seconds(recipe, recipe.parallel.world_size)
     flops = recipe.flops_per_step() / record.work.model_flops_per_step
     assert null == pytest.approx(anchor.measured_seconds * flops)
 
