@@ -90,9 +90,13 @@ class Timed:
         prediction = Prediction(self.prediction.layout[rows], self.prediction.step_seconds[rows], terms)
         return Timed(self.layouts.take(rows), self.device, prediction, speed)
 
+    def name(self, row: int) -> str:
+        """Of one row."""
+        return name_of(self.layouts, row)
+
     def names(self) -> list[str]:
         """Of all rows."""
-        return [name_of(self.layouts, row) for row in range(len(self.layouts))]
+        return [self.name(row) for row in range(len(self.layouts))]
 
     def intervals(self) -> list[Interval] | None:
         """Of all rows; none for a profile that was measured, for which published rows do not speak."""
