@@ -107,7 +107,7 @@ def plan(
         _show_times(found, times, asked, top, json_path)
     if picture is not None:
         gib = (found.need / _GIB).tolist()
-        drawn = pareto_figure(times.names(), times.prediction.step_seconds.tolist(), gib, asked.available / _GIB)
+        drawn = pareto_figure(times.name, times.prediction.step_seconds.tolist(), gib, asked.available / _GIB)
         write_atomically(picture, drawn)
         print(f"wrote {plain(picture, 5000)}")
 

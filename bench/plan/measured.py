@@ -62,6 +62,7 @@ class TimedCollective(Strict):
     ranks: Annotated[int, Field(ge=2, le=65_536)]
     call_seconds: _Latency
     bytes_a_second: Annotated[float, Field(gt=0, le=1e20)]
+    job_ranks: Annotated[int, Field(ge=2, le=65_536)] | None = None  # of the job that measured; all were alive
     residual: _Latency  # median of |log(measured / fitted)| over the sizes that were timed
 
 

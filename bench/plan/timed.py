@@ -108,9 +108,13 @@ class Timed:
         prediction = Prediction(self.prediction.layout[rows], self.prediction.step_seconds[rows], terms)
         return replace(self, layouts=self.layouts.take(rows), prediction=prediction, speed=speed)
 
+    def name(self, row: int) -> str:
+        """Of one row."""
+        return name_of(self.layouts, row)
+
     def names(self) -> list[str]:
         """Of all rows."""
-        return [name_of(self.layouts, row) for row in range(len(self.layouts))]
+        return [self.name(row) for row in range(len(self.layouts))]
 
     def intervals(self) -> list[Interval] | None:
         """Of all rows; without an anchor none for a measured profile, for which published rows do not speak."""
