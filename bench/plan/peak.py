@@ -41,11 +41,10 @@ class Peak:
 def peak(places: Places, skew: float | Floats = 1.0, reuses: bool = False) -> Peak:
     """The peak of each place, whose experts get `skew` times their even share; `reuses` as `between_steps` has it."""
     sizes, held = sizes_of(places, skew), buffers(places)
-    of_chunk, one = kept_of_chunk(places, sizes)
+    of_chunk, again = kept_of_chunk(places, sizes)
     flying = chunks_in_flight(places)
     ends = _ends(places, sizes)
     everything = flying * (of_chunk + ends) + _steady(places, sizes)
-    again = np.maximum(0, one - of_chunk // np.maximum(1, places.layers // places.of.virtual_pipeline))
     inputs, tied = _gradients_of_inputs(places, sizes), _tied_gradient(places, sizes)
     rest = everything - np.where(flying > 0, of_chunk, 0)
     nothing = np.zeros(len(places), np.int64)
