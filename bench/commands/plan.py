@@ -10,16 +10,16 @@ from typing import Annotated
 import typer
 
 from bench.plan.device import load_device
-from bench.plan.fits import fits
+from bench.plan.fits import candidates, fits
 from bench.plan.fits_text import fits_text, recount_text, write_fits
-from bench.plan.legal import AXES, legal_layouts
+from bench.plan.legal import EVERY_AXIS
 from bench.plan.recount import recounted
 from bench.records.terminal import plain
 from grok1.config.load import load_recipe
 from grok1.config.memory import HCCL_BUFFER_MB, SHOWN_GIB
 
 _GIB = 2**30
-_VARIED = tuple(axis for axis in AXES if axis not in ("order", "context_exchange"))  # which change no peak, or little
+_VARIED = tuple(axis for axis in EVERY_AXIS if axis != "order")  # which changes no rank's memory
 
 
 def plan(
@@ -40,7 +40,7 @@ def plan(
         float, typer.Option(help="The fullest expert rank gets so many times its even share.", min=1.0, max=4096.0)
     ] = 1.0,
     axes: Annotated[
-        str, typer.Option(help=f"Which axes vary, of {', '.join(AXES)}; the others stay as the recipe has them.")
+        str, typer.Option(help=f"Which axes vary, of {', '.join(EVERY_AXIS)}; the others stay as the recipe has them.")
     ] = ",".join(_VARIED),
     top: Annotated[int, typer.Option(help="How many layouts to show.", min=1, max=10_000)] = 20,
     exact: Annotated[
@@ -61,7 +61,7 @@ def plan(
         raise ValueError("plan answers one question yet: add --fits")
     chosen = load_recipe(recipe, overrides or [])
     asked = _Asked.of(memory_gib, device, communicator_mb)
-    layouts = legal_layouts(chosen, world_size or chosen.parallel.world_size, _named(axes))
+    layouts = candidates(chosen, world_size or chosen.parallel.world_size, _named(axes))
     found = fits(layouts, asked.available, skew, buffer_mb=asked.buffer_mb)
     rows = found.best_first()[: max(top, exact)].tolist()
     print(fits_text(found, rows[:top], f"{chosen.name} on {layouts.world_size[0]:,} ranks of {asked.told}"))

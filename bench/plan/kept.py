@@ -191,13 +191,13 @@ def _experts(places: Places, s: Sizes) -> Ints:
 # ---- with recompute ------------------------------------------------------------------------------------
 
 
-def kept_of_chunk(places: Places, sizes: Sizes) -> tuple[Ints, Ints]:
+def kept_of_chunk(places: Places, sizes: Sizes, whole: Kept) -> tuple[Ints, Ints]:
     """(bytes that a chunk's layers keep of a micro-batch, what more there is when one of its blocks runs again).
 
-    Of full recompute by `block`, layers that are kept whole have had their backward when others run again.
+    `whole` is what a layer keeps of which nothing runs again. Of full recompute by `block`, layers that are kept whole
+    have had their backward when others run again.
     """
     of, layers = places.of, places.layers // places.of.virtual_pipeline
-    whole = kept(places, sizes)
     one = whole.total
     total, extra = layers * one, np.zeros_like(one)
     for number, recompute in enumerate(of.recomputes):

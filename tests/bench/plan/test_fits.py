@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench.plan.fits import Fits, communicators, fits
+from bench.plan.fits import Fits, candidates, communicators, fits
 from bench.plan.layouts import every_stage, layouts_of
-from bench.plan.legal import legal_layouts
+from bench.plan.legal import EVERY_AXIS, legal_layouts, recipe_of
 from bench.plan.peak import peak
-from bench.plan.recount import recipe_of, recounted
+from bench.plan.recount import recounted
 from grok1.config.load import load_recipe
 from grok1.config.memory import MARGIN_BYTES, need
 from grok1.config.memory import communicators as communicators_of_recipe
@@ -22,12 +22,12 @@ GIB = 2**30
 
 def of_40b(available_gib: float = 60.96, **more: Any) -> Fits:
     """All layouts of the 40B job on its ranks."""
-    return fits(legal_layouts(load_recipe("grok1-40b"), 16), int(available_gib * GIB), **more)
+    return fits(candidates(load_recipe("grok1-40b"), 16, EVERY_AXIS), int(available_gib * GIB), **more)
 
 
 @pytest.mark.parametrize("name", ["grok1-40b", "grok1-nano", "grok1-40b-tuned", "grok1-levers-16"])
 def test_communicators_are_the_recipes_own_count(name: str) -> None:
-    layouts = legal_layouts(load_recipe(name), 16)
+    layouts = candidates(load_recipe(name), 16, EVERY_AXIS)
     found = communicators(layouts)
     for row in random.Random(1).sample(range(len(layouts)), min(200, len(layouts))):
         recipe = recipe_of(layouts, row)
