@@ -138,12 +138,12 @@ def _experts_backward(places: Places, s: Sizes) -> Ints:
             + rows * (_wide(places, s) - s.width) * 2
             + np.where(s.local > 1, 6, 4) * wide
             + weight
-            + 3 * s.stream
+            + 4 * s.stream
         )
     widened = 5 if s.probability > s.width and kernels.dispatch != "merged" else 2
     # the second product's, its inner ones, the first product's: by then what the expert kept is going
     inside = np.maximum(first // 2 + wide, np.maximum(widened * wide, first - 2 * wide + _fullest(s) * s.h * s.width))
-    return rows * (s.width + _wide(places, s)) + inside + 3 * s.stream
+    return rows * (s.width + _wide(places, s)) + inside + 4 * s.stream
 
 
 def _attention(places: Places, s: Sizes) -> Ints:

@@ -88,3 +88,19 @@ def test_reuse_saves_two_bytes_of_each_value_that_a_rank_owns() -> None:
     saved = between_steps(places).total - between_steps(places, reuses=True).total
     owned = dense // recipe.parallel.data + expert // recipe.parallel.expert_data
     np.testing.assert_allclose(saved, 2 * owned, rtol=1e-3)  # the last norm is in no recipe's own count
+
+
+def test_the_published_job_between_steps_and_at_the_peak_of_its_first_step() -> None:
+    """MindSpeed-LLM's 2-layer test: 19,942.9 MiB after its first step, 21,687.3 at its peak (docs/ledger.md).
+
+    Matching knobs: bf16 gradients that AdamW reads as they are, and reused parameters, whose conversion copies the
+    largest weight in fp32: the first products of a rank's experts in one. In a first step moments come after the
+    activations, so the peak is the update's.
+    """
+    recipe = load_recipe("grok1-40b-2layer", ["training.gradient_dtype=bf16", "training.reuse_fp32_parameters=true"])
+    model, parallel = recipe.model, recipe.parallel
+    stays = float(between_steps(every_stage(layouts_of(recipe)), reuses=True).total[0])
+    assert stays / 2**20 / 19_942.94140625 - 1 == pytest.approx(0.0016, abs=1e-4)
+    experts = model.num_experts // parallel.expert
+    largest = 4 * experts * 2 * model.ffn_hidden_size // parallel.expert_tensor * model.hidden_size
+    assert (stays + largest) / 2**20 / 21_687.2841796875 - 1 == pytest.approx(-0.0081, abs=1e-4)
