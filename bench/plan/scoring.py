@@ -108,12 +108,12 @@ def predictions_text(predictions: Sequence[RowPrediction]) -> str:
         terms = ", ".join(f"{name} {seconds:.3g}" for name, seconds in each.terms.items() if seconds > 0)
         lines = [
             each.row.name,
-            f"  {each.seconds:.4g} s{bounds}{null}",
-            *([f"  of it {terms}"] if terms else []),
-            *(f"  {sentence}" for sentence in interval.sentences),
-            *(f"  near: {name}" for name in interval.nearest),
+            f"{each.seconds:.4g} s{bounds}{null}",
+            *([f"of it {terms}"] if terms else []),
+            *interval.sentences,
+            *(f"near: {name}" for name in interval.nearest),
         ]
-        blocks.append("\n".join(plain(line) if place == 0 else line for place, line in enumerate(lines)))
+        blocks.append("\n".join([lines[0], *(f"  {plain(line)}" for line in lines[1:])]))
     return "\n\n".join(blocks)
 
 

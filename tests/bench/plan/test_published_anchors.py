@@ -51,7 +51,7 @@ def test_a_score_with_an_anchor_leaves_it_out(tmp_path):
 
 def test_a_file_without_an_anchor_is_refused(tmp_path):
     path = written(tmp_path / "anchor.csv", DENSE | {"chip": "nobody's"})
-    with pytest.raises(ValueError, match="no row of it can be an anchor: row 2 .*unknown device"):
+    with pytest.raises(ValueError, match="no row of it can be an anchor: row 2 .*has no device profile"):
         anchors_of_file(path, CALIBRATION)
     impossible = written(tmp_path / "fast.csv", DENSE | {"value": "0.15"})
     with pytest.raises(ValueError, match="MFU would be|times apart"):
