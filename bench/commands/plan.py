@@ -12,9 +12,9 @@ import typer
 
 from bench.plan.device import device_names, load_device
 from bench.plan.explain import ranking
-from bench.plan.fits import Fits, fits
+from bench.plan.fits import Fits, candidates, fits
 from bench.plan.fits_text import fits_text, recount_text, write_fits
-from bench.plan.legal import AXES, legal_layouts
+from bench.plan.legal import EVERY_AXIS
 from bench.plan.names import find
 from bench.plan.recount import recounted
 from bench.plan.timed import Timed, time_layouts, write_timed
@@ -25,7 +25,7 @@ from grok1.config.memory import HCCL_BUFFER_MB, SHOWN_GIB
 from reports.pictures.pareto import pareto_figure
 
 _GIB = 2**30
-_VARIED = tuple(axis for axis in AXES if axis not in ("order", "context_exchange"))  # which change no peak, or little
+_VARIED = tuple(axis for axis in EVERY_AXIS if axis != "order")  # which changes no rank's memory
 
 
 def plan(
@@ -52,7 +52,7 @@ def plan(
         float, typer.Option(help="The fullest expert rank gets so many times its even share.", min=1.0, max=4096.0)
     ] = 1.0,
     axes: Annotated[
-        str, typer.Option(help=f"Which axes vary, of {', '.join(AXES)}; the others stay as the recipe has them.")
+        str, typer.Option(help=f"Which axes vary, of {', '.join(EVERY_AXIS)}; the others stay as the recipe has them.")
     ] = ",".join(_VARIED),
     top: Annotated[int, typer.Option(help="How many layouts to show.", min=1, max=10_000)] = 20,
     exact: Annotated[
@@ -72,7 +72,7 @@ def plan(
     """
     chosen = load_recipe(recipe, overrides or [])
     asked = _Asked.of(memory_gib, device, communicator_mb)
-    layouts = legal_layouts(chosen, world_size or chosen.parallel.world_size, _named(axes))
+    layouts = candidates(chosen, world_size or chosen.parallel.world_size, _named(axes))
     found = fits(layouts, asked.available, skew, buffer_mb=asked.buffer_mb)
     if show_fits:
         _show_fits(found, asked, top, exact, json_path)

@@ -6,10 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from bench.plan.fits import Fits
-from bench.plan.layouts import DISPATCHERS, EXCHANGES, ORDERS, Layouts
+from bench.plan.legal import recipe_of
 from bench.plan.names import name_of
-from grok1.config.load import build_recipe
-from grok1.config.recipe import Recipe
 from grok1.config.stages import first_rank_of_stage
 
 
@@ -26,29 +24,6 @@ class Recounted:
     def above(self) -> float:
         """How far the plan is above the ledger, as a share."""
         return self.planned / self.counted - 1.0
-
-
-def recipe_of(layouts: Layouts, row: int) -> Recipe:
-    """The recipe in that layout; it checks itself, so a layout that is not legal is refused."""
-    recompute = layouts.recomputes[layouts.recompute[row]]
-    fields = layouts.recipe.resolved()
-    columns = ("world_size", "tensor", "context", "pipeline", "virtual_pipeline", "expert", "expert_tensor")
-    fields["parallel"].update({name: int(getattr(layouts, name)[row]) for name in columns})
-    fields["parallel"].update(
-        dispatcher=DISPATCHERS[layouts.dispatcher[row]],
-        context_exchange=EXCHANGES[layouts.context_exchange[row]],
-        order=ORDERS[layouts.order[row]],
-    )
-    training = fields["training"]
-    training["micro_batch"] = int(layouts.micro_batch[row])
-    for key in ("recompute_method", "recompute_layers", "recompute_modules"):
-        del training[key]
-    training["recompute"] = recompute.kind
-    if recompute.kind == "full":
-        training.update(recompute_method=recompute.method, recompute_layers=recompute.layers)
-    if recompute.kind == "selective":
-        training["recompute_modules"] = list(recompute.modules)
-    return build_recipe(layouts.recipe.name, fields)
 
 
 def recounted(found: Fits, rows: Sequence[int], tell: Callable[[str], None]) -> list[Recounted]:
