@@ -14,8 +14,8 @@ from bench.plan.device import device_names, load_device
 from bench.plan.explain import ranking
 from bench.plan.fits import Fits, candidates, fits
 from bench.plan.fits_text import fits_text, recount_text, write_fits
+from bench.plan.layout_text import layout_named
 from bench.plan.legal import EVERY_AXIS
-from bench.plan.names import find
 from bench.plan.recount import recounted
 from bench.plan.timed import Timed, time_layouts, write_timed
 from bench.records.jsonfile import write_atomically
@@ -39,7 +39,7 @@ def plan(
         bool, typer.Option("--fits", help="Say only which layouts fit, and what the fullest rank holds.")
     ] = False,
     explain: Annotated[
-        str | None, typer.Option(metavar="LAYOUT", help="One layout's time by terms: words of its name.")
+        str | None, typer.Option(metavar="LAYOUT", help="One layout's time by terms: TP4 PP2 EP2 ETP4 mb1.")
     ] = None,
     picture: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Draw time against memory of all layouts, as PNG.")
@@ -79,7 +79,8 @@ def plan(
         return
     times = time_layouts(layouts, load_device(_device_of(device)))
     if explain is not None:
-        print(times.explained(find(layouts, explain)))
+        named = layout_named(explain, chosen, int(layouts.world_size[0]))
+        print(time_layouts(named, times.device).explained(0))
     else:
         _show_times(found, times, asked, top, json_path)
     if picture is not None:

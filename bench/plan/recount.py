@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from bench.plan.fits import Fits
+from bench.plan.layout_text import layout_text
 from bench.plan.legal import recipe_of
-from bench.plan.names import name_of
 from grok1.config.stages import first_rank_of_stage
 
 
@@ -35,7 +35,7 @@ def recounted(found: Fits, rows: Sequence[int], tell: Callable[[str], None]) -> 
     shares = _shares(found, rows) if found.skew != 1.0 else {}
     counts = []
     for number, row in enumerate(rows):
-        name = name_of(found.layouts, row)
+        name = layout_text(found.layouts, row)
         tell(f"counting {number + 1} of {len(rows)}: {name}")
         counts.append(Recounted(row, name, int(found.tensors[row]), _counted(found, row, shares.get(row))))
     return counts

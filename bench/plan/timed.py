@@ -20,8 +20,8 @@ from bench.plan.device import Device
 from bench.plan.explain import Ranked, explain
 from bench.plan.grok1_work import work_of
 from bench.plan.intervals import Interval, interval_of
+from bench.plan.layout_text import layout_text
 from bench.plan.layouts import Ints, Layouts
-from bench.plan.names import name_of
 from bench.plan.played import predict_played
 from bench.plan.predict import Prediction, predict
 from bench.plan.situations import Situation, situation
@@ -92,7 +92,7 @@ class Timed:
 
     def name(self, row: int) -> str:
         """Of one row."""
-        return name_of(self.layouts, row)
+        return layout_text(self.layouts, row)
 
     def names(self) -> list[str]:
         """Of all rows."""
@@ -119,7 +119,7 @@ class Timed:
         work = work_of(self.layouts.take(np.array([row])))
         prediction = predict_played(work, self.device)
         speed = speed_of(prediction, work, self.device)
-        text = explain(name_of(self.layouts, row), work, self.device, prediction, speed, 0)
+        text = explain(layout_text(self.layouts, row), work, self.device, prediction, speed, 0)
         intervals = self.take(np.array([row])).intervals()
         return text if intervals is None else f"{text}\n\n{_sentences(intervals[0])}"
 
