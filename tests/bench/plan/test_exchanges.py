@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.ledger.count import count
-from bench.ledger.schema import RankLedger
+from bench.ledger.schema import RankLedger, read_ledger
+from bench.ledger.store import FOLDER, SHIPPED
 from bench.plan.exchanges import exchanges
 from bench.plan.layouts import Layouts, Places, different_stages, every_stage, layouts_of
 from bench.plan.routed import routed
@@ -56,6 +57,29 @@ def test_every_collective_of_the_sampled_layouts_is_the_ledgers(counted: list[Co
             recipe = of_recipe.recipes[int(of_recipe.places.layout[place])]
             unlike = differences(planned[place], ledgers_rows(rank))
             assert not unlike, (of_recipe.name, axes_text(recipe.parallel), f"stage {rank.stage}", unlike)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_collective_of_a_stored_ledger_is_planned(name: str) -> None:
+    """The shipped recipes, full-size jobs among them, at every stage."""
+    places = every_stage(layouts_of(load_recipe(name)))
+    planned = rows_of(places, exchanges(places))
+    for rank in read_ledger(FOLDER / f"{name}.json").ranks:
+        assert differences(planned[rank.stage], ledgers_rows(rank)) == []
+
+
+def test_what_a_sample_may_lack_is_the_ledgers() -> None:
+    """bf16 experts summed in the router's fp32 after a gather; tied ends' fp32 gradients; the first layer of chunks."""
+    layout = ("world_size=8", "tensor=2", "pipeline=2", "virtual_pipeline=2", "expert=2", "expert_tensor=2")
+    changes = (
+        *(f"parallel.{each}" for each in (*layout, "dispatcher=allgather")),
+        *("model.num_layers=8", "model.tie_embeddings=true", "training.dtype=bf16", "kernels.dispatch=megatron"),
+        *("training.recompute=full", "training.recompute_method=block"),
+    )
+    recipe = load_recipe("grok1-nano", [*ONE_RANK, *changes, "training.global_batch=4"])
+    places = every_stage(layouts_of(recipe))
+    for ours, rank in zip(rows_of(places, exchanges(places)), count(recipe).ranks, strict=True):
+        assert differences(ours, ledgers_rows(rank)) == []
 
 
 WIDE = ("model.hidden_size=1024", "model.ffn_hidden_size=4096", "model.vocab_size=65536")
