@@ -1,4 +1,4 @@
-"""The planner's collectives are the ledger's, row by row, call by call and to the last byte."""
+"""The planner's collectives are the ledger's, row by row, call by call and to the last byte: megatron-core 0.12's."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from bench.plan.work import Exchange
 from grok1.config.axes import axes_text
 from grok1.config.load import ONE_RANK, load_recipe
 from tests.bench.plan.sample import Counted, sampled_recipes, together
+from tests.lines import ONLY_0_12
 
 Rows = dict[tuple[str, str, str, str], tuple[int, int]]  # (phase, group, operation, dtype) -> (calls, bytes)
 
@@ -50,6 +51,7 @@ def differences(ours: Rows, theirs: Rows) -> list[str]:
     ]
 
 
+@ONLY_0_12
 def test_every_collective_of_the_sampled_layouts_is_the_ledgers(counted: list[Counted]) -> None:
     for of_recipe in counted:
         planned = rows_of(of_recipe.places, exchanges(of_recipe.places))
@@ -68,6 +70,7 @@ def test_every_collective_of_a_stored_ledger_is_planned(name: str) -> None:
         assert differences(planned[rank.stage], ledgers_rows(rank)) == []
 
 
+@ONLY_0_12
 def test_what_a_sample_may_lack_is_the_ledgers() -> None:
     """bf16 experts summed in the router's fp32 after a gather; tied ends' fp32 gradients; the first layer of chunks."""
     layout = ("world_size=8", "tensor=2", "pipeline=2", "virtual_pipeline=2", "expert=2", "expert_tensor=2")
@@ -93,6 +96,7 @@ BUCKETS = {
 }
 
 
+@ONLY_0_12
 @pytest.mark.parametrize("case", BUCKETS)
 def test_weights_of_several_buckets_are_reduced_and_gathered_bucket_by_bucket(case: str) -> None:
     """Models of more than the 40 million values that make a bucket full; the first stage's first chunk has several."""
@@ -121,6 +125,7 @@ DISPATCHES = {
 }
 
 
+@ONLY_0_12
 @pytest.mark.parametrize("case", DISPATCHES)
 def test_a_loaded_expert_costs_its_rank_what_the_ledger_counts(case: str) -> None:
     """Of both ranks of an expert group, the first of which has three quarters of the pairs."""
