@@ -11,13 +11,14 @@ import numpy as np
 import typer
 
 from bench.commands.plan_rows import about_rows
-from bench.plan.device import device_names, load_device
+from bench.plan.device import Device, device_names, load_device
 from bench.plan.explain import ranking
 from bench.plan.fits import Fits, candidates, fits
 from bench.plan.fits_text import fits_text, recount_text, write_fits
 from bench.plan.intervals import LEVEL
+from bench.plan.layout_text import layout_named
+from bench.plan.layouts import Layouts
 from bench.plan.legal import EVERY_AXIS
-from bench.plan.names import find
 from bench.plan.recount import recounted
 from bench.plan.timed import Timed, anchor_of_file, time_layouts, write_timed
 from bench.records.jsonfile import write_atomically
@@ -41,7 +42,7 @@ def plan(
         bool, typer.Option("--fits", help="Say only which layouts fit, and what the fullest rank holds.")
     ] = False,
     explain: Annotated[
-        str | None, typer.Option(metavar="LAYOUT", help="One layout's time by terms: words of its name.")
+        str | None, typer.Option(metavar="LAYOUT", help="One layout's time by terms: TP4 PP2 EP2 ETP4 mb1.")
     ] = None,
     picture: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Draw time against memory of all layouts, as PNG.")
@@ -101,11 +102,10 @@ def plan(
         _show_fits(found, asked, top, exact, json_path)
         return
     profile = load_device(_device_of(device))
-    times = replace(time_layouts(layouts, profile), level=level)
-    if anchor is not None:
-        times = times.anchored(anchor_of_file(anchor, profile))
+    times = _times(layouts, profile, level, anchor)
     if explain is not None:
-        print(times.explained(find(layouts, explain)))
+        named = layout_named(explain, chosen, int(layouts.world_size[0]))
+        print(_times(named, profile, level, anchor).explained(0))
     else:
         _show_times(found, times, asked, top, json_path)
     if picture is not None:
@@ -113,6 +113,12 @@ def plan(
         drawn = pareto_figure(times.name, times.prediction.step_seconds.tolist(), gib, asked.available / _GIB)
         write_atomically(picture, drawn)
         print(f"wrote {plain(picture, 5000)}")
+
+
+def _times(layouts: Layouts, device: Device, level: float, anchor: Path | None) -> Timed:
+    """Predicted, and calibrated by a measured run where one is given."""
+    times = replace(time_layouts(layouts, device), level=level)
+    return times.anchored(anchor_of_file(anchor, device)) if anchor is not None else times
 
 
 def _show_fits(found: Fits, asked: _Asked, top: int, exact: int, json_path: Path | None) -> None:

@@ -52,6 +52,16 @@ class TimedTraffic(Strict):
     call_seconds: _Latency
 
 
+class TimedOperator(Strict):
+    """One operator with one set of shapes, strides, types and arguments: the seconds of one call."""
+
+    signature: Words
+    kind: Words  # the operator and how its operands lie: calls of one kind are interpolated among each other
+    flops: Annotated[int, Field(ge=0, le=2**62)]  # matrix and vector FLOPs, as the ledger counts them
+    bytes: Annotated[int, Field(ge=0, le=2**62)]  # read and written
+    seconds: _Seconds
+
+
 class TimedCollective(Strict):
     """A collective on a group of so many ranks: call_seconds + bytes / bytes_a_second; bytes of its larger side.
 
@@ -74,3 +84,4 @@ class Measured(Strict):
     attention: Annotated[list[TimedAttention], Field(max_length=1000)] = []
     traffic: Annotated[list[TimedTraffic], Field(max_length=1000)] = []
     collectives: Annotated[list[TimedCollective], Field(max_length=1000)] = []
+    operators: Annotated[list[TimedOperator], Field(max_length=20_000)] = []

@@ -16,6 +16,7 @@ from bench.plan.layouts import Floats, Ints
 from bench.plan.measured import TimedProduct, TimedTraffic
 from bench.plan.work import Attention, Product, Traffic
 
+_OF_LEDGER = {"loss": "outside the model"}  # what the ledger, and so a calibration, calls a component
 _NEARNESS = 4  # how fast a timed shape's say falls with its distance
 
 
@@ -80,8 +81,9 @@ def traffic_seconds(traffic: Traffic, device: Device) -> Floats:
 
 
 def _timed_traffic(traffic: Traffic, device: Device) -> TimedTraffic | None:
+    component = _OF_LEDGER.get(traffic.component, traffic.component)
     for each in device.measured.traffic if device.measured else []:
-        if (each.component, each.phase) == (traffic.component, traffic.phase):
+        if (each.component, each.phase) == (component, traffic.phase):
             return each
     return None
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from bench.plan.fits import Fits
+from bench.plan.fits import Fits, fits
+from bench.plan.layout_text import layout_text
 from bench.plan.legal import recipe_of
-from bench.plan.names import name_of
 from grok1.config.stages import first_rank_of_stage
 
 
 @dataclass(frozen=True)
 class Recounted:
-    """A layout's fullest rank by both ways. Bytes; the ledger takes no memory off for reused parameters."""
+    """A layout's fullest rank by both ways. Bytes, both without the memory that reused parameters save."""
 
     row: int
     name: str
@@ -33,11 +33,12 @@ def recounted(found: Fits, rows: Sequence[int], tell: Callable[[str], None]) -> 
         ValueError: the ledger cannot count the recipe, or no routing has that skew.
     """
     shares = _shares(found, rows) if found.skew != 1.0 else {}
+    alone = fits(found.layouts.take(list(rows)), found.available, found.skew, reuses=False)
     counts = []
     for number, row in enumerate(rows):
-        name = name_of(found.layouts, row)
+        name = layout_text(found.layouts, row)
         tell(f"counting {number + 1} of {len(rows)}: {name}")
-        counts.append(Recounted(row, name, int(found.tensors[row]), _counted(found, row, shares.get(row))))
+        counts.append(Recounted(row, name, int(alone.tensors[number]), _counted(alone, number, shares.get(row))))
     return counts
 
 

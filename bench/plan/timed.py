@@ -22,8 +22,8 @@ from bench.plan.device import Device
 from bench.plan.explain import Ranked, explain
 from bench.plan.grok1_work import work_of
 from bench.plan.intervals import LEVEL, Interval
+from bench.plan.layout_text import layout_text
 from bench.plan.layouts import Ints, Layouts, layouts_of
-from bench.plan.names import name_of
 from bench.plan.played import predict_played
 from bench.plan.predict import Prediction, predict
 from bench.plan.speed import Speed, speed_of
@@ -110,7 +110,7 @@ class Timed:
 
     def name(self, row: int) -> str:
         """Of one row."""
-        return name_of(self.layouts, row)
+        return layout_text(self.layouts, row)
 
     def names(self) -> list[str]:
         """Of all rows."""
@@ -146,7 +146,7 @@ class Timed:
         work = work_of(self.layouts.take(np.array([row])))
         prediction = _scaled(predict_played(work, self.device), self.factor)
         speed = speed_of(prediction, work, self.device)
-        text = explain(name_of(self.layouts, row), work, self.device, prediction, speed, 0)
+        text = explain(layout_text(self.layouts, row), work, self.device, prediction, speed, 0)
         one = replace(self, layouts=self.layouts.take(np.array([row])), prediction=prediction, speed=speed)
         intervals = one.intervals()
         said = [text, *([_sentences(intervals[0])] if intervals else []), one.basis()]

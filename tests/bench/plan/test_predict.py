@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from bench.plan.device import Device, load_device
 from bench.plan.measured import Measured, TimedAttention, TimedProduct, TimedTraffic
+from bench.plan.operators import traffic_seconds
 from bench.plan.predict import OF_STEP, TERMS, place_times, predict, term_of
-from bench.plan.work import Exchange
+from bench.plan.work import Exchange, Traffic
 from tests.bench.plan.made_work import work_of_stages
 
 H100 = load_device("h100-sxm")
@@ -158,6 +159,23 @@ def test_launching_counts_where_it_is_longer_or_where_nothing_hides_it():
     assert hidden == pytest.approx(calls * 1e-3 - busy + layers)
     shown = predict(work, H100.model_copy(update={"host": slow.model_copy(update={"is_hidden": False})})).terms["host"]
     assert shown[0] == pytest.approx(calls * 1e-3 + layers)
+    mine = {"host": slow.model_copy(update={"is_hidden": False}), "measured": Measured(source="here")}
+    timed = predict(work, H100.model_copy(update=mine)).terms["host"]
+    assert timed[0] == pytest.approx((calls - 4) * 1e-3 + layers)  # collectives have their launch in their time
+
+
+def test_the_loss_is_timed_as_what_is_outside_the_model():
+    rates = {"outside the model": 1e3, "loss": 1e9}
+    measured = Measured(
+        source="here",
+        traffic=[
+            TimedTraffic(component=name, phase="forward", bytes_a_second=rate, call_seconds=0.0)
+            for name, rate in rates.items()
+        ],
+    )
+    one = np.ones(1, np.int64)
+    loss = Traffic("loss", "forward", "micro_batch", 5000 * one, one)
+    assert traffic_seconds(loss, H100.model_copy(update={"measured": measured}))[0] == pytest.approx(5.0)
 
 
 def test_ranks_that_share_cores_take_the_work_of_all_over_the_cores():
