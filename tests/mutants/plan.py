@@ -49,7 +49,7 @@ OPERATORS = (
 
 _CONVERT = "tests/grok1/weights/test_convert.py::test_"
 WITHOUT_RANKS = (f"{_CONVERT}blocks_tile_every_tensor_of_a_checkpoint", f"{_CONVERT}round_trip_is_bitwise")
-_JUDGE, _HISTORY = "tests/bench/judge/test_", "tests/bench/history/test_"
+_JUDGE, _HISTORY, _PLAN = "tests/bench/judge/test_", "tests/bench/history/test_", "tests/bench/plan/test_"
 
 
 def _judge(name: str, *tests: str) -> Module:
@@ -80,6 +80,12 @@ MODULES = (
     Module("bench/history/setback.py", (f"{_HISTORY}change_points.py",)),
     Module("bench/history/session_level.py", (f"{_HISTORY}session_level.py",)),
     Module("bench/selftest/ordered.py", ("tests/bench/selftest/test_ordered.py",)),
+    Module("bench/plan/topology.py", (f"{_PLAN}collectives.py",)),
+    Module("bench/plan/collectives.py", (f"{_PLAN}collectives.py",)),
+    Module("bench/plan/operators.py", (f"{_PLAN}predict.py",)),
+    Module("bench/plan/predict.py", (f"{_PLAN}predict.py",)),
+    Module("bench/plan/schedule.py", (f"{_PLAN}schedule.py",)),
+    Module("bench/plan/played.py", (f"{_PLAN}played.py",)),
     Module("grok1/config/memory.py", ("tests/grok1/config/test_memory.py",)),
     Module("grok1/kernels/dispatch.py", ("tests/grok1/kernels/test_merged_sums.py",), most=8),
     Module("grok1/kernels/capped_attention.py", ("tests/grok1/kernels/test_capped_attention.py",)),
