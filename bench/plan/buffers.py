@@ -8,8 +8,10 @@ owns a part of each bucket: the first rank of a stage, which stands for it, the 
 
 from __future__ import annotations
 
+import functools
 import math
-from dataclasses import dataclass, fields
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -91,7 +93,8 @@ def _of_chunks(places: Places, is_first: bool, is_last: bool | np.ndarray) -> In
         bucket,
     )
     _, first, which = np.unique(_numbers(*columns), return_index=True, return_inverse=True)
-    laid_out = [_lay_out(of.recipe, _Chunk(*(int(column[row]) for column in columns))) for row in first]
+    shared, apart = (functools.cache(functools.partial(make, of.recipe)) for make in (_shared_buffer, _experts_buffer))
+    laid_out = [_lay_out(shared, apart, _Chunk(*(int(column[row]) for column in columns))) for row in first]
     return np.array(laid_out, np.int64)[which.reshape(-1)]
 
 
@@ -107,12 +110,24 @@ def _numbers(*columns: Ints) -> Ints:
     return number
 
 
-def _lay_out(recipe: Recipe, chunk: _Chunk) -> tuple[int, ...]:
-    """A chunk's columns of Buffers."""
-    dense, experts = _layer(recipe, chunk)
-    is_apart = chunk.expert > 1 or chunk.expert_tensor != chunk.tensor
+_Laid = tuple[int, int, int, int]  # values, buckets, owned values, shards
+
+
+def _lay_out(shared: Callable[[_Chunk], _Laid], apart: Callable[[_Chunk], _Laid], chunk: _Chunk) -> tuple[int, ...]:
+    """A chunk's columns of Buffers. What a buffer does not depend on is 0, so that each kind is laid out once."""
+    if chunk.expert == 1 and chunk.expert_tensor == chunk.tensor:
+        values, buckets, owned, shards = shared(replace(chunk, expert_replicas=0))
+        return values, buckets, 0, 0, owned, shards
+    dense = shared(replace(chunk, expert=0, expert_tensor=0, expert_replicas=0))
+    own = apart(replace(chunk, tensor=0, has_embedding=0, has_head=0, is_piped=0, replicas=0))
+    return *dense[:2], *own[:2], dense[2] + own[2], dense[3] + own[3]
+
+
+def _shared_buffer(recipe: Recipe, chunk: _Chunk) -> _Laid:
+    """Of the dense parameters, and of the experts where these have the same replicas."""
+    dense = _dense_parameters(recipe, chunk)
     # in the order of the buffer: layers, of which each begins with the norms after its blocks
-    layer = dense if is_apart else np.concatenate([dense[:2], experts, dense[2:]])
+    layer = np.concatenate([dense[:2], _expert_parameters(recipe, chunk), dense[2:]]) if chunk.expert else dense
     own_end = np.array([recipe.model.vocab_size * recipe.model.hidden_size // chunk.tensor], np.int64)
     has_own_head = chunk.has_head and not (recipe.model.tie_embeddings and chunk.has_embedding)
     head, embedding = own_end[: int(has_own_head)], own_end[: chunk.has_embedding]
@@ -122,26 +137,34 @@ def _lay_out(recipe: Recipe, chunk: _Chunk) -> tuple[int, ...]:
         segments = [(head, True), (middle, False), (embedding, True)]
     else:
         segments = [(np.concatenate([head, middle, embedding]), False)]
-    own_segments = [(np.tile(experts, chunk.layers), False)] if is_apart else []
-    *own, own_owned, own_shards = _buffer(own_segments, chunk.expert_replicas, chunk.bucket)
-    *shared, owned, shards = _buffer(segments, chunk.replicas, chunk.bucket)
-    return *shared, *own, owned + own_owned, shards + own_shards
+    return _buffer(segments, chunk.replicas, chunk.bucket)
 
 
-def _layer(recipe: Recipe, chunk: _Chunk) -> tuple[Ints, Ints]:
-    """Sizes of a layer's parameters, (dense, experts'), each in the order of the buffer."""
+def _experts_buffer(recipe: Recipe, chunk: _Chunk) -> _Laid:
+    """Of experts that have other replicas than the dense parameters."""
+    experts = np.tile(_expert_parameters(recipe, chunk), chunk.layers)
+    return _buffer([(experts, False)], chunk.expert_replicas, chunk.bucket)
+
+
+def _dense_parameters(recipe: Recipe, chunk: _Chunk) -> Ints:
+    """Sizes of a layer's dense parameters, in the order of the buffer."""
     model = recipe.model
     hidden, query = model.hidden_size, model.query_size // chunk.tensor
     projection = hidden * (query + 2 * model.key_value_size // chunk.tensor)
     dense = [hidden, hidden, model.num_experts * hidden, hidden, projection, hidden * query, hidden]
-    output = hidden * model.ffn_hidden_size // chunk.expert_tensor
+    return np.array(dense, np.int64)
+
+
+def _expert_parameters(recipe: Recipe, chunk: _Chunk) -> Ints:
+    """Sizes of a layer's experts' parameters, in the order of the buffer."""
+    model = recipe.model
+    output = model.hidden_size * model.ffn_hidden_size // chunk.expert_tensor
     local = model.num_experts // chunk.expert
     is_stacked = recipe.kernels.experts == "grouped"  # all experts' first products in one weight, the second in another
-    experts = [output * local, 2 * output * local] if is_stacked else [output, 2 * output] * local
-    return np.array(dense, np.int64), np.array(experts, np.int64)
+    return np.array([output * local, 2 * output * local] if is_stacked else [output, 2 * output] * local, np.int64)
 
 
-def _buffer(segments: list[tuple[Ints, bool]], replicas: int, bucket: int) -> tuple[int, int, int, int]:
+def _buffer(segments: list[tuple[Ints, bool]], replicas: int, bucket: int) -> _Laid:
     """(values, buckets, owned values, shards) of a buffer of (sizes, whether they have a bucket of their own)."""
     divisor = math.lcm(replicas, _BUCKET_END)
     position = end = buckets = owned = shards = 0

@@ -131,15 +131,11 @@ def _experts_backward(places: Places, s: Sizes) -> Ints:
     first = 2 * s.F * s.h * s.width  # the gradient of an expert's first weight
     if kernels.experts == "fused":
         weight = first * _widens(places)
+        # where one expert's products follow another's, some of both are there
+        inner = np.maximum(np.where(s.local > 1, 6, 4) * wide, 4 * wide + _fullest(s) * s.h * s.width)
         if kernels.gradient_reduction == "overlapped":
             weight = weight + s.local * (first + first // 2)
-        return (
-            3 * rows * s.width
-            + rows * (_wide(places, s) - s.width) * 2
-            + np.where(s.local > 1, 6, 4) * wide
-            + weight
-            + 4 * s.stream
-        )
+        return 3 * rows * s.width + rows * (_wide(places, s) - s.width) * 2 + inner + weight + 4 * s.stream
     widened = 5 if s.probability > s.width and kernels.dispatch != "merged" else 2
     # the second product's, its inner ones, the first product's: by then what the expert kept is going
     inside = np.maximum(first // 2 + wide, np.maximum(widened * wide, first - 2 * wide + _fullest(s) * s.h * s.width))

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from bench.plan.calibration_file import CalibrationFile, StoredFit, stored
-from bench.plan.device import Device, Duration, load_device
+from bench.plan.device import Device, Duration, device_names, load_device
 from bench.plan.fit import Prior
 from bench.plan.layouts import Floats
 from bench.plan.leave_out import Calibrated, Chip, calibrated, plausible
@@ -21,6 +21,7 @@ from bench.plan.predict import predict
 from bench.plan.published import PublishedRow
 from bench.plan.published_work import published_work
 from bench.plan.situations import OWN_EXCHANGES
+from grok1.config.refusals import quoted
 
 A100 = "reference chip (unstated, A100-class)"
 # Published names of chips, and the profile that they are taken as. Any profile's own name is itself.
@@ -52,8 +53,16 @@ _HOST_BOUND = ("ascend-a2-376t",)
 
 
 def profile_of(chip: str) -> str:
-    """The device profile that a row's chip is taken as."""
-    return PROFILES.get(chip, chip)
+    """The shipped device profile that a row's chip is taken as; never a file, which a stranger's row could name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    profile = PROFILES.get(chip, chip)
+    if profile not in device_names():
+        known = ", ".join([*PROFILES, *device_names()])
+        raise ValueError(f"chip {quoted(chip, 80)} has no device profile; known are {known}")
+    return profile
 
 
 def groups(rows: Sequence[PublishedRow]) -> dict[tuple[str, bool], list[PublishedRow]]:

@@ -21,6 +21,7 @@ from bench.plan.published_fit import ALONE, device_with, is_fused, profile_of
 from bench.plan.published_work import model_flops, published_work
 from bench.plan.score import Scored
 from bench.plan.situations import situation_of
+from bench.records.terminal import plain
 
 _MOST_TEXT = 900  # of the words of a frozen prediction
 
@@ -118,5 +119,5 @@ def _frozen(key: str, prediction: RowPrediction) -> FrozenPrediction:
         low=interval.low,
         high=interval.high,
         null_seconds=prediction.null_seconds,
-        said="; ".join(interval.sentences)[:_MOST_TEXT],
+        said=plain("; ".join(interval.sentences), _MOST_TEXT),
     )

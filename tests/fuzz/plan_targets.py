@@ -10,7 +10,7 @@ from tests.fuzz import mutate
 from tests.fuzz.targets import Target, as_file
 
 ROOT = Path(__file__).resolve().parents[2]
-_ROWS = 12
+_ROWS = 8
 
 
 @functools.cache
@@ -21,15 +21,12 @@ def _published() -> list[bytes]:
 
 
 def _read_published(raw: bytes, folder: Path) -> str:
-    """Read, turned into work, and written as predictions are named."""
-    from bench.plan.frozen import key_of
-    from bench.plan.published import read_published
-    from bench.plan.published_work import published_work
+    """Predicted, frozen and scored."""
+    from bench.commands.plan_rows import about_rows
 
-    published = read_published(as_file(folder, "rows.csv", raw))
-    published_work(published.rows)
-    shown = [f"{row.name} {key_of(row)}" for row in published.rows]
-    return "\n".join([*shown, *(each.sentence for each in published.set_aside)])
+    path, frozen = as_file(folder, "rows.csv", raw), folder / "frozen.json"
+    shown = [about_rows(path, None, None, None, 0.9), about_rows(path, frozen, None, None, 0.9)]
+    return "\n".join([*shown, about_rows(None, None, path, frozen, 0.9)])
 
 
 def _bend_rows(raw: bytes, random: Random) -> bytes:
@@ -99,6 +96,6 @@ def _read_device(raw: bytes, folder: Path, name: str = "device.toml") -> str:
 PLAN = [
     Target("device", _devices, mutate.bend_toml, _read_device),
     Target("calibrated device", _calibrated, mutate.bend_json, functools.partial(_read_device, name="device.json")),
-    Target("published", _published, _bend_rows, _read_published),
+    Target("published", _published, _bend_rows, _read_published, cost=40),
     Target("frozen", _frozen, mutate.bend_json, _read_frozen),
 ]

@@ -93,10 +93,11 @@ def test_the_order_of_rows_does_not_matter_to_a_frozen_score(shipped, rows, tmp_
 
 
 def test_a_chip_without_a_profile_is_said(shipped, rows):
-    found, refused = predict_rows([replace(rows[0], chip="An Unknown Chip 9000")], shipped)
-    assert not found
-    assert "unknown device 'An Unknown Chip 9000'" in refused[0]
-    assert refused[0].startswith("row 2 (")
+    for chip in ("An Unknown Chip 9000", "profile.toml", "../profile.json"):
+        found, refused = predict_rows([replace(rows[0], chip=chip)], shipped)
+        assert not found
+        assert f"chip {chip!r} has no device profile" in refused[0]
+        assert refused[0].startswith("row 2 (")
 
 
 def test_fitted_figures_that_are_of_rows_do_not_reach_the_device():

@@ -82,6 +82,13 @@ def test_a_prediction_says_what_it_rests_on(tmp_path, calibration):
     assert "no interval: 128 experts are fine-grained" in fine
 
 
+def test_a_stranger_s_words_do_not_steer_the_terminal(tmp_path, calibration):
+    rows = written(tmp_path / "rows.csv", DENSE | {"source": "\x9b31m\u200bprogram", "model": "Llama3.1 8B\x7f"})
+    found, _ = predict_rows(read_published(rows).rows, calibration)
+    said = [predictions_text(found), score_published(rows, None, calibration)]
+    assert all(line.isprintable() for text in said for line in text.splitlines())
+
+
 def test_no_row_to_predict_is_refused(tmp_path, calibration):
     rows = written(tmp_path / "rows.csv", DENSE | {"chip": "nobody's"})
     with pytest.raises(ValueError, match="no prediction to freeze"):
