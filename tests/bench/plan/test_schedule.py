@@ -62,11 +62,10 @@ def test_a_transfer_is_waited_for():
 
 
 def test_the_next_chunk_of_the_first_stage_waits_for_the_last_stage():
-    """By hand: stage 1 has its first chunk's forwards at 1 to 5 and 5 to 9, so that stage 0's next ones end at 6 and
-    10; backwards of the last chunk at 10 to 11 and 12 to 13, of stage 0 at 11 and 13, and the first chunk's from 13 on.
+    """By hand, all passes and transfers of a second: stage 0's second chunks begin at 4 and 5, not at 2 and 3; the last
+    chunk's backwards end at 8 and 10, stage 0's at 10 and 12, the first chunk's at 12 and 14, and at 14 and 16.
     """
-    forward = np.array([[1.0, 1.0], [4.0, 1.0]])
-    assert play(forward, np.ones((2, 2)), 0.0, 2).seconds == pytest.approx(16)
+    assert play(np.ones((2, 2)), np.ones((2, 2)), 1.0, 2).seconds == pytest.approx(16)
 
 
 def test_an_interleaved_forward_waits_for_the_gradient_that_comes_with_its_input():
