@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 from bench.ledger.count import _count_rank
 from bench.ledger.schema import RankLedger
 from grok1.config.recipe import Recipe
@@ -13,6 +15,7 @@ def counted_places(job: tuple[Recipe, list[int]]) -> list[RankLedger]:
     # here, in a process that the forkserver made: the test's own must not import torch or megatron
     from megatron.core import parallel_state
 
+    gc.freeze()  # a count looks for cycles at its end, which takes as long as all that was imported is large
     recipe, stages = job
     # leaving a job keeps these two, and the next job's ranks may find themselves among them
     parallel_state._EMBEDDING_GLOBAL_RANKS = None
