@@ -155,6 +155,7 @@ def _section(index: int, case: CaseResult, shown: Sequence[str], *, is_only: boo
     parts += [] if is_only else [text(verdict.sentence)]
     if not case.runs:
         return parts
+    parts += [_alone(case.runs[0].record)] if case.runs[0].record.lone_rank else []
     reasons = [(run.record.id[:8], reason) for run in case.runs for reason in run.record.void_reasons]
     if reasons:
         listed = "\n".join(f"- void: {text(reason)} (run {run})" for run, reason in reasons[:_MAX_REASONS])
@@ -186,6 +187,15 @@ def _measured(index: int, case: CaseResult, shown: Sequence[str]) -> list[str]:
     ]
 
 
+def _alone(record: Record) -> str:
+    """What a reader must know first of a run of one rank without the others."""
+    rank, ranks = record.ranks[0].rank, record.layout.world_size
+    return (
+        f"**One rank of {ranks}, alone: communication predicted, not measured.** Rank {rank} ran its own work of the "
+        "whole job's step; nothing was sent and nobody was waited for. The job is slower: its rates are at most these."
+    )
+
+
 def _split(index: int, run: Measured, shown: Sequence[str]) -> list[str]:
     """Where the time, the memory and the tokens of one run went."""
     record, summary = run.record, run.summary
@@ -197,19 +207,18 @@ def _split(index: int, run: Measured, shown: Sequence[str]) -> list[str]:
     if summary.module_seconds:
         parts += [details("Modules of a profiled step", "\n\n".join((_MODULES, step_split.modules(summary))))]
     if summary.collective_seconds:
-        parts += ["### Collectives", step_split.collectives(record, summary), _COLLECTIVES]
+        parts += ["### Collectives", *step_split.collectives(record, summary)]
     if record.expert_load:
         parts += ["### Expert load"]
         parts += [_image(index, "experts")] if "experts" in shown else []
         parts += [details("Tokens of each layer's experts", learning.expert_load(record, summary))]
-    return [*parts, details("Loss of the steps", learning.losses(record))]
+    return [*parts] if record.lone_rank else [*parts, details("Loss of the steps", learning.losses(record))]
 
 
 _MODULES = (
     "One step after the measured ones, on the first rank of each stage; profiling makes it longer. A module's own "
     "operators, forward and backward, without those of modules inside it; waiting for other ranks is in it."
 )
-_COLLECTIVES = "Seconds: mean over ranks, waiting for the others included. Calls and bytes: of all ranks together."
 
 
 def _ledgers(ledgers: Sequence[Ledger], folder: Path | None) -> list[str]:
@@ -227,7 +236,7 @@ def _pictures(case: CaseResult) -> dict[str, bytes]:
         "steps": step_times(record, summary),
         "distribution": distribution(ours, theirs),
         "ranks": ranks(record, summary) if len(record.ranks) > 1 else None,
-        "schedule": schedule(record, summary),
+        "schedule": None if record.lone_rank else schedule(record, summary),
         "phases": phases(summary) if summary.phase_seconds else None,
         "experts": expert_load(record) if record.expert_load else None,
     }
