@@ -50,8 +50,6 @@ def run(case: str, job: LoneJob, device: Kind, on_event: Callable[[StepDone], No
         LaunchError, DeviceError: there is no such rank or routing, or it does not fit this device.
     """
     _check(job)
-    if device == "npu":
-        raise LaunchError("--device npu: torch's fake process group does not take an NPU's tensors; use cuda or cpu")
     check_machine(job.recipe, device, 1)
     starter = load_recipe("grok1-nano", [*ONE_RANK, "training.global_batch=1"])  # one process, whatever the job has
     watched = WatchedMachine()

@@ -37,7 +37,7 @@ def rank_command(
         str | None,
         typer.Option(help="Each expert's share of the (token, expert) pairs, such as 0.3,0.1,...; default: equal."),
     ] = None,
-    device: Annotated[str | None, typer.Option(help="cpu or cuda; default: what the machine has.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or npu; default: what the machine has.")] = None,
     case: Annotated[str | None, typer.Option(help="The records' case. Default: RECIPE-rank-RANK.")] = None,
     results: Annotated[Path, typer.Option(metavar="DIR", help="Records go to its folder records.")] = Path("results"),
     json_path: Annotated[Path | None, typer.Option("--json", help="Write the measurements to this file.")] = None,

@@ -5,16 +5,33 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.distributed as dist
 
+from grok1.device.kind import device_kind
+
 
 def init_fake_process_group(rank: int, world_size: int) -> None:
     """Join a job whose other ranks do not exist: every collective returns at once."""
-    from torch.testing._internal.distributed.fake_pg import FakeStore  # registers the backend; only dry runs need it
+    from torch.testing._internal.distributed import fake_pg  # registers the backend; only dry runs need it
 
-    dist.init_process_group("fake", store=FakeStore(), rank=rank, world_size=world_size)
+    backend = _fake_of_npus(fake_pg) if device_kind() == "npu" else "fake"
+    dist.init_process_group(backend, store=fake_pg.FakeStore(), rank=rank, world_size=world_size)
+
+
+def _fake_of_npus(fake_pg: Any) -> str:
+    """torch's fake group under another name: of NPUs too, which it does not list, and without HCCL's options, which
+    MindSpeed gives each group."""
+    if not hasattr(dist.Backend, "FAKE_OF_NPUS"):
+        dist.Backend.register_backend(
+            "fake_of_npus",
+            lambda common_options, _options: fake_pg._create_fake_pg(common_options, None),
+            extended_api=True,
+            devices=["cpu", "npu"],
+        )
+    return "fake_of_npus"
 
 
 @dataclass
