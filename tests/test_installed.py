@@ -80,7 +80,7 @@ def test_a_wheel_holds_all_code_and_data_and_nothing_else(site: Path) -> None:
         room = name.partition("/")[0]
         if name.startswith("bench/installed/"):
             wanted.add(name.removeprefix("bench/installed/"))
-        elif room == "bench" and name.endswith(".py"):
+        elif room == "bench" and (name.endswith(".py") or name.startswith("bench/plan/")):
             wanted.add(name)
         elif room == "baselines" or name in ("constraints/ascend.txt", "constraints/dev.txt"):
             wanted.add(name.replace(room, COPIED[room], 1))

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from bench.plan.layouts import Ints
+from bench.plan.layouts import Floats, Ints
 
 Per = Literal["micro_batch", "step"]
 
@@ -74,9 +74,10 @@ class Work:
     micro_batches: Ints
     world_size: Ints
     tokens_per_step: Ints
-    model_flops: Ints  # of the step over all ranks, without recompute: what MFU counts
+    model_flops: Ints | Floats  # of the step over all ranks, without recompute: what MFU counts
     width: int  # bytes of an activation: 2 in bf16
     products: tuple[Product, ...]
     attention: tuple[Attention, ...]
     traffic: tuple[Traffic, ...]
     exchanges: tuple[Exchange, ...]
+    hides_data: bool = True  # gradients are reduced and weights gathered while the device computes

@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 
 from bench.judge.stats import Summary, bubble_of_step
+from bench.plan.schedule import turns
 from bench.records.record import RankSamples, Record, Span
 from reports.picture import PALETTE, PHASE_COLOURS, WIDTH_INCHES, plain, png
 
@@ -40,12 +41,9 @@ class Order(NamedTuple):
 
         megatron's: as many micro-batches as there are stages run one chunk, then the next; backward from the last.
         """
-        group = self.stages if self.chunks > 1 else 1
         return [
             (micro_batch, self.chunks - 1 - chunk if phase == "backward" else chunk)
-            for first in range(0, self.micro_batches, group)
-            for chunk in range(self.chunks)
-            for micro_batch in range(first, min(first + group, self.micro_batches))
+            for micro_batch, chunk in turns(self.stages, self.chunks, self.micro_batches)
         ]
 
 

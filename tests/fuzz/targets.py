@@ -393,5 +393,6 @@ def all_targets() -> dict[str, Target]:
     """Every target by its name."""
     from tests.fuzz.bench_targets import BENCH
     from tests.fuzz.folder_targets import FOLDERS
+    from tests.fuzz.plan_targets import PLAN
 
-    return {target.name: target for target in [*GROK1, *BENCH, *FOLDERS]}
+    return {target.name: target for target in [*GROK1, *BENCH, *FOLDERS, *PLAN]}

@@ -1,0 +1,89 @@
+"""Seconds of collectives, by operation, group and bytes. No torch.
+
+Bytes are those of a call's larger side, as the ledger counts them. A ring of n ranks sends (n - 1) / n of them from
+each rank, an all-reduce twice that. A group within a node takes its links. One that crosses nodes is as fast as the
+slower of the links inside and of the NICs of its members in a node together. An all-to-all sends to each peer apart:
+what goes to other nodes takes the NIC, what stays takes the links, and the longer of the two counts. A pair of pipeline
+stages takes one link, or the NIC where any of the group's pairs does.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bench.plan.device import Device
+from bench.plan.layouts import Floats, Ints
+from bench.plan.measured import TimedCollective
+from bench.plan.topology import members_in_node, nic_rate, node_rate, nodes_of
+from bench.plan.work import Exchange
+
+_PAIRS = ("send", "receive")
+_ROUNDS = {"all_reduce": 2.0}  # of a ring: reducing, then gathering
+
+
+def exchange_seconds(exchange: Exchange, device: Device) -> Floats:
+    """Seconds of all calls together, a row a place; zero where there is no call or the group is one rank.
+
+    A receive takes none: its time is the sender's.
+    """
+    timed = _timed(exchange.operation, device)
+    if exchange.operation == "receive":
+        return np.zeros(len(exchange.calls))
+    seconds = _by_table(exchange, timed) if timed else _by_rates(exchange, device)
+    return np.asarray(np.where((exchange.ranks > 1) & (exchange.calls > 0), seconds, 0.0))
+
+
+def _by_rates(exchange: Exchange, device: Device) -> Floats:
+    inside = members_in_node(exchange.ranks, exchange.stride, device.node_size)
+    waiting = exchange.calls * _call_seconds(exchange, inside, device)
+    return np.asarray(waiting + exchange.bytes * _byte_seconds(exchange, inside, device) / _share(exchange, device))
+
+
+def _call_seconds(exchange: Exchange, inside: Ints, device: Device) -> Floats:
+    """alpha: of a call, and more for each further rank in the node and for each further node."""
+    links, special = device.links, device.operations.get(exchange.operation)
+    call, rank = links.call_seconds, links.rank_seconds
+    if special:
+        call, rank = special.call_seconds or call, special.rank_seconds or rank
+    if exchange.operation in _PAIRS:
+        return np.full(len(exchange.calls), call.value)
+    nodes = nodes_of(exchange.ranks, inside)
+    return np.asarray(call.value + rank.value * (inside - 1) + links.nic_rank_seconds.value * (nodes - 1))
+
+
+def _byte_seconds(exchange: Exchange, inside: Ints, device: Device) -> Floats:
+    """1 / beta of the call's larger side, by the links' stated rates."""
+    ranks = np.maximum(1, exchange.ranks)
+    crosses = inside < ranks
+    nic = nic_rate(bool((crosses & (exchange.calls > 0)).any()), device)
+    links = node_rate(inside, device)
+    if exchange.operation in _PAIRS:
+        return np.asarray(1 / np.where(crosses, nic, device.links.bytes_a_second.value))
+    if exchange.operation.startswith("all_to_all"):
+        return np.asarray(np.maximum((inside - 1) / ranks / links, (ranks - inside) / ranks / nic))
+    ring = np.where(inside > 1, links, np.inf)
+    slowest = np.where(crosses, np.minimum(ring, inside * nic), links)
+    return np.asarray(_ROUNDS.get(exchange.operation, 1.0) * (ranks - 1) / ranks / slowest)
+
+
+def _share(exchange: Exchange, device: Device) -> float:
+    special = device.operations.get(exchange.operation)
+    share = special.share if special and special.share else device.efficiency.exchange
+    return share.value
+
+
+# ---- what was timed on the device itself -----------------------------------------------------------------
+
+
+def _timed(operation: str, device: Device) -> list[TimedCollective]:
+    return [each for each in (device.measured.collectives if device.measured else []) if each.operation == operation]
+
+
+def _by_table(exchange: Exchange, timed: list[TimedCollective]) -> Floats:
+    """By the timed group whose number of ranks is nearest."""
+    sizes = np.log([each.ranks for each in timed])
+    wanted = np.log(np.maximum(1, exchange.ranks))
+    nearest = np.abs(wanted[:, None] - sizes).argmin(axis=1)
+    call = np.array([each.call_seconds for each in timed])[nearest]
+    rate = np.array([each.bytes_a_second for each in timed])[nearest]
+    return np.asarray(exchange.calls * call + exchange.bytes / rate)

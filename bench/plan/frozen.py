@@ -1,0 +1,101 @@
+"""Predictions that are written down before they are scored: a file whose hash says that nothing was changed. No torch.
+
+The hash protects from a change that nobody meant or noticed, and lets a prediction be named in public before its
+measurement is. It is no signature: whoever rewrites the whole file gets another hash, and must publish that one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints
+
+from bench.plan.published import PublishedRow
+from bench.records.fields import Figure, Name, Strict, Text
+from bench.records.jsonfile import read_model, write_model
+
+MAX_BYTES = 16 << 20
+Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Seconds = Annotated[float, Field(gt=0, le=1e12)]
+
+
+class FrozenPrediction(Strict):
+    """Of one row; without `low` and `high` no interval was promised, and `said` tells why."""
+
+    row: Name
+    key: Digest  # of the job and its metric, whatever line it stands in
+    seconds: Seconds
+    low: Seconds | None
+    high: Seconds | None
+    null_seconds: Seconds | None
+    said: Text = ""
+
+
+class Frozen(Strict):
+    """All predictions of one file of rows, and what they were made with."""
+
+    schema_: Literal[1] = Field(alias="schema", default=1)
+    level: Annotated[float, Field(gt=0, lt=1)]
+    made_with: dict[Name, Text]
+    figures: dict[Name, Figure] = {}
+    predictions: Annotated[list[FrozenPrediction], Field(min_length=1, max_length=10_000)]
+    sha256: Digest | None = None
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all that is in it but the hash itself."""
+        content = self.model_copy(update={"sha256": None}).model_dump_json(by_alias=True)
+        return hashlib.sha256(content.encode()).hexdigest()
+
+
+def key_of(row: PublishedRow) -> str:
+    """Of the job, its sizes and what is stated of it, so that a row is found again in another file."""
+    figure = "seconds of a step" if row.is_time else row.metric
+    flags = sorted(each for each in row.flags.items() if " " not in each[0])  # prose may state what was measured
+    said = repr((*row.job, row.layers, sorted(row.architecture.model_dump().items()), flags, figure))
+    return hashlib.sha256(said.encode("utf-8", "backslashreplace")).hexdigest()
+
+
+def freeze(
+    path: Path,
+    level: float,
+    made_with: dict[str, str],
+    figures: dict[str, float],
+    predictions: Sequence[FrozenPrediction],
+) -> str:
+    """Write predictions to a file that must not exist; its hash, to be made known before they are scored.
+
+    Raises:
+        ValueError: the file exists, cannot be written, or there is nothing to freeze.
+    """
+    if path.exists():
+        raise ValueError(f"{path}: exists; frozen predictions are not written over, choose another file")
+    if not predictions:
+        raise ValueError(f"{path}: there is no prediction to freeze")
+    frozen = Frozen(level=level, made_with=made_with, figures=figures, predictions=list(predictions))
+    digest = frozen.digest
+    write_model(path, frozen.model_copy(update={"sha256": digest}))
+    return digest
+
+
+def read_frozen(path: Path) -> Frozen:
+    """Predictions as they were frozen.
+
+    Raises:
+        ValueError: not such a file, without a hash, or changed since.
+    """
+    frozen = read_model(path, Frozen, max_bytes=MAX_BYTES)
+    if frozen.sha256 is None:
+        raise ValueError(f"{path}: has no sha256, so it was not frozen; make one with plan --freeze")
+    if frozen.sha256 != frozen.digest:
+        raise ValueError(
+            f"{path}: was changed after it was frozen: its sha256 is {frozen.sha256[:12]}…, its content's "
+            f"{frozen.digest[:12]}…; only an unchanged file is scored"
+        )
+    keys = [each.key for each in frozen.predictions]
+    if len(set(keys)) < len(keys):
+        raise ValueError(f"{path}: predicts one row twice")
+    return frozen

@@ -1,0 +1,75 @@
+"""What was timed on the very device that a profile is of: operators by shape, collectives by size of group. No torch.
+
+`python -m bench calibrate` writes these tables. Times are of one call and of one rank: processor time where ranks share
+cores, so that they can be added up over ranks.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
+
+from bench.records.fields import Strict
+
+_Seconds = Annotated[float, Field(gt=0, le=1e4)]
+_Latency = Annotated[float, Field(ge=0, le=1e4)]
+_Size = Annotated[int, Field(ge=1, le=2**40)]
+
+
+def _printable(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("holds a character that is not printable")
+    return text
+
+
+Words = Annotated[str, Field(min_length=1, max_length=500), AfterValidator(_printable)]
+
+
+class TimedProduct(Strict):
+    """A matrix product [rows, depth] x [depth, columns]."""
+
+    rows: _Size
+    columns: _Size
+    depth: _Size
+    seconds: _Seconds
+
+
+class TimedAttention(Strict):
+    """A causal attention core; FLOPs as the ledger counts them."""
+
+    phase: Words  # "forward" or "backward"; recomputing is as forward
+    flops: _Size
+    seconds: _Seconds
+
+
+class TimedTraffic(Strict):
+    """Operators of a component in a phase that move bytes: what they take by what they carry and by call."""
+
+    component: Words
+    phase: Words
+    bytes_a_second: Annotated[float, Field(gt=0, le=1e20)]
+    call_seconds: _Latency
+
+
+class TimedCollective(Strict):
+    """A collective on a group of so many ranks: call_seconds + bytes / bytes_a_second; bytes of its larger side.
+
+    Where ranks share cores, seconds are a rank's share of them: wall seconds x cores / ranks of the job that measured.
+    """
+
+    operation: Words  # as the ledger names it: all_gather_into_tensor, send, ...
+    ranks: Annotated[int, Field(ge=2, le=65_536)]
+    call_seconds: _Latency
+    bytes_a_second: Annotated[float, Field(gt=0, le=1e20)]
+    residual: _Latency  # median of |log(measured / fitted)| over the sizes that were timed
+
+
+class Measured(Strict):
+    """Tables of one device. What is not in them is computed from the profile's rates and efficiencies."""
+
+    source: Words  # machine, versions, when
+    products: Annotated[list[TimedProduct], Field(max_length=5000)] = []
+    attention: Annotated[list[TimedAttention], Field(max_length=1000)] = []
+    traffic: Annotated[list[TimedTraffic], Field(max_length=1000)] = []
+    collectives: Annotated[list[TimedCollective], Field(max_length=1000)] = []

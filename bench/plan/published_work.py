@@ -1,0 +1,178 @@
+"""The work of published jobs: decoders of any sizes, dense or with experts, as public programs run them. No torch.
+
+What a source does not state is as megatron-core has it: sequence parallelism with tensor parallelism, ranks in the
+order TP-CP-EP-DP-PP, activations and norms as fused kernels, causal attention as half of the full matrix. The bytes of
+traffic are estimates; the efficiency of memory that is fitted on them holds for them alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from bench.plan.layouts import Ints
+from bench.plan.published import PublishedRow
+from bench.plan.published_exchanges import published_exchanges
+from bench.plan.published_places import PublishedPlaces, published_places, rank_parameters
+from bench.plan.work import Attention, Per, Product, Traffic, Work
+
+_WIDTH = 2  # bytes of an activation
+_BACKWARD_OF_ATTENTION = 2.5  # the scores are computed again: bench.ledger.operators
+# Bytes that an element passes through memory, forward; the backward pass twice as many
+_NORM_BYTES = 20  # two norms and two residuals of a layer, each read and written
+_QKV_BYTES = 4  # positions
+_ROUTED_BYTES = 8  # permute and unpermute
+_SCORE_BYTES = 8  # of attention that is not fused: written, masked and normalised, read
+_LOSS_BYTES = 12
+# Of the optimizer, a parameter: of the rank's share, and of all that it holds
+_SHARDED_BYTES = 18
+_WHOLE_BYTES = 4
+
+
+def published_work(rows: Sequence[PublishedRow]) -> Work:
+    """The step of each row's job, a job a row; of a layer alone the phase that was timed is the step."""
+    at = published_places(rows)
+    return Work(
+        layout=at.job,
+        stage=at.stage,
+        layers=at.layers,
+        pipeline=at.pipeline,
+        virtual_pipeline=at.virtual_pipeline,
+        micro_batches=at.micro_batches,
+        world_size=at.world,
+        tokens_per_step=np.array([row.sequence_length * row.global_batch for row in rows], np.int64)[at.job],
+        model_flops=np.array([model_flops(row) for row in rows])[at.job],
+        width=_WIDTH,
+        products=tuple(_products(at)),
+        attention=tuple(_attention(at)),
+        traffic=tuple(_traffic(at)),
+        exchanges=tuple(published_exchanges(at, _WIDTH)),
+    )
+
+
+def model_flops(row: PublishedRow) -> float:
+    """FLOPs of the step over all ranks: 6 a parameter that a token meets, and causal attention; no recompute."""
+    sizes = row.architecture
+    ffn = sizes.ffn_hidden_size * max(1, sizes.experts_per_token) + sizes.shared_hidden_size
+    layer = float(sizes.hidden_size * (2 + sizes.is_gated) * ffn + sizes.hidden_size * sizes.num_experts)
+    tokens = float(row.sequence_length * row.global_batch)
+    if row.is_layer_alone:
+        tokens = float(row.sequence_length * row.micro_batch * row.world_size)
+        return tokens * layer * (2 if row.metric.startswith("ms forward") else 4)
+    queries = sizes.num_attention_heads * sizes.head_dim
+    layer += sizes.hidden_size * (2 * queries + 2 * sizes.num_query_groups * sizes.head_dim)
+    layer += queries * row.sequence_length
+    return 6.0 * tokens * (row.layers * layer + sizes.hidden_size * sizes.vocab_size)
+
+
+# ---- products ----------------------------------------------------------------------------------------------------
+
+
+def _products(at: PublishedPlaces) -> list[Product]:
+    routed = at.tokens * at.chosen * at.expert_tensor // at.tensor
+    local = np.maximum(1, at.experts // at.expert)
+    ffn = at.ffn // at.tensor
+    dense, mixture = at.layers * (1 - at.is_mixture), at.layers * at.is_mixture
+    queries = at.heads * at.head_dim // at.tensor
+    keys = np.maximum(1, at.groups // at.tensor) * at.head_dim
+    expert_ffn = np.maximum(1, at.ffn // at.expert_tensor)
+    rows_of_expert = np.maximum(1, routed // local)
+    shared = np.maximum(1, at.shared // at.tensor)
+    sharing = mixture * (at.shared > 0)
+    shapes = (  # component, rows, columns, depth, calls
+        ("attention projections", at.tokens, queries + 2 * keys, at.hidden, at.layers * at.has_attention),
+        ("attention projections", at.tokens, at.hidden, queries, at.layers * at.has_attention),
+        ("mlp", at.tokens, at.first_products * ffn, at.hidden, dense),
+        ("mlp", at.tokens, at.hidden, ffn, dense),
+        ("router", np.maximum(1, at.tokens // at.tensor), np.maximum(1, at.experts), at.hidden, mixture),
+        ("experts", rows_of_expert, at.first_products * expert_ffn, at.hidden, mixture * local),
+        ("experts", rows_of_expert, at.hidden, expert_ffn, mixture * local),
+        ("shared experts", at.tokens, at.first_products * shared, at.hidden, sharing),
+        ("shared experts", at.tokens, at.hidden, shared, sharing),
+        ("head", at.tokens, np.maximum(1, at.vocab // at.tensor), at.hidden, at.is_last),
+    )
+    return [each for shape in shapes for each in _of_all_phases(at, *shape)]
+
+
+def _of_all_phases(
+    at: PublishedPlaces, component: str, rows: Ints, columns: Ints, depth: Ints, calls: Ints
+) -> list[Product]:
+    """Forward, the two products of the backward pass, and forward again where it is recomputed."""
+    again = np.zeros_like(calls) if component == "head" else calls * at.recomputed // np.maximum(1, at.layers)
+    backward = calls * at.runs_backward
+    return [
+        Product(component, "forward", rows, columns, depth, calls * at.runs_forward),
+        Product(component, "backward", rows, depth, columns, backward),
+        Product(component, "backward", columns, depth, rows, backward),
+        Product(component, "recompute", rows, columns, depth, again),
+    ]
+
+
+def _attention(at: PublishedPlaces) -> list[Attention]:
+    halves = 2 - at.has_fused_attention  # what is not fused multiplies the whole matrix
+    of_layer = 2 * at.tokens * at.sequence * (at.heads // at.tensor) * at.head_dim * halves * at.has_attention
+    backward = (of_layer * np.where(at.has_fused_attention == 1, _BACKWARD_OF_ATTENTION, 2.0)).astype(np.int64)
+    calls = at.layers * at.has_attention
+    return [
+        Attention("forward", of_layer * at.layers, calls),
+        Attention("backward", backward * at.layers, calls),
+        Attention("recompute", of_layer * at.recomputed, at.recomputed * at.has_attention),
+    ]
+
+
+# ---- traffic -----------------------------------------------------------------------------------------------------
+
+
+def _traffic(at: PublishedPlaces) -> list[Traffic]:
+    return [*_layer_traffic(at), *_loss_traffic(at), _optimizer_traffic(at)]
+
+
+def _layer_traffic(at: PublishedPlaces) -> list[Traffic]:
+    routed = at.tokens * at.chosen * at.expert_tensor // at.tensor
+    heads = at.heads // at.tensor
+    qkv = at.tokens * (heads + 2 * np.maximum(1, at.groups // at.tensor)) * at.head_dim
+    scores = at.tokens * at.sequence * heads * (1 - at.has_fused_attention)
+    activation = _WIDTH * (1 + at.first_products)  # read before it, written behind it
+    activated = np.where(
+        at.is_mixture == 1,
+        routed * at.ffn // at.expert_tensor + at.tokens * at.shared // at.tensor,
+        at.tokens * at.ffn // at.tensor,
+    )
+    shapes = (  # component, bytes of a layer forward, kernels, layers recomputed
+        ("norms", _NORM_BYTES * at.tokens * at.hidden // at.tensor * at.has_attention, 4, at.recomputed),
+        ("attention core", (_QKV_BYTES * qkv + _SCORE_BYTES * scores) * at.has_attention, 2, at.recomputed),
+        ("activation", activation * activated, 1, np.maximum(at.recomputed, at.reactivated)),
+        ("dispatch", _ROUTED_BYTES * routed * at.hidden * at.is_mixture, 4, at.recomputed),
+    )
+    found = []
+    for component, of_layer, kernels, again in shapes:
+        runs = (of_layer > 0).astype(np.int64) * kernels
+        found += [
+            _of_layers(component, "forward", of_layer, runs, at.layers * at.runs_forward),
+            _of_layers(component, "backward", 2 * of_layer, 2 * runs, at.layers * at.runs_backward),
+            _of_layers(component, "recompute", of_layer, runs, again),
+        ]
+    return found
+
+
+def _of_layers(component: str, phase: str, of_layer: Ints, kernels: Ints, layers: Ints) -> Traffic:
+    per: Per = "micro_batch"
+    return Traffic(component, phase, per, of_layer * layers, kernels * layers)
+
+
+def _loss_traffic(at: PublishedPlaces) -> list[Traffic]:
+    logits = at.tokens * (at.vocab // at.tensor) * at.is_last
+    return [
+        Traffic("loss", "forward", "micro_batch", _LOSS_BYTES * logits, 4 * at.is_last),
+        Traffic("loss", "backward", "micro_batch", 2 * _LOSS_BYTES * logits // 3, 2 * at.is_last),
+    ]
+
+
+def _optimizer_traffic(at: PublishedPlaces) -> Traffic:
+    dense, experts = rank_parameters(at)
+    replicas = np.where(at.shards_optimizer == 1, at.data * at.context, 1)
+    expert_replicas = np.where(at.shards_optimizer == 1, at.expert_data, 1)
+    steps = at.has_attention  # a layer alone makes no optimizer step
+    total = _SHARDED_BYTES * (dense // replicas + experts // expert_replicas) + _WHOLE_BYTES * (dense + experts)
+    return Traffic("optimizer", "optimizer", "step", total * steps, steps)

@@ -1,0 +1,78 @@
+"""What a prediction is of, as far as its certainty depends on it; and how near a measured row is to it. No torch."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from bench.plan.published import PublishedRow
+
+Experts = Literal["dense", "coarse experts", "fine-grained experts"]
+FINE_GRAINED = 64  # experts, from which the plain model is off by tens of percent in either direction
+# What counts as far: another chip or precision more than any difference in size, a kind of layout as much as a
+# factor of e in one size
+_OTHER_CHIP, _OTHER_PRECISION, _OTHER_EXPERTS, _OTHER_KIND = 8.0, 4.0, 4.0, 1.0
+
+
+@dataclass(frozen=True)
+class Situation:
+    """A job, as intervals see it. Sizes are logarithms."""
+
+    chip: str
+    is_eight_bit: bool
+    num_experts: int
+    kinds: frozenset[str]  # what its layout does: "TP", "PP", "VPP", "CP", "EP", "ETP", "recompute"
+    release: str  # of the program; empty where it is not stated
+    sizes: tuple[float, ...]
+
+    @property
+    def experts(self) -> Experts:
+        if not self.num_experts:
+            return "dense"
+        return "fine-grained experts" if self.num_experts >= FINE_GRAINED else "coarse experts"
+
+    @property
+    def precision(self) -> str:
+        return "8 bits" if self.is_eight_bit else "16 bits"
+
+
+def situation_of(row: PublishedRow, chip: str) -> Situation:
+    """Of a published row on that device profile."""
+    sizes = row.architecture
+    return situation(
+        chip=chip,
+        is_eight_bit=row.is_eight_bit,
+        num_experts=sizes.num_experts,
+        split={
+            "TP": row.tensor, "PP": row.pipeline, "VPP": row.virtual_pipeline, "CP": row.context, "EP": row.expert,
+            "ETP": row.expert_tensor if sizes.num_experts else 1,
+        },
+        is_recomputed=row.has("recompute-granularity") or row.has("recompute-activation-function"),
+        release=row.source,
+        sizes=(sizes.hidden_size, row.layers, row.sequence_length, row.micro_batch, row.world_size),
+    )  # fmt: skip
+
+
+def situation(
+    *, chip: str, is_eight_bit: bool, num_experts: int, split: dict[str, int], is_recomputed: bool, release: str,
+    sizes: tuple[int, ...],
+) -> Situation:  # fmt: skip
+    """Of a job, from what it splits over how many ranks and its sizes, which must be those of `situation_of`.
+
+    Args:
+        chip: the name of the device profile.
+        split: ranks by "TP", "PP", "VPP" (chunks), "CP", "EP" and "ETP"; 1 of a dense model's last two.
+        release: the program and its release; empty where that is not known.
+        sizes: hidden size, layers, sequence length, micro-batch, world size.
+    """
+    kinds = {name for name, ranks in split.items() if ranks > 1} | ({"recompute"} if is_recomputed else set())
+    logs = (*(math.log(each) for each in sizes), *(math.log(split[name]) for name in sorted(split)))
+    return Situation(chip, is_eight_bit, num_experts, frozenset(kinds), release, logs)
+
+
+def distance(one: Situation, other: Situation) -> float:
+    """0 for the same situation. Sizes count by their ratio, chips and precisions more than any of them."""
+    apart = math.dist(one.sizes, other.sizes)
+    apart += _OTHER_CHIP * (one.chip != other.chip) + _OTHER_PRECISION * (one.is_eight_bit != other.is_eight_bit)
+    return apart + _OTHER_EXPERTS * (one.experts != other.experts) + _OTHER_KIND * len(one.kinds ^ other.kinds)

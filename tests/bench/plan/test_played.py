@@ -1,0 +1,69 @@
+"""A step whose schedule is played: the formula's where stages are equal, and what it leaves out where they are not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bench.plan.device import load_device
+from bench.plan.played import played, predict_played
+from bench.plan.predict import predict
+from bench.plan.work import Product, Work
+from tests.bench.plan.made_work import work_of_stages
+
+H100 = load_device("h100-sxm")
+
+
+def with_backward(work: Work) -> Work:
+    """A backward of twice the forward's products."""
+    forward = work.products[0]
+    return replace(work, products=(forward, replace(forward, phase="backward", calls=2 * forward.calls)))
+
+
+@settings(deadline=None)
+@given(st.integers(1, 4000), st.integers(1, 5), st.integers(1, 3), st.integers(1, 3))
+def test_equal_stages_take_what_the_formula_says(rows, stages, chunks, rounds):
+    chunks = chunks if stages > 1 else 1
+    work = with_backward(
+        work_of_stages([rows] * stages, pipeline=stages, chunks=chunks, micro_batches=rounds * stages, group=2)
+    )
+    np.testing.assert_allclose(predict_played(work, H100).step_seconds, predict(work, H100).step_seconds)
+
+
+def test_stages_before_the_slowest_one_hide_behind_it():
+    """The formula takes every stage's fill as the mean's; here the first stage is slow, and the others only follow."""
+    work = with_backward(work_of_stages([8000, 100, 100, 100], pipeline=4, micro_batches=8))
+    found = predict_played(work, H100)
+    busy = sum(found.terms[name][0] for name in ("products", "attention", "memory", "host"))
+    assert 0 < found.terms["bubble"][0] < predict(work, H100).terms["bubble"][0]
+    assert found.step_seconds[0] > busy
+    np.testing.assert_allclose(sum(found.terms.values()), found.step_seconds)
+
+
+def test_a_place_that_stands_for_several_is_played_as_often():
+    every = with_backward(work_of_stages([100, 700, 700, 700, 900], pipeline=5, micro_batches=7))
+    some = with_backward(work_of_stages([100, 700, 900], pipeline=5, stages=[0, 1, 4], micro_batches=7))
+    assert played(some, H100, 0).seconds == pytest.approx(played(every, H100, 0).seconds)
+    assert len(played(some, H100, 0).busy_seconds) == 5
+
+
+def test_the_head_is_in_the_last_chunk_alone():
+    work = with_backward(work_of_stages([500, 500], pipeline=2, chunks=2, micro_batches=4))
+    rows = np.array([0, 4000])
+    head = Product("head", "forward", rows, rows, rows, np.array([0, 1]))
+    with_head = replace(work, products=(*work.products, head))
+    found = played(with_head, H100, 0)
+    as_layers = Product("experts", "forward", rows, rows, rows, np.array([0, 1]))
+    spread = played(replace(work, products=(*work.products, as_layers)), H100, 0)
+    assert found.busy_seconds == pytest.approx(spread.busy_seconds)
+    assert found.seconds != pytest.approx(spread.seconds)
+
+
+def test_on_shared_cores_nothing_is_played():
+    work = work_of_stages([100, 900], pipeline=2)
+    shared = H100.model_copy(update={"cores": 1})
+    assert predict_played(work, shared).step_seconds[0] == predict(work, shared).step_seconds[0]

@@ -1,0 +1,183 @@
+"""Published rows are read strictly; what contradicts itself is set aside with its reason, and nothing else is said."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bench.plan.published import COLUMNS, MAX_BYTES, METRICS, PRECISIONS, Published, read_published
+
+GOOD = {
+    "source": "a program 1.0", "model": "Llama3.1 8B", "chip": "H100 SXM 80GB", "n_chips": "8", "tp": "2", "pp": "2",
+    "ep": "1", "cp": "1", "seq": "4096", "gbs": "32", "mbs": "1", "metric": "s/step", "value": "2.5", "layers": "32",
+    "vp": "", "etp": "", "precision": "bf16", "notes": "", "evidence": "a page",
+}  # fmt: skip
+
+
+def written(path: Path, *rows: dict[str, str]) -> Path:
+    """A file of these rows, each GOOD where it does not say otherwise."""
+    stream = io.StringIO(newline="")
+    writer = csv.DictWriter(stream, COLUMNS)
+    writer.writeheader()
+    writer.writerows(GOOD | row for row in rows)
+    path.write_text(stream.getvalue(), encoding="utf-8", newline="")
+    return path
+
+
+def read(folder: Path, *rows: dict[str, str]) -> Published:
+    return read_published(written(folder / "rows.csv", *rows))
+
+
+def test_the_shipped_rows_are_read_and_those_set_aside_say_why():
+    published = read_published()
+    dense = [row for row in published.rows if row.is_time and not row.architecture.num_experts]
+    count = {
+        (chip, eight): sum(row.chip.startswith(chip) and row.is_eight_bit == eight for row in dense)
+        for chip, eight in [("H100", False), ("H100", True), ("GB200", False), ("Ascend Atlas", False)]
+    }
+    assert count == {("H100", False): 19, ("H100", True): 19, ("GB200", False): 9, ("Ascend Atlas", False): 42}
+    reasons = {each.reason for each in published.set_aside}
+    assert len(reasons) == 4
+    assert all(each.sentence.startswith(f"row {each.line} (") for each in published.set_aside)
+
+
+def test_rows_without_a_layout_are_kept_only_where_it_may_be_assumed():
+    strict, assumed = read_published(), read_published(assume_layouts=True)
+    more = [row for row in assumed.rows if row.is_layout_assumed]
+    assert len(assumed.rows) == len(strict.rows) + len(more)
+    assert more
+    assert {row.chip for row in more} == {"reference chip (unstated, A100-class)"}
+
+
+def test_a_row_states_its_job(tmp_path):
+    (row,) = read(tmp_path, {}).rows
+    assert (row.data, row.micro_batches, row.expert_tensor, row.virtual_pipeline) == (2, 16, 2, 1)
+    assert (row.architecture.hidden_size, row.architecture.num_query_groups) == (4096, 8)
+    assert row.seconds == 2.5
+    assert "row 2" in row.name
+
+
+def test_all_metrics_of_time_are_seconds_of_the_step(tmp_path):
+    rows = read(
+        tmp_path,
+        {"metric": "s/step", "value": "2"},
+        {"metric": "ms/step", "value": "2000"},
+        {"metric": "tokens/s/chip", "value": str(4096 * 32 // 16)},
+    ).rows
+    assert [row.seconds for row in rows] == [2.0, 2.0, 2.0]
+
+
+def test_notes_win_over_the_table_of_architectures(tmp_path):
+    notes = "hidden-size=2048; num-attention-heads=16; num-query-groups=4; padded-vocab-size=1000; noop-layers=1,15"
+    (row,) = read(tmp_path, {"notes": notes}).rows
+    sizes = row.architecture
+    assert (sizes.hidden_size, sizes.head_dim, sizes.vocab_size, sizes.ffn_hidden_size) == (2048, 128, 1000, 14336)
+    assert row.layers == 30
+
+
+def test_a_layer_of_experts_is_described_in_words(tmp_path):
+    notes = "dispatcher a2a; hidden 7168, ffn 2048, 32 experts, top 8, shared 2048; forced balance"
+    alone = {"metric": METRICS[3], "model": "a layer", "gbs": "", "tp": "1", "pp": "1", "ep": "8", "etp": "1"}
+    (row,) = read(tmp_path, alone | {"notes": notes, "layers": "1"}).rows
+    sizes = row.architecture
+    assert (sizes.num_experts, sizes.experts_per_token, sizes.shared_hidden_size) == (32, 8, 2048)
+    assert row.is_layer_alone
+    assert row.seconds == 0.0025
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"n_chips": "9"}, "n_chips 9 by TP x PP x CP 4"),
+        ({"gbs": "33"}, "gbs 33 by mbs x DP 2"),
+        ({"seq": "4097", "cp": "2"}, "seq 4097 by CP 2"),
+        ({"ep": "2"}, "EP 2 without experts"),
+        ({"layers": "2", "vp": "8"}, "leave some of 16 chunks"),
+        ({"value": "nan"}, "value is 'nan'"),
+        ({"value": "-1"}, "value is '-1'"),
+        ({"value": "0"}, "value is '0'"),
+        ({"tp": "0"}, "tp is '0'"),
+        ({"tp": "2.0"}, "tp is '2.0'"),
+        ({"tp": "\u0662"}, "tp is"),
+        ({"metric": "furlongs"}, "metric 'furlongs' is none of"),
+        ({"precision": "int1"}, "precision 'int1' is none of"),
+        ({"model": "Nobody's 3B"}, "lack hidden_size"),
+        ({"notes": "hidden-size=-4"}, "hidden-size='-4'"),
+        ({"notes": "num-query-groups=5"}, "32 attention heads cannot share 5"),
+        ({"notes": "num-experts=8; moe-router-topk=9"}, "top 9 of 8 experts"),
+        ({"notes": "layout of the reference run not stated"}, "the layout of its run is not stated"),
+        ({"seq": "16777216", "gbs": "16777216", "mbs": "8388608"}, "larger than any job"),
+        ({"metric": "tokens/s/chip", "value": "6553", "notes": "source also states 3.2 s/step"}, "not the 3.2 s"),
+    ],
+)
+def test_a_row_that_cannot_be_used_is_set_aside_in_one_line(tmp_path, change, reason):
+    published = read(tmp_path, {}, change)
+    assert len(published.rows) == 1
+    (refused,) = published.set_aside
+    assert reason in refused.sentence
+    assert refused.sentence.startswith("row 3 (")
+    assert refused.sentence.isprintable()
+
+
+def test_a_stated_step_may_be_rounded(tmp_path):
+    published = read(tmp_path, {"metric": "tokens/s/chip", "value": "8192", "notes": "source also states 2.01 s/step"})
+    assert not published.set_aside
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "its first line must be source,model,"),
+        (b"a,b\n1,2\n", "its first line must be source,model,"),
+        (b"\xff\xfe", "not text in UTF-8"),
+        (",".join(COLUMNS).encode() + b"\n1,2\n", "line 2 has 2 cells"),
+        (",".join(COLUMNS).encode() + b'\n"1\n', "line 2: unexpected end of data"),
+        (",".join(COLUMNS).encode() + b"\n", "only a header"),
+        (b" " * (MAX_BYTES + 1), "larger than the 4 MiB allowed"),
+    ],
+)
+def test_what_is_no_such_file_is_refused_in_one_line(tmp_path, content, reason):
+    path = tmp_path / "rows.csv"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=reason) as refusal:
+        read_published(path)
+    assert str(refusal.value).startswith(str(path))
+    assert str(refusal.value).isprintable()
+
+
+CELLS = st.one_of(
+    st.text(max_size=12),
+    st.integers(-1, 10**12).map(str),
+    st.sampled_from(["", *METRICS, *PRECISIONS, "hidden-size=8; num-experts=2; moe-router-topk=1", "1" * 3000]),
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.dictionaries(st.sampled_from(COLUMNS), CELLS, max_size=4), max_size=4))
+def test_any_cells_are_read_or_refused_in_a_printable_line(tmp_path_factory, rows):
+    path = tmp_path_factory.mktemp("fuzz") / "rows.csv"
+    stream = io.StringIO(newline="")
+    writer = csv.DictWriter(stream, COLUMNS)
+    writer.writeheader()
+    writer.writerows(GOOD | row for row in rows)
+    path.write_bytes(stream.getvalue().encode("utf-8", "surrogatepass"))
+    published = _read_or_refused(path)
+    for row in published.rows:
+        assert row.name.isprintable()
+        assert row.micro_batches >= 1
+        assert row.metric == "GiB/chip peak alloc" or row.seconds > 0
+    assert all(each.sentence.isprintable() for each in published.set_aside)
+
+
+def _read_or_refused(path: Path) -> Published:
+    try:
+        return read_published(path)
+    except ValueError as error:
+        said = str(error)
+    assert said.isprintable()
+    return Published((), ())

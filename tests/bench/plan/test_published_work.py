@@ -1,0 +1,165 @@
+"""The work of published jobs: conservation laws that hold for any sizes and any layout."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bench.plan.architectures import Architecture
+from bench.plan.published import PublishedRow, read_published
+from bench.plan.published_places import published_places, rank_parameters, stage_layers
+from bench.plan.published_work import model_flops, published_work
+from bench.plan.work import Work
+
+POWERS = st.sampled_from([1, 2, 4])
+
+
+@st.composite
+def jobs(draw: st.DrawFn) -> PublishedRow:
+    """A job that divides, of at most three stages, so that its places are all its stages."""
+    tensor, context, data, expert = draw(POWERS), draw(POWERS), draw(POWERS), draw(POWERS)
+    pipeline, chunks, head = draw(st.integers(1, 3)), draw(st.integers(1, 3)), draw(st.sampled_from([8, 16]))
+    experts = draw(st.sampled_from([0, 4, 8]))
+    sizes = Architecture(
+        hidden_size=64 * draw(st.integers(1, 4)),
+        ffn_hidden_size=64 * draw(st.integers(1, 4)),
+        num_attention_heads=8,
+        num_query_groups=draw(st.sampled_from([4, 8])),
+        head_dim=head,
+        vocab_size=128 * draw(st.integers(1, 4)),
+        is_gated=draw(st.booleans()),
+        num_experts=experts,
+        experts_per_token=min(experts, draw(st.integers(1, 4))),
+        shared_hidden_size=draw(st.sampled_from([0, 64])) if experts else 0,
+    )
+    return PublishedRow(
+        line=2, source="a program", model="a model", chip="a chip",
+        world_size=tensor * context * data * pipeline * (expert if experts else 1),
+        tensor=tensor, pipeline=pipeline, virtual_pipeline=chunks, context=context,
+        expert=expert if experts else 1, expert_tensor=tensor, sequence_length=512,
+        global_batch=data * (expert if experts else 1) * draw(st.integers(1, 3)), micro_batch=1,
+        layers=pipeline * chunks * draw(st.integers(1, 3)), precision="bf16", architecture=sizes, metric="s/step",
+        value=1.0, flags={}, evidence="",
+    )  # fmt: skip
+
+
+def flops(work: Work, phase: str) -> float:
+    """Of the step over all ranks."""
+    of_micro_batch = sum(
+        2.0 * each.rows * each.columns * each.depth * each.calls for each in work.products if each.phase == phase
+    ) + sum(each.flops for each in work.attention if each.phase == phase)
+    return float((of_micro_batch * work.micro_batches * work.world_size / work.pipeline).sum())
+
+
+@settings(max_examples=150, deadline=None)
+@given(jobs())
+def test_the_forward_passes_of_all_ranks_are_a_third_of_the_model_s_flops(row):
+    assert flops(published_work([row]), "forward") == pytest.approx(model_flops(row) / 3, rel=1e-12)
+
+
+@settings(max_examples=100, deadline=None)
+@given(jobs())
+def test_backward_products_are_twice_the_forward_s_and_attention_two_and_a_half(row):
+    work = published_work([row])
+    attention = {each.phase: float(each.flops.sum()) for each in work.attention}
+    products = replace(work, attention=())
+    assert flops(products, "backward") == 2 * flops(products, "forward")
+    assert attention["backward"] == 2.5 * attention["forward"]
+    assert flops(work, "recompute") == 0
+
+
+@settings(max_examples=100, deadline=None)
+@given(jobs())
+def test_full_recompute_runs_all_layers_again_and_not_the_head(row):
+    again = replace(row, flags={"recompute-granularity": "full", "recompute-method": "uniform"})
+    head = 2.0 * row.sequence_length * row.global_batch * row.architecture.hidden_size * row.architecture.vocab_size
+    work = published_work([again])
+    assert flops(work, "recompute") == pytest.approx(flops(work, "forward") - head, rel=1e-12)
+
+
+@settings(max_examples=100, deadline=None)
+@given(jobs())
+def test_ranks_hold_each_parameter_once_a_replica(row):
+    places = published_places([row])
+    dense, experts = rank_parameters(places)
+    sizes = row.architecture
+    matrices, hidden = 2 + sizes.is_gated, sizes.hidden_size
+    width = sizes.shared_hidden_size if sizes.num_experts else sizes.ffn_hidden_size
+    heads = 2 * (sizes.num_attention_heads + sizes.num_query_groups) * sizes.head_dim
+    router = hidden * sizes.num_experts
+    layer = hidden * (heads + matrices * width) // row.tensor + router
+    ends = 2 * hidden * sizes.vocab_size // row.tensor
+    assert dense.sum() == row.layers * layer + ends
+    each = row.layers * matrices * hidden * sizes.ffn_hidden_size * sizes.num_experts
+    assert experts.sum() * row.expert * row.expert_tensor == each
+
+
+def test_one_rank_exchanges_nothing():
+    row = next(row for row in read_published().rows if row.is_time)
+    alone = replace(row, world_size=1, tensor=1, pipeline=1, context=1, expert=1, expert_tensor=1, virtual_pipeline=1)
+    work = published_work([alone])
+    assert all(not each.calls.any() and not each.bytes.any() for each in work.exchanges)
+
+
+@settings(max_examples=100, deadline=None)
+@given(jobs(), jobs())
+def test_jobs_together_are_jobs_apart(first, second):
+    both, apart = published_work([first, second]), [published_work([first]), published_work([second])]
+    assert both.layout.tolist() == [0] * len(apart[0].layout) + [1] * len(apart[1].layout)
+    for group in ("products", "attention", "traffic", "exchanges"):
+        for together, one, other in zip(getattr(both, group), *(getattr(each, group) for each in apart), strict=True):
+            assert together.calls.tolist() == one.calls.tolist() + other.calls.tolist()
+            assert (together.phase, one.phase) == (other.phase, other.phase)
+
+
+@pytest.mark.parametrize(
+    ("layers", "pipeline", "chunks", "expected"),
+    [
+        (126, 8, 8, [15, 16, 16, 16, 16, 16, 16, 15]),
+        (30, 4, 8, [7, 8, 8, 7]),
+        (80, 4, 5, [20] * 4),
+        (8, 3, 1, [3, 3, 2]),
+    ],
+)
+def test_embedding_and_head_may_stand_for_a_layer_each(layers, pipeline, chunks, expected):
+    row = next(row for row in read_published().rows if row.is_time)
+    assert stage_layers(replace(row, layers=layers, pipeline=pipeline, virtual_pipeline=chunks)) == expected
+
+
+def test_a_phase_of_a_layer_alone_is_that_phase_only():
+    layers = [row for row in read_published().rows if row.is_layer_alone]
+    forward, backward = layers[0], layers[1]
+    assert flops(published_work([forward]), "backward") == 0
+    assert flops(published_work([backward]), "forward") == 0
+    for row in (forward, backward):
+        work = published_work([row])
+        assert flops(work, "forward") + flops(work, "backward") == model_flops(row)
+        assert not any(each.flops.any() for each in work.attention)
+        groups = {each.group for each in work.exchanges if each.calls.any()}
+        assert groups == {"expert"}
+
+
+def test_a_sum_over_replicas_takes_the_place_of_sharded_states():
+    rows = {flag: row for row in read_published().rows for flag in ("use-distributed-optimizer",) if row.has(flag)}
+    row = replace(rows["use-distributed-optimizer"], pipeline=1, flags={})
+    calls = {
+        each.operation: int(np.sum(each.calls)) for each in published_work([row]).exchanges if each.group == "data"
+    }
+    assert calls == {"reduce_scatter_tensor": 0, "all_reduce": 1, "all_gather_into_tensor": 0}
+
+
+def test_a_gathering_dispatcher_sends_every_token_to_every_rank_of_its_experts():
+    row = next(row for row in read_published().rows if row.is_time and row.architecture.num_experts)
+    gathering = replace(row, flags={**row.flags, "moe-token-dispatcher-type": "allgather"})
+    work = published_work([gathering])
+    token_bytes = row.sequence_length * row.architecture.hidden_size * 2
+    found = {(each.group, each.operation): each for each in work.exchanges if each.phase == "forward"}
+    gathered = found["expert-tensor x expert", "all_gather_into_tensor"]
+    assert gathered.bytes.tolist() == [row.layers * token_bytes * row.expert]
+    assert gathered.ranks.tolist() == [row.expert * row.expert_tensor]
+    assert not found["expert", "all_to_all_single"].calls.any()
+    assert found["expert", "all_to_all_single"].group not in {each.group for each in work.exchanges if each.calls.any()}
