@@ -55,42 +55,56 @@ class _Chunk:
 
 
 def buffers(places: Places) -> Buffers:
-    """The buffers of each place: of its first chunk, its last one, and those between, which are alike."""
-    chunks = places.of.virtual_pipeline
+    """The buffers of each place: of its first chunk, its last one, and those between, which are alike.
+
+    Places that differ in micro-batches, recompute or dispatch alone have the same: each kind is laid out once.
+    """
+    of = places.of
+    kinds = (of.world_size, of.tensor, of.context, of.pipeline, of.virtual_pipeline, of.expert, of.expert_tensor)
+    _, first, which = np.unique(_numbers(*kinds, places.stage), return_index=True, return_inverse=True)
+    alone = Places(of.take(first), places.layout[first], places.stage[first])
+    chunks = alone.of.virtual_pipeline
     several = chunks > 1
-    total = np.zeros((len(places), len(fields(Buffers))), np.int64)
+    total = np.zeros((len(alone), len(fields(Buffers))), np.int64)
     for is_first, is_last, count in ((True, ~several, 1), (False, True, several), (False, False, chunks - 2)):
         times = np.broadcast_to(np.maximum(0, count), chunks.shape).astype(np.int64)
-        total += times[:, None] * _of_chunks(places, is_first, is_last)
-    return Buffers(*total.T)
+        total += times[:, None] * _of_chunks(alone, is_first, is_last)
+    return Buffers(*total[which.reshape(-1)].T)
 
 
 def _of_chunks(places: Places, is_first: bool, is_last: bool | np.ndarray) -> Ints:
     """[places, columns of Buffers] of such a chunk of each place. Equal chunks are laid out once."""
     of, kernels = places.of, places.of.recipe.kernels
-    replicas = of.data * of.context
-    is_cut = (
-        is_first and kernels.gradient_reduction == "overlapped"
-    )  # megatron cuts the first stage's first chunk alone
+    # megatron cuts the first stage's first chunk alone
+    is_cut = is_first and kernels.gradient_reduction == "overlapped"
     bucket = np.maximum(_BUCKET, _BUCKET_OF_A_REPLICA * of.data) * (places.stage == 0) * is_cut
-    rows = np.stack(
-        [
-            places.layers // of.virtual_pipeline,
-            of.tensor,
-            of.expert,
-            of.expert_tensor,
-            places.is_first & is_first,
-            places.is_last & is_last,
-            of.pipeline > 1,
-            replicas,
-            of.expert_data,
-            bucket,
-        ],
-        axis=1,
+    columns = (
+        places.layers // of.virtual_pipeline,
+        of.tensor,
+        of.expert,
+        of.expert_tensor,
+        (places.is_first & is_first).astype(np.int64),
+        (places.is_last & is_last).astype(np.int64),
+        (of.pipeline > 1).astype(np.int64),
+        of.data * of.context,
+        of.expert_data,
+        bucket,
     )
-    different, which = np.unique(rows, axis=0, return_inverse=True)
-    laid_out = [_lay_out(of.recipe, _Chunk(*row)) for row in different.tolist()]
+    _, first, which = np.unique(_numbers(*columns), return_index=True, return_inverse=True)
+    laid_out = [_lay_out(of.recipe, _Chunk(*(int(column[row]) for column in columns))) for row in first]
     return np.array(laid_out, np.int64)[which.reshape(-1)]
+
+
+def _numbers(*columns: Ints) -> Ints:
+    """A number for each row, the same for equal rows: sorting numbers is much faster than sorting rows."""
+    number, most = np.zeros(len(columns[0]), np.int64), 1
+    for column in columns:
+        size = int(column.max(initial=0)) + 1
+        if most * size >= 1 << 62:
+            values, number = np.unique(number, return_inverse=True)
+            number, most = number.reshape(-1), len(values)
+        number, most = number * size + column, most * size
+    return number
 
 
 def _lay_out(recipe: Recipe, chunk: _Chunk) -> tuple[int, ...]:

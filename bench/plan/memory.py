@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bench.plan.buffers import buffers
+from bench.plan.buffers import Buffers, buffers
 from bench.plan.layouts import Ints, Places
 
 _FP32, _INT64 = 4, 8
@@ -34,12 +34,13 @@ class BetweenSteps:
         return self.weights + self.gradients + self.state + self.workspace
 
 
-def between_steps(places: Places, reuses: bool = False) -> BetweenSteps:
+def between_steps(places: Places, reuses: bool = False, held: Buffers | None = None) -> BetweenSteps:
     """What each place holds between steps.
 
     `reuses` takes `training.reuse_fp32_parameters` at its word; the ledger does not, as a CPU has no such thing.
+    `held` are the places' buffers where they are known already.
     """
-    training, held = places.of.recipe.training, buffers(places)
+    training, held = places.of.recipe.training, held or buffers(places)
     width = width_of(places)
     state = _MOMENTS + (_FP32 if training.dtype == "bf16" else 0)
     state -= _HALF if reuses and training.reuse_fp32_parameters else 0
