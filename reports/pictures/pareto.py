@@ -6,11 +6,15 @@ from collections.abc import Sequence
 from functools import partial
 
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator, NullLocator, ScalarFormatter
 
-from reports.picture import BLUE, GREY, ORANGE, plain, png
+from reports.picture import BLUE, GREY, ORANGE, png
 
-_MOST_NAMED = 8
-_HEIGHT_INCHES = 4.6
+_MOST_NAMED = 6
+_HEIGHT_INCHES = 5.2
+_SHOWN_ABOVE = 1.6  # of the limit; what needs more is at the edge
+_TICKS = 7
+_APART = 1.03
 
 
 def front(seconds: Sequence[float], gib: Sequence[float]) -> list[int]:
@@ -45,33 +49,46 @@ def pareto_figure(
 def _draw(
     axes: Axes, *, names: Sequence[str], seconds: Sequence[float], gib: Sequence[float], limit_gib: float | None
 ) -> None:
+    top = max(gib) if limit_gib is None else min(max(gib), _SHOWN_ABOVE * limit_gib)
+    shown = [min(each, top) for each in gib]
     fits = [row for row in range(len(names)) if limit_gib is None or gib[row] <= limit_gib]
     best = [fits[at] for at in front([seconds[row] for row in fits], [gib[row] for row in fits])]
     large, others = sorted({*range(len(names))} - {*fits}), sorted({*fits} - {*best})
-    for rows, colour, size, label in (
-        (large, GREY, 8, "does not fit"),
-        (others, BLUE, 8, "fits"),
-        (best, ORANGE, 26, "fits, and none is both faster and smaller"),
-    ):
+    for rows, colour, label in ((large, GREY, "does not fit"), (others, BLUE, "fits")):
         if rows:
-            where = [seconds[row] for row in rows], [gib[row] for row in rows]
-            axes.scatter(*where, s=size, color=colour, label=label, linewidths=0, zorder=2 + (colour == ORANGE))
+            where = [seconds[row] for row in rows], [shown[row] for row in rows]
+            axes.scatter(*where, s=7, color=colour, label=label, linewidths=0)
     if best:
-        axes.plot([seconds[row] for row in best], [gib[row] for row in best], color=ORANGE, linewidth=0.8, zorder=2)
-    _name(axes, best, names, seconds, gib)
+        label = "fits, and none is both faster and smaller"
+        axes.plot(
+            [seconds[row] for row in best], [gib[row] for row in best], "o-", color=ORANGE, ms=4, lw=0.8, label=label
+        )
+    _number(axes, _apart(best, seconds, gib)[:_MOST_NAMED], names, seconds, gib)
     if limit_gib is not None:
         axes.axhline(limit_gib, color=GREY, linewidth=0.8, linestyle="--")
     axes.set(xlabel="predicted seconds a step", ylabel="GiB of the fullest rank", title=f"{len(names):,} layouts")
     axes.set_xscale("log")
-    axes.set_ylim(bottom=0)
+    axes.xaxis.set_major_locator(MaxNLocator(_TICKS))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(ScalarFormatter())
+    axes.set_ylim(0, top * 1.05)
 
 
-def _name(
+def _apart(best: Sequence[int], seconds: Sequence[float], gib: Sequence[float]) -> list[int]:
+    """Of these points, the fastest first, those far enough from the one before to have a number of their own."""
+    kept: list[int] = []
+    for row in best:
+        if not kept or max(seconds[row] / seconds[kept[-1]], gib[kept[-1]] / gib[row]) > _APART:
+            kept.append(row)
+    return kept
+
+
+def _number(
     axes: Axes, best: Sequence[int], names: Sequence[str], seconds: Sequence[float], gib: Sequence[float]
 ) -> None:
-    """The fastest of the best by name, each beside its point."""
-    for row in best[:_MOST_NAMED]:
-        axes.annotate(
-            plain(names[row]), (seconds[row], gib[row]), xytext=(5, 3), textcoords="offset points", fontsize=6,
-            zorder=4,
-        )  # fmt: skip
+    """A number at each of these points, and its layout in the legend."""
+    for number, row in enumerate(best, start=1):
+        where = seconds[row], gib[row]
+        axes.annotate(str(number), where, xytext=(0, -11), textcoords="offset points", fontsize=8, ha="center")
+        label = f"{number}: {names[row]}".replace("$", r"\$")
+        axes.plot([], [], linestyle="none", label=label)
