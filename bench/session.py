@@ -20,6 +20,7 @@ from bench.judge.evidence import FAMILY_ERROR, FIRST_STAGE_ERROR, SECOND_STAGE_E
 from bench.judge.gate import grouped, judge_suite, missing
 from bench.judge.verdict import Verdict, exit_code
 from bench.ledger.schema import Ledger
+from bench.records.expectation import Expectation
 from bench.records.record import Record
 from grok1.config.load import load_recipe
 from grok1.device.kind import Kind, chosen_kind
@@ -143,6 +144,20 @@ class BenchSession:
     def _absolute(self, name: str) -> str | None:
         given = self.config.getoption(name)
         return str(Path(given).resolve()) if given else None
+
+    def expectations(self) -> list[Expectation]:
+        """What is expected of the runs so far, where a device profile is named or known to be of this device.
+
+        Raises:
+            ValueError: the named profile is none, or cannot say.
+        """
+        from bench.plan.device import load_device
+        from bench.plan.expected import known_expectations
+
+        profile = self.config.getoption("--device-profile")
+        if profile is not None:
+            load_device(profile)  # a damaged one is refused before there are records too
+        return known_expectations(self.records, profile)
 
     def confirm_runs(self) -> int:
         """More runs that a doubtful case may have.

@@ -9,9 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from bench.judge.baseline import Baseline
+from bench.judge.beside import beside
 from bench.judge.rule import WORST_FIRST
 from bench.judge.verdict import Verdict
 from bench.ledger.schema import Ledger
+from bench.records.expectation import Expectation
 from bench.records.jsonfile import append_whole, cannot_write, write_atomically
 from bench.records.record import Record
 from reports.case import CaseResult, Measured, assess
@@ -27,6 +29,7 @@ from reports.pictures.ranks import ranks
 from reports.pictures.schedule import schedule
 from reports.pictures.step_times import step_times
 from reports.tables import comparison, learning, step_split
+from reports.tables.expected import expected
 from reports.tables.figures import figures
 from reports.tables.overview import overview, verdict_word
 from reports.tables.provenance import provenance, resolved_recipe
@@ -49,9 +52,10 @@ def write_report(
     ledgers: Sequence[Ledger] = (),
     missing: Sequence[Verdict] = (),
     verdicts: Sequence[Verdict] | None = None,
+    expectations: Sequence[Expectation] = (),
 ) -> Path:
     """Judge the records and write their report; returns the path of its Markdown. `verdicts` as in `assess`."""
-    cases = assess(records, baselines, missing, verdicts)
+    cases = assess(records, baselines, missing, verdicts, expectations=expectations)
     return write_cases(cases, output, step_summary=step_summary, ledgers=ledgers)
 
 
@@ -175,6 +179,8 @@ def _measured(index: int, case: CaseResult, shown: Sequence[str]) -> list[str]:
     parts = []
     if run is not None:
         parts += ["### Figures", figures(case)]
+    if run is not None and case.expectation is not None:
+        parts += ["### Measured beside expected", *expected(beside(record, run.summary, case.expectation))]
     parts += ["### Runs", runs(case)]
     if run is not None:
         if len(case.runs) > 1:

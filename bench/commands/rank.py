@@ -9,9 +9,12 @@ from typing import Annotated, Any
 
 import typer
 
+from bench.commands.expected import DeviceProfile, told
 from bench.commands.ledger import routing_shares
 from bench.judge.alone import Alone, alone
+from bench.judge.beside import median_beside
 from bench.judge.stats import Summary, summarise
+from bench.records.expectation import Expectation
 from bench.records.files import file_name
 from bench.records.record import Record
 from bench.records.terminal import plain, table
@@ -38,6 +41,7 @@ def rank_command(
         typer.Option(help="Each expert's share of the (token, expert) pairs, such as 0.3,0.1,...; default: equal."),
     ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or npu; default: what the machine has.")] = None,
+    device_profile: DeviceProfile = None,
     case: Annotated[str | None, typer.Option(help="The records' case. Default: RECIPE-rank-RANK.")] = None,
     results: Annotated[Path, typer.Option(metavar="DIR", help="Records go to its folder records.")] = Path("results"),
     json_path: Annotated[Path | None, typer.Option("--json", help="Write the measurements to this file.")] = None,
@@ -49,7 +53,11 @@ def rank_command(
     alone, never by those of whole jobs.
     """
     from bench import lone_rank
+    from bench.plan.device import load_device
+    from bench.plan.expected import known_expectations
 
+    if device_profile is not None:
+        load_device(device_profile)  # a damaged one is refused before the run
     chosen = load_recipe(recipe, overrides or [])
     job = lone_rank.LoneJob(chosen, rank, steps, tuple(routing_shares(routing) or ()))
     name = case or f"{chosen.name}-rank-{rank}"
@@ -60,10 +68,14 @@ def rank_command(
         record.write(path)
         found.append((path, record))
         print(text(record, chosen), end=f"\nrecord: {plain(path, 5000)}\n")
+    expectation = next(iter(known_expectations([record for _, record in found], device_profile)), None)
+    if expectation is not None:
+        valid = [record for _, record in found if record.valid]
+        print(f"\n{told(valid, median_beside(valid, expectation))}\n\n{_predicted(expectation)}")
     if json_path is not None:
         from grok1.files import write_json
 
-        write_json(json_path, as_json(found))
+        write_json(json_path, as_json(found, expectation))
     if any(not record.valid for _, record in found):
         raise typer.Exit(1)
 
@@ -122,9 +134,24 @@ def _communication(record: Record) -> str:
     return table(headers, rows, numbers=(1, 2)) if rows else "no communication: the job is of one rank"
 
 
-def as_json(found: list[tuple[Path, Record]]) -> dict[str, object]:
+def _predicted(expectation: Expectation) -> str:
+    """What the rank would exchange, priced by the profile: the job takes what shows of it longer."""
+    rows = [
+        (each.name, f"{each.calls:,}", f"{each.bytes / 1e6:,.4g}", f"{each.seconds:.4g}")
+        for each in sorted(expectation.exchanges, key=lambda each: -each.seconds)
+    ]
+    rows.append(("all, one after the other", "", "", f"{sum(each.seconds for each in expectation.exchanges):.4g}"))
+    headers = ["communication, predicted and not measured", "calls a step", "MB a step", "seconds a step"]
+    return table(headers, rows, numbers=(1, 2, 3))
+
+
+def as_json(found: list[tuple[Path, Record]], expectation: Expectation | None = None) -> dict[str, object]:
     """As `--json` writes it."""
-    return {"schema": 1, "runs": [_run(path, record) for path, record in found]}
+    return {
+        "schema": 1,
+        "runs": [_run(path, record) for path, record in found],
+        "expectation": None if expectation is None else expectation.model_dump(),
+    }
 
 
 def _run(path: Path, record: Record) -> dict[str, object]:
