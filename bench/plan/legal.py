@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -80,7 +81,8 @@ def _found(recipe: Recipe, world_size: int, varied: set[str]) -> Layouts:
 def _crossed(rows: Layouts, name: str, values: Ints) -> Layouts:
     """Each row with each value of a column."""
     repeated = rows.take(np.repeat(np.arange(len(rows)), len(values)))
-    return replace(repeated, **{name: np.tile(values, len(rows))})
+    column: dict[str, Any] = {name: np.tile(values, len(rows))}
+    return replace(repeated, **column)
 
 
 def _values(recipe: Recipe, world_size: int, name: str, recomputes: tuple[Recompute, ...]) -> Ints:

@@ -88,6 +88,7 @@ def _choices(places: Places) -> Any:
         "attention projections": linear,
         "head": linear,
         "experts": f"{experts} {linear}".strip(),
+        "norms": "npu" if kernels.norm == "npu" else "",
         "loss": "megatron" if kernels.cross_entropy == "megatron" else "fused",
         "router": recipe.training.router_dtype,
     }

@@ -10,6 +10,7 @@ from typer.testing import CliRunner, Result
 
 from bench.__main__ import app
 from bench.lone_rank import is_operator
+from bench.plan.expected import rank_work
 from bench.records.record import Record
 from grok1.config.load import load_recipe
 
@@ -47,6 +48,19 @@ def test_a_rank_of_sixteen_runs_alone(rank: int, stage: int, tmp_path: Path) -> 
     sent = NANO.training.sequence_length * NANO.training.micro_batch * NANO.model.hidden_size // 4 * 4
     assert run["communication"]["pipeline send"] == {"calls": 2.0, "bytes": 2.0 * sent}
     assert run["communication"]["pipeline receive"] == {"calls": 2.0, "bytes": 2.0 * sent}
+    assert run["communication"] == in_closed_form(record)
+
+
+def in_closed_form(record: Record) -> dict[str, dict[str, float]]:
+    """What the planner says that this rank exchanges in a step."""
+    assert record.lone_rank is not None
+    work, found = rank_work(NANO, record.lone_rank), dict[str, dict[str, float]]()
+    for each in work.exchanges:
+        times = int(work.micro_batches[0]) if each.per == "micro_batch" else 1
+        sums = found.setdefault(f"{each.group} {each.operation}", {"calls": 0.0, "bytes": 0.0})
+        sums["calls"] += times * int(each.calls[0])
+        sums["bytes"] += times * int(each.bytes[0])
+    return {name: sums for name, sums in found.items() if sums["calls"]}
 
 
 @pytest.mark.ranks(1)

@@ -202,3 +202,25 @@ def test_timed_operators_are_believed_at_the_shapes_that_were_timed():
 def test_exchanges_belong_to_terms(group, per, term):
     one = np.ones(1, np.int64)
     assert term_of(Exchange("forward", group, "all_reduce", "float32", per, one, one, one, one)) == term
+
+
+def test_attention_by_hand():
+    work = work_of_stages([1000], pipeline=1)
+    (seconds,) = place_times(work, H100.with_efficiency(attention=0.25)).micro_batch["attention"]
+    assert seconds == pytest.approx(1000 * 10**6 / (989e12 * 0.25))
+
+
+def test_the_terms_of_a_micro_batch_are_the_slowest_stage_s():
+    work = work_of_stages([90_000, 10_000, 300_000], pipeline=3)
+    times = place_times(work, H100).micro_batch["products"]
+    assert predict(work, H100).terms["products"][0] == pytest.approx(4 * times[2])
+
+
+@pytest.mark.parametrize(("cores", "times"), [(None, 1), (2, 16 / 2)])
+def test_what_a_step_costs_the_host_is_of_each_rank(cores, times):
+    work = work_of_stages([1000] * 4, pipeline=4, world=16)
+    fixed = H100.host.seconds_a_step.model_copy(update={"value": 3.0})
+    plain = H100.model_copy(update={"cores": cores})
+    slow = plain.model_copy(update={"host": H100.host.model_copy(update={"seconds_a_step": fixed})})
+    more = predict(work, slow).terms["host"] - predict(work, plain).terms["host"]
+    assert more[0] == pytest.approx(3.0 * times)

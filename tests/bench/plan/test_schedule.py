@@ -61,6 +61,20 @@ def test_a_transfer_is_waited_for():
     assert play(forward, backward, 0.5, 1).seconds == pytest.approx(2 * 3 + 2 * 0.5)
 
 
+def test_the_next_chunk_of_the_first_stage_waits_for_the_last_stage():
+    """By hand: stage 1 has its first chunk's forwards at 1 to 5 and 5 to 9, so that stage 0's next ones end at 6 and
+    10; backwards of the last chunk at 10 to 11 and 12 to 13, of stage 0 at 11 and 13, and the first chunk's from 13 on.
+    """
+    forward = np.array([[1.0, 1.0], [4.0, 1.0]])
+    assert play(forward, np.ones((2, 2)), 0.0, 2).seconds == pytest.approx(16)
+
+
+def test_an_interleaved_forward_waits_for_the_gradient_that_comes_with_its_input():
+    """Without that, stage 0 would run its fifth forward while it waits, and all would end one second before."""
+    backward = np.array([[2.0, 2.0], [1.0, 1.0]])
+    assert play(np.ones((2, 2)), backward, 0.0, 4).seconds == pytest.approx(25)
+
+
 @pytest.mark.parametrize("stages", [1, 2, 4])
 @pytest.mark.parametrize("chunks", [1, 2, 4])
 @pytest.mark.parametrize("rounds", [1, 2, 5])

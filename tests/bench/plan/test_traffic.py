@@ -60,6 +60,14 @@ def test_the_ends_are_of_the_first_and_the_last_stage():
     assert norms[0] == norms[1] < norms[3]  # the head's own
 
 
+def test_fused_norms_move_less():
+    def norms(*settings: str) -> int:
+        found = traffic(every_stage(layouts_of(load_recipe("grok1-40b", list(settings)))))
+        return int(sum(each.bytes[0] for each in found if each.component == "norms"))
+
+    assert norms("kernels.norm=npu") < norms() / 10
+
+
 def test_what_is_computed_again_is_as_its_forward():
     settings = ["training.recompute=selective", 'training.recompute_modules=["layernorm","moe"]']
     found = traffic(every_stage(layouts_of(load_recipe("grok1-40b", settings))))

@@ -1,0 +1,154 @@
+"""`python -m bench plan`: which layouts of a recipe fit, which of them is fastest, and why."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+
+from bench.plan.device import device_names, load_device
+from bench.plan.explain import ranking
+from bench.plan.fits import Fits, fits
+from bench.plan.fits_text import fits_text, recount_text, write_fits
+from bench.plan.legal import AXES, legal_layouts
+from bench.plan.names import find
+from bench.plan.recount import recounted
+from bench.plan.timed import Timed, time_layouts, write_timed
+from bench.records.jsonfile import write_atomically
+from bench.records.terminal import plain
+from grok1.config.load import load_recipe
+from grok1.config.memory import HCCL_BUFFER_MB, SHOWN_GIB
+from reports.pictures.pareto import pareto_figure
+
+_GIB = 2**30
+_VARIED = tuple(axis for axis in AXES if axis not in ("order", "context_exchange"))  # which change no peak, or little
+
+
+def plan(
+    recipe: Annotated[str, typer.Option(help="A shipped recipe (see `grok1 recipes`) or a .toml file.")] = "grok1-40b",
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change one recipe value. Repeatable."),
+    ] = None,
+    world_size: Annotated[int | None, typer.Option(help="Ranks; default: the recipe's.", min=1, max=1 << 16)] = None,
+    show_fits: Annotated[
+        bool, typer.Option("--fits", help="Say only which layouts fit, and what the fullest rank holds.")
+    ] = False,
+    explain: Annotated[
+        str | None, typer.Option(metavar="LAYOUT", help="One layout's time by terms: words of its name.")
+    ] = None,
+    picture: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Draw time against memory of all layouts, as PNG.")
+    ] = None,
+    memory_gib: Annotated[
+        float | None, typer.Option(help="Memory that a rank's device shows, in place of --device.", min=0.0)
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="A shipped device profile, or a file of one.")] = None,
+    skew: Annotated[
+        float, typer.Option(help="The fullest expert rank gets so many times its even share.", min=1.0, max=4096.0)
+    ] = 1.0,
+    axes: Annotated[
+        str, typer.Option(help=f"Which axes vary, of {', '.join(AXES)}; the others stay as the recipe has them.")
+    ] = ",".join(_VARIED),
+    top: Annotated[int, typer.Option(help="How many layouts to show.", min=1, max=10_000)] = 20,
+    exact: Annotated[
+        int,
+        typer.Option(help="Have the ledger count so many too, seconds to minutes each; 10 is plenty.", min=0, max=1000),
+    ] = 0,
+    communicator_mb: Annotated[
+        int | None, typer.Option(help="HCCL_BUFFSIZE; 0 where communicators are not HCCL's.", min=0, max=1 << 16)
+    ] = None,
+    json_path: Annotated[Path | None, typer.Option("--json", help="Write the layouts shown to this file.")] = None,
+) -> None:
+    """Rank the layouts of a recipe that fit a device by the time of a step, each with its terms and interval.
+
+    Closed forms: all layouts in seconds. FLOPs and exchanges are what the ledger counts, and so is memory between
+    steps, to the byte; the peak is a bound that is not below it. Times come from the device's profile, whose figures
+    say where they are from.
+    """
+    chosen = load_recipe(recipe, overrides or [])
+    asked = _Asked.of(memory_gib, device, communicator_mb)
+    layouts = legal_layouts(chosen, world_size or chosen.parallel.world_size, _named(axes))
+    found = fits(layouts, asked.available, skew, buffer_mb=asked.buffer_mb)
+    if show_fits:
+        _show_fits(found, asked, top, exact, json_path)
+        return
+    times = time_layouts(layouts, load_device(_device_of(device)))
+    if explain is not None:
+        print(times.explained(find(layouts, explain)))
+    else:
+        _show_times(found, times, asked, top, json_path)
+    if picture is not None:
+        gib = (found.need / _GIB).tolist()
+        drawn = pareto_figure(times.names(), times.prediction.step_seconds.tolist(), gib, asked.available / _GIB)
+        write_atomically(picture, drawn)
+        print(f"wrote {plain(picture, 5000)}")
+
+
+def _show_fits(found: Fits, asked: _Asked, top: int, exact: int, json_path: Path | None) -> None:
+    layouts, recipe = found.layouts, found.layouts.recipe
+    rows = found.best_first()[: max(top, exact)].tolist()
+    print(fits_text(found, rows[:top], f"{recipe.name} on {layouts.world_size[0]:,} ranks of {asked.told}"))
+    counts = recounted(found, rows[:exact], _tell) if exact else []
+    if counts:
+        print(f"\n{recount_text(counts)}")
+    if json_path is not None:
+        write_fits(json_path, found, rows, counts)
+        print(f"wrote {plain(json_path, 5000)}")
+
+
+def _show_times(found: Fits, times: Timed, asked: _Asked, top: int, json_path: Path | None) -> None:
+    fitting, total = np.flatnonzero(found.fit), len(found.layouts)
+    if not len(fitting):
+        raise ValueError(
+            f"none of {total:,} layouts fits {asked.told}: the least that one needs is {found.need.min() / _GIB:.2f} "
+            "GiB; plan for more ranks with --world-size, or see --fits"
+        )
+    shown = times.played(times.fastest(top, fitting))
+    need = found.need[shown.prediction.layout]
+    recipe, ranks = found.layouts.recipe.name, found.layouts.world_size[0]
+    print(f"{recipe} on {ranks:,} ranks of {asked.told}: {len(fitting):,} of {total:,} layouts fit; the fastest are\n")
+    print(ranking(shown.ranked(need), top))
+    peak = f"{shown.speed.peak_flops / 1e12:.4g} TFLOP/s of {shown.speed.dtype}"
+    print(f"\nMFU of {peak}. GiB: what the fullest rank needs, communicators and margin included.")
+    if json_path is not None:
+        write_timed(json_path, shown, total, need.tolist())
+        print(f"wrote {plain(json_path, 5000)}")
+
+
+def _device_of(name: str | None) -> str:
+    if name is None:
+        raise ValueError(f"a time is a device's: name one with --device, of {', '.join(device_names())}, or a file")
+    return name
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A device's memory and communicators, and both in words."""
+
+    available: int
+    buffer_mb: int
+    told: str
+
+    @staticmethod
+    def of(memory_gib: float | None, device: str | None, buffer_mb: int | None) -> _Asked:
+        """From the options; --memory-gib goes before the profile's memory, and an NPU is meant without either."""
+        profile = load_device(device) if device is not None else None
+        is_hccl = profile is None or profile.name.startswith("ascend")
+        if memory_gib is None:
+            memory_gib = SHOWN_GIB if profile is None else profile.memory.bytes.value / _GIB
+        name = f"{profile.name}, " if profile else ""
+        mb = buffer_mb if buffer_mb is not None else HCCL_BUFFER_MB * is_hccl
+        return _Asked(int(memory_gib * _GIB), mb, f"{plain(name)} {memory_gib:.2f} GiB".strip())
+
+
+def _named(axes: str) -> list[str]:
+    return [each.strip() for each in axes.split(",") if each.strip()]
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

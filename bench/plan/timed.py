@@ -1,0 +1,211 @@
+"""Layouts of a recipe with their predicted times, the intervals of those shown, and the file they go into. No torch.
+
+All layouts are ranked by the formula; those that are shown are played through, pass by pass, and ranked again.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import Field
+
+from bench.plan.calibration_file import CalibrationFile
+from bench.plan.device import Device
+from bench.plan.explain import Ranked, explain
+from bench.plan.grok1_work import work_of
+from bench.plan.intervals import Interval, interval_of
+from bench.plan.layouts import Ints, Layouts
+from bench.plan.names import name_of
+from bench.plan.played import predict_played
+from bench.plan.predict import Prediction, predict
+from bench.plan.situations import Situation, situation
+from bench.plan.speed import Speed, speed_of
+from bench.records.fields import Count, Name, Strict
+from bench.records.jsonfile import parse_model, write_model
+
+_LAYOUTS_AT_ONCE = 20_000  # some hundred columns of their places are alive together
+
+
+class TimedRow(Strict):
+    """A layout, seconds of its step by term, and what they amount to."""
+
+    layout: Name
+    step_seconds: Annotated[float, Field(ge=0)]
+    low_seconds: float | None  # of its interval; none where none is promised
+    high_seconds: float | None
+    tokens_per_second: float  # and processor
+    mfu: float
+    terms: dict[Name, float]
+    peak_bytes: Count | None = None
+
+
+class TimedFile(Strict):
+    """What was asked, and the layouts shown, the fastest first."""
+
+    schema_version: Literal[1] = Field(default=1, alias="schema", serialization_alias="schema")
+    recipe_name: Name
+    recipe_hash: Name
+    device: Name
+    peak_flops: float  # of which MFU is a share
+    world_size: Count
+    layouts: Count
+    level: float  # of the intervals
+    rows: list[TimedRow]
+
+
+@dataclass(frozen=True)
+class Timed:
+    """Layouts with their times, a row each; `prediction.layout` says which of all layouts they are."""
+
+    layouts: Layouts
+    device: Device
+    prediction: Prediction
+    speed: Speed
+
+    def fastest(self, most: int, among: Ints | None = None) -> Ints:
+        """Rows by time, the fastest first; only those `among`, where given."""
+        rows = np.arange(len(self.layouts)) if among is None else among
+        order = np.argsort(self.prediction.step_seconds[rows], kind="stable")
+        return np.asarray(rows[order[:most]])
+
+    def played(self, rows: Ints) -> Timed:
+        """These rows with their schedules played through, the fastest first."""
+        layouts = self.layouts.take(rows)
+        work = work_of(layouts)
+        prediction = predict_played(work, self.device)
+        prediction = replace(prediction, layout=self.prediction.layout[rows])
+        found = Timed(layouts, self.device, prediction, speed_of(prediction, work, self.device))
+        return found.take(found.fastest(len(layouts)))
+
+    def take(self, rows: Ints) -> Timed:
+        """These rows alone, in their order."""
+        terms = {name: term[rows] for name, term in self.prediction.terms.items()}
+        speed = Speed(self.speed.tokens_per_second[rows], self.speed.mfu[rows], self.speed.dtype, self.speed.peak_flops)
+        prediction = Prediction(self.prediction.layout[rows], self.prediction.step_seconds[rows], terms)
+        return Timed(self.layouts.take(rows), self.device, prediction, speed)
+
+    def names(self) -> list[str]:
+        """Of all rows."""
+        return [name_of(self.layouts, row) for row in range(len(self.layouts))]
+
+    def intervals(self) -> list[Interval] | None:
+        """Of all rows; none for a profile that was measured, for which published rows do not speak."""
+        if self.device.measured is not None:
+            return None
+        rows = _calibration().calibration_rows()
+        return [
+            interval_of(float(seconds), situation_of_layout(self.layouts, row, self.device), rows)
+            for row, seconds in enumerate(self.prediction.step_seconds)
+        ]
+
+    def ranked(self, peak_bytes: Ints | None = None) -> Ranked:
+        """As the ranking shows them."""
+        intervals = self.intervals()
+        words = None if intervals is None else [_words(each) for each in intervals]
+        return Ranked(self.names(), self.prediction, self.speed, words, peak_bytes)
+
+    def explained(self, row: int) -> str:
+        """One row, by its terms, and what its interval is from."""
+        work = work_of(self.layouts.take(np.array([row])))
+        prediction = predict_played(work, self.device)
+        speed = speed_of(prediction, work, self.device)
+        text = explain(name_of(self.layouts, row), work, self.device, prediction, speed, 0)
+        intervals = self.take(np.array([row])).intervals()
+        return text if intervals is None else f"{text}\n\n{_sentences(intervals[0])}"
+
+
+def time_layouts(layouts: Layouts, device: Device) -> Timed:
+    """The predicted time of each layout.
+
+    Raises:
+        ValueError: the profile has no peak for the recipe's type, or no rate between nodes where groups cross them.
+    """
+    starts = range(0, len(layouts), _LAYOUTS_AT_ONCE)
+    pieces = [_time_piece(layouts.take(slice(each, each + _LAYOUTS_AT_ONCE)), device) for each in starts]
+    predictions, speeds = [each[0] for each in pieces], [each[1] for each in pieces]
+    terms = {name: np.concatenate([each.terms[name] for each in predictions]) for name in predictions[0].terms}
+    prediction = Prediction(np.arange(len(layouts)), np.concatenate([each.step_seconds for each in predictions]), terms)
+    speed = Speed(
+        np.concatenate([each.tokens_per_second for each in speeds]),
+        np.concatenate([each.mfu for each in speeds]),
+        speeds[0].dtype,
+        speeds[0].peak_flops,
+    )
+    return Timed(layouts, device, prediction, speed)
+
+
+def _time_piece(layouts: Layouts, device: Device) -> tuple[Prediction, Speed]:
+    work = work_of(layouts)
+    prediction = predict(work, device)
+    return prediction, speed_of(prediction, work, device)
+
+
+def situation_of_layout(layouts: Layouts, row: int, device: Device) -> Situation:
+    """What the interval of a layout's time depends on."""
+    model, training = layouts.recipe.model, layouts.recipe.training
+    columns = {"TP": "tensor", "PP": "pipeline", "VPP": "virtual_pipeline", "CP": "context", "EP": "expert"}
+    split = {name: int(getattr(layouts, column)[row]) for name, column in columns.items()}
+    sizes = model.hidden_size, model.num_layers, training.sequence_length, layouts.micro_batch[row]
+    return situation(
+        chip=device.name,
+        is_eight_bit=False,
+        num_experts=model.num_experts,
+        split=split | {"ETP": int(layouts.expert_tensor[row])},
+        is_recomputed=layouts.recomputes[layouts.recompute[row]].kind != "none",
+        release="",
+        sizes=(*map(int, sizes), int(layouts.world_size[row])),
+    )
+
+
+def write_timed(path: Path, found: Timed, total: int, peak_bytes: Sequence[int] | None = None) -> None:
+    """The rows shown, of so many layouts in all, as JSON."""
+    intervals, recipe = found.intervals(), found.layouts.recipe
+    names = found.names()
+    rows = [
+        TimedRow(
+            layout=names[row],
+            step_seconds=float(found.prediction.step_seconds[row]),
+            low_seconds=intervals[row].low if intervals else None,
+            high_seconds=intervals[row].high if intervals else None,
+            tokens_per_second=float(found.speed.tokens_per_second[row]),
+            mfu=float(found.speed.mfu[row]),
+            terms={name: float(term[row]) for name, term in found.prediction.terms.items()},
+            peak_bytes=int(peak_bytes[row]) if peak_bytes is not None else None,
+        )
+        for row in range(len(names))
+    ]
+    file = TimedFile(
+        schema=1,
+        recipe_name=recipe.name,
+        recipe_hash=recipe.hash(),
+        device=found.device.name[:200],
+        peak_flops=found.speed.peak_flops,
+        world_size=int(found.layouts.world_size[0]),
+        layouts=total,
+        level=intervals[0].level if intervals else 0.0,
+        rows=rows,
+    )
+    write_model(path, file)
+
+
+def _words(interval: Interval) -> str:
+    if interval.low is None or interval.high is None:
+        return "none"
+    return f"{interval.low:.4g} to {interval.high:.4g}"
+
+
+def _sentences(interval: Interval) -> str:
+    bounds = f"interval of the step: {_words(interval)} s"
+    return "\n".join([bounds, *interval.sentences, *(f"near: {name}" for name in interval.nearest)])
+
+
+@functools.lru_cache(maxsize=1)
+def _calibration() -> CalibrationFile:
+    """The residuals that came with the program."""
+    return parse_model((resources.files("bench.plan") / "calibration.json").read_bytes(), CalibrationFile)

@@ -1,0 +1,50 @@
+"""`python -m bench plan` ranks by time: what it prints, writes and refuses."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.bench.conftest import Command
+
+TINY = ["--recipe", "grok1-tiny", "--set", "training.dtype=bf16"]
+A2 = ["--device", "ascend-a2-376t"]
+
+
+def test_layouts_are_ranked_drawn_and_written(bench: Command, tmp_path):
+    json_path, picture = tmp_path / "plan.json", tmp_path / "plan.png"
+    code, out, err = bench("plan", *TINY, *A2, "--top", 3, "--json", json_path, "--picture", picture)
+    assert (code, err) == (0, "")
+    assert "layouts fit; the fastest are" in out
+    assert "MFU of 353.9 TFLOP/s of bf16" in out
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    rows = json.loads(json_path.read_text())["rows"]
+    assert len(rows) == 3
+    assert [row["step_seconds"] for row in rows] == sorted(row["step_seconds"] for row in rows)
+    assert all(row["layout"] in out for row in rows)
+
+
+def test_one_layout_is_explained(bench: Command):
+    code, out, _ = bench("plan", *TINY, *A2, "--axes", "", "--explain", "TP4 PP2")
+    assert code == 0
+    assert "TP4 PP2 EP2 ETP4" in out
+    assert "matrix products" in out
+    assert "The schedule, played through" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([*TINY], "a time is a device's: name one with --device, of a100-sxm, "),
+        ([*TINY, "--device", "h1000"], "unknown device 'h1000'; choose one of a100-sxm"),
+        ([*TINY, *A2, "--explain", "TP3"], "no layout of this plan is 'TP3'; name one as the plan does, such as TP"),
+        ([*TINY, *A2, "--memory-gib", "0.5"], "fits ascend-a2-376t, 0.50 GiB: the least that one needs is"),
+        (["--recipe", "grok1-tiny", *A2], "device ascend-a2-376t states no peak for fp32, only for bf16, fp16"),
+    ],
+)
+def test_bad_input_is_one_line(bench: Command, words, said):
+    code, _, err = bench("plan", *words)
+    assert code == 2
+    assert said in err
+    assert len(err.strip().splitlines()) == 1

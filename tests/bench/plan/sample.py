@@ -1,0 +1,179 @@
+"""A sample of legal layouts that every closed form of the planner is held to, each counted once by the real ledger.
+
+Models are as small as they can be and still differ: what a count takes follows from layers, micro-batches and local
+experts, not from widths. A layout is drawn key by key and kept where the recipe itself accepts it, so the sample does
+not depend on the planner's own rules. It is the same each time.
+"""
+
+from __future__ import annotations
+
+import random
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from bench.ledger.extension import extension
+from bench.ledger.schema import RankLedger
+from bench.plan.layouts import Layouts, Places, Recompute, different_stages, layouts_of
+from grok1.config.load import ONE_RANK, build_recipe, load_recipe
+from grok1.config.recipe import Recipe
+from grok1.config.refusals import RecipeError
+from grok1.config.stages import stage_layers
+from grok1.distributed.launch import rank_context
+from tests.bench.plan.sample_entries import counted_places
+
+SAMPLE_SIZE = 200
+_SEED = 20
+_PROCESSES = 2
+_MOST_WORK = 20  # passes of a layer in a stage's count: longer ones are left out
+
+_COMMON = ("model.num_experts=4", "training.sequence_length=32", "training.global_batch=8", "kernels.experts=fused")
+_XAI = (
+    "model.attention_logit_cap=30.0",
+    "model.activation=geglu",
+    "model.tie_embeddings=true",
+    "model.router=softmax_then_topk",
+)
+_PLAIN = (
+    "kernels.experts=sequential",
+    "kernels.dispatch=megatron",
+    "kernels.cross_entropy=megatron",
+    "kernels.linear=megatron",
+)
+_BF16 = ("training.dtype=bf16",)
+_THIRDS = ("model.num_query_groups=6", "model.num_experts=6", "model.ffn_hidden_size=384", "model.vocab_size=384")
+
+# what does not change over the layouts of a recipe: its name, then what is unlike grok1-nano
+RECIPES: dict[str, tuple[str, ...]] = {
+    "plain": (*_COMMON, *_PLAIN, "model.num_layers=2"),
+    "plain-bf16": (*_COMMON, *_PLAIN, *_BF16, "model.num_layers=2", "training.router_dtype=model"),
+    "plain-xai": (*_COMMON, *_PLAIN, *_XAI, "model.num_layers=4", "training.sequence_length=416"),
+    "ours": (*_COMMON, "model.num_layers=2"),
+    "ours-bf16": (*_COMMON, *_BF16, "model.num_layers=4", "training.gradient_dtype=bf16", "model.num_experts=8"),
+    "ours-xai": (*_COMMON, *_XAI, "model.num_layers=4", "kernels.gradient_reduction=overlapped"),
+    "thirds": (*_COMMON, *_PLAIN, *_THIRDS, "model.num_layers=3", "model.experts_per_token=3")
+    + ("training.sequence_length=144", "training.global_batch=12", "model.z_loss_coefficient=0.001"),
+    "uneven": (*_COMMON, *_PLAIN, "model.num_layers=6", "parallel.first_stage_layers=2"),
+    "uneven-tied": (*_COMMON, *_XAI, "model.num_layers=5", "parallel.last_stage_layers=1")
+    + ("training.expert_capacity_factor=1.0", "kernels.dispatch=megatron", "model.attention_logit_cap=0.0"),
+    "padded": (*_COMMON, *_PLAIN, *_BF16, "model.num_layers=4", "training.expert_capacity_factor=1.5")
+    + ("training.pad_to_capacity=true", "training.reuse_fp32_parameters=true", "model.aux_loss_coefficient=0.0"),
+    "dropping": (*_COMMON, "kernels.dispatch=megatron", "model.num_layers=4", "training.expert_capacity_factor=0.75")
+    + ("training.expert_drop_policy=position", "training.routing=random", "kernels.gradient_reduction=overlapped")
+    + ("kernels.param_gather=overlapped",),
+}
+
+
+@dataclass(frozen=True)
+class Counted:
+    """Layouts of one recipe, their places, and what the ledger counted at each: a row a place."""
+
+    name: str
+    recipes: list[Recipe]  # a row a layout
+    layouts: Layouts
+    places: Places
+    ranks: list[RankLedger]
+
+
+def sampled_recipes(size: int = SAMPLE_SIZE) -> dict[str, list[Recipe]]:
+    """By the name in RECIPES, as many layouts of each; together `size` or a few more."""
+    each = -(-size // len(RECIPES))
+    return {name: _layouts_of(name, index, each) for index, name in enumerate(RECIPES)}
+
+
+def counted_sample(size: int = SAMPLE_SIZE) -> list[Counted]:
+    """The sample, counted by two processes: about a second for each place on one of them."""
+    chosen = sampled_recipes(size)
+    layouts = {name: together(recipes) for name, recipes in chosen.items()}
+    jobs = [(recipe, _stages(recipe)) for recipes in chosen.values() for recipe in recipes]
+    with ProcessPoolExecutor(_PROCESSES, mp_context=rank_context("cpu", "grok1.training.fake_step")) as pool:
+        results = iter(list(pool.map(counted_places, jobs)))
+    return [
+        Counted(
+            name,
+            recipes,
+            layouts[name],
+            different_stages(layouts[name]),
+            [rank for _ in recipes for rank in next(results)],
+        )
+        for name, recipes in chosen.items()
+    ]
+
+
+def _stages(recipe: Recipe) -> list[int]:
+    return [int(stage) for stage in different_stages(layouts_of(recipe)).stage]
+
+
+def together(recipes: list[Recipe]) -> Layouts:
+    """Recipes that differ in the layout alone, as rows."""
+    rows = [layouts_of(recipe) for recipe in recipes]
+    recomputes: tuple[Recompute, ...] = tuple(dict.fromkeys(row.recomputes[0] for row in rows))
+    names = [name for name in vars(rows[0]) if name not in ("recipe", "recomputes", "recompute")]
+    columns: dict[str, Any] = {name: np.concatenate([getattr(row, name) for row in rows]) for name in names}
+    positions = np.array([recomputes.index(row.recomputes[0]) for row in rows], np.int64)
+    return replace(rows[0], recomputes=recomputes, recompute=positions, **columns)
+
+
+def _layouts_of(name: str, index: int, size: int) -> list[Recipe]:
+    """So many different layouts of a recipe that it accepts, drawn at random."""
+    draw, found = random.Random(_SEED + index), dict[str, Recipe]()
+    overrides = [*ONE_RANK, *RECIPES[name], f"name={name}"]
+    fields = load_recipe("grok1-nano").resolved()
+    while len(found) < size:
+        recipe = _drawn(draw, fields, overrides)
+        if recipe is not None and _work(recipe) <= _MOST_WORK:
+            found.setdefault(recipe.hash(), recipe)
+    return list(found.values())
+
+
+def _work(recipe: Recipe) -> int:
+    """Passes of a layer that the longest count runs: forward, backward and recompute of each micro-batch."""
+    parallel, experts = recipe.parallel, recipe.model.num_experts // recipe.parallel.expert
+    passes = 2 + (recipe.training.recompute != "none") + (recipe.kernels.experts == "sequential" and experts > 2)
+    micro_batches = max(extension(recipe, stage).run for stage in range(parallel.pipeline)) + 1
+    return max(stage_layers(recipe.model.num_layers, parallel)) * micro_batches * passes
+
+
+def _drawn(draw: random.Random, fields: dict[str, Any], overrides: list[str]) -> Recipe | None:
+    """None where the recipe refuses what was drawn."""
+    axes = {axis: draw.choice(sizes) for axis, sizes in _AXES.items()}
+    words = [f"parallel.{axis}={size}" for axis, size in axes.items()]
+    words += [f"training.micro_batch={draw.choice((1, 1, 2, 3, 4))}", *draw.choice(_RECOMPUTES)]
+    if axes["tensor"] > 1 and draw.random() < 0.2:
+        words.append("kernels.linear=mc2")
+    try:
+        return build_recipe(
+            "sample",
+            {key: dict(value) if isinstance(value, dict) else value for key, value in fields.items()},
+            [*overrides, *words],
+        )
+    except RecipeError:
+        return None
+
+
+_AXES: dict[str, tuple[Any, ...]] = {
+    "world_size": (1, 1, 1, 2, 2, 4, 4, 6, 8, 12, 16, 24, 32, 48, 64),
+    "tensor": (1, 2, 2, 3, 4),
+    "context": (1, 1, 1, 2, 3, 4),
+    "context_exchange": ("all_gather", "a2a"),
+    "pipeline": (1, 2, 2, 3, 4),
+    "virtual_pipeline": (1, 1, 2),
+    "expert": (1, 2, 2, 3, 4, 8),
+    "expert_tensor": (1, 2, 2, 3, 4),
+    "dispatcher": ("alltoall", "alltoall", "allgather"),
+    "order": ("tp-cp-ep-dp-pp", "tp-cp-ep-dp-pp", "tp-cp-ep-pp-dp"),
+}
+_RECOMPUTES: list[list[str]] = [
+    [],
+    [],
+    ["training.recompute=full"],
+    ["training.recompute=full", "training.recompute_layers=2"],
+    ["training.recompute=full", "training.recompute_method=block"],
+    ["training.recompute=selective"],
+    ["training.recompute=selective", 'training.recompute_modules=["moe"]'],
+    ["training.recompute=selective", 'training.recompute_modules=["layernorm"]'],
+    ["training.recompute=selective", 'training.recompute_modules=["moe_act"]'],
+    ["training.recompute=selective", 'training.recompute_modules=["core_attn","layernorm","moe"]'],
+]
