@@ -49,7 +49,7 @@ def run(case: str, job: LoneJob, device: Kind, on_event: Callable[[StepDone], No
     Raises:
         LaunchError, DeviceError: there is no such rank or routing, or it does not fit this device.
     """
-    _check(job)
+    check(job)
     check_machine(job.recipe, device, 1)
     starter = load_recipe("grok1-nano", [*ONE_RANK, "training.global_batch=1"])  # one process, whatever the job has
     watched = WatchedMachine()
@@ -58,7 +58,8 @@ def run(case: str, job: LoneJob, device: Kind, on_event: Callable[[StepDone], No
     return record_of(case, job, found, watched)
 
 
-def _check(job: LoneJob) -> None:
+def check(job: LoneJob) -> None:
+    """Refuse a rank or a routing that the job does not have."""
     ranks, experts = job.recipe.parallel.world_size, job.recipe.model.num_experts
     if not 0 <= job.rank < ranks:
         raise LaunchError(f"--rank {job.rank}: the recipe has ranks 0 to {ranks - 1}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -148,8 +149,10 @@ class BenchSession:
     def expectations(self) -> list[Expectation]:
         """What is expected of the runs so far, where a device profile is named or known to be of this device.
 
+        A profile that lacks a figure which a job needs costs no report: one line on stderr says so.
+
         Raises:
-            ValueError: the named profile is none, or cannot say.
+            ValueError: the named profile is none, or is damaged.
         """
         from bench.plan.device import load_device
         from bench.plan.expected import known_expectations
@@ -157,7 +160,11 @@ class BenchSession:
         profile = self.config.getoption("--device-profile")
         if profile is not None:
             load_device(profile)  # a damaged one is refused before there are records too
-        return known_expectations(self.records, profile)
+        try:
+            return known_expectations(self.records, profile)
+        except ValueError as error:
+            print(f"warning: nothing is expected of the runs: {error}", file=sys.stderr, flush=True)
+            return []
 
     def confirm_runs(self) -> int:
         """More runs that a doubtful case may have.

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from bench.judge.alone import alone
 from bench.judge.baseline import Baseline
 from bench.judge.beside import beside
 from bench.judge.rule import WORST_FIRST
@@ -29,7 +30,7 @@ from reports.pictures.ranks import ranks
 from reports.pictures.schedule import schedule
 from reports.pictures.step_times import step_times
 from reports.tables import comparison, learning, step_split
-from reports.tables.expected import expected
+from reports.tables.expected import expected, told_job
 from reports.tables.figures import figures
 from reports.tables.overview import overview, verdict_word
 from reports.tables.provenance import provenance, resolved_recipe
@@ -181,6 +182,7 @@ def _measured(index: int, case: CaseResult, shown: Sequence[str]) -> list[str]:
         parts += ["### Figures", figures(case)]
     if run is not None and case.expectation is not None:
         parts += ["### Measured beside expected", *expected(beside(record, run.summary, case.expectation))]
+        parts += [told_job(found, record, case.expectation)] if (found := alone(record, run.summary)) else []
     parts += ["### Runs", runs(case)]
     if run is not None:
         if len(case.runs) > 1:

@@ -16,6 +16,7 @@ from bench.judge.beside import median_beside
 from bench.judge.stats import Summary, summarise
 from bench.records.expectation import Expectation
 from bench.records.files import file_name
+from bench.records.lone_rank import LoneRank
 from bench.records.record import Record
 from bench.records.terminal import plain, table
 from grok1.config.load import load_recipe
@@ -53,13 +54,13 @@ def rank_command(
     alone, never by those of whole jobs.
     """
     from bench import lone_rank
-    from bench.plan.device import load_device
-    from bench.plan.expected import known_expectations
+    from bench.plan.expected import check_profile, known_expectations
 
-    if device_profile is not None:
-        load_device(device_profile)  # a damaged one is refused before the run
     chosen = load_recipe(recipe, overrides or [])
     job = lone_rank.LoneJob(chosen, rank, steps, tuple(routing_shares(routing) or ()))
+    lone_rank.check(job)
+    if device_profile is not None:
+        check_profile(chosen, LoneRank(rank=rank, routing_shares=list(job.routing_shares)), device_profile)
     name = case or f"{chosen.name}-rank-{rank}"
     found: list[tuple[Path, Record]] = []
     for run in range(runs):
@@ -72,6 +73,7 @@ def rank_command(
     if expectation is not None:
         valid = [record for _, record in found if record.valid]
         print(f"\n{told(valid, median_beside(valid, expectation))}\n\n{_predicted(expectation)}")
+        print(f"\n{_job(valid[-1], expectation)}")
     if json_path is not None:
         from grok1.files import write_json
 
@@ -143,6 +145,18 @@ def _predicted(expectation: Expectation) -> str:
     rows.append(("all, one after the other", "", "", f"{sum(each.seconds for each in expectation.exchanges):.4g}"))
     headers = ["communication, predicted and not measured", "calls a step", "MB a step", "seconds a step"]
     return table(headers, rows, numbers=(1, 2, 3))
+
+
+def _job(record: Record, expectation: Expectation) -> str:
+    """The measured rank and the predicted communication together."""
+    found = alone(record, summarise(record))
+    assert found is not None
+    seconds = found.job_seconds(expectation.terms, record.work.num_micro_batches)
+    rate = record.work.tokens_per_step / seconds / record.layout.world_size
+    return (
+        f"the job, if all its stages are as this one: {seconds:.4g} s a step and {rate:,.5g} tokens/s/p, of which "
+        f"communication as profile {plain(expectation.profile)} predicts what shows of it"
+    )
 
 
 def as_json(found: list[tuple[Path, Record]], expectation: Expectation | None = None) -> dict[str, object]:

@@ -6,6 +6,7 @@ The job cannot be faster than the rank's own step and the micro-batches that fil
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from bench.judge.stats import Summary
@@ -26,6 +27,7 @@ class Alone:
     operators_seconds: float | None  # of kernels, off the CPU; in a profiled step
     operator_calls: int | None
     host_seconds: float | None  # of a step
+    waits: float  # for so many micro-batches a stage waits while the pipeline fills and drains
 
     @property
     def title(self) -> str:
@@ -37,6 +39,17 @@ class Alone:
         """What the host takes for each operator that it issues."""
         return self.host_seconds / self.operator_calls if self.host_seconds and self.operator_calls else None
 
+    def job_seconds(self, terms: Mapping[str, float], num_micro_batches: int) -> float:
+        """A step of the job, if all stages are as this one, with the communication that was predicted of it.
+
+        Args:
+            terms: seconds of a step by term (bench.records.expectation), as far as they show.
+            num_micro_batches: of a step.
+        """
+        of_micro_batches = sum(terms.get(name, 0.0) for name in ("tensor", "expert", "context", "pipeline"))
+        passes = num_micro_batches + self.waits
+        return self.least_step_seconds + of_micro_batches * passes / num_micro_batches + terms.get("data", 0.0)
+
 
 def alone(record: Record, summary: Summary) -> Alone | None:
     """None of a run of the whole job."""
@@ -47,7 +60,8 @@ def alone(record: Record, summary: Summary) -> Alone | None:
     micro_batch = None
     if {"forward", "backward"} <= phases.keys():
         micro_batch = (phases["forward"] + phases["backward"]) / record.work.num_micro_batches
-    least = step + (layout.pipeline - 1) / layout.virtual_pipeline * (micro_batch or 0.0)
+    waits = (layout.pipeline - 1) / layout.virtual_pipeline
+    least = step + waits * (micro_batch or 0.0)
     return Alone(
         rank=record.lone_rank.rank,
         world_size=layout.world_size,
@@ -60,4 +74,5 @@ def alone(record: Record, summary: Summary) -> Alone | None:
         operator_calls=samples.operator_calls,
         # the profiled step was another one, and may have been a slow one
         host_seconds=None if operators is None or operators > step else step - operators,
+        waits=waits,
     )

@@ -111,6 +111,11 @@ def expectation_by(record: Record, recipe: Recipe, device: Device) -> Expectatio
     return _expectation(record, recipe, device, terms, _exchanges(work, slowest, device))
 
 
+def check_profile(recipe: Recipe, lone_rank: LoneRank, profile: str) -> None:
+    """Refuse a profile that cannot say what that rank takes, before it runs."""
+    place_times(rank_work(recipe, lone_rank), load_device(profile))
+
+
 def rank_work(recipe: Recipe, lone_rank: LoneRank) -> Work:
     """What that rank does in a step, as the one place of a work."""
     layouts, rank = layouts_of(recipe), lone_rank.rank

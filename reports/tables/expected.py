@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from bench.judge.alone import Alone
 from bench.judge.beside import Beside, Part
 from bench.records.expectation import Expectation
+from bench.records.record import Record
 from reports.formats import more, percent, traffic
 from reports.markdown import details, table, text
 
@@ -30,6 +32,16 @@ _NO_INTERVAL = "Over: what was measured beyond what is expected, which has no in
 _EXCHANGES = (
     "Of the stage that takes longest: seconds of its calls one after the other, whether other work hides them or not."
 )
+
+
+def told_job(found: Alone, record: Record, of: Expectation) -> str:
+    """The measured rank and the predicted communication together."""
+    seconds = found.job_seconds(of.terms, record.work.num_micro_batches)
+    rate = record.work.tokens_per_step / seconds / found.world_size
+    return (
+        f"The job, if all its stages are as this one: {seconds:.4g} s a step and {rate:,.5g} tokens/s/p, with the "
+        f"communication that shows as {text(of.profile)} predicts it."
+    )
 
 
 def _introduction(of: Expectation) -> str:

@@ -86,6 +86,8 @@ def test_routing_is_as_planned(tmp_path: Path) -> None:
     [
         (("--recipe", "grok1-nano", "--rank", 16), "ranks 0 to 15"),
         (("--recipe", "grok1-314b"), "needs about"),
+        (("--recipe", "grok1-nano", "--device-profile", "h101"), "unknown device 'h101'"),
+        (("--recipe", "grok1-nano", "--device-profile", "h100-sxm"), "states no peak for fp32"),
         (("--recipe", "grok1-nano", "--routing", "0.5,0.5"), "2 shares that sum to 1, not 8 of 1 in all"),
         (("--recipe", "grok1-nano", "--routing", "0.9,0.1,0,0,0,0,0,0"), "and at most 0.5"),
         (("--recipe", "grok1-nano", "--routing", "0.25,0.25,0.25,0.25,0,0,0,0"), "--routing 0: a share is above 0"),

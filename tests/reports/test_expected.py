@@ -34,3 +34,11 @@ def test_where_nothing_is_expected_nothing_is_said(synthetic_record, tmp_path: P
     record = synthetic_record()
     other = expected(record, device_name="another device")
     assert "expected" not in write_report([record], [], tmp_path, expectations=[other]).read_text().casefold()
+
+
+def test_of_a_rank_alone_the_job_is_told_with_the_communication_predicted(lone_record, tmp_path: Path) -> None:
+    record = measured(lone_record(), PHASES, COLLECTIVES)
+    report = write_report([record], [], tmp_path, expectations=[expected(record)]).read_text()
+    # 40 s, 36 s of 64 micro-batches once more for the second stage, 7.5 s of exchanges as many times, 1 s of data
+    assert f"The job, if all its stages are as this one: {40 + 36 / 64 + 7.5 * 65 / 64 + 1:.4g} s a step" in report
+    assert "Of this rank's own work: exchanges and waiting are beside it." in report

@@ -103,6 +103,9 @@ def test_the_job_is_no_faster_than_its_rank_and_the_filling_of_its_pipeline(lone
     assert found.least_step_seconds == pytest.approx(10.1)
     assert found.most_tokens_per_second_per_processor == pytest.approx(record.work.tokens_per_step / 10.1 / 16)
     assert found.host_seconds == pytest.approx(3.0)
+    terms = {"products": 99.0, "tensor": 6.4, "expert": 0.64, "data": 0.5, "bubble": 99.0}
+    assert found.job_seconds(terms, 64) == pytest.approx(10.1 + 7.04 * 65 / 64 + 0.5)
+    assert found.job_seconds({}, 64) == found.least_step_seconds
     assert found.host_seconds_a_call == pytest.approx(3e-6)
 
 

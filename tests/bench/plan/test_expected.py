@@ -8,6 +8,10 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from bench.ingest.make import make_record
+from bench.ingest.read import read_logs
+from bench.judge.beside import beside
+from bench.judge.stats import summarise
 from bench.plan.device import device_names, load_device
 from bench.plan.expected import (
     _PROFILES,
@@ -26,6 +30,7 @@ from bench.records.record import Record
 from grok1.config.load import load_recipe
 from grok1.device.accelerator import PEAKS
 from reports.__main__ import app
+from tests.bench.ingest.logs import NPU, dump, lines
 
 FULL = load_recipe("grok1-40b")
 OF_40B = {
@@ -128,6 +133,19 @@ def test_the_command_writes_what_a_report_takes(synthetic_record, bench, tmp_pat
     assert "### Measured beside expected" in (tmp_path / "out" / "report.md").read_text()
     code, shown, _ = bench("gate", tmp_path / "record.json", "--expected", tmp_path / "expected.json")
     assert (code, "NO BASELINE" in shown) == (0, True)
+
+
+def test_a_log_ingested_with_its_recipe_is_compared_as_a_whole(tmp_path: Path) -> None:
+    recipe = load_recipe("grok1-40b-2layer")
+    (tmp_path / "job.log").write_text(dump() + lines(*range(1, 9)))
+    record = make_record(read_logs([tmp_path / "job.log"]), "a-case", NPU, recipe).record
+    found = beside(record, summarise(record), expectation_of(record))
+    assert found.expectation.profile == "ascend-a2-313t"
+    assert found.step.measured_seconds == pytest.approx(summarise(record).median_step_seconds)
+    assert {part.measured_seconds for part in found.parts} == {None}
+    without = make_record(read_logs([tmp_path / "job.log"]), "a-case", NPU).record
+    with pytest.raises(ValueError, match="ingest its log with --recipe"):
+        expectation_of(without)
 
 
 def test_the_command_refuses_what_it_cannot_say(synthetic_record, bench, tmp_path: Path) -> None:
