@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from bench.judge.baseline import recorded_baseline
-from bench.judge.beside import Beside, beside, exchange_of, expectation_for, with_expectations
+from bench.judge.beside import Beside, beside, exchange_of, expectation_for, median_beside, with_expectations
 from bench.judge.gate import judge
 from bench.judge.stats import summarise
 from bench.plan import predict
@@ -109,6 +109,15 @@ def test_without_seconds_of_collectives_computing_is_not_told_apart(synthetic_re
     assert by_name["pipeline and bubble"] == pytest.approx(1.0)
 
 
+def test_a_job_of_one_rank_exchanges_nothing_and_computes_all_the_time(synthetic_record) -> None:
+    content = synthetic_record().model_dump(mode="json", by_alias=True)
+    one = dict.fromkeys(content["layout"], 1)
+    content |= {"layout": one, "ranks": content["ranks"][:1], "work": content["work"] | {"num_micro_batches": 128}}
+    by_name = {part.name: part for part in found_of(measured(Record.model_validate(content), PHASES, {})).parts}
+    assert by_name["computing"].measured_seconds == pytest.approx(36.0)
+    assert by_name["tensor"].measured_seconds == 0.0
+
+
 def test_a_rank_alone_is_expected_to_do_its_own_work_and_no_more(lone_record) -> None:
     found = found_of(measured(lone_record(), PHASES, COLLECTIVES))
     assert found.step.expected_seconds == pytest.approx(28.0)
@@ -153,6 +162,15 @@ def test_a_verdict_that_says_where_time_went_says_what_was_expected(synthetic_re
     assert with_expectations([verdict], [slow], [other]) == [verdict]
     passed = judge(slow, [])
     assert with_expectations([passed], [slow], [expected(slow[0])]) == [passed]
+
+
+def test_of_several_runs_the_median_valid_one_is_compared(synthetic_record) -> None:
+    runs = [measured(synthetic_record(seed=seed), PHASES, COLLECTIVES, 40.0 + seed) for seed in range(4)]
+    void = [
+        each.model_copy(update={"valid": False, "void_reasons": ["why"]})
+        for each in (measured(synthetic_record(seed=9), PHASES, COLLECTIVES, 10.0),) * 3
+    ]
+    assert median_beside([*void, *runs], expected(runs[0])).step.measured_seconds == pytest.approx(41.0)
 
 
 def test_an_expectation_is_of_its_recipe_device_and_tier_alone(synthetic_record, lone_record) -> None:
