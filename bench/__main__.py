@@ -2,7 +2,21 @@
 
 from __future__ import annotations
 
-from bench.commands import ab, baseline, doctor, expected, gate, history, ingest, ledger, nightly, plan, rank, selftest
+from bench.commands import (
+    ab,
+    baseline,
+    calibrate,
+    doctor,
+    expected,
+    gate,
+    history,
+    ingest,
+    ledger,
+    nightly,
+    plan,
+    rank,
+    selftest,
+)
 from grok1.cli import console
 
 app = console.App(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -17,6 +31,7 @@ app.command(name="doctor")(doctor.doctor_command)
 app.command(name="plan")(plan.plan)
 app.command(name="rank")(rank.rank_command)
 app.command(name="expected")(expected.expected_command)
+app.command(name="calibrate")(calibrate.calibrate_command)
 app.command(name="ingest")(ingest.ingest_command)
 
 

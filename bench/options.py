@@ -37,12 +37,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
             _TAKE_ONE_VALUE.add(name)
         group.addoption(name, **settings)
 
-    add("--benchmark", action="store_true", help="run the benchmarks in bench/ (without this option they are skipped)")
-    add(
-        "--peers",
-        action="store_true",
-        help="also time megatron's own parts and Hugging Face's Mixtral (takes ten minutes)",
-    )
+    for name, does in (
+        ("--benchmark", "run the benchmarks in bench/ (without this option they are skipped)"),
+        ("--peers", "also time megatron's own parts and Hugging Face's Mixtral (takes ten minutes)"),
+        ("--plan", "also hold the planner's predictions of this CPU against runs (takes twelve minutes)"),
+    ):
+        add(name, action="store_true", help=does)
     add(
         "--case",
         action="append",

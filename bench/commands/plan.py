@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import typer
 
-from bench.plan.device import device_names, load_device
+from bench.commands.plan_rows import about_rows
+from bench.plan.device import Device, device_names, load_device
 from bench.plan.explain import ranking
-from bench.plan.fits import Fits, fits
+from bench.plan.fits import Fits, candidates, fits
 from bench.plan.fits_text import fits_text, recount_text, write_fits
-from bench.plan.legal import AXES, legal_layouts
-from bench.plan.names import find
+from bench.plan.intervals import LEVEL
+from bench.plan.layout_text import layout_named
+from bench.plan.layouts import Layouts
+from bench.plan.legal import EVERY_AXIS
 from bench.plan.recount import recounted
-from bench.plan.timed import Timed, time_layouts, write_timed
+from bench.plan.timed import Timed, anchor_of_file, time_layouts, write_timed
 from bench.records.jsonfile import write_atomically
 from bench.records.terminal import plain
 from grok1.config.load import load_recipe
@@ -25,7 +28,7 @@ from grok1.config.memory import HCCL_BUFFER_MB, SHOWN_GIB
 from reports.pictures.pareto import pareto_figure
 
 _GIB = 2**30
-_VARIED = tuple(axis for axis in AXES if axis not in ("order", "context_exchange"))  # which change no peak, or little
+_VARIED = tuple(axis for axis in EVERY_AXIS if axis != "order")  # which changes no rank's memory
 
 
 def plan(
@@ -39,7 +42,7 @@ def plan(
         bool, typer.Option("--fits", help="Say only which layouts fit, and what the fullest rank holds.")
     ] = False,
     explain: Annotated[
-        str | None, typer.Option(metavar="LAYOUT", help="One layout's time by terms: words of its name.")
+        str | None, typer.Option(metavar="LAYOUT", help="One layout's time by terms: TP4 PP2 EP2 ETP4 mb1.")
     ] = None,
     picture: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Draw time against memory of all layouts, as PNG.")
@@ -52,7 +55,7 @@ def plan(
         float, typer.Option(help="The fullest expert rank gets so many times its even share.", min=1.0, max=4096.0)
     ] = 1.0,
     axes: Annotated[
-        str, typer.Option(help=f"Which axes vary, of {', '.join(AXES)}; the others stay as the recipe has them.")
+        str, typer.Option(help=f"Which axes vary, of {', '.join(EVERY_AXIS)}; the others stay as the recipe has them.")
     ] = ",".join(_VARIED),
     top: Annotated[int, typer.Option(help="How many layouts to show.", min=1, max=10_000)] = 20,
     exact: Annotated[
@@ -63,6 +66,20 @@ def plan(
         int | None, typer.Option(help="HCCL_BUFFSIZE; 0 where communicators are not HCCL's.", min=0, max=1 << 16)
     ] = None,
     json_path: Annotated[Path | None, typer.Option("--json", help="Write the layouts shown to this file.")] = None,
+    anchor: Annotated[
+        Path | None, typer.Option(metavar="RECORD", help="A measured run on this device, which calibrates the times.")
+    ] = None,
+    published: Annotated[
+        Path | None, typer.Option("--rows", help="Predict the published jobs of this CSV file.")
+    ] = None,
+    freeze: Annotated[
+        Path | None, typer.Option(help="Write predictions of --rows to this new file, with a hash of them.")
+    ] = None,
+    score: Annotated[
+        Path | None, typer.Option(help="Score predictions against what this CSV file of published jobs measured.")
+    ] = None,
+    frozen: Annotated[Path | None, typer.Option(help="With --score: the predictions that --freeze wrote.")] = None,
+    level: Annotated[float, typer.Option(help="The share of jobs that shall lie in an interval.")] = LEVEL,
 ) -> None:
     """Rank the layouts of a recipe that fit a device by the time of a step, each with its terms and interval.
 
@@ -70,23 +87,35 @@ def plan(
     steps, to the byte; the peak is a bound that is not below it. Times come from the device's profile, whose figures
     say where they are from.
     """
+    said = about_rows(published, freeze, score, frozen, level)
+    if said:
+        print(said)
+        return
     chosen = load_recipe(recipe, overrides or [])
     asked = _Asked.of(memory_gib, device, communicator_mb)
-    layouts = legal_layouts(chosen, world_size or chosen.parallel.world_size, _named(axes))
+    layouts = candidates(chosen, world_size or chosen.parallel.world_size, _named(axes))
     found = fits(layouts, asked.available, skew, buffer_mb=asked.buffer_mb)
     if show_fits:
         _show_fits(found, asked, top, exact, json_path)
         return
-    times = time_layouts(layouts, load_device(_device_of(device)))
+    profile = load_device(_device_of(device))
+    times = _times(layouts, profile, level, anchor)
     if explain is not None:
-        print(times.explained(find(layouts, explain)))
+        named = layout_named(explain, chosen, int(layouts.world_size[0]))
+        print(_times(named, profile, level, anchor).explained(0))
     else:
         _show_times(found, times, asked, top, json_path)
     if picture is not None:
         gib = (found.need / _GIB).tolist()
-        drawn = pareto_figure(times.names(), times.prediction.step_seconds.tolist(), gib, asked.available / _GIB)
+        drawn = pareto_figure(times.name, times.prediction.step_seconds.tolist(), gib, asked.available / _GIB)
         write_atomically(picture, drawn)
         print(f"wrote {plain(picture, 5000)}")
+
+
+def _times(layouts: Layouts, device: Device, level: float, anchor: Path | None) -> Timed:
+    """Predicted, and calibrated by a measured run where one is given."""
+    times = replace(time_layouts(layouts, device), level=level)
+    return times.anchored(anchor_of_file(anchor, device)) if anchor is not None else times
 
 
 def _show_fits(found: Fits, asked: _Asked, top: int, exact: int, json_path: Path | None) -> None:
@@ -115,6 +144,7 @@ def _show_times(found: Fits, times: Timed, asked: _Asked, top: int, json_path: P
     print(ranking(shown.ranked(need), top))
     peak = f"{shown.speed.peak_flops / 1e12:.4g} TFLOP/s of {shown.speed.dtype}"
     print(f"\nMFU of {peak}. GiB: what the fullest rank needs, communicators and margin included.")
+    print(shown.basis())
     if json_path is not None:
         write_timed(json_path, shown, total, need.tolist())
         print(f"wrote {plain(json_path, 5000)}")

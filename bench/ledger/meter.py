@@ -62,6 +62,18 @@ class Moved:
 
 
 @dataclass(frozen=True)
+class Call:
+    """One counted call of an operator; figures: matrix FLOPs, vector FLOPs, bytes read, bytes written."""
+
+    func: Any
+    args: Any
+    kwargs: Any
+    phase: str
+    module: str
+    figures: tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
 class Mark:
     """What was counted up to a moment of a step, and what is alive then, by kind."""
 
@@ -163,8 +175,13 @@ class Meter(TorchDispatchMode):
         flops = operators.flops(func, kind.name, args, kwargs, inputs, results, out)
         if flops is None:
             self.counts.unknown[kind.name] += 1
-        self.counts.costs[where].add(*(flops or (0, 0)), *operators.traffic(kind.name, inputs, results))
+        figures = (*(flops or (0, 0)), *operators.traffic(kind.name, inputs, results))
+        self.counts.costs[where].add(*figures)
+        self.heard(Call(func, args, kwargs, *where, figures))
         return out
+
+    def heard(self, call: Call) -> None:
+        """For a meter that keeps more of a call than its cost."""
 
     def mark(self) -> Mark:
         """What was counted up to now."""

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +12,7 @@ import numpy.typing as npt
 from bench.plan.groups import Group, groups_of
 from bench.plan.layouts import Ints, Layouts, Places
 from bench.plan.routed import Routed, routed
+from grok1.config.recipe import Recipe
 
 BYTES = {"float32": 4, "bfloat16": 2, "int64": 8, "bool": 1}
 ALL_GATHER, REDUCE_SCATTER = "all_gather_into_tensor", "reduce_scatter_tensor"
@@ -39,11 +39,19 @@ class Call:
     dtype: str
     calls: Ints
     bytes: Ints
+    is_in_world: bool = False  # called in the whole job's group, though only this group's ranks take part
 
     @property
     def back(self) -> Call:
-        """What the gradient's way calls; of activations alone, counts have none."""
-        return Call(self.group, _GRADIENTS_WAY[self.operation], self.dtype, self.calls, self.bytes)
+        """What the gradient's way calls. Activations have one; counts of tokens have none."""
+        return replace(self, operation=_GRADIENTS_WAY[self.operation])
+
+    def times(self, repeats: Ints | Where) -> Call:
+        """So many of it."""
+        return replace(self, calls=self.calls * repeats, bytes=self.bytes * repeats)
+
+
+Phased = tuple[str, Call]  # the ledger's phase, and what is called in it
 
 
 @dataclass(frozen=True)
@@ -60,7 +68,7 @@ class Sizes:
         return self.places.of
 
     @property
-    def recipe(self) -> Any:
+    def recipe(self) -> Recipe:
         """What the layouts have in common."""
         return self.places.of.recipe
 

@@ -41,8 +41,8 @@ class Certainty:
             return anchored_interval(seconds, family, job, self.anchor, rows, self.level)
         return interval_of(seconds, job, rows, self.level)
 
-    def null_step_seconds(self, recipe: Recipe) -> float | None:
-        """What the null model predicts of any layout: the MFU of the chip's published rows, or of the anchor.
+    def null_step_seconds(self, recipe: Recipe, world_size: int) -> float | None:
+        """What the null model predicts of any layout of so many ranks: by the MFU of the chip's rows, or of the anchor.
 
         None where neither is known.
         """
@@ -50,7 +50,7 @@ class Certainty:
         mfu = self.anchor.mfu if self.anchor else fit.null_mfu if fit else None
         if mfu is None:
             return None
-        peak = self.device.peak_flops(_dtype(recipe)) * recipe.parallel.world_size
+        peak = self.device.peak_flops(_dtype(recipe)) * world_size
         return float(null_seconds([_model_flops(recipe)], [peak], mfu)[0])
 
 

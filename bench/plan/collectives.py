@@ -18,18 +18,21 @@ from bench.plan.topology import members_in_node, nic_rate, node_rate, nodes_of
 from bench.plan.work import Exchange
 
 _PAIRS = ("send", "receive")
+_TIE = 1e-3  # what a job's size counts beside its group's
 _ROUNDS = {"all_reduce": 2.0}  # of a ring: reducing, then gathering
 
 
-def exchange_seconds(exchange: Exchange, device: Device) -> Floats:
+def exchange_seconds(exchange: Exchange, device: Device, world_size: Ints | None = None) -> Floats:
     """Seconds of all calls together, a row a place; zero where there is no call or the group is one rank.
 
-    A receive takes none: its time is the sender's.
+    A receive takes none: its time is the sender's. `world_size` is of the jobs: collectives that were timed in a job of
+    about as many ranks are believed first.
     """
     timed = _timed(exchange.operation, device)
     if exchange.operation == "receive":
         return np.zeros(len(exchange.calls))
-    seconds = _by_table(exchange, timed) if timed else _by_rates(exchange, device)
+    job = exchange.ranks if world_size is None else world_size
+    seconds = _by_table(exchange, job, timed) if timed else _by_rates(exchange, device)
     return np.asarray(np.where((exchange.ranks > 1) & (exchange.calls > 0), seconds, 0.0))
 
 
@@ -79,11 +82,16 @@ def _timed(operation: str, device: Device) -> list[TimedCollective]:
     return [each for each in (device.measured.collectives if device.measured else []) if each.operation == operation]
 
 
-def _by_table(exchange: Exchange, timed: list[TimedCollective]) -> Floats:
-    """By the timed group whose number of ranks is nearest."""
-    sizes = np.log([each.ranks for each in timed])
-    wanted = np.log(np.maximum(1, exchange.ranks))
-    nearest = np.abs(wanted[:, None] - sizes).argmin(axis=1)
+def _by_table(exchange: Exchange, job_ranks: Ints, timed: list[TimedCollective]) -> Floats:
+    """By the timed call whose group, and then whose job, has the nearest number of ranks."""
+    groups = _apart(exchange.ranks, [each.ranks for each in timed])
+    jobs = _apart(job_ranks, [each.job_ranks or each.ranks for each in timed])
+    nearest = np.asarray(groups + _TIE * jobs).argmin(axis=1)
     call = np.array([each.call_seconds for each in timed])[nearest]
     rate = np.array([each.bytes_a_second for each in timed])[nearest]
     return np.asarray(exchange.calls * call + exchange.bytes / rate)
+
+
+def _apart(wanted: Ints, sizes: list[int]) -> Floats:
+    """[places, sizes]: how many times one is the other, as a logarithm."""
+    return np.asarray(np.abs(np.log(np.maximum(1, wanted))[:, None] - np.log(sizes)))

@@ -12,13 +12,13 @@ from dataclasses import replace
 import numpy as np
 
 from bench.plan import layer_calls
-from bench.plan.calls import ALL_GATHER, ALL_REDUCE, REDUCE_SCATTER, Call, Sizes, Where
+from bench.plan.calls import ALL_GATHER, ALL_REDUCE, REDUCE_SCATTER, Call, Phased, Sizes
 from bench.plan.layouts import Ints, Places
 from bench.plan.step_calls import step_calls
 from bench.plan.work import Exchange, Per
 
 _Key = tuple[str, str, str, str, Per]  # phase, group, operation, dtype
-# what groups are called that a context widens, without one
+# the names of groups that a context widens, where there is none
 _WITHOUT_CONTEXT = {"tensor x context": "tensor", "data x context": "data"}
 
 
@@ -34,54 +34,45 @@ def exchanges(
     pipeline's there, as only two take part.
     """
     sizes, found = Sizes(places, shares, expert_rank), dict[_Key, Exchange]()
-    for phase, times, call in [*_of_layers(sizes), *_of_ends(sizes)]:
-        _add(found, sizes, phase, "micro_batch", call, times)
-    for name, call in _between_stages(sizes):
-        _add(found, sizes, "pipeline", "micro_batch", call, name=name)
+    for phase, call in [*_of_layers(sizes), *_of_ends(sizes), *_between_stages(sizes)]:
+        _add(found, sizes, phase, "micro_batch", call)
     for phase, call in step_calls(sizes):
         _add(found, sizes, phase, "step", call)
     return tuple(each for each in found.values() if each.calls.any())
 
 
-def _add(
-    found: dict[_Key, Exchange],
-    sizes: Sizes,
-    phase: str,
-    per: Per,
-    call: Call,
-    times: Ints | int = 1,
-    name: str | None = None,
-) -> None:
-    """A call so many times, to those of its kind; groups that a context widens have another name without one."""
-    wide, narrow = name or call.group, _WITHOUT_CONTEXT.get(call.group)
-    is_split = sizes.of.context > 1
-    for each, where in [(wide, is_split), (narrow, ~is_split)] if narrow else [(wide, True)]:
-        group = sizes.groups[call.group if each == name else each]
-        key, calls, size = (phase, each, call.operation, call.dtype, per), call.calls * times, call.bytes * times
-        more = Exchange(*key, calls * where, size * where, group.ranks, group.stride)
-        before = found.get(key)
-        found[key] = (
-            replace(before, calls=before.calls + more.calls, bytes=before.bytes + more.bytes) if before else more
-        )
+def _add(found: dict[_Key, Exchange], sizes: Sizes, phase: str, per: Per, call: Call) -> None:
+    """A call to those of its kind."""
+    for name, part in _by_name(sizes, call):
+        group = sizes.groups[name]
+        key = phase, "world" if call.is_in_world else name, call.operation, call.dtype, per
+        before = found.get(key) or Exchange(*key, part.calls * 0, part.bytes * 0, group.ranks, group.stride)
+        found[key] = replace(before, calls=before.calls + part.calls, bytes=before.bytes + part.bytes)
 
 
-def _of_layers(sizes: Sizes) -> Iterator[tuple[str, Ints, Call]]:
-    """(phase, times, call) of all layers of a place."""
+def _by_name(sizes: Sizes, call: Call) -> list[tuple[str, Call]]:
+    """A call by the ledger's names of its group, which where a context widens it has another name than elsewhere."""
+    narrow, is_split = _WITHOUT_CONTEXT.get(call.group), sizes.of.context > 1
+    return [(call.group, call.times(is_split)), (narrow, call.times(~is_split))] if narrow else [(call.group, call)]
+
+
+def _of_layers(sizes: Sizes) -> Iterator[Phased]:
+    """All layers' of a place, in a micro-batch."""
     layers, again = sizes.places.layers, _recomputed(sizes)
     entry, leave = layer_calls.projection_input(sizes), layer_calls.projection_output(sizes)
     core, moved = layer_calls.attention_core(sizes), layer_calls.dispatch(sizes)
     told = [*layer_calls.token_counts(sizes), *layer_calls.routing_maps(sizes)]
     for call in (entry, leave, *core, *moved, *told):
-        yield "forward", layers, call
+        yield "forward", call.times(layers)
     for call in (entry, leave, *core, *moved):
-        yield "backward", layers, call.back
-    yield "backward", layers, entry  # once more, for its matrix' gradient
+        yield "backward", call.back.times(layers)
+    yield "backward", entry.times(layers)  # once more, for its matrix' gradient
     for part, calls in (("projections", [entry, leave]), ("core", core), ("experts", [*moved, *told])):
         for call in calls:
-            yield "recompute", again[part], call
+            yield "recompute", call.times(again[part])
     for call in layer_calls.expert_load(sizes):  # only where gradients are known: not in a forward that is run again
-        yield "forward", layers - again["experts"], call
-        yield "recompute", again["experts"], call
+        yield "forward", call.times(layers - again["experts"])
+        yield "recompute", call.times(again["experts"])
 
 
 def _recomputed(sizes: Sizes) -> dict[str, Ints]:
@@ -99,33 +90,35 @@ def _recomputed(sizes: Sizes) -> dict[str, Ints]:
     return found
 
 
-def _of_ends(sizes: Sizes) -> Iterator[tuple[str, Where, Call]]:
-    """(phase, where, call) of the embedding, the head and the loss."""
+def _of_ends(sizes: Sizes) -> Iterator[Phased]:
+    """The embedding's, the head's and the loss's of a micro-batch."""
     first, last, tokens = sizes.places.is_first, sizes.places.is_last, sizes.of.tokens
+    scattered = sizes.call("tensor", REDUCE_SCATTER, sizes.dtype, sizes.hidden_values)
+    gathered = scattered.back
     # the vocabulary's parts are summed into sequence shards
-    embedded = sizes.call("tensor", REDUCE_SCATTER, sizes.dtype, sizes.hidden_values)
-    yield from (("forward", first, embedded), ("backward", first, embedded.back))
-    gathered = embedded.back
+    yield from (("forward", scattered.times(first)), ("backward", gathered.times(first)))
     # before the head, and once more for its matrix' gradient
-    yield from (("forward", last, gathered), ("backward", last, gathered), ("backward", last, embedded))
+    yield from (("forward", gathered.times(last)), ("backward", gathered.times(last)))
+    yield "backward", scattered.times(last)
     # of each token the greatest logit, the target's, and the sum of exponentials
     if sizes.recipe.kernels.cross_entropy == "fused":
-        yield "forward", last, sizes.call("tensor", ALL_GATHER, "float32", sizes.of.tensor * 3 * tokens)
+        yield "forward", sizes.call("tensor", ALL_GATHER, "float32", sizes.of.tensor * 3 * tokens, 1, last)
     else:
-        yield "forward", last, sizes.call("tensor", ALL_REDUCE, "float32", tokens, 3)
+        yield "forward", sizes.call("tensor", ALL_REDUCE, "float32", tokens, 3, last)
 
 
-def _between_stages(sizes: Sizes) -> Iterator[tuple[str, Call]]:
-    """(group, call): a sequence shard to the next chunk, its gradient back; the ends of the model have one neighbour.
+def _between_stages(sizes: Sizes) -> Iterator[Phased]:
+    """A sequence shard to the next chunk, its gradient back; the ends of the model have one neighbour.
 
     Interleaved, two stages send one way in the whole job's group, so that the ways are apart: the second's sends.
     (megatron.core.pipeline_parallel.p2p_communication._p2p_ops)
     """
     places, of = sizes.places, sizes.of
     times = 2 * of.virtual_pipeline - places.is_first - places.is_last
-    is_split = (of.virtual_pipeline > 1) & (of.pipeline == 2)
+    is_apart = (of.virtual_pipeline > 1) & (of.pipeline == 2)
+    values = sizes.shard * sizes.recipe.model.hidden_size
     for operation, stage in (("send", 1), ("receive", 0)):
-        values = sizes.shard * sizes.recipe.model.hidden_size
-        in_world = is_split & (places.stage == stage)
-        for name, where in (("pipeline", ~in_world), ("world", in_world)):
-            yield name, sizes.call("pipeline", operation, sizes.dtype, values, times, where)
+        call = sizes.call("pipeline", operation, sizes.dtype, values, times)
+        in_world = is_apart & (places.stage == stage)
+        yield "pipeline", call.times(~in_world)
+        yield "pipeline", replace(call.times(in_world), is_in_world=True)

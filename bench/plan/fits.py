@@ -6,18 +6,31 @@ grok1.config.memory adds them up for one recipe; here for all layouts at once.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from bench.plan.kept import Flags
-from bench.plan.layouts import Ints, Layouts, Places, different_stages
+from bench.plan.layouts import Ints, Layouts, Places, Recompute, different_stages
+from bench.plan.legal import legal_layouts
 from bench.plan.peak import MOMENTS, Peak, peak
+from bench.plan.rules import is_sound
 from grok1.config.memory import HCCL_BUFFER_MB, MARGIN_BYTES
+from grok1.config.recipe import Recipe
 
 PARTS = ("weights", "gradients", "optimizer", "activations", "temporary", "logits", "communicators", "margin")
 _PLACES_AT_ONCE = 200_000  # some hundred columns of these are alive together
 ORDER = "those that fit, by least recompute, then fewest splits, then largest micro-batch, then least memory"
+
+
+# what a job would try: nothing again, what is cheap, what saves most without all of it, all; of more there are others
+USUAL_RECOMPUTES = (
+    Recompute(),
+    Recompute("selective", modules=("core_attn",)),
+    Recompute("selective", modules=("layernorm", "moe")),
+    Recompute("full"),
+)
 
 
 @dataclass(frozen=True)
@@ -79,6 +92,22 @@ def fits(
     count = communicators(layouts)
     beside = np.stack([count * 2 * buffer_mb * 10**6, np.full(len(layouts), MARGIN_BYTES)], axis=1)
     return Fits(layouts, available, skew, stage, moment, np.concatenate([parts, beside], axis=1), count)
+
+
+def candidates(recipe: Recipe, world_size: int, axes: Sequence[str]) -> Layouts:
+    """Legal layouts over these axes; of recompute the usual choices and the recipe's own.
+
+    Raises:
+        ValueError: there is none, with the nearest world sizes that have one; or an axis is not one.
+    """
+    layouts = legal_layouts(recipe, world_size, [axis for axis in axes if axis != "recompute"])
+    if "recompute" not in axes:
+        return layouts
+    usual = [each for each in USUAL_RECOMPUTES if is_sound(each, recipe)]
+    recomputes = tuple(dict.fromkeys((*layouts.recomputes, *usual)))
+    rows = np.repeat(np.arange(len(layouts)), len(recomputes))
+    numbers = np.tile(np.arange(len(recomputes), dtype=np.int64), len(layouts))
+    return replace(layouts.take(rows), recomputes=recomputes, recompute=numbers)
 
 
 def communicators(layouts: Layouts) -> Ints:

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from bench.plan.fits import ORDER, PARTS, Fits
-from bench.plan.names import name_of
+from bench.plan.layout_text import layout_text
 from bench.plan.recount import Recounted
 from bench.records.fields import Count, Name, Strict
 from bench.records.jsonfile import write_model
@@ -97,7 +97,7 @@ def _cells(found: Fits, row: int) -> tuple[str, ...]:
     need = int(found.need[row])
     left = (found.available - need) / _GIB
     parts = [f"{part / _GIB:.2f}" for part in found.parts[row].tolist()]
-    name = name_of(found.layouts, row)
+    name = layout_text(found.layouts, row)
     return (name, f"{need / _GIB:.2f}", f"{left:.2f}", *parts, str(found.stage[row]), found.moment_of(row))
 
 
@@ -109,7 +109,7 @@ def _closest(found: Fits) -> str:
 def _row(found: Fits, row: int, counted: int | None) -> FitRow:
     parts = found.parts[row].tolist()
     return FitRow(
-        layout=name_of(found.layouts, row),
+        layout=layout_text(found.layouts, row),
         fits=bool(found.fit[row]),
         need_bytes=sum(parts),
         peak_bytes=sum(parts[:6]),

@@ -2,6 +2,10 @@
 
 A profile whose chip has rows gets what they tell, and says of the rest that it is the prior. A profile without rows
 gets the figures of the chip that is most like it, as priors.
+
+What a published job passes through memory is estimated, and far fewer bytes than the ledger counts of our own program's
+operators. The share of the memory's rate that rows fit belongs to that estimate: a profile, whose bytes are the
+ledger's, has a measured share instead.
 """
 
 from __future__ import annotations
@@ -11,6 +15,7 @@ from collections.abc import Mapping
 
 from bench.plan.calibration_file import CalibrationFile, StoredFit
 from bench.plan.device import Efficiency, parse_device
+from bench.plan.published_fit import CALL, STEP
 
 # Profiles, and the one whose rows speak for them
 SPEAKS_FOR = {
@@ -26,6 +31,12 @@ _ROWS_OF = {  # in words
     "gb200": "published dense 16-bit rows of GB200",
     "ascend-a2-376t": "published rows of A2, variant unstated, taken as 353.9 TFLOP/s",
 }
+_MEMORY = {  # share of the memory's rate, and who says so
+    "ascend": (0.6, "prior: Ascend/msmodeling@84fec85:tensor_cast/device.py, its own words: to be calibrated"),
+    "": (0.67, "prior: MooreThreads/SimuMax@4dcaae5:configs/system/b200_bf16_ceperm.json, of B200"),
+}
+# A layer has some 45 launches in a published job's work, and some 320 operators in the ledger of our own program
+_OPERATORS_A_LAUNCH = 7
 _TOLD = 0.1  # below it the rows left an efficiency at its prior
 _LINE = re.compile(r"^(?P<name>[a-z_]+) = \{ value = [^,]+, source = \"[^\"]*\" \}$", re.MULTILINE)
 
@@ -40,21 +51,32 @@ def with_fitted(text: str, profile: str, calibration: CalibrationFile) -> str:
     fit = calibration.fit_of(speaker, False) if speaker else None
     if speaker is None or fit is None:
         raise ValueError(f"no published row speaks for {profile}: its efficiencies stay as they are")
-    start = text.index("[efficiency]")
+    start = text.index("[host]")
     lines = _lines(fit, speaker, is_own=speaker == profile)
+    lines["memory"] = _line("memory", *next(each for name, each in _MEMORY.items() if profile.startswith(name)))
     changed = text[:start] + _LINE.sub(lambda line: lines.get(line["name"], line[0]), text[start:])
     parse_device(changed.encode(), profile)
     return changed
 
 
 def _lines(fit: StoredFit, speaker: str, *, is_own: bool) -> dict[str, str]:
-    """A line for each efficiency that was fitted, by its name."""
+    """A line for each figure that was fitted, by its name in a profile."""
     said = f"{fit.rows} {_ROWS_OF[speaker]}; residual median {fit.residual_median:.1%}"
-    return {
-        name: f'{name} = {{ value = {value!r}, source = "{_source(fit.told, name, said, is_own=is_own)}" }}'
-        for name, value in fit.efficiencies.items()
-        if name in Efficiency.model_fields
-    }
+    found = {name: value for name, value in fit.efficiencies.items() if name in Efficiency.model_fields}
+    lines = {name: _line(name, value, _source(fit.told, name, said, is_own=is_own)) for name, value in found.items()}
+    if CALL in fit.efficiencies:
+        launch = f"; of an operator, of which {_OPERATORS_A_LAUNCH} are a launch of published work"
+        seconds = float(f"{fit.efficiencies[CALL] / _OPERATORS_A_LAUNCH:.3g}")
+        lines["seconds_a_call"] = _line(
+            "seconds_a_call", seconds, _source(fit.told, CALL, said, is_own=is_own) + launch
+        )
+        step = _source(fit.told, STEP, said, is_own=is_own)
+        lines["seconds_a_step"] = _line("seconds_a_step", fit.efficiencies[STEP], step)
+    return lines
+
+
+def _line(name: str, value: float, source: str) -> str:
+    return f'{name} = {{ value = {value!r}, source = "{source}" }}'
 
 
 def _source(told: Mapping[str, float], name: str, said: str, *, is_own: bool) -> str:

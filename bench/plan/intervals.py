@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from bench.plan.conformal import weighted_quantile
-from bench.plan.situations import Situation, distance
+from bench.plan.situations import OWN_EXCHANGES, Situation, distance
 
 LEVEL = 0.9
 MIN_ROWS = 10
@@ -135,6 +135,9 @@ def refusal(job: Situation) -> str:
             "experts in 8 bits: casts and transposes of their weights are not in the model, and no row calibrates "
             "them; measure one run and give it with --anchor"
         )
+    own = sorted(job.kinds & set(OWN_EXCHANGES.values()))
+    if own:
+        return f"{own[0]} exchanges tokens by a kernel of its own, which no row calibrates; give one run with --anchor"
     return ""
 
 

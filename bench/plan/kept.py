@@ -8,7 +8,6 @@ F of an expert's width; w bytes of an activation, p of a probability.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -192,35 +191,42 @@ def _experts(places: Places, s: Sizes) -> Ints:
 # ---- with recompute ------------------------------------------------------------------------------------
 
 
-def kept_of_chunk(places: Places, sizes: Sizes) -> tuple[Ints, Ints]:
-    """(bytes that a chunk's layers keep of a micro-batch, bytes that one layer has when it has run again)."""
+def kept_of_chunk(places: Places, sizes: Sizes, whole: Kept) -> tuple[Ints, Ints]:
+    """(bytes that a chunk's layers keep of a micro-batch, what more there is when one of its blocks runs again).
+
+    `whole` is what a layer keeps of which nothing runs again. Of full recompute by `block`, layers that are kept whole
+    have had their backward when others run again.
+    """
     of, layers = places.of, places.layers // places.of.virtual_pipeline
-    whole = kept(places, sizes)
-    total, one = layers * whole.total, whole.total
+    one = whole.total
+    total, extra = layers * one, np.zeros_like(one)
     for number, recompute in enumerate(of.recomputes):
         rows = of.recompute == number
         if recompute.kind == "full":
-            groups = -(-layers // recompute.layers)
             again = np.minimum(recompute.layers, layers)
             if recompute.method == "block":
-                found = again * sizes.stream + (layers - again) * whole.total
-                total, one = np.where(rows, found, total), np.where(rows, whole.total, one)
+                found, more = again * sizes.stream + (layers - again) * one, np.where(again < layers, 0, one)
             else:
-                total = np.where(rows, groups * sizes.stream, total)
-                one = np.where(rows, again * whole.total, one)
-        if recompute.kind == "selective":
-            total = np.where(rows, layers * _selective(places, sizes, whole, recompute.modules), total)
-    return total, one
+                found, more = -(-layers // recompute.layers) * sizes.stream, again * one
+            norms = np.zeros_like(one)
+        elif recompute.kind == "selective":
+            each = _selective(places, sizes, whole, recompute.modules)
+            found, more, norms = layers * each.total, one - each.total, whole.norms - each.norms
+        else:
+            continue
+        # two of the four norms are at either of the two blocks
+        total, extra = np.where(rows, found, total), np.where(rows, more - norms // 2, extra)
+    return total, extra
 
 
-def _selective(places: Places, s: Sizes, whole: Kept, modules: Any) -> Ints:
+def _selective(places: Places, s: Sizes, whole: Kept, modules: tuple[str, ...]) -> Kept:
     """What a layer keeps where these parts are computed again."""
     model = places.of.recipe.model
-    norms, attention, router, rest = whole.norms, whole.attention, whole.router, whole.dispatch + whole.experts
+    norms, attention, router, dispatch, experts = (getattr(whole, each.name) for each in fields(Kept))
     if "moe" in modules:
-        router, rest = np.where(s.width == _FP32, 0, s.stream), np.zeros_like(rest)
+        router, dispatch, experts = np.where(s.width == _FP32, 0, s.stream), dispatch * 0, experts * 0
     if "moe_act" in modules:
-        rest = rest - s.R * s.width * s.F * 2
+        experts = experts - s.R * s.width * s.F * 2
     if "layernorm" in modules:
         norms = 4 * s.stream
         if "moe" in modules or s.probability == 2:
@@ -229,4 +235,4 @@ def _selective(places: Places, s: Sizes, whole: Kept, modules: Any) -> Ints:
         of = places.of
         again = (3 * s.q + 3 * s.v) * s.T * s.width + 4 * s.length * model.head_dim * s.width
         attention = np.where(of.context == 1, again, np.minimum(attention, again + 2 * s.q * s.T * s.width))
-    return norms + attention + router + rest
+    return Kept(norms, attention, router, dispatch, experts)

@@ -1,239 +1,175 @@
-"""All layouts that a recipe may have on so many ranks, by the recipe's own rules computed for all at once. No torch.
-
-The rules are those of grok1.config (sections, recipe, stages, levers), which refuse one recipe at a time with a reason;
-a test holds the two to each other. A layout is kept where every rule that one of its columns decides holds.
-"""
+"""Every layout that a recipe accepts on so many ranks, as columns. No torch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from itertools import combinations
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from bench.plan.layouts import DISPATCHERS, EXCHANGES, ORDERS, Ints, Layouts, Recompute, every_stage, layouts_of
+from bench.plan.layouts import DISPATCHERS, EXCHANGES, ORDERS, Ints, Layouts, Recompute, layouts_of
+from bench.plan.rules import MODULES, Columns, is_sound, layers_of_chunks, legal
+from grok1.config.load import build_recipe
 from grok1.config.recipe import Recipe
 
-AXES = (
-    "tensor",
-    "context",
-    "context_exchange",
-    "pipeline",
-    "virtual_pipeline",
-    "expert",
-    "expert_tensor",
-    "micro_batch",
-    "dispatcher",
-    "order",
-    "recompute",
-)
-# what a job would try, from what computes least again; a recipe's own comes first
-RECOMPUTES = (
-    Recompute(),
-    Recompute("selective", modules=("core_attn",)),
-    Recompute("selective", modules=("layernorm", "moe")),
-    Recompute("full"),
-)
-_FARTHEST = 4096  # worlds that are looked at for one that has a layout
-Flags = npt.NDArray[np.bool_]
+SPLITS = ("tensor", "pipeline", "expert", "expert_tensor", "micro_batch")  # what every planner varies
+EVERY_AXIS = (*SPLITS, "context", "virtual_pipeline", "dispatcher", "order", "recompute")
+_MOST_RANKS = 1 << 16  # of parallel.world_size
+_LOOKED_AROUND = 256  # world sizes to either side, where one has no layout
 
 
-def legal_layouts(recipe: Recipe, world_size: int, axes: Iterable[str] = AXES) -> Layouts:
-    """Every layout of the recipe on so many ranks in which these axes vary; the others stay as they are.
+def legal_layouts(recipe: Recipe, world_size: int | None = None, axes: Sequence[str] = SPLITS) -> Layouts:
+    """All layouts over these axes, by default of as many ranks as the recipe has; other axes are as the recipe's.
+
+    `context` is with both its exchanges. Of layouts that are the same but by name there is one: without a context there
+    is no exchange, without a pipeline or replicas no other order. Of full recompute there is each layer for itself, all
+    of a chunk's at once, and a chunk's first layer alone; of selective, all sets of modules that do something.
 
     Raises:
-        ValueError: an axis has another name, or there is no such layout.
+        ValueError: no layout is legal on so many ranks, with the nearest world sizes that have one.
     """
-    varied = set(axes)
-    unknown = varied - set(AXES)
+    ranks = recipe.parallel.world_size if world_size is None else world_size
+    if not 1 <= ranks <= _MOST_RANKS:
+        raise ValueError(f"world size {ranks} is not between 1 and {_MOST_RANKS}; give the number of the job's ranks")
+    unknown = [axis for axis in axes if axis not in EVERY_AXIS]
     if unknown:
-        raise ValueError(f"--axes {', '.join(sorted(unknown))}: a layout has {', '.join(AXES)}")
-    found = _found(recipe, world_size, varied)
+        raise ValueError(f"axes {', '.join(unknown)} are none of a layout; choose of {', '.join(EVERY_AXIS)}")
+    found = _search(recipe, ranks, axes)
     if not len(found):
-        raise ValueError(f"{recipe.name} has no layout on {world_size} ranks; {_nearest(recipe, world_size, varied)}")
+        raise ValueError(_none(recipe, ranks, axes))
     return found
 
 
-def _nearest(recipe: Recipe, world_size: int, varied: set[str]) -> str:
-    """The nearest world that has one, in words."""
-    for away in range(1, _FARTHEST):
-        for other in (world_size - away, world_size + away):
-            if other > 0 and len(_found(recipe, other, varied)):
-                return f"the nearest number that has one is {other}"
-    return "change model or batch, or let more axes vary with --axes"
+def recipe_of(layouts: Layouts, row: int) -> Recipe:
+    """The recipe in that layout.
+
+    Raises:
+        RecipeError: the recipe refuses it.
+    """
+    fields: dict[str, Any] = layouts.recipe.resolved()
+    at = {name: int(getattr(layouts, name)[row]) for name in _COLUMNS}
+    recompute, training = layouts.recomputes[int(layouts.recompute[row])], fields["training"]
+    training["micro_batch"] = at.pop("micro_batch")
+    for key in [key for key in training if key.startswith("recompute")]:
+        del training[key]
+    training["recompute"] = recompute.kind
+    if recompute.kind == "full":
+        training |= {"recompute_method": recompute.method, "recompute_layers": recompute.layers}
+    if recompute.kind == "selective":
+        training["recompute_modules"] = list(recompute.modules)
+    names = {"dispatcher": DISPATCHERS, "context_exchange": EXCHANGES, "order": ORDERS}
+    fields["parallel"] |= {key: names[key][value] if key in names else value for key, value in at.items()}
+    return build_recipe(f"recipe {layouts.recipe.name}", fields)
 
 
-def _found(recipe: Recipe, world_size: int, varied: set[str]) -> Layouts:
-    """Layouts that keep every rule; columns grow one by one, and rows that break a rule go as soon as they can."""
+# ---- searching -----------------------------------------------------------------------------------------
+
+
+def _search(recipe: Recipe, world_size: int, axes: Sequence[str]) -> Layouts:
+    """Column by column: each row with each value, of which the rules leave some."""
     own = layouts_of(recipe)
-    recomputes = tuple(dict.fromkeys((*own.recomputes, *(RECOMPUTES if "recompute" in varied else ()))))
-    rows = replace(own, recomputes=recomputes, world_size=np.array([world_size], np.int64))
-    for name, rule in _RULES.items():
-        values = _values(recipe, world_size, name, recomputes) if name in varied else None
-        if values is not None:
-            rows = _crossed(rows, name, values)
-        rows = rows.take(rule(rows))
-    return rows
+    columns: dict[str, Ints] = {"world_size": np.array([world_size], np.int64)}
+    for name in _COLUMNS[1:]:
+        is_free = ("context" if name == "context_exchange" else name) in axes
+        values = _values(recipe, name, world_size) if is_free else getattr(own, name)
+        columns = _joined(recipe, columns, name, values)
+        if is_free:
+            columns = _taken(columns, _is_another(columns, name))
+    recomputes = _recomputes(recipe, columns) if "recompute" in axes else own.recomputes
+    columns = _joined(recipe, columns, "recompute", np.arange(len(recomputes), dtype=np.int64), recomputes)
+    if "recompute" in axes:
+        columns = _taken(columns, _is_another_recompute(recipe, columns, recomputes))
+    return Layouts(recipe, recomputes, **columns)
 
 
-def _crossed(rows: Layouts, name: str, values: Ints) -> Layouts:
-    """Each row with each value of a column."""
-    repeated = rows.take(np.repeat(np.arange(len(rows)), len(values)))
-    column: dict[str, Any] = {name: np.tile(values, len(rows))}
-    return replace(repeated, **column)
-
-
-def _values(recipe: Recipe, world_size: int, name: str, recomputes: tuple[Recompute, ...]) -> Ints:
-    """What a column may hold at all."""
-    model = recipe.model
-    choices = {
-        "context_exchange": len(EXCHANGES),
-        "dispatcher": len(DISPATCHERS),
-        "order": len(ORDERS),
-        "recompute": len(recomputes),
-    }
-    if name in choices:
-        return np.arange(choices[name], dtype=np.int64)
-    of = {
-        "tensor": np.gcd(model.num_query_groups, world_size),
-        "context": world_size,
+def _values(recipe: Recipe, name: str, world_size: int) -> Ints:
+    """What a column may hold, before the rules; the rules' mere divisors, so that few rows are made."""
+    model, training = recipe.model, recipe.training
+    divided = {
+        "tensor": np.gcd(model.num_attention_heads, model.num_query_groups),
+        "context": training.sequence_length,
         "pipeline": world_size,
+        "expert": model.num_experts,
+        "expert_tensor": model.ffn_hidden_size,
+        "micro_batch": training.global_batch,
         "virtual_pipeline": 0,
-        "expert": np.gcd(model.num_experts, world_size),
-        "expert_tensor": np.gcd(model.ffn_hidden_size, world_size),
-        "micro_batch": recipe.training.global_batch,
-    }[name]
+    }
     if name == "virtual_pipeline":
-        return np.arange(1, model.num_layers + 1, dtype=np.int64)
-    candidates = np.arange(1, min(int(of), 1 << 20) + 1, dtype=np.int64)
-    candidates = candidates[of % candidates == 0]
-    return candidates[candidates <= model.num_layers] if name == "pipeline" else candidates
+        return np.arange(1, min(model.num_layers, 1024) + 1, dtype=np.int64)
+    if name in divided:
+        value = int(divided[name])
+        candidates = np.arange(1, (value if name == "micro_batch" else min(value, world_size)) + 1, dtype=np.int64)
+        return candidates[value % candidates == 0]
+    return np.arange(2, dtype=np.int64)
 
 
-# ---- the rules, each where the last column that it asks for is known -------------------------------------
+def _joined(
+    recipe: Recipe, columns: dict[str, Ints], name: str, values: Ints, recomputes: Sequence[Recompute] = ()
+) -> dict[str, Ints]:
+    """Every row with every value that the rules allow beside it."""
+    size = len(columns["world_size"])
+    rows = np.repeat(np.arange(size), len(values))
+    joined = _taken(columns, rows) | {name: np.tile(values, size)}
+    return _taken(joined, legal(recipe, joined, recomputes, known=tuple(columns)))
 
 
-def _tensor(rows: Layouts) -> Flags:
-    model, training, tensor = rows.recipe.model, rows.recipe.training, rows.tensor
-    fits = _divide(tensor, model.num_attention_heads, model.num_query_groups, model.vocab_size)
-    if rows.recipe.parallel.sequence_parallel:
-        fits &= training.sequence_length % tensor == 0
-    else:
-        fits &= tensor == 1
-    return fits & ((tensor > 1) | (rows.recipe.kernels.linear != "mc2"))
+def _taken(columns: Columns, rows: Any) -> dict[str, Ints]:
+    return {name: values[rows] for name, values in columns.items()}
 
 
-def _context(rows: Layouts) -> Flags:
-    length, context = rows.recipe.training.sequence_length, rows.context
-    cut = (length % (2 * context) == 0) & (length % (rows.tensor * context) == 0)
-    return (context == 1) | (cut & (rows.recipe.kernels.attention != "te"))
+def _is_another(at: Columns, name: str) -> Any:
+    """Where the value of a column makes the layout another one than its first value does."""
+    if name == "context_exchange":
+        return (at["context"] > 1) | (at[name] == 0)
+    if name == "order":
+        is_one = (at["pipeline"] == 1) | (at["world_size"] == at["tensor"] * at["context"] * at["pipeline"])
+        return ~is_one | (at[name] == 0)
+    return slice(None)
 
 
-def _context_exchange(rows: Layouts) -> Flags:
-    heads = rows.recipe.model.num_query_groups // rows.tensor
-    spreads = (rows.context == 1) | ~rows.column_of("a2a", "context_exchange") | (heads % rows.context == 0)
-    # without a context both are one layout: the recipe's own
-    return spreads & ((rows.context > 1) | (rows.context_exchange == layouts_of(rows.recipe).context_exchange[0]))
+def _recomputes(recipe: Recipe, at: Columns) -> tuple[Recompute, ...]:
+    """None, full and selective: of these all sets that the kernels know, of full the sizes of chunks."""
+    fewest, _ = layers_of_chunks(recipe, at["pipeline"], at["virtual_pipeline"])
+    sizes = [size for size in np.unique(fewest).tolist() if size > 1]
+    full = [Recompute("full"), Recompute("full", "block"), *(Recompute("full", layers=size) for size in sizes)]
+    sets = [each for size in range(1, len(MODULES) + 1) for each in combinations(MODULES, size)]
+    selective = [Recompute("selective", modules=each) for each in sets]
+    return Recompute(), *(each for each in (*full, *selective) if is_sound(each, recipe))
 
 
-def _pipeline(rows: Layouts) -> Flags:
-    parallel, layers = rows.recipe.parallel, rows.recipe.model.num_layers
-    first, last = parallel.first_stage_layers, parallel.last_stage_layers
-    others, rest = rows.pipeline - bool(first) - bool(last), layers - first - last
-    spreads = (rest >= others) & np.where(others > 0, rest % np.maximum(1, others) == 0, rest == 0)
-    spreads &= (rows.pipeline > 1) | (not first and not last)
-    return spreads & (rows.world_size % (rows.tensor * rows.context * rows.pipeline) == 0)
+def _is_another_recompute(recipe: Recipe, at: Columns, recomputes: Sequence[Recompute]) -> Any:
+    """Where it is not the same as another: a chunk of one layer has nothing but that, larger ones one or all."""
+    fewest, most = layers_of_chunks(recipe, at["pipeline"], at["virtual_pipeline"])
+    positions = at["recompute"]
+    layers = np.array([each.layers for each in recomputes])[positions]
+    is_full = np.array([each.kind == "full" for each in recomputes])[positions]
+    is_block = np.array([each.method == "block" for each in recomputes])[positions]
+    return ~is_full | np.where(is_block, most > 1, (layers == 1) | (layers == fewest))
 
 
-def _virtual_pipeline(rows: Layouts) -> Flags:
-    places = every_stage(rows)
-    broken = np.zeros(len(rows), np.int64)
-    np.add.at(broken, places.layout, places.layers % places.of.virtual_pipeline > 0)
-    return (rows.virtual_pipeline == 1) | ((rows.pipeline > 1) & (broken == 0))
+# in the order in which rules prune most; `recompute` follows
+_COLUMNS = (
+    *("world_size", "pipeline", "tensor", "context", "context_exchange", "expert", "expert_tensor", "micro_batch"),
+    *("virtual_pipeline", "dispatcher", "order"),
+)
 
 
-def _expert(rows: Layouts) -> Flags:
-    return _divide(rows.expert, rows.recipe.model.num_experts)
+# ---- where there is none -------------------------------------------------------------------------------
 
 
-def _expert_tensor(rows: Layouts) -> Flags:
-    fits = _divide(rows.expert_tensor, rows.recipe.model.ffn_hidden_size)
-    fits &= rows.world_size % (rows.expert_tensor * rows.expert * rows.pipeline) == 0
-    return fits & ~((rows.tensor > 1) & (rows.expert_tensor == 1) & (rows.expert == 1))
+def _none(recipe: Recipe, world_size: int, axes: Sequence[str]) -> str:
+    below = next(_with_layouts(recipe, range(world_size - 1, max(0, world_size - _LOOKED_AROUND), -1), axes), None)
+    above = range(world_size + 1, min(_MOST_RANKS, world_size + _LOOKED_AROUND) + 1)
+    nearest = [each for each in (below, next(_with_layouts(recipe, above, axes), None)) if each is not None]
+    remedy = (
+        f"the nearest world sizes with one are {' and '.join(map(str, nearest))}"
+        if nearest
+        else "change its batch, its layers or its heads, or let more axes vary"
+    )
+    return f"recipe {recipe.name} has no legal layout on {world_size} ranks; {remedy}"
 
 
-def _micro_batch(rows: Layouts) -> Flags:
-    fits = rows.recipe.training.global_batch % (rows.micro_batch * rows.data) == 0
-    return fits & ((rows.virtual_pipeline == 1) | (rows.micro_batches % rows.pipeline == 0)) & _has_capacity(rows)
-
-
-def _has_capacity(rows: Layouts) -> Flags:
-    """An expert's capacity is no more than the tokens that are there."""
-    model, training = rows.recipe.model, rows.recipe.training
-    if not training.expert_capacity_factor:
-        return np.ones(len(rows), np.bool_)
-    tokens = rows.tokens // rows.tensor
-    pairs = tokens * model.experts_per_token
-    return np.asarray(np.ceil(pairs / model.num_experts * training.expert_capacity_factor) <= tokens)
-
-
-def _dispatcher(rows: Layouts) -> Flags:
-    merged = rows.recipe.kernels.dispatch == "merged"
-    return rows.column_of("alltoall", "dispatcher") | (not merged)
-
-
-def _order(rows: Layouts) -> Flags:
-    inside = rows.column_of("tp-cp-ep-pp-dp", "order") & (rows.pipeline > 1)
-    return ~inside | (rows.data == rows.expert_data)
-
-
-def _recompute(rows: Layouts) -> Flags:
-    """A recipe's own number of layers divides a chunk's, or is at most that."""
-    layers = _fewest_layers(rows)
-    fits = np.ones(len(rows), np.bool_)
-    for number, each in enumerate(rows.recomputes):
-        if each.kind == "full":
-            whole = (each.layers <= layers) & ((each.method == "block") | _divided_by(rows, each.layers))
-            fits &= (rows.recompute != number) | whole
-    is_te = rows.recipe.kernels.attention == "te"
-    refused = [is_te and "core_attn" in each.modules for each in rows.recomputes]
-    return fits & ~np.array(refused)[rows.recompute]
-
-
-def _fewest_layers(rows: Layouts) -> Ints:
-    places = every_stage(rows)
-    fewest = np.full(len(rows), rows.recipe.model.num_layers, np.int64)
-    np.minimum.at(fewest, places.layout, places.layers // places.of.virtual_pipeline)
-    return fewest
-
-
-def _divided_by(rows: Layouts, number: int) -> Flags:
-    """Whether the layers of every chunk are a multiple."""
-    places = every_stage(rows)
-    broken = np.zeros(len(rows), np.int64)
-    np.add.at(broken, places.layout, places.layers // places.of.virtual_pipeline % number > 0)
-    return broken == 0
-
-
-def _divide(column: Ints, *sizes: int) -> Flags:
-    fits = np.ones(len(column), np.bool_)
-    for size in sizes:
-        fits &= size % column == 0
-    return fits
-
-
-_RULES: dict[str, Callable[[Layouts], Flags]] = {
-    "tensor": _tensor,
-    "context": _context,
-    "context_exchange": _context_exchange,
-    "pipeline": _pipeline,
-    "virtual_pipeline": _virtual_pipeline,
-    "expert": _expert,
-    "expert_tensor": _expert_tensor,
-    "micro_batch": _micro_batch,
-    "dispatcher": _dispatcher,
-    "order": _order,
-    "recompute": _recompute,
-}
+def _with_layouts(recipe: Recipe, sizes: Sequence[int], axes: Sequence[str]) -> Iterator[int]:
+    splits = [axis for axis in axes if axis in (*SPLITS, "context")]
+    return (size for size in sizes if len(_search(recipe, size, splits)))

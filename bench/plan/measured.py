@@ -52,6 +52,16 @@ class TimedTraffic(Strict):
     call_seconds: _Latency
 
 
+class TimedOperator(Strict):
+    """One operator with one set of shapes, strides, types and arguments: the seconds of one call."""
+
+    signature: Words
+    kind: Words  # the operator and how its operands lie: calls of one kind are interpolated among each other
+    flops: Annotated[int, Field(ge=0, le=2**62)]  # matrix and vector FLOPs, as the ledger counts them
+    bytes: Annotated[int, Field(ge=0, le=2**62)]  # read and written
+    seconds: _Seconds
+
+
 class TimedCollective(Strict):
     """A collective on a group of so many ranks: call_seconds + bytes / bytes_a_second; bytes of its larger side.
 
@@ -62,6 +72,7 @@ class TimedCollective(Strict):
     ranks: Annotated[int, Field(ge=2, le=65_536)]
     call_seconds: _Latency
     bytes_a_second: Annotated[float, Field(gt=0, le=1e20)]
+    job_ranks: Annotated[int, Field(ge=2, le=65_536)] | None = None  # of the job that measured; all were alive
     residual: _Latency  # median of |log(measured / fitted)| over the sizes that were timed
 
 
@@ -73,3 +84,4 @@ class Measured(Strict):
     attention: Annotated[list[TimedAttention], Field(max_length=1000)] = []
     traffic: Annotated[list[TimedTraffic], Field(max_length=1000)] = []
     collectives: Annotated[list[TimedCollective], Field(max_length=1000)] = []
+    operators: Annotated[list[TimedOperator], Field(max_length=20_000)] = []

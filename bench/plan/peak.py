@@ -41,11 +41,11 @@ class Peak:
 def peak(places: Places, skew: float | Floats = 1.0, reuses: bool = False) -> Peak:
     """The peak of each place, whose experts get `skew` times their even share; `reuses` as `between_steps` has it."""
     sizes, held = sizes_of(places, skew), buffers(places)
-    of_chunk, one = kept_of_chunk(places, sizes)
+    whole = kept(places, sizes)
+    of_chunk, again = kept_of_chunk(places, sizes, whole)
     flying = chunks_in_flight(places)
     ends = _ends(places, sizes)
     everything = flying * (of_chunk + ends) + _steady(places, sizes)
-    again = np.maximum(0, one - of_chunk // np.maximum(1, places.layers // places.of.virtual_pipeline))
     inputs, tied = _gradients_of_inputs(places, sizes), _tied_gradient(places, sizes)
     rest = everything - np.where(flying > 0, of_chunk, 0)
     nothing = np.zeros(len(places), np.int64)
@@ -59,7 +59,8 @@ def peak(places: Places, skew: float | Floats = 1.0, reuses: bool = False) -> Pe
             np.where(places.is_first, _embedding(places, sizes), 0) + 2 * tied,
             nothing,
         ),
-        (everything, again + inputs + _attention(places, sizes) + tied, nothing),
+        # its layer's experts are done
+        (everything, again + inputs + _attention(places, sizes) - whole.experts - whole.dispatch + tied, nothing),
         (2 * inputs, _copies(places, held) + _hidden(sizes) + _steady(places, sizes), nothing),
     )
     totals = np.stack([sum(parts) for parts in moments])
@@ -137,24 +138,24 @@ def _experts_backward(places: Places, s: Sizes) -> Ints:
             + rows * (_wide(places, s) - s.width) * 2
             + np.where(s.local > 1, 6, 4) * wide
             + weight
-            + 3 * s.stream
+            + 4 * s.stream
         )
     widened = 5 if s.probability > s.width and kernels.dispatch != "merged" else 2
     # the second product's, its inner ones, the first product's: by then what the expert kept is going
     inside = np.maximum(first // 2 + wide, np.maximum(widened * wide, first - 2 * wide + _fullest(s) * s.h * s.width))
-    return rows * (s.width + _wide(places, s)) + inside + 3 * s.stream
+    return rows * (s.width + _wide(places, s)) + inside + 4 * s.stream
 
 
 def _attention(places: Places, s: Sizes) -> Ints:
-    """Gradients of queries, of keys and values for each query head, and of both weights; its layer's experts are done.
+    """Gradients of queries, of keys and values for each query head, and of both weights.
 
     Where a context group gathers keys and values, the first rank's last chunk has gradients of all of them.
     """
-    of, whole, fused = places.of, kept(places, s), s.q + 2 * s.v
+    of, fused = places.of, s.q + 2 * s.v
     gathers = (of.context > 1) & ~of.column_of("a2a", "context_exchange")
     spread = np.where(gathers, s.T * of.context * (2 * s.q + 4 * s.v), 0)
     elements = 5 * s.T * s.q + 2 * s.T * fused + s.h * fused + s.T * s.h + spread
-    return elements * s.width + _hidden(s) - whole.experts - whole.dispatch
+    return elements * s.width + _hidden(s)
 
 
 def _gradients_of_inputs(places: Places, s: Sizes) -> Ints:

@@ -93,7 +93,7 @@ def place_times(work: Work, device: Device, dtype: str | None = None) -> PlaceTi
     for exchange in work.exchanges:
         name = term_of(exchange)
         times = step if name == "data" else micro_batch
-        times[name] = times[name] + exchange_seconds(exchange, device) * exposed.get(name, 1.0)
+        times[name] = times[name] + exchange_seconds(exchange, device, work.world_size) * exposed.get(name, 1.0)
     micro_batch["host"] = _host_seconds(work, micro_batch, device)
     return PlaceTimes(micro_batch, step)
 

@@ -158,19 +158,20 @@ class Published:
     set_aside: tuple[SetAside, ...]
 
 
-def read_published(path: Path = SHIPPED, *, assume_layouts: bool = False) -> Published:
+def read_published(path: Path = SHIPPED, *, assume_layouts: bool = False, needs_values: bool = True) -> Published:
     """The rows of a CSV file with the columns COLUMNS, in their order.
 
     Args:
         path: of the file.
         assume_layouts: keep rows whose source does not state the layout of their run.
+        needs_values: set rows without a value aside; without it such rows have the value 1, which means nothing.
 
     Raises:
         ValueError: not such a file, or no row of it can be used; one line names the file and the line.
     """
     raw = read_bounded(path, MAX_BYTES)
     try:
-        rows, set_aside = _parsed(raw, assume_layouts)
+        rows, set_aside = _parsed(raw, assume_layouts, needs_values)
     except ValueError as error:
         raise ValueError(f"{path}: {plain(error)}") from None
     if not rows:
@@ -179,13 +180,13 @@ def read_published(path: Path = SHIPPED, *, assume_layouts: bool = False) -> Pub
     return Published(tuple(rows), tuple(set_aside))
 
 
-def _parsed(raw: bytes, assume_layouts: bool) -> tuple[list[PublishedRow], list[SetAside]]:
+def _parsed(raw: bytes, assume_layouts: bool, needs_values: bool) -> tuple[list[PublishedRow], list[SetAside]]:
     rows: list[PublishedRow] = []
     set_aside: list[SetAside] = []
     for line, cells in _cells(raw):
         try:
-            row = _row(line, cells)
-            _check(row, assume_layouts)
+            row = _row(line, cells if needs_values else cells | {"value": cells["value"] or "1"})
+            _check(row, assume_layouts, has_value=bool(cells["value"]))
         except ValueError as error:
             set_aside.append(SetAside(line, cells["model"][:80], str(error)))
             continue
@@ -270,14 +271,14 @@ def _idle_layers(notes: str) -> int:
     return len(stated.split(",")) if stated else 0
 
 
-def _check(row: PublishedRow, assume_layouts: bool) -> None:
+def _check(row: PublishedRow, assume_layouts: bool, *, has_value: bool) -> None:
     if row.is_layout_assumed and not assume_layouts:
         raise ValueError("the layout of its run is not stated")
     for words, reason in _UNUSABLE:
         if any(words in flag for flag in row.flags):
             raise ValueError(reason)
     _check_layout(row)
-    if row.metric == THROUGHPUT and not row.is_layout_assumed:  # what is stated is of the run beside it
+    if row.metric == THROUGHPUT and has_value and not row.is_layout_assumed:  # what is stated is of the run beside it
         _check_stated_step(row)
 
 

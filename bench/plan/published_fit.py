@@ -20,6 +20,7 @@ from bench.plan.leave_out import Calibrated, Chip, calibrated, plausible
 from bench.plan.predict import predict
 from bench.plan.published import PublishedRow
 from bench.plan.published_work import published_work
+from bench.plan.situations import OWN_EXCHANGES
 
 A100 = "reference chip (unstated, A100-class)"
 # Published names of chips, and the profile that they are taken as. Any profile's own name is itself.
@@ -30,7 +31,6 @@ PROFILES = {
     "Ascend A2 (MindSpeed-LLM CI, variant unstated)": "ascend-a2-376t",
     A100: "a100-sxm",
 }
-_OTHER_EXCHANGES = ("dispatcher deepep", "dispatcher hybridep")  # kernels that the model of an all-to-all is not of
 ALONE, FUSED, CALL, STEP = "layer_alone", "fused_tensor_exposed", "host_call_seconds", "host_step_seconds"
 _OF_ROWS = (ALONE, FUSED, CALL, STEP)
 _PRIORS = {
@@ -61,7 +61,7 @@ def groups(rows: Sequence[PublishedRow]) -> dict[tuple[str, bool], list[Publishe
     found: dict[tuple[str, bool], list[PublishedRow]] = {}
     for row in rows:
         is_usable = row.is_time or (row.is_layer_alone and not row.is_eight_bit)
-        if is_usable and not any(flag in row.flags for flag in _OTHER_EXCHANGES):
+        if is_usable and not any(flag in row.flags for flag in OWN_EXCHANGES):
             found.setdefault((profile_of(row.chip), row.is_eight_bit), []).append(row)
     return found
 

@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from bench.plan.fits import Fits
-from bench.plan.layouts import DISPATCHERS, EXCHANGES, ORDERS, Layouts
-from bench.plan.names import name_of
-from grok1.config.load import build_recipe
-from grok1.config.recipe import Recipe
+from bench.plan.fits import Fits, fits
+from bench.plan.layout_text import layout_text
+from bench.plan.legal import recipe_of
 from grok1.config.stages import first_rank_of_stage
 
 
 @dataclass(frozen=True)
 class Recounted:
-    """A layout's fullest rank by both ways. Bytes; the ledger takes no memory off for reused parameters."""
+    """A layout's fullest rank by both ways. Bytes, both without the memory that reused parameters save."""
 
     row: int
     name: str
@@ -28,29 +26,6 @@ class Recounted:
         return self.planned / self.counted - 1.0
 
 
-def recipe_of(layouts: Layouts, row: int) -> Recipe:
-    """The recipe in that layout; it checks itself, so a layout that is not legal is refused."""
-    recompute = layouts.recomputes[layouts.recompute[row]]
-    fields = layouts.recipe.resolved()
-    columns = ("world_size", "tensor", "context", "pipeline", "virtual_pipeline", "expert", "expert_tensor")
-    fields["parallel"].update({name: int(getattr(layouts, name)[row]) for name in columns})
-    fields["parallel"].update(
-        dispatcher=DISPATCHERS[layouts.dispatcher[row]],
-        context_exchange=EXCHANGES[layouts.context_exchange[row]],
-        order=ORDERS[layouts.order[row]],
-    )
-    training = fields["training"]
-    training["micro_batch"] = int(layouts.micro_batch[row])
-    for key in ("recompute_method", "recompute_layers", "recompute_modules"):
-        del training[key]
-    training["recompute"] = recompute.kind
-    if recompute.kind == "full":
-        training.update(recompute_method=recompute.method, recompute_layers=recompute.layers)
-    if recompute.kind == "selective":
-        training["recompute_modules"] = list(recompute.modules)
-    return build_recipe(layouts.recipe.name, fields)
-
-
 def recounted(found: Fits, rows: Sequence[int], tell: Callable[[str], None]) -> list[Recounted]:
     """The ledger's count of these rows; `tell` gets a line before each.
 
@@ -58,11 +33,12 @@ def recounted(found: Fits, rows: Sequence[int], tell: Callable[[str], None]) -> 
         ValueError: the ledger cannot count the recipe, or no routing has that skew.
     """
     shares = _shares(found, rows) if found.skew != 1.0 else {}
+    alone = fits(found.layouts.take(list(rows)), found.available, found.skew, reuses=False)
     counts = []
     for number, row in enumerate(rows):
-        name = name_of(found.layouts, row)
+        name = layout_text(found.layouts, row)
         tell(f"counting {number + 1} of {len(rows)}: {name}")
-        counts.append(Recounted(row, name, int(found.tensors[row]), _counted(found, row, shares.get(row))))
+        counts.append(Recounted(row, name, int(alone.tensors[number]), _counted(alone, number, shares.get(row))))
     return counts
 
 

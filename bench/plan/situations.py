@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Set
 from dataclasses import dataclass
 from typing import Literal
 
 from bench.plan.published import PublishedRow
 
 Experts = Literal["dense", "coarse experts", "fine-grained experts"]
+# Exchanges of tokens by kernels of their own, which the model of an all-to-all is not of, as notes name them
+OWN_EXCHANGES = {"dispatcher deepep": "DeepEP", "dispatcher hybridep": "HybridEP"}
 FINE_GRAINED = 64  # experts, from which the plain model is off by tens of percent in either direction
 # What counts as far: another chip or precision more than any difference in size, a kind of layout as much as a
 # factor of e in one size
@@ -49,6 +52,7 @@ def situation_of(row: PublishedRow, chip: str) -> Situation:
             "ETP": row.expert_tensor if sizes.num_experts else 1,
         },
         is_recomputed=row.has("recompute-granularity") or row.has("recompute-activation-function"),
+        more={kind for flag, kind in OWN_EXCHANGES.items() if flag in row.flags},
         release=row.source,
         sizes=(sizes.hidden_size, row.layers, row.sequence_length, row.micro_batch, row.world_size),
     )  # fmt: skip
@@ -56,7 +60,7 @@ def situation_of(row: PublishedRow, chip: str) -> Situation:
 
 def situation(
     *, chip: str, is_eight_bit: bool, num_experts: int, split: dict[str, int], is_recomputed: bool, release: str,
-    sizes: tuple[int, ...],
+    sizes: tuple[int, ...], more: Set[str] = frozenset(),
 ) -> Situation:  # fmt: skip
     """Of a job, from what it splits over how many ranks and its sizes, which must be those of `situation_of`.
 
@@ -65,8 +69,11 @@ def situation(
         split: ranks by "TP", "PP", "VPP" (chunks), "CP", "EP" and "ETP"; 1 of a dense model's last two.
         release: the program and its release; empty where that is not known.
         sizes: hidden size, layers, sequence length, micro-batch, world size.
+        more: other kinds, such as those of OWN_EXCHANGES.
     """
-    kinds = {name for name, ranks in split.items() if ranks > 1} | ({"recompute"} if is_recomputed else set())
+    kinds = (
+        {name for name, ranks in split.items() if ranks > 1} | ({"recompute"} if is_recomputed else set()) | set(more)
+    )
     logs = (*(math.log(each) for each in sizes), *(math.log(split[name]) for name in sorted(split)))
     return Situation(chip, is_eight_bit, num_experts, frozenset(kinds), release, logs)
 

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
-
 from bench.plan.buffers import buffers
-from bench.plan.calls import ALL_GATHER, ALL_REDUCE, BYTES, REDUCE_SCATTER, Call, Sizes
-
-Phased = tuple[str, Call]  # the ledger's phase, and what is called in it
+from bench.plan.calls import ALL_GATHER, ALL_REDUCE, BYTES, REDUCE_SCATTER, Call, Phased, Sizes
+from bench.plan.layouts import Ints
 
 
 def step_calls(sizes: Sizes) -> Iterator[Phased]:
@@ -41,7 +38,7 @@ def _weights(sizes: Sizes) -> Iterator[Phased]:
         yield gathered, _of_buckets(sizes, group, ALL_GATHER, sizes.dtype, buckets, values)
 
 
-def _of_buckets(sizes: Sizes, group: str, operation: str, dtype: str, buckets: np.ndarray, values: np.ndarray) -> Call:
+def _of_buckets(sizes: Sizes, group: str, operation: str, dtype: str, buckets: Ints, values: Ints) -> Call:
     """A call a bucket, of all the values together."""
     is_split = sizes.groups[group].ranks > 1
     return Call(group, operation, dtype, buckets * is_split, values * is_split * BYTES[dtype])

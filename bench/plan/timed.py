@@ -15,19 +15,22 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field
 
+from bench.plan.anchor import Anchor
 from bench.plan.calibration_file import CalibrationFile
+from bench.plan.certainty import Certainty, anchor_of_record
 from bench.plan.device import Device
 from bench.plan.explain import Ranked, explain
 from bench.plan.grok1_work import work_of
-from bench.plan.intervals import Interval, interval_of
-from bench.plan.layouts import Ints, Layouts
-from bench.plan.names import name_of
+from bench.plan.intervals import LEVEL, Interval
+from bench.plan.layout_text import layout_text
+from bench.plan.layouts import Ints, Layouts, layouts_of
 from bench.plan.played import predict_played
 from bench.plan.predict import Prediction, predict
-from bench.plan.situations import Situation, situation
 from bench.plan.speed import Speed, speed_of
 from bench.records.fields import Count, Name, Strict
 from bench.records.jsonfile import parse_model, write_model
+from bench.records.record import Record
+from grok1.config.load import build_recipe
 
 _LAYOUTS_AT_ONCE = 20_000  # some hundred columns of their places are alive together
 
@@ -67,6 +70,20 @@ class Timed:
     device: Device
     prediction: Prediction
     speed: Speed
+    level: float = LEVEL  # of the intervals
+    anchor: Anchor | None = None  # whose factor is in the prediction and the speed
+
+    @property
+    def factor(self) -> float:
+        """What predicted seconds are multiplied with."""
+        return self.anchor.factor if self.anchor else 1.0
+
+    def anchored(self, anchor: Anchor) -> Timed:
+        """The same layouts with times that a measured run calibrates."""
+        ratio = anchor.factor / self.factor
+        speed = self.speed
+        slower = replace(speed, tokens_per_second=speed.tokens_per_second / ratio, mfu=speed.mfu / ratio)
+        return replace(self, prediction=_scaled(self.prediction, ratio), speed=slower, anchor=anchor)
 
     def fastest(self, most: int, among: Ints | None = None) -> Ints:
         """Rows by time, the fastest first; only those `among`, where given."""
@@ -78,31 +95,45 @@ class Timed:
         """These rows with their schedules played through, the fastest first."""
         layouts = self.layouts.take(rows)
         work = work_of(layouts)
-        prediction = predict_played(work, self.device)
+        prediction = _scaled(predict_played(work, self.device), self.factor)
         prediction = replace(prediction, layout=self.prediction.layout[rows])
-        found = Timed(layouts, self.device, prediction, speed_of(prediction, work, self.device))
+        speed = speed_of(prediction, work, self.device)
+        found = replace(self, layouts=layouts, prediction=prediction, speed=speed)
         return found.take(found.fastest(len(layouts)))
 
     def take(self, rows: Ints) -> Timed:
         """These rows alone, in their order."""
         terms = {name: term[rows] for name, term in self.prediction.terms.items()}
-        speed = Speed(self.speed.tokens_per_second[rows], self.speed.mfu[rows], self.speed.dtype, self.speed.peak_flops)
+        speed = replace(self.speed, tokens_per_second=self.speed.tokens_per_second[rows], mfu=self.speed.mfu[rows])
         prediction = Prediction(self.prediction.layout[rows], self.prediction.step_seconds[rows], terms)
-        return Timed(self.layouts.take(rows), self.device, prediction, speed)
+        return replace(self, layouts=self.layouts.take(rows), prediction=prediction, speed=speed)
+
+    def name(self, row: int) -> str:
+        """Of one row."""
+        return layout_text(self.layouts, row)
 
     def names(self) -> list[str]:
         """Of all rows."""
-        return [name_of(self.layouts, row) for row in range(len(self.layouts))]
+        return [self.name(row) for row in range(len(self.layouts))]
 
     def intervals(self) -> list[Interval] | None:
-        """Of all rows; none for a profile that was measured, for which published rows do not speak."""
-        if self.device.measured is not None:
+        """Of all rows; without an anchor none for a measured profile, for which published rows do not speak."""
+        if self.device.measured is not None and self.anchor is None:
             return None
-        rows = _calibration().calibration_rows()
-        return [
-            interval_of(float(seconds), situation_of_layout(self.layouts, row, self.device), rows)
-            for row, seconds in enumerate(self.prediction.step_seconds)
-        ]
+        unanchored = np.asarray(self.prediction.step_seconds / self.factor)
+        return self._certainty().intervals(self.layouts, unanchored, range(len(unanchored)))
+
+    def _certainty(self) -> Certainty:
+        return Certainty(self.device, _calibration(), self.anchor, self.level)
+
+    def basis(self) -> str:
+        """What the times rest on, and what the null model says of them."""
+        lines = [self.anchor.sentence] if self.anchor else []
+        null = self._certainty().null_step_seconds(self.layouts.recipe, int(self.layouts.world_size[0]))
+        if null is not None:
+            whose = "the anchor's MFU" if self.anchor else "the median MFU of the chip's published rows"
+            lines.append(f"null model: {whose} would make it {null:.4g} s, whatever the layout")
+        return "\n".join(lines)
 
     def ranked(self, peak_bytes: Ints | None = None) -> Ranked:
         """As the ranking shows them."""
@@ -113,11 +144,13 @@ class Timed:
     def explained(self, row: int) -> str:
         """One row, by its terms, and what its interval is from."""
         work = work_of(self.layouts.take(np.array([row])))
-        prediction = predict_played(work, self.device)
+        prediction = _scaled(predict_played(work, self.device), self.factor)
         speed = speed_of(prediction, work, self.device)
-        text = explain(name_of(self.layouts, row), work, self.device, prediction, speed, 0)
-        intervals = self.take(np.array([row])).intervals()
-        return text if intervals is None else f"{text}\n\n{_sentences(intervals[0])}"
+        text = explain(layout_text(self.layouts, row), work, self.device, prediction, speed, 0)
+        one = replace(self, layouts=self.layouts.take(np.array([row])), prediction=prediction, speed=speed)
+        intervals = one.intervals()
+        said = [text, *([_sentences(intervals[0])] if intervals else []), one.basis()]
+        return "\n\n".join(filter(None, said))
 
 
 def time_layouts(layouts: Layouts, device: Device) -> Timed:
@@ -146,21 +179,21 @@ def _time_piece(layouts: Layouts, device: Device) -> tuple[Prediction, Speed]:
     return prediction, speed_of(prediction, work, device)
 
 
-def situation_of_layout(layouts: Layouts, row: int, device: Device) -> Situation:
-    """What the interval of a layout's time depends on."""
-    model, training = layouts.recipe.model, layouts.recipe.training
-    columns = {"TP": "tensor", "PP": "pipeline", "VPP": "virtual_pipeline", "CP": "context", "EP": "expert"}
-    split = {name: int(getattr(layouts, column)[row]) for name, column in columns.items()}
-    sizes = model.hidden_size, model.num_layers, training.sequence_length, layouts.micro_batch[row]
-    return situation(
-        chip=device.name,
-        is_eight_bit=False,
-        num_experts=model.num_experts,
-        split=split | {"ETP": int(layouts.expert_tensor[row])},
-        is_recomputed=layouts.recomputes[layouts.recompute[row]].kind != "none",
-        release="",
-        sizes=(*map(int, sizes), int(layouts.world_size[row])),
-    )
+def anchor_of_file(path: Path, device: Device) -> Anchor:
+    """A recorded run as an anchor: its recipe is planned for the device, and compared with what it took.
+
+    Raises:
+        ValueError: no such record, a void one, or one that cannot be of the device.
+    """
+    record = Record.read(path)
+    recipe = build_recipe(f"the recipe of {path.name}", dict(record.recipe.resolved))
+    own = time_layouts(layouts_of(recipe), device).played(np.array([0]))
+    return anchor_of_record(record, recipe, float(own.prediction.step_seconds[0]), device)
+
+
+def _scaled(prediction: Prediction, factor: float) -> Prediction:
+    terms = {name: term * factor for name, term in prediction.terms.items()}
+    return replace(prediction, step_seconds=prediction.step_seconds * factor, terms=terms)
 
 
 def write_timed(path: Path, found: Timed, total: int, peak_bytes: Sequence[int] | None = None) -> None:

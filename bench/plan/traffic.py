@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from bench.plan.buffers import buffers
 from bench.plan.layouts import Ints, Places
+from bench.plan.parameters import parameters
 from bench.plan.recomputed import layers_again
 from bench.plan.routed import routed
 from bench.plan.work import Traffic
@@ -153,9 +153,11 @@ def sizes_of(places: Places) -> dict[str, Any]:
 
 
 def _of_step(places: Places) -> Iterator[Traffic]:
-    """Gradients and optimizer, of what the buffers of the rank hold and of what its optimizer owns of them."""
-    held, calls = buffers(places), np.full(len(places), _STEP_CALLS, np.int64)
-    size = held.values * (_SCALING + _ZEROING) + held.owned * _UPDATING[places.of.recipe.training.dtype]
+    """Gradients and optimizer, of the parameters that a rank holds and of those that its optimizer owns."""
+    held, calls = parameters(places), np.full(len(places), _STEP_CALLS, np.int64)
+    of = places.of
+    owned = (held.dense + held.embedding) // (of.data * of.context) + held.expert // of.expert_data
+    size = held.total * (_SCALING + _ZEROING) + owned * _UPDATING[of.recipe.training.dtype]
     yield Traffic("outside the model", "optimizer", "step", size, calls)
 
 

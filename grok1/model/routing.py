@@ -36,4 +36,5 @@ class RandomRouter(TopKRouter):
         drawn_BTE = torch.empty(batch, tokens, experts, device=logits.device).normal_(generator=generator)
         if context.size() > 1:
             drawn_BTE = part_of_rank(drawn_BTE, context.size(), context.rank())
-        return drawn_BTE[:, part * length :][:, :length].transpose(0, 1).to(logits.dtype)
+        drawn_TBE = drawn_BTE[:, part * length :][:, :length].transpose(0, 1)
+        return drawn_TBE.to(logits.dtype).contiguous()  # megatron views what is made of them as [T, E]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from matplotlib.axes import Axes
@@ -27,12 +27,12 @@ def front(seconds: Sequence[float], gib: Sequence[float]) -> list[int]:
 
 
 def pareto_figure(
-    names: Sequence[str], seconds: Sequence[float], gib: Sequence[float], limit_gib: float | None = None
+    name_of: Callable[[int], str], seconds: Sequence[float], gib: Sequence[float], limit_gib: float | None = None
 ) -> bytes:
     """A picture of all layouts: a step's predicted time against the fullest rank's memory, as PNG.
 
     Args:
-        names: of the layouts.
+        name_of: a layout, by its position.
         seconds: of a step.
         gib: peak memory of the fullest rank.
         limit_gib: what a device has; layouts above it do not fit.
@@ -40,20 +40,25 @@ def pareto_figure(
     Raises:
         ValueError: there is no layout.
     """
-    if not names:
+    if not len(seconds):
         raise ValueError("there is no layout to draw")
-    draw = partial(_draw, names=names, seconds=seconds, gib=gib, limit_gib=limit_gib)
+    draw = partial(_draw, name_of=name_of, seconds=seconds, gib=gib, limit_gib=limit_gib)
     return png(draw, height=_HEIGHT_INCHES)
 
 
 def _draw(
-    axes: Axes, *, names: Sequence[str], seconds: Sequence[float], gib: Sequence[float], limit_gib: float | None
+    axes: Axes,
+    *,
+    name_of: Callable[[int], str],
+    seconds: Sequence[float],
+    gib: Sequence[float],
+    limit_gib: float | None,
 ) -> None:
     top = max(gib) if limit_gib is None else min(max(gib), _SHOWN_ABOVE * limit_gib)
     shown = [min(each, top) for each in gib]
-    fits = [row for row in range(len(names)) if limit_gib is None or gib[row] <= limit_gib]
+    fits = [row for row in range(len(seconds)) if limit_gib is None or gib[row] <= limit_gib]
     best = [fits[at] for at in front([seconds[row] for row in fits], [gib[row] for row in fits])]
-    large, others = sorted({*range(len(names))} - {*fits}), sorted({*fits} - {*best})
+    large, others = sorted({*range(len(seconds))} - {*fits}), sorted({*fits} - {*best})
     for rows, colour, label in ((large, GREY, "does not fit"), (others, BLUE, "fits")):
         if rows:
             where = [seconds[row] for row in rows], [shown[row] for row in rows]
@@ -63,10 +68,10 @@ def _draw(
         axes.plot(
             [seconds[row] for row in best], [gib[row] for row in best], "o-", color=ORANGE, ms=4, lw=0.8, label=label
         )
-    _number(axes, _apart(best, seconds, gib)[:_MOST_NAMED], names, seconds, gib)
+    _number(axes, _apart(best, seconds, gib)[:_MOST_NAMED], name_of, seconds, gib)
     if limit_gib is not None:
         axes.axhline(limit_gib, color=GREY, linewidth=0.8, linestyle="--")
-    axes.set(xlabel="predicted seconds a step", ylabel="GiB of the fullest rank", title=f"{len(names):,} layouts")
+    axes.set(xlabel="predicted seconds a step", ylabel="GiB of the fullest rank", title=f"{len(seconds):,} layouts")
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(MaxNLocator(_TICKS))
     axes.xaxis.set_minor_locator(NullLocator())
@@ -84,11 +89,11 @@ def _apart(best: Sequence[int], seconds: Sequence[float], gib: Sequence[float]) 
 
 
 def _number(
-    axes: Axes, best: Sequence[int], names: Sequence[str], seconds: Sequence[float], gib: Sequence[float]
+    axes: Axes, best: Sequence[int], name_of: Callable[[int], str], seconds: Sequence[float], gib: Sequence[float]
 ) -> None:
     """A number at each of these points, and its layout in the legend."""
     for number, row in enumerate(best, start=1):
         where = seconds[row], gib[row]
         axes.annotate(str(number), where, xytext=(0, -11), textcoords="offset points", fontsize=8, ha="center")
-        label = f"{number}: {names[row]}".replace("$", r"\$")
+        label = f"{number}: {name_of(row)}".replace("$", r"\$")
         axes.plot([], [], linestyle="none", label=label)

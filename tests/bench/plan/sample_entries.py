@@ -10,16 +10,24 @@ from grok1.config.stages import first_rank_of_stage
 
 def counted_places(job: tuple[Recipe, list[int]]) -> list[RankLedger]:
     """(recipe, stages): the ledger of each stage's first rank, tokens routed evenly."""
-    # here, in a process that the forkserver made: the test's own must not import torch or megatron
-    from megatron.core import parallel_state
-
     recipe, stages = job
-    # leaving a job keeps these two, and the next job's ranks may find themselves among them
-    parallel_state._EMBEDDING_GLOBAL_RANKS = None
-    parallel_state._POSITION_EMBEDDING_GLOBAL_RANKS = None
     experts, alike = recipe.model.num_experts, recipe.parallel.world_size // recipe.parallel.pipeline
     even = (1.0 / experts,) * experts
-    counted = [_count_rank((recipe, first_rank_of_stage(recipe.parallel, stage), even, alike)) for stage in stages]
+    counted = []
+    for stage in stages:
+        _forget_the_job_before()
+        counted.append(_count_rank((recipe, first_rank_of_stage(recipe.parallel, stage), even, alike)))
     unknown = {name for _, names, _ in counted for name in names}
     assert not unknown, f"{recipe.name}: operators without a formula: {unknown}"
     return [ledger for ledger, _, _ in counted]
+
+
+def _forget_the_job_before() -> None:
+    """Leaving a job keeps these, so that the next one's ranks find themselves among its ranks, and one tensor less."""
+    # here, in a process that the forkserver made: the test's own must not import torch or megatron
+    from megatron.core import parallel_state
+    from megatron.core.transformer.moe.moe_utils import MoEAuxLossAutoScaler
+
+    parallel_state._EMBEDDING_GLOBAL_RANKS = None
+    parallel_state._POSITION_EMBEDDING_GLOBAL_RANKS = None
+    MoEAuxLossAutoScaler.main_loss_backward_scale = None

@@ -158,3 +158,18 @@ def test_timed_collectives_take_the_place_of_rates():
     assert seconds(device, "all_reduce", 8, 1, 10**9) == pytest.approx(16e-3 + 1)  # nearest by ratio
     assert seconds(device, "all_reduce", 1, 1, 10**9) == 0
     assert seconds(device, "all_to_all_single", 2, 1) == seconds(load_device("h100-sxm"), "all_to_all_single", 2, 1)
+
+
+def test_a_collective_timed_in_a_job_of_as_many_ranks_is_believed_first():
+    timed = [
+        TimedCollective(
+            operation="all_reduce", ranks=2, call_seconds=job * 1.0, bytes_a_second=1e9, job_ranks=job,
+            residual=0.1,
+        )
+        for job in (2, 16)
+    ]  # fmt: skip
+    device = load_device("h100-sxm").model_copy(update={"measured": Measured(source="here", collectives=timed)})
+    call = exchange("all_reduce", 2, 1, 0)
+    for job, expected in ((2, 2.0), (4, 2.0), (8, 16.0), (16, 16.0)):
+        assert exchange_seconds(call, device, np.array([job]))[0] == pytest.approx(expected)
+    assert exchange_seconds(call, device)[0] == pytest.approx(2.0)

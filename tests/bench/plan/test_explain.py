@@ -7,12 +7,9 @@ import pytest
 
 from bench.plan.device import load_device
 from bench.plan.explain import MEANINGS, Ranked, explain, largest_terms, ranking
-from bench.plan.layouts import layouts_of
-from bench.plan.names import find, name_of
 from bench.plan.predict import TERMS, predict
 from bench.plan.speed import speed_of
 from bench.records.terminal import plain
-from grok1.config.load import load_recipe
 from tests.bench.plan.made_work import work_of_stages
 
 H100 = load_device("h100-sxm")
@@ -73,37 +70,3 @@ def test_small_terms_are_not_named_in_the_ranking():
     found = ranked().prediction
     assert largest_terms(found, 2).startswith("products ")
     assert "optimizer" not in largest_terms(found, 2)
-
-
-def test_a_layout_is_named_and_found_by_its_words():
-    rows = [layouts_of(load_recipe("grok1-40b", [f"parallel.{key}={value}"])) for key, value in
-            (("dispatcher", "allgather"), ("dispatcher", "alltoall"))]  # fmt: skip
-    one, other = (name_of(each, 0) for each in rows)
-    assert one == "TP4 PP2 EP2 ETP4 DP2 MBS1 allgather"
-    assert other == "TP4 PP2 EP2 ETP4 DP2 MBS1 alltoall"
-    assert find(rows[0], "TP4 PP2") == 0
-    with pytest.raises(ValueError, match="no layout of this plan is 'TP8'; name one as the plan does, such as TP4 PP2"):
-        find(rows[0], "TP8")
-    with pytest.raises(ValueError, match="no layout of this plan is ''"):
-        find(rows[0], "")
-
-
-def test_words_that_fit_several_layouts_are_refused():
-    layout = layouts_of(load_recipe("grok1-40b"))
-    both = layout.take(np.array([0, 0]))
-    both.micro_batch[1] = 2
-    with pytest.raises(ValueError, match="'TP4' fits 2 layouts; add words until one is left: TP4 PP2 .* MBS1"):
-        find(both, "TP4")
-    assert find(both, "TP4 MBS2") == 1
-
-
-def test_recompute_is_in_the_name():
-    recipe = load_recipe("grok1-40b", ["training.recompute=full"])
-    assert name_of(layouts_of(recipe), 0).endswith("allgather recompute:full")
-    block = load_recipe(
-        "grok1-40b",
-        ["training.recompute=full", "training.recompute_method=block", "training.recompute_layers=2"],
-    )
-    assert name_of(layouts_of(block), 0).endswith("recompute:full,block,2")
-    some = load_recipe("grok1-40b", ["training.recompute=selective", 'training.recompute_modules=["layernorm","moe"]'])
-    assert name_of(layouts_of(some), 0).endswith("recompute:layernorm,moe")

@@ -54,3 +54,15 @@ def test_it_is_the_same_each_time():
 def test_impossible_rows_are_refused(measured):
     with pytest.raises(ValueError, match="at least one row"):
         fit(seconds, measured, PRIORS)
+
+
+def test_a_tight_prior_is_kept_and_a_wide_one_moves():
+    """One row cannot tell two efficiencies apart: the priors do."""
+    tight = {"products": Prior(0.6, 0.001), "memory": Prior(0.6, 1.0)}
+
+    def first(values: Mapping[str, float]) -> Floats:
+        return seconds(values)[:1]
+
+    found = fit(first, first({"products": 0.4, "memory": 0.6}), tight)
+    assert found.values["products"] == pytest.approx(0.6, rel=0.01)
+    assert found.values["memory"] < 0.55

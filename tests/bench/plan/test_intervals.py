@@ -78,7 +78,14 @@ def test_reasons_multiply():
 
 @pytest.mark.parametrize(
     ("change", "said"),
-    [({"num_experts": 64}, "64 experts are fine-grained"), ({"num_experts": 8, "is_eight_bit": True}, "in 8 bits")],
+    [
+        (
+            {"num_experts": 8, "kinds": frozenset({"TP", "EP", "DeepEP"})},
+            "DeepEP exchanges tokens by a kernel of its own",
+        ),
+        ({"num_experts": 64}, "64 experts are fine-grained"),
+        ({"num_experts": 8, "is_eight_bit": True}, "in 8 bits"),
+    ],
 )
 def test_what_the_model_gets_wrong_is_refused(change, said):
     interval = interval_of(1.0, replace(JOB, **change), rows(40, replace(JOB, **change)))

@@ -108,3 +108,16 @@ def test_fitted_figures_that_are_of_rows_do_not_reach_the_device():
     assert set(SPEAKS_FOR.values()) <= set(device_names())
     assert "products" in Efficiency.model_fields
     assert profile_of("h100-sxm") == "h100-sxm"
+
+
+def test_a_profile_s_share_of_the_memory_s_rate_is_not_the_published_rows(shipped):
+    for name in device_names():
+        fit = shipped.fit_of(SPEAKS_FOR.get(name, ""), False)
+        share = load_device(name).efficiency.memory
+        assert fit is None or share.value != fit.efficiencies["memory"]
+        assert fit is None or share.source.startswith("prior: ")
+
+
+def test_a_profile_that_no_row_speaks_for_is_left_alone(shipped):
+    with pytest.raises(ValueError, match="no published row speaks for another"):
+        with_fitted("[host]\n", "another", shipped)

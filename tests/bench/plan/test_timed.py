@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 
+from bench.plan.certainty import situation_of_layout
 from bench.plan.device import load_device
 from bench.plan.explain import ranking
 from bench.plan.grok1_work import work_of
@@ -14,7 +15,7 @@ from bench.plan.layouts import Layouts, every_stage, layouts_of
 from bench.plan.measured import Measured
 from bench.plan.played import predict_played
 from bench.plan.predict import TERMS, predict
-from bench.plan.timed import situation_of_layout, time_layouts, write_timed
+from bench.plan.timed import time_layouts, write_timed
 from grok1.config.load import load_recipe
 
 A2, H100 = load_device("ascend-a2-376t"), load_device("h100-sxm")

@@ -1,0 +1,82 @@
+"""What a call costs beside its operator: processor time of a rank's real step, less the sum of its operators.
+
+The rank runs alone with real tensors, its exchanges in torch's fake process group (see bench.lone_rank). What is left
+is Python, autograd and the dispatcher. Over several ranks it is a cost a call and a cost a step, neither negative.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy.optimize import nnls
+
+from bench.lone_rank import LoneJob
+from grok1.distributed.rendezvous import FAKE_URL, Rendezvous
+
+if TYPE_CHECKING:
+    from grok1.config.recipe import Recipe
+
+_WARM_UP = 2
+
+
+@dataclass(frozen=True)
+class HostSample:
+    """One rank: seconds of its real step, of its operators by the table, and how many it calls."""
+
+    step_seconds: float
+    operator_seconds: float
+    calls: int
+
+
+@dataclass(frozen=True)
+class HostCost:
+    """Seconds beside the operators, and the median of |log(step / what the two figures make of it)|."""
+
+    seconds_a_call: float
+    seconds_a_step: float
+    residual: float
+
+
+def run_rank(job: LoneJob, where: Rendezvous, _emit: Callable[[object], None]) -> float:
+    """Median seconds of this rank's step, alone: processor time on a CPU, wall elsewhere. In a process of its own."""
+    import functools
+
+    from grok1.device.kind import device_kind
+    from grok1.distributed.groups import joined
+    from grok1.training.assembly import build_stepper
+    from grok1.training.fake_step import FakeBatches, Routing, plan_routing
+
+    recipe: Recipe = job.recipe
+    clock = time.process_time if device_kind() == "cpu" else time.perf_counter
+    alone = replace(where, url=FAKE_URL, rank=job.rank, world_size=recipe.parallel.world_size)
+    with joined(alone, recipe.parallel, recipe.training.seed) as ranks:
+        batches = FakeBatches(recipe, ranks.context)
+        plan = functools.partial(plan_routing, recipe=recipe, routing=Routing.balanced(recipe.model.num_experts))
+        stepper = build_stepper(recipe, ranks, batches, prepare=plan)
+        taken = []
+        for step in range(_WARM_UP + job.rounds):
+            start = clock()
+            stepper.run(step)
+            taken.append(clock() - start)
+    return statistics.median(taken[_WARM_UP:])
+
+
+def fitted(samples: Sequence[HostSample]) -> HostCost:
+    """The cost a call and a step that leave the least relative errors of the steps; one sample gives a call's alone.
+
+    Raises:
+        ValueError: there is no sample.
+    """
+    if not samples:
+        raise ValueError("no rank's step was measured, so the host's cost is unknown; give at least one --recipe")
+    steps = np.array([each.step_seconds for each in samples])
+    operators = np.array([each.operator_seconds for each in samples])
+    columns = np.array([[each.calls, float(len(samples) > 1)] for each in samples])
+    (a_call, a_step), _ = nnls(columns / steps[:, None], (steps - operators) / steps)
+    made = operators + columns @ np.array([a_call, a_step])
+    return HostCost(float(a_call), float(a_step), float(np.median(np.abs(np.log(steps / made)))))

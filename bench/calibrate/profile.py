@@ -1,0 +1,254 @@
+"""A calibration: which ranks are looked at, what is measured of each, and the profile that comes of it."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+
+import numpy as np
+import psutil
+from scipy.optimize import nnls
+
+from bench.calibrate.collectives import CollectiveTime, cores_of, lines
+from bench.calibrate.host import HostCost, HostSample, fitted
+from bench.calibrate.operators import OperatorJob, OperatorTimes, Timed
+from bench.lone_rank import LoneJob
+from bench.plan.device import Device
+from bench.plan.measured import Measured, TimedAttention, TimedCollective, TimedOperator, TimedProduct, TimedTraffic
+from bench.plan.measured_device import OperatorTable
+from grok1.config.load import ONE_RANK, load_recipe
+from grok1.config.recipe import Recipe
+from grok1.config.stages import first_rank_of_stage
+from grok1.device.kind import Kind
+from grok1.distributed.launch import check_machine, launch, preload_in_ranks
+
+ENTRIES = {name: f"bench.calibrate.{name}:run_rank" for name in ("operators", "host", "collectives")}
+CPU_JOBS = (2, 16)  # ranks of the jobs in which collectives are timed: as many as cores, and many more
+_ROUNDS = 7
+_SHARE_OF_OPERATORS = 0.5  # of the budget; steps and collectives take the rest
+_NOT_MEASURED = "not measured: the tables take its place, or nothing of it was run"
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One rank of one job whose operators and step are timed."""
+
+    recipe: Recipe
+    rank: int = 0
+
+
+@dataclass
+class Findings:
+    """What was measured, as it comes."""
+
+    operators: list[OperatorTimes] = field(default_factory=list)
+    steps: list[float] = field(default_factory=list)
+    collectives: list[TimedCollective] = field(default_factory=list)
+
+
+def default_samples(device: Kind) -> list[Sample]:
+    """Ranks whose operators are of all sizes that this device is used for."""
+    if device != "cpu":
+        return [Sample(load_recipe("grok1-40b-tuned" if device == "cuda" else "grok1-40b"))]
+    stock = ("kernels.experts=sequential", "kernels.dispatch=megatron")
+    stock += ("kernels.cross_entropy=megatron", "kernels.linear=megatron")
+    tiny = load_recipe("grok1-tiny")
+    alone = (
+        ("grok1-nano", ()),
+        ("grok1-tiny", ()),
+        ("grok1-tiny", ("training.micro_batch=4",)),
+        ("grok1-tiny", stock),
+        ("grok1-small", ("training.global_batch=2",)),
+    )
+    one = [Sample(load_recipe(name, [*ONE_RANK, *changes])) for name, changes in alone]
+    return [*one, Sample(tiny), Sample(tiny, first_rank_of_stage(tiny.parallel, 1))]
+
+
+def named_samples(names: Sequence[str], overrides: Sequence[str]) -> list[Sample]:
+    """The first rank of each stage of these recipes."""
+    recipes = [load_recipe(name, list(overrides)) for name in names]
+    return [
+        Sample(recipe, first_rank_of_stage(recipe.parallel, stage))
+        for recipe in recipes
+        for stage in sorted({0, recipe.parallel.pipeline - 1})
+    ]
+
+
+def calibrate(device: Kind, samples: Sequence[Sample], minutes: float, say: Say) -> Device:
+    """Measure this machine's device. `say` hears what is about to be measured.
+
+    Raises:
+        LaunchError, DeviceError: the device is absent, or a rank does not fit it.
+    """
+    if device == "npu":
+        raise ValueError("--device npu: torch's fake process group does not take an NPU's tensors; use cuda or cpu")
+    preload_in_ranks("grok1.training.run", "grok1.training.fake_step", "bench.peers")
+    for each in samples:
+        check_machine(each.recipe, device, 1)
+    starter = load_recipe("grok1-nano", [*ONE_RANK, "training.global_batch=1"])
+    found = Findings()
+    seconds = 60.0 * minutes * _SHARE_OF_OPERATORS / len(samples)
+    for number, each in enumerate(samples, 1):
+        say(f"{number} of {len(samples)}: operators and step of {each.recipe.name}, rank {each.rank}")
+        job = OperatorJob(each.recipe, each.rank, seconds)
+        found.operators.append(launch(job, starter, device, entry=ENTRIES["operators"]))
+        lone = LoneJob(each.recipe, each.rank, _ROUNDS)
+        found.steps.append(launch(lone, starter, device, entry=ENTRIES["host"]))
+    for ranks in CPU_JOBS if device == "cpu" else ():
+        say(f"collectives among {ranks} ranks")
+        found.collectives += collectives(device, ranks)
+    return device_of(device, found)
+
+
+def collectives(device: Kind, ranks: int) -> list[TimedCollective]:
+    """Lines of all collectives in a job of so many ranks."""
+    recipe = load_recipe("grok1-nano", [*ONE_RANK, f"parallel.world_size={ranks}", f"training.global_batch={ranks}"])
+    heard: list[CollectiveTime] = []
+    launch(recipe, recipe, device, on_event=heard.append, entry=ENTRIES["collectives"])
+    return lines(heard, ranks, cores_of(device))
+
+
+# ---- the profile ---------------------------------------------------------------------------------------
+
+
+def device_of(kind: Kind, found: Findings, name: str = "") -> Device:
+    """The profile that these findings make."""
+    timed = merged([each for times in found.operators for each in times.timed])
+    host = host_cost(found, timed)
+    products = [each for each in timed if each.product is not None]
+    rates = [each.flops / each.seconds for each in products]
+    peak = max(rates, default=1.0)
+    bandwidth = max((each.bytes / each.seconds for each in timed if each.bytes > 1 << 22), default=1e9)
+    chip = name or _processor(kind)
+    when = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    source = f"measured on {chip}, {when}"
+    pair = [each for each in found.collectives if each.operation == "all_gather_into_tensor" and each.ranks == 2]
+    link, call = (pair[0].bytes_a_second, pair[0].call_seconds) if pair else (bandwidth, 0.0)
+    unmeasured = {"value": 1.0, "source": _NOT_MEASURED}
+    nothing = {"value": 0.0, "source": _NOT_MEASURED}
+    exposed = ("tensor_exposed", "data_exposed", "context_exposed", "pipeline_exposed")
+    fields = {
+        "name": f"calibrated-{kind}",
+        "description": f"this machine's {chip}, by python -m bench calibrate",
+        "node_size": cores_of(kind) or 1,
+        "cores": cores_of(kind),
+        "peak": {"fp32" if kind == "cpu" else "bf16": {"value": peak, "source": f"fastest product {source}"}},
+        "memory": {
+            "bytes": {"value": float(psutil.virtual_memory().total), "source": "the kernel's"},
+            "bytes_a_second": {"value": bandwidth, "source": f"fastest operator of over 4 MiB {source}"},
+        },
+        "links": {
+            "kind": "switch",
+            "bytes_a_second": {"value": link, "source": f"all-gather of two ranks {source}"},
+            "call_seconds": {"value": call, "source": f"all-gather of two ranks {source}"},
+            "rank_seconds": nothing,
+            "nic_rank_seconds": nothing,
+        },
+        "host": {
+            "is_hidden": kind != "cpu",
+            "seconds_a_call": {"value": host.seconds_a_call, "source": f"{source}; residual {host.residual:.3f}"},
+            "seconds_a_step": {"value": host.seconds_a_step, "source": source},
+        },
+        "efficiency": {
+            "products": {"value": statistics.median(rates) / peak if rates else 1.0, "source": f"median {source}"},
+            "shape_penalty": nothing,
+            **dict.fromkeys(("attention", "memory", "exchange", *exposed), unmeasured),
+            "layer_seconds": nothing,
+        },
+        "measured": _tables(found, timed, source),
+    }
+    return Device.model_validate(fields)
+
+
+def _processor(kind: Kind) -> str:
+    from grok1.device.processor import processor_name
+
+    return processor_name() if kind == "cpu" else kind
+
+
+def merged(timed: Sequence[Timed]) -> list[Timed]:
+    """One row a signature: of those that several ranks timed, the median."""
+    by_name: dict[str, list[Timed]] = defaultdict(list)
+    for each in timed:
+        by_name[each.signature].append(each)
+    return [
+        Timed(**{**vars(same[0]), "seconds": statistics.median(each.seconds for each in same)})
+        for same in by_name.values()
+    ]
+
+
+def host_cost(found: Findings, timed: Sequence[Timed]) -> HostCost:
+    """The host's cost, of the same table that predictions will use."""
+    table = OperatorTable(_rows(timed))
+    samples = [
+        HostSample(
+            step,
+            sum(each.calls * table.seconds(each) for each in times.counts.operators),
+            sum(each.calls for each in times.counts.operators),
+        )
+        for step, times in zip(found.steps, found.operators, strict=True)
+    ]
+    return fitted(samples)
+
+
+def _rows(timed: Sequence[Timed]) -> list[TimedOperator]:
+    return [
+        TimedOperator(
+            signature=each.signature, kind=each.kind, flops=each.flops, bytes=each.bytes, seconds=each.seconds
+        )
+        for each in timed
+    ]
+
+
+def _tables(found: Findings, timed: Sequence[Timed], source: str) -> Measured:
+    sizes = {each.product: each.seconds for each in timed if each.product is not None}
+    return Measured(
+        source=source,
+        products=[
+            TimedProduct(rows=rows, columns=columns, depth=depth, seconds=seconds)
+            for (rows, columns, depth), seconds in sizes.items()
+        ],
+        attention=_attention(timed),
+        traffic=_traffic(found, {each.signature: each for each in timed}),
+        collectives=found.collectives,
+        operators=_rows(timed),
+    )
+
+
+def _attention(timed: Sequence[Timed]) -> list[TimedAttention]:
+    cores = [each for each in timed if "attention" in each.kind and each.flops]
+    return [
+        TimedAttention(
+            phase="backward" if "backward" in each.kind else "forward", flops=each.flops, seconds=each.seconds
+        )
+        for each in cores
+    ]
+
+
+def _traffic(found: Findings, timed: Mapping[str, Timed]) -> list[TimedTraffic]:
+    """Of each component and phase, the line through its operators that multiply no matrices."""
+    by_part: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for times in found.operators:
+        for each in times.counts.operators:
+            row = timed.get(each.signature)
+            if row is not None and row.product is None and row.bytes and "attention" not in row.kind:
+                by_part[(each.component, each.phase)].add(each.signature)
+    rows = []
+    for (part, phase), names in sorted(by_part.items()):
+        seconds = np.array([timed[name].seconds for name in sorted(names)])
+        sizes = np.array([timed[name].bytes for name in sorted(names)], dtype=float)
+        (call, per_byte), _ = nnls(np.stack([1 / seconds, sizes / sizes.max() / seconds], axis=1), np.ones(len(names)))
+        rate = min(1e19, sizes.max() / max(per_byte, 1e-12))
+        rows.append(TimedTraffic(component=part, phase=phase, bytes_a_second=float(rate), call_seconds=float(call)))
+    return rows
+
+
+def progress(say: Say) -> Say:
+    """Each line with the seconds since the start."""
+    start = time.monotonic()
+    return lambda what: say(f"[{time.monotonic() - start:5.0f} s] {what}")

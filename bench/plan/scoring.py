@@ -1,0 +1,102 @@
+"""Files of published rows in, words out: predictions frozen, and scored against what the rows state. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from bench.plan.calibration_file import CalibrationFile
+from bench.plan.frozen import read_frozen
+from bench.plan.intervals import LEVEL
+from bench.plan.published import Published, read_published
+from bench.plan.published_predictions import RowPrediction, freeze_rows, predict_rows
+from bench.plan.score import Scored, score_table, scored, scores
+from bench.records.terminal import plain, table
+
+_MOST_LINES = 20  # of one kind that are shown
+
+
+def freeze_published(path: Path, rows: Path, calibration: CalibrationFile, level: float = LEVEL) -> str:
+    """Predict the rows of a CSV file, and write the predictions to a file that must not exist; what to say of it.
+
+    What the rows measured is not used.
+
+    Raises:
+        ValueError: the rows cannot be read, none can be predicted, or the file exists or cannot be written.
+    """
+    published = read_published(rows, needs_values=False)
+    found, refused = predict_rows(published.rows, calibration, level)
+    digest = freeze_rows(path, found, calibration, level)
+    lines = [f"wrote {len(found)} predictions to {plain(path, 5000)}", f"sha256 {digest}"]
+    known = sum(each.was_fitted for each in found)
+    if known:
+        lines.append(f"{known} rows are calibration rows: each is predicted by a fit that left its family out")
+    return "\n".join([*lines, *_unused(published, refused)])
+
+
+def score_published(rows: Path, frozen: Path | None, calibration: CalibrationFile, level: float = LEVEL) -> str:
+    """Score predictions of the rows of a CSV file: those that were frozen, or those of this calibration.
+
+    Raises:
+        ValueError: the rows cannot be read, none of them was predicted, or the frozen file was changed.
+    """
+    published = read_published(rows)
+    if frozen is None:
+        found, refused = predict_rows(published.rows, calibration, level)
+        judged, known = [each.scored() for each in found], sum(each.was_fitted for each in found)
+        basis = "predictions made now, not frozen before the measurements were known"
+        if known:
+            basis += f"; {known} rows are calibration rows, each predicted by a fit that left its family out"
+    else:
+        kept = read_frozen(frozen)
+        times = [row for row in published.rows if row.is_time or row.is_layer_alone]
+        judged, missing = scored(times, kept)
+        level = kept.level
+        refused = [f"{row.name}: was not predicted in {plain(frozen, 5000)}" for row in missing]
+        basis = f"predictions frozen with sha256 {kept.sha256}"
+    return "\n".join(
+        [basis, "", score_table(scores(judged), level), "", worst_table(judged), *_unused(published, refused)]
+    )
+
+
+def worst_table(rows: Sequence[Scored], most: int = 5) -> str:
+    """The rows that are furthest off."""
+    furthest = sorted(rows, key=lambda each: -abs(each.seconds / each.row.seconds - 1))[:most]
+    cells = [
+        [
+            each.row.name,
+            f"{each.row.seconds:.4g}",
+            f"{each.seconds:.4g}",
+            "none" if each.low is None or each.high is None else f"{each.low:.4g} to {each.high:.4g}",
+            f"{each.seconds / each.row.seconds - 1:+.1%}",
+        ]
+        for each in furthest
+    ]
+    return table(["furthest off", "measured s", "predicted s", "interval", "error"], cells, numbers=[1, 2, 3, 4])
+
+
+def predictions_text(predictions: Sequence[RowPrediction]) -> str:
+    """Each prediction with its interval, what it rests on, and the null model beside."""
+    blocks = []
+    for each in predictions:
+        interval = each.interval
+        bounds = "" if interval.low is None else f" ({interval.low:.4g} to {interval.high:.4g} s)"
+        null = "" if each.null_seconds is None else f"; the null model says {each.null_seconds:.4g} s"
+        terms = ", ".join(f"{name} {seconds:.3g}" for name, seconds in each.terms.items() if seconds > 0)
+        lines = [
+            each.row.name,
+            f"  {each.seconds:.4g} s{bounds}{null}",
+            *([f"  of it {terms}"] if terms else []),
+            *(f"  {sentence}" for sentence in interval.sentences),
+            *(f"  near: {name}" for name in interval.nearest),
+        ]
+        blocks.append("\n".join(plain(line) if place == 0 else line for place, line in enumerate(lines)))
+    return "\n\n".join(blocks)
+
+
+def _unused(published: Published, refused: Sequence[str]) -> list[str]:
+    """A line for each row that was not used, of which only the first are shown."""
+    lines = [*(each.sentence for each in published.set_aside), *(plain(line) for line in refused)]
+    shown = [f"not used: {line}" for line in lines[:_MOST_LINES]]
+    more = len(lines) - len(shown)
+    return [*([""] if shown else []), *shown, *([f"and {more} more rows that were not used"] if more > 0 else [])]

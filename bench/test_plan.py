@@ -1,0 +1,62 @@
+"""Predictions of this CPU beside runs: calibrated here, now, on other jobs. Figures to read, not a gate.
+
+pytest bench/test_plan.py --benchmark --plan -s
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.calibrate.profile import calibrate, default_samples
+from bench.calibrate.validation import FEW_RANKS, MANY_RANKS, accuracy, run, table, trials
+from bench.host import others_clock, others_cores
+from bench.plan.device import write_device
+from bench.session import BenchSession, show_in_benchmark_table
+
+_CALIBRATION_MINUTES = 2.0
+_BUDGET_SECONDS = 660.0  # of all; jobs are repeated as long as there is time
+_LAUNCHES, _STEPS = 7, 6  # of each job at most; steps of a launch, after a warm-up
+_FEW_SHARE = 0.4  # of what is left after the calibration
+
+
+@pytest.fixture(autouse=True)
+def _asked_for(session: BenchSession) -> None:
+    if not session.config.getoption("--plan"):
+        pytest.skip("takes twelve minutes: ask for it with --plan")
+    if session.device != "cpu":
+        pytest.skip("holds predictions of a CPU against its runs")
+
+
+@pytest.mark.timeout(1500)
+def test_predictions_of_this_cpu(session: BenchSession, benchmark: Any) -> None:
+    """Calibrate, predict, run, compare; the table goes to plan.md in the results folder too."""
+    begun, others = time.monotonic(), others_clock()
+    device = calibrate("cpu", default_samples("cpu"), _CALIBRATION_MINUTES, lambda what: print(what, file=sys.stderr))
+    session.results.mkdir(parents=True, exist_ok=True)
+    write_device(session.results / "calibrated-cpu.json", device)
+    few, many = trials(FEW_RANKS, device), trials(MANY_RANKS, device)
+    print(f"calibrated and counted after {time.monotonic() - begun:.0f} s", file=sys.stderr)
+    until = begun + _BUDGET_SECONDS
+    middle = time.monotonic() + _FEW_SHARE * (until - time.monotonic())
+    run(few, _LAUNCHES, _STEPS, lambda: time.monotonic() < middle)
+    run(many, _LAUNCHES, _STEPS, lambda: time.monotonic() < until)
+    load = others_cores(others, others_clock())
+    a_call, a_step = device.host.seconds_a_call, device.host.seconds_a_step
+    text = "\n\n".join(
+        (
+            f"host: {a_call.value * 1e6:.2f} us a call, {a_step.value * 1e3:.2f} ms a step ({a_call.source})",
+            f"1 and 2 ranks: {accuracy(few).line()}",
+            table(few),
+            f"4, 8 and 16 ranks: {accuracy(many).line()}",
+            table(many),
+            f"cores that other programs used meanwhile: {load}; {time.monotonic() - begun:.0f} s in all\n",
+        )
+    )
+    print("\n" + text)
+    Path(session.results / "plan.md").write_text(text, encoding="utf-8")
+    show_in_benchmark_table(benchmark, [median for each in few for median in each.seconds])

@@ -1,0 +1,96 @@
+"""Lines through timed collectives, the host's cost, and how far predictions lie from runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bench.calibrate.collectives import CollectiveTime, fitted, lines
+from bench.calibrate.host import HostSample
+from bench.calibrate.host import fitted as host_fitted
+from bench.calibrate.operators import last_level_cache
+from bench.calibrate.validation import Trial, accuracy, table
+from bench.plan.measured_device import MeasuredPrediction
+from grok1.config.load import load_recipe
+
+_SIZES = (1 << 10, 1 << 14, 1 << 17, 1 << 20, 1 << 22)
+
+
+@given(alpha=st.floats(1e-6, 1e-3), beta=st.floats(1e8, 1e11))
+def test_planted_alpha_and_beta_are_found(alpha: float, beta: float) -> None:
+    line = fitted({size: alpha + size / beta for size in _SIZES})
+    for size in _SIZES:
+        assert line.alpha_seconds + size / line.beta_bytes_per_second == pytest.approx(alpha + size / beta, rel=1e-3)
+    assert line.residual < 1e-3
+
+
+def test_what_is_off_the_line_stays_as_its_residual() -> None:
+    seconds = {size: (1e-4 + size / 1e9) * (1.2 if index % 2 else 0.8) for index, size in enumerate(_SIZES)}
+    assert fitted(seconds).residual == pytest.approx(0.2, abs=0.08)
+
+
+def test_one_size_makes_no_line() -> None:
+    with pytest.raises(ValueError, match="two sizes"):
+        fitted({1024: 1.0})
+
+
+def test_a_row_is_a_ranks_share_of_the_cores_and_a_transfer_is_half_of_a_swap() -> None:
+    heard = [
+        CollectiveTime(operation, 2, size, factor * (1e-3 + size / 1e8))
+        for operation in ("all_reduce", "send")
+        for size in _SIZES
+        for factor in (0.9, 1.0, 1.1)
+    ]
+    reduce, send = lines(heard, job_ranks=8, cores=2)
+    assert (reduce.operation, reduce.ranks, reduce.job_ranks) == ("all_reduce", 2, 8)
+    assert reduce.call_seconds == pytest.approx(1e-3 / 4, rel=0.01)
+    assert reduce.bytes_a_second == pytest.approx(4e8, rel=0.01)
+    assert send.call_seconds == pytest.approx(1e-3 / 8, rel=0.01)
+    alone, _ = lines(heard, job_ranks=8, cores=None)
+    assert alone.call_seconds == pytest.approx(1e-3, rel=0.01)
+
+
+def test_the_planted_cost_of_a_call_and_a_step_is_found() -> None:
+    samples = [HostSample(0.1 + calls * 5e-6 + 2e-3, 0.1, calls) for calls in (100, 1000, 5000)]
+    found = host_fitted(samples)
+    assert found.seconds_a_call == pytest.approx(5e-6, rel=1e-3)
+    assert found.seconds_a_step == pytest.approx(2e-3, rel=1e-3)
+    assert found.residual < 1e-6
+
+
+def test_operators_that_take_longer_than_the_step_leave_no_negative_cost() -> None:
+    found = host_fitted([HostSample(1.0, 1.5, 100)])
+    assert (found.seconds_a_call, found.seconds_a_step) == (0.0, 0.0)
+    with pytest.raises(ValueError, match="at least one --recipe"):
+        host_fitted([])
+
+
+def test_the_largest_cache_counts(tmp_path: Path) -> None:
+    for index, size in enumerate(("48K", "2048K", "32M")):
+        (tmp_path / f"index{index}").mkdir()
+        (tmp_path / f"index{index}" / "size").write_text(size + "\n")
+    assert last_level_cache(tmp_path) == 32 << 20
+    assert last_level_cache(tmp_path / "none") == 64 << 20
+
+
+def _trial(predicted: float, measured: float, ranks: int) -> Trial:
+    recipe = load_recipe("grok1-nano", ["training.global_batch=16"])
+    recipe = recipe.model_copy(update={"parallel": recipe.parallel.model_copy(update={"world_size": ranks})})
+    prediction = MeasuredPrediction(predicted, predicted, {}, 1.0)
+    return Trial("job", recipe, prediction, [measured] * 3, [measured] * 3)
+
+
+def test_errors_regret_and_order_are_of_the_runs() -> None:
+    right = [_trial(1.1, 1.0, 4), _trial(2.0, 2.0, 4), _trial(2.7, 3.0, 4)]
+    found = accuracy(right)
+    assert found.median_error == pytest.approx(0.1)
+    assert found.worst_error == pytest.approx(0.1)
+    assert (found.regret, found.tau) == (0.0, 1.0)
+    wrong = [_trial(1.0, 1.5, 8), _trial(2.0, 1.0, 8)]
+    found = accuracy(right + wrong)
+    assert found.regret == pytest.approx(0.5)
+    assert found.tau == pytest.approx(0.0)
+    assert "-33.3%" in table(wrong)

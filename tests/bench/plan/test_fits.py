@@ -1,0 +1,86 @@
+"""Which layouts fit: the recipe's own rules and sums, for all layouts at once."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bench.plan.fits import Fits, candidates, communicators, fits
+from bench.plan.layouts import every_stage, layouts_of
+from bench.plan.legal import EVERY_AXIS, legal_layouts, recipe_of
+from bench.plan.peak import peak
+from bench.plan.recount import recounted
+from grok1.config.load import load_recipe
+from grok1.config.memory import MARGIN_BYTES, need
+from grok1.config.memory import communicators as communicators_of_recipe
+
+GIB = 2**30
+
+
+def of_40b(available_gib: float = 60.96, **more: Any) -> Fits:
+    """All layouts of the 40B job on its ranks."""
+    return fits(candidates(load_recipe("grok1-40b"), 16, EVERY_AXIS), int(available_gib * GIB), **more)
+
+
+@pytest.mark.parametrize("name", ["grok1-40b", "grok1-nano", "grok1-40b-tuned", "grok1-levers-16"])
+def test_communicators_are_the_recipes_own_count(name: str) -> None:
+    layouts = candidates(load_recipe(name), 16, EVERY_AXIS)
+    found = communicators(layouts)
+    for row in random.Random(1).sample(range(len(layouts)), min(200, len(layouts))):
+        recipe = recipe_of(layouts, row)
+        assert found[row] == communicators_of_recipe(recipe)
+        assert found[row] * 2 * 200 * 10**6 == need(recipe).buffers
+
+
+def test_each_layout_has_its_fullest_stage_and_the_sum_of_its_parts() -> None:
+    found = of_40b()
+    tensors, total = found.tensors, found.need
+    for row in random.Random(2).sample(range(len(found.layouts)), 100):
+        recipe = recipe_of(found.layouts, row)
+        stages = peak(every_stage(layouts_of(recipe)), reuses=True).total
+        assert tensors[row] == stages.max() == stages[found.stage[row]]
+        assert total[row] == stages.max() + need(recipe).buffers + MARGIN_BYTES
+
+
+def test_the_order_is_the_one_that_is_said() -> None:
+    found = of_40b()
+    rows = found.best_first()
+    fitting = found.fit[rows]
+    assert sorted(rows.tolist()) == list(range(len(found.layouts)))
+    assert 0 < fitting.sum() < len(rows)
+    assert (np.diff(fitting.astype(int)) <= 0).all()  # those that fit, first
+    assert found.layouts.recomputes[found.layouts.recompute[rows[0]]].kind == "none"
+    assert (np.diff(found.need[rows][~fitting]) >= 0).all()
+
+
+def test_in_pieces_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = of_40b()
+    monkeypatch.setattr("bench.plan.fits._PLACES_AT_ONCE", 5_000)
+    np.testing.assert_array_equal(of_40b().parts, whole.parts)
+
+
+def test_skew_takes_layouts_away() -> None:
+    assert of_40b(skew=2.0).fit.sum() < of_40b().fit.sum()
+
+
+def test_a_recipe_comes_back_from_its_row() -> None:
+    for name in ("grok1-40b", "grok1-levers-16", "grok1-nemo-128"):
+        recipe = load_recipe(name)
+        assert recipe_of(layouts_of(recipe), 0).hash() == recipe.hash()
+
+
+def test_the_ledger_recounts_a_finalist() -> None:
+    layouts = legal_layouts(load_recipe("grok1-nano"), 16, ["tensor", "pipeline"])
+    found, told = fits(layouts, GIB), list[str]()
+    (only,) = recounted(found, [int(found.best_first()[0])], told.append)
+    assert 0 <= only.above < 0.05
+    assert told == [f"counting 1 of 1: {only.name}"]
+
+
+def test_an_impossible_skew_has_no_recount() -> None:
+    layouts = legal_layouts(load_recipe("grok1-40b"), 16, ["tensor"])
+    with pytest.raises(ValueError, match=r"--skew 9 with 4 of 8 experts on a rank"):
+        recounted(fits(layouts, GIB, skew=9.0), [0], lambda _line: None)

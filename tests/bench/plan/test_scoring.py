@@ -1,0 +1,90 @@
+"""Rows are frozen and scored from files: what is said, and that measurements do not reach predictions."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from bench.plan.calibration_file import CalibrationFile, read_calibration
+from bench.plan.published import SHIPPED, read_published
+from bench.plan.published_predictions import predict_rows
+from bench.plan.scoring import freeze_published, predictions_text, score_published
+from tests.bench.plan.test_published import GOOD, written
+
+DENSE = GOOD | {"n_chips": "64", "pp": "4", "gbs": "64", "metric": "s/step", "value": "5.0"}
+SLOW = DENSE | {"tp": "8", "value": "6.0"}
+FINE = DENSE | {"notes": "num-experts=128; moe-router-topk=8", "ep": "8"}
+
+
+@pytest.fixture(scope="module")
+def calibration() -> CalibrationFile:
+    return read_calibration()
+
+
+def digest_of(said: str) -> str:
+    found = re.search(r"sha256 ([0-9a-f]{64})", said)
+    assert found
+    return found[1]
+
+
+def test_what_was_measured_does_not_reach_a_prediction(tmp_path, calibration):
+    rows = written(tmp_path / "rows.csv", DENSE, SLOW)
+    empty = written(tmp_path / "empty.csv", DENSE | {"value": ""}, SLOW | {"value": ""})
+    other = written(tmp_path / "other.csv", DENSE | {"value": "77"}, SLOW | {"value": "1"})
+    digests = {
+        digest_of(freeze_published(tmp_path / f"{place}.json", path, calibration))
+        for place, path in enumerate((rows, empty, other))
+    }
+    assert len(digests) == 1
+
+
+def test_frozen_predictions_are_scored(tmp_path, calibration):
+    rows = written(tmp_path / "rows.csv", DENSE, SLOW)
+    said = freeze_published(tmp_path / "frozen.json", rows, calibration)
+    assert "wrote 2 predictions" in said
+    scored = score_published(rows, tmp_path / "frozen.json", calibration)
+    assert digest_of(said) in scored
+    assert "H100 SXM 80GB, 16 bits, dense" in scored
+    more = written(tmp_path / "more.csv", DENSE, SLOW, DENSE | {"tp": "4"})
+    assert "was not predicted in" in score_published(more, tmp_path / "frozen.json", calibration)
+
+
+def test_a_changed_frozen_file_is_not_scored(tmp_path, calibration):
+    rows, frozen = written(tmp_path / "rows.csv", DENSE), tmp_path / "frozen.json"
+    freeze_published(frozen, rows, calibration)
+    frozen.write_text(frozen.read_text().replace('"seconds": ', '"seconds": 1'))
+    with pytest.raises(ValueError, match="was changed after it was frozen"):
+        score_published(rows, frozen, calibration)
+
+
+def test_what_is_scored_now_says_so(tmp_path, calibration):
+    rows = written(tmp_path / "rows.csv", DENSE, DENSE | {"gbs": "63"})
+    scored = score_published(rows, None, calibration)
+    assert "made now, not frozen" in scored
+    assert "not used: row 3 (Llama3.1 8B): the layout does not divide" in scored
+
+
+def test_calibration_rows_are_scored_as_if_they_were_new(calibration):
+    scored = score_published(SHIPPED, None, calibration)
+    assert "each predicted by a fit that left its family out" in scored
+    assert "more rows that were not used" in scored.splitlines()[-1]
+
+
+def test_a_prediction_says_what_it_rests_on(tmp_path, calibration):
+    found, _ = predict_rows(read_published(written(tmp_path / "rows.csv", DENSE, FINE)).rows, calibration)
+    dense, fine = predictions_text(found).split("\n\n")
+    assert "90% interval from" in dense
+    assert "wider: no row of a program 1.0" in dense
+    assert dense.count("near: ") == 3
+    assert "the null model says" in dense
+    assert "of it products" in dense
+    assert "no interval: 128 experts are fine-grained" in fine
+
+
+def test_no_row_to_predict_is_refused(tmp_path, calibration):
+    rows = written(tmp_path / "rows.csv", DENSE | {"chip": "nobody's"})
+    with pytest.raises(ValueError, match="no prediction to freeze"):
+        freeze_published(tmp_path / "frozen.json", rows, calibration)
+    with pytest.raises(ValueError, match="no row to score"):
+        score_published(rows, None, calibration)

@@ -1,0 +1,67 @@
+"""Times that a recorded run calibrates: all move by its factor, and the run itself is met."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bench.plan.device import load_device
+from bench.plan.layouts import layouts_of
+from bench.plan.timed import Timed, anchor_of_file, time_layouts
+from bench.records.record import RecipeUsed
+from bench.synthetic import build_synthetic_record
+from grok1.config.load import load_recipe
+
+NPU = load_device("ascend-a2-376t")
+RECIPE = load_recipe("grok1-40b")
+
+
+@pytest.fixture
+def record(tmp_path: Path) -> Path:
+    """A run of grok1-40b, whose layout is the synthetic record's."""
+    run = build_synthetic_record(steps=12)
+    assert run.layout.world_size == RECIPE.parallel.world_size
+    used = RecipeUsed(name=RECIPE.name, hash=RECIPE.hash(), resolved=RECIPE.resolved())
+    path = tmp_path / "record.json"
+    run.model_copy(update={"recipe": used}).write(path)
+    return path
+
+
+def timed() -> Timed:
+    return time_layouts(layouts_of(RECIPE), NPU)
+
+
+def test_the_anchor_s_own_run_is_met(record):
+    anchor = anchor_of_file(record, NPU)
+    own = timed().anchored(anchor).played(np.array([0]))
+    assert own.prediction.step_seconds[0] == pytest.approx(anchor.measured_seconds)
+    assert sum(term[0] for term in own.prediction.terms.values()) == pytest.approx(anchor.measured_seconds)
+    (interval,) = own.intervals() or []
+    assert interval.seconds == pytest.approx(anchor.measured_seconds)
+    assert interval.nearest[0] == anchor.name
+
+
+def test_all_times_and_speeds_move_by_one_factor(record):
+    anchor = anchor_of_file(record, NPU)
+    before, after = timed(), timed().anchored(anchor)
+    assert after.prediction.step_seconds == pytest.approx(before.prediction.step_seconds * anchor.factor)
+    assert after.speed.mfu == pytest.approx(before.speed.mfu / anchor.factor)
+    assert after.anchored(anchor).prediction.step_seconds == pytest.approx(after.prediction.step_seconds)
+    assert after.take(np.array([0])).anchor == anchor
+
+
+def test_the_null_model_has_the_same_information(record):
+    assert "median MFU of the chip's published rows" in timed().basis()
+    said = timed().anchored(anchor_of_file(record, NPU)).basis()
+    assert "the anchor's MFU" in said
+    assert "anchored by record" in said
+    assert "anchored by record" in timed().anchored(anchor_of_file(record, NPU)).explained(0)
+
+
+def test_what_is_no_record_is_refused(tmp_path):
+    path = tmp_path / "record.json"
+    path.write_text("{}")
+    with pytest.raises(ValueError, match="Field required"):
+        anchor_of_file(path, NPU)
