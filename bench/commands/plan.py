@@ -67,7 +67,10 @@ def plan(
     ] = None,
     json_path: Annotated[Path | None, typer.Option("--json", help="Write the layouts shown to this file.")] = None,
     anchor: Annotated[
-        Path | None, typer.Option(metavar="RECORD", help="A measured run on this device, which calibrates the times.")
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="The record of a run on this device, which calibrates times; of rows a CSV file."
+        ),
     ] = None,
     published: Annotated[
         Path | None, typer.Option("--rows", help="Predict the published jobs of this CSV file.")
@@ -87,7 +90,7 @@ def plan(
     steps, to the byte; the peak is a bound that is not below it. Times come from the device's profile, whose figures
     say where they are from.
     """
-    said = about_rows(published, freeze, score, frozen, level)
+    said = about_rows(published, freeze, score, frozen, level, anchor)
     if said:
         print(said)
         return

@@ -9,6 +9,7 @@ from bench.plan.calibration_file import CalibrationFile
 from bench.plan.frozen import read_frozen
 from bench.plan.intervals import LEVEL
 from bench.plan.published import Published, read_published
+from bench.plan.published_anchors import anchored, anchors_of_file
 from bench.plan.published_predictions import RowPrediction, freeze_rows, predict_rows
 from bench.plan.score import Scored, score_table, scored, scores
 from bench.records.terminal import plain, table
@@ -16,16 +17,18 @@ from bench.records.terminal import plain, table
 _MOST_LINES = 20  # of one kind that are shown
 
 
-def freeze_published(path: Path, rows: Path, calibration: CalibrationFile, level: float = LEVEL) -> str:
+def freeze_published(
+    path: Path, rows: Path, calibration: CalibrationFile, level: float = LEVEL, anchor: Path | None = None
+) -> str:
     """Predict the rows of a CSV file, and write the predictions to a file that must not exist; what to say of it.
 
-    What the rows measured is not used.
+    What the rows measured is not used, but for those of the file `anchor`, which calibrate the others.
 
     Raises:
         ValueError: the rows cannot be read, none can be predicted, or the file exists or cannot be written.
     """
     published = read_published(rows, needs_values=False)
-    found, refused = predict_rows(published.rows, calibration, level)
+    found, refused = predicted(published, calibration, level, anchor)
     digest = freeze_rows(path, found, calibration, level)
     lines = [f"wrote {len(found)} predictions to {plain(path, 5000)}", f"sha256 {digest}"]
     known = sum(each.was_fitted for each in found)
@@ -34,7 +37,27 @@ def freeze_published(path: Path, rows: Path, calibration: CalibrationFile, level
     return "\n".join([*lines, *_unused(published, refused)])
 
 
-def score_published(rows: Path, frozen: Path | None, calibration: CalibrationFile, level: float = LEVEL) -> str:
+def predicted(
+    published: Published, calibration: CalibrationFile, level: float, anchor: Path | None
+) -> tuple[list[RowPrediction], list[str]]:
+    """Predictions of the rows, moved by those of the file `anchor` if there is one; and a line for each other row.
+
+    Raises:
+        ValueError: no row of the file can be an anchor.
+    """
+    found, refused = predict_rows(published.rows, calibration, level)
+    if anchor is not None:
+        found = anchored(found, anchors_of_file(anchor, calibration), calibration, level)
+    return found, refused
+
+
+def score_published(
+    rows: Path,
+    frozen: Path | None,
+    calibration: CalibrationFile,
+    level: float = LEVEL,
+    anchor: Path | None = None,
+) -> str:
     """Score predictions of the rows of a CSV file: those that were frozen, or those of this calibration.
 
     Raises:
@@ -42,7 +65,7 @@ def score_published(rows: Path, frozen: Path | None, calibration: CalibrationFil
     """
     published = read_published(rows)
     if frozen is None:
-        found, refused = predict_rows(published.rows, calibration, level)
+        found, refused = predicted(published, calibration, level, anchor)
         judged, known = [each.scored() for each in found], sum(each.was_fitted for each in found)
         basis = "predictions made now, not frozen before the measurements were known"
         if known:
