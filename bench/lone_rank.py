@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from bench.measure import WatchedMachine, content_of
 from bench.records.record import Record
@@ -21,6 +23,10 @@ from grok1.device.kind import Kind
 from grok1.distributed.launch import LaunchError, check_machine, launch
 from grok1.distributed.rendezvous import FAKE_URL, Rendezvous
 from grok1.training.result import CollectiveSamples, RankSamples, RunResult, StepDone
+
+if TYPE_CHECKING:  # import torch
+    from grok1.device.without_data import Transfers
+    from grok1.training.step import Stepper
 
 
 @dataclass(frozen=True)
@@ -92,23 +98,35 @@ def record_of(case: str, job: LoneJob, found: LoneResult, watched: WatchedMachin
     return Record.model_validate(content)
 
 
-def run_rank(job: LoneJob, where: Rendezvous, emit: Callable[[StepDone], None]) -> LoneResult:
-    """In a process of its own."""
-    from grok1.device import software
+@contextmanager
+def stepping(job: LoneJob, where: Rendezvous) -> Iterator[tuple[Stepper, Transfers]]:
+    """Make this process the job's rank, alone and ready to step; what its pipeline sends and receives is counted."""
     from grok1.device.without_data import noise_received
     from grok1.distributed.groups import joined
     from grok1.training.assembly import build_stepper
     from grok1.training.fake_step import FakeBatches, Routing, plan_routing
+
+    recipe = job.recipe
+    routing = Routing(job.routing_shares) if job.routing_shares else Routing.balanced(recipe.model.num_experts)
+    plan = functools.partial(plan_routing, recipe=recipe, routing=routing)
+    with joined(alone(job, where), recipe.parallel, recipe.training.seed) as ranks, noise_received() as transfers:
+        yield build_stepper(recipe, ranks, FakeBatches(recipe, ranks.context), prepare=plan), transfers
+
+
+def alone(job: LoneJob, where: Rendezvous) -> Rendezvous:
+    """A meeting of that rank with nobody, on one machine that has room for all."""
+    ranks = job.recipe.parallel.world_size
+    return replace(where, url=FAKE_URL, rank=job.rank, world_size=ranks, ranks_per_node=ranks)
+
+
+def run_rank(job: LoneJob, where: Rendezvous, emit: Callable[[StepDone], None]) -> LoneResult:
+    """In a process of its own."""
+    from grok1.device import software
     from grok1.training.gathering import device_used, layout_used, samples_of
     from grok1.training.profiling import profiled_step
     from grok1.training.run import step_done
 
-    recipe, world_size = job.recipe, job.recipe.parallel.world_size
-    alone = replace(where, url=FAKE_URL, rank=job.rank, world_size=world_size, ranks_per_node=world_size)
-    with joined(alone, recipe.parallel, recipe.training.seed) as ranks, noise_received() as transfers:
-        routing = Routing(job.routing_shares) if job.routing_shares else Routing.balanced(recipe.model.num_experts)
-        plan = functools.partial(plan_routing, recipe=recipe, routing=routing)
-        stepper = build_stepper(recipe, ranks, FakeBatches(recipe, ranks.context), prepare=plan)
+    with stepping(job, where) as (stepper, transfers):
         startup_seconds = time.time() - job.launched_at
         results = []
         for step in range(job.num_steps):
@@ -121,14 +139,14 @@ def run_rank(job: LoneJob, where: Rendezvous, emit: Callable[[StepDone], None]) 
             ranks=[replace(measured, modules_seconds=profile.modules)],
             expert_load=[],  # planned, not learned
             startup_seconds=startup_seconds,
-            layout=layout_used(recipe, alone),
-            device=device_used(recipe),
+            layout=layout_used(job.recipe, alone(job, where)),
+            device=device_used(job.recipe),
             software=software.versions() | software.commits(),
         )
-        kernels = [use for name, use in profile.operators.items() if is_operator(name, result.device.kind)]
-        if not kernels:
-            return LoneResult(result, None, None)
-        return LoneResult(result, sum(use.seconds for use in kernels), sum(use.calls for use in kernels))
+    kernels = [use for name, use in profile.operators.items() if is_operator(name, result.device.kind)]
+    if not kernels:
+        return LoneResult(result, None, None)
+    return LoneResult(result, sum(use.seconds for use in kernels), sum(use.calls for use in kernels))
 
 
 def with_transfers(samples: RankSamples, counted: Mapping[str, tuple[int, int]]) -> RankSamples:
