@@ -7,13 +7,14 @@ from bench.commands import (
     baseline,
     calibrate,
     doctor,
+    expected,
     gate,
     history,
     ingest,
     ledger,
-    lone_rank,
     nightly,
     plan,
+    rank,
     selftest,
 )
 from grok1.cli import console
@@ -27,8 +28,9 @@ app.command(name="ledger")(ledger.ledger)
 app.command(name="selftest")(selftest.selftest_command)
 app.command(name="ab")(ab.ab_command)
 app.command(name="doctor")(doctor.doctor_command)
-app.command(name="lone-rank")(lone_rank.lone_rank_command)
 app.command(name="plan")(plan.plan)
+app.command(name="rank")(rank.rank_command)
+app.command(name="expected")(expected.expected_command)
 app.command(name="calibrate")(calibrate.calibrate_command)
 app.command(name="ingest")(ingest.ingest_command)
 

@@ -85,6 +85,7 @@ def _write_report(session: BenchSession) -> Path:
         ledgers=session.ledgers,
         missing=session.missing,
         verdicts=None if session.verdicts is None else list(session.verdicts.values()),
+        expectations=session.expectations(),
     )
 
 

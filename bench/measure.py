@@ -43,7 +43,7 @@ def run(
 
     Ranks that fail after the run was measured cost the record its modules and no more: a line on stderr says why.
     """
-    machine, before, others = host(), lost_seconds(), others_clock()
+    watched = WatchedMachine()
     measured: list[RunMeasured] = []
 
     def note(event: Event) -> None:
@@ -72,8 +72,19 @@ def run(
         result = measured[0].result
     if result is None:
         return None
-    machine |= {**seconds_since(before, lost_seconds()), "others_cores": others_cores(others, others_clock())}
-    return make_record(case, job, result, machine)
+    return make_record(case, job, result, watched.host())
+
+
+class WatchedMachine:
+    """This machine, and what it lost to others since this was made."""
+
+    def __init__(self) -> None:
+        self._host, self._lost, self._others = host(), lost_seconds(), others_clock()
+
+    def host(self) -> dict[str, Any]:
+        """A record's host."""
+        used = others_cores(self._others, others_clock())
+        return {**self._host, **seconds_since(self._lost, lost_seconds()), "others_cores": used}
 
 
 def _warn(text: str) -> None:
@@ -89,29 +100,34 @@ def _in_one_line(error: LaunchError | RankFailedError) -> str:
 def make_record(case: str, job: Job, result: RunResult, machine: dict[str, Any]) -> Record:
     """The record of one run, void when what it computed cannot be trusted; `machine` is the record's host."""
     reasons = void_reasons(job, result)
-    return Record.model_validate(
-        {
-            "schema": 1,
-            "id": uuid.uuid4().hex,
-            "created_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            "case": case,
-            "valid": not reasons,
-            "void_reasons": reasons,
-            "recipe": {"name": job.recipe.name, "hash": job.recipe.hash(), "resolved": job.recipe.resolved()},
-            "layout": asdict(result.layout),
-            "device": asdict(result.device),
-            "software": result.software,
-            "commit": commit(),
-            "environment": allowed_environment(os.environ),
-            "host": machine,
-            "session": session(_STARTED, os.environ),
-            "work": work(job.recipe),
-            "startup_seconds": result.startup_seconds,
-            "steps": [nonfinite_as_null(step.as_json()) for step in result.steps],
-            "ranks": [asdict(fitting(rank, len(result.ranks))) for rank in result.ranks],
-            "expert_load": result.expert_load,
-        }
-    )
+    return Record.model_validate(content_of(case, job.recipe, result, machine, reasons))
+
+
+def content_of(
+    case: str, recipe: Recipe, result: RunResult, machine: dict[str, Any], reasons: list[str]
+) -> dict[str, Any]:
+    """A record's fields, of a run that is void for these reasons."""
+    return {
+        "schema": 1,
+        "id": uuid.uuid4().hex,
+        "created_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "case": case,
+        "valid": not reasons,
+        "void_reasons": reasons,
+        "recipe": {"name": recipe.name, "hash": recipe.hash(), "resolved": recipe.resolved()},
+        "layout": asdict(result.layout),
+        "device": asdict(result.device),
+        "software": result.software,
+        "commit": commit(),
+        "environment": allowed_environment(os.environ),
+        "host": machine,
+        "session": session(_STARTED, os.environ),
+        "work": work(recipe),
+        "startup_seconds": result.startup_seconds,
+        "steps": [nonfinite_as_null(step.as_json()) for step in result.steps],
+        "ranks": [asdict(fitting(rank, len(result.ranks))) for rank in result.ranks],
+        "expert_load": result.expert_load,
+    }
 
 
 def fitting(samples: RankSamples, num_ranks: int) -> RankSamples:

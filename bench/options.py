@@ -5,7 +5,7 @@ pytest loads this for `pytest tests/` too, so it imports nothing that takes time
 
 import sys
 from collections import Counter
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +73,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="the level between sessions to assume where a baseline cannot say (default: 1.2 on accelerators, 3 on a "
         "CPU, 20 on that of a virtual machine); history: from results/history.jsonl",
     )
+    add(
+        "--device-profile",
+        metavar="NAME|FILE",
+        help="show measured steps beside what this device profile lets expect (default: the one known of the device)",
+    )
     add("--data", metavar="PREFIX", help="prefix of a .bin/.idx pair of files (default: sample text)")
     add("--tokenizer", metavar="PATH", help="the tokenizer that --data was made with")
     add("--index-cache", metavar="DIR", help="keep the sample index here (default: beside the corpus)")
@@ -81,13 +86,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="the nodes share no disk: each builds its own sample index",
     )
-    add("--nnodes", type=int, default=1, metavar="N", help="number of machines of the job")
-    add("--node-rank", type=int, default=0, metavar="R", help="rank of this machine, from 0")
-    add("--master-addr", default="127.0.0.1", metavar="HOST", help="address of the first machine")
-    add("--master-port", type=int, default=29500, metavar="PORT", help="a free port on the first machine")
-    add("--nproc-per-node", type=int, metavar="N", help="ranks on this machine")
-    add("--start-timeout", type=float, default=300.0, metavar="S", help="seconds that nodes wait for each other")
-    add("--collective-timeout", type=float, default=600.0, metavar="S", help="seconds a collective may take")
+    _add_nodes(add)
     add(
         "--baselines",
         metavar="DIR",
@@ -99,6 +98,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="fail unless each case has a verdict that passes: not skipped, not inconclusive, not without baseline",
     )
+
+
+def _add_nodes(add: Callable[..., None]) -> None:
+    """Of a job on several machines."""
+    add("--nnodes", type=int, default=1, metavar="N", help="number of machines of the job")
+    add("--node-rank", type=int, default=0, metavar="R", help="rank of this machine, from 0")
+    add("--master-addr", default="127.0.0.1", metavar="HOST", help="address of the first machine")
+    add("--master-port", type=int, default=29500, metavar="PORT", help="a free port on the first machine")
+    add("--nproc-per-node", type=int, metavar="N", help="ranks on this machine")
+    add("--start-timeout", type=float, default=300.0, metavar="S", help="seconds that nodes wait for each other")
+    add("--collective-timeout", type=float, default=600.0, metavar="S", help="seconds a collective may take")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

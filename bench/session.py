@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,7 @@ from bench.judge.evidence import FAMILY_ERROR, FIRST_STAGE_ERROR, SECOND_STAGE_E
 from bench.judge.gate import grouped, judge_suite, missing
 from bench.judge.verdict import Verdict, exit_code
 from bench.ledger.schema import Ledger
+from bench.records.expectation import Expectation
 from bench.records.record import Record
 from grok1.config.load import load_recipe
 from grok1.config.recipe import Recipe
@@ -167,6 +169,26 @@ class BenchSession:
     def _absolute(self, name: str) -> str | None:
         given = self.config.getoption(name)
         return str(Path(given).resolve()) if given else None
+
+    def expectations(self) -> list[Expectation]:
+        """What is expected of the runs so far, where a device profile is named or known to be of this device.
+
+        A profile that lacks a figure which a job needs costs no report: one line on stderr says so.
+
+        Raises:
+            ValueError: the named profile is none, or is damaged.
+        """
+        from bench.plan.device import load_device
+        from bench.plan.expected import known_expectations
+
+        profile = self.config.getoption("--device-profile")
+        if profile is not None:
+            load_device(profile)  # a damaged one is refused before there are records too
+        try:
+            return known_expectations(self.records, profile)
+        except ValueError as error:
+            print(f"warning: nothing is expected of the runs: {error}", file=sys.stderr, flush=True)
+            return []
 
     def confirm_runs(self) -> int:
         """More runs that a doubtful case may have.

@@ -28,7 +28,14 @@ _RUN_SECONDS = 24 * 3600  # the ranks have their own time limits; a real job may
 def test_pretrain(case: Case, session: BenchSession, request: pytest.FixtureRequest) -> None:
     """The case trains, and what it computes can be trusted."""
     _refusing(
-        lambda: [*session.baselines(), session.confirm_runs(), session.may_settle, session.session_level()], case
+        lambda: [
+            *session.baselines(),
+            session.confirm_runs(),
+            session.may_settle,
+            session.session_level(),
+            session.expectations(),
+        ],
+        case,
     )  # a damaged one is refused before hours of training, not after
     records = _measured(case, session, session.runs(case), request.config)
     session.joined.append(case.name)

@@ -16,6 +16,7 @@ from bench.judge.baseline import load_baselines
 from bench.judge.junit import write_junit
 from bench.judge.verdict import exit_code
 from bench.ledger.schema import read_ledger
+from bench.records.expectation import read_expectations
 from bench.records.files import each_record, files_at
 from bench.records.terminal import plain
 from reports.case import assess
@@ -52,6 +53,12 @@ SessionSpread = Annotated[
 ]
 
 
+Expected = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="What was expected of the runs, as `python -m bench expected` writes it."),
+]
+
+
 @app.command()
 def report(
     output: Output,
@@ -62,6 +69,7 @@ def report(
     ledger: Ledgers = None,
     junitxml: JunitXml = None,
     session_spread: SessionSpread = None,
+    expected: Expected = None,
 ) -> None:
     """Write a report from benchmark records, judged against stored baselines: report.md, report.html, report.json.
 
@@ -76,7 +84,8 @@ def report(
         stored = load_baselines(baselines) if loaded else []
         ledgers = [read_ledger(path) for path in ledger or ()]
         level = session_level(session_spread, Path("results") / FILE_NAME, [record.id for record in loaded])
-        cases = assess(loaded, stored, session_percent=level.level)
+        told = read_expectations(expected) if expected is not None else []
+        cases = assess(loaded, stored, session_percent=level.level, expectations=told)
         path = write_cases(cases, output, step_summary=step_summary, ledgers=ledgers)
         verdicts = [case.verdict for case in cases]
         if junitxml is not None:

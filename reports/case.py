@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bench.judge.baseline import Baseline
+from bench.judge.beside import expectation_for, with_expectations
 from bench.judge.gate import SessionPercent, grouped, judge_suite
 from bench.judge.rule import WORST_FIRST
 from bench.judge.stats import Summary, summarise
 from bench.judge.verdict import Verdict
+from bench.records.expectation import Expectation
 from bench.records.record import Record
 
 
@@ -39,6 +41,7 @@ class CaseResult:
     verdict: Verdict
     runs: tuple[Run, ...] = ()
     stored: Baseline | None = None
+    expectation: Expectation | None = None
 
     @property
     def measured(self) -> list[Measured]:
@@ -59,16 +62,23 @@ def assess(
     missing: Sequence[Verdict] = (),
     verdicts: Sequence[Verdict] | None = None,
     session_percent: SessionPercent = None,
+    expectations: Sequence[Expectation] = (),
 ) -> list[CaseResult]:
-    """Every case with its runs and verdict, the worst first.
+    """Every case with its runs, its verdict and what was expected of it, the worst first.
 
     `verdicts` are those of `grouped(records)` where they were given already, in its order; else all cases are judged
     here, as one suite, with that level between sessions (bench.judge.gate.judge_suite).
     """
     groups = grouped(records)
     judged = judge_suite(groups, baselines, session_percent=session_percent) if verdicts is None else verdicts
+    judged = with_expectations(judged, groups, expectations)
     cases = [
-        CaseResult(verdict, tuple(Run(each, _summary(each)) for each in group), _stored(group[0], baselines))
+        CaseResult(
+            verdict,
+            tuple(Run(each, _summary(each)) for each in group),
+            _stored(group[0], baselines),
+            expectation_for(group[0], expectations),
+        )
         for group, verdict in zip(groups, judged, strict=True)
     ]
     cases += [CaseResult(verdict) for verdict in missing]

@@ -17,7 +17,11 @@ def as_json(cases: Sequence[CaseResult]) -> bytes:
     content = {
         "schema": 1,
         "verdicts": [
-            {**asdict(case.verdict), "records": [run.record.id for run in case.runs]}  # the worst first
+            {
+                **asdict(case.verdict),
+                "records": [run.record.id for run in case.runs],
+                "expectation": None if case.expectation is None else case.expectation.model_dump(),
+            }  # the worst first
             for case in cases
         ],
         "records": [_record(run) for case in cases for run in case.runs],

@@ -8,10 +8,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from bench.judge.alone import alone
 from bench.judge.baseline import Baseline
+from bench.judge.beside import beside
 from bench.judge.rule import WORST_FIRST
 from bench.judge.verdict import Verdict
 from bench.ledger.schema import Ledger
+from bench.records.expectation import Expectation
 from bench.records.jsonfile import append_whole, cannot_write, write_atomically
 from bench.records.record import Record
 from reports.case import CaseResult, Measured, assess
@@ -27,6 +30,7 @@ from reports.pictures.ranks import ranks
 from reports.pictures.schedule import schedule
 from reports.pictures.step_times import step_times
 from reports.tables import comparison, learning, step_split
+from reports.tables.expected import expected, told_job
 from reports.tables.figures import figures
 from reports.tables.overview import overview, verdict_word
 from reports.tables.provenance import provenance, resolved_recipe
@@ -49,9 +53,10 @@ def write_report(
     ledgers: Sequence[Ledger] = (),
     missing: Sequence[Verdict] = (),
     verdicts: Sequence[Verdict] | None = None,
+    expectations: Sequence[Expectation] = (),
 ) -> Path:
     """Judge the records and write their report; returns the path of its Markdown. `verdicts` as in `assess`."""
-    cases = assess(records, baselines, missing, verdicts)
+    cases = assess(records, baselines, missing, verdicts, expectations=expectations)
     return write_cases(cases, output, step_summary=step_summary, ledgers=ledgers)
 
 
@@ -155,6 +160,7 @@ def _section(index: int, case: CaseResult, shown: Sequence[str], *, is_only: boo
     parts += [] if is_only else [text(verdict.sentence)]
     if not case.runs:
         return parts
+    parts += [_alone(case.runs[0].record)] if case.runs[0].record.lone_rank else []
     reasons = [(run.record.id[:8], reason) for run in case.runs for reason in run.record.void_reasons]
     if reasons:
         listed = "\n".join(f"- void: {text(reason)} (run {run})" for run, reason in reasons[:_MAX_REASONS])
@@ -174,6 +180,9 @@ def _measured(index: int, case: CaseResult, shown: Sequence[str]) -> list[str]:
     parts = []
     if run is not None:
         parts += ["### Figures", figures(case)]
+    if run is not None and case.expectation is not None:
+        parts += ["### Measured beside expected", *expected(beside(record, run.summary, case.expectation))]
+        parts += [told_job(found, record, case.expectation)] if (found := alone(record, run.summary)) else []
     parts += ["### Runs", runs(case)]
     if run is not None:
         if len(case.runs) > 1:
@@ -184,6 +193,15 @@ def _measured(index: int, case: CaseResult, shown: Sequence[str]) -> list[str]:
         details("Provenance: recipe, layout, device, software, environment", provenance(record)),
         details("The whole recipe", resolved_recipe(record)),
     ]
+
+
+def _alone(record: Record) -> str:
+    """What a reader must know first of a run of one rank without the others."""
+    rank, ranks = record.ranks[0].rank, record.layout.world_size
+    return (
+        f"**One rank of {ranks}, alone: communication predicted, not measured.** Rank {rank} ran its own work of the "
+        "whole job's step; nothing was sent and nobody was waited for. The job is slower: its rates are at most these."
+    )
 
 
 def _split(index: int, run: Measured, shown: Sequence[str]) -> list[str]:
@@ -197,19 +215,18 @@ def _split(index: int, run: Measured, shown: Sequence[str]) -> list[str]:
     if summary.module_seconds:
         parts += [details("Modules of a profiled step", "\n\n".join((_MODULES, step_split.modules(summary))))]
     if summary.collective_seconds:
-        parts += ["### Collectives", step_split.collectives(record, summary), _COLLECTIVES]
+        parts += ["### Collectives", *step_split.collectives(record, summary)]
     if record.expert_load:
         parts += ["### Expert load"]
         parts += [_image(index, "experts")] if "experts" in shown else []
         parts += [details("Tokens of each layer's experts", learning.expert_load(record, summary))]
-    return [*parts, details("Loss of the steps", learning.losses(record))]
+    return [*parts] if record.lone_rank else [*parts, details("Loss of the steps", learning.losses(record))]
 
 
 _MODULES = (
     "One step after the measured ones, on the first rank of each stage; profiling makes it longer. A module's own "
     "operators, forward and backward, without those of modules inside it; waiting for other ranks is in it."
 )
-_COLLECTIVES = "Seconds: mean over ranks, waiting for the others included. Calls and bytes: of all ranks together."
 
 
 def _ledgers(ledgers: Sequence[Ledger], folder: Path | None) -> list[str]:
@@ -227,7 +244,7 @@ def _pictures(case: CaseResult) -> dict[str, bytes]:
         "steps": step_times(record, summary),
         "distribution": distribution(ours, theirs),
         "ranks": ranks(record, summary) if len(record.ranks) > 1 else None,
-        "schedule": schedule(record, summary),
+        "schedule": None if record.lone_rank else schedule(record, summary),
         "phases": phases(summary) if summary.phase_seconds else None,
         "experts": expert_load(record) if record.expert_load else None,
     }

@@ -33,3 +33,20 @@ settings.load_profile("repeatable")
 def synthetic_record() -> RecordBuilder:
     """A builder of invented records: right in form, made up in every number. Never stored as data."""
     return build_synthetic_record
+
+
+@pytest.fixture
+def lone_record(synthetic_record: RecordBuilder) -> RecordBuilder:
+    """A builder of invented records of one rank of sixteen alone, the fifth unless told."""
+
+    def build(rank: int = 5, shares: tuple[float, ...] = (), **changes: object) -> Record:
+        whole = synthetic_record(**{"case": "grok1-40b-rank-5", "expert_load": [], **changes})
+        content = whole.model_dump(mode="json", by_alias=True)
+        content["ranks"] = [each for each in content["ranks"] if each["rank"] == rank]
+        content["lone_rank"] = {"rank": rank, "routing_shares": list(shares)}
+        for step in content["steps"]:
+            step |= {"loss": None, "aux_loss": None, "grad_norm": None}
+        content["ranks"][0] |= {"operators_seconds": 30.0, "operator_calls": 1_000_000}
+        return Record.model_validate(content)
+
+    return build

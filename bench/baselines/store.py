@@ -29,6 +29,7 @@ from bench.judge.difference import MIN_BASELINE_RUNS
 from bench.judge.gate import judge
 from bench.places import writable
 from bench.records.jsonfile import first_fault, write_atomically
+from bench.records.lone_rank import told_tier
 from bench.records.record import Record
 from bench.records.terminal import plain
 
@@ -111,6 +112,7 @@ def key_differences(candidate: Baseline, stored: Baseline) -> list[str]:
 
 def _parts(baseline: Baseline) -> dict[str, Any]:
     return {
+        "ran": told_tier(baseline.lone_rank),
         "case": baseline.case,
         "recipe.name": baseline.recipe.name,
         "recipe.hash": baseline.recipe.hash,

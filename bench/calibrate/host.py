@@ -9,17 +9,13 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import nnls
 
-from bench.lone_rank import LoneJob
-from grok1.distributed.rendezvous import FAKE_URL, Rendezvous
-
-if TYPE_CHECKING:
-    from grok1.config.recipe import Recipe
+from bench.lone_rank import LoneJob, stepping
+from grok1.distributed.rendezvous import Rendezvous
 
 _WARM_UP = 2
 
@@ -44,22 +40,12 @@ class HostCost:
 
 def run_rank(job: LoneJob, where: Rendezvous, _emit: Callable[[object], None]) -> float:
     """Median seconds of this rank's step, alone: processor time on a CPU, wall elsewhere. In a process of its own."""
-    import functools
-
     from grok1.device.kind import device_kind
-    from grok1.distributed.groups import joined
-    from grok1.training.assembly import build_stepper
-    from grok1.training.fake_step import FakeBatches, Routing, plan_routing
 
-    recipe: Recipe = job.recipe
     clock = time.process_time if device_kind() == "cpu" else time.perf_counter
-    alone = replace(where, url=FAKE_URL, rank=job.rank, world_size=recipe.parallel.world_size)
-    with joined(alone, recipe.parallel, recipe.training.seed) as ranks:
-        batches = FakeBatches(recipe, ranks.context)
-        plan = functools.partial(plan_routing, recipe=recipe, routing=Routing.balanced(recipe.model.num_experts))
-        stepper = build_stepper(recipe, ranks, batches, prepare=plan)
-        taken = []
-        for step in range(_WARM_UP + job.rounds):
+    taken = []
+    with stepping(job, where) as (stepper, _):
+        for step in range(_WARM_UP + job.num_steps):
             start = clock()
             stepper.run(step)
             taken.append(clock() - start)

@@ -17,12 +17,14 @@ from bench.commands.baseline import Records
 from bench.commands.session_spread import HISTORY, SessionSpread
 from bench.history.session_level import session_level
 from bench.judge.baseline import load_baselines
+from bench.judge.beside import with_expectations
 from bench.judge.evidence import FAMILY_ERROR, FIRST_STAGE_ERROR
 from bench.judge.gate import grouped, judge_suite, missing
 from bench.judge.junit import as_junit
 from bench.judge.rule import WORST_FIRST
 from bench.judge.verdict import Row, Verdict, exit_code
 from bench.judge.words import change, figure, interval, title
+from bench.records.expectation import Expectation, read_expectations
 from bench.records.files import read_records
 from bench.records.jsonfile import write_atomically
 from bench.records.terminal import plain, table
@@ -46,6 +48,12 @@ Settle = Annotated[
         "working tree and decide by that. The records must be of this machine and of the commit checked out.",
     ),
 ]
+Expectations = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE", help="What was expected of the runs, as `python -m bench expected` writes it; verdicts use it."
+    ),
+]
 Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the verdicts to this file.")]
 Junit = Annotated[
     Path | None, typer.Option("--junitxml", metavar="FILE", help="Write the verdicts to this JUnit file.")
@@ -61,12 +69,14 @@ def gate(
     session_spread: SessionSpread = None,
     json_path: Json = None,
     junitxml: Junit = None,
+    expected: Expectations = None,
 ) -> None:
     """Judge stored records against stored baselines.
 
     Exit code: 0 passed, 1 a case failed, is void or missing, or there are no records; 2 the input was refused.
     """
-    verdicts = _judged(records, baselines, expect, settle, session_spread)
+    told = read_expectations(expected) if expected is not None else []
+    verdicts = _judged(records, baselines, expect, settle, session_spread, told)
     code = max(exit_code(verdict, require_baseline) for verdict in verdicts)
     if json_path is not None:
         write_atomically(json_path, _json(verdicts, code))
@@ -80,7 +90,12 @@ def gate(
 
 
 def _judged(
-    paths: Sequence[Path], folder: Path, expected: list[str] | None, may_settle: bool, session_spread: str | None
+    paths: Sequence[Path],
+    folder: Path,
+    expected: list[str] | None,
+    may_settle: bool,
+    session_spread: str | None,
+    expectations: Sequence[Expectation],
 ) -> list[Verdict]:
     """All verdicts, the worst first."""
     stored = load_baselines(folder)
@@ -102,6 +117,7 @@ def _judged(
         raise ValueError("step times differ by more than a number can hold: these are not times of one job") from None
     if may_settle:
         verdicts = settle_stored(groups, verdicts, stored)
+    verdicts = with_expectations(verdicts, groups, expectations)
     verdicts += missing(records, stored, expected or None)
     if not records:
         where = ", ".join(str(path) for path in paths)

@@ -12,8 +12,9 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from bench.ingest.facts import NEEDED
-from bench.ingest.make import described, file_name, key_values, make_record
+from bench.ingest.make import described, key_values, make_record
 from bench.ingest.read import read_logs
+from bench.records.files import file_name
 from bench.records.terminal import plain
 from grok1.config.load import load_recipe
 

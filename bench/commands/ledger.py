@@ -76,7 +76,7 @@ def ledger(
         return
     if update and not rationale.strip():
         raise ValueError("--update replaces the ledger that later changes are compared with; say why with --rationale")
-    counted = ledger_store.counted(chosen, _ranks(ranks, chosen), _shares(routing))
+    counted = ledger_store.counted(chosen, _ranks(ranks, chosen), routing_shares(routing))
     if json_path is not None:
         write_ledger(json_path, counted)
     print(ledger_text.summary(counted, chosen, memory_gib))
@@ -117,7 +117,8 @@ def _ranks(text: str, recipe: Recipe) -> list[int] | None:
         raise ValueError(f"--ranks {text!r} must be stages, all, or numbers such as 0,15") from None
 
 
-def _shares(text: str | None) -> list[float] | None:
+def routing_shares(text: str | None) -> list[float] | None:
+    """What `--routing 0.3,0.1,...` says; None where it says nothing."""
     try:
         return None if text is None else [float(each) for each in text.split(",")]
     except ValueError:

@@ -52,7 +52,8 @@ class Entry(Strict):
 def key_of(record: Record) -> str:
     """What must be equal for two runs to be compared over time: recipe, layout, device and number format."""
     parts = (record.recipe.hash, record.layout.model_dump_json(), record.device.kind, record.device.name)
-    return hashlib.sha256("\n".join((*parts, record.device.dtype)).encode()).hexdigest()[:16]
+    tier = () if record.lone_rank is None else (record.lone_rank.told,)
+    return hashlib.sha256("\n".join((*parts, record.device.dtype, *tier)).encode()).hexdigest()[:16]
 
 
 def entry_of(record: Record, state: VerdictState | None = None) -> Entry:

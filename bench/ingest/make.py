@@ -253,11 +253,6 @@ def key_values(pairs: Sequence[str]) -> dict[str, str]:
     return {name: value for name, _, value in (pair.partition("=") for pair in pairs)}
 
 
-def file_name(record: Record) -> str:
-    """A name for the record's file that no case can turn into a path elsewhere."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", record.case).strip(".-")[:100] + f"-{record.id}.json"
-
-
 def described(ingested: Ingested) -> str:
     """What was understood, for a person to check before the record is used."""
     record, summary = ingested.record, summarise(ingested.record)

@@ -52,6 +52,7 @@ class Attribution:
     step_change_seconds: float
     parts: tuple[Part, ...]
     counted: tuple[Counted, ...]
+    expected: str = ""  # what the step was expected to take, in words (bench.judge.beside); empty: not known
 
     @property
     def sentence(self) -> str:

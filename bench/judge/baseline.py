@@ -32,6 +32,7 @@ from bench.records.fields import (
     Text,
 )
 from bench.records.jsonfile import read_model, write_model
+from bench.records.lone_rank import LoneRank, told_tier
 from bench.records.record import LATE_AXES, Record
 
 MAX_BASELINE_BYTES = 4 * 2**20
@@ -158,6 +159,7 @@ class Baseline(Strict):
     steps: Positive | None = None
     step_interval: Positive | None = None
     layout: LayoutKey
+    lone_rank: LoneRank | None = None  # null: of the whole job
     device: DeviceKey
     metrics: Metrics
     software: Annotated[dict[Name, Text], Field(max_length=100)] = {}  # empty: not stated, not compared
@@ -247,6 +249,7 @@ class Baseline(Strict):
     def differences(self, record: Record) -> tuple[str, ...]:
         """What of the key differs, in words; empty if the record may be compared with this baseline."""
         pairs = [
+            ("ran", told_tier(record.lone_rank), told_tier(self.lone_rank)),
             ("case", record.case, self.case),
             ("recipe.name", record.recipe.name, self.recipe.name),
             ("recipe.hash", record.recipe.hash, self.recipe.hash),
@@ -352,6 +355,7 @@ def recorded_baseline(
         steps=len(first.steps),
         step_interval=interval_of(first),
         layout=LayoutKey.model_validate(first.layout.model_dump()),
+        lone_rank=first.lone_rank,
         device=DeviceKey(kinds=[first.device.kind], name=first.device.name, match="exact"),
         metrics=Metrics(
             tokens_per_second_per_processor=first.work.tokens_per_step / mean_seconds / first.layout.world_size,

@@ -39,6 +39,7 @@ from bench.judge.stats import Summary, summarise
 from bench.judge.verdict import Refusal, Row, Verdict
 from bench.judge.void import MIN_STEADY_STEPS, why_invalid, why_learning_differs, why_void
 from bench.judge.words import verdict_sentence, why_no_baseline
+from bench.records.lone_rank import told_tier
 from bench.records.record import Record
 
 SessionPercent = float | Callable[[Record], Level | float | None] | None
@@ -107,8 +108,15 @@ class _Case:
         return [each for each in self.matched if _is_weighed(each)] if self.void is None else []
 
     @property
+    def _told_alone(self) -> str:
+        run = self.runs[0]
+        if run.lone_rank is None:
+            return ""
+        return f"; rank {run.lone_rank.rank} of {run.layout.world_size} alone, without communication"
+
+    @property
     def measured(self) -> str:
-        text = f"{self.tokens_rate:,.5g} tokens/s/p ({self.step_seconds:.4g} s/step)"
+        text = f"{self.tokens_rate:,.5g} tokens/s/p ({self.step_seconds:.4g} s/step{self._told_alone})"
         return text + (f", the median of {len(self.runs)} runs," if len(self.runs) > 1 else "")
 
 
@@ -159,16 +167,32 @@ def _prepare(runs: list[Record], baselines: Sequence[Baseline], session_percent:
 
 
 def grouped(records: Iterable[Record]) -> list[list[Record]]:
-    """The records that are runs of one case, recipe, layout, device and work, in the order of their first."""
+    """The records that are runs of one case, recipe, layout, device and work, in the order of their first.
+
+    Raises:
+        ValueError: of one case there are runs of the whole job and of a rank alone.
+    """
     groups: dict[tuple[str, ...], list[Record]] = {}
+    first: dict[str, Record] = {}
     for record in records:
         groups.setdefault(_key(record), []).append(record)
+        _require_one_tier(first.setdefault(record.case, record), record)
     return list(groups.values())
+
+
+def _require_one_tier(one: Record, other: Record) -> None:
+    """A rank alone never waits, so that its step says nothing of the job's."""
+    tiers = [told_tier(each.lone_rank) for each in (one, other)]
+    if tiers[0] != tiers[1]:
+        raise ValueError(
+            f"records {one.id} ({tiers[0]}) and {other.id} ({tiers[1]}) are of one case, {one.case}, and are never "
+            "compared: judge them apart, or give each its own --case"
+        )
 
 
 def _key(record: Record) -> tuple[str, ...]:
     parts = (part.model_dump_json() for part in (record.layout, record.device, record.work))
-    return (record.case, record.recipe.hash, *parts)
+    return (record.case, record.recipe.hash, *parts, told_tier(record.lone_rank))
 
 
 def missing(
@@ -176,16 +200,14 @@ def missing(
 ) -> list[Verdict]:
     """A verdict for each case that should have been run and was not: renamed, skipped, crashed or empty.
 
-    `expected` names them; without it they are the cases of the recorded baselines of the devices that ran.
+    `expected` names them; without it they are the cases of the recorded baselines of the devices that ran, of whole
+    jobs or of ranks alone as those that ran.
     """
     ran = list(records)
-    devices = [record.device for record in ran]
     stored = {
         each.case: f"the baseline {each.label} stands for it"
         for each in baselines
-        if each.kind == "recorded"
-        and each.role == "judge"
-        and any(device.kind in each.device.kinds and each.device.accepts(device.name) for device in devices)
+        if each.kind == "recorded" and each.role == "judge" and any(_is_of_kind(each, record) for record in ran)
     }
     wanted = stored if expected is None else dict.fromkeys(expected, "it was asked for")
     found = {record.case for record in ran if record.steps}
@@ -196,11 +218,19 @@ def missing(
     ]
 
 
+def _is_of_kind(baseline: Baseline, record: Record) -> bool:
+    """Of its device, and of a whole job or a rank alone as it is."""
+    device = record.device
+    is_here = device.kind in baseline.device.kinds and baseline.device.accepts(device.name)
+    return is_here and (baseline.lone_rank is None) == (record.lone_rank is None)
+
+
 def _require_one_case(runs: list[Record]) -> None:
     if not runs:
         raise ValueError("no record to judge")
     first = runs[0]
     for run in runs[1:]:
+        _require_one_tier(first, run)
         if _key(run) != _key(first):
             raise ValueError(f"records {first.id} and {run.id} are not runs of one case, recipe, layout and device")
 

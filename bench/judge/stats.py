@@ -124,7 +124,7 @@ def summarise(record: Record) -> Summary:
         collective_bytes=_collective_totals(record, "bytes"),
         module_seconds=_module_seconds(record),
         bubble_ideal=ideal_bubble(layout.pipeline, record.work.num_micro_batches, layout.virtual_pipeline),
-        bubble_measured=_bubble(phases),
+        bubble_measured=None if record.lone_rank else _bubble(phases),  # alone, a rank waits for nobody
         expert_imbalance=tuple(imbalance(layer) for layer in record.expert_load),
         loss_first=record.steps[0].loss,
         loss_last=record.steps[-1].loss,
@@ -187,6 +187,8 @@ def ideal_bubble(pipeline: int, num_micro_batches: int, chunks: int = 1) -> floa
 
 def bubble_of_step(record: Record, index: int) -> float | None:
     """The same share as `bubble_measured`, of one step."""
+    if record.lone_rank:
+        return None
     names = set.intersection(*(set(rank.phases_seconds) for rank in record.ranks)) if record.ranks else set()
     return _bubble({name: sum(rank.phases_seconds[name][index] for rank in record.ranks) for name in names})
 
@@ -224,8 +226,8 @@ def _phases(record: Record, seconds_RS: Floats, steady: slice) -> tuple[dict[str
 
 
 def _communication_share(record: Record, seconds_RS: Floats, steady: slice) -> float | None:
-    """Time inside collectives over the step, mean over ranks; None unless every rank measured it."""
-    if not all(rank.communication_seconds for rank in record.ranks):
+    """Time inside collectives over the step, mean over ranks; None unless every rank measured it, with the others."""
+    if record.lone_rank or not all(rank.communication_seconds for rank in record.ranks):
         return None
     communication_RS = _rows([rank.communication_seconds for rank in record.ranks])
     return float(_medians((communication_RS.mean(axis=0) / seconds_RS.mean(axis=0))[steady]))

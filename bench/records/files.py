@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,11 @@ MAX_FILES = 10_000
 def files_at(path: Path) -> list[Path]:
     """The *.json files in a folder, or the file itself."""
     return sorted(path.glob("*.json")) if path.is_dir() else [path]
+
+
+def file_name(record: Record) -> str:
+    """A name for the record's file that no case can turn into a path elsewhere."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", record.case).strip(".-")[:100] + f"-{record.id}.json"
 
 
 def read_records(paths: Sequence[Path]) -> list[tuple[Path, Record]]:

@@ -37,6 +37,7 @@ from bench.records.fields import (
     UtcTime,
 )
 from bench.records.jsonfile import check_plain_json, read_model, write_model
+from bench.records.lone_rank import LoneRank
 
 MAX_RECORD_BYTES = 64 * 2**20
 MAX_STEPS = 100_000
@@ -240,6 +241,9 @@ class RankSamples(Strict):
     # By module, layers of one kind together: of one more step, which was profiled and so took longer than the others.
     # Empty but on the first rank of each stage.
     modules_seconds: Annotated[dict[PartName, ModuleSeconds], Field(max_length=MAX_MODULES)] = {}
+    # Operators' own seconds in that step (of kernels alone, off the CPU), and their calls; null: not told apart.
+    operators_seconds: Seconds | None = None
+    operator_calls: Count | None = None
     # The last step, phase by phase, in the order of time.
     timeline: Annotated[list[Span], Field(max_length=MAX_SPANS_OF_RANK)] = []
     # In use after each step: of the device or, on a CPU, resident in the process. Empty: not recorded.
@@ -285,6 +289,8 @@ class Record(Strict):
     # Null for a run of ours. Of an ingested log: where it came from and what its samples are. Such a record holds one
     # time a step for the whole job, as rank 0; it may lack the host, gradient norms and memory (0 bytes: not known).
     source: Text | None = None
+    # Null for a run of the whole job. Else `ranks` holds this rank alone, and losses and norms are null.
+    lone_rank: LoneRank | None = None
 
     @field_validator("environment")
     @classmethod
@@ -325,7 +331,8 @@ class Record(Strict):
         if not self.steps:
             raise ValueError("a record without steps cannot be valid")
         for step in self.steps:
-            if step.loss is None or (step.grad_norm is None and not step.skipped and self.source is None):
+            is_unknown = step.loss is None or (step.grad_norm is None and not step.skipped and self.source is None)
+            if is_unknown and self.lone_rank is None:
                 raise ValueError(f"step {step.step} has a loss or grad_norm that is not finite: valid must be false")
 
     def _check_ranks(self) -> None:
@@ -333,13 +340,20 @@ class Record(Strict):
         expected = set(range(self.layout.world_size))
         if len(set(numbers)) != len(numbers) or not set(numbers) <= expected:
             raise ValueError(f"ranks repeat or exceed world_size {self.layout.world_size}")
-        missing = (expected if self.source is None else {0}) - set(numbers)
+        if self.lone_rank is not None and not set(numbers) <= {self.lone_rank.rank} <= expected:
+            raise ValueError(f"lone_rank is {self.lone_rank.rank}: ranks holds no other, and it is one of world_size")
+        missing = self._ranks_that_say(expected) - set(numbers)
         if self.valid and missing:
             raise ValueError(f"rank {min(missing)} is missing: valid must be false")
         for rank in self.ranks:
             if rank.stage >= self.layout.pipeline:
                 raise ValueError(f"rank {rank.rank}: stage {rank.stage} of {self.layout.pipeline} pipeline stages")
             rank.check_lengths(len(self.steps))
+
+    def _ranks_that_say(self, every: set[int]) -> set[int]:
+        if self.lone_rank is not None:
+            return {self.lone_rank.rank}
+        return every if self.source is None else {0}
 
     def write(self, path: Path) -> None:
         """Write the record as JSON, atomically."""

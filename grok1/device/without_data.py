@@ -1,21 +1,90 @@
-"""What a step on tensors without data needs of torch: a process group of one, and no reading of values."""
+"""What a step without the others, or without data, needs of torch: a process group of one, and no reading of values."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.distributed as dist
 
+from grok1.device.kind import device_kind
+
 
 def init_fake_process_group(rank: int, world_size: int) -> None:
     """Join a job whose other ranks do not exist: every collective returns at once."""
-    from torch.testing._internal.distributed.fake_pg import FakeStore  # registers the backend; only dry runs need it
+    from torch.testing._internal.distributed import fake_pg  # registers the backend; only dry runs need it
 
-    dist.init_process_group("fake", store=FakeStore(), rank=rank, world_size=world_size)
+    backend = _fake_of_npus(fake_pg) if device_kind() == "npu" else "fake"
+    dist.init_process_group(backend, store=fake_pg.FakeStore(), rank=rank, world_size=world_size)
 
 
+def _fake_of_npus(fake_pg: Any) -> str:
+    """torch's fake group under another name: of NPUs too, which it does not list, and without HCCL's options, which
+    MindSpeed gives each group."""
+    if not hasattr(dist.Backend, "FAKE_OF_NPUS"):
+        dist.Backend.register_backend(
+            "fake_of_npus",
+            lambda common_options, _options: fake_pg._create_fake_pg(common_options, None),
+            extended_api=True,
+            devices=["cpu", "npu"],
+        )
+    return "fake_of_npus"
+
+
+@dataclass
+class Transfers:
+    """Sends and receives of a rank without the others, by operation: (calls, bytes)."""
+
+    counted: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    def add(self, operation: str, tensor: torch.Tensor) -> None:
+        calls, num_bytes = self.counted.get(operation, (0, 0))
+        self.counted[operation] = calls + 1, num_bytes + tensor.numel() * tensor.element_size()
+
+
+@contextlib.contextmanager
+def noise_received() -> Iterator[Transfers]:
+    """Let receives bring noise, and count them and sends. torch 2.13, any device, inside the fake process group.
+
+    That group leaves what it should receive uninitialised. Sooner or later a number there is not finite, then all are;
+    and a device that multiplies such numbers draws less power, so that its clock, and its speed, are not the job's.
+    """
+    transfers, noise = Transfers(), dict[tuple[torch.Size, torch.dtype], torch.Tensor]()
+    originals = {name: getattr(dist, name) for name in ("isend", "irecv")}
+
+    def send(tensor: torch.Tensor, *args: object, **kwargs: object) -> object:
+        transfers.add("send", tensor)
+        return originals["isend"](tensor, *args, **kwargs)
+
+    def receive(tensor: torch.Tensor, *args: object, **kwargs: object) -> object:
+        transfers.add("receive", tensor)
+        if tensor.is_floating_point():
+            kind = tensor.shape, tensor.dtype
+            if kind not in noise:
+                noise[kind] = torch.randn_like(tensor) * _NOISE
+            with torch.no_grad():
+                tensor.copy_(noise[kind])
+        return originals["irecv"](tensor, *args, **kwargs)
+
+    _replace_transfers(send, receive)
+    try:
+        yield transfers
+    finally:
+        _replace_transfers(originals["isend"], originals["irecv"])
+
+
+def _replace_transfers(send: Callable[..., object], receive: Callable[..., object]) -> None:
+    """Under both of torch's names: a batch checks one against the other, by the functions' own names too."""
+    for name, function in (("isend", send), ("irecv", receive)):
+        function.__name__ = name
+        for module in (dist, dist.distributed_c10d):
+            setattr(module, name, function)
+
+
+_NOISE = 0.02  # of activations, whose norms are divided by, and of gradients, which are clipped
 HOST_READS = 2.0  # what the host reads where there is no data
 
 

@@ -40,10 +40,31 @@ def gather_result(
     where: Rendezvous, stepper: Stepper, results: Sequence[StepResult], startup_seconds: float
 ) -> RunResult | None:
     """The whole job's measurements on rank 0, None on the others. All ranks must call it."""
-    load = stepper.expert_load.drain()
+    load, mine = stepper.expert_load.drain(), samples_of(stepper, results)
+    gathered: list[tuple[RankSamples, ExpertLoad, Code | None] | None] = [None] * where.world_size
+    dist.all_gather_object(gathered, (mine, load, _code(where, stepper.recipe)))
+    if stepper.ranks.rank != 0:
+        return None
+    told = [each for each in gathered if each is not None]
+    return RunResult(
+        steps=[result.metrics for result in results],
+        ranks=[samples for samples, _, _ in told],
+        expert_load=_summed_load(stepper.recipe, [load for _, load, _ in told]),
+        startup_seconds=startup_seconds,
+        layout=layout_used(stepper.recipe, where),
+        device=device_used(stepper.recipe),
+        software=software.versions() | software.commits(),
+        node_differences=software.node_differences(
+            {rank // where.ranks_per_node: code for rank, (_, _, code) in enumerate(told) if code is not None}
+        ),
+    )
+
+
+def samples_of(stepper: Stepper, results: Sequence[StepResult]) -> RankSamples:
+    """What this rank measured in these steps."""
     timeline = [PhaseSpan(phase, start, end) for start, end, phase in stepper.timeline()]
     peak_bytes, reserved_bytes = measuring.peak_bytes()
-    mine = RankSamples(
+    return RankSamples(
         rank=stepper.ranks.rank,
         stage=stepper.ranks.pipeline,
         step_seconds=[result.seconds for result in results],
@@ -58,23 +79,11 @@ def gather_result(
         host_bytes=int(psutil.Process().memory_info().rss),
         memory_bytes=[result.memory_bytes for result in results],
     )
-    gathered: list[tuple[RankSamples, ExpertLoad, Code | None] | None] = [None] * where.world_size
-    dist.all_gather_object(gathered, (mine, load, _code(where, stepper.recipe)))
-    if stepper.ranks.rank != 0:
-        return None
-    told = [each for each in gathered if each is not None]
-    return RunResult(
-        steps=[result.metrics for result in results],
-        ranks=[samples for samples, _, _ in told],
-        expert_load=_summed_load(stepper.recipe, [load for _, load, _ in told]),
-        startup_seconds=startup_seconds,
-        layout=_layout(stepper.recipe, where),
-        device=DeviceUsed(**asdict(measuring.describe()), dtype=stepper.recipe.training.dtype),
-        software=software.versions() | software.commits(),
-        node_differences=software.node_differences(
-            {rank // where.ranks_per_node: code for rank, (_, _, code) in enumerate(told) if code is not None}
-        ),
-    )
+
+
+def device_used(recipe: Recipe) -> DeviceUsed:
+    """This process's processor, for the recipe's number format."""
+    return DeviceUsed(**asdict(measuring.describe()), dtype=recipe.training.dtype)
 
 
 def _code(where: Rendezvous, recipe: Recipe) -> Code | None:
@@ -145,7 +154,8 @@ def _module_seconds(where: Rendezvous, stepper: Stepper, step: int) -> _Modules:
     return profiled_modules(stepper.model, take_step)
 
 
-def _layout(recipe: Recipe, where: Rendezvous) -> LayoutUsed:
+def layout_used(recipe: Recipe, where: Rendezvous) -> LayoutUsed:
+    """How the job is split, and over how many machines."""
     parallel = recipe.parallel
     return LayoutUsed(
         world_size=where.world_size,

@@ -11,6 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -83,11 +84,26 @@ def profiled_modules(
     model: torch.nn.Module, take_step: Callable[[], object]
 ) -> tuple[dict[str, ModuleSeconds], str | None]:
     """Seconds of each module's own operators in the step, the largest first, and what went wrong with the profiler."""
+    found = profiled_step(model, take_step)
+    return found.modules, found.trouble
+
+
+@dataclass(frozen=True)
+class ProfiledStep:
+    """Seconds of one step's modules and operators, the largest first, and what went wrong with the profiler."""
+
+    modules: dict[str, ModuleSeconds]
+    operators: dict[str, OperatorUse]
+    trouble: str | None
+
+
+def profiled_step(model: torch.nn.Module, take_step: Callable[[], object]) -> ProfiledStep:
+    """What the profiler tells of the step: nothing on an NPU."""
     with _recorded(model) as recording:
         take_step()
         recording.stop()
-        modules = recording.modules()
-    return modules, recording.trouble
+        modules, operators = recording.modules(), recording.operators()
+    return ProfiledStep(modules, operators, recording.trouble)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+from bench.judge.alone import alone
 from bench.judge.baseline import Baseline
 from bench.judge.stats import Summary
 from bench.records.record import Record
@@ -33,15 +34,38 @@ def figures(case: CaseResult) -> str:
         _over_runs("TFLOP/s/p", summaries, lambda each: each.tflops_per_second_per_processor, ".4g"),
         _mfu(runs),
         *_memory(runs),
-        *_shares(summaries),
-        _over_runs("skew: slowest rank over median rank", summaries, lambda each: each.skew, "+.1%"),
-        ("expert load, most over mean", *_experts(summaries)),
-        *_losses(runs, case.stored),
+        *(_of_one_rank(runs) if runs[0].record.lone_rank else _of_all_ranks(runs, case.stored)),
         _over_runs("start-up", [run.record for run in runs], lambda each: each.startup_seconds, ".3g", " s"),
     ]
     count = f"median of {len(runs)} runs" if len(runs) > 1 else "one run"
     shown = rows if len(runs) > 1 else [row[:2] for row in rows]
     return table(["", count, "lowest to highest"][: len(shown[0])], shown, numbers=(1, 2)[: len(shown[0]) - 1])
+
+
+def _of_all_ranks(runs: Sequence[Measured], stored: Baseline | None) -> list[Line]:
+    """What follows from ranks that talked to each other."""
+    summaries = [run.summary for run in runs]
+    return [
+        *_shares(summaries),
+        _over_runs("skew: slowest rank over median rank", summaries, lambda each: each.skew, "+.1%"),
+        ("expert load, most over mean", *_experts(summaries)),
+        *_losses(runs, stored),
+    ]
+
+
+def _of_one_rank(runs: Sequence[Measured]) -> list[Line]:
+    """What a rank alone says of its host, and of the job."""
+    found = [each for run in runs if (each := alone(run.record, run.summary)) is not None]
+    calls = found[0].operator_calls or 0
+    return [
+        _over_runs(f"{calls:,} operators, profiled", found, lambda each: each.operators_seconds, ".4g", " s"),
+        _over_runs("the host beside them", found, lambda each: each.host_seconds, ".4g", " s"),
+        _over_runs("a micro-batch, forward and backward", found, lambda each: each.micro_batch_seconds, ".4g", " s"),
+        _over_runs("the job's s/step, at least", found, lambda each: each.least_step_seconds, ".4g"),
+        _over_runs(
+            "the job's tokens/s/p, at most", found, lambda each: each.most_tokens_per_second_per_processor, ",.5g"
+        ),
+    ]
 
 
 def _over_runs(title: str, items: Sequence[T], get: Callable[[T], float | None], form: str, unit: str = "") -> Line:
@@ -75,9 +99,10 @@ def _memory(runs: Sequence[Measured]) -> list[Line]:
     peaks = [run.summary.peak for run in runs]
     reserved = [_reserved(run.record) for run in runs]
     most, least = sorted({each.max_rank for each in peaks}), sorted({each.min_rank for each in peaks})
+    highest = _over_runs(f"peak memory, most: {_named(most)}", peaks, lambda each: _gib(each.max_bytes), ".2f", " GiB")
+    lowest = _over_runs(f"peak memory, least: {_named(least)}", peaks, lambda each: _gib(each.min_bytes), ".2f", " GiB")
     return [
-        _over_runs(f"peak memory, most: {_named(most)}", peaks, lambda each: _gib(each.max_bytes), ".2f", " GiB"),
-        _over_runs(f"peak memory, least: {_named(least)}", peaks, lambda each: _gib(each.min_bytes), ".2f", " GiB"),
+        *([("peak memory", *highest[1:])] if runs[0].record.lone_rank else [highest, lowest]),
         _over_runs("reserved memory, most", reserved, lambda each: each, ".2f", " GiB"),
     ]
 

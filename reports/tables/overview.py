@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bench.judge.verdict import Verdict
+from bench.records.record import Record
 from reports.case import CaseResult
 from reports.formats import gibibytes, number, percent
 from reports.markdown import Markup, table, text
@@ -31,7 +32,7 @@ def _overview(case: CaseResult, change: str) -> list[str]:
         return ["–", str(len(case.runs)), *["–"] * 9]
     record, summary = run.record, run.summary
     return [
-        f"{record.layout.world_size} x {record.device.name}",
+        _processors(record),
         str(len(case.runs)),
         f"{summary.tokens_per_second_per_processor:,.5g}",
         change,
@@ -41,8 +42,13 @@ def _overview(case: CaseResult, change: str) -> list[str]:
         f"{summary.tflops_per_second_per_processor:.4g}",
         "–" if summary.mfu is None else percent(summary.mfu),
         gibibytes(summary.peak.max_bytes) if summary.peak.max_bytes else "–",
-        f"{number(summary.loss_first)} to {number(summary.loss_last)}",
+        "–" if record.lone_rank else f"{number(summary.loss_first)} to {number(summary.loss_last)}",
     ]
+
+
+def _processors(record: Record) -> str:
+    ranks, device = record.layout.world_size, record.device.name
+    return f"{ranks} x {device}" if record.lone_rank is None else f"rank {record.lone_rank.rank} of {ranks}, {device}"
 
 
 def verdict_word(verdict: Verdict) -> str:

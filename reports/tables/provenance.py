@@ -43,6 +43,7 @@ def provenance(record: Record) -> str:
             f"load {host.load_average_1m:.2f}",
         ),
         *([] if record.source is None else [("source", record.source)]),
+        *([] if record.lone_rank is None else [("ran", record.lone_rank.told)]),
         *((f"software: {name}", version) for name, version in sorted(record.software.items())),
         *((f"environment: {name}", value) for name, value in sorted(record.environment.items())),
     ]

@@ -35,6 +35,6 @@ def _run(run: Run, median: Measured | None) -> list[str]:
         percent(summary.cv),
         f"{len(record.steps)}, {summary.steady_from}",
         gibibytes(summary.peak.max_bytes) if summary.peak.max_bytes else "–",
-        number(summary.loss_last),
+        "–" if record.lone_rank else number(summary.loss_last),
         state + (", never settled" if summary.warmup_rule == "unsettled" else ""),
     ]

@@ -16,13 +16,38 @@ def time_split(record: Record, summary: Summary) -> str:
     phases = list(summary.phase_seconds.items())
     rows = [(name, f"{seconds:.4g}", percent(seconds / step)) for name, seconds in phases[:_MAX_NAMES]]
     rest = step - sum(summary.phase_seconds.values())
-    rows.append(("outside these, or waiting for the slowest rank", f"{rest:.4g}", percent(rest / step)))
-    rows.append(("step of the slowest rank", f"{step:.4g}", percent(1.0)))
+    outside, whole = "outside these, or waiting for the slowest rank", "step of the slowest rank"
+    if record.lone_rank is not None:
+        outside, whole = "outside these", "step of this rank"
+    rows.append((outside, f"{rest:.4g}", percent(rest / step)))
+    rows.append((whole, f"{step:.4g}", percent(1.0)))
     return table(["phase", "seconds", "of the step"], rows, numbers=(1, 2))
 
 
-def collectives(record: Record, summary: Summary) -> str:
-    """Each kind of collective of a run: seconds as the mean over ranks, calls and bytes of all ranks."""
+_MEASURED = "Seconds: mean over ranks, waiting for the others included. Calls and bytes: of all ranks together."
+_COUNTED = "Of this rank: counted, as it would exchange them. Nothing was sent, so there are no seconds."
+
+
+def collectives(record: Record, summary: Summary) -> tuple[str, str]:
+    """Each kind of collective of a run, and what its columns are: of a rank alone, calls and bytes without seconds."""
+    if record.lone_rank is not None:
+        return _counted(record, summary), _COUNTED
+    return _measured(record, summary), _MEASURED
+
+
+def _counted(record: Record, summary: Summary) -> str:
+    steps, moved = len(record.steps), summary.collective_bytes
+    kinds = sorted(moved, key=lambda name: -moved[name])
+    rows = [
+        (name, f"{summary.collective_calls[name] / steps:,.6g}", traffic(moved[name] / steps))
+        for name in kinds[:_MAX_NAMES]
+    ]
+    headers = ["group and operation", "calls a step", "moved a step"]
+    return table(headers, rows, numbers=(1, 2)) + more(len(kinds), _MAX_NAMES)
+
+
+def _measured(record: Record, summary: Summary) -> str:
+    """Seconds as the mean over ranks, calls and bytes of all ranks."""
     step, steps = summary.median_step_seconds, len(record.steps)
     kinds = sorted(summary.collective_seconds.items(), key=lambda item: -item[1])
     rows = [

@@ -255,7 +255,7 @@ def _result(record: Record) -> RunResult:
 
 
 def _samples(rank: RankSamples) -> MeasuredRank:
-    content = rank.model_dump()
+    content = rank.model_dump(exclude={"operators_seconds", "operator_calls"})  # of ranks alone
     content["collectives"] = {name: CollectiveSamples(**each) for name, each in content["collectives"].items()}
     content["timeline"] = [PhaseSpan(**each) for each in content["timeline"]]
     content["modules_seconds"] = {name: ModuleSeconds(**each) for name, each in content["modules_seconds"].items()}

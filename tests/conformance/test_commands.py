@@ -97,3 +97,16 @@ def test_the_benchmark_records_a_run_on_the_npu(checkouts: Checkouts, data: list
     record = json.loads(records[0].read_text(encoding="utf-8"))
     assert record["device"]["kind"] == "npu"
     assert record["software"]["torch_npu"] == "2.7.1.post6"
+
+
+def test_a_rank_alone_runs_and_exchanges_what_it_does_on_the_cpu(checkouts: Checkouts, tmp_path: Path) -> None:
+    """Both ends of the pipeline: torch's fake process group takes an NPU's tensors and HCCL's options of groups."""
+    for rank in (0, 15):
+        found: dict[str, Any] = {}
+        for device in ("cpu", "npu"):
+            path = tmp_path / f"{device}-{rank}.json"
+            words = ("--recipe", "grok1-nano", "--rank", rank, "--steps", "4", "--device", device, "--json", path)
+            checkouts.run(device, "-m", "bench", "rank", *words, "--results", tmp_path)
+            (found[device],) = json.loads(path.read_text(encoding="utf-8"))["runs"]
+        assert found["npu"]["communication"] == found["cpu"]["communication"]
+        assert found["npu"]["stage"] == rank // 8

@@ -41,6 +41,41 @@ def _records() -> list[bytes]:
     return [json.dumps(content).encode()]
 
 
+@functools.cache
+def _lone_records() -> list[bytes]:
+    content = json.loads(_records()[0])
+    content["lone_rank"] = {"rank": 0, "routing_shares": [0.5, 0.5]}
+    content["ranks"][0] |= {"operators_seconds": 1.5, "operator_calls": 4128}
+    content["steps"] = [step | {"loss": None, "grad_norm": None} for step in content["steps"]]
+    return [json.dumps(content).encode()]
+
+
+@functools.cache
+def _expectations() -> list[bytes]:
+    record = _record()
+    terms = {"products": 20.0, "tensor": 4.0, "host": 1.0, "bubble": 1.5}
+    content = {
+        "recipe_hash": record.recipe.hash, "device_name": record.device.name, "lone_rank": None, "profile": "a-chip",
+        "step_seconds": 26.5, "low_seconds": 20.0, "high_seconds": 30.0, "level": 0.9, "terms": terms,
+        "basis": ["ten rows"],
+        "exchanges": [{"name": "tensor all_gather", "calls": 4, "bytes": 10, "seconds": 0.1}],
+    }  # fmt: skip
+    return [json.dumps({"schema": 1, "expectations": [content]}).encode()]
+
+
+def _read_expectations(raw: bytes, folder: Path) -> str:
+    """Shown in a terminal and in a report of the run that it is of."""
+    from bench.commands.expected import told
+    from bench.judge.beside import median_beside
+    from bench.records.expectation import read_expectations
+    from reports.case import assess
+    from reports.document import _render
+
+    found = read_expectations(as_file(folder, "expected.json", raw))
+    shown = [told([_record()], median_beside([_record()], each)) for each in found]
+    return "\n".join([*shown, _render(assess([_record()], [], expectations=found), None, [], [])])
+
+
 def _read_record(raw: bytes, folder: Path) -> str:
     """Judged, reported without its pictures, put into a history and made a baseline."""
     from bench.baselines.store import unfit
@@ -226,6 +261,8 @@ def _read_key_values(raw: bytes, folder: Path) -> str:
 BENCH = [
     Target("record", _records, mutate.bend_json, _read_record, cost=4),
     Target("baseline", _baselines, mutate.bend_json, _read_baselines, cost=8),
+    Target("lone-rank", _lone_records, mutate.bend_json, _read_record, cost=4),
+    Target("expectation", _expectations, mutate.bend_json, _read_expectations, cost=2),
     Target("ledger", _ledgers, mutate.bend_json, _read_ledger, cost=2),
     Target("history", _histories, mutate.bend_json_lines, _read_history, cost=4),
     Target("series", _series, mutate.bend_json, _read_series),

@@ -67,6 +67,8 @@ MODULES = (
     _judge("void", "void", "mutations"),
     _judge("gate", "gate", "attribution", "sessions", "mutations"),
     _judge("attribution"),
+    _judge("beside"),
+    _judge("alone"),
     _judge("rule"),
     _judge("outliers"),
     _judge("nightly"),

@@ -1,0 +1,66 @@
+"""`python -m bench expected`: records beside what the planner expects of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bench.commands.baseline import Records
+from bench.judge.beside import Beside, Part, median_beside
+from bench.judge.gate import grouped
+from bench.records.expectation import write_expectations
+from bench.records.files import read_records
+from bench.records.record import Record
+from bench.records.terminal import plain, table
+
+DeviceProfile = Annotated[
+    str | None,
+    typer.Option(
+        "--device-profile",
+        metavar="NAME|FILE",
+        help="A shipped device profile, or a .toml or .json file. Default: the one of the records' device, if any.",
+    ),
+]
+Output = Annotated[
+    Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write it for `python -m reports --expected`.")
+]
+
+
+def expected_command(records: Records, device_profile: DeviceProfile = None, output: Output = None) -> None:
+    """Show where a measured step loses time: each part beside what is expected of it, the worst first.
+
+    Expected is what `python -m bench plan` predicts of the recorded recipe and layout by a device profile. Logs that
+    were ingested with their recipe have one time a step, and are compared as a whole.
+    """
+    from bench.plan.expected import expectation_of
+
+    found = []
+    for runs in grouped(record for _, record in read_records(records)):
+        valid = [record for record in runs if record.valid]
+        if not valid:
+            print(f"{plain(runs[0].case)}: void, so that nothing is compared")
+            continue
+        found.append(expectation_of(valid[0], device_profile))
+        print(told(valid, median_beside(valid, found[-1])), end="\n\n")
+    if output is not None:
+        write_expectations(output, found)
+        print(f"wrote {plain(output, 5000)}; next: python -m reports RECORDS --expected {plain(output, 5000)} -o DIR")
+
+
+def told(runs: list[Record], found: Beside) -> str:
+    """For a terminal."""
+    of = found.expectation
+    rows = [_row(part) for part in (*found.parts, found.step)]
+    headers = ["part", "expected s", "interval", "measured s", "over"]
+    lines = [f"{plain(runs[0].case)} beside what profile {plain(of.profile)} lets expect, {len(runs)} run(s):"]
+    return "\n".join([*lines, table(headers, rows, numbers=range(1, 5)), *map(plain, of.basis)])
+
+
+def _row(part: Part) -> list[str]:
+    terms = "" if not part.terms or part.terms == (part.name,) else f" ({', '.join(part.terms)})"
+    bounds = "-" if part.low_seconds is None else f"{part.low_seconds:.4g} to {part.high_seconds:.4g}"
+    measured = "-" if part.measured_seconds is None else f"{part.measured_seconds:.4g}"
+    over = "-" if part.excess_seconds is None else f"{part.excess_seconds:+.3g}"
+    return [part.name + terms, f"{part.expected_seconds:.4g}", bounds, measured, over]
