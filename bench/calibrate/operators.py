@@ -1,4 +1,4 @@
-"""Seconds of each signature on one device, cold: the calls of a step one after the other, over several sets of operands.
+"""Seconds of each signature on one device, cold: a step's calls one after the other, over several sets of operands.
 
 A round calls every signature once, on the next set of its operands. So between two calls on the same operands all the
 others' have passed through the caches, as in a step. A signature's seconds are the median of the rounds. On a CPU they

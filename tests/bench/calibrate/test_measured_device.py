@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bench.calibrate.calibration import Findings, device_of, merged
 from bench.calibrate.collectives import CollectiveTime, lines
 from bench.calibrate.operators import OperatorTimes, Timed
-from bench.calibrate.profile import Findings, device_of, merged
 from bench.plan.device import Device, load_device, write_device
 from bench.plan.measured import TimedOperator
 from bench.plan.measured_device import (
