@@ -16,15 +16,25 @@ from scipy.optimize import nnls
 from bench.calibrate.collectives import CollectiveTime, cores_of, lines
 from bench.calibrate.host import HostCost, HostSample, fitted
 from bench.calibrate.operators import OperatorJob, OperatorTimes, Timed
+from bench.calibrate.signatures import count_steps, job_shape
 from bench.lone_rank import LoneJob
 from bench.plan.device import Device
-from bench.plan.measured import Measured, TimedAttention, TimedCollective, TimedOperator, TimedProduct, TimedTraffic
-from bench.plan.measured_device import OperatorTable
+from bench.plan.measured import (
+    Crowding,
+    Measured,
+    TimedAttention,
+    TimedCollective,
+    TimedOperator,
+    TimedProduct,
+    TimedTraffic,
+)
+from bench.plan.measured_device import OperatorTable, predict_measured
 from grok1.config.load import ONE_RANK, load_recipe
 from grok1.config.recipe import Recipe
 from grok1.config.stages import first_rank_of_stage
 from grok1.device.kind import Kind
 from grok1.distributed.launch import check_machine, launch, preload_in_ranks
+from grok1.training.job import prepare
 
 ENTRIES = {name: f"bench.calibrate.{name}:run_rank" for name in ("operators", "host", "collectives")}
 CPU_JOBS = (2, 16)  # ranks of the jobs in which collectives are timed: as many as cores, and many more
@@ -102,7 +112,29 @@ def calibrate(device: Kind, samples: Sequence[Sample], minutes: float, say: Say)
     for ranks in CPU_JOBS if device == "cpu" else ():
         say(f"collectives among {ranks} ranks")
         found.collectives += collectives(device, ranks)
-    return device_of(device, found)
+    profile = device_of(device, found)
+    return with_crowding(profile, crowd_jobs(), say) if device == "cpu" else profile
+
+
+def crowd_jobs() -> list[Recipe]:
+    """Jobs of several ranks that are run once, to see what ranks take more beside each other than alone."""
+    pair = ("parallel.world_size=2",)
+    four = ("parallel.world_size=4", "parallel.tensor=2", "parallel.expert_tensor=2")
+    return [load_recipe("grok1-nano", [*ONE_RANK, *words]) for words in (pair, four)] + [load_recipe("grok1-tiny")]
+
+
+def with_crowding(device: Device, jobs: Sequence[Recipe], say: Say) -> Device:
+    """The profile with each job's measured step over its predicted one, by number of ranks."""
+    measured = device.measured
+    assert measured is not None
+    rows = []
+    for recipe, counts in zip(jobs, count_steps(jobs), strict=True):
+        say(f"a run of {recipe.name} on {recipe.parallel.world_size} ranks")
+        predicted = predict_measured(counts, job_shape(recipe), device).step_seconds
+        taken = launch(prepare(recipe, _ROUNDS), recipe, "cpu", entry="bench.calibrate.observed:run_rank")
+        factor = statistics.median(taken["seconds"]) / predicted
+        rows.append(Crowding(job_ranks=recipe.parallel.world_size, factor=min(20.0, max(0.1, factor))))
+    return device.model_copy(update={"measured": measured.model_copy(update={"crowding": rows})})
 
 
 def collectives(device: Kind, ranks: int) -> list[TimedCollective]:
