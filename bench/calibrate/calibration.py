@@ -6,7 +6,7 @@ import statistics
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 
 import numpy as np
@@ -37,7 +37,7 @@ from grok1.distributed.launch import check_machine, launch, preload_in_ranks
 from grok1.training.job import prepare
 
 ENTRIES = {name: f"bench.calibrate.{name}:run_rank" for name in ("operators", "host", "collectives")}
-CPU_JOBS = (2, 16)  # ranks of the jobs in which collectives are timed: as many as cores, and many more
+CPU_JOBS = (2, 4, 8, 16)  # ranks of the jobs in which collectives are timed
 _ROUNDS = 7
 _SHARE_OF_OPERATORS = 0.5  # of the budget; steps and collectives take the rest
 _NOT_MEASURED = "not measured: the tables take its place, or nothing of it was run"
@@ -152,6 +152,7 @@ def device_of(kind: Kind, found: Findings, name: str = "") -> Device:
     """The profile that these findings make."""
     timed = merged([each for times in found.operators for each in times.timed])
     host = host_cost(found, timed)
+    timed = [replace(each, seconds=host.operator_share * each.seconds) for each in timed]
     products = [each for each in timed if each.product is not None]
     rates = [each.flops / each.seconds for each in products]
     peak = max(rates, default=1.0)
@@ -159,6 +160,7 @@ def device_of(kind: Kind, found: Findings, name: str = "") -> Device:
     chip = name or _processor(kind)
     when = datetime.now(timezone.utc).isoformat(timespec="seconds")
     source = f"measured on {chip}, {when}"
+    fit = f"operators take {host.operator_share:.2f} of their cold time; residual {host.residual:.3f}"
     pair = [each for each in found.collectives if each.operation == "all_gather_into_tensor" and each.ranks == 2]
     link, call = (pair[0].bytes_a_second, pair[0].call_seconds) if pair else (bandwidth, 0.0)
     unmeasured = {"value": 1.0, "source": _NOT_MEASURED}
@@ -183,7 +185,7 @@ def device_of(kind: Kind, found: Findings, name: str = "") -> Device:
         },
         "host": {
             "is_hidden": kind != "cpu",
-            "seconds_a_call": {"value": host.seconds_a_call, "source": f"{source}; residual {host.residual:.3f}"},
+            "seconds_a_call": {"value": host.seconds_a_call, "source": f"{source}; {fit}"},
             "seconds_a_step": {"value": host.seconds_a_step, "source": source},
         },
         "efficiency": {

@@ -2,8 +2,8 @@
 
 What a rank does is counted, not run: operators by signature, collectives by group. Calls of a signature that was timed
 take what they took. Others are interpolated among the timed calls of their kind: a + b FLOPs + c bytes, none of them
-negative, bent through the calls that were timed, and so that more work never takes less. Where ranks share cores (R ranks on C < R), a step takes the sum of all
-ranks' seconds over C; else the slowest stage's, with the pipeline's bubble.
+negative, bent through the calls that were timed, and so that more work never takes less. Where ranks share cores (R
+ranks on C < R), a step takes the sum of all ranks' seconds over C, else the slowest stage's, with its bubble.
 """
 
 from __future__ import annotations
