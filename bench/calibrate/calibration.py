@@ -65,8 +65,15 @@ def default_samples(device: Kind) -> list[Sample]:
     """Ranks whose operators are of all sizes that this device is used for."""
     if device != "cpu":
         return [Sample(load_recipe("grok1-40b-tuned" if device == "cuda" else "grok1-40b"))]
-    stock = ("kernels.experts=sequential", "kernels.dispatch=megatron")
-    stock += ("kernels.cross_entropy=megatron", "kernels.linear=megatron")
+    stock = tuple(
+        f"kernels.{part}={choice}"
+        for part, choice in (
+            ("experts", "sequential"),
+            ("dispatch", "megatron"),
+            ("cross_entropy", "megatron"),
+            ("linear", "megatron"),
+        )
+    )
     tiny = load_recipe("grok1-tiny")
     alone = (
         ("grok1-nano", ()),

@@ -135,7 +135,7 @@ class Curve:
         self._y = (np.maximum.accumulate(means) + lowest_to_come) / 2
 
     def _along(self, flops: int, num_bytes: int) -> float:
-        return float(np.log(max(_LEAST_SECONDS, self._line @ _columns(flops, num_bytes))))
+        return float(np.log(max(_LEAST_SECONDS, float(self._line @ _columns(flops, num_bytes)))))
 
     def seconds(self, flops: int, num_bytes: int) -> float:
         """Of one call with this work."""
