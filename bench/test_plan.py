@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from bench.calibrate.profile import calibrate, default_samples
+from bench.calibrate.calibration import calibrate, default_samples
 from bench.calibrate.validation import FEW_RANKS, MANY_RANKS, accuracy, run, table, trials
 from bench.host import others_clock, others_cores
 from bench.plan.device import write_device
