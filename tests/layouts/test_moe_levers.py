@@ -15,7 +15,7 @@ from tests.layouts.entries import Errors
 from tests.layouts.plan import Trial, Words, layout_fields
 from tests.layouts.test_layouts import run_trials, wrong
 
-STEPS = 4
+STEPS = 10
 TP2: Words = {"tensor": 2, "expert_tensor": 2}
 EP2: Words = {"expert": 2}
 TP2_EP2: Words = {"tensor": 2, "expert": 2}
