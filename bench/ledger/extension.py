@@ -5,7 +5,9 @@ first backward; from then on a backward follows each forward. So what lies betwe
 what one micro-batch more adds, and three micro-batches after that warm-up give a whole step exactly: the first may do
 what is done once, such as gathering weights. The report, which follows the pipeline, is compared with a shorter step's.
 
-Interleaved chunks take micro-batches in groups of P, and repeat themselves with each group. Two groups fill any stage.
+Interleaved chunks take micro-batches in groups of P, and repeat themselves with each group. Stage s of V chunks begins
+2 (P - s - 1) + (V - 1) P passes ahead of its first backward. One group, of P V passes, holds these and one more where
+2 s >= P - 1; two groups do on any stage.
 """
 
 from __future__ import annotations
@@ -49,8 +51,9 @@ def extension(recipe: Recipe, stage: int) -> Extension:
         stage_0, run = (min(total, parallel.pipeline - each + 2) for each in (0, stage))
         return Extension(run, total, stage_0)
     group = micro_batch_group(parallel)
-    run = min(total, 3 * group)
-    return Extension(run, total, run, group, group * parallel.virtual_pipeline)
+    fills_in_one = 2 * stage >= parallel.pipeline - 1
+    stage_0, run = (min(total, groups * group) for groups in (3, 2 if fills_in_one else 3))
+    return Extension(run, total, stage_0, group, group * parallel.virtual_pipeline)
 
 
 def run_in_full(num_micro_batches: int, group: int = 1) -> Extension:

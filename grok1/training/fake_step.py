@@ -34,6 +34,7 @@ from grok1.distributed.rendezvous import FAKE_URL, Rendezvous
 from grok1.megatron.capacity import first_tokens
 from grok1.megatron.door import MoELayer
 from grok1.training.assembly import build_stepper
+from grok1.training.remembered_results import RememberedResults
 from grok1.training.step import Stepper
 from grok1.training.timers import PhaseTimers
 
@@ -129,15 +130,22 @@ def fake_rank(
     world_size = recipe.parallel.world_size
     where = Rendezvous(FAKE_URL, rank, world_size, local_rank=0, ranks_per_node=world_size)
     with joined(where, recipe.parallel, recipe.training.seed) as ranks:
-        modes = FakeTensorMode(allow_non_fake_inputs=True), _FakeStep()
-        with without_data(), modes[0], modes[1], meter or nullcontext():
+        fake = FakeTensorMode(allow_non_fake_inputs=True)
+        with without_data(), fake, _FakeStep(fake), meter or nullcontext():
             batches = FakeBatches(recipe, ranks.context)
             plan = functools.partial(plan_routing, recipe=recipe, routing=routing)
             yield build_stepper(recipe, ranks, batches, prepare=plan, timers=timers, with_values=False), batches, ranks
 
 
 class _FakeStep(TorchDispatchMode):
-    """Keeps integers and booleans real, sends collectives to the fake group, and answers data-dependent questions."""
+    """Keeps integers and booleans real, sends collectives to the fake group, and answers data-dependent questions.
+
+    What else `fake` would compute again, it remembers.
+    """
+
+    def __init__(self, fake: FakeTensorMode) -> None:
+        super().__init__()
+        self._results = RememberedResults(fake)
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -161,10 +169,12 @@ class _FakeStep(TorchDispatchMode):
             with unset_fake_temporarily():
                 chosen = int(args[1].sum())
             return args[0].new_empty(chosen)
+        if func is torch.ops.aten.triu.default:
+            return self._results.call(func, args, kwargs)  # attention's mask, large, and no shape follows from it
         if not is_fake and (_are_whole_numbers(tensors) or (not tensors and _makes_whole_numbers(func, args, kwargs))):
             with unset_fake_temporarily():
                 return func(*args, **kwargs)
-        return func(*args, **kwargs)
+        return self._results.call(func, args, kwargs)
 
 
 def _are_whole_numbers(tensors: Sequence[Tensor]) -> bool:

@@ -15,13 +15,14 @@ from tests.layouts.entries import Errors
 from tests.layouts.plan import Trial, Words, layout_fields
 from tests.layouts.test_layouts import run_trials, wrong
 
-STEPS = 4
+STEPS = 10
 TP2: Words = {"tensor": 2, "expert_tensor": 2}
 EP2: Words = {"expert": 2}
 TP2_EP2: Words = {"tensor": 2, "expert": 2}
 PP2: Words = {"pipeline": 2}
 FUSED: Words = {"kernels": {"experts": "fused", "dispatch": "merged"}}
 GATHERED: Words = {"kernels": {"gradient_reduction": "overlapped", "param_gather": "overlapped"}}
+GATHERED_FUSED: Words = {"kernels": {**FUSED["kernels"], **GATHERED["kernels"]}}
 Z_LOSS: Words = {"model": {"z_loss_coefficient": 0.1}}
 CAP: Words = {"model": {"attention_logit_cap": 30.0}}
 
@@ -58,7 +59,7 @@ TRIALS = {
         "z-loss, pipeline": trial(2, PP2, Z_LOSS),
         "random, expert, recompute": trial(2, EP2, training(routing="random", recompute="full")),
         "random, tensor": trial(2, TP2, training(routing="random"), FUSED),
-        "weights gathered, fused": trial(2, EP2, GATHERED, {"kernels": {**FUSED["kernels"], **GATHERED["kernels"]}}),
+        "weights gathered, fused": trial(2, EP2, GATHERED_FUSED),
         "weights gathered, stock": trial(2, EP2, GATHERED, training(recompute="full"), is_stock=True),
         "weights gathered, replicas": trial(2, {}, GATHERED),
     },
@@ -66,6 +67,8 @@ TRIALS = {
         "z-loss, tensor x expert": trial(4, TP2_EP2, Z_LOSS),
         "selective, fused, tensor x expert": trial(4, TP2_EP2, selective(*ALL), FUSED),
         "weights gathered, expert replicas": trial(4, EP2, GATHERED),
+        # whose layers read weights of modules that are not called: only they can wait for them
+        "weights gathered, replicas of fused experts": trial(4, EP2, GATHERED_FUSED),
         "random, tensor x expert, selective": trial(4, TP2_EP2, training(routing="random"), selective("moe")),
     },
 }

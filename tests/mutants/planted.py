@@ -179,7 +179,45 @@ def _of_the_stages() -> Iterator[Fault]:
     yield Fault(path, "rest < others or ", "", tests)
 
 
+def _of_the_levers() -> Iterator[Fault]:
+    path, tests = "grok1/training/step.py", ("tests/grok1/training/test_step.py",)
+    yield Fault(path, "(routers * parallel.tensor * parallel.context)", "routers", tests)
+    yield Fault(path, "self.recipe.num_micro_batches * parallel.data * model.num_layers", "model.num_layers", tests)
+    yield Fault(path, "tokens * each - int(counts_E.sum())", "tokens - int(counts_E.sum())", tests)
+    yield Fault(path, "        loss = loss / context\n", "        pass\n", tests)
+
+    path, tests = "grok1/model/routing.py", ("tests/grok1/model/test_routing.py",)
+    yield Fault(path, "self.seed * 1009 + self.layer_number", "self.seed", tests)
+    yield Fault(path, "part * length :", "0:", tests)
+    yield Fault(path, "context.size(), context.rank())", "context.size(), 0)", tests)
+    yield Fault(path, " + (logits - logits.detach())", "", tests)
+
+    path, tests = "grok1/megatron/instances.py", ("tests/grok1/megatron/test_instances.py",)
+    yield Fault(path, "module.register_forward_pre_hook(wait)", "module.register_forward_hook(wait)", tests)
+    yield Fault(
+        path, "in module.parameters():\n            wrapped.", "in module._parameters:\n            wrapped.", tests
+    )
+
+    path, tests = "grok1/kernels/context_parallel.py", ("tests/grok1/kernels/test_context_parallel.py",)
+    yield Fault(path, "torch.cat((first, second.flip(dim)), dim)", "torch.cat((first, second), dim)", tests)
+    yield Fault(path, "torch.stack((first, second.flip(0)), dim=1)", "torch.stack((first, second), dim=1)", tests)
+    yield Fault(
+        "grok1/distributed/context_split.py", "return rank, 2 * ranks - 1 - rank", "return rank, ranks + rank", tests
+    )
+
+    tests = ("tests/grok1/megatron/test_capacity.py",)
+    yield Fault("grok1/megatron/capacity.py", "mask_TE if is_padded else mask_TE & map_TE", "mask_TE & map_TE", tests)
+    path, tests = "grok1/config/levers.py", ("tests/grok1/config/test_levers.py",)
+    yield Fault(path, "training.micro_batch // (parallel.tensor * parallel.context)", "training.micro_batch", tests)
+    yield Fault(path, "return math.ceil(pairs / model.num_experts", "return int(pairs / model.num_experts", tests)
+    path, tests = "grok1/training/expert_load.py", ("tests/grok1/training/test_expert_load.py",)
+    yield Fault(path, "map_TE & (probs_TE != 0) if self._is_padded else map_TE", "map_TE", tests)
+
+
 def _of_the_ledger() -> Iterator[Fault]:
+    tests = ("tests/bench/ledger/test_live_memory.py",)
+    yield Fault("bench/ledger/live_memory.py", "self.bytes += size - before", "self.bytes += 0", tests)
+    yield Fault("grok1/device/storages.py", "        hear(storage)\n", "", tests)
     path, tests = "bench/ledger/count.py", ("tests/bench/ledger/test_count.py",)
     yield Fault("bench/ledger/extension.py", "value + step.more * more", "value + (step.more - 1) * more", tests)
     yield Fault(
@@ -197,5 +235,6 @@ FAULTS: tuple[Fault, ...] = (
     *_of_the_selftest(),
     *_of_the_model(),
     *_of_the_stages(),
+    *_of_the_levers(),
     *_of_the_ledger(),
 )

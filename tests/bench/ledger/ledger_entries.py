@@ -8,6 +8,7 @@ from bench.ledger.count import rank_ledger
 from bench.ledger.extension import run_in_full
 from bench.ledger.schema import RankLedger
 from grok1.config.recipe import Recipe
+from grok1.config.stages import micro_batch_group
 
 
 def counted_directly(job: tuple[Recipe, int]) -> RankLedger:
@@ -24,7 +25,8 @@ def counted_directly(job: tuple[Recipe, int]) -> RankLedger:
     meter = Meter(phases)
     routing = Routing.balanced(recipe.model.num_experts)
     with fake_rank(recipe, rank, routing, phases, meter) as (stepper, batches, ranks):
-        return rank_ledger(meter, stepper, batches, ranks, 1, run_in_full(recipe.num_micro_batches))
+        whole = run_in_full(recipe.num_micro_batches, micro_batch_group(recipe.parallel))
+        return rank_ledger(meter, stepper, batches, ranks, 1, whole)
 
 
 def first_step_and_ledger(recipe: Recipe) -> tuple[int, int, RankLedger]:
