@@ -72,7 +72,7 @@ def ledger(
             raise ValueError(
                 "--versus compares two counts of a rank of each stage: leave --check, --update, --ranks out"
             )
-        print(_what_if(chosen, versus, _shares(routing), memory_gib))
+        print(_what_if(chosen, versus, routing_shares(routing), memory_gib))
         return
     if update and not rationale.strip():
         raise ValueError("--update replaces the ledger that later changes are compared with; say why with --rationale")
