@@ -1,9 +1,9 @@
 """The fit of each chip's efficiencies to published rows: which rows are of which profile, and what moves. No torch.
 
 Priors hold what rows do not tell. Some figures are fitted that no profile has, because they are of the rows and not of
-the chip: how much faster a layer that is timed alone runs than one in a step, for a chip that rests between short tests
-clocks higher; what shows of exchanges that MC2 runs within a product; and the host's time of a launch, of which a
-published job's work counts fewer than a program makes.
+the chip: how much faster a layer that is timed alone runs than one in a step, perhaps since a chip that rests between
+short tests clocks higher; what shows of exchanges that MC2 runs within a product; and the host's time of a launch, of
+which a published job's work counts fewer than a program makes.
 """
 
 from __future__ import annotations
