@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -69,12 +70,9 @@ def layout_named(text: str, recipe: Recipe, world_size: int | None = None) -> La
         "order": 0,
     }
     data = _read_words(words.split(), columns, text)
-    named = replace(
-        own,
-        recomputes=(_read_recompute(recompute, text),),
-        recompute=np.zeros(1, np.int64),
-        **{name: np.array([value], np.int64) for name, value in columns.items() if name != "data"},
-    )
+    arrays: dict[str, Any] = {name: np.array([value], np.int64) for name, value in columns.items() if name != "data"}
+    arrays["recompute"] = np.zeros(1, np.int64)
+    named = replace(own, recomputes=(_read_recompute(recompute, text),), **arrays)
     recipe_of(named, 0)
     if data is not None and data != named.data[0]:
         raise ValueError(

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from tests.bench.plan.sample import Counted, counted_sample
+
+_COUNTING_SECONDS = 1800  # minutes on two idle cores; whichever test asks first waits for it
 
 
 @pytest.fixture(scope="session")
 def counted() -> list[Counted]:
     """Legal layouts of several recipes with what the ledger counts of them."""
     return counted_sample()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let the tests of the sample take as long as its counting."""
+    for item in items:
+        if item.path.parent == Path(__file__).parent and "counted" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.timeout(_COUNTING_SECONDS))

@@ -2,29 +2,137 @@
 
 from __future__ import annotations
 
-from bench.ledger.schema import RankLedger
+import numpy as np
+import pytest
+
+from bench.ledger.count import count
+from bench.ledger.schema import RankLedger, read_ledger
+from bench.ledger.store import FOLDER, SHIPPED
+from bench.plan.layouts import Places, every_stage, layouts_of
+from bench.plan.legal import legal_layouts
 from bench.plan.parameters import parameters
 from bench.plan.products import attention_cores, matrix_flops, products
+from grok1.config.axes import axes_text
+from grok1.config.load import load_recipe
 from tests.bench.plan.sample import Counted
+from tests.conftest import MEGATRONS_PARTS
+
+Flops = dict[tuple[str, str], int]  # of a step, by (phase, component)
 
 
-def counted_flops(rank: RankLedger) -> dict[tuple[str, str], int]:
+def planned_flops(places: Places, shares: tuple[float, ...] | None = None) -> list[Flops]:
+    """Of each place."""
+    found = matrix_flops(products(places, shares), attention_cores(places))
+    times = places.of.micro_batches
+    return [
+        {key: int(flops[row] * times[row]) for key, flops in found.items() if flops[row]} for row in range(len(places))
+    ]
+
+
+def counted_flops(rank: RankLedger) -> Flops:
     return {(row.phase, row.component): row.matrix_flops for row in rank.costs if row.matrix_flops}
 
 
-def test_parameters_are_the_ledgers(counted: list[Counted]) -> None:
-    for sample in counted:
-        found = parameters(sample.places)
-        for row, rank in enumerate(sample.ranks):
-            ours = found.dense[row], found.expert[row], found.embedding[row]
-            theirs = rank.parameters.dense, rank.parameters.expert, rank.parameters.embedding
-            assert ours == theirs, f"{sample.name}, layout {sample.places.layout[row]}, stage {rank.stage}"
+def planned_parameters(places: Places) -> list[tuple[int, ...]]:
+    found = parameters(places)
+    return list(zip(found.dense.tolist(), found.expert.tolist(), found.embedding.tolist(), strict=True))
 
 
-def test_matrix_flops_are_the_ledgers_by_phase_and_component(counted: list[Counted]) -> None:
+def counted_parameters(rank: RankLedger) -> tuple[int, ...]:
+    return rank.parameters.dense, rank.parameters.expert, rank.parameters.embedding
+
+
+def told(sample: Counted, row: int) -> str:
+    recipe = sample.recipes[int(sample.places.layout[row])]
+    return f"{sample.name}: {axes_text(recipe.parallel)}, stage {sample.places.stage[row]}"
+
+
+def test_parameters_of_the_sampled_layouts_are_the_ledgers(counted: list[Counted]) -> None:
     for sample in counted:
-        found = matrix_flops(products(sample.places), attention_cores(sample.places))
-        micro_batches = sample.places.of.micro_batches
-        for row, rank in enumerate(sample.ranks):
-            ours = {key: int(flops[row] * micro_batches[row]) for key, flops in found.items() if flops[row]}
-            assert ours == counted_flops(rank), f"{sample.name}, layout {sample.places.layout[row]}, stage {rank.stage}"
+        for row, (ours, rank) in enumerate(zip(planned_parameters(sample.places), sample.ranks, strict=True)):
+            assert ours == counted_parameters(rank), told(sample, row)
+
+
+def test_matrix_flops_of_the_sampled_layouts_are_the_ledgers(counted: list[Counted]) -> None:
+    """By phase and component."""
+    for sample in counted:
+        for row, (ours, rank) in enumerate(zip(planned_flops(sample.places), sample.ranks, strict=True)):
+            assert ours == counted_flops(rank), told(sample, row)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_stored_ledger_is_planned(name: str) -> None:
+    """The shipped recipes, full-size jobs among them, at every stage."""
+    places = every_stage(layouts_of(load_recipe(name)))
+    flops, held = planned_flops(places), planned_parameters(places)
+    for rank in read_ledger(FOLDER / f"{name}.json").ranks:
+        assert flops[rank.stage] == counted_flops(rank)
+        assert held[rank.stage] == counted_parameters(rank)
+
+
+def test_a_stated_skew_is_the_ledgers() -> None:
+    """The first rank's experts get more than their share: 12 of 16 pairs."""
+    recipe = load_recipe("grok1-nano", [*MEGATRONS_PARTS, "parallel.pipeline=1", "parallel.world_size=8"])
+    shares = tuple(each / 16 for each in (4, 4, 2, 2, 1, 1, 1, 1))
+    (rank,) = count(recipe, ranks=[0], shares=shares).ranks
+    (skewed,) = planned_flops(every_stage(layouts_of(recipe)), shares)
+    (even,) = planned_flops(every_stage(layouts_of(recipe)))
+    assert skewed == counted_flops(rank)
+    assert skewed["forward", "experts"] * 16 == even["forward", "experts"] * 2 * 12
+
+
+def test_a_row_of_many_layouts_is_that_of_the_layout_alone() -> None:
+    recipe = load_recipe("grok1-levers-16")
+    layouts = legal_layouts(recipe, axes=("tensor", "expert", "context", "recompute"))
+    together = planned_flops(every_stage(layouts))
+    alone = [each for row in range(len(layouts)) for each in planned_flops(every_stage(layouts.take([row])))]
+    assert len(layouts) > 50
+    assert together == alone
+
+
+def test_the_whole_job_multiplies_what_the_recipe_says() -> None:
+    """Without recompute and attention's cores, whose backward the recipe counts otherwise: 6 N T."""
+    recipe = load_recipe("grok1-314b")
+    ranks_alike = recipe.parallel.world_size // recipe.parallel.pipeline
+    done = sum(
+        flops
+        for place in planned_flops(every_stage(layouts_of(recipe)))
+        for (phase, component), flops in place.items()
+        if phase != "recompute" and component != "attention core"
+    )
+    assert ranks_alike * done == 6 * recipe.active_parameters() * recipe.tokens_per_step
+
+
+def test_products_of_the_40b_jobs_second_stage() -> None:
+    """Rows, depth, columns and calls of a micro-batch of 8192 tokens; backward swaps the sizes."""
+    places = every_stage(layouts_of(load_recipe("grok1-40b")))
+    found = {
+        (each.component, each.phase, int(each.rows[1]), int(each.depth[1]), int(each.columns[1]), int(each.calls[1]))
+        for each in products(places)
+        if each.calls[1]
+    }
+    assert ("attention projections", "forward", 8192, 6144, 2048, 4) in found
+    assert ("attention projections", "backward", 8192, 2048, 6144, 4) in found
+    assert ("attention projections", "backward", 2048, 8192, 6144, 4) in found
+    assert ("experts", "forward", 4096, 6144, 16384, 16) in found
+    assert ("experts", "forward", 4096, 8192, 6144, 16) in found
+    assert ("router", "forward", 2048, 6144, 8, 4) in found
+    assert ("head", "forward", 8192, 6144, 32768, 1) in found
+    assert not {each for each in found if each[1] == "recompute"}
+
+
+def test_rows_that_do_not_spread_evenly_are_products_of_two_sizes() -> None:
+    """Ten pairs for four experts of one rank: two experts with three rows, two with two."""
+    recipe = load_recipe(
+        "grok1-nano",
+        [*MEGATRONS_PARTS, "parallel.world_size=1", "parallel.tensor=1", "parallel.pipeline=1", "parallel.expert=1"]
+        + ["parallel.expert_tensor=1", "model.num_experts=4", "training.sequence_length=5"],
+    )
+    found = [
+        each
+        for each in products(every_stage(layouts_of(recipe)))
+        if (each.component, each.phase) == ("experts", "forward")
+    ]
+    rows = {int(each.rows[0]): int(each.calls[0]) // recipe.model.num_layers for each in found if each.calls[0]}
+    assert rows == {3: 2, 2: 2}
+    assert np.sum([each.rows[0] * each.calls[0] for each in found]) == 2 * 10 * recipe.model.num_layers
