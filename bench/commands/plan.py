@@ -10,7 +10,6 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from bench.commands.plan_rows import about_rows
 from bench.plan.device import Device, device_names, load_device
 from bench.plan.explain import ranking
 from bench.plan.fits import Fits, candidates, fits
@@ -25,7 +24,6 @@ from bench.records.jsonfile import write_atomically
 from bench.records.terminal import plain
 from grok1.config.load import load_recipe
 from grok1.config.memory import HCCL_BUFFER_MB, SHOWN_GIB
-from reports.pictures.pareto import pareto_figure
 
 _GIB = 2**30
 _VARIED = tuple(axis for axis in EVERY_AXIS if axis != "order")  # which changes no rank's memory
@@ -90,7 +88,7 @@ def plan(
     steps, to the byte; the peak is a bound that is not below it. Times come from the device's profile, whose figures
     say where they are from.
     """
-    said = about_rows(published, freeze, score, frozen, level, anchor)
+    said = _about_rows(published, freeze, score, frozen, level, anchor)
     if said:
         print(said)
         return
@@ -109,10 +107,32 @@ def plan(
     else:
         _show_times(found, times, asked, top, json_path)
     if picture is not None:
-        gib = (found.need / _GIB).tolist()
-        drawn = pareto_figure(times.name, times.prediction.step_seconds.tolist(), gib, asked.available / _GIB)
-        write_atomically(picture, drawn)
-        print(f"wrote {plain(picture, 5000)}")
+        _draw(picture, found, times, asked)
+
+
+def _about_rows(
+    published: Path | None,
+    freeze: Path | None,
+    score: Path | None,
+    frozen: Path | None,
+    level: float,
+    anchor: Path | None,
+) -> str:
+    """What --rows and --score ask for, whose statistics are imported then alone; nothing where they are not given."""
+    if published is freeze is score is frozen is None and 0 < level < 1:
+        return ""
+    from bench.commands.plan_rows import about_rows
+
+    return about_rows(published, freeze, score, frozen, level, anchor)
+
+
+def _draw(picture: Path, found: Fits, times: Timed, asked: _Asked) -> None:
+    from reports.pictures.pareto import pareto_figure
+
+    gib = (found.need / _GIB).tolist()
+    drawn = pareto_figure(times.name, times.prediction.step_seconds.tolist(), gib, asked.available / _GIB)
+    write_atomically(picture, drawn)
+    print(f"wrote {plain(picture, 5000)}")
 
 
 def _times(layouts: Layouts, device: Device, level: float, anchor: Path | None) -> Timed:

@@ -85,6 +85,10 @@ def is_accepted(layouts: Layouts, row: int) -> bool:
     return True
 
 
+def is_block(recipe: Recipe) -> bool:
+    return recipe.training.recompute_method == "block"
+
+
 def unlike(layouts: Layouts) -> Iterator[tuple[str, bool]]:
     """(layout, whether the recipe accepts it) of those where the rules say the other."""
     for row, is_legal in enumerate(legal(layouts.recipe, columns_of(layouts), layouts.recomputes).tolist()):
@@ -141,9 +145,15 @@ def test_layouts_that_are_found_are_accepted_and_come_back() -> None:
 
 
 def test_a_search_finds_what_the_sample_drew() -> None:
-    """The sample's layouts come from the recipes alone: each is among those that are found over every axis."""
-    for name, recipes in sampled_recipes(len(RECIPES)).items():
-        own, found = layouts_of(recipes[0]), legal_layouts(recipes[0], axes=EVERY_AXIS)
+    """The sample's layouts come from the recipes alone: each is among those that are found over every axis.
+
+    Of full recompute a search finds one of those that do the same, so the plainest stands for it here.
+    """
+    drawn_recipes = [each for recipes in sampled_recipes(len(RECIPES)).values() for each in recipes]
+    plain = [each for each in drawn_recipes if each.training.recompute_layers == 1 and not is_block(each)]
+    assert len(plain) > len(RECIPES) // 2
+    for recipe in plain:
+        own, found = layouts_of(recipe), legal_layouts(recipe, axes=EVERY_AXIS)
         same = ["recompute"]  # with what does nothing: the order of one stage's ranks, the exchange of no context
         same += ["order"] * bool(own.pipeline[0] == 1 or own.data[0] == 1)
         same += ["context_exchange"] * bool(own.context[0] == 1)
@@ -151,7 +161,7 @@ def test_a_search_finds_what_the_sample_drew() -> None:
         for column in AXES:
             if column not in same:
                 alike &= getattr(found, column) == getattr(own, column)[0]
-        assert alike.sum() == 1, name
+        assert alike.sum() == 1, recipe.name
 
 
 def test_a_search_finds_each_layout_once() -> None:
