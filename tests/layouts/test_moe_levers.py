@@ -58,7 +58,6 @@ TRIALS = {
         "z-loss, pipeline": trial(2, PP2, Z_LOSS),
         "random, expert, recompute": trial(2, EP2, training(routing="random", recompute="full")),
         "random, tensor": trial(2, TP2, training(routing="random"), FUSED),
-        "random, two sequences at once": trial(2, TP2, training(routing="random", micro_batch=2)),
         "weights gathered, fused": trial(2, EP2, GATHERED, {"kernels": {**FUSED["kernels"], **GATHERED["kernels"]}}),
         "weights gathered, stock": trial(2, EP2, GATHERED, training(recompute="full"), is_stock=True),
         "weights gathered, replicas": trial(2, {}, GATHERED),
