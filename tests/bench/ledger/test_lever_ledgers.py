@@ -52,6 +52,13 @@ def test_counts_are_those_of_real_ranks_and_memory_within_two_percent(case: str)
         assert ours.memory.peak_bytes == pytest.approx(theirs.memory.peak_bytes, rel=0.02)
 
 
+def test_drawn_routes_of_two_sequences_at_once_cost_what_learned_ones_do() -> None:
+    """megatron views the logits as [T, E], which the draw for each sequence must allow."""
+    two = (*SIZES, "training.micro_batch=2", "training.global_batch=2")
+    learned, drawn = (count(load_recipe("grok1-nano", [*two, *each])) for each in ((), ("training.routing=random",)))
+    assert drawn.total("matrix_flops") == learned.total("matrix_flops") > 0
+
+
 def kept_bytes(*changes: str) -> int:
     """Activations at the peak, which is where a micro-batch's backward begins."""
     return count(load_recipe("grok1-nano", [*SIZES, *changes])).ranks[0].memory.activations_bytes
