@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from bench.calibrate.profile import calibrate, default_samples
+from bench.calibrate.calibration import calibrate, default_samples
 from bench.calibrate.validation import FEW_RANKS, MANY_RANKS, accuracy, run, table, trials
 from bench.host import others_clock, others_cores
 from bench.plan.device import write_device
@@ -59,4 +59,4 @@ def test_predictions_of_this_cpu(session: BenchSession, benchmark: Any) -> None:
     )
     print("\n" + text)
     Path(session.results / "plan.md").write_text(text, encoding="utf-8")
-    show_in_benchmark_table(benchmark, [median for each in few for median in each.seconds])
+    show_in_benchmark_table(benchmark, [seconds for each in few for seconds in each.seconds])

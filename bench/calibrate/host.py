@@ -1,7 +1,8 @@
 """What a call costs beside its operator: processor time of a rank's real step, less the sum of its operators.
 
 The rank runs alone with real tensors, its exchanges in torch's fake process group (see bench.lone_rank). What is left
-is Python, autograd and the dispatcher. Over several ranks it is a cost a call and a cost a step, neither negative.
+is Python, autograd and the dispatcher. Over several ranks it is a cost a call and a cost a step, neither negative, and
+the share of their cold time that operators take in a step, where they find some operands in the cache.
 """
 
 from __future__ import annotations
@@ -12,12 +13,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import nnls
+from scipy.optimize import lsq_linear, nnls
 
 from bench.lone_rank import LoneJob, stepping
 from grok1.distributed.rendezvous import Rendezvous
 
 _WARM_UP = 2
+_LEAST_SHARE = 0.4  # of cold time
+_FEWEST_FOR_SHARE = 4  # ranks
+_UNITS = np.array([1.0, 1e-6, 1e-3])  # microseconds a call, milliseconds a step: so that all are alike in size
 
 
 @dataclass(frozen=True)
@@ -31,8 +35,9 @@ class HostSample:
 
 @dataclass(frozen=True)
 class HostCost:
-    """Seconds beside the operators, and the median of |log(step / what the two figures make of it)|."""
+    """Seconds beside the operators, and the median of |log(step / what the figures make of it)|."""
 
+    operator_share: float  # of the table's seconds that operators take in a step
     seconds_a_call: float
     seconds_a_step: float
     residual: float
@@ -53,7 +58,9 @@ def run_rank(job: LoneJob, where: Rendezvous, _emit: Callable[[object], None]) -
 
 
 def fitted(samples: Sequence[HostSample]) -> HostCost:
-    """The cost a call and a step that leave the least relative errors of the steps; one sample gives a call's alone.
+    """The costs and the share that leave the least relative errors of the steps.
+
+    Fewer than four samples leave the share at 1, and one gives the cost of a call alone.
 
     Raises:
         ValueError: there is no sample.
@@ -61,8 +68,14 @@ def fitted(samples: Sequence[HostSample]) -> HostCost:
     if not samples:
         raise ValueError("no rank's step was measured, so the host's cost is unknown; give at least one --recipe")
     steps = np.array([each.step_seconds for each in samples])
-    operators = np.array([each.operator_seconds for each in samples])
-    columns = np.array([[each.calls, float(len(samples) > 1)] for each in samples])
-    (a_call, a_step), _ = nnls(columns / steps[:, None], (steps - operators) / steps)
-    made = operators + columns @ np.array([a_call, a_step])
-    return HostCost(float(a_call), float(a_step), float(np.median(np.abs(np.log(steps / made)))))
+    columns = np.array([[each.operator_seconds, each.calls, float(len(samples) > 1)] for each in samples])
+    shares = columns / steps[:, None] * _UNITS
+    if len(samples) < _FEWEST_FOR_SHARE:
+        rest, _ = nnls(shares[:, 1:], np.maximum(0.0, 1.0 - shares[:, 0]))
+        found = np.array([1.0, *rest]) * _UNITS
+    else:
+        bounds = [_LEAST_SHARE, 0.0, 0.0], [1.0, np.inf, np.inf]
+        found = lsq_linear(shares, np.ones(len(samples)), bounds=bounds, tol=1e-12).x * _UNITS
+    share, a_call, a_step = found
+    residual = float(np.median(np.abs(np.log(steps / (columns @ found)))))
+    return HostCost(float(share), float(a_call), float(a_step), residual)

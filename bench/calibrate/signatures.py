@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from bench.ledger.count import component, settle
-from bench.ledger.extension import extended, extension
+from bench.ledger.extension import Extension, extended, extension
 from bench.plan.measured_device import CollectiveCalls, OperatorCalls, Shape, StepCounts
 from grok1.config.recipe import Recipe
 from grok1.config.stages import first_rank_of_stage
@@ -26,6 +26,7 @@ if TYPE_CHECKING:  # imports torch
     from collections.abc import Iterator
 
     from bench.ledger.meter import Call, Mark
+    from grok1.training.fake_step import FakeBatches
 
 _MOST_CHARACTERS = 400  # of a signature; longer ones end in a digest of the rest
 _MOST_SHOWN = 4  # tensors of a list
@@ -98,15 +99,20 @@ def look(recipe: Recipe, rank: int) -> tuple[StepCounts, dict[str, Example]]:
         step = extension(recipe, ranks.pipeline)
         for chunk in stepper.model:
             meter.watch(chunk)
-        short = settle(meter, stepper, batches, step.group)
-        meter.reset()
-        batches.num_micro_batches = step.run
-        stepper.run(0)
-        marks = meter.counts.forwards
-        moments = short, marks[-1 - step.forwards_a_group * bool(step.more)], marks[-1], meter.mark()
+        moments = _moments(meter, stepper, batches, step)
         calls = extended(step, *(moment.costs for moment in moments))
         moved = extended(step, *(moment.collectives for moment in moments))
         return _step_counts(ranks, meter.examples, calls, moved, sizes), meter.examples
+
+
+def _moments(meter: Any, stepper: Any, batches: FakeBatches, step: Extension) -> tuple[Any, Any, Any, Any]:
+    """What a short step took, and what had been taken at three moments of the one that gives a whole step."""
+    short = settle(meter, stepper, batches, step.group)
+    meter.reset()
+    batches.num_micro_batches = step.run
+    stepper.run(0)
+    marks = meter.counts.forwards
+    return short, marks[-1 - step.forwards_a_group * bool(step.more)], marks[-1], meter.mark()
 
 
 def _step_counts(ranks: Any, examples: dict[str, Example], calls: Any, moved: Any, sizes: dict[str, int]) -> StepCounts:

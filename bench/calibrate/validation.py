@@ -28,7 +28,7 @@ def _pair(axis: str) -> tuple[str, ...]:
     return (*ONE_RANK, "parallel.world_size=2", *((f"parallel.{axis}=2",) if axis else ()))
 
 
-# none of them is among bench.calibrate.profile.default_samples
+# none of them is among bench.calibrate.calibration.default_samples
 FEW_RANKS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("nano, 4 layers", "grok1-nano", (*ONE_RANK, _FOUR_LAYERS)),
     ("nano, micro-batch 2", "grok1-nano", (*ONE_RANK, "training.micro_batch=2")),

@@ -29,7 +29,7 @@ def calibrate_command(
     Operators are found by the dry run and timed one by one on one device, cold. Collectives are timed with all ranks
     alive. On a CPU all of it was executed; on CUDA never, and an NPU is refused.
     """
-    from bench.calibrate.profile import calibrate, default_samples, named_samples, progress
+    from bench.calibrate.calibration import calibrate, default_samples, named_samples, progress
     from bench.plan.device import write_device
     from bench.records.terminal import plain
 

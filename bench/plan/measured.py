@@ -76,6 +76,13 @@ class TimedCollective(Strict):
     residual: _Latency  # median of |log(measured / fitted)| over the sizes that were timed
 
 
+class Crowding(Strict):
+    """What ranks that run beside each other take more than alone: a run's step over its prediction without it."""
+
+    job_ranks: Annotated[int, Field(ge=2, le=65_536)]
+    factor: Annotated[float, Field(ge=0.1, le=20.0)]
+
+
 class Measured(Strict):
     """Tables of one device. What is not in them is computed from the profile's rates and efficiencies."""
 
@@ -85,3 +92,4 @@ class Measured(Strict):
     traffic: Annotated[list[TimedTraffic], Field(max_length=1000)] = []
     collectives: Annotated[list[TimedCollective], Field(max_length=1000)] = []
     operators: Annotated[list[TimedOperator], Field(max_length=20_000)] = []
+    crowding: Annotated[list[Crowding], Field(max_length=100)] = []

@@ -2,8 +2,8 @@
 
 What a rank does is counted, not run: operators by signature, collectives by group. Calls of a signature that was timed
 take what they took. Others are interpolated among the timed calls of their kind: a + b FLOPs + c bytes, none of them
-negative, so that more work never takes less. Where ranks share cores (R ranks on C < R), a step takes the sum of all
-ranks' seconds over C; else the slowest stage's, with the pipeline's bubble.
+negative, bent through the calls that were timed, and so that more work never takes less. Where ranks share cores (R
+ranks on C < R), a step takes the sum of all ranks' seconds over C, else the slowest stage's, with its bubble.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ import numpy.typing as npt
 from scipy.optimize import nnls
 
 from bench.plan.device import Device
-from bench.plan.measured import TimedCollective, TimedOperator
+from bench.plan.measured import Crowding, TimedCollective, TimedOperator
 
 _PASSES = ("forward", "backward", "recompute")  # what a micro-batch costs; all else is once a step
+_LEAST_SECONDS = 1e-12
 _FEWEST = 4  # timed calls of a kind, below which it is interpolated among all operators
 # several names of one exchange, as megatron's lines and the ledger call them
 _ALIKE = {
@@ -99,8 +100,8 @@ class OperatorTable:
         for each in timed:
             by_kind[each.kind].append(each)
             by_kind[_operator(each.kind)].append(each)
-        self._lines = {kind: line_of(each) for kind, each in by_kind.items() if len(each) >= _FEWEST}
-        self._any = line_of(timed)
+        self._curves = {kind: Curve(each) for kind, each in by_kind.items() if len(each) >= _FEWEST}
+        self._any = Curve(timed)
 
     def is_timed(self, signature: str) -> bool:
         """Whether this very signature was timed."""
@@ -113,8 +114,34 @@ class OperatorTable:
 
     def interpolated(self, kind: str, flops: int, num_bytes: int) -> float:
         """Of one call of that kind, by its work alone."""
-        line = self._lines.get(kind, self._lines.get(_operator(kind), self._any))
-        return float(line @ _columns(flops, num_bytes))
+        curve = self._curves.get(kind, self._curves.get(_operator(kind), self._any))
+        return curve.seconds(flops, num_bytes)
+
+
+class Curve:
+    """Seconds of calls of one kind by their work: their line, bent so that it passes through what was timed.
+
+    Along the line, times are made monotone: the mean of the highest so far and of the lowest to come, in logarithms.
+    Beyond what was timed, the line's own slope goes on.
+    """
+
+    def __init__(self, timed: Sequence[TimedOperator]) -> None:
+        self._line = line_of(timed)
+        along = np.array([self._along(each.flops, each.bytes) for each in timed])
+        seconds = np.log([each.seconds for each in timed])
+        self._x, place = np.unique(along, return_inverse=True)
+        means = np.bincount(place, seconds) / np.bincount(place)
+        lowest_to_come = np.minimum.accumulate(means[::-1])[::-1]
+        self._y = (np.maximum.accumulate(means) + lowest_to_come) / 2
+
+    def _along(self, flops: int, num_bytes: int) -> float:
+        return float(np.log(max(_LEAST_SECONDS, float(self._line @ _columns(flops, num_bytes)))))
+
+    def seconds(self, flops: int, num_bytes: int) -> float:
+        """Of one call with this work."""
+        along = self._along(flops, num_bytes)
+        beyond = along - min(max(along, self._x[0]), self._x[-1])
+        return float(np.exp(np.interp(along, self._x, self._y) + beyond))
 
 
 def line_of(timed: Iterable[TimedOperator]) -> npt.NDArray[np.float64]:
@@ -151,10 +178,21 @@ def predict_measured(counts: Sequence[StepCounts], shape: Shape, device: Device)
         terms = {term: value / cores for term, value in total.items()}
     else:
         terms = max((_in_turn(each, shape) for each in ranks), key=_seconds_of)
+    more = crowding_factor(measured.crowding if measured is not None else (), shape.world_size) - 1.0
+    terms = {**terms, "crowding": more * _seconds_of(terms)}
     operators = total["passes"] + total["once"]
     looked_up = total["looked up"] / operators if operators else 0.0
     shown = {term: value for term, value in terms.items() if term != "looked up"}
     return MeasuredPrediction(_seconds_of(terms), processor, shown, looked_up)
+
+
+def crowding_factor(rows: Sequence[Crowding], ranks: int) -> float:
+    """What a job of so many ranks takes more than the sum of its parts, between the jobs that were run; 1 of one."""
+    if not rows or ranks == 1:
+        return 1.0
+    by_ranks = sorted((each.job_ranks, each.factor) for each in rows)
+    sizes, factors = zip(*by_ranks, strict=True)
+    return float(np.exp(np.interp(np.log(ranks), np.log(sizes), np.log(factors))))
 
 
 def _seconds_of(terms: Mapping[str, float]) -> float:

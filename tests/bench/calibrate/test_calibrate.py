@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.calibrate import calibration
 from bench.calibrate.signatures import count_steps, job_shape
 from bench.ledger.count import count
 from bench.plan.device import load_device
@@ -37,10 +38,15 @@ def test_signatures_are_called_as_often_as_the_ledger_counts_operators() -> None
         assert (ours.rank, ours.stage, ours.ranks_alike) == (theirs.rank, theirs.stage, theirs.ranks_alike)
 
 
-@pytest.mark.ranks(16)
+@pytest.mark.ranks(2)
 @pytest.mark.slow
-@pytest.mark.timeout(600)
-def test_a_rank_is_calibrated_and_its_step_predicted(bench: Command, tmp_path: Path) -> None:
+@pytest.mark.timeout(300)
+def test_a_rank_is_calibrated_and_its_step_predicted(
+    bench: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair = calibration.crowd_jobs()[:1]
+    monkeypatch.setattr(calibration, "CPU_JOBS", (2,))
+    monkeypatch.setattr(calibration, "crowd_jobs", lambda: pair)
     path = tmp_path / "device.json"
     words = [word for change in ONE_RANK for word in ("--set", change)]
     code, out, err = bench(
@@ -48,10 +54,11 @@ def test_a_rank_is_calibrated_and_its_step_predicted(bench: Command, tmp_path: P
     )
     assert code == 0, err
     assert "operators" in out
-    assert "collectives among 16 ranks" in err
+    assert "collectives among 2 ranks" in err
     device = load_device(str(path))
     assert device.measured is not None
-    assert {each.job_ranks for each in device.measured.collectives} == {2, 16}
+    assert {each.job_ranks for each in device.measured.collectives} == {2}
+    assert [each.job_ranks for each in device.measured.crowding] == [2]
     recipe = load_recipe("grok1-nano", ONE_RANK)
     (counts,) = count_steps([recipe])
     found = predict_measured(counts, job_shape(recipe), device)

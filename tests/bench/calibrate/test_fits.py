@@ -53,17 +53,27 @@ def test_a_row_is_a_ranks_share_of_the_cores_and_a_transfer_is_half_of_a_swap() 
     assert alone.call_seconds == pytest.approx(1e-3, rel=0.01)
 
 
-def test_the_planted_cost_of_a_call_and_a_step_is_found() -> None:
-    samples = [HostSample(0.1 + calls * 5e-6 + 2e-3, 0.1, calls) for calls in (100, 1000, 5000)]
+@pytest.mark.parametrize("share", [0.6, 0.9])
+def test_the_planted_costs_and_share_are_found(share: float) -> None:
+    rows = [(0.1, 100), (0.02, 1000), (0.5, 5000), (0.05, 3000), (0.3, 300)]
+    samples = [HostSample(share * seconds + calls * 5e-6 + 2e-3, seconds, calls) for seconds, calls in rows]
     found = host_fitted(samples)
+    assert found.operator_share == pytest.approx(share, rel=1e-3)
+    assert found.seconds_a_call == pytest.approx(5e-6, rel=1e-2)
+    assert found.seconds_a_step == pytest.approx(2e-3, rel=1e-2)
+    assert found.residual < 1e-4
+
+
+def test_few_samples_leave_the_table_as_it_is() -> None:
+    found = host_fitted([HostSample(0.1 + 5e-3, 0.1, 1000)])
+    assert found.operator_share == pytest.approx(1.0)
     assert found.seconds_a_call == pytest.approx(5e-6, rel=1e-3)
-    assert found.seconds_a_step == pytest.approx(2e-3, rel=1e-3)
-    assert found.residual < 1e-6
+    assert found.seconds_a_step == pytest.approx(0.0, abs=1e-9)
 
 
 def test_operators_that_take_longer_than_the_step_leave_no_negative_cost() -> None:
     found = host_fitted([HostSample(1.0, 1.5, 100)])
-    assert (found.seconds_a_call, found.seconds_a_step) == (0.0, 0.0)
+    assert found.seconds_a_call == pytest.approx(0.0, abs=1e-9)
     with pytest.raises(ValueError, match="at least one --recipe"):
         host_fitted([])
 

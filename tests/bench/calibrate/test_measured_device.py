@@ -9,17 +9,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bench.calibrate.calibration import Findings, device_of, merged
 from bench.calibrate.collectives import CollectiveTime, lines
 from bench.calibrate.operators import OperatorTimes, Timed
-from bench.calibrate.profile import Findings, device_of, merged
 from bench.plan.device import Device, load_device, write_device
-from bench.plan.measured import TimedOperator
+from bench.plan.measured import Crowding, TimedOperator
 from bench.plan.measured_device import (
     CollectiveCalls,
+    Curve,
     OperatorCalls,
     OperatorTable,
     Shape,
     StepCounts,
+    crowding_factor,
     exchange_seconds,
     line_of,
     predict_measured,
@@ -87,6 +89,26 @@ def test_an_exchange_takes_its_line_and_one_that_was_not_timed_the_links() -> No
     )
 
 
+def test_crowding_lies_between_the_jobs_that_were_run() -> None:
+    rows = [Crowding(job_ranks=2, factor=1.1), Crowding(job_ranks=8, factor=1.4)]
+    assert crowding_factor(rows, 1) == 1.0
+    assert crowding_factor(rows, 2) == pytest.approx(1.1)
+    assert 1.1 < crowding_factor(rows, 4) < 1.4
+    assert crowding_factor(rows, 16) == pytest.approx(1.4)
+    assert crowding_factor((), 16) == 1.0
+
+
+def test_a_curve_passes_through_what_was_timed() -> None:
+    sizes = (10**3, 10**5, 10**7)
+    timed = [
+        TimedOperator(signature=str(size), kind="mul float32", flops=0, bytes=size, seconds=seconds)
+        for size, seconds in zip(sizes, (1e-6, 2e-5, 9e-3), strict=True)
+    ]
+    curve = Curve(timed)
+    for size, seconds in zip(sizes, (1e-6, 2e-5, 9e-3), strict=True):
+        assert curve.seconds(0, size) == pytest.approx(seconds, rel=1e-6)
+
+
 _WORK = st.integers(0, 10**12)
 
 
@@ -148,7 +170,7 @@ def test_a_profile_is_read_as_it_was_written(tmp_path: Path) -> None:
 def test_a_profile_that_cannot_be_read_is_refused_in_one_line(tmp_path: Path) -> None:
     path = tmp_path / "device.json"
     write_device(path, _device())
-    path.write_text(path.read_text().replace('"seconds": 0.01', '"seconds": -1.0'))
+    path.write_text(path.read_text().replace('"seconds": ', '"seconds": -', 1))
     with pytest.raises(ValueError, match="seconds") as refused:
         load_device(str(path))
     assert "\n" not in str(refused.value)

@@ -6,7 +6,7 @@ import statistics
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 
 import numpy as np
@@ -16,18 +16,28 @@ from scipy.optimize import nnls
 from bench.calibrate.collectives import CollectiveTime, cores_of, lines
 from bench.calibrate.host import HostCost, HostSample, fitted
 from bench.calibrate.operators import OperatorJob, OperatorTimes, Timed
+from bench.calibrate.signatures import count_steps, job_shape
 from bench.lone_rank import LoneJob
 from bench.plan.device import Device
-from bench.plan.measured import Measured, TimedAttention, TimedCollective, TimedOperator, TimedProduct, TimedTraffic
-from bench.plan.measured_device import OperatorTable
+from bench.plan.measured import (
+    Crowding,
+    Measured,
+    TimedAttention,
+    TimedCollective,
+    TimedOperator,
+    TimedProduct,
+    TimedTraffic,
+)
+from bench.plan.measured_device import OperatorTable, predict_measured
 from grok1.config.load import ONE_RANK, load_recipe
 from grok1.config.recipe import Recipe
 from grok1.config.stages import first_rank_of_stage
 from grok1.device.kind import Kind
 from grok1.distributed.launch import check_machine, launch, preload_in_ranks
+from grok1.training.job import prepare
 
 ENTRIES = {name: f"bench.calibrate.{name}:run_rank" for name in ("operators", "host", "collectives")}
-CPU_JOBS = (2, 16)  # ranks of the jobs in which collectives are timed: as many as cores, and many more
+CPU_JOBS = (2, 4, 8, 16)  # ranks of the jobs in which collectives are timed
 _ROUNDS = 7
 _SHARE_OF_OPERATORS = 0.5  # of the budget; steps and collectives take the rest
 _NOT_MEASURED = "not measured: the tables take its place, or nothing of it was run"
@@ -55,8 +65,15 @@ def default_samples(device: Kind) -> list[Sample]:
     """Ranks whose operators are of all sizes that this device is used for."""
     if device != "cpu":
         return [Sample(load_recipe("grok1-40b-tuned" if device == "cuda" else "grok1-40b"))]
-    stock = ("kernels.experts=sequential", "kernels.dispatch=megatron")
-    stock += ("kernels.cross_entropy=megatron", "kernels.linear=megatron")
+    stock = tuple(
+        f"kernels.{part}={choice}"
+        for part, choice in (
+            ("experts", "sequential"),
+            ("dispatch", "megatron"),
+            ("cross_entropy", "megatron"),
+            ("linear", "megatron"),
+        )
+    )
     tiny = load_recipe("grok1-tiny")
     alone = (
         ("grok1-nano", ()),
@@ -102,7 +119,29 @@ def calibrate(device: Kind, samples: Sequence[Sample], minutes: float, say: Say)
     for ranks in CPU_JOBS if device == "cpu" else ():
         say(f"collectives among {ranks} ranks")
         found.collectives += collectives(device, ranks)
-    return device_of(device, found)
+    profile = device_of(device, found)
+    return with_crowding(profile, crowd_jobs(), say) if device == "cpu" else profile
+
+
+def crowd_jobs() -> list[Recipe]:
+    """Jobs of several ranks that are run once, to see what ranks take more beside each other than alone."""
+    pair = ("parallel.world_size=2",)
+    four = ("parallel.world_size=4", "parallel.tensor=2", "parallel.expert_tensor=2")
+    return [load_recipe("grok1-nano", [*ONE_RANK, *words]) for words in (pair, four)] + [load_recipe("grok1-tiny")]
+
+
+def with_crowding(device: Device, jobs: Sequence[Recipe], say: Say) -> Device:
+    """The profile with each job's measured step over its predicted one, by number of ranks."""
+    measured = device.measured
+    assert measured is not None
+    rows = []
+    for recipe, counts in zip(jobs, count_steps(jobs), strict=True):
+        say(f"a run of {recipe.name} on {recipe.parallel.world_size} ranks")
+        predicted = predict_measured(counts, job_shape(recipe), device).step_seconds
+        taken = launch(prepare(recipe, _ROUNDS), recipe, "cpu", entry="bench.calibrate.observed:run_rank")
+        factor = statistics.median(taken["seconds"]) / predicted
+        rows.append(Crowding(job_ranks=recipe.parallel.world_size, factor=min(20.0, max(0.1, factor))))
+    return device.model_copy(update={"measured": measured.model_copy(update={"crowding": rows})})
 
 
 def collectives(device: Kind, ranks: int) -> list[TimedCollective]:
@@ -120,6 +159,7 @@ def device_of(kind: Kind, found: Findings, name: str = "") -> Device:
     """The profile that these findings make."""
     timed = merged([each for times in found.operators for each in times.timed])
     host = host_cost(found, timed)
+    timed = [replace(each, seconds=host.operator_share * each.seconds) for each in timed]
     products = [each for each in timed if each.product is not None]
     rates = [each.flops / each.seconds for each in products]
     peak = max(rates, default=1.0)
@@ -127,6 +167,7 @@ def device_of(kind: Kind, found: Findings, name: str = "") -> Device:
     chip = name or _processor(kind)
     when = datetime.now(timezone.utc).isoformat(timespec="seconds")
     source = f"measured on {chip}, {when}"
+    fit = f"operators take {host.operator_share:.2f} of their cold time; residual {host.residual:.3f}"
     pair = [each for each in found.collectives if each.operation == "all_gather_into_tensor" and each.ranks == 2]
     link, call = (pair[0].bytes_a_second, pair[0].call_seconds) if pair else (bandwidth, 0.0)
     unmeasured = {"value": 1.0, "source": _NOT_MEASURED}
@@ -151,7 +192,7 @@ def device_of(kind: Kind, found: Findings, name: str = "") -> Device:
         },
         "host": {
             "is_hidden": kind != "cpu",
-            "seconds_a_call": {"value": host.seconds_a_call, "source": f"{source}; residual {host.residual:.3f}"},
+            "seconds_a_call": {"value": host.seconds_a_call, "source": f"{source}; {fit}"},
             "seconds_a_step": {"value": host.seconds_a_step, "source": source},
         },
         "efficiency": {
