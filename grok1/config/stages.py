@@ -39,8 +39,20 @@ def micro_batch_group(parallel: Parallel) -> int:
 
 def first_rank_of_stage(parallel: Parallel, stage: int) -> int:
     """The lowest rank in a stage."""
-    between = 1 if parallel.order.endswith("pp-dp") else parallel.data
+    between = 1 if _stages_lie_inside(parallel) else parallel.data
     return stage * parallel.tensor * parallel.context * between
+
+
+def stage_and_replica(parallel: Parallel, place: int, replicas: int) -> tuple[int, int]:
+    """(stage, replica) of a place among so many replicas of every stage, in the order of ranks."""
+    if _stages_lie_inside(parallel):
+        return place % parallel.pipeline, place // parallel.pipeline
+    return place // replicas, place % replicas
+
+
+def _stages_lie_inside(parallel: Parallel) -> bool:
+    """Whether the stages of one replica have adjacent ranks, rather than the replicas of one stage."""
+    return parallel.order.endswith("pp-dp")
 
 
 def check_stages(model: Model, parallel: Parallel, num_micro_batches: int) -> None:
@@ -51,7 +63,7 @@ def check_stages(model: Model, parallel: Parallel, num_micro_batches: int) -> No
     _check_uneven(model.num_layers, parallel)
     if parallel.virtual_pipeline > 1:
         _check_interleaved(model.num_layers, parallel, num_micro_batches)
-    if parallel.order.endswith("pp-dp") and parallel.pipeline > 1 and parallel.data != parallel.expert_data:
+    if _stages_lie_inside(parallel) and parallel.pipeline > 1 and parallel.data != parallel.expert_data:
         raise ValueError(
             f"parallel.order {parallel.order} with {parallel.data} replicas of the dense weights and "
             f"{parallel.expert_data} of the experts: stages would hold other ranks for each; set "

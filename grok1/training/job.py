@@ -14,7 +14,7 @@ import numpy as np
 
 from grok1.config.recipe import Recipe
 from grok1.config.refusals import quoted
-from grok1.data.sample_corpus import SampleCorpus, cached_sample_corpus
+from grok1.data.sample_corpus import cached_sample_corpus
 from grok1.distributed.rendezvous import first_rank_here
 from grok1.megatron.dataset_helpers import build_dataset_helpers
 from grok1.weights.folder import StoredCheckpoint, check_changeable
@@ -118,29 +118,10 @@ def prepare(
     from grok1.data.sample_index import index_folders
     from grok1.data.split import training_share
 
-    if num_steps < 1:
-        raise ValueError(f"--steps {num_steps} is not positive; give at least 1")
-    if not shared_storage and (save or load):
-        raise ValueError("--save and --load need a disk that all nodes share; drop --no-shared-storage, or them")
-    if recipe.training.reuse_fp32_parameters and (save or load):
-        raise ValueError(
-            "training.reuse_fp32_parameters with --save or --load: a checkpoint would lose the lower halves of the "
-            "fp32 weights, and a resumed run drift from the one that never stopped; set it to false, or leave them out"
-        )
-    if tokenizer is not None and data is None:
-        raise ValueError(
-            f"--tokenizer {tokenizer} without --data: the sample corpus has its own; give both, or neither"
-        )
+    _check_asked(recipe, num_steps, shared_storage, keeps=bool(save or load))
     build_dataset_helpers()
     stored = _loadable(load, recipe, allowed_changes)
-    if data is None:
-        data, tokenizer = _sample(recipe, tokenizer)
-    if tokenizer is None:
-        raise ValueError(f"--data {data} needs --tokenizer PATH: the tokenizer that made it")
-    if not tokenizer.exists():
-        raise ValueError(
-            f"tokenizer {tokenizer} does not exist; give a tokenizer.model file or a folder that holds one"
-        )
+    data, tokenizer = _data_and_tokenizer(recipe, data, tokenizer)
     words = _checked_tokenizer(tokenizer, recipe)
     _check_token_ids(data, check_indexed(data).dtype, recipe.model.vocab_size)
     training_share(recipe, data)
@@ -167,18 +148,39 @@ def prepare(
     )
 
 
-def _sample(recipe: Recipe, tokenizer: Path | None) -> SampleCorpus:
-    """The sample corpus, where neither data nor a tokenizer was given."""
-    if tokenizer is not None:
+def _check_asked(recipe: Recipe, num_steps: int, shared_storage: bool, keeps: bool) -> None:
+    """Refuse a job of no steps, and what does not go with checkpoints, which one that `keeps` saves or loads."""
+    if num_steps < 1:
+        raise ValueError(f"--steps {num_steps} is not positive; give at least 1")
+    if not shared_storage and keeps:
+        raise ValueError("--save and --load need a disk that all nodes share; drop --no-shared-storage, or them")
+    if recipe.training.reuse_fp32_parameters and keeps:
         raise ValueError(
-            f"--tokenizer {tokenizer} without --data: the sample corpus has its own; give both, or neither"
+            "training.reuse_fp32_parameters with --save or --load: a checkpoint would lose the lower halves of the "
+            "fp32 weights, and a resumed run drift from the one that never stopped; set it to false, or leave them out"
         )
-    if recipe.data.tokenizer_type != "SentencePiece":
+
+
+def _data_and_tokenizer(recipe: Recipe, data: Path | None, tokenizer: Path | None) -> tuple[Path, Path]:
+    """(prefix of the corpus, tokenizer), both of the sample corpus where no data are given."""
+    if data is None:
+        if tokenizer is not None:
+            raise ValueError(
+                f"--tokenizer {tokenizer} without --data: the sample corpus has its own; give both, or neither"
+            )
+        if recipe.data.tokenizer_type != "SentencePiece":
+            raise ValueError(
+                f"recipe {recipe.name} has no sample corpus: give --data PREFIX and --tokenizer PATH, "
+                "made with `grok1 preprocess`"
+            )
+        data, tokenizer = cached_sample_corpus(recipe)
+    if tokenizer is None:
+        raise ValueError(f"--data {data} needs --tokenizer PATH: the tokenizer that made it")
+    if not tokenizer.exists():
         raise ValueError(
-            f"recipe {recipe.name} has no sample corpus: give --data PREFIX and --tokenizer PATH, "
-            "made with `grok1 preprocess`"
+            f"tokenizer {tokenizer} does not exist; give a tokenizer.model file or a folder that holds one"
         )
-    return cached_sample_corpus(recipe)
+    return data, tokenizer
 
 
 def _loadable(load: Path | None, recipe: Recipe, allowed_changes: Sequence[str]) -> StoredCheckpoint | None:

@@ -7,7 +7,14 @@ import pytest
 from grok1.config.load import ONE_RANK, load_recipe
 from grok1.config.recipe import Recipe
 from grok1.config.refusals import RecipeError
-from grok1.config.stages import chunk_layers, chunks_in_flight, first_rank_of_stage, stage_layers
+from grok1.config.sections import Parallel
+from grok1.config.stages import (
+    chunk_layers,
+    chunks_in_flight,
+    first_rank_of_stage,
+    stage_and_replica,
+    stage_layers,
+)
 
 PIPELINED = (*ONE_RANK, "training.global_batch=12")
 
@@ -106,3 +113,13 @@ def test_a_middle_stage_holds_neither_embedding_nor_head() -> None:
     ends = ("parallel.first_stage_layers=1", "parallel.last_stage_layers=1")
     small, large = (staged(3, 5, *ends, f"model.vocab_size={size}") for size in (512, 1024))
     assert small.parameters_per_rank() == large.parameters_per_rank()
+
+
+@pytest.mark.parametrize("order", ["tp-cp-ep-dp-pp", "tp-cp-ep-pp-dp"])
+def test_the_first_rank_of_a_stage_lies_in_it_and_none_before_it_does(order: str) -> None:
+    sizes = {"world_size": 48, "tensor": 2, "expert_tensor": 2, "context": 2, "expert": 2, "pipeline": 3}
+    parallel = Parallel.model_validate({**sizes, "order": order})
+    stages = [stage_and_replica(parallel, rank // 4, parallel.data) for rank in range(48)]
+    for stage in range(3):
+        assert next(rank for rank, at in enumerate(stages) if at == (stage, 0)) == first_rank_of_stage(parallel, stage)
+    assert sorted(stages) == sorted((stage, replica) for stage in range(3) for replica in range(4) for _ in range(4))

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from grok1.config.load import load_recipe
 from grok1.training import step
@@ -26,7 +27,8 @@ def stepper(patch: pytest.MonkeyPatch, *changes: str, sums: dict[str, float] | N
     tracked = {name: {"values": torch.full((3,), value)} for name, value in (sums or {}).items()}
     patch.setattr(step, "aux_loss_sums", lambda: tracked)
     patch.setattr(step, "clear_aux_losses_tracker", tracked.clear)
-    patch.setattr(step.dist, "all_reduce", lambda _tensor: None)
+    patch.setattr(dist, "all_reduce", lambda _tensor: None)
+    made.tracked = tracked
     return made
 
 
@@ -38,7 +40,7 @@ def test_losses_are_means_over_routers_and_the_z_loss_over_the_ranks_of_a_sequen
     made = stepper(monkeypatch, "model.z_loss_coefficient=0.001", sums=sums)
     found = made.reduce_losses([torch.tensor(5.0), torch.tensor(7.0)])
     assert found == pytest.approx((6.0, 36 / 6, 36 / 6 / 4))
-    assert step.aux_loss_sums() == {}, "the next step begins with none"
+    assert made.tracked == {}, "the next step begins with none"
     assert stepper(monkeypatch, sums={"z_loss": 12.0}).reduce_losses([torch.tensor(5.0)])[2] is None
 
 
