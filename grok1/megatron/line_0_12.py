@@ -43,7 +43,7 @@ PATCHES = (
     patches.run_nothing_that_a_checkpoint_holds,
     patches.quantize_nothing,
     patches.drop_the_last_tokens,
-    patches.forget_whose_the_embeddings_were,
+    patches.forget_the_job_that_is_left,
     patches.keep_torchs_generator,
     patches.move_splits_from_a_cpu,
 )

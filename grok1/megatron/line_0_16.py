@@ -39,7 +39,7 @@ PATCHES = (
     patches.run_nothing_that_a_checkpoint_holds,
     patches.name_the_gemm_that_is_missing,
     patches.drop_the_last_tokens_of_a_map,
-    patches.forget_whose_the_embeddings_were,
+    patches.forget_the_job_that_is_left,
     patches.recompute_outputs_without_fp8,
     patches.keep_torchs_generator,
     patches.move_splits_from_a_cpu,

@@ -254,18 +254,21 @@ def ask_for_no_rank_outside_a_job() -> None:
     _rank_utils.safe_get_rank = rank
 
 
-def forget_whose_the_embeddings_were() -> None:
-    """parallel_state.destroy_model_parallel: forget which ranks had the embedding, which it leaves (0.12, 0.16, 0.19).
+def forget_the_job_that_is_left() -> None:
+    """parallel_state.destroy_model_parallel: forget what it leaves of a job (0.12, 0.16, 0.19).
 
-    A process that joins another job would else take itself for one of them, and ask for a group that it is not in.
+    That is which ranks had the embedding: a process that joins another job would else take itself for one of them, and
+    ask for a group that it is not in. And the scale of the auxiliary losses, a tensor that the first step makes.
     """
     from megatron.core import parallel_state
+    from megatron.core.transformer.moe.moe_utils import MoEAuxLossAutoScaler
 
     original: Callable[[], None] = parallel_state.destroy_model_parallel
 
     def destroy() -> None:
         original()
         parallel_state._EMBEDDING_GLOBAL_RANKS = parallel_state._POSITION_EMBEDDING_GLOBAL_RANKS = None
+        MoEAuxLossAutoScaler.main_loss_backward_scale = None
 
     parallel_state.destroy_model_parallel = destroy
 

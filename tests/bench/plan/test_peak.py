@@ -28,7 +28,6 @@ def places_of(name: str, *overrides: str) -> Places:
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_the_bound_of_stored_ledgers_is_close(name: str) -> None:
-    """From a third rank on, a ledger lacks 4 bytes (see test_memory)."""
     bound = peak(places_of(name)).total
     for rank in read_ledger(FOLDER / f"{name}.json").ranks:
         slack = int(bound[rank.stage]) - rank.memory.peak_bytes
