@@ -102,7 +102,7 @@ def term_of(exchange: Exchange) -> str:
     """Which term an exchange belongs to."""
     if exchange.per == "step":
         return "data"
-    if exchange.group.startswith("pipeline"):
+    if exchange.phase == "pipeline":  # of two interleaved stages, one direction goes over the whole job's group
         return "pipeline"
     if "expert" in exchange.group:
         return "expert"

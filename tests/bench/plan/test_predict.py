@@ -209,17 +209,18 @@ def test_timed_operators_are_believed_at_the_shapes_that_were_timed():
 
 
 @pytest.mark.parametrize(
-    ("group", "per", "term"),
+    ("phase", "group", "term"),
     [
-        ("tensor", "micro_batch", "tensor"), ("tensor x context", "micro_batch", "tensor"),
-        ("expert", "micro_batch", "expert"), ("expert-tensor", "micro_batch", "expert"),
-        ("expert-tensor x expert", "micro_batch", "expert"), ("context", "micro_batch", "context"),
-        ("pipeline", "micro_batch", "pipeline"), ("expert-data", "step", "data"), ("world", "step", "data"),
+        ("forward", "tensor", "tensor"), ("recompute", "tensor x context", "tensor"),
+        ("forward", "expert", "expert"), ("backward", "expert-tensor", "expert"),
+        ("forward", "expert-tensor x expert", "expert"), ("forward", "context", "context"),
+        ("pipeline", "pipeline", "pipeline"), ("pipeline", "world", "pipeline"),
     ],
 )  # fmt: skip
-def test_exchanges_belong_to_terms(group, per, term):
+def test_exchanges_belong_to_terms(phase, group, term):
     one = np.ones(1, np.int64)
-    assert term_of(Exchange("forward", group, "all_reduce", "float32", per, one, one, one, one)) == term
+    assert term_of(Exchange(phase, group, "all_reduce", "float32", "micro_batch", one, one, one, one)) == term
+    assert term_of(Exchange(phase, group, "all_reduce", "float32", "step", one, one, one, one)) == "data"
 
 
 def test_attention_by_hand():
