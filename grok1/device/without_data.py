@@ -29,7 +29,7 @@ def _fake_of_npus(fake_pg: Any) -> str:
             "fake_of_npus",
             lambda common_options, _options: fake_pg._create_fake_pg(common_options, None),
             extended_api=True,
-            devices=["cpu", "npu"],
+            devices=["cpu", torch._C._get_privateuse1_backend_name()],  # "npu", once torch_npu is imported
         )
     return "fake_of_npus"
 
