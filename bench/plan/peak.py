@@ -43,6 +43,7 @@ def peak(places: Places, skew: float | Floats = 1.0, reuses: bool = False) -> Pe
     sizes, held = sizes_of(places, skew), buffers(places)
     whole = kept(places, sizes)
     of_chunk, again = kept_of_chunk(places, sizes, whole)
+    again = again + _norms_again(places, sizes)
     flying = chunks_in_flight(places)
     ends = _ends(places, sizes)
     everything = flying * (of_chunk + ends) + _steady(places, sizes)
@@ -99,6 +100,12 @@ def _steady(places: Places, s: Sizes) -> Ints:
     remembered = places.layers * (s.t * model.num_experts * s.probability + _INT64 * s.P)
     batch = 4 * _INT64 * s.T * of.context
     return batch + maps + remembered + 4 * _FP32 * of.micro_batches + _INT64 * 2 * model.num_experts
+
+
+def _norms_again(places: Places, s: Sizes) -> Ints:
+    """Where norms are computed again: two outputs, which meet their gradients."""
+    has_norms = np.array(["layernorm" in each.modules for each in places.of.recomputes])
+    return np.asarray(2 * s.stream * has_norms[places.of.recompute])
 
 
 def _hidden(s: Sizes) -> Ints:
