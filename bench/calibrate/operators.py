@@ -112,7 +112,7 @@ def _operand_sets(examples: dict[str, Example]) -> tuple[dict[str, list[tuple[An
             each.func(*first[0], **first[1])
             sets[name] = [first]
         except (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError):
-            refused.append(name)
+            refused.append(name)  # it wants operands that were not made up: the curve of its kind stands for it
     held = sum(map(_set_bytes, sets.values()))
     wanted = min(_MOST_BYTES, int(1.2 * last_level_cache()), psutil.virtual_memory().available // 4)
     for _ in range(min(_MOST_SETS, -(-wanted // max(1, held))) - 1):

@@ -15,8 +15,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from bench.ledger.count import component, settle
-from bench.ledger.extension import Extension, extended, extension
+from bench.ledger.count import component
+from bench.ledger.extension import extended, extension
 from bench.plan.measured_device import CollectiveCalls, OperatorCalls, Shape, StepCounts
 from grok1.config.recipe import Recipe
 from grok1.config.stages import first_rank_of_stage
@@ -26,7 +26,6 @@ if TYPE_CHECKING:  # imports torch
     from collections.abc import Iterator
 
     from bench.ledger.meter import Call, Mark
-    from grok1.training.fake_step import FakeBatches
 
 _MOST_CHARACTERS = 400  # of a signature; longer ones end in a digest of the rest
 _MOST_SHOWN = 4  # tensors of a list
@@ -85,7 +84,7 @@ def _count_rank(job: tuple[Recipe, int, int]) -> StepCounts:
 
 def look(recipe: Recipe, rank: int) -> tuple[StepCounts, dict[str, Example]]:
     """What that rank does in a step, and an example of each signature. In a process that is no rank yet."""
-    from bench.ledger.count import _uncollected
+    from bench.ledger.count import _uncollected, step_moments
     from bench.ledger.marked_phases import MarkedPhases
     from grok1.distributed.groups import group_names
     from grok1.training.fake_step import Routing, fake_rank
@@ -97,22 +96,10 @@ def look(recipe: Recipe, rank: int) -> tuple[StepCounts, dict[str, Example]]:
         sizes = {name: 1 if group is None else group.size() for group, name in group_names().items()}
         sizes["world"] = recipe.parallel.world_size
         step = extension(recipe, ranks.pipeline)
-        for chunk in stepper.model:
-            meter.watch(chunk)
-        moments = _moments(meter, stepper, batches, step)
+        moments = step_moments(meter, stepper, batches, step)
         calls = extended(step, *(moment.costs for moment in moments))
         moved = extended(step, *(moment.collectives for moment in moments))
         return _step_counts(ranks, meter.examples, calls, moved, sizes), meter.examples
-
-
-def _moments(meter: Any, stepper: Any, batches: FakeBatches, step: Extension) -> tuple[Any, Any, Any, Any]:
-    """What a short step took, and what had been taken at three moments of the one that gives a whole step."""
-    short = settle(meter, stepper, batches, step.group)
-    meter.reset()
-    batches.num_micro_batches = step.run
-    stepper.run(0)
-    marks = meter.counts.forwards
-    return short, marks[-1 - step.forwards_a_group * bool(step.more)], marks[-1], meter.mark()
 
 
 def _step_counts(ranks: Any, examples: dict[str, Example], calls: Any, moved: Any, sizes: dict[str, int]) -> StepCounts:

@@ -93,18 +93,20 @@ def plan(
         print(said)
         return
     chosen = load_recipe(recipe, overrides or [])
+    if explain is not None and not show_fits:
+        profile = load_device(_device_of(device))
+        named = layout_named(explain, chosen, world_size or chosen.parallel.world_size)
+        print(_times(named, profile, level, anchor).explained(0))
+        if picture is None:  # which alone needs the other layouts
+            return
     asked = _Asked.of(memory_gib, device, communicator_mb)
     layouts = candidates(chosen, world_size or chosen.parallel.world_size, _named(axes))
     found = fits(layouts, asked.available, skew, buffer_mb=asked.buffer_mb)
     if show_fits:
         _show_fits(found, asked, top, exact, json_path)
         return
-    profile = load_device(_device_of(device))
-    times = _times(layouts, profile, level, anchor)
-    if explain is not None:
-        named = layout_named(explain, chosen, int(layouts.world_size[0]))
-        print(_times(named, profile, level, anchor).explained(0))
-    else:
+    times = _times(layouts, load_device(_device_of(device)), level, anchor)
+    if explain is None:
         _show_times(found, times, asked, top, json_path)
     if picture is not None:
         _draw(picture, found, times, asked)

@@ -129,12 +129,8 @@ def _uncollected() -> Iterator[None]:
 
 def rank_ledger(meter: Any, stepper: Any, batches: FakeBatches, ranks: Any, alike: int, step: Extension) -> RankLedger:
     """The ledger of a rank whose stepper was built under the meter: the step that `step` runs, extended by it."""
-    for chunk in stepper.model:
-        meter.watch(chunk)
-    short = settle(meter, stepper, batches, step.group)
-    ran = _run(meter, stepper, batches, step.run)
-    early, late = meter.counts.forwards[-1 - step.forwards_a_group * bool(step.more)], meter.counts.forwards[-1]
-    moments = short, early, late, ran
+    moments = step_moments(meter, stepper, batches, step)
+    _, early, late, _ = moments
     return RankLedger(
         rank=ranks.rank,
         stage=ranks.pipeline,
@@ -145,6 +141,16 @@ def rank_ledger(meter: Any, stepper: Any, batches: FakeBatches, ranks: Any, alik
         memory=_memory(meter, _more_alive(early, late, step)),
         timeline=_timeline(meter.counts.timeline),
     )
+
+
+def step_moments(meter: Any, stepper: Any, batches: FakeBatches, step: Extension) -> tuple[Any, Any, Any, Any]:
+    """What a short step took, and what had been taken at three moments of the one that gives a whole step."""
+    for chunk in stepper.model:
+        meter.watch(chunk)
+    short = settle(meter, stepper, batches, step.group)
+    ran = _run(meter, stepper, batches, step.run)
+    early, late = meter.counts.forwards[-1 - step.forwards_a_group * bool(step.more)], meter.counts.forwards[-1]
+    return short, early, late, ran
 
 
 def _run(meter: Any, stepper: Any, batches: FakeBatches, num_micro_batches: int) -> Any:
