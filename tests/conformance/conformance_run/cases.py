@@ -20,6 +20,11 @@ MEGATRONS_PARTS = (
     "kernels.linear=megatron",
 )
 _BF16 = "training.dtype=bf16"
+_SELECTIVE = "training.recompute=selective"
+_MODULES = 'training.recompute_modules=["{}"]'
+_STAGES_FIRST = "parallel.order=tp-cp-ep-pp-dp"
+_CAPACITY = ("training.expert_capacity_factor=1.0",)
+_OVERLAPPED = ("kernels.gradient_reduction=overlapped", "kernels.param_gather=overlapped")
 _NOT_SPLIT = ONE_RANK[1:]  # but for replicas
 
 
@@ -32,6 +37,7 @@ class Case:
     recipe: str = "grok1-nano"
     on_the_cpu: tuple[str, ...] = ()  # other changes for the CPU, in place of what only an NPU has
     kernels: frozenset[str] = frozenset()  # of the stand-in, beside those of every case
+    attends_by_operators: bool = False  # torch's, where the fused kernel has no place
     pads_buffers: bool = False  # to an even number of elements a rank, which the CPU does not
     joins_exchanges: bool = False  # collectives of tensor ranks run inside products, where nobody counts them
 
@@ -88,8 +94,13 @@ TWO_RANKS = (
         kernels=frozenset({"npu_rms_norm"}),
     ),
 )
-_TENSOR_AND_REPLICAS = ("parallel.world_size=4", *_NOT_SPLIT, "parallel.tensor=2", "parallel.expert_tensor=2")
+_TWO_TENSOR = ("parallel.tensor=2", "parallel.expert_tensor=2")
+_TENSOR_AND_REPLICAS = ("parallel.world_size=4", *_NOT_SPLIT, *_TWO_TENSOR)
 _TWO_STAGES = (*_TENSOR_AND_REPLICAS, "parallel.pipeline=2")
+_STAGES_AND_REPLICAS = ("parallel.world_size=4", *_NOT_SPLIT, "parallel.pipeline=2", "parallel.expert=2")
+_TENSOR_STAGES = ("parallel.world_size=4", *_NOT_SPLIT, "parallel.pipeline=2", *_TWO_TENSOR)
+_CONTEXT = (*_TENSOR_AND_REPLICAS, "parallel.context=2")
+_EXPERTS_AND_REPLICAS = ("parallel.world_size=4", *_NOT_SPLIT, "parallel.expert=2")
 FOUR_RANKS = (
     Case("tensor", ("parallel.world_size=4", *_NOT_SPLIT, "parallel.tensor=4", "parallel.expert_tensor=4")),
     Case("tensor-replicas", (*_TENSOR_AND_REPLICAS, *MEGATRONS_PARTS)),
@@ -123,6 +134,32 @@ FOUR_RANKS = (
         on_the_cpu=("training.reuse_fp32_parameters=false",),
         pads_buffers=True,
     ),
+    Case("interleaved", (*_STAGES_AND_REPLICAS, "model.num_layers=4", "parallel.virtual_pipeline=2")),
+    Case("uneven-stages", (*_TENSOR_STAGES, "model.num_layers=3", "parallel.first_stage_layers=1", _STAGES_FIRST)),
+    Case("context", _CONTEXT, attends_by_operators=True),
+    Case("context-of-heads", (*_CONTEXT, "parallel.context_exchange=a2a", *MEGATRONS_PARTS), attends_by_operators=True),
+    Case("context-capped", (*_CONTEXT, "model.attention_logit_cap=30"), attends_by_operators=True),
+    Case("recompute-parts", (*_TENSOR_AND_REPLICAS, _SELECTIVE, _MODULES.format('core_attn", "layernorm'))),
+    Case("recompute-experts", (*_TENSOR_AND_REPLICAS, _SELECTIVE, _MODULES.format("moe"))),
+    Case(
+        "recompute-activation",
+        (
+            *_EXPERTS_AND_REPLICAS,
+            _BF16,
+            *MEGATRONS_PARTS,
+            "kernels.experts=grouped",
+            _SELECTIVE,
+            _MODULES.format("moe_act"),
+        ),
+        on_the_cpu=("kernels.experts=sequential", _MODULES.format("core_attn")),
+        kernels=frozenset({"npu_gmm", "npu_gmm_backward"}),
+    ),
+    Case("recompute-block", (*_TENSOR_AND_REPLICAS, "training.recompute=full", "training.recompute_method=block")),
+    Case("dropping", (*_EXPERTS_AND_REPLICAS, *_CAPACITY, *MEGATRONS_PARTS)),
+    Case("dropping-padded", (*_EXPERTS_AND_REPLICAS, *_CAPACITY, "training.pad_to_capacity=true", *MEGATRONS_PARTS)),
+    Case("z-loss", (*_EXPERTS_AND_REPLICAS, "model.z_loss_coefficient=0.001")),
+    Case("drawn-routes", (*_EXPERTS_AND_REPLICAS, "training.routing=random")),
+    Case("overlapped-gather", (*_EXPERTS_AND_REPLICAS, *_OVERLAPPED)),
 )
 SIXTEEN_RANKS = (
     Case("nano"),

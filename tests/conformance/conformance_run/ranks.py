@@ -20,6 +20,7 @@ from grok1.distributed.rendezvous import Rendezvous
 from grok1.training.assembly import build_stepper, joined_with_data
 from grok1.training.job import Job
 from grok1.training.step import Stepper, StepResult
+from grok1.weights.sharding import gather_weights
 
 # operations of torch's that an older name also gives
 _SAME = {"_all_gather_base": "all_gather_into_tensor", "_reduce_scatter_base": "reduce_scatter_tensor"}
@@ -44,7 +45,11 @@ def _run_case(recipe: Recipe, plan: Plan, where: Rendezvous, emit: Callable[[obj
         results, differing = [], []
         for step in range(plan.num_steps):
             results.append(stepper.run(step))
-            differing.append(_differing_replicas(stepper, ranks))
+            is_last = step + 1 == plan.num_steps
+            if is_last:
+                gather_weights(stepper.model)
+            are_whole = is_last or recipe.kernels.param_gather == "at_end"  # else the next forward gathers them
+            differing.append(_differing_replicas(stepper, ranks) if are_whole else [])
         figures = {
             "losses": [each.metrics.loss for each in results],
             "aux_losses": [each.metrics.aux_loss for each in results],

@@ -47,6 +47,7 @@ def _moved(function: Callable[..., Any]) -> Callable[..., Any]:
         for name in _KEYWORDS:
             if name in kwargs:
                 kwargs[name] = _on_the_cpu(kwargs[name], replace_int=True)
+        kwargs.pop("pin_memory", None)  # pages stay where they are: without a device's allocator torch pins none
         return function(*(_on_the_cpu(each, replace_int) for each in args), **kwargs)
 
     return call
