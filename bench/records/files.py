@@ -19,8 +19,13 @@ def files_at(path: Path) -> list[Path]:
 
 
 def file_name(record: Record) -> str:
-    """A name for the record's file that no case can turn into a path elsewhere."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", record.case).strip(".-")[:100] + f"-{record.id}.json"
+    """A name for the record's file."""
+    return name_of_run(record.case, record.id)
+
+
+def name_of_run(case: str, record_id: str) -> str:
+    """The name of a run's record, which no case can turn into a path elsewhere."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", case).strip(".-")[:100] + f"-{record_id}.json"
 
 
 def read_records(paths: Sequence[Path]) -> list[tuple[Path, Record]]:

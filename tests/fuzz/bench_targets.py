@@ -162,14 +162,15 @@ def _histories() -> list[bytes]:
 
 
 def _read_history(raw: bytes, folder: Path) -> str:
-    from bench.commands.history import _row, _title, described, warnings
+    from bench.commands.history import _row
     from bench.history.change_points import change_points
     from bench.history.store import append, read, series_of
+    from bench.history.words import described, title, warnings
 
     path = as_file(folder, "history.jsonl", raw)
     shown = []
     for series in series_of(read(path)):
-        shown += [_title(series), *(" ".join(_row(entry)) for entry in series)]
+        shown += [title(series), *(" ".join(_row(entry)) for entry in series)]
         points = change_points(series)
         shown += [*(described(series, point) for point in points), *warnings(series, points)]
     append(path, [_record()])
