@@ -66,4 +66,4 @@ def table(
 
 
 def _kind(is_number: bool, is_words: bool) -> str:
-    return ' class="n"' if is_number else ' class="w"' if is_words else ""
+    return ' class="n"' if is_number else ' class="long"' if is_words else ""

@@ -31,7 +31,8 @@ def place(series: Sequence[Entry]) -> str:
 def summary(series: Sequence[Entry], points: Sequence[ChangePoint]) -> str:
     """How many runs, and how many changes were found in them."""
     if len(series) < 2 * LEAST_RUNS:
-        return f"{len(series)} runs are too few to find a change; at least {2 * LEAST_RUNS} are needed"
+        count = f"{len(series)} runs are" if len(series) > 1 else "1 run is"
+        return f"{count} too few to find a change; at least {2 * LEAST_RUNS} are needed"
     return f"{len(series)} runs, {len(points) or 'no'} change{'s' * (len(points) != 1)} of the step's time"
 
 

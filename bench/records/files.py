@@ -19,13 +19,13 @@ def files_at(path: Path) -> list[Path]:
 
 
 def file_name(record: Record) -> str:
-    """A name for the record's file."""
-    return name_of_run(record.case, record.id)
+    """A name for the record's file that no case can turn into a path elsewhere."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", record.case).strip(".-")[:100] + f"-{record.id}.json"
 
 
-def name_of_run(case: str, record_id: str) -> str:
-    """The name of a run's record, which no case can turn into a path elsewhere."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", case).strip(".-")[:100] + f"-{record_id}.json"
+def names_by_run(folder: Path) -> dict[str, str]:
+    """The names of the files in a folder by the run's id, with which the name of a record's file ends."""
+    return {path.stem.rpartition("-")[2]: path.name for path in sorted(folder.glob("*.json"))}
 
 
 def read_records(paths: Sequence[Path]) -> list[tuple[Path, Record]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from bench.history.store import Entry
-from bench.records.files import name_of_run
+from bench.records.files import names_by_run
 from reports.history import pages
 from reports.history.series import SHOWN_POINTS, by_case, case_page, points_page
 from reports.history.tables import RecordAddress
@@ -47,11 +47,11 @@ def site_of(found: Sequence[Sequence[Entry]], records: RecordAddress) -> dict[st
 
 
 def _addresses(output: Path, records: Path) -> RecordAddress:
-    there = {path.name for path in records.glob("*.json")} if records.is_dir() else set()
+    there = names_by_run(records)
     folder = quote(Path(os.path.relpath(records.resolve(), output.resolve())).as_posix())
 
     def address(entry: Entry) -> str | None:
-        name = name_of_run(entry.case, entry.record_id)
-        return f"{folder}/{quote(name)}" if name in there else None
+        name = there.get(entry.record_id)
+        return None if name is None else f"{folder}/{quote(name)}"
 
     return address

@@ -8,8 +8,8 @@ from bench.history.change_points import LEAST_RUNS
 from bench.history.words import between, commit_name, hints, place, summary, told_size
 from reports.formats import rate
 from reports.history import tables
+from reports.history.frame import page
 from reports.history.series import SHOWN_POINTS, Series, case_page, points_page
-from reports.history.shell import page
 from reports.history.spark import spark
 from reports.history.tables import RecordAddress
 from reports.history.trend import trend

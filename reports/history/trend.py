@@ -103,7 +103,8 @@ def _changes(changes: Sequence[ChangePoint], across: _Across) -> list[str]:
     found = []
     for change in changes:
         x = across(change.at)
-        found.append(f'<line class="change" x1="{x:.2f}%" x2="{x:.2f}%" y1="0%" y2="100%"/>')
+        kind = "change" if change.percent > 0 else "change better"
+        found.append(f'<line class="{kind}" x1="{x:.2f}%" x2="{x:.2f}%" y1="0%" y2="100%"/>')
         if change in named:
             side = 'dx="-4" text-anchor="end"' if x > _RIGHT_EDGE else 'dx="4"'
             found.append(f'<text x="{x:.2f}%" y="-5" {side}>{told_size(change)}</text>')
