@@ -16,6 +16,7 @@ ABSENT = "–"
 _NAMES = "ABCDEFGH"
 MAX_SIDES = len(_NAMES)
 _MAX_ROWS = 60
+_SHA_LETTERS = 12
 
 
 @dataclass(frozen=True)
@@ -37,20 +38,20 @@ def sides_of(runs: Iterable[Measured]) -> list[Side]:
 
 def facts_of(record: Record) -> dict[str, str]:
     """All that is stated before a run begins, which makes it another run than others."""
-    layout, host = record.layout, record.host
-    dirty = ", with uncommitted changes" * bool(record.commit.dirty)
+    host, resolved = record.host, flatten("", record.recipe.resolved)
+    commit = "not a git checkout" if record.commit.sha is None else record.commit.sha[:_SHA_LETTERS]
     told = {
-        "commit": f"{record.commit.sha or 'not a git checkout'}{dirty}",
+        "commit": commit + ", with uncommitted changes" * bool(record.commit.dirty),
+        **{f"software: {name}": version for name, version in sorted(record.software.items())},
+        "device": f"{record.device.kind}, {record.device.name}, {record.device.dtype}",
+        "host": ABSENT if host is None else f"{host.cpu_name}, {host.cores} cores, {gibibytes(host.memory_bytes)} GiB",
+        "machine": ABSENT if record.session is None else record.session.machine,
         "recipe": record.recipe.name,
-        **{f"recipe: {name}": str(value) for name, value in flatten("", record.recipe.resolved)},
-        **{f"layout: {name}": str(size) for name, size in layout.model_dump().items()},
+        **{f"layout: {name}": str(size) for name, size in record.layout.model_dump().items()},
         "tokens a step": f"{record.work.tokens_per_step:,}",
         "model FLOP a step": f"{record.work.model_flops_per_step:.4g}",
         "ran": told_tier(record.lone_rank),
-        "device": f"{record.device.kind}, {record.device.name}, {record.device.dtype}",
-        "machine": ABSENT if record.session is None else record.session.machine,
-        "host": ABSENT if host is None else f"{host.cpu_name}, {host.cores} cores, {gibibytes(host.memory_bytes)} GiB",
-        **{f"software: {name}": version for name, version in sorted(record.software.items())},
+        **{f"value: {name}": str(value) for name, value in resolved if name != "name"},
         **{f"environment: {name}": value for name, value in sorted(record.environment.items())},
     }
     return told if record.source is None else told | {"source": record.source}

@@ -49,7 +49,7 @@ def test_what_differs_stands_before_the_figures_and_what_is_equal_is_folded() ->
         ({"commit": {"dirty": True}}, "commit"),
         (
             {"recipe": {"hash": "f" * 12, "resolved": {"training": {"global_batch": 64}}}},
-            "recipe: training.global_batch",
+            "value: training.global_batch",
         ),
         ({"device": {"name": "another"}}, "device"),
         ({"session": {"machine": "b" * 16, "boot": None, "day": "2025-01-31", "job": None}}, "machine"),

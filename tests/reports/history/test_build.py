@@ -15,7 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 from bench.__main__ import app
-from bench.history.store import Entry, entry_of, series_of
+from bench.history.store import Entry, entry_of, read, series_of
 from bench.records.record import Session
 from bench.synthetic import build_synthetic_record
 from reports.history import pages
@@ -150,6 +150,14 @@ def test_a_change_names_its_commits_and_the_versions_that_changed_with_it() -> N
     assert re.search(r"(9|10)\.\d % slower", text)
     assert "after commit 000000000000, by 000000000000" in text
     assert "torch 2.7 to 2.8" in text
+
+
+def test_lines_from_before_versions_were_kept_are_shown_without(tmp_path: Path) -> None:
+    file = tmp_path / "history.jsonl"
+    lines = [run.model_dump_json(by_alias=True, exclude={"software"}) + "\n" for run in history([(3, 1.0)])]
+    file.write_text("".join(lines))
+    assert "software" not in lines[0]
+    assert "Versions that ran" not in Page(site(read(file))[case_page("grok1-40b")]).text
 
 
 def test_one_run_is_a_page_too(many: dict[str, Page]) -> None:
