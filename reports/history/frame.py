@@ -51,7 +51,12 @@ figcaption, .units, .left, .right, .dates { color: var(--muted); font-size: .8re
   .cards th, .cards td { display: flex; gap: .6rem; padding: .1rem 0; border: 0; white-space: normal; }
   .cards td.n { text-align: left; }
   .cards tbody th { font-weight: 700; max-width: none; overflow-wrap: anywhere; }
+  .cards td.long { max-width: none; }
   .cards td::before { content: attr(data-name); flex: 0 0 6.5rem; color: var(--muted); }
+}
+@media (min-width: 40rem) and (max-width: 60rem) {
+  .cards tr { display: grid; grid-template-columns: 1fr 1fr; column-gap: 1rem; }
+  .cards tbody th { grid-column: 1 / -1; }
 }
 """
 )
