@@ -35,6 +35,7 @@ from reports.tables.figures import figures
 from reports.tables.overview import overview, verdict_word
 from reports.tables.provenance import provenance, resolved_recipe
 from reports.tables.runs import runs
+from reports.tables.side_by_side import side_by_side
 
 REPORT_NAME = "report.md"
 _MAX_CASES_WITH_PLOTS = 12
@@ -129,7 +130,7 @@ def _render(
         parts.append(listed + more(len(unsettled), _MAX_SENTENCES))
     if cases:
         changes = [comparison.change_of_speed(case.verdict) for case in cases]
-        parts += [overview(cases, changes), _LEGEND]
+        parts += [overview(cases, changes), _LEGEND, *side_by_side(cases)]
     if shown is not None and len(cases) > _MAX_CASES_WITH_PLOTS:
         parts.append(f"Only the first {_MAX_CASES_WITH_PLOTS} cases have plots: report on fewer to see the others'.")
     for index, case in enumerate(cases):
@@ -267,7 +268,7 @@ def _image(index: int, name: str) -> str:
 
 def _plot_name(index: int, name: str) -> str:
     """Plain numbers, as a record's own words have no place in a path."""
-    return f"plot-{index + 1}-{name}.png"
+    return f"plot-{index + 1}-{name}.svg"
 
 
 def _append_summary(path: Path, report: str) -> None:
