@@ -29,12 +29,11 @@ def as_junit(verdicts: Sequence[Verdict], require_baseline: bool) -> bytes:
     A case without an answer fails too where `require_baseline` asks for one.
     """
     outcomes = [_outcome(verdict, require_baseline) for verdict in verdicts]
-    root = ElementTree.Element("testsuites", name=SUITE, **_counts(outcomes))
+    root = ElementTree.Element("testsuites", {"name": SUITE, **_counts(outcomes)})
     for verdict, outcome in zip(verdicts, outcomes, strict=True):
         name = _legal(verdict.case)
-        suite = ElementTree.SubElement(
-            root, "testsuite", name=name, **_counts([outcome]), skipped=str(int(outcome == "skipped"))
-        )
+        counts = {**_counts([outcome]), "skipped": str(int(outcome == "skipped"))}
+        suite = ElementTree.SubElement(root, "testsuite", {"name": name, **counts})
         properties = ElementTree.SubElement(suite, "properties")
         for key, value in properties_of(verdict).items():
             ElementTree.SubElement(properties, "property", name=key, value=_legal(value))
@@ -49,7 +48,7 @@ def as_junit(verdicts: Sequence[Verdict], require_baseline: bool) -> bytes:
 
 def properties_of(verdict: Verdict) -> dict[str, str]:
     """What a JUnit file says of a case in numbers, by name: medians over its runs, and the change of a step."""
-    found = {"verdict": verdict.state}
+    found: dict[str, str] = {"verdict": verdict.state}
     if verdict.measured is not None:
         measured = verdict.measured
         found |= {RATE: f"{measured.tokens_per_second_per_processor:.7g}", STEP: f"{measured.step_seconds:.7g}"}

@@ -14,7 +14,7 @@ from markdown_it import MarkdownIt
 from bench.judge.attribution import Attribution, Part
 from bench.judge.baseline import Baseline, recorded_baseline
 from bench.judge.evidence import Evidence
-from bench.judge.rule import VerdictState
+from bench.judge.rule import RowState, VerdictState
 from bench.judge.verdict import Measured, Row, Verdict
 from bench.records.record import Record
 from reports.case import CaseResult, assess
@@ -23,6 +23,7 @@ from reports.document import write_report
 
 HOSTILE = "x|<img src=y onerror=z>`@all` #1 ![a](b) --> \n/close \n\n# T $(touch p) \u202e " + MARKER
 STATES: tuple[VerdictState, ...] = ("pass", "improved", "fail", "inconclusive", "no_baseline", "void", "missing")
+ROW_STATES: tuple[RowState, ...] = ("pass", "improved", "fail", "inconclusive", "compared")
 
 
 @pytest.fixture(scope="module")
@@ -74,9 +75,11 @@ def test_what_ab_settled_is_not_told_by_the_row_that_was_in_doubt() -> None:
 
 
 def evidence(**changes: Any) -> Evidence:
-    values = {"change_percent": 1.0, "low_percent": 0.5, "high_percent": 1.5, "visible_percent": 1.0, "worse_p": 0.1,
-              "better_p": 0.9, "spread_percent": 1.0, "runs": (5, 5), "session_percent": None,
-              "is_session_known": False, "session_origin": ""}  # fmt: skip
+    values: dict[str, Any] = {
+        "change_percent": 1.0, "low_percent": 0.5, "high_percent": 1.5, "visible_percent": 1.0, "worse_p": 0.1,
+        "better_p": 0.9, "spread_percent": 1.0, "runs": (5, 5), "session_percent": None, "is_session_known": False,
+        "session_origin": "",
+    }  # fmt: skip
     return Evidence(**(values | changes))
 
 
@@ -87,7 +90,7 @@ NUMBERS = st.one_of(st.floats(width=64), st.sampled_from([1e300, -1e300, 0.0]))
 @st.composite
 def verdicts(draw: st.DrawFn) -> Verdict:
     state = draw(st.sampled_from(STATES))
-    row_state = draw(st.sampled_from(["pass", "improved", "fail", "inconclusive", "compared"]))
+    row_state = draw(st.sampled_from(ROW_STATES))
     figures = evidence(**{f"{name}_percent": draw(NUMBERS) for name in ("change", "low", "high")})
     metric = draw(st.sampled_from(["step_seconds", "tokens_per_second_per_processor", "peak_bytes", "phase_seconds.x"]))
     row = Row(
