@@ -4,7 +4,7 @@
 
 The marker in its first line finds the comment to replace; NAME makes it another one, for a second job. Where the report
 lies, only the job knows: --link. What cannot be posted is a warning, as the gate's exit code says the verdict. Standard
-library only, for Python 3.8 too: it also says that the installation failed.
+library only, because it also says that the installation failed.
 """
 
 from __future__ import annotations

@@ -239,6 +239,19 @@ def service() -> Iterator[Service]:
         running.shutdown()
 
 
+def test_the_jobs_comment_links_to_its_files(checkout: Path, service: Service) -> None:
+    of_job = {"PERFORMANCE_CASE": "c", "PERFORMANCE_TOKEN": "t", "CI_JOB_URL": "https://ci.example/jobs/9"}
+    of_request = {"CI_API_V4_URL": service.address, "CI_PROJECT_ID": "5", "CI_MERGE_REQUEST_IID": "3"}
+    for at, folder, report in (
+        (checkout, ".", "results/report"),
+        (checkout.parent, "checkout", "checkout/results/report"),
+    ):
+        on_gitlab(at, {**of_job, **of_request, "PERFORMANCE_DIRECTORY": folder})
+        (only,) = service.comments
+        assert only["body"].startswith("<!-- grok1-performance: performance -->\n### FAIL: it is slower\n")
+        assert f"](https://ci.example/jobs/9/artifacts/browse/{report})" in only["body"]
+
+
 def post(service: Service, folder: Path, *words: str, on: str = "github", **more: str) -> Done:
     """Post the comment of `folder`, as a job of a request would."""
     github = {"GITHUB_API_URL": service.address, "GITHUB_REPOSITORY": "o/r", "PERFORMANCE_PULL_REQUEST": "3"}
