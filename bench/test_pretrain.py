@@ -12,6 +12,7 @@ import pytest
 from bench import measure
 from bench.cases import Case
 from bench.judge.gate import missing
+from bench.judge.junit import properties_of
 from bench.judge.stats import summarise
 from bench.judge.verdict import Verdict, exit_code
 from bench.records.record import Record
@@ -49,7 +50,12 @@ def test_pretrain(case: Case, session: BenchSession, request: pytest.FixtureRequ
 
 
 @pytest.mark.timeout(_RUN_SECONDS)
-def test_verdict(case: Case, session: BenchSession, request: pytest.FixtureRequest) -> None:
+def test_verdict(
+    case: Case,
+    session: BenchSession,
+    request: pytest.FixtureRequest,
+    record_testsuite_property: Callable[[str, object], None],
+) -> None:
     """tokens/s/p, s/step, memory, skew and phases hold against the stored baselines."""
     if not session.holds_rank_0:
         pytest.skip("the node of rank 0 records and judges for all")
@@ -57,6 +63,8 @@ def test_verdict(case: Case, session: BenchSession, request: pytest.FixtureReque
         pytest.fail(f"MISSING: {case.name} left no record to judge", pytrace=False)
     verdict = _settled(session, request.config, case)[case.name]
     print(verdict.sentence)
+    for name, value in properties_of(verdict).items():  # of the suite: schemas know none of a test
+        record_testsuite_property(f"{case.name}.{name}", value)
     if exit_code(verdict, session.require_baseline):
         pytest.fail(verdict.sentence, pytrace=False)
 

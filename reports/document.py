@@ -11,13 +11,13 @@ from pathlib import Path
 from bench.judge.alone import alone
 from bench.judge.baseline import Baseline
 from bench.judge.beside import beside
-from bench.judge.rule import WORST_FIRST
 from bench.judge.verdict import Verdict
 from bench.ledger.schema import Ledger
 from bench.records.expectation import Expectation
 from bench.records.jsonfile import append_whole, cannot_write, write_atomically
 from bench.records.record import Record
 from reports.case import CaseResult, Measured, assess
+from reports.comment import COMMENT_NAME, comment
 from reports.data import as_json
 from reports.formats import more
 from reports.ledger import section_of
@@ -32,7 +32,7 @@ from reports.pictures.step_times import step_times
 from reports.tables import comparison, learning, step_split
 from reports.tables.expected import expected, told_job
 from reports.tables.figures import figures
-from reports.tables.overview import overview, verdict_word
+from reports.tables.overview import counted, overview, verdict_word
 from reports.tables.provenance import provenance, resolved_recipe
 from reports.tables.runs import runs
 from reports.tables.side_by_side import side_by_side
@@ -65,7 +65,7 @@ def write_cases(
     cases: Sequence[CaseResult], output: Path, *, step_summary: Path | None = None, ledgers: Sequence[Ledger] = ()
 ) -> Path:
     """Write `report.md`, `report.html`, `report.json` and the plots into `output`; returns the first one's path.
-    They appear there together, or not at all.
+    They appear there together, or not at all. Where there are cases, so does `comment.md`, for a pull request.
 
     The plots are written before the text that shows them. `step_summary` names a file that the report is appended to
     without its plots, as GitHub's job summaries take no files. Cost ledgers follow the cases.
@@ -82,6 +82,8 @@ def write_cases(
         markdown = _render(cases, shown, _ledgers(ledgers, folder), ledgers)
         title = markdown.splitlines()[0].lstrip("# ")
         state = cases[0].verdict.state if cases else "none"
+        if cases:
+            write_atomically(folder / COMMENT_NAME, comment(cases).encode())
         write_atomically(folder / "report.json", as_json(cases))
         write_atomically(folder / "report.html", page(markdown, folder, title, state).encode())
         write_atomically(folder / REPORT_NAME, markdown.encode())
@@ -150,9 +152,7 @@ def _headline(cases: Sequence[CaseResult], ledgers: Sequence[Ledger]) -> str:
         return f"# Cost of a step: {', '.join(text(ledger.recipe_name) for ledger in ledgers)}; no run was judged"
     if len(cases) == 1:
         return f"# {text(cases[0].verdict.sentence)}"
-    states = [case.verdict.state for case in cases]
-    counts = [f"{states.count(state)} {state.replace('_', ' ')}" for state in WORST_FIRST if state in states]
-    return f"# {verdict_word(cases[0].verdict)}: {len(cases)} cases, {', '.join(counts)}"
+    return f"# {verdict_word(cases[0].verdict)}: {counted([case.verdict for case in cases])}"
 
 
 def _section(index: int, case: CaseResult, shown: Sequence[str], *, is_only: bool) -> list[str]:

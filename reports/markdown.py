@@ -17,14 +17,17 @@ _SPECIAL = frozenset("\\`*_{}[]<>()#+!|~$&@^=:")
 _HARMLESS = {"(", ")", "=", "+", ":", "_"}
 
 
-def text(value: object) -> str:
-    """Any value as plain, visible text of one line, with nothing left that Markdown or HTML would act on."""
+def text(value: object, most: int = _MAX_CELL) -> str:
+    """Any value as plain, visible text of one line, with nothing left that Markdown or HTML would act on.
+
+    Of more than `most` characters the end is cut off; each takes at most six in what is returned.
+    """
     visible = "".join(" " if unicodedata.category(char) in ("Cc", "Zl", "Zp") else char for char in str(value))
     # Invisible and direction-changing characters can make a report read differently from what it says.
     visible = "".join(char for char in visible if unicodedata.category(char) not in ("Cf", "Cs", "Co"))
     line = " ".join(visible.split())
-    if len(line) > _MAX_CELL:
-        line = line[: _MAX_CELL - 1] + "…"
+    if len(line) > most:
+        line = line[: most - 1] + "…"
     return "".join(_escaped(line, index) for index in range(len(line)))
 
 

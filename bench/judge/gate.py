@@ -36,7 +36,7 @@ from bench.judge.remedy import remedy_of
 from bench.judge.rule import RowState, deciding
 from bench.judge.sessions import Level, are_virtual, assumed_level, labels, stamp_of
 from bench.judge.stats import Summary, summarise
-from bench.judge.verdict import Refusal, Row, Verdict
+from bench.judge.verdict import Measured, Refusal, Row, Verdict
 from bench.judge.void import MIN_STEADY_STEPS, why_invalid, why_learning_differs, why_void
 from bench.judge.words import verdict_sentence, why_no_baseline
 from bench.records.lone_rank import told_tier
@@ -113,6 +113,10 @@ class _Case:
         if run.lone_rank is None:
             return ""
         return f"; rank {run.lone_rank.rank} of {run.layout.world_size} alone, without communication"
+
+    @property
+    def figures_measured(self) -> Measured:
+        return Measured(self.tokens_rate, self.step_seconds, len(self.runs))
 
     @property
     def measured(self) -> str:
@@ -370,7 +374,10 @@ def _conclude(case: _Case, judged: Mapping[tuple[str, str], Judgement]) -> Verdi
         why = why_no_baseline(case.refusals)
         sentence = f"NO BASELINE: {record.case} ran at {case.measured} on {record.device.name}; {why}"
         told = findings((), case.runs)
-        return Verdict("no_baseline", record.case, sentence + _also(in_words(told)), rows, case.refusals, findings=told)
+        sentence += _also(in_words(told))
+        return Verdict(
+            "no_baseline", record.case, sentence, rows, case.refusals, findings=told, measured=case.figures_measured
+        )
     worst, state = rows[found[0]], found[1]
     if state == "inconclusive":  # a suspicion says more than a lack of runs
         worst = next((row for row in rows if row.metric in SPEED and row.remedy and row.remedy.is_suspicion), worst)
@@ -381,7 +388,7 @@ def _conclude(case: _Case, judged: Mapping[tuple[str, str], Judgement]) -> Verdi
     baseline = next(each for each in case.matched if each.label == worst.label)
     told = findings(baseline.runs, case.runs, with_ranks=state != "pass")
     sentence += _also(in_words(told), case.disturbed, outliers.told(baseline))
-    return Verdict(state, record.case, sentence, rows, case.refusals, attribution, told)
+    return Verdict(state, record.case, sentence, rows, case.refusals, attribution, told, case.figures_measured)
 
 
 def _also(*told: str) -> str:

@@ -40,6 +40,15 @@ class Refusal:
 
 
 @dataclass(frozen=True)
+class Measured:
+    """What the judged runs of a case measured: medians over the runs."""
+
+    tokens_per_second_per_processor: float
+    step_seconds: float
+    runs: int
+
+
+@dataclass(frozen=True)
 class Verdict:
     """The judgement of one or more runs of one case."""
 
@@ -50,6 +59,11 @@ class Verdict:
     refusals: tuple[Refusal, ...] = ()
     attribution: Attribution | None = None
     findings: tuple[Finding, ...] = ()  # the costliest first
+    measured: Measured | None = None  # None where nothing can be trusted, or nothing ran
+
+    def judged(self, metric: str) -> Row | None:
+        """The metric beside the baseline that judges, if one does."""
+        return next((row for row in self.rows if row.metric == metric and row.state != "compared"), None)
 
 
 def exit_code(verdict: Verdict, require_baseline: bool) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from bench.judge.rule import WORST_FIRST
 from bench.judge.verdict import Verdict
 from bench.records.record import Record
 from reports.case import CaseResult
@@ -32,7 +33,7 @@ def _overview(case: CaseResult, change: str) -> list[str]:
         return ["–", str(len(case.runs)), *["–"] * 9]
     record, summary = run.record, run.summary
     return [
-        _processors(record),
+        processors(record),
         str(len(case.runs)),
         f"{summary.tokens_per_second_per_processor:,.5g}",
         change,
@@ -46,9 +47,17 @@ def _overview(case: CaseResult, change: str) -> list[str]:
     ]
 
 
-def _processors(record: Record) -> str:
+def processors(record: Record) -> str:
+    """How many of what ran the job, or which rank of it ran alone."""
     ranks, device = record.layout.world_size, record.device.name
     return f"{ranks} x {device}" if record.lone_rank is None else f"rank {record.lone_rank.rank} of {ranks}, {device}"
+
+
+def counted(verdicts: Sequence[Verdict]) -> str:
+    """How many cases there are of each state, the worst first."""
+    states = [verdict.state for verdict in verdicts]
+    counts = [f"{states.count(state)} {state.replace('_', ' ')}" for state in WORST_FIRST if state in states]
+    return f"{len(states)} cases, {', '.join(counts)}"
 
 
 def verdict_word(verdict: Verdict) -> str:

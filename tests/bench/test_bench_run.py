@@ -125,8 +125,12 @@ def test_a_slower_run_fails_and_the_sentence_is_in_the_junit_file(
     BaselineFile(schema=1, baselines=[stored]).write(tmp_path / "baselines" / "cpu" / "grok1-nano.json")
     done = nano(tmp_path, "--baselines", str(tmp_path / "baselines"), "--junitxml", str(tmp_path / "out.xml"))
     assert done.returncode == 1
-    failure = ElementTree.parse(tmp_path / "out.xml").getroot().find(".//failure")
+    junit = ElementTree.parse(tmp_path / "out.xml").getroot()
+    failure = junit.find(".//failure")
     assert failure is not None
+    figures = {each.get("name"): each.get("value") for each in junit.iterfind("testsuite/properties/property")}
+    assert (figures["grok1-nano.verdict"], figures["grok1-nano.runs"]) == ("fail", "1")
+    assert float(str(figures["grok1-nano.step_seconds"])) > 0
     for part in ("FAIL", "grok1-nano", "tokens/s/p", "%"):
         assert part in str(failure.get("message"))
     assert (tmp_path / "report" / "report.md").read_text().startswith("# FAIL")

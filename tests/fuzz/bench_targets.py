@@ -85,6 +85,7 @@ def _read_record(raw: bytes, folder: Path) -> str:
     from bench.records.files import read_records
     from bench.records.terminal import plain
     from reports.case import assess
+    from reports.comment import comment
     from reports.data import as_json
     from reports.document import _render
 
@@ -96,6 +97,7 @@ def _read_record(raw: bytes, folder: Path) -> str:
     unfit(found)
     append(folder / "history.jsonl", records)
     shown = [as_junit(verdicts, True).decode(), as_json(cases).decode(), _render(cases, [()] * len(cases), [], [])]
+    shown += [comment(cases)] if cases else []
     return "\n".join([*shown, *(plain(verdict.sentence) for verdict in verdicts)])
 
 

@@ -40,7 +40,13 @@ def test_every_plot_that_the_report_shows_is_there(synthetic_record, tmp_path: P
     shown = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", report.read_text())
     assert len(shown) == 5
     assert all((tmp_path / name).read_bytes().startswith(SVG) for name in shown)
-    assert {path.name for path in tmp_path.iterdir()} == {"report.md", "report.html", "report.json", *shown}
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "report.md",
+        "report.html",
+        "report.json",
+        "comment.md",
+        *shown,
+    }
 
 
 def test_the_same_record_gives_the_same_report(synthetic_record, tmp_path: Path) -> None:

@@ -1,0 +1,118 @@
+"""The comment on a pull request: the verdict, a row a case and what moved, in a screen of Markdown.
+
+It starts with a marker, by which whoever posts it finds the one of the last run and replaces it, and links to the
+report beside it. Its length is bounded by what is put into it: no cell, sentence or list is longer than stated here,
+and a character takes at most six.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from bench.judge.evidence import FAMILY_ERROR
+from bench.judge.metrics import MEAN, RATE, STEP
+from bench.judge.rule import deciding
+from bench.judge.verdict import Row, Verdict
+from bench.judge.words import compared, confidence, interval
+from bench.records.record import Record
+from reports.case import CaseResult
+from reports.markdown import Markup, details, table, text
+from reports.tables.overview import counted, processors, verdict_word
+
+COMMENT_NAME = "comment.md"
+MARKER = "<!-- grok1-performance -->"
+LINK = "[The full report](report.html)"  # where it lies is for whoever posts it to say
+MAX_LINES = 60
+MAX_BYTES = 65_536  # GitHub's limit, which it counts in characters
+
+_MAX_CASES = 10
+_MAX_MOVED = 3
+_MAX_SENTENCES = 8
+_HEADLINE, _NAME, _FIGURE, _MOVED, _SENTENCE = 300, 60, 30, 400, 600  # characters, before they are escaped
+
+
+def comment(cases: Sequence[CaseResult]) -> str:
+    """At most 60 lines and 65,536 bytes, whatever the records say. The cases come with the worst first."""
+    verdicts = [case.verdict for case in cases]
+    parts = [f"{MARKER}\n### {text(_headline(verdicts), _HEADLINE)}", _table(verdicts)]
+    moved = [each for each in verdicts if each.attribution is not None and each.attribution.sentence]
+    if moved:
+        parts.append(_listed([_moved(each) for each in moved], _MAX_MOVED))
+    whole = _listed([text(each.sentence, _SENTENCE) for each in verdicts], _MAX_SENTENCES)
+    measured_on = _where(run.record for case in cases for run in case.runs)
+    parts += [details("The verdicts in full", f"{whole}\n\n{_LEGEND}"), f"{measured_on}{LINK}"]
+    return "\n\n".join(parts) + "\n"
+
+
+_LEGEND = (
+    "tokens/s/p: tokens per second per processor; s/step: seconds per step; both medians over the runs. Change: of "
+    f"s/step, + is slower. Interval: its {confidence(FAMILY_ERROR)} confidence interval, adjusted for all that was "
+    "judged together."
+)
+
+
+def _headline(verdicts: Sequence[Verdict]) -> str:
+    """Of one case what decided; the whole sentence where that was not a row of the table."""
+    if len(verdicts) > 1:
+        return f"{verdict_word(verdicts[0])}: {counted(verdicts)}"
+    verdict = verdicts[0]
+    found = deciding([(row.metric, row.state) for row in verdict.rows])
+    if found is None or found[1] != verdict.state:
+        return verdict.sentence
+    row = verdict.rows[found[0]]
+    tested = MEAN if row.metric == RATE and row.evidence else row.metric
+    return f"{verdict_word(verdict)}: {verdict.case}{compared(tested, _change_percent(row), '', 'in its baseline')}"
+
+
+def _change_percent(row: Row) -> float:
+    """As it was tested, where it was: the interval is around it."""
+    return row.change_percent if row.evidence is None else row.evidence.change_percent
+
+
+def _table(verdicts: Sequence[Verdict]) -> str:
+    headers = ["verdict", "case", "tokens/s/p", "s/step", "change", "interval", "runs", "baseline"]
+    rows = [_row(each) for each in verdicts[:_MAX_CASES]]
+    return table(headers, rows, numbers=range(2, 7)) + _more(len(verdicts), _MAX_CASES)
+
+
+def _row(verdict: Verdict) -> list[Markup]:
+    row, measured = verdict.judged(STEP), verdict.measured
+    evidence = None if row is None else row.evidence
+    return [
+        Markup(verdict_word(verdict)),
+        Markup(text(verdict.case, _NAME)),
+        *(
+            Markup(text(cell, _FIGURE))
+            for cell in (
+                "–" if measured is None else f"{measured.tokens_per_second_per_processor:,.5g}",
+                "–" if measured is None else f"{measured.step_seconds:.4g}",
+                "–" if row is None else f"{_change_percent(row):+.1f} %",
+                "–" if evidence is None else f"{interval(evidence.low_percent, evidence.high_percent)} %",
+                "–" if measured is None else str(measured.runs),
+            )
+        ),
+        Markup("–" if row is None else text(row.label, _NAME)),
+    ]
+
+
+def _moved(verdict: Verdict) -> str:
+    sentence = "" if verdict.attribution is None else verdict.attribution.sentence
+    return f"{text(verdict.case, _NAME)}: {text(sentence, _MOVED)}"
+
+
+def _listed(lines: Sequence[str], most: int) -> str:
+    return "\n".join(f"- {line}" for line in lines[:most]) + _more(len(lines), most)
+
+
+def _more(count: int, shown: int) -> str:
+    return f"\n\nand {count - shown:,} more" if count > shown else ""
+
+
+def _where(records: Iterable[Record]) -> str:
+    """The processors and the commit, where all runs share them."""
+    found = {(processors(each), each.commit.sha, each.commit.dirty) for each in records}
+    if len(found) != 1:
+        return ""
+    used, commit, is_changed = found.pop()
+    at = f" at {text(commit[:10])}{' with changes' * bool(is_changed)}" if commit else ""
+    return f"{text(used, _NAME)}{at}. "
