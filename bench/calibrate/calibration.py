@@ -17,6 +17,7 @@ from bench.calibrate.collectives import CollectiveTime, cores_of, lines
 from bench.calibrate.host import HostCost, HostSample, fitted
 from bench.calibrate.operators import OperatorJob, OperatorTimes, Timed
 from bench.calibrate.signatures import count_steps, job_shape
+from bench.calibrate.uncalled import uncalled
 from bench.lone_rank import LoneJob
 from bench.plan.device import Device
 from bench.plan.measured import (
@@ -113,7 +114,10 @@ def calibrate(device: Kind, samples: Sequence[Sample], minutes: float, say: Say)
     for number, each in enumerate(samples, 1):
         say(f"{number} of {len(samples)}: operators and step of {each.recipe.name}, rank {each.rank}")
         job = OperatorJob(each.recipe, each.rank, seconds)
-        found.operators.append(launch(job, starter, device, entry=ENTRIES["operators"]))
+        times: OperatorTimes = launch(job, starter, device, entry=ENTRIES["operators"])
+        found.operators.append(times)
+        for line in uncalled(times.counts.operators, times.refused):
+            say(line)
         lone = LoneJob(each.recipe, each.rank, _ROUNDS)
         found.steps.append(launch(lone, starter, device, entry=ENTRIES["host"]))
     for ranks in CPU_JOBS if device == "cpu" else ():

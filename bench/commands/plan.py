@@ -58,7 +58,12 @@ def plan(
     top: Annotated[int, typer.Option(help="How many layouts to show.", min=1, max=10_000)] = 20,
     exact: Annotated[
         int,
-        typer.Option(help="Have the ledger count so many too, seconds to minutes each; 10 is plenty.", min=0, max=1000),
+        typer.Option(
+            metavar="N",
+            help="Have the ledger count the first N too, seconds to minutes each: 10 is plenty.",
+            min=0,
+            max=1000,
+        ),
     ] = 0,
     communicator_mb: Annotated[
         int | None, typer.Option(help="HCCL_BUFFSIZE; 0 where communicators are not HCCL's.", min=0, max=1 << 16)

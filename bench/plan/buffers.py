@@ -11,8 +11,8 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from dataclasses import dataclass, fields
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -40,20 +40,24 @@ class Buffers:
         return self.dense_values + self.expert_values
 
 
-@dataclass(frozen=True)
-class _Chunk:
-    """A chunk of a stage; all that its buffers depend on beside the recipe."""
+_Laid = tuple[int, int, int, int]  # values, buckets, owned values, shards
 
-    layers: int
-    tensor: int
-    expert: int
-    expert_tensor: int
-    has_embedding: int
-    has_head: int
-    is_piped: int  # there is more than one stage
-    replicas: int  # of the dense weights
-    expert_replicas: int
-    bucket: int  # values from which on a bucket is full; 0: there is one
+
+class _Chunk(NamedTuple):
+    """What the buffers of a stage's chunk depend on, numbers or columns of them; 0 where a buffer does not."""
+
+    layers: Any
+    bucket: Any  # values from which on a bucket is full; 0: there is one
+    expert: Any = 0
+    expert_tensor: Any = 0
+    replicas: Any = 0  # of its weights
+    tensor: Any = 0
+    has_embedding: Any = 0
+    has_head: Any = 0
+    is_piped: Any = 0  # there is more than one stage
+
+
+_Make = Callable[[_Chunk], _Laid]
 
 
 def buffers(places: Places) -> Buffers:
@@ -68,34 +72,45 @@ def buffers(places: Places) -> Buffers:
     chunks = alone.of.virtual_pipeline
     several = chunks > 1
     total = np.zeros((len(alone), len(fields(Buffers))), np.int64)
+    shared, apart = (functools.cache(functools.partial(make, of.recipe)) for make in (_shared_buffer, _experts_buffer))
     for is_first, is_last, count in ((True, ~several, 1), (False, True, several), (False, False, chunks - 2)):
         times = np.broadcast_to(np.maximum(0, count), chunks.shape).astype(np.int64)
-        total += times[:, None] * _of_chunks(alone, is_first, is_last)
+        total += times[:, None] * _of_chunks(alone, is_first, is_last, shared, apart)
     return Buffers(*total[which.reshape(-1)].T)
 
 
-def _of_chunks(places: Places, is_first: bool, is_last: bool | np.ndarray) -> Ints:
-    """[places, columns of Buffers] of such a chunk of each place. Equal chunks are laid out once."""
+def _of_chunks(places: Places, is_first: bool, is_last: bool | np.ndarray, shared: _Make, apart: _Make) -> Ints:
+    """[places, columns of Buffers] of such a chunk of each place."""
     of, kernels = places.of, places.of.recipe.kernels
     # megatron cuts the first stage's first chunk alone
     is_cut = is_first and kernels.gradient_reduction == "overlapped"
     bucket = np.maximum(_BUCKET, _BUCKET_OF_A_REPLICA * of.data) * (places.stage == 0) * is_cut
-    columns = (
-        places.layers // of.virtual_pipeline,
-        of.tensor,
-        of.expert,
-        of.expert_tensor,
-        (places.is_first & is_first).astype(np.int64),
-        (places.is_last & is_last).astype(np.int64),
-        (of.pipeline > 1).astype(np.int64),
-        of.data * of.context,
-        of.expert_data,
-        bucket,
+    layers, is_together = places.layers // of.virtual_pipeline, (of.expert == 1) & (of.expert_tensor == of.tensor)
+    dense = _each_once(
+        shared,
+        _Chunk(
+            layers,
+            bucket,
+            of.expert * is_together,
+            of.expert_tensor * is_together,
+            of.data * of.context,
+            of.tensor,
+            places.is_first & is_first,
+            places.is_last & is_last,
+            of.pipeline > 1,
+        ),
     )
-    _, first, which = np.unique(_numbers(*columns), return_index=True, return_inverse=True)
-    shared, apart = (functools.cache(functools.partial(make, of.recipe)) for make in (_shared_buffer, _experts_buffer))
-    laid_out = [_lay_out(shared, apart, _Chunk(*(int(column[row]) for column in columns))) for row in first]
-    return np.array(laid_out, np.int64)[which.reshape(-1)]
+    own = _each_once(apart, _Chunk(layers, bucket, of.expert, of.expert_tensor, of.expert_data))
+    own = np.where(is_together[:, None], 0, own)
+    return np.concatenate([dense[:, :2], own[:, :2], dense[:, 2:] + own[:, 2:]], axis=1)
+
+
+def _each_once(make: _Make, columns: _Chunk) -> Ints:
+    """[rows, 4] of what is made of each row of the columns; equal rows are made once."""
+    given = np.broadcast_arrays(*(np.asarray(column, np.int64) for column in columns))
+    _, first, which = np.unique(_numbers(*given), return_index=True, return_inverse=True)
+    made = [make(_Chunk(*row)) for row in np.stack(given, axis=1)[first].tolist()]
+    return np.array(made, np.int64)[which.reshape(-1)]
 
 
 def _numbers(*columns: Ints) -> Ints:
@@ -108,19 +123,6 @@ def _numbers(*columns: Ints) -> Ints:
             number, most = number.reshape(-1), len(values)
         number, most = number * size + column, most * size
     return number
-
-
-_Laid = tuple[int, int, int, int]  # values, buckets, owned values, shards
-
-
-def _lay_out(shared: Callable[[_Chunk], _Laid], apart: Callable[[_Chunk], _Laid], chunk: _Chunk) -> tuple[int, ...]:
-    """A chunk's columns of Buffers. What a buffer does not depend on is 0, so that each kind is laid out once."""
-    if chunk.expert == 1 and chunk.expert_tensor == chunk.tensor:
-        values, buckets, owned, shards = shared(replace(chunk, expert_replicas=0))
-        return values, buckets, 0, 0, owned, shards
-    dense = shared(replace(chunk, expert=0, expert_tensor=0, expert_replicas=0))
-    own = apart(replace(chunk, tensor=0, has_embedding=0, has_head=0, is_piped=0, replicas=0))
-    return *dense[:2], *own[:2], dense[2] + own[2], dense[3] + own[3]
 
 
 def _shared_buffer(recipe: Recipe, chunk: _Chunk) -> _Laid:
@@ -143,7 +145,7 @@ def _shared_buffer(recipe: Recipe, chunk: _Chunk) -> _Laid:
 def _experts_buffer(recipe: Recipe, chunk: _Chunk) -> _Laid:
     """Of experts that have other replicas than the dense parameters."""
     experts = np.tile(_expert_parameters(recipe, chunk), chunk.layers)
-    return _buffer([(experts, False)], chunk.expert_replicas, chunk.bucket)
+    return _buffer([(experts, False)], chunk.replicas, chunk.bucket)
 
 
 def _dense_parameters(recipe: Recipe, chunk: _Chunk) -> Ints:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -45,17 +46,17 @@ class Fits:
     parts: Ints  # [layouts, PARTS]
     communicators: Ints  # how many
 
-    @property
+    @cached_property
     def tensors(self) -> Ints:
         """The fullest rank's peak: at least what the ledger counts."""
         return np.asarray(self.parts[:, :6].sum(axis=1))
 
-    @property
+    @cached_property
     def need(self) -> Ints:
         """With communicators and margin."""
         return np.asarray(self.parts.sum(axis=1))
 
-    @property
+    @cached_property
     def fit(self) -> Flags:
         """Where a device has what a rank needs."""
         return np.asarray(self.need <= self.available)
@@ -142,8 +143,10 @@ def _fullest(layouts: Layouts, skew: float, reuses: bool) -> tuple[Ints, Ints, I
     """(stage, moment, [layouts, parts of tensors]) of each layout's fullest place."""
     places = different_stages(layouts)
     found = peak(places, skew, reuses)
-    order = np.lexsort((-found.total, places.layout))
-    first = order[np.searchsorted(places.layout[order], np.arange(len(layouts)))]
+    starts = np.searchsorted(places.layout, np.arange(len(layouts)))
+    most = np.maximum.reduceat(found.total, starts)
+    fullest = np.flatnonzero(found.total == most[places.layout])
+    first = fullest[np.searchsorted(places.layout[fullest], np.arange(len(layouts)))]
     return places.stage[first], found.moment[first], _parts(places, found)[first]
 
 

@@ -8,6 +8,7 @@ F of an expert's width; w bytes of an activation, p of a probability.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -37,7 +38,7 @@ class Sizes:
     heads: Ints  # of a tensor rank
     length: Ints  # of a rank's part of a sequence
 
-    @property
+    @cached_property
     def stream(self) -> Ints:
         """Bytes of hidden states between the matrices."""
         return self.t * self.h * self.width
@@ -53,7 +54,7 @@ class Kept:
     dispatch: Ints
     experts: Ints
 
-    @property
+    @cached_property
     def total(self) -> Ints:
         """Their sum."""
         return sum((getattr(self, each.name) for each in fields(self)), np.zeros_like(self.norms))

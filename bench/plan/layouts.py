@@ -7,6 +7,7 @@ pass at once, what is computed again. Everything else is its recipe's.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -64,24 +65,24 @@ class Layouts:
         }
         return replace(self, **columns)
 
-    # ---- what follows from the columns -----------------------------------------------------------------
+    # ---- what follows from the columns, computed once --------------------------------------------------
 
-    @property
+    @cached_property
     def data(self) -> Ints:
         """Replicas of the dense weights."""
         return self.world_size // (self.tensor * self.context * self.pipeline)
 
-    @property
+    @cached_property
     def expert_data(self) -> Ints:
         """Replicas of each expert."""
         return self.world_size // (self.expert_tensor * self.expert * self.pipeline)
 
-    @property
+    @cached_property
     def micro_batches(self) -> Ints:
         """Micro-batches that each replica runs in a step."""
         return self.recipe.training.global_batch // (self.micro_batch * self.data)
 
-    @property
+    @cached_property
     def tokens(self) -> Ints:
         """Tokens of a micro-batch on one rank, before tensor ranks split them."""
         return self.recipe.training.sequence_length * self.micro_batch // self.context
@@ -103,17 +104,17 @@ class Places:
     def __len__(self) -> int:
         return len(self.stage)
 
-    @property
+    @cached_property
     def is_first(self) -> npt.NDArray[np.bool_]:
         """Where the stage has the embedding."""
         return np.asarray(self.stage == 0)
 
-    @property
+    @cached_property
     def is_last(self) -> npt.NDArray[np.bool_]:
         """Where the stage has the head."""
         return np.asarray(self.stage == self.of.pipeline - 1)
 
-    @property
+    @cached_property
     def layers(self) -> Ints:
         """Layers of the stage, over all its chunks, as grok1.config.stages spreads them."""
         parallel = self.of.recipe.parallel
@@ -161,6 +162,8 @@ def every_stage(layouts: Layouts) -> Places:
 
 def different_stages(layouts: Layouts) -> Places:
     """A place for the stages that differ from the one before: the first, the second, the last."""
-    every = every_stage(layouts)
-    kept = (every.stage <= 1) | every.is_last
-    return Places(every.of.take(kept), every.layout[kept], every.stage[kept])
+    stages = np.arange(3, dtype=np.int64)
+    stage = np.where(stages == 2, layouts.pipeline[:, None] - 1, stages)
+    is_another = stages < layouts.pipeline[:, None]
+    rows = np.broadcast_to(np.arange(len(layouts), dtype=np.int64)[:, None], stage.shape)[is_another]
+    return Places(layouts.take(rows), rows, stage[is_another])

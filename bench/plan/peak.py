@@ -9,6 +9,7 @@ so the sum is never below the ledger's peak on the tests' sample. docs/planner.m
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -32,7 +33,7 @@ class Peak:
     temporary: Ints
     logits: Ints  # logits, losses and their gradients
 
-    @property
+    @cached_property
     def total(self) -> Ints:
         """At least the ledger's `peak_bytes`."""
         return self.stays.total + self.activations + self.temporary + self.logits

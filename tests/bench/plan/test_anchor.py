@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -29,27 +30,27 @@ def rows() -> list[CalibrationRow]:
     ]  # fmt: skip
 
 
-def test_predictions_move_by_the_anchor_s_factor():
+def test_predictions_move_by_the_anchor_s_factor() -> None:
     interval = anchored_interval(5.0, "family 0", JOB, anchored(), rows())
     assert interval.seconds == pytest.approx(6.0)
     assert anchored().mfu == pytest.approx(1 / 12)
     assert "multiplied with 1.200" in anchored().sentence
 
 
-def test_what_rows_of_one_family_share_is_gone():
+def test_what_rows_of_one_family_share_is_gone() -> None:
     interval = anchored_interval(5.0, "family 0", JOB, anchored(), rows())
     assert interval.high == pytest.approx(6 * math.exp(0.01))
     assert "pairs of rows of one family, h100" in interval.rows_of
     assert interval.nearest[0] == "a run"
 
 
-def test_another_family_is_as_far_as_families_are_apart():
+def test_another_family_is_as_far_as_families_are_apart() -> None:
     interval = anchored_interval(5.0, "family 1", JOB, anchored(), rows())
     assert interval.high is not None
     assert 0.09 < math.log(interval.high / 6) < 0.12
 
 
-def test_what_has_no_interval_without_an_anchor_has_a_wide_one_with_it():
+def test_what_has_no_interval_without_an_anchor_has_a_wide_one_with_it() -> None:
     fine = replace(JOB, num_experts=128)
     interval = anchored_interval(5.0, "family 0", fine, anchored(situation=fine), rows())
     assert interval.refused == ""
@@ -60,12 +61,12 @@ def test_what_has_no_interval_without_an_anchor_has_a_wide_one_with_it():
 @pytest.mark.parametrize(
     ("change", "factor"), [({"kinds": frozenset({"TP", "CP"})}, NEW_KIND), ({"num_experts": 8}, NO_EXPERTS)]
 )
-def test_what_the_anchor_does_not_have_widens(change, factor):
+def test_what_the_anchor_does_not_have_widens(change: dict[str, Any], factor: float) -> None:
     interval = anchored_interval(5.0, "family 0", replace(JOB, **change), anchored(), rows())
     assert interval.high == pytest.approx(6 * math.exp(0.01 * factor))
 
 
-def test_an_anchor_of_another_chip_is_refused():
+def test_an_anchor_of_another_chip_is_refused() -> None:
     with pytest.raises(ValueError, match="same chip and precision"):
         anchored_interval(5.0, "family 0", replace(JOB, chip="a2"), anchored(), rows())
 
@@ -74,18 +75,18 @@ def test_an_anchor_of_another_chip_is_refused():
     ("measured", "predicted", "said"),
     [(300.0, 10.0, "20 times apart"), (0.4, 10.0, "20 times apart"), (0.0, 10.0, "positive"), (0.9, 1.0, "MFU")],
 )
-def test_what_cannot_be_an_anchor_is_refused(measured, predicted, said):
+def test_what_cannot_be_an_anchor_is_refused(measured: float, predicted: float, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         anchored(measured, predicted)
 
 
-def test_too_few_pairs_promise_nothing():
+def test_too_few_pairs_promise_nothing() -> None:
     interval = anchored_interval(5.0, "family 0", JOB, anchored(), rows()[:2])
     assert (interval.low, interval.high) == (None, None)
     assert "2 pairs" in interval.refused
 
 
-def test_a_record_gives_its_mean_steady_step():
+def test_a_record_gives_its_mean_steady_step() -> None:
     record = build_synthetic_record(steps=20)
     assert 0 < seconds_of_record(record) < 1e3
     void = record.model_copy(update={"valid": False, "void_reasons": ["a rank is missing"]})

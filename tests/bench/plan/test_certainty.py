@@ -19,7 +19,7 @@ LAYOUTS = layouts_of(RECIPE)
 NPU = load_device("ascend-a2-376t")
 
 
-def test_a_layout_has_an_interval_and_says_what_was_extrapolated():
+def test_a_layout_has_an_interval_and_says_what_was_extrapolated() -> None:
     certainty = Certainty(NPU, read_calibration())
     (interval,) = certainty.intervals(LAYOUTS, np.array([30.0]), [0])
     assert interval.low is not None
@@ -29,7 +29,7 @@ def test_a_layout_has_an_interval_and_says_what_was_extrapolated():
     assert "grok1_40b_tp4_ep2" in interval.nearest[0]
 
 
-def test_a_recipe_s_model_is_of_the_published_test_s_family():
+def test_a_recipe_s_model_is_of_the_published_test_s_family() -> None:
     test = next(row for row in read_published().rows if row.model.startswith("grok1") and row.is_time)
     assert architecture_of_recipe(RECIPE).family == test.architecture.family
     published, ours = situation_of(test, NPU.name), situation_of_layout(LAYOUTS, 0, NPU)
@@ -38,7 +38,7 @@ def test_a_recipe_s_model_is_of_the_published_test_s_family():
     assert (ours.experts, ours.chip) == ("coarse experts", published.chip)
 
 
-def test_the_null_model_is_the_mfu_of_the_chip_s_rows():
+def test_the_null_model_is_the_mfu_of_the_chip_s_rows() -> None:
     calibration = read_calibration()
     fit = calibration.fit_of(NPU.name, False)
     assert fit is not None
@@ -48,7 +48,7 @@ def test_the_null_model_is_the_mfu_of_the_chip_s_rows():
     assert Certainty(unknown, calibration).null_step_seconds(RECIPE, 16) is None
 
 
-def test_a_record_anchors_times_and_the_null_model():
+def test_a_record_anchors_times_and_the_null_model() -> None:
     record = build_synthetic_record(steps=12)
     recipe = load_recipe("grok1-40b", [f"parallel.world_size={record.layout.world_size}"])
     anchor = anchor_of_record(record, recipe, 20.0, NPU)
@@ -60,7 +60,7 @@ def test_a_record_anchors_times_and_the_null_model():
     assert null == pytest.approx(anchor.measured_seconds * flops)
 
 
-def test_a_record_of_another_job_is_refused():
+def test_a_record_of_another_job_is_refused() -> None:
     record = build_synthetic_record(steps=12)
     recipe = load_recipe("grok1-40b", [f"parallel.world_size={2 * record.layout.world_size}"])
     with pytest.raises(ValueError, match="give the recipe that ran"):

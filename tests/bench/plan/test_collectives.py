@@ -60,7 +60,9 @@ GROUPS = {
 
 
 @given(name=st.sampled_from(DEVICES), **GROUPS)
-def test_one_rank_and_no_calls_take_no_time(name, operation, ranks, stride, call_bytes):
+def test_one_rank_and_no_calls_take_no_time(
+    name: str, operation: str, ranks: int, stride: int, call_bytes: int
+) -> None:
     device = load_device(name)
     assert seconds(device, operation, 1, stride, call_bytes) == 0
     assert seconds(device, operation, ranks, stride, call_bytes, calls=0) == 0
@@ -69,7 +71,9 @@ def test_one_rank_and_no_calls_take_no_time(name, operation, ranks, stride, call
 
 
 @given(name=st.sampled_from(DEVICES), **GROUPS)
-def test_half_of_every_rate_takes_twice_as_long(name, operation, ranks, stride, call_bytes):
+def test_half_of_every_rate_takes_twice_as_long(
+    name: str, operation: str, ranks: int, stride: int, call_bytes: int
+) -> None:
     device = without_latency(load_device(name))
     slow = with_links(device, bytes_a_second=0.5, nic_bytes_a_second=0.5)
     expected = 2 * seconds(device, operation, ranks, stride, call_bytes)
@@ -78,8 +82,8 @@ def test_half_of_every_rate_takes_twice_as_long(name, operation, ranks, stride, 
 
 @given(name=st.sampled_from(DEVICES), link=st.floats(1, 9), nic=st.floats(1, 9), more=st.integers(0, 2**40), **GROUPS)
 def test_faster_links_never_take_longer_and_more_bytes_never_shorter(
-    name, link, nic, more, operation, ranks, stride, call_bytes
-):
+    name: str, link: float, nic: float, more: int, operation: str, ranks: int, stride: int, call_bytes: int
+) -> None:
     device = load_device(name)
     base = seconds(device, operation, ranks, stride, call_bytes)
     fast = with_links(device, bytes_a_second=link, nic_bytes_a_second=nic)
@@ -87,7 +91,7 @@ def test_faster_links_never_take_longer_and_more_bytes_never_shorter(
     assert seconds(device, operation, ranks, stride, call_bytes + more) >= base
 
 
-def test_a_group_of_a_full_mesh_drives_the_links_among_its_members():
+def test_a_group_of_a_full_mesh_drives_the_links_among_its_members() -> None:
     device = load_device("ascend-a2-376t")
     assert node_rate(np.array([1, 2, 4, 8]), device).tolist() == [28e9, 28e9, 84e9, 196e9]
     bare = without_latency(device).with_efficiency(exchange=1.0)
@@ -99,7 +103,7 @@ def test_a_group_of_a_full_mesh_drives_the_links_among_its_members():
     assert seconds(bare, "send", 4, 2) == pytest.approx(GIB / 28e9)
 
 
-def test_a_group_that_crosses_nodes_takes_the_nics():
+def test_a_group_that_crosses_nodes_takes_the_nics() -> None:
     bare = without_latency(load_device("h100-sxm")).with_efficiency(exchange=1.0)
     assert seconds(bare, "all_gather_into_tensor", 4, 8) == pytest.approx(GIB * 3 / 4 / 50e9)
     # two members a node have two NICs; eight of them are no faster than the links inside
@@ -113,7 +117,7 @@ def test_a_group_that_crosses_nodes_takes_the_nics():
     assert seconds(bare, "send", 4, 4) == pytest.approx(GIB / 50e9)
 
 
-def test_members_of_a_group_by_its_stride():
+def test_members_of_a_group_by_its_stride() -> None:
     ranks, stride = np.array([8, 8, 8, 2, 1, 64]), np.array([1, 4, 16, 2, 1, 1])
     inside = members_in_node(ranks, stride, 8)
     assert inside.tolist() == [8, 2, 1, 2, 1, 8]
@@ -121,7 +125,7 @@ def test_members_of_a_group_by_its_stride():
     assert nodes_of(np.array([12]), np.array([8])).tolist() == [2]
 
 
-def test_a_device_of_one_node_refuses_groups_that_leave_it():
+def test_a_device_of_one_node_refuses_groups_that_leave_it() -> None:
     links = load_device("h100-sxm").links.model_copy(update={"nic_bytes_a_second": None})
     alone = load_device("h100-sxm").model_copy(update={"links": links})
     assert seconds(alone, "all_reduce", 8, 1) > 0
@@ -129,14 +133,14 @@ def test_a_device_of_one_node_refuses_groups_that_leave_it():
         seconds(alone, "all_reduce", 16, 1)
 
 
-def test_latency_is_of_the_call_and_of_its_ranks_and_nodes():
+def test_latency_is_of_the_call_and_of_its_ranks_and_nodes() -> None:
     device = load_device("h100-sxm")
     assert seconds(device, "all_to_all_single", 8, 1, 0) == pytest.approx(10e-6 + 7 * 0.5e-6)
     assert seconds(device, "all_to_all_single", 8, 4, 0, calls=3) == pytest.approx(3 * (10e-6 + 0.5e-6 + 3 * 1.5e-6))
     assert seconds(load_device("a100-sxm"), "all_reduce", 8, 1, 0) == pytest.approx(29e-6 + 7 * 7.5e-6)
 
 
-def test_the_published_all_reduces_of_a100_within_a_node():
+def test_the_published_all_reduces_of_a100_within_a_node() -> None:
     """1 MiB takes 44, 51 and 93 us on 2, 4 and 8 ranks; 1 GiB moves at 197, 222 and 229 GB/s of bus bandwidth."""
     device = load_device("a100-sxm")
     for ranks, expected in ((2, 44e-6), (4, 51e-6), (8, 93e-6)):
@@ -146,7 +150,7 @@ def test_the_published_all_reduces_of_a100_within_a_node():
         assert seconds(device, "all_reduce", ranks, 1, GIB) == pytest.approx(expected, rel=0.2)
 
 
-def test_timed_collectives_take_the_place_of_rates():
+def test_timed_collectives_take_the_place_of_rates() -> None:
     timed = [
         TimedCollective(
             operation="all_reduce", ranks=ranks, call_seconds=ranks * 1e-3, bytes_a_second=1e9, residual=0.1
@@ -160,7 +164,7 @@ def test_timed_collectives_take_the_place_of_rates():
     assert seconds(device, "all_to_all_single", 2, 1) == seconds(load_device("h100-sxm"), "all_to_all_single", 2, 1)
 
 
-def test_a_collective_timed_in_a_job_of_as_many_ranks_is_believed_first():
+def test_a_collective_timed_in_a_job_of_as_many_ranks_is_believed_first() -> None:
     timed = [
         TimedCollective(
             operation="all_reduce", ranks=2, call_seconds=job * 1.0, bytes_a_second=1e9, job_ranks=job,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -32,7 +33,7 @@ def numbers(fields: Any) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("name", device_names())
-def test_each_number_of_a_shipped_profile_has_a_source(name):
+def test_each_number_of_a_shipped_profile_has_a_source(name: str) -> None:
     device = load_device(name)
     assert device.name == name
     found = numbers(tomllib.loads(text_of(name)))
@@ -40,7 +41,7 @@ def test_each_number_of_a_shipped_profile_has_a_source(name):
     assert all(each["source"].strip() for each in found)
 
 
-def test_the_chips_that_are_asked_for_are_shipped():
+def test_the_chips_that_are_asked_for_are_shipped() -> None:
     wanted = ["ascend-a2-376t", "ascend-a2-313t", "ascend-a2-280t", "ascend-a3-die-354t", "ascend-a3-die-246t"]
     assert {*wanted, "a100-sxm", "a800-sxm", "h100-sxm", "h800-sxm", "b200", "gb200"} <= set(device_names())
 
@@ -64,7 +65,7 @@ def test_the_chips_that_are_asked_for_are_shipped():
         ("[peak]", "[peak]\n[peak]", "is not valid TOML"),
     ],
 )
-def test_a_bad_profile_is_refused_in_one_line(old, new, said):
+def test_a_bad_profile_is_refused_in_one_line(old: str, new: str, said: str) -> None:
     text = text_of("h100-sxm")
     assert old in text
     with pytest.raises(ValueError, match="mine.toml") as refused:
@@ -73,24 +74,24 @@ def test_a_bad_profile_is_refused_in_one_line(old, new, said):
     assert str(refused.value).isprintable()
 
 
-def test_a_profile_without_a_matrix_rate_is_refused():
+def test_a_profile_without_a_matrix_rate_is_refused() -> None:
     lines = [line for line in text_of("h100-sxm").splitlines() if not line.startswith(("bf16", "fp8"))]
     with pytest.raises(ValueError, match="peak: names no matrix rate; give one of bf16, fp16, fp8, fp32"):
         parse_device("\n".join(lines).encode(), "mine.toml")
 
 
-def test_an_unknown_chip_is_refused_with_those_that_are_known():
+def test_an_unknown_chip_is_refused_with_those_that_are_known() -> None:
     with pytest.raises(ValueError, match="unknown device 'h1000'; choose one of a100-sxm, .*h800-sxm, or give a .toml"):
         load_device("h1000")
 
 
-def test_a_type_without_a_peak_is_refused():
+def test_a_type_without_a_peak_is_refused() -> None:
     assert load_device("h100-sxm").peak_flops("bf16") == 989e12
     with pytest.raises(ValueError, match="device h100-sxm states no peak for fp32, only for bf16, fp8"):
         load_device("h100-sxm").peak_flops("fp32")
 
 
-def test_files_are_bounded(tmp_path):
+def test_files_are_bounded(tmp_path: Path) -> None:
     path = tmp_path / "large.toml"
     path.write_text("# " + "x" * 40_000)
     with pytest.raises(ValueError, match="larger than"):
@@ -98,7 +99,7 @@ def test_files_are_bounded(tmp_path):
 
 
 @given(st.dictionaries(st.sampled_from(sorted(Efficiency.model_fields)), st.floats(1e-6, 3)))
-def test_efficiencies_are_replaced_by_name(values):
+def test_efficiencies_are_replaced_by_name(values: dict[str, float]) -> None:
     device = load_device("gb200")
     other = device.with_efficiency("a fit", **values)
     for name in Efficiency.model_fields:
@@ -107,12 +108,12 @@ def test_efficiencies_are_replaced_by_name(values):
     assert other.peak == device.peak
 
 
-def test_an_efficiency_of_no_such_name_is_refused():
+def test_an_efficiency_of_no_such_name_is_refused() -> None:
     with pytest.raises(ValueError, match="unknown efficiency 'gemm'; choose among products, shape_penalty"):
         load_device("gb200").with_efficiency(gemm=0.5)
 
 
-def test_a_calibrated_profile_comes_back_as_it_was_written(tmp_path):
+def test_a_calibrated_profile_comes_back_as_it_was_written(tmp_path: Path) -> None:
     product = TimedProduct(rows=8, columns=16, depth=32, seconds=1e-5)
     mine = load_device("a100-sxm").model_copy(
         update={"cores": 2, "measured": Measured(source="here", products=[product])}

@@ -30,7 +30,9 @@ from bench.records.record import Record
 from grok1.config.load import load_recipe
 from grok1.device.accelerator import PEAKS
 from reports.__main__ import app
+from tests.bench.conftest import Command
 from tests.bench.ingest.logs import NPU, dump, lines
+from tests.conftest import RecordBuilder
 
 FULL = load_recipe("grok1-40b")
 OF_40B = {
@@ -46,7 +48,7 @@ def test_each_known_name_has_a_profile_whose_peak_is_the_one_that_mfu_takes() ->
         assert load_device(_PROFILES[name]).peak_flops("bf16") == pytest.approx(PEAKS[name][0], rel=1e-3), name
 
 
-def test_of_a_known_device_it_is_the_planners_prediction(synthetic_record) -> None:
+def test_of_a_known_device_it_is_the_planners_prediction(synthetic_record: RecordBuilder) -> None:
     found = expectation_of(synthetic_record(**OF_40B))
     prediction = predict(work_of(layouts_of(FULL)), load_device("ascend-a2-376t"))
     assert found.profile == "ascend-a2-376t"
@@ -58,7 +60,7 @@ def test_of_a_known_device_it_is_the_planners_prediction(synthetic_record) -> No
     assert "expert-tensor x expert all_gather_into_tensor" in {each.name for each in found.exchanges}
 
 
-def test_of_an_unknown_device_nothing_is_guessed(synthetic_record) -> None:
+def test_of_an_unknown_device_nothing_is_guessed(synthetic_record: RecordBuilder) -> None:
     record = synthetic_record(**{**OF_40B, "device": {"name": "Ascend 310"}})
     assert profile_of_device("Ascend 310") is None
     with pytest.raises(ValueError, match="no device profile is known to be of 'Ascend 310'; name one"):
@@ -67,7 +69,7 @@ def test_of_an_unknown_device_nothing_is_guessed(synthetic_record) -> None:
     assert [each.profile for each in known_expectations([record, record], "b200")] == ["b200"]
 
 
-def test_what_cannot_be_expected_is_refused_where_a_profile_is_named(synthetic_record) -> None:
+def test_what_cannot_be_expected_is_refused_where_a_profile_is_named(synthetic_record: RecordBuilder) -> None:
     with pytest.raises(ValueError, match="unknown device 'h101'"):
         known_expectations([synthetic_record(**OF_40B)], "h101")
     with pytest.raises(ValueError, match="holds no recipe of this version"):
@@ -80,19 +82,21 @@ def test_what_cannot_be_expected_is_refused_where_a_profile_is_named(synthetic_r
 @pytest.mark.parametrize(
     "resolved", [{}, {"model": 1, "parallel": 2, "training": 3}, {**FULL.resolved(), "more": 1}, FULL.resolved()]
 )
-def test_a_record_whose_recipe_is_not_its_hashs_has_none(synthetic_record, resolved: dict[str, Any]) -> None:
+def test_a_record_whose_recipe_is_not_its_hashs_has_none(
+    synthetic_record: RecordBuilder, resolved: dict[str, Any]
+) -> None:
     record = synthetic_record(recipe={"name": FULL.name, "hash": "0" * 12, "resolved": resolved})
     assert recipe_of_record(record) is None
 
 
-def lone(synthetic_record, rank: int, shares: tuple[float, ...] = ()) -> Record:
+def lone(synthetic_record: RecordBuilder, rank: int, shares: tuple[float, ...] = ()) -> Record:
     content = synthetic_record(**OF_40B).model_dump(mode="json", by_alias=True)
     content["lone_rank"] = {"rank": rank, "routing_shares": list(shares)}
     content["ranks"] = [each for each in content["ranks"] if each["rank"] == rank]
     return Record.model_validate(content)
 
 
-def test_a_rank_alone_is_expected_to_do_its_stages_work_without_the_others(synthetic_record) -> None:
+def test_a_rank_alone_is_expected_to_do_its_stages_work_without_the_others(synthetic_record: RecordBuilder) -> None:
     device = load_device("ascend-a2-376t")
     first, last = (expectation_by(lone(synthetic_record, rank), FULL, device) for rank in (0, 15))
     assert first.terms["products"] < last.terms["products"]  # of which the last stage has the head's
@@ -105,7 +109,7 @@ def test_a_rank_alone_is_expected_to_do_its_stages_work_without_the_others(synth
     assert any("none is of a rank alone" in sentence for sentence in last.basis)
 
 
-def test_a_rank_with_more_of_the_tokens_is_expected_to_compute_more(synthetic_record) -> None:
+def test_a_rank_with_more_of_the_tokens_is_expected_to_compute_more(synthetic_record: RecordBuilder) -> None:
     """Ranks 0 and 4 of a replica have the experts 0 to 3 and 4 to 7."""
     shares = (0.1875,) * 4 + (0.0625,) * 4
     device = load_device("ascend-a2-376t")
@@ -122,7 +126,9 @@ def test_the_stage_follows_from_the_rank_in_both_orders(order: str) -> None:
     assert stages == ([rank // 8 for rank in range(16)] if order == "tp-cp-ep-dp-pp" else inside)
 
 
-def test_the_command_writes_what_a_report_takes(synthetic_record, bench, tmp_path: Path) -> None:
+def test_the_command_writes_what_a_report_takes(
+    synthetic_record: RecordBuilder, bench: Command, tmp_path: Path
+) -> None:
     synthetic_record(**OF_40B).write(tmp_path / "record.json")
     code, shown, errors = bench("expected", tmp_path / "record.json", "-o", tmp_path / "expected.json")
     assert (code, errors) == (0, "")
@@ -148,7 +154,9 @@ def test_a_log_ingested_with_its_recipe_is_compared_as_a_whole(tmp_path: Path) -
         expectation_of(without)
 
 
-def test_the_command_refuses_what_it_cannot_say(synthetic_record, bench, tmp_path: Path) -> None:
+def test_the_command_refuses_what_it_cannot_say(
+    synthetic_record: RecordBuilder, bench: Command, tmp_path: Path
+) -> None:
     synthetic_record().write(tmp_path / "record.json")
     code, _, errors = bench("expected", tmp_path / "record.json")
     assert (code, "name one with --device-profile" in errors) == (2, True)

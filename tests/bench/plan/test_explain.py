@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -15,20 +17,20 @@ from tests.bench.plan.made_work import work_of_stages
 H100 = load_device("h100-sxm")
 
 
-def ranked(**more: object) -> Ranked:
+def ranked(**more: Any) -> Ranked:
     work = work_of_stages([90_000, 30_000, 400_000], pipeline=1, stages=[0, 0, 0], layout=[0, 1, 2])
     prediction = predict(work, H100)
-    return Ranked(["middle", "fast", "slow"], prediction, speed_of(prediction, work, H100), **more)  # type: ignore[arg-type]
+    return Ranked(["middle", "fast", "slow"], prediction, speed_of(prediction, work, H100), **more)
 
 
-def test_the_fastest_layout_comes_first():
+def test_the_fastest_layout_comes_first() -> None:
     shown = ranking(ranked()).splitlines()
     assert [line.split()[0] for line in shown[2:]] == ["fast", "middle", "slow"]
     assert "products" in shown[-1]
     assert len(ranking(ranked(), most=1).splitlines()) == 3
 
 
-def test_memory_and_intervals_have_columns_where_they_are_known():
+def test_memory_and_intervals_have_columns_where_they_are_known() -> None:
     shown = ranking(ranked(intervals=["a to b"] * 3, peak_bytes=np.array([3, 2, 1]) << 30))
     for word in ("interval", "a to b", "GiB"):
         assert word in shown
@@ -36,7 +38,7 @@ def test_memory_and_intervals_have_columns_where_they_are_known():
     assert "GiB" not in ranking(ranked())
 
 
-def test_speed_is_of_all_processors():
+def test_speed_is_of_all_processors() -> None:
     work = work_of_stages([900, 900], pipeline=2, group=2)
     prediction = predict(work, H100)
     speed = speed_of(prediction, work, H100)
@@ -45,7 +47,7 @@ def test_speed_is_of_all_processors():
     assert speed_of(prediction, work, H100, "fp8").mfu[0] == pytest.approx(speed.mfu[0] * 989 / 1979)
 
 
-def test_a_layout_is_explained_by_terms_that_add_up():
+def test_a_layout_is_explained_by_terms_that_add_up() -> None:
     work = work_of_stages([900, 300, 4000], pipeline=5, stages=[0, 1, 4], group=8)
     prediction = predict(work, H100)
     text = explain("TP8 PP5", work, H100, prediction, speed_of(prediction, work, H100), 0)
@@ -62,11 +64,11 @@ def test_a_layout_is_explained_by_terms_that_add_up():
     assert "played through" not in explain("TP1", alone, H100, found, speed_of(found, alone, H100), 0)
 
 
-def test_every_term_has_a_meaning():
+def test_every_term_has_a_meaning() -> None:
     assert set(MEANINGS) == set(TERMS)
 
 
-def test_small_terms_are_not_named_in_the_ranking():
+def test_small_terms_are_not_named_in_the_ranking() -> None:
     found = ranked().prediction
     assert largest_terms(found, 2).startswith("products ")
     assert "optimizer" not in largest_terms(found, 2)

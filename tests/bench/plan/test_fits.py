@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from bench.plan.fits import Fits, candidates, communicators, fits
-from bench.plan.layouts import every_stage, layouts_of
-from bench.plan.legal import EVERY_AXIS, legal_layouts, recipe_of
+from bench.plan.layouts import different_stages, every_stage, layouts_of
+from bench.plan.legal import EVERY_AXIS, SPLITS, legal_layouts, recipe_of
 from bench.plan.peak import peak
 from bench.plan.recount import recounted
 from grok1.config.load import load_recipe
@@ -60,6 +60,26 @@ def test_in_pieces_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = of_40b()
     monkeypatch.setattr("bench.plan.fits._PLACES_AT_ONCE", 5_000)
     np.testing.assert_array_equal(of_40b().parts, whole.parts)
+
+
+def test_stages_that_differ_are_those_of_every_stage() -> None:
+    layouts = legal_layouts(load_recipe("grok1-40b"), 16, EVERY_AXIS)
+    every, found = every_stage(layouts), different_stages(layouts)
+    kept = (every.stage <= 1) | every.is_last
+    np.testing.assert_array_equal(found.layout, every.layout[kept])
+    np.testing.assert_array_equal(found.stage, every.stage[kept])
+    np.testing.assert_array_equal(found.of.pipeline, every.of.pipeline[kept])
+
+
+@pytest.mark.parametrize(("name", "ranks"), [("grok1-314b", 2048), ("grok1-levers-16", 16)])
+def test_a_layout_alone_is_as_among_all(name: str, ranks: int) -> None:
+    """What layouts share is computed once for all of them: buffers, a stage's sizes."""
+    layouts = candidates(load_recipe(name), ranks, (*SPLITS, "virtual_pipeline", "recompute"))
+    found = fits(layouts, 80 * GIB)
+    for row in random.Random(3).sample(range(len(layouts)), min(60, len(layouts))):
+        alone = fits(layouts.take([row]), 80 * GIB)
+        np.testing.assert_array_equal(alone.parts[0], found.parts[row])
+        assert (alone.stage[0], alone.moment[0]) == (found.stage[row], found.moment[row])
 
 
 def test_skew_takes_layouts_away() -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,12 +16,12 @@ from bench.plan.published import read_published
 PREDICTION = FrozenPrediction(row="row 2", key="0" * 64, seconds=2.0, low=1.9, high=2.1, null_seconds=3.0)
 
 
-def frozen_file(folder):
+def frozen_file(folder: Path):
     path = folder / "frozen.json"
     return path, freeze(path, 0.9, {"profile": "h100"}, {"h100 products": 0.7}, [PREDICTION])
 
 
-def test_what_was_frozen_is_read_and_its_hash_is_of_its_content(tmp_path):
+def test_what_was_frozen_is_read_and_its_hash_is_of_its_content(tmp_path: Path) -> None:
     path, digest = frozen_file(tmp_path)
     frozen = read_frozen(path)
     assert frozen.predictions == [PREDICTION]
@@ -39,7 +42,7 @@ def test_what_was_frozen_is_read_and_its_hash_is_of_its_content(tmp_path):
         lambda content: content.update(sha256="f" * 64),
     ],
 )
-def test_a_changed_file_is_refused(tmp_path, change):
+def test_a_changed_file_is_refused(tmp_path: Path, change: Callable[[dict[str, Any]], None]) -> None:
     path, _ = frozen_file(tmp_path)
     content = json.loads(path.read_text())
     change(content)
@@ -48,21 +51,21 @@ def test_a_changed_file_is_refused(tmp_path, change):
         read_frozen(path)
 
 
-def test_a_file_without_a_hash_is_refused(tmp_path):
+def test_a_file_without_a_hash_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "frozen.json"
     path.write_text(Frozen(level=0.9, made_with={}, predictions=[PREDICTION]).model_dump_json(by_alias=True))
     with pytest.raises(ValueError, match="has no sha256"):
         read_frozen(path)
 
 
-def test_one_row_is_not_predicted_twice(tmp_path):
+def test_one_row_is_not_predicted_twice(tmp_path: Path) -> None:
     path = tmp_path / "frozen.json"
     freeze(path, 0.9, {}, {}, [PREDICTION, PREDICTION])
     with pytest.raises(ValueError, match="one row twice"):
         read_frozen(path)
 
 
-def test_frozen_predictions_are_not_written_over(tmp_path):
+def test_frozen_predictions_are_not_written_over(tmp_path: Path) -> None:
     path, _ = frozen_file(tmp_path)
     with pytest.raises(ValueError, match="exists"):
         freeze(path, 0.9, {}, {}, [PREDICTION])
@@ -70,7 +73,7 @@ def test_frozen_predictions_are_not_written_over(tmp_path):
         freeze(tmp_path / "other.json", 0.9, {}, {}, [])
 
 
-def test_a_row_keeps_its_key_whatever_was_measured():
+def test_a_row_keeps_its_key_whatever_was_measured() -> None:
     row = next(row for row in read_published().rows if row.is_time)
     assert key_of(replace(row, line=99, value=1.0, evidence="elsewhere")) == key_of(row)
     assert key_of(replace(row, metric="s/step")) == key_of(row)

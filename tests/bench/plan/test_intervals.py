@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -32,7 +33,7 @@ def rows(count: int, situation: Situation = JOB, *, log_ratio: float = 0.1, fami
     ]
 
 
-def test_an_interval_is_the_class_s_residual_around_the_prediction():
+def test_an_interval_is_the_class_s_residual_around_the_prediction() -> None:
     interval = interval_of(10.0, JOB, rows(20))
     assert interval.low == pytest.approx(10 / math.exp(0.1))
     assert interval.high == pytest.approx(10 * math.exp(0.1))
@@ -41,7 +42,7 @@ def test_an_interval_is_the_class_s_residual_around_the_prediction():
     assert interval.sentences == ("90% interval from 20 rows of 20 families: h100, 16 bits, dense",)
 
 
-def test_the_narrowest_class_of_ten_rows_speaks():
+def test_the_narrowest_class_of_ten_rows_speaks() -> None:
     coarse, eight = replace(JOB, num_experts=8), replace(JOB, is_eight_bit=True)
     other = replace(JOB, chip="a2")
     mixed = [*rows(9, coarse), *rows(3), *rows(5, eight), *rows(30, other)]
@@ -61,7 +62,7 @@ def test_the_narrowest_class_of_ten_rows_speaks():
         ({"release": "a program 2"}, OTHER_RELEASE, "no row of a program 2"),
     ],
 )
-def test_what_no_row_has_widens_and_is_said(change, factor, said):
+def test_what_no_row_has_widens_and_is_said(change: dict[str, Any], factor: float, said: str) -> None:
     job = replace(JOB, **change)
     assert widening(job, rows(20))[0] == factor
     interval = interval_of(1.0, job, rows(20))
@@ -69,7 +70,7 @@ def test_what_no_row_has_widens_and_is_said(change, factor, said):
     assert said in interval.sentences[1]
 
 
-def test_reasons_multiply():
+def test_reasons_multiply() -> None:
     job = replace(JOB, chip="b200", release="")
     factor, reasons = widening(job, rows(20))
     assert factor == OTHER_CHIP * OTHER_RELEASE
@@ -87,7 +88,7 @@ def test_reasons_multiply():
         ({"num_experts": 8, "is_eight_bit": True}, "in 8 bits"),
     ],
 )
-def test_what_the_model_gets_wrong_is_refused(change, said):
+def test_what_the_model_gets_wrong_is_refused(change: dict[str, Any], said: str) -> None:
     interval = interval_of(1.0, replace(JOB, **change), rows(40, replace(JOB, **change)))
     assert (interval.low, interval.high, interval.half_width) == (None, None, None)
     assert said in interval.sentences[0]
@@ -95,17 +96,17 @@ def test_what_the_model_gets_wrong_is_refused(change, said):
     assert interval.nearest
 
 
-def test_too_few_rows_promise_nothing():
+def test_too_few_rows_promise_nothing() -> None:
     assert "3 calibration rows are too few" in interval_of(1.0, JOB, rows(3)).refused
     assert "0 calibration rows" in interval_of(1.0, JOB, []).refused
 
 
-def test_a_family_of_many_rows_does_not_hide_another_s_error():
+def test_a_family_of_many_rows_does_not_hide_another_s_error() -> None:
     narrow, wide = rows(18, log_ratio=0.01, family="big"), rows(1, log_ratio=0.2, family="small")
     assert interval_of(1.0, JOB, [*narrow, *wide]).high == pytest.approx(math.exp(0.2))
 
 
-def test_the_nearest_rows_are_of_the_same_chip_and_a_family_each():
+def test_the_nearest_rows_are_of_the_same_chip_and_a_family_each() -> None:
     published = [row for row in read_published().rows if row.is_time]
     calibration = [
         CalibrationRow(row.name, row.architecture.family, situation_of(row, row.chip), 0.0, 0.0) for row in published
@@ -117,7 +118,7 @@ def test_the_nearest_rows_are_of_the_same_chip_and_a_family_each():
     assert all(row.situation.chip == "H100 SXM 80GB" for row in found)
 
 
-def test_distance_is_none_to_itself_and_symmetric():
+def test_distance_is_none_to_itself_and_symmetric() -> None:
     other = replace(JOB, chip="a2", sizes=(2.0, 2.0))
     assert distance(JOB, JOB) == 0
     assert distance(JOB, other) == distance(other, JOB) > 8

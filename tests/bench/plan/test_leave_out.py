@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -38,7 +39,7 @@ def rows() -> list[PublishedRow]:
     ]
 
 
-def test_a_family_s_residual_does_not_know_the_family(rows):
+def test_a_family_s_residual_does_not_know_the_family(rows: list[PublishedRow]) -> None:
     found = calibrated(rows, CHIP)
     # the fit of the three others is 0.5, so that the odd family takes twice as long as predicted
     assert found.rows[3].log_ratio == pytest.approx(np.log(2), abs=1e-4)
@@ -48,18 +49,18 @@ def test_a_family_s_residual_does_not_know_the_family(rows):
     assert [row.name for row in found.rows] == [row.name for row in rows]
 
 
-def test_rows_of_one_family_leave_out_together(rows):
+def test_rows_of_one_family_leave_out_together(rows: list[PublishedRow]) -> None:
     twins = [*rows, replace(rows[3], world_size=rows[3].world_size)]
     found = calibrated(twins, CHIP)
     assert found.rows[3].log_ratio == found.rows[4].log_ratio == pytest.approx(np.log(2), abs=1e-4)
 
 
-def test_one_family_alone_is_predicted_by_the_priors(rows):
+def test_one_family_alone_is_predicted_by_the_priors(rows: list[PublishedRow]) -> None:
     (row,) = calibrated(rows[3:], CHIP).rows
     assert row.log_ratio == pytest.approx(np.log(2))
 
 
-def test_a_claim_above_the_chip_s_peak_is_refused(rows):
+def test_a_claim_above_the_chip_s_peak_is_refused(rows: list[PublishedRow]) -> None:
     impossible = replace(rows[0], value=rows[0].value / 3)
     kept, refused = plausible([rows[1], impossible], CHIP)
     assert kept == [rows[1]]
@@ -67,12 +68,12 @@ def test_a_claim_above_the_chip_s_peak_is_refused(rows):
     assert plausible([], CHIP) == ([], [])
 
 
-def test_no_rows_are_no_fit():
+def test_no_rows_are_no_fit() -> None:
     with pytest.raises(ValueError, match="no published row"):
         fit_rows([], CHIP)
 
 
-def test_a_calibration_is_read_as_it_was_written(rows, tmp_path):
+def test_a_calibration_is_read_as_it_was_written(rows: list[PublishedRow], tmp_path: Path) -> None:
     found = calibrated(rows, CHIP)
     fits = [
         StoredFit(chip="a chip", is_eight_bit=False, rows=4, efficiencies=found.fitted.values, told=found.fitted.told,

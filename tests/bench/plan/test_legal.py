@@ -128,6 +128,20 @@ def test_every_combination_of_splits_is_judged_as_the_recipe_does() -> None:
     assert list(unlike(layouts)) == []
 
 
+@pytest.mark.parametrize(("name", "ranks", "found"), [("grok1-40b", 16, 514), ("grok1-314b", 256, 2148)])
+def test_every_combination_of_a_full_size_job_is_judged_as_the_recipe_does(name: str, ranks: int, found: int) -> None:
+    """The numbers that docs/planner.md states."""
+    own = layouts_of(load_recipe(name))
+    sizes = {axis: tuple(getattr(own, axis).tolist()) for axis in AXES} | {"world_size": (ranks,)}
+    divisors = tuple(2**power for power in range(9))
+    sizes |= dict.fromkeys(("tensor", "expert"), divisors[:4])
+    sizes |= dict.fromkeys(("pipeline", "expert_tensor", "micro_batch"), divisors)
+    columns: dict[str, Any] = dict(zip(sizes, np.array(list(product(*sizes.values())), np.int64).T, strict=True))
+    layouts = Layouts(own.recipe, own.recomputes, **columns)
+    assert list(unlike(layouts)) == []
+    assert legal(own.recipe, columns, own.recomputes).sum() == found == len(legal_layouts(own.recipe, ranks))
+
+
 @given(st.tuples(*(st.sampled_from(values) for values in AXES.values())), st.sampled_from(sorted(KINDS)))
 def test_any_layout_is_judged_as_the_recipe_does(row: tuple[int, ...], kind: str) -> None:
     assert list(unlike(candidates(base(kind), [row]))) == []

@@ -26,7 +26,7 @@ def with_backward(work: Work) -> Work:
 
 @settings(deadline=None)
 @given(st.integers(1, 4000), st.integers(1, 5), st.integers(1, 3), st.integers(1, 3))
-def test_equal_stages_take_what_the_formula_says(rows, stages, chunks, rounds):
+def test_equal_stages_take_what_the_formula_says(rows: int, stages: int, chunks: int, rounds: int) -> None:
     chunks = chunks if stages > 1 else 1
     work = with_backward(
         work_of_stages([rows] * stages, pipeline=stages, chunks=chunks, micro_batches=rounds * stages, group=2)
@@ -34,7 +34,7 @@ def test_equal_stages_take_what_the_formula_says(rows, stages, chunks, rounds):
     np.testing.assert_allclose(predict_played(work, H100).step_seconds, predict(work, H100).step_seconds)
 
 
-def test_stages_before_the_slowest_one_hide_behind_it():
+def test_stages_before_the_slowest_one_hide_behind_it() -> None:
     """The formula takes every stage's fill as the mean's; here the first stage is slow, and the others only follow."""
     work = with_backward(work_of_stages([800_000, 10_000, 10_000, 10_000], pipeline=4, micro_batches=8))
     found = predict_played(work, H100)
@@ -45,14 +45,14 @@ def test_stages_before_the_slowest_one_hide_behind_it():
     np.testing.assert_allclose(sum(found.terms.values()), found.step_seconds)
 
 
-def test_a_place_that_stands_for_several_is_played_as_often():
+def test_a_place_that_stands_for_several_is_played_as_often() -> None:
     every = with_backward(work_of_stages([100, 700, 700, 700, 900], pipeline=5, micro_batches=7))
     some = with_backward(work_of_stages([100, 700, 900], pipeline=5, stages=[0, 1, 4], micro_batches=7))
     assert played(some, H100, 0).seconds == pytest.approx(played(every, H100, 0).seconds)
     assert len(played(some, H100, 0).busy_seconds) == 5
 
 
-def test_the_head_is_in_the_last_chunk_alone():
+def test_the_head_is_in_the_last_chunk_alone() -> None:
     work = with_backward(work_of_stages([500, 500], pipeline=2, chunks=2, micro_batches=4))
     rows = np.array([0, 4000])
     head = Product("head", "forward", rows, rows, rows, np.array([0, 1]))
@@ -64,7 +64,7 @@ def test_the_head_is_in_the_last_chunk_alone():
     assert found.seconds != pytest.approx(spread.seconds)
 
 
-def test_on_shared_cores_nothing_is_played():
+def test_on_shared_cores_nothing_is_played() -> None:
     work = work_of_stages([100, 900], pipeline=2)
     shared = H100.model_copy(update={"cores": 1})
     assert predict_played(work, shared).step_seconds[0] == predict(work, shared).step_seconds[0]

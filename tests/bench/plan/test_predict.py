@@ -14,7 +14,7 @@ from bench.plan.device import Device, load_device
 from bench.plan.measured import Measured, TimedAttention, TimedProduct, TimedTraffic
 from bench.plan.operators import traffic_seconds
 from bench.plan.predict import OF_STEP, TERMS, place_times, predict, term_of
-from bench.plan.work import Exchange, Traffic
+from bench.plan.work import Exchange, Traffic, Work
 from tests.bench.plan.made_work import work_of_stages
 
 H100 = load_device("h100-sxm")
@@ -50,7 +50,7 @@ WORKS = st.builds(
 
 
 @given(WORKS, st.sampled_from([None, 1, 4, 64]))
-def test_terms_add_up_to_the_step_and_none_is_negative(work, cores):
+def test_terms_add_up_to_the_step_and_none_is_negative(work: Work, cores: int | None) -> None:
     found = predict(work, H100.model_copy(update={"cores": cores}))
     assert set(found.terms) == set(TERMS)
     np.testing.assert_allclose(sum(found.terms.values()), found.step_seconds)
@@ -58,7 +58,7 @@ def test_terms_add_up_to_the_step_and_none_is_negative(work, cores):
 
 
 @given(WORKS, st.floats(1.1, 10))
-def test_slower_by_a_factor_takes_so_much_longer(work, factor):
+def test_slower_by_a_factor_takes_so_much_longer(work: Work, factor: float) -> None:
     slow = predict(work, slowed(H100, factor)).step_seconds
     np.testing.assert_allclose(slow, factor * predict(work, H100).step_seconds, rtol=1e-9)
 
@@ -69,7 +69,7 @@ def test_slower_by_a_factor_takes_so_much_longer(work, factor):
     st.sampled_from(["peak.bf16", "memory.bytes_a_second", "links.bytes_a_second", "links.nic_bytes_a_second"]),
     st.floats(1, 10),
 )
-def test_a_faster_device_is_never_slower(work, name, factor):
+def test_a_faster_device_is_never_slower(work: Work, name: str, factor: float) -> None:
     section, field = name.split(".")
     part = getattr(H100, section)
     rate = getattr(part, field)
@@ -81,14 +81,14 @@ def test_a_faster_device_is_never_slower(work, name, factor):
 
 
 @given(WORKS)
-def test_a_rank_alone_has_no_collectives(work):
+def test_a_rank_alone_has_no_collectives(work: Work) -> None:
     alone = replace(work, exchanges=tuple(replace(each, ranks=np.ones_like(each.ranks)) for each in work.exchanges))
     terms = predict(alone, H100).terms
     assert all(terms[name].sum() == 0 for name in ("tensor", "expert", "context", "pipeline", "data"))
 
 
 @given(st.integers(1, 6000), st.integers(1, 8), st.integers(1, 4), st.integers(1, 4))
-def test_equal_stages_have_the_bubble_of_the_formula(rows, stages, chunks, rounds):
+def test_equal_stages_have_the_bubble_of_the_formula(rows: int, stages: int, chunks: int, rounds: int) -> None:
     micro_batches = rounds * stages
     work = work_of_stages([rows] * stages, pipeline=stages, chunks=chunks, micro_batches=micro_batches)
     found = predict(work, H100)
@@ -97,7 +97,9 @@ def test_equal_stages_have_the_bubble_of_the_formula(rows, stages, chunks, round
 
 
 @given(st.integers(2, 6), st.integers(1, 5))
-def test_more_replicas_with_as_many_more_sequences_take_as_long_but_for_their_exchange(stages, rounds):
+def test_more_replicas_with_as_many_more_sequences_take_as_long_but_for_their_exchange(
+    stages: int, rounds: int
+) -> None:
     rows = [512] * stages
     one = work_of_stages(rows, pipeline=stages, micro_batches=rounds * stages, group=1)
     many = replace(one, world_size=one.world_size * 8)
@@ -106,13 +108,13 @@ def test_more_replicas_with_as_many_more_sequences_take_as_long_but_for_their_ex
     assert (half > predict(one, H100).step_seconds).all()
 
 
-def test_a_place_stands_for_the_stages_between_it_and_the_last():
+def test_a_place_stands_for_the_stages_between_it_and_the_last() -> None:
     all_stages = work_of_stages([100, 700, 700, 700, 900], pipeline=5)
     some = work_of_stages([100, 700, 900], pipeline=5, stages=[0, 1, 4])
     np.testing.assert_allclose(predict(some, H100).step_seconds, predict(all_stages, H100).step_seconds)
 
 
-def test_jobs_are_apart():
+def test_jobs_are_apart() -> None:
     one, other = work_of_stages([10, 900], pipeline=2), work_of_stages([4000], pipeline=1)
     both = replace(
         work_of_stages([10, 900, 4000], pipeline=1, stages=[0, 1, 0], layout=[3, 3, 7]),
@@ -124,7 +126,7 @@ def test_jobs_are_apart():
     np.testing.assert_allclose(found.step_seconds, expected)
 
 
-def test_a_product_by_hand():
+def test_a_product_by_hand() -> None:
     device = H100.with_efficiency(products=0.5, shape_penalty=300, memory=1.0)
     work = work_of_stages([1000], pipeline=1)
     (seconds,) = place_times(work, device).micro_batch["products"]
@@ -136,20 +138,20 @@ def test_a_product_by_hand():
     assert seconds == pytest.approx(3 * moved / 3.35e12)
 
 
-def test_narrower_products_leave_attention_as_it_is():
+def test_narrower_products_leave_attention_as_it_is() -> None:
     work = work_of_stages([4000], pipeline=1)
     wide, narrow = predict(work, H100).terms, predict(work, H100, "fp8").terms
     assert narrow["products"][0] < wide["products"][0]
     assert narrow["attention"][0] == wide["attention"][0]
 
 
-def test_what_is_not_hidden_shows():
+def test_what_is_not_hidden_shows() -> None:
     work = work_of_stages([1000], pipeline=1, group=8)
     hidden, shown = predict(work, H100).terms["data"], predict(replace(work, hides_data=False), H100).terms["data"]
     assert hidden[0] == pytest.approx(shown[0] * H100.efficiency.data_exposed.value)
 
 
-def test_launching_counts_where_it_is_longer_or_where_nothing_hides_it():
+def test_launching_counts_where_it_is_longer_or_where_nothing_hides_it() -> None:
     work = work_of_stages([1], pipeline=1, micro_batches=1)
     calls, layers = 3 + 2 + 4 + 2 + 2, 2 * H100.efficiency.layer_seconds.value
     host = H100.host
@@ -164,7 +166,7 @@ def test_launching_counts_where_it_is_longer_or_where_nothing_hides_it():
     assert timed[0] == pytest.approx((calls - 4) * 1e-3 + layers)  # collectives have their launch in their time
 
 
-def test_the_loss_is_timed_as_what_is_outside_the_model():
+def test_the_loss_is_timed_as_what_is_outside_the_model() -> None:
     rates = {"outside the model": 1e3, "loss": 1e9}
     measured = Measured(
         source="here",
@@ -178,7 +180,7 @@ def test_the_loss_is_timed_as_what_is_outside_the_model():
     assert traffic_seconds(loss, H100.model_copy(update={"measured": measured}))[0] == pytest.approx(5.0)
 
 
-def test_ranks_that_share_cores_take_the_work_of_all_over_the_cores():
+def test_ranks_that_share_cores_take_the_work_of_all_over_the_cores() -> None:
     work = work_of_stages([100, 300, 500, 4000], pipeline=4, world=16)
     own, two = predict(work, H100), predict(work, H100.model_copy(update={"cores": 2}))
     times = place_times(work, H100)
@@ -189,7 +191,7 @@ def test_ranks_that_share_cores_take_the_work_of_all_over_the_cores():
     assert many.step_seconds[0] == own.step_seconds[0]
 
 
-def test_timed_operators_are_believed_at_the_shapes_that_were_timed():
+def test_timed_operators_are_believed_at_the_shapes_that_were_timed() -> None:
     work = work_of_stages([256, 1000], pipeline=2)
     measured = Measured(
         source="here",
@@ -217,26 +219,26 @@ def test_timed_operators_are_believed_at_the_shapes_that_were_timed():
         ("pipeline", "pipeline", "pipeline"), ("pipeline", "world", "pipeline"),
     ],
 )  # fmt: skip
-def test_exchanges_belong_to_terms(phase, group, term):
+def test_exchanges_belong_to_terms(phase: str, group: str, term: str) -> None:
     one = np.ones(1, np.int64)
     assert term_of(Exchange(phase, group, "all_reduce", "float32", "micro_batch", one, one, one, one)) == term
     assert term_of(Exchange(phase, group, "all_reduce", "float32", "step", one, one, one, one)) == "data"
 
 
-def test_attention_by_hand():
+def test_attention_by_hand() -> None:
     work = work_of_stages([1000], pipeline=1)
     (seconds,) = place_times(work, H100.with_efficiency(attention=0.25)).micro_batch["attention"]
     assert seconds == pytest.approx(1000 * 10**6 / (989e12 * 0.25))
 
 
-def test_the_terms_of_a_micro_batch_are_the_slowest_stage_s():
+def test_the_terms_of_a_micro_batch_are_the_slowest_stage_s() -> None:
     work = work_of_stages([90_000, 10_000, 300_000], pipeline=3)
     times = place_times(work, H100).micro_batch["products"]
     assert predict(work, H100).terms["products"][0] == pytest.approx(4 * times[2])
 
 
 @pytest.mark.parametrize(("cores", "times"), [(None, 1), (2, 16 / 2)])
-def test_what_a_step_costs_the_host_is_of_each_rank(cores, times):
+def test_what_a_step_costs_the_host_is_of_each_rank(cores: int | None, times: int) -> None:
     work = work_of_stages([1000] * 4, pipeline=4, world=16)
     fixed = H100.host.seconds_a_step.model_copy(update={"value": 3.0})
     plain = H100.model_copy(update={"cores": cores})

@@ -33,7 +33,7 @@ def read(folder: Path, *rows: dict[str, str]) -> Published:
     return read_published(written(folder / "rows.csv", *rows))
 
 
-def test_the_shipped_rows_are_read_and_those_set_aside_say_why():
+def test_the_shipped_rows_are_read_and_those_set_aside_say_why() -> None:
     published = read_published()
     dense = [row for row in published.rows if row.is_time and not row.architecture.num_experts]
     count = {
@@ -46,7 +46,7 @@ def test_the_shipped_rows_are_read_and_those_set_aside_say_why():
     assert all(each.sentence.startswith(f"row {each.line} (") for each in published.set_aside)
 
 
-def test_rows_without_a_layout_are_kept_only_where_it_may_be_assumed():
+def test_rows_without_a_layout_are_kept_only_where_it_may_be_assumed() -> None:
     strict, assumed = read_published(), read_published(assume_layouts=True)
     more = [row for row in assumed.rows if row.is_layout_assumed]
     assert len(assumed.rows) == len(strict.rows) + len(more)
@@ -54,7 +54,7 @@ def test_rows_without_a_layout_are_kept_only_where_it_may_be_assumed():
     assert {row.chip for row in more} == {"reference chip (unstated, A100-class)"}
 
 
-def test_a_row_states_its_job(tmp_path):
+def test_a_row_states_its_job(tmp_path: Path) -> None:
     (row,) = read(tmp_path, {}).rows
     assert (row.data, row.micro_batches, row.expert_tensor, row.virtual_pipeline) == (2, 16, 2, 1)
     assert (row.architecture.hidden_size, row.architecture.num_query_groups) == (4096, 8)
@@ -62,7 +62,7 @@ def test_a_row_states_its_job(tmp_path):
     assert "row 2" in row.name
 
 
-def test_all_metrics_of_time_are_seconds_of_the_step(tmp_path):
+def test_all_metrics_of_time_are_seconds_of_the_step(tmp_path: Path) -> None:
     rows = read(
         tmp_path,
         {"metric": "s/step", "value": "2"},
@@ -72,7 +72,7 @@ def test_all_metrics_of_time_are_seconds_of_the_step(tmp_path):
     assert [row.seconds for row in rows] == [2.0, 2.0, 2.0]
 
 
-def test_notes_win_over_the_table_of_architectures(tmp_path):
+def test_notes_win_over_the_table_of_architectures(tmp_path: Path) -> None:
     notes = "hidden-size=2048; num-attention-heads=16; num-query-groups=4; padded-vocab-size=1000; noop-layers=1,15"
     (row,) = read(tmp_path, {"notes": notes}).rows
     sizes = row.architecture
@@ -80,7 +80,7 @@ def test_notes_win_over_the_table_of_architectures(tmp_path):
     assert row.layers == 30
 
 
-def test_a_layer_of_experts_is_described_in_words(tmp_path):
+def test_a_layer_of_experts_is_described_in_words(tmp_path: Path) -> None:
     notes = "dispatcher a2a; hidden 7168, ffn 2048, 32 experts, top 8, shared 2048; forced balance"
     alone = {"metric": METRICS[3], "model": "a layer", "gbs": "", "tp": "1", "pp": "1", "ep": "8", "etp": "1"}
     (row,) = read(tmp_path, alone | {"notes": notes, "layers": "1"}).rows
@@ -115,7 +115,9 @@ def test_a_layer_of_experts_is_described_in_words(tmp_path):
         ({"metric": "tokens/s/chip", "value": "6553", "notes": "source also states 3.2 s/step"}, "not the 3.2 s"),
     ],
 )
-def test_a_row_that_cannot_be_used_is_set_aside_in_one_line(tmp_path, change, reason):
+def test_a_row_that_cannot_be_used_is_set_aside_in_one_line(
+    tmp_path: Path, change: dict[str, str], reason: str
+) -> None:
     published = read(tmp_path, {}, change)
     assert len(published.rows) == 1
     (refused,) = published.set_aside
@@ -124,7 +126,7 @@ def test_a_row_that_cannot_be_used_is_set_aside_in_one_line(tmp_path, change, re
     assert refused.sentence.isprintable()
 
 
-def test_a_stated_step_may_be_rounded(tmp_path):
+def test_a_stated_step_may_be_rounded(tmp_path: Path) -> None:
     published = read(tmp_path, {"metric": "tokens/s/chip", "value": "8192", "notes": "source also states 2.01 s/step"})
     assert not published.set_aside
 
@@ -141,7 +143,7 @@ def test_a_stated_step_may_be_rounded(tmp_path):
         (b" " * (MAX_BYTES + 1), "larger than the 4 MiB allowed"),
     ],
 )
-def test_what_is_no_such_file_is_refused_in_one_line(tmp_path, content, reason):
+def test_what_is_no_such_file_is_refused_in_one_line(tmp_path: Path, content: bytes, reason: str) -> None:
     path = tmp_path / "rows.csv"
     path.write_bytes(content)
     with pytest.raises(ValueError, match=reason) as refusal:
@@ -159,7 +161,9 @@ CELLS = st.one_of(
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.dictionaries(st.sampled_from(COLUMNS), CELLS, max_size=4), max_size=4))
-def test_any_cells_are_read_or_refused_in_a_printable_line(tmp_path_factory, rows):
+def test_any_cells_are_read_or_refused_in_a_printable_line(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, str]]
+) -> None:
     path = tmp_path_factory.mktemp("fuzz") / "rows.csv"
     stream = io.StringIO(newline="")
     writer = csv.DictWriter(stream, COLUMNS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
@@ -19,7 +20,7 @@ OTHER_CHIP = LARGER | {"chip": "GB200", "value": "0.5"}
 CALIBRATION = read_calibration()
 
 
-def test_an_anchor_moves_rows_of_its_chip_alone(tmp_path):
+def test_an_anchor_moves_rows_of_its_chip_alone(tmp_path: Path) -> None:
     rows = read_published(written(tmp_path / "rows.csv", DENSE, LARGER, OTHER_CHIP)).rows
     anchors = anchors_of_file(written(tmp_path / "anchor.csv", DENSE), CALIBRATION)
     found, _ = predict_rows(rows, CALIBRATION)
@@ -34,7 +35,7 @@ def test_an_anchor_moves_rows_of_its_chip_alone(tmp_path):
     assert other == found[2]
 
 
-def test_the_anchor_of_the_family_speaks_first(tmp_path):
+def test_the_anchor_of_the_family_speaks_first(tmp_path: Path) -> None:
     wider = DENSE | {"notes": "hidden-size=8192; ffn-hidden-size=28672; num-attention-heads=64; num-query-groups=8",
                      "n_chips": "128", "gbs": "128", "value": "8.0"}  # fmt: skip
     anchors = anchors_of_file(written(tmp_path / "anchor.csv", DENSE, wider), CALIBRATION)
@@ -43,13 +44,13 @@ def test_the_anchor_of_the_family_speaks_first(tmp_path):
     assert "row 2:" in moved.interval.nearest[0]
 
 
-def test_a_score_with_an_anchor_leaves_it_out(tmp_path):
+def test_a_score_with_an_anchor_leaves_it_out(tmp_path: Path) -> None:
     rows, anchor = written(tmp_path / "rows.csv", DENSE, LARGER), written(tmp_path / "anchor.csv", DENSE)
     assert re.search(r"dense +1 ", score_published(rows, None, CALIBRATION, anchor=anchor))
     assert re.search(r"dense +2 ", score_published(rows, None, CALIBRATION))
 
 
-def test_a_file_without_an_anchor_is_refused(tmp_path):
+def test_a_file_without_an_anchor_is_refused(tmp_path: Path) -> None:
     path = written(tmp_path / "anchor.csv", DENSE | {"chip": "nobody's"})
     with pytest.raises(ValueError, match="no row of it can be an anchor: row 2 .*has no device profile"):
         anchors_of_file(path, CALIBRATION)

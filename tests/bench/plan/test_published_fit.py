@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from importlib import resources
+from pathlib import Path
 
 import pytest
 
@@ -27,7 +28,7 @@ def rows() -> tuple[PublishedRow, ...]:
     return read_published(assume_layouts=True).rows
 
 
-def test_every_profile_holds_the_shipped_calibration(shipped):
+def test_every_profile_holds_the_shipped_calibration(shipped: CalibrationFile) -> None:
     """python -m bench.plan.refit writes both."""
     folder = resources.files("bench.plan") / "devices"
     for profile in device_names():
@@ -36,14 +37,16 @@ def test_every_profile_holds_the_shipped_calibration(shipped):
             assert with_fitted(text, profile, shipped) == text, profile
 
 
-def test_the_shipped_calibration_is_of_the_shipped_rows(shipped, rows):
+def test_the_shipped_calibration_is_of_the_shipped_rows(
+    shipped: CalibrationFile, rows: tuple[PublishedRow, ...]
+) -> None:
     assert {(fit.chip, fit.is_eight_bit): fit.rows for fit in shipped.fits} == {
         group: len(of_group) for group, of_group in groups(rows).items()
     }
     assert all(shipped.row_of(row) for of_group in groups(rows).values() for row in of_group)
 
 
-def test_a_fit_anew_gives_the_shipped_figures(shipped, rows):
+def test_a_fit_anew_gives_the_shipped_figures(shipped: CalibrationFile, rows: tuple[PublishedRow, ...]) -> None:
     """Of the smallest group, for the time that it takes."""
     of_chip = [row for row in rows if row.chip == "GB200" and not row.is_eight_bit]
     anew, refused = calibrate(of_chip, "test")
@@ -56,7 +59,9 @@ def test_a_fit_anew_gives_the_shipped_figures(shipped, rows):
         assert row.log_ratio == pytest.approx(kept.log_ratio, abs=2e-3)
 
 
-def test_dense_h100_rows_are_predicted_within_the_planner_s_bar(shipped, rows):
+def test_dense_h100_rows_are_predicted_within_the_planner_s_bar(
+    shipped: CalibrationFile, rows: tuple[PublishedRow, ...]
+) -> None:
     of_h100 = [row for row in rows if row.chip.startswith("H100") and row.is_time and not row.is_eight_bit]
     found, refused = predict_rows(of_h100, shipped)
     (score,) = scores([each.scored() for each in found])
@@ -70,7 +75,9 @@ def test_dense_h100_rows_are_predicted_within_the_planner_s_bar(shipped, rows):
     assert 0.8 <= score.coverage <= 1
 
 
-def test_a_fitted_row_s_prediction_does_not_know_its_family(shipped, rows):
+def test_a_fitted_row_s_prediction_does_not_know_its_family(
+    shipped: CalibrationFile, rows: tuple[PublishedRow, ...]
+) -> None:
     row = next(row for row in rows if row.chip.startswith("H100") and row.is_time and not row.is_eight_bit)
     (known,), _ = predict_rows([row], shipped)
     family = row.architecture.family
@@ -83,7 +90,9 @@ def test_a_fitted_row_s_prediction_does_not_know_its_family(shipped, rows):
     assert new.interval.rows > known.interval.rows
 
 
-def test_the_order_of_rows_does_not_matter_to_a_frozen_score(shipped, rows, tmp_path):
+def test_the_order_of_rows_does_not_matter_to_a_frozen_score(
+    shipped: CalibrationFile, rows: tuple[PublishedRow, ...], tmp_path: Path
+) -> None:
     chosen = [row for row in rows if row.is_time][::9]
     found, _ = predict_rows(chosen, shipped)
     freeze_rows(tmp_path / "frozen.json", found, shipped, 0.9)
@@ -92,7 +101,7 @@ def test_the_order_of_rows_does_not_matter_to_a_frozen_score(shipped, rows, tmp_
     assert scores(again)[-1].errors == scores([each.scored() for each in found])[-1].errors
 
 
-def test_a_chip_without_a_profile_is_said(shipped, rows):
+def test_a_chip_without_a_profile_is_said(shipped: CalibrationFile, rows: tuple[PublishedRow, ...]) -> None:
     for chip in ("An Unknown Chip 9000", "profile.toml", "../profile.json"):
         found, refused = predict_rows([replace(rows[0], chip=chip)], shipped)
         assert not found
@@ -100,7 +109,7 @@ def test_a_chip_without_a_profile_is_said(shipped, rows):
         assert refused[0].startswith("row 2 (")
 
 
-def test_fitted_figures_that_are_of_rows_do_not_reach_the_device():
+def test_fitted_figures_that_are_of_rows_do_not_reach_the_device() -> None:
     device = load_device("h100-sxm")
     moved = device_with(device, {"products": 0.5, ALONE: 0.8, FUSED: 0.25}, is_fused=True)
     assert moved.efficiency.products.value == 0.5
@@ -111,7 +120,7 @@ def test_fitted_figures_that_are_of_rows_do_not_reach_the_device():
     assert profile_of("h100-sxm") == "h100-sxm"
 
 
-def test_a_profile_s_share_of_the_memory_s_rate_is_not_the_published_rows(shipped):
+def test_a_profile_s_share_of_the_memory_s_rate_is_not_the_published_rows(shipped: CalibrationFile) -> None:
     for name in device_names():
         fit = shipped.fit_of(SPEAKS_FOR.get(name, ""), False)
         share = load_device(name).efficiency.memory
@@ -119,6 +128,6 @@ def test_a_profile_s_share_of_the_memory_s_rate_is_not_the_published_rows(shippe
         assert fit is None or share.source.startswith("prior: ")
 
 
-def test_a_profile_that_no_row_speaks_for_is_left_alone(shipped):
+def test_a_profile_that_no_row_speaks_for_is_left_alone(shipped: CalibrationFile) -> None:
     with pytest.raises(ValueError, match="no published row speaks for another"):
         with_fitted("[host]\n", "another", shipped)

@@ -38,12 +38,12 @@ def ranks() -> list[RankLedger]:
     return read_ledger(shipped("baselines") / "ledger" / "grok1-40b.json").ranks
 
 
-def test_model_flops_are_the_recipe_s_but_for_the_router(row):
+def test_model_flops_are_the_recipe_s_but_for_the_router(row: PublishedRow) -> None:
     recipe = load_recipe("grok1-40b")
     assert model_flops(row) == pytest.approx(recipe.flops_per_token() * 8192 * 128, rel=1e-9)
 
 
-def test_products_and_attention_are_the_ledger_s(row, ranks):
+def test_products_and_attention_are_the_ledger_s(row: PublishedRow, ranks: list[RankLedger]) -> None:
     work = published_work([row])
     for place, rank in enumerate(ranks):
         counted = {(each.component, each.phase): each.matrix_flops for each in rank.costs}
@@ -62,7 +62,7 @@ def test_products_and_attention_are_the_ledger_s(row, ranks):
             assert core.flops[place] * work.micro_batches[place] == counted["attention core", phase]
 
 
-def test_exchanges_are_the_ledger_s_but_for_routing_and_losses(row, ranks):
+def test_exchanges_are_the_ledger_s_but_for_routing_and_losses(row: PublishedRow, ranks: list[RankLedger]) -> None:
     """Probabilities and masks of the routing, and sums of a few numbers, are not in a published job's work."""
     work = published_work([row])
     for place, rank in enumerate(ranks):

@@ -57,13 +57,13 @@ def flops(work: Work, phase: str) -> float:
 
 @settings(max_examples=150, deadline=None)
 @given(jobs())
-def test_the_forward_passes_of_all_ranks_are_a_third_of_the_model_s_flops(row):
+def test_the_forward_passes_of_all_ranks_are_a_third_of_the_model_s_flops(row: PublishedRow) -> None:
     assert flops(published_work([row]), "forward") == pytest.approx(model_flops(row) / 3, rel=1e-12)
 
 
 @settings(max_examples=100, deadline=None)
 @given(jobs())
-def test_backward_products_are_twice_the_forward_s_and_attention_two_and_a_half(row):
+def test_backward_products_are_twice_the_forward_s_and_attention_two_and_a_half(row: PublishedRow) -> None:
     work = published_work([row])
     attention = {each.phase: float(each.flops.sum()) for each in work.attention}
     products = replace(work, attention=())
@@ -74,7 +74,7 @@ def test_backward_products_are_twice_the_forward_s_and_attention_two_and_a_half(
 
 @settings(max_examples=100, deadline=None)
 @given(jobs())
-def test_full_recompute_runs_all_layers_again_and_not_the_head(row):
+def test_full_recompute_runs_all_layers_again_and_not_the_head(row: PublishedRow) -> None:
     again = replace(row, flags={"recompute-granularity": "full", "recompute-method": "uniform"})
     head = 2.0 * row.sequence_length * row.global_batch * row.architecture.hidden_size * row.architecture.vocab_size
     work = published_work([again])
@@ -83,7 +83,7 @@ def test_full_recompute_runs_all_layers_again_and_not_the_head(row):
 
 @settings(max_examples=100, deadline=None)
 @given(jobs())
-def test_ranks_hold_each_parameter_once_a_replica(row):
+def test_ranks_hold_each_parameter_once_a_replica(row: PublishedRow) -> None:
     places = published_places([row])
     dense, experts = rank_parameters(places)
     sizes = row.architecture
@@ -98,7 +98,7 @@ def test_ranks_hold_each_parameter_once_a_replica(row):
     assert experts.sum() * row.expert * row.expert_tensor == each
 
 
-def test_one_rank_exchanges_nothing():
+def test_one_rank_exchanges_nothing() -> None:
     row = next(row for row in read_published().rows if row.is_time)
     alone = replace(row, world_size=1, tensor=1, pipeline=1, context=1, expert=1, expert_tensor=1, virtual_pipeline=1)
     work = published_work([alone])
@@ -107,7 +107,7 @@ def test_one_rank_exchanges_nothing():
 
 @settings(max_examples=100, deadline=None)
 @given(jobs(), jobs())
-def test_jobs_together_are_jobs_apart(first, second):
+def test_jobs_together_are_jobs_apart(first: PublishedRow, second: PublishedRow) -> None:
     both, apart = published_work([first, second]), [published_work([first]), published_work([second])]
     assert both.layout.tolist() == [0] * len(apart[0].layout) + [1] * len(apart[1].layout)
     for group in ("products", "attention", "traffic", "exchanges"):
@@ -125,12 +125,14 @@ def test_jobs_together_are_jobs_apart(first, second):
         (8, 3, 1, [3, 3, 2]),
     ],
 )
-def test_embedding_and_head_may_stand_for_a_layer_each(layers, pipeline, chunks, expected):
+def test_embedding_and_head_may_stand_for_a_layer_each(
+    layers: int, pipeline: int, chunks: int, expected: list[int]
+) -> None:
     row = next(row for row in read_published().rows if row.is_time)
     assert stage_layers(replace(row, layers=layers, pipeline=pipeline, virtual_pipeline=chunks)) == expected
 
 
-def test_a_phase_of_a_layer_alone_is_that_phase_only():
+def test_a_phase_of_a_layer_alone_is_that_phase_only() -> None:
     layers = [row for row in read_published().rows if row.is_layer_alone]
     forward, backward = layers[0], layers[1]
     assert flops(published_work([forward]), "backward") == 0
@@ -143,7 +145,7 @@ def test_a_phase_of_a_layer_alone_is_that_phase_only():
         assert groups == {"expert"}
 
 
-def test_a_sum_over_replicas_takes_the_place_of_sharded_states():
+def test_a_sum_over_replicas_takes_the_place_of_sharded_states() -> None:
     rows = {flag: row for row in read_published().rows for flag in ("use-distributed-optimizer",) if row.has(flag)}
     row = replace(rows["use-distributed-optimizer"], pipeline=1, flags={})
     calls = {
@@ -152,7 +154,7 @@ def test_a_sum_over_replicas_takes_the_place_of_sharded_states():
     assert calls == {"reduce_scatter_tensor": 0, "all_reduce": 1, "all_gather_into_tensor": 0}
 
 
-def test_a_gathering_dispatcher_sends_every_token_to_every_rank_of_its_experts():
+def test_a_gathering_dispatcher_sends_every_token_to_every_rank_of_its_experts() -> None:
     row = next(row for row in read_published().rows if row.is_time and row.architecture.num_experts)
     gathering = replace(row, flags={**row.flags, "moe-token-dispatcher-type": "allgather"})
     work = published_work([gathering])

@@ -22,7 +22,7 @@ def prediction(row: PublishedRow, seconds: float) -> FrozenPrediction:
     )
 
 
-def test_rows_find_their_predictions_in_any_order(row):
+def test_rows_find_their_predictions_in_any_order(row: PublishedRow) -> None:
     other, third = replace(row, tensor=row.tensor * 2), replace(row, pipeline=row.pipeline * 4)
     frozen = Frozen(level=0.9, made_with={}, predictions=[prediction(other, 5.0), prediction(row, 9.5)])
     found, missing = scored([row, third, other], frozen)
@@ -30,7 +30,7 @@ def test_rows_find_their_predictions_in_any_order(row):
     assert missing == [third]
 
 
-def test_coverage_counts_rows_with_an_interval(row):
+def test_coverage_counts_rows_with_an_interval(row: PublishedRow) -> None:
     rows = [Scored(row, 9.5, 9.0, 11.0, 20.0), Scored(row, 5.0, 4.0, 6.0, 20.0), Scored(row, 9.0, None, None, None)]
     (score,) = scores(rows)
     assert (score.covered, score.with_interval, score.coverage) == (1, 2, 0.5)
@@ -41,7 +41,7 @@ def test_coverage_counts_rows_with_an_interval(row):
     assert score.null.median == pytest.approx(1.0)
 
 
-def test_regret_is_over_layouts_of_one_job(row):
+def test_regret_is_over_layouts_of_one_job(row: PublishedRow) -> None:
     slow = replace(row, tensor=row.tensor * 2, value=12.0)
     (score,) = scores([Scored(row, 11.0, None, None, None), Scored(slow, 9.0, None, None, None)])
     assert score.worst_regret == pytest.approx(0.2)
@@ -51,7 +51,7 @@ def test_regret_is_over_layouts_of_one_job(row):
     assert (alone.worst_regret, alone.mean_tau) == (None, None)
 
 
-def test_classes_are_judged_apart_and_together(row):
+def test_classes_are_judged_apart_and_together(row: PublishedRow) -> None:
     eight = replace(row, precision="fp8")
     found = scores([Scored(row, 11.0, 9, 12, 20.0), Scored(eight, 20.0, None, None, None)])
     assert [each.name for each in found] == [
@@ -64,6 +64,6 @@ def test_classes_are_judged_apart_and_together(row):
     assert all(line.isprintable() for line in shown.splitlines())
 
 
-def test_nothing_to_score_is_refused():
+def test_nothing_to_score_is_refused() -> None:
     with pytest.raises(ValueError, match="no row"):
         scores([])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
@@ -28,7 +29,7 @@ def digest_of(said: str) -> str:
     return found[1]
 
 
-def test_what_was_measured_does_not_reach_a_prediction(tmp_path, calibration):
+def test_what_was_measured_does_not_reach_a_prediction(tmp_path: Path, calibration: CalibrationFile) -> None:
     rows = written(tmp_path / "rows.csv", DENSE, SLOW)
     empty = written(tmp_path / "empty.csv", DENSE | {"value": ""}, SLOW | {"value": ""})
     other = written(tmp_path / "other.csv", DENSE | {"value": "77"}, SLOW | {"value": "1"})
@@ -39,7 +40,7 @@ def test_what_was_measured_does_not_reach_a_prediction(tmp_path, calibration):
     assert len(digests) == 1
 
 
-def test_frozen_predictions_are_scored(tmp_path, calibration):
+def test_frozen_predictions_are_scored(tmp_path: Path, calibration: CalibrationFile) -> None:
     rows = written(tmp_path / "rows.csv", DENSE, SLOW)
     said = freeze_published(tmp_path / "frozen.json", rows, calibration)
     assert "wrote 2 predictions" in said
@@ -50,7 +51,7 @@ def test_frozen_predictions_are_scored(tmp_path, calibration):
     assert "was not predicted in" in score_published(more, tmp_path / "frozen.json", calibration)
 
 
-def test_a_changed_frozen_file_is_not_scored(tmp_path, calibration):
+def test_a_changed_frozen_file_is_not_scored(tmp_path: Path, calibration: CalibrationFile) -> None:
     rows, frozen = written(tmp_path / "rows.csv", DENSE), tmp_path / "frozen.json"
     freeze_published(frozen, rows, calibration)
     frozen.write_text(frozen.read_text().replace('"seconds": ', '"seconds": 1'))
@@ -58,20 +59,20 @@ def test_a_changed_frozen_file_is_not_scored(tmp_path, calibration):
         score_published(rows, frozen, calibration)
 
 
-def test_what_is_scored_now_says_so(tmp_path, calibration):
+def test_what_is_scored_now_says_so(tmp_path: Path, calibration: CalibrationFile) -> None:
     rows = written(tmp_path / "rows.csv", DENSE, DENSE | {"gbs": "63"})
     scored = score_published(rows, None, calibration)
     assert "made now, not frozen" in scored
     assert "not used: row 3 (Llama3.1 8B): the layout does not divide" in scored
 
 
-def test_calibration_rows_are_scored_as_if_they_were_new(calibration):
+def test_calibration_rows_are_scored_as_if_they_were_new(calibration: CalibrationFile) -> None:
     scored = score_published(SHIPPED, None, calibration)
     assert "each predicted by a fit that left its family out" in scored
     assert "more rows that were not used" in scored.splitlines()[-1]
 
 
-def test_a_prediction_says_what_it_rests_on(tmp_path, calibration):
+def test_a_prediction_says_what_it_rests_on(tmp_path: Path, calibration: CalibrationFile) -> None:
     found, _ = predict_rows(read_published(written(tmp_path / "rows.csv", DENSE, FINE)).rows, calibration)
     dense, fine = predictions_text(found).split("\n\n")
     assert "90% interval from" in dense
@@ -82,14 +83,14 @@ def test_a_prediction_says_what_it_rests_on(tmp_path, calibration):
     assert "no interval: 128 experts are fine-grained" in fine
 
 
-def test_a_stranger_s_words_do_not_steer_the_terminal(tmp_path, calibration):
+def test_a_stranger_s_words_do_not_steer_the_terminal(tmp_path: Path, calibration: CalibrationFile) -> None:
     rows = written(tmp_path / "rows.csv", DENSE | {"source": "\x9b31m\u200bprogram", "model": "Llama3.1 8B\x7f"})
     found, _ = predict_rows(read_published(rows).rows, calibration)
     said = [predictions_text(found), score_published(rows, None, calibration)]
     assert all(line.isprintable() for text in said for line in text.splitlines())
 
 
-def test_no_row_to_predict_is_refused(tmp_path, calibration):
+def test_no_row_to_predict_is_refused(tmp_path: Path, calibration: CalibrationFile) -> None:
     rows = written(tmp_path / "rows.csv", DENSE | {"chip": "nobody's"})
     with pytest.raises(ValueError, match="no prediction to freeze"):
         freeze_published(tmp_path / "frozen.json", rows, calibration)

@@ -33,7 +33,7 @@ def timed() -> Timed:
     return time_layouts(layouts_of(RECIPE), NPU)
 
 
-def test_the_anchor_s_own_run_is_met(record):
+def test_the_anchor_s_own_run_is_met(record: Path) -> None:
     anchor = anchor_of_file(record, NPU)
     own = timed().anchored(anchor).played(np.array([0]))
     assert own.prediction.step_seconds[0] == pytest.approx(anchor.measured_seconds)
@@ -43,7 +43,7 @@ def test_the_anchor_s_own_run_is_met(record):
     assert interval.nearest[0] == anchor.name
 
 
-def test_all_times_and_speeds_move_by_one_factor(record):
+def test_all_times_and_speeds_move_by_one_factor(record: Path) -> None:
     anchor = anchor_of_file(record, NPU)
     before, after = timed(), timed().anchored(anchor)
     assert after.prediction.step_seconds == pytest.approx(before.prediction.step_seconds * anchor.factor)
@@ -52,7 +52,7 @@ def test_all_times_and_speeds_move_by_one_factor(record):
     assert after.take(np.array([0])).anchor == anchor
 
 
-def test_the_null_model_has_the_same_information(record):
+def test_the_null_model_has_the_same_information(record: Path) -> None:
     assert "median MFU of the chip's published rows" in timed().basis()
     said = timed().anchored(anchor_of_file(record, NPU)).basis()
     assert "the anchor's MFU" in said
@@ -60,7 +60,7 @@ def test_the_null_model_has_the_same_information(record):
     assert "anchored by record" in timed().anchored(anchor_of_file(record, NPU)).explained(0)
 
 
-def test_what_is_no_record_is_refused(tmp_path):
+def test_what_is_no_record_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "record.json"
     path.write_text("{}")
     with pytest.raises(ValueError, match="Field required"):

@@ -23,7 +23,7 @@ def counted(rank: RankLedger, phase: str, component: str) -> CostRow:
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_bytes_and_launches_are_near_the_ledgers(name):
+def test_bytes_and_launches_are_near_the_ledgers(name: str) -> None:
     recipe = load_recipe(name)
     ledger = read_ledger(shipped("baselines") / "ledger" / f"{name}.json")
     found = {(each.component, each.phase): each for each in traffic(every_stage(layouts_of(recipe)))}
@@ -41,7 +41,7 @@ def test_bytes_and_launches_are_near_the_ledgers(name):
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_the_step_s_own_bytes_are_near_the_ledgers(name):
+def test_the_step_s_own_bytes_are_near_the_ledgers(name: str) -> None:
     recipe = load_recipe(name)
     ledger = read_ledger(shipped("baselines") / "ledger" / f"{name}.json")
     (found,) = [each for each in traffic(every_stage(layouts_of(recipe))) if each.per == "step"]
@@ -51,7 +51,7 @@ def test_the_step_s_own_bytes_are_near_the_ledgers(name):
         assert int(found.bytes[rank.stage]) == pytest.approx(expected, rel=0.2)
 
 
-def test_the_ends_are_of_the_first_and_the_last_stage():
+def test_the_ends_are_of_the_first_and_the_last_stage() -> None:
     recipe = load_recipe("grok1-tiny", ["parallel.pipeline=4", "parallel.expert=1"])
     found = {(each.component, each.phase): each for each in traffic(every_stage(layouts_of(recipe)))}
     assert (found["embedding", "forward"].bytes > 0).tolist() == [True, False, False, False]
@@ -60,7 +60,7 @@ def test_the_ends_are_of_the_first_and_the_last_stage():
     assert norms[0] == norms[1] < norms[3]  # the head's own
 
 
-def test_fused_norms_move_less():
+def test_fused_norms_move_less() -> None:
     def norms(*settings: str) -> int:
         found = traffic(every_stage(layouts_of(load_recipe("grok1-40b", list(settings)))))
         return int(sum(each.bytes[0] for each in found if each.component == "norms"))
@@ -68,7 +68,7 @@ def test_fused_norms_move_less():
     assert norms("kernels.norm=npu") < norms() / 10
 
 
-def test_what_is_computed_again_is_as_its_forward():
+def test_what_is_computed_again_is_as_its_forward() -> None:
     settings = ["training.recompute=selective", 'training.recompute_modules=["layernorm","moe"]']
     found = traffic(every_stage(layouts_of(load_recipe("grok1-40b", settings))))
     again = {each.component: each for each in found if each.phase == "recompute"}
@@ -80,7 +80,7 @@ def test_what_is_computed_again_is_as_its_forward():
     ]
 
 
-def test_layers_that_run_again():
+def test_layers_that_run_again() -> None:
     block = ["training.recompute=full", "training.recompute_method=block", "training.recompute_layers=1"]
     places = every_stage(layouts_of(load_recipe("grok1-40b", block)))
     assert layers_again(places, "norms").tolist() == [1, 1]

@@ -43,7 +43,7 @@ def wire(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[int], list[int]]]:
 def exchange_of(pairs: int, copies: int) -> _Exchange:
     """Two ranks hold experts, each expert cut over `copies` ranks; this rank gets what it sends."""
     experts = torch.tensor([[pairs]] * (2 * copies))
-    return _Exchange.plan(sent=[pairs, pairs], copies=copies, received_GL=experts, group=None)  # type: ignore[arg-type]
+    return _Exchange.plan(sent=[pairs, pairs], copies=copies, received_GL=experts, group=None)  # type: ignore[arg-type]  # `wire` needs none
 
 
 def test_parts_of_a_result_are_added_in_float32_and_rounded_once(wire: list[Any]) -> None:
@@ -77,7 +77,7 @@ def test_a_pair_goes_to_every_rank_that_holds_a_part_of_its_expert(wire: list[An
 
 
 def test_received_pairs_are_sorted_by_expert_in_the_order_of_ranks_and_go_back_as_they_came() -> None:
-    plan = _Exchange.plan([0, 0], 1, torch.tensor([[1, 2], [2, 0], [0, 1]]), None)  # type: ignore[arg-type]
+    plan = _Exchange.plan([0, 0], 1, torch.tensor([[1, 2], [2, 0], [0, 1]]), None)  # type: ignore[arg-type]  # nothing is sent
     came = torch.arange(6)  # one pair for the first expert and two for the second, then two, then one
     assert plan.received == [3, 2, 1]
     assert plan.tokens_per_expert.tolist() == [3, 3]

@@ -32,7 +32,7 @@ class _Remembering(TorchDispatchMode):
 
         if func is torch.ops.prim.device.default:
             return func(*args)
-        return self.results.call(_Named(func, compute), args, kwargs or {})  # type: ignore[arg-type]
+        return self.results.call(_Named(func, compute), args, kwargs or {})  # type: ignore[arg-type]  # has what is asked of it
 
 
 class _Named:
