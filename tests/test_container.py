@@ -13,6 +13,7 @@ import pytest
 from packaging.specifiers import SpecifierSet
 
 from tests.container_steps import HOUSE, instructions, script, steps
+from tests.limits import HANG_SECONDS
 from tests.test_dependencies import project
 
 TEXT = (HOUSE / "Containerfile").read_text(encoding="utf-8")
@@ -89,6 +90,6 @@ def _run(folder: Path, text: str) -> subprocess.CompletedProcess[str]:
         env={"PATH": path},
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=HANG_SECONDS,
         check=False,
     )

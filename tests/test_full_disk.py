@@ -17,6 +17,7 @@ from bench.records import jsonfile
 from bench.synthetic import build_synthetic_record
 from grok1 import files
 from reports.document import write_report
+from tests.limits import HANG_SECONDS
 
 ROOT = Path(__file__).resolve().parents[1]
 HOSTILE = "x\x1b[31m\u202e\x07y"
@@ -40,7 +41,7 @@ def run_module(*words: object, limit: int | None = None, cwd: Path = ROOT) -> tu
         cwd=cwd,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         preexec_fn=limited,
-        timeout=100,
+        timeout=HANG_SECONDS,
         check=False,
     )
     return done.returncode, done.stdout.decode("utf-8", "replace"), done.stderr.decode("utf-8", "replace")

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.limits import HANG_SECONDS
+
 HOUSE = Path(__file__).resolve().parents[1]
 TOOLS = "awk bash cat cp date dirname grep head make mkdir mktemp rm sed sh tail touch"
 # An interpreter of some version, of which only the answers to constraints/install.sh are there.
@@ -72,7 +74,7 @@ class Machine:
             env={"PATH": str(self.root / "bin"), "TMPDIR": str(self.root)},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=HANG_SECONDS,
             check=False,
         )
 

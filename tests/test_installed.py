@@ -15,12 +15,12 @@ from bench.installed.pytest_grok1.entry import asks_for_bench
 from bench.judge.baseline import Baseline
 from bench.synthetic import build_synthetic_record
 from grok1.config.load import ONE_RANK
+from tests.limits import HANG_SECONDS
 
 HOUSE = Path(__file__).resolve().parents[1]
 TOP_LEVEL = {"bench", "grok1", "pytest_grok1", "reports"}  # docs/decisions/0018
 COPIED = {"baselines": "bench/shipped/baselines", "constraints": "bench/shipped/constraints"}
 ONE_FAST_STEP = [f"--set={each}" for each in (*ONE_RANK, "training.global_batch=2")]
-_SECONDS = 300
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -46,7 +46,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     offline = ["--no-index", "--no-deps", "--no-build-isolation", "--disable-pip-version-check"]
     install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-compile", *offline]
     command = [*install, "--target", str(site), str(sources)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=HANG_SECONDS, check=False)
     assert done.returncode == 0, done.stderr
     return site
 
@@ -66,14 +66,13 @@ def run(site: Path, tmp_path: Path) -> Run:
             env={**environment, "PYTHONPATH": str(site)},
             capture_output=True,
             text=True,
-            timeout=_SECONDS,
+            timeout=HANG_SECONDS,
             check=False,
         )
 
     return command
 
 
-@pytest.mark.timeout(_SECONDS)
 def test_a_wheel_holds_all_code_and_data_and_nothing_else(site: Path) -> None:
     wanted = {name for name in tracked() if name.startswith(("grok1/", "reports/")) and name.endswith((".py", ".toml"))}
     for name in tracked():
@@ -91,7 +90,6 @@ def test_a_wheel_holds_all_code_and_data_and_nothing_else(site: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(_SECONDS)
 def test_the_job_is_run_judged_and_reported_outside_a_checkout(run: Run, site: Path, tmp_path: Path) -> None:
     job = ("pytest", "--pyargs", "bench", "--benchmark", "--case", "grok1-nano", "--steps", 6, *ONE_FAST_STEP)
     done = run(*job, "-p", "no:cacheprovider", "-k", "pretrain or verdict")
@@ -109,7 +107,6 @@ def test_the_job_is_run_judged_and_reported_outside_a_checkout(run: Run, site: P
     assert refused.stderr.startswith(f"bench: {site} holds an installed package, which has no revisions to compare")
 
 
-@pytest.mark.timeout(_SECONDS)
 def test_commands_find_what_is_shipped(run: Run, site: Path, tmp_path: Path) -> None:
     recipes = run(site / "bin" / "grok1", "recipes")
     assert "grok1-314b" in recipes.stdout, recipes.stderr
@@ -139,7 +136,6 @@ for kind, needs in (("cpu", {"torch", "megatron-core", "numpy"}), ("npu", {"torc
 """
 
 
-@pytest.mark.timeout(_SECONDS)
 def test_a_baseline_is_stored_in_the_current_folder(run: Run, site: Path, tmp_path: Path) -> None:
     before = sorted(path for path in site.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
     write(tmp_path / "candidate.json", [_candidate()])
@@ -165,7 +161,6 @@ def _candidate() -> Baseline:
     return candidate_of(runs, tolerance_percent=2.0, floor_percent=1.0)
 
 
-@pytest.mark.timeout(_SECONDS)
 def test_other_projects_tests_are_left_alone(run: Run, tmp_path: Path) -> None:
     """One with a `bench` of its own, which pytest imports from there."""
     (tmp_path / "bench").mkdir()

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.limits import HANG_SECONDS
+
 HOUSE = Path(__file__).resolve().parents[1]
 PYTHON = """#!/bin/sh
 printf '<%s>' "$@"; echo
@@ -28,7 +30,7 @@ def _make(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
         env={"PATH": os.environ["PATH"]},
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=HANG_SECONDS,
         check=False,
     )
 

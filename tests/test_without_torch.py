@@ -13,6 +13,7 @@ import pytest
 
 from grok1.config.load import load_recipe
 from grok1.data.sample_corpus import sample_corpus
+from tests.limits import HANG_SECONDS
 
 HOUSE = Path(__file__).resolve().parents[1]
 ENGINES = ("torch", "megatron")
@@ -67,7 +68,12 @@ except SystemExit as end:
 def _python(script: str, *words: str) -> subprocess.CompletedProcess[str]:
     environment = {key: value for key, value in os.environ.items() if key not in ("GROK1_DEVICE", "CI")}
     return subprocess.run(
-        [sys.executable, "-c", script, *words], capture_output=True, text=True, cwd=HOUSE, env=environment, timeout=100
+        [sys.executable, "-c", script, *words],
+        capture_output=True,
+        text=True,
+        cwd=HOUSE,
+        env=environment,
+        timeout=HANG_SECONDS,
     )
 
 

@@ -18,6 +18,7 @@ from bench.cases import CASES, select
 from bench.judge.baseline import BaselineFile, recorded_baseline
 from bench.records.record import Record
 from grok1.config.load import ONE_RANK, load_recipe
+from tests.limits import HANG_SECONDS
 from tests.lines import NO_NPU
 
 ROOT = Path(__file__).parents[2]
@@ -32,7 +33,7 @@ def bench(*words: str, **variables: str) -> subprocess.CompletedProcess[str]:
         text=True,
         cwd=ROOT,
         env={**environment, **variables},
-        timeout=110,
+        timeout=HANG_SECONDS,
     )
 
 
@@ -221,7 +222,7 @@ def test_progress_is_live_on_a_terminal(tmp_path: Path) -> None:
         while part := os.read(terminal, 65536):
             shown += part
     os.close(terminal)
-    assert process.wait(timeout=110) == 0
+    assert process.wait(timeout=HANG_SECONDS) == 0
     assert b"starting ranks" in shown
     assert b"s/step" in shown
 

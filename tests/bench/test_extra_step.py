@@ -12,6 +12,7 @@ from bench.records.record import Record
 from grok1.config.load import load_recipe
 from grok1.distributed import launch as launching
 from grok1.training.job import prepare
+from tests.limits import HANG_SECONDS
 
 STEPS = 2
 TWO_RANKS = (
@@ -24,7 +25,7 @@ def run(monkeypatch: pytest.MonkeyPatch, entry: str) -> Record | None:
     """A benchmark's run of two ranks, through an entry of ours in place of the real one."""
 
     def through(*arguments: Any, **settings: Any) -> Any:
-        changed = {"entry": f"{entries.__name__}:{entry}", "timeout_seconds": 60.0}
+        changed = {"entry": f"{entries.__name__}:{entry}", "timeout_seconds": HANG_SECONDS}
         return launching.launch(*arguments, **{**settings, **changed})
 
     monkeypatch.setattr(measure, "launch", through)

@@ -33,6 +33,7 @@ from grok1.training.result import (
     StepMetrics,
 )
 from grok1.training.result import RankSamples as MeasuredRank
+from tests.limits import HANG_SECONDS
 
 STEPS = 2
 ONE_OF_EACH_STAGE = (0, 8)
@@ -216,7 +217,7 @@ def test_the_costliest_modules_are_kept(record: Record) -> None:
 def test_a_router_that_drops_tokens_voids_its_run() -> None:
     recipe = load_recipe("grok1-nano", (*ONE_RANK, "kernels.dispatch=megatron"))  # the merged one knows no dropping
     job: Job = prepare(recipe, STEPS)
-    result = launch(job, recipe, "cpu", entry=f"{entries.__name__}:drop_tokens", timeout_seconds=60.0)
+    result = launch(job, recipe, "cpu", entry=f"{entries.__name__}:drop_tokens", timeout_seconds=HANG_SECONDS)
     made = measure.make_record("grok1-nano", job, result, host())
     assert [reason.split(":")[0] for reason in made.void_reasons] == ["layer 0", "layer 1"]
     assert all("(token, expert) pairs were dropped" in reason for reason in made.void_reasons)
@@ -226,7 +227,7 @@ def test_a_node_that_runs_other_code_voids_the_run() -> None:
     recipe = load_recipe("grok1-nano", (*ONE_RANK, "parallel.world_size=2"))
     job = prepare(recipe, STEPS)
     alike, other = (
-        launch(job, recipe, "cpu", entry=f"{entries.__name__}:{entry}", timeout_seconds=60.0)
+        launch(job, recipe, "cpu", entry=f"{entries.__name__}:{entry}", timeout_seconds=HANG_SECONDS)
         for entry in ("one_node_a_rank", "other_megatron_on_node_1")
     )
     assert (alike.layout.nodes, alike.node_differences) == (2, [])

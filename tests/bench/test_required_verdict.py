@@ -12,6 +12,7 @@ import pytest
 
 from bench.judge.verdict import Verdict
 from bench.session import SESSION, BenchSession, why_unjudged
+from tests.limits import HANG_SECONDS
 
 ROOT = Path(__file__).parents[2]
 REQUIRED = "error: --require-baseline: "
@@ -20,7 +21,9 @@ REQUIRED = "error: --require-baseline: "
 def _pytest(*words: str) -> subprocess.CompletedProcess[str]:
     environment = {key: value for key, value in os.environ.items() if key not in ("GROK1_DEVICE", "CI")}
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--require-baseline", *words]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=100, check=False)
+    return subprocess.run(
+        command, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=HANG_SECONDS, check=False
+    )
 
 
 @pytest.mark.parametrize(

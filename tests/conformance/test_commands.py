@@ -11,7 +11,6 @@ import pytest
 from grok1.data.sample_corpus import SampleCorpus
 from tests.conformance.conftest import Checkouts
 
-pytestmark = pytest.mark.timeout(600)
 TWO_RANKS = [
     word
     for change in (

@@ -13,7 +13,6 @@ from grok1.device.mindspeed_options import MINDSPEED_FLAGS, mindspeed_flags
 from tests.conformance.conformance_run.options import RECIPES
 from tests.conformance.conftest import Checkouts
 
-pytestmark = pytest.mark.timeout(600)
 Found = dict[str, dict[str, Any]]  # by set of options
 
 _ATTENTION = "megatron.core.transformer.dot_product_attention.DotProductAttention.forward"

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.limits import HANG_SECONDS
+
 ROOT = Path(__file__).parents[2]
 
 _TRANSFER = "import warnings; warnings.simplefilter('ignore')\nimport torch, torch_npu\n"
@@ -129,7 +131,7 @@ def _failures(scripts: dict[str, str], folder: Path) -> dict[str, str]:
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=HANG_SECONDS,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]

@@ -12,7 +12,7 @@ from types import TracebackType
 
 ROOT = Path(__file__).resolve().parents[2]
 MOST_SECONDS = 10.0  # of processor time, for one input
-MOST_WALL_SECONDS = 60.0  # for one that sleeps
+MOST_WALL_SECONDS = 300.0  # for one that sleeps
 MOST_BYTES = 2 << 30  # of memory, for one process
 MOST_CHARACTERS = 20_000  # of a refusal
 _OURS = tuple(f"{ROOT}{os.sep}{room}{os.sep}" for room in ("grok1", "bench", "reports"))

@@ -18,12 +18,12 @@ from grok1.data.sample_corpus import SampleCorpus, sample_corpus
 from grok1.distributed.launch import launch
 from grok1.training.job import Job
 from grok1.training.result import RunResult
+from tests.limits import HANG_SECONDS
 
 TWO_RANKS = ("parallel.world_size=2", *ONE_RANK[1:])  # replicas of each other
 FOUR_RANKS = ("parallel.world_size=4", "parallel.pipeline=1", "parallel.expert=1")  # split by tensor alone
 ROOT = Path(__file__).parents[2]
 FIXTURES = Path(__file__).parent / "fixtures"  # dumps of xAI's own model
-RANK_SECONDS = 60.0  # a collective that takes longer is a hang, and fails
 
 MakeJob = Callable[..., Job]
 Train = Callable[..., Any]  # a RunResult, unless the entry is another
@@ -43,7 +43,7 @@ def run_grok1(*words: object, **variables: str) -> subprocess.CompletedProcess[s
         text=True,
         cwd=ROOT,
         env={**environment, **variables},
-        timeout=100,
+        timeout=HANG_SECONDS,
         check=False,
     )
 
@@ -61,7 +61,7 @@ def run_python(script: str, device: str) -> subprocess.CompletedProcess[str]:
         text=True,
         cwd=ROOT,
         env={"GROK1_DEVICE": device, "PATH": "", "OMP_NUM_THREADS": "1"},
-        timeout=60,
+        timeout=HANG_SECONDS,
         check=False,
     )
 
@@ -89,7 +89,7 @@ def train(make_job: Callable[..., Job]) -> Train:
 
     def run(steps: int, *overrides: str, entry: str = "grok1.training.run:run_rank", **settings: Any) -> Any:
         job = make_job(steps, *overrides, **settings)
-        return launch(job, job.recipe, "cpu", entry=entry, timeout_seconds=RANK_SECONDS)
+        return launch(job, job.recipe, "cpu", entry=entry, timeout_seconds=HANG_SECONDS)
 
     return run
 

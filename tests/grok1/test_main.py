@@ -14,6 +14,7 @@ import pytest
 
 from grok1.config.load import ONE_RANK, recipe_names
 from tests.grok1.conftest import ROOT, as_options, grok1_command, run_grok1
+from tests.limits import HANG_SECONDS
 from tests.lines import NO_NPU, NO_NPU_REMEDY
 
 
@@ -83,7 +84,7 @@ def test_train_joins_a_job_that_torchrun_started(corpus: tuple[Path, Path], tmp_
         capture_output=True,
         text=True,
         cwd=ROOT,
-        timeout=100,
+        timeout=HANG_SECONDS,
     )
     assert launched.returncode == 0, launched.stderr
     assert json.loads(target.read_text())["layout"]["pipeline"] == 2
@@ -111,7 +112,7 @@ def test_two_launchers_make_up_one_job_without_shared_storage(corpus: tuple[Path
     target = tmp_path / "run.json"
     second = subprocess.Popen([*command, "--node-rank", "1"], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     first = run_grok1("train", *words, "--node-rank", "0", "--json", str(target))
-    said_by_second, _ = second.communicate(timeout=60)
+    said_by_second, _ = second.communicate(timeout=HANG_SECONDS)
     assert (first.returncode, second.returncode) == (0, 0), first.stderr
     assert json.loads(target.read_text())["layout"]["nodes"] == 2
     assert (len(first.stdout.splitlines()), said_by_second) == (2, "")

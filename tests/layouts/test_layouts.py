@@ -15,13 +15,13 @@ from grok1.config.sections import Parallel
 from grok1.distributed.launch import launch
 from tests.layouts.entries import Errors
 from tests.layouts.plan import DISPATCHERS, Trial, accepted_trials, is_mistrained_by_megatron, sampled
+from tests.limits import HANG_SECONDS
 from tests.lines import MARKS_EXPERTS_ITSELF
 
 SAMPLE = {2: 3, 4: 6, 8: 4, 16: 3}  # trials by ranks
 WORLD_SIZES = (1, 2, 4, 8, 16)
 # relative; 5 to 10 times the largest of all layouts: fp32 sums in another order
 FIGURES, GRADIENTS = 2e-6, 2e-5
-_HANG_SECONDS = 120.0
 
 
 def run_trials(trials: list[Trial], entry: str = "run_trials") -> list[Errors]:
@@ -33,7 +33,7 @@ def run_trials(trials: list[Trial], entry: str = "run_trials") -> list[Errors]:
         "cpu",
         on_event=lambda name: print(name, file=sys.stderr),  # which one hung or failed
         entry=f"tests.layouts.entries:{entry}",
-        timeout_seconds=_HANG_SECONDS,
+        timeout_seconds=HANG_SECONDS,
     )
     return found
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.limits import HANG_SECONDS
 from tests.mutants.generated import _meaning
 from tests.mutants.known import KNOWN, why_known
 from tests.mutants.mutant import Mutant
@@ -73,7 +74,7 @@ def test_a_fault_is_caught_by_its_test_or_survives_and_the_file_is_as_it_was(cop
     assert trials[2].said == "tests/test_total.py (cannot be collected)"
     assert copy.try_out(looping, limit_seconds=2.0).outcome == "time limit"
     assert (copy.folder / "total.py").read_text() == SUM
-    assert copy.try_out(caught, limit_seconds=60.0).outcome == "caught", "the process lives on"
+    assert copy.try_out(caught, limit_seconds=HANG_SECONDS).outcome == "caught", "the process lives on"
 
 
 def test_tests_that_fail_without_a_fault_are_no_catch(copy: Copy) -> None:
@@ -116,11 +117,11 @@ def test_a_run_that_is_stopped_leaves_no_copy_and_no_process(tmp_path: Path, num
     time.sleep(1.0)  # tests may have begun, or not yet
     started = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(number)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=HANG_SECONDS)
     assert (process.returncode, said) == (130, "stopped; the copies are gone\n")
     assert list(tmp_path.iterdir()) == []
     assert len(started) >= 2
-    assert not [each for each in psutil.wait_procs(started, timeout=30)[1] if each.is_running()]
+    assert not [each for each in psutil.wait_procs(started, timeout=HANG_SECONDS)[1] if each.is_running()]
 
 
 def test_a_file_without_a_plan_is_refused() -> None:
@@ -129,7 +130,7 @@ def test_a_file_without_a_plan_is_refused() -> None:
         cwd=HOUSE,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=HANG_SECONDS,
         check=False,
     )
     assert found.returncode == 2

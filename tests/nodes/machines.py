@@ -21,6 +21,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
+from tests.limits import HANG_SECONDS
+
 ROOT = Path(__file__).parents[2]
 _TOOLS = ("ip", "unshare", "mount", "git")
 _PAIRS = itertools.count()
@@ -142,7 +144,7 @@ class Machine:
 
     def kill(self) -> None:
         """End all that runs there, as when the machine loses its power; no process says goodbye."""
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + HANG_SECONDS
         while (running := self.processes()) and time.monotonic() < deadline:
             for process in running:
                 with suppress(ProcessLookupError):

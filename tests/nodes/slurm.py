@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+from tests.limits import HANG_SECONDS
 from tests.nodes.machines import Machine, TwoMachines
 
 _PROGRAMS = ("slurmctld", "slurmd", "sbatch", "munged")
-_START_SECONDS = 30
 _CONFIGURATION = """
 ClusterName=two
 SlurmctldHost={first.host}({first.address})
@@ -91,7 +91,7 @@ class Slurm:
     def run(self, command: Sequence[object], **variables: str) -> str:
         """What a command of Slurm's says on the first machine."""
         run = self._machines.both[0].start(command, SLURM_CONF=str(self._folder / "slurm.conf"), **variables)
-        assert run.wait(_START_SECONDS) == 0, run.text
+        assert run.wait(HANG_SECONDS) == 0, run.text
         return run.text
 
     def submit(self, command: Sequence[object], **variables: str) -> int:
@@ -130,7 +130,7 @@ class Slurm:
         self._stack.callback(run.process.kill)
 
     def _wait_until_idle(self) -> None:
-        deadline = time.monotonic() + _START_SECONDS
+        deadline = time.monotonic() + HANG_SECONDS
         said = ""
         while time.monotonic() < deadline:
             said = self.run(["sinfo", "--noheader", "--format=%D %t"])

@@ -11,11 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.limits import HANG_SECONDS
 from tests.nodes.machines import Machine, TwoMachines, clone
 from tests.nodes.slurm import Slurm, why_no_slurm
 
-JOB_SECONDS = 90
-ENDED_SECONDS = 30
 MANY_STEPS = 3000
 
 
@@ -49,7 +48,7 @@ def _submit(slurm: Slurm, machines: TwoMachines, tasks: int, *words: object) -> 
 
 def test_the_documented_script_trains_on_two_nodes(slurm: Slurm, two_machines: TwoMachines) -> None:
     job, output = _submit(slurm, two_machines, 2, "--steps", 2)
-    state = slurm.ended(job, JOB_SECONDS)
+    state = slurm.ended(job, HANG_SECONDS)
     said = output.read_text()
     assert state == "COMPLETED", said
     assert re.findall(r"^(\d): step (\d)/2", said, re.M) == [("0", "1"), ("0", "2")]
@@ -57,13 +56,13 @@ def test_the_documented_script_trains_on_two_nodes(slurm: Slurm, two_machines: T
 
 def test_a_task_that_dies_ends_the_job_on_both_nodes_and_is_named(slurm: Slurm, two_machines: TwoMachines) -> None:
     job, output = _submit(slurm, two_machines, 1, "--steps", MANY_STEPS)
-    deadline = time.monotonic() + JOB_SECONDS
+    deadline = time.monotonic() + HANG_SECONDS
     while not (output.exists() and re.search("step +2/", output.read_text())) and time.monotonic() < deadline:
         time.sleep(0.2)
     (rank,) = _ranks(two_machines.both[1])
     os.kill(rank, signal.SIGKILL)
     killed_at = time.monotonic()
-    state = slurm.ended(job, ENDED_SECONDS)
+    state = slurm.ended(job, HANG_SECONDS)
     print(f"task killed: the job had ended after {time.monotonic() - killed_at:.1f} s")
     said = output.read_text()
     assert state == "FAILED", said

@@ -30,6 +30,7 @@ from bench.judge.metrics import STEP, figures_of
 from bench.judge.stats import summarise
 from bench.places import ROOT
 from bench.records.record import Record
+from tests.limits import HANG_SECONDS
 
 TRIALS = 1500
 SIGMAS = 4.0  # of a count of trials: a correct test fails once in 30,000 seeds, and this seed is fixed
@@ -463,7 +464,7 @@ def test_an_interruption_leaves_no_process_and_no_worktree(repository: Path, num
     assert psutil.pid_exists(pid)
     assert len(git(repository, "worktree", "list").splitlines()) == 2
     process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=HANG_SECONDS)
     assert process.returncode == 130, errors
     assert errors.endswith("bench: interrupted; all processes were ended\n")
     assert not alive(pid)
@@ -476,7 +477,7 @@ def alive(pid: int) -> bool:
 
 
 def awaited(read: Callable[[], str]) -> str:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + HANG_SECONDS
     while time.monotonic() < deadline:
         try:
             if text := read():

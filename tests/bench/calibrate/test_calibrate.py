@@ -40,7 +40,6 @@ def test_signatures_are_called_as_often_as_the_ledger_counts_operators() -> None
 
 @pytest.mark.ranks(2)
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_a_rank_is_calibrated_and_its_step_predicted(
     bench: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

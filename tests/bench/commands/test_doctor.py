@@ -20,6 +20,7 @@ from bench.doctor.examine import Check, Doctor
 from bench.doctor.findings import Finding, Report, failed
 from bench.places import ROOT
 from bench.records.jsonfile import read_model
+from tests.limits import HANG_SECONDS
 
 
 def doctor(*words: object) -> Result:
@@ -31,7 +32,6 @@ def report_of(path: Path) -> Report:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)  # ten starts of ranks, on a machine that may be busy
 @pytest.mark.ranks(4)
 def test_a_sound_machine_passes_every_check(tmp_path: Path) -> None:
     shown = doctor("--ranks", 4, "--json", tmp_path / "found.json")
@@ -81,7 +81,7 @@ def test_wrong_usage_is_refused(words: list[str]) -> None:
         capture_output=True,
         text=True,
         cwd=ROOT,
-        timeout=60,
+        timeout=HANG_SECONDS,
         check=False,
     )
     assert done.returncode == 2
@@ -101,9 +101,9 @@ def test_ctrl_c_leaves_no_process() -> None:
                 break
         time.sleep(1.0)
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=60)
+        process.communicate(timeout=HANG_SECONDS)
     assert process.returncode == 130
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + HANG_SECONDS
     while (left := _of_session(process.pid)) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not left

@@ -13,6 +13,7 @@ from bench.doctor.findings import Finding
 from bench.doctor.memory import RankMemory
 from grok1.config.load import load_recipe
 from grok1.distributed.launch import launch
+from tests.limits import HANG_SECONDS
 
 FAULTS = "tests.bench.doctor.faults"
 NANO = load_recipe("grok1-nano")
@@ -90,7 +91,7 @@ def test_memory_is_measured_by_stage_and_counted_by_the_ledger() -> None:
         load_recipe("grok1-nano", ["parallel.tensor=1", "parallel.expert_tensor=1", "training.global_batch=8"]), 4
     )
     job, found = layout.nano(NANO, split, "fp32"), list[RankMemory]()
-    launch(job, job, "cpu", on_event=found.append, entry=f"{FAULTS}:memory_on_a_cpu", timeout_seconds=60.0)
+    launch(job, job, "cpu", on_event=found.append, entry=f"{FAULTS}:memory_on_a_cpu", timeout_seconds=HANG_SECONDS)
     counted = reference.computed("ledger", job)
     assert split.pipeline == 2
     assert {(each.rank, each.stage) for each in found} == {(0, 0), (1, 0), (2, 1), (3, 1)}

@@ -22,6 +22,7 @@ from bench.history.store import Entry, append, entry_of, read
 from bench.records.record import Record
 from bench.synthetic import build_synthetic_record
 from reports.pictures.trends import trends
+from tests.limits import HANG_SECONDS
 
 HOUSE = Path(__file__).resolve().parents[3]
 ENTRIES = 40
@@ -213,7 +214,7 @@ def test_processes_that_append_at_once_lose_and_repeat_nothing(tmp_path: Path) -
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
     file.with_name(file.name + ".start").touch()
-    assert [process.wait(60) for process in processes] == [0, 0]
+    assert [process.wait(HANG_SECONDS) for process in processes] == [0, 0]
     for process in processes:
         assert process.stdout is not None
         process.stdout.close()

@@ -29,6 +29,7 @@ from bench.judge.stats import summarise
 from bench.records.record import Record
 from grok1.config.load import load_recipe
 from tests.bench.ingest.logs import NPU, TITAN, Write, dump, line, lines, nemo, numbers, read, times, titan
+from tests.limits import HANG_SECONDS
 
 # ---- Megatron and its kin --------------------------------------------------------------------------------
 
@@ -487,7 +488,8 @@ def test_generated_lines_come_back(tenths: list[int], first: int) -> None:
 def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "bench", "ingest", *arguments],
-        cwd=cwd, env={"PYTHONPATH": str(Path(__file__).parents[3])}, capture_output=True, text=True, timeout=100,
+        cwd=cwd, env={"PYTHONPATH": str(Path(__file__).parents[3])}, capture_output=True, text=True,
+        timeout=HANG_SECONDS,
     )  # fmt: skip
 
 

@@ -20,6 +20,7 @@ from bench.ledger.schema import Ledger, differences, read_ledger, write_ledger
 from grok1.config.load import load_recipe
 from grok1.config.memory import SHOWN_GIB
 from grok1.distributed.launch import rank_context
+from tests.limits import HANG_SECONDS
 from tests.lines import ONLY_0_12
 
 REMEDY = "python -m bench ledger --recipe"
@@ -173,14 +174,14 @@ def test_an_unknown_operator_fails_the_gate(tiny: Ledger) -> None:
 def test_an_operator_without_a_formula_is_named() -> None:
     """Counted as a call and as no FLOPs, under its name, so that the ledger cannot be silently low."""
     with ProcessPoolExecutor(1, mp_context=rank_context("cpu")) as pool:
-        unknown, rows = pool.submit(entries.cost_of_a_singular_value_decomposition, None).result(timeout=100)
+        unknown, rows = pool.submit(entries.cost_of_a_singular_value_decomposition, None).result(timeout=HANG_SECONDS)
     assert unknown == {"_linalg_svd": 1}
     assert rows == [("optimizer", 2, 2 * 4 * 4 * 4)]
 
 
 def test_a_fused_update_that_scales_its_gradient_writes_it_too() -> None:
     with ProcessPoolExecutor(1, mp_context=rank_context("cpu")) as pool:
-        plain, scaled = pool.map(entries.bytes_of_a_fused_update, (False, True), timeout=100)
+        plain, scaled = pool.map(entries.bytes_of_a_fused_update, (False, True), timeout=HANG_SECONDS)
     tensor, scalar = 16, 4
     assert plain == (4 * tensor + scalar, 3 * tensor)
     assert scaled == (4 * tensor + 2 * scalar, 4 * tensor)
@@ -222,7 +223,7 @@ def test_a_damaged_ledger_is_refused(tmp_path: Path, content: str) -> None:
 
 def bench(*arguments: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "bench", "ledger", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=HANG_SECONDS, check=False)
 
 
 def test_command_stores_checks_and_fails(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from grok1.config.recipe import Recipe
 from grok1.distributed.launch import rank_context
 from tests.bench.ledger.ledger_entries import counted_directly
 from tests.conftest import MEGATRONS_PARTS
+from tests.limits import HANG_SECONDS
 
 HOUSE = Path(__file__).resolve().parents[3]
 FP32, INT64 = 4, 8
@@ -656,7 +657,7 @@ def test_two_interpreters_count_the_same_bytes() -> None:
         )
         for seed in ("1", "2")
     ]
-    first, second = (process.communicate(timeout=100)[0] for process in running)
+    first, second = (process.communicate(timeout=HANG_SECONDS)[0] for process in running)
     assert [process.returncode for process in running] == [0, 0]
     assert first == second
 

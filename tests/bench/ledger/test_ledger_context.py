@@ -18,6 +18,7 @@ from grok1.config.memory import communicators
 from grok1.config.recipe import Recipe
 from grok1.distributed.launch import launch
 from grok1.training.job import prepare
+from tests.limits import HANG_SECONDS
 
 FP32 = 4
 RANKS = 4
@@ -36,7 +37,7 @@ def counted(request: pytest.FixtureRequest) -> tuple[Recipe, Ledger, list[RankLe
     """The recipe, its ledger counted without data, and the ranks' that were counted as they ran."""
     recipe: Recipe = load_recipe("grok1-nano", (*SMALL, *CASES[request.param]))
     job: Any = prepare(recipe, 1)
-    real = launch(job, recipe, "cpu", entry=f"{entries.__name__}:metered", timeout_seconds=60.0)
+    real = launch(job, recipe, "cpu", entry=f"{entries.__name__}:metered", timeout_seconds=HANG_SECONDS)
     return recipe, count(recipe, range(RANKS)), [RankLedger.model_validate_json(each) for each in real]
 
 

@@ -15,6 +15,7 @@ from bench.ledger.schema import RankLedger, differences
 from grok1.config.load import ONE_RANK, load_recipe
 from grok1.distributed.launch import launch, rank_context
 from grok1.training.job import prepare
+from tests.limits import HANG_SECONDS
 
 TWO_STAGES = (*ONE_RANK, "parallel.world_size=2", "parallel.pipeline=2", "training.clip_grad=1e-6")
 CASES = {
@@ -36,7 +37,7 @@ def test_the_first_rank_of_each_stage_is_counted_as_it_runs(case: str) -> None:
     fake = count(recipe)
     assert [(rank.rank, rank.stage) for rank in fake.ranks] == [(0, 0), (1, 1)]
     job: Any = prepare(recipe, 1)
-    found = launch(job, recipe, "cpu", entry=f"{entries.__name__}:metered", timeout_seconds=60.0)
+    found = launch(job, recipe, "cpu", entry=f"{entries.__name__}:metered", timeout_seconds=HANG_SECONDS)
     alike = recipe.parallel.data
     real = [RankLedger.model_validate_json(each).model_copy(update={"ranks_alike": alike}) for each in found[:2]]
     assert [rank.stage for rank in real] == [0, 1]

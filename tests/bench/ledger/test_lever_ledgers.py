@@ -13,8 +13,8 @@ from grok1.config.load import load_recipe
 from grok1.config.recipe import Recipe
 from grok1.distributed.launch import launch
 from grok1.training.job import prepare
+from tests.limits import HANG_SECONDS
 
-RANK_SECONDS = 60.0
 FOUR_RANKS = (
     *("parallel.world_size=4", "parallel.tensor=2", "parallel.expert=2", "parallel.expert_tensor=1"),
     *("parallel.pipeline=1", "training.global_batch=4", "training.clip_grad=1e-6"),
@@ -42,7 +42,7 @@ CASES = {
 def test_counts_are_those_of_real_ranks_and_memory_within_two_percent(case: str) -> None:
     recipe: Recipe = load_recipe("grok1-nano", [*FOUR_RANKS, *CASES[case]])
     job: Any = prepare(recipe, 1)
-    said = launch(job, recipe, "cpu", entry=f"{entries.__name__}:metered", timeout_seconds=RANK_SECONDS)
+    said = launch(job, recipe, "cpu", entry=f"{entries.__name__}:metered", timeout_seconds=HANG_SECONDS)
     real = [RankLedger.model_validate_json(each) for each in said]
     fake: Ledger = count(recipe, range(4))
     assert fake.is_complete

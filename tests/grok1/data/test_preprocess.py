@@ -22,6 +22,7 @@ from grok1.data.indexed import IndexedWriter, check_indexed, indexed_path
 from grok1.data.preprocess import _encode, preprocess
 from grok1.data.tokenizer import TokenizerKind, load_tokenizer
 from tests.grok1.conftest import ROOT, grok1_command
+from tests.limits import HANG_SECONDS
 
 KIND: TokenizerKind = "SentencePiece"
 TEXTS = ["Hello world", "", "one\n\ntwo", "caf\u00e9 \u4e2d\u6587", "x" * 5000, " "]
@@ -261,7 +262,7 @@ def command_for(tmp_path, corpus, count, *more):
 
 def test_the_command_writes_logs_and_counts(tmp_path, corpus):
     line = command_for(tmp_path, corpus, 250, "--json", tmp_path / "counts.json", "--no-append-eod")
-    done = subprocess.run(line, capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run(line, capture_output=True, text=True, check=True, timeout=HANG_SECONDS)
     assert [text.split(" (")[0] for text in done.stderr.splitlines()] == [
         "processed 100 documents",
         "processed 200 documents",
@@ -273,7 +274,7 @@ def test_the_command_writes_logs_and_counts(tmp_path, corpus):
 
 def test_bad_input_ends_the_command_with_one_line_and_code_2(tmp_path, corpus):
     line = command_for(tmp_path, corpus, 3, "--text-column", "story")
-    done = subprocess.run(line, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(line, capture_output=True, text=True, check=False, timeout=HANG_SECONDS)
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
     assert "no column 'story'" in done.stderr
@@ -302,8 +303,8 @@ def test_an_interrupted_command_leaves_no_process_and_no_output(tmp_path, corpus
         children = psutil.Process(process.pid).children(recursive=True)
         assert len(children) >= 2
         process.send_signal(how)
-        process.communicate(timeout=30)
-    _gone, alive = psutil.wait_procs(children, timeout=30)
+        process.communicate(timeout=HANG_SECONDS)
+    _gone, alive = psutil.wait_procs(children, timeout=HANG_SECONDS)
     assert not alive
     assert not list(tmp_path.glob("out*"))
     if how == signal.SIGINT:  # nothing can tidy up after SIGKILL
@@ -320,7 +321,7 @@ def test_a_worker_that_dies_ends_the_command_with_an_error(tmp_path, corpus):
             child for child in psutil.Process(process.pid).children() if "spawn_main" in " ".join(child.cmdline())
         ]
         workers[-1].kill()
-        _, rest = process.communicate(timeout=30)
+        _, rest = process.communicate(timeout=HANG_SECONDS)
     assert process.returncode == 1
     assert "a tokenizing process died" in rest
     assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
@@ -337,7 +338,7 @@ def test_a_full_disk_ends_in_one_line_and_leaves_nothing(tmp_path, corpus, text,
         "preprocess", *where, "--tokenizer-type", KIND, "--tokenizer-name-or-path", corpus.tokenizer_path
     )
     limited = ["bash", "-c", f'ulimit -f {kilobytes}; exec "$@"', "bash", *words]
-    ended = subprocess.run(limited, capture_output=True, text=True, timeout=60, cwd=ROOT, check=False)
+    ended = subprocess.run(limited, capture_output=True, text=True, timeout=HANG_SECONDS, cwd=ROOT, check=False)
     assert ended.returncode == 2, ended.stderr
     said = (
         r"grok1: cannot write .*x_text_document\.bin and \.idx: File too large; the \d+ documents so far need \d+ bytes"

@@ -21,6 +21,7 @@ import torch
 
 from grok1.config.load import load_recipe
 from grok1.device import accelerator, mindspeed_options
+from tests.limits import HANG_SECONDS
 from tests.lines import ONLY_0_12
 
 ROOT = Path(__file__).parents[3]
@@ -139,7 +140,7 @@ def _python(folder: Path, script: str, **variables: str) -> Any:
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=HANG_SECONDS,
         check=False,
     )
     assert done.returncode == 0, done.stderr

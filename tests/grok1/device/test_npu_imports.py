@@ -16,6 +16,7 @@ import pytest
 
 from tests.grok1.conftest import ROOT
 from tests.grok1.device.test_accelerator import _write_stand_ins
+from tests.limits import HANG_SECONDS
 from tests.lines import ONLY_0_12
 
 _COMPUTES: dict[str, str | None] = {
@@ -66,7 +67,7 @@ def _run(script: str, folder: Path, device: str, *options: str) -> subprocess.Co
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=HANG_SECONDS,
         check=False,
     )
 

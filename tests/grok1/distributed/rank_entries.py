@@ -6,6 +6,7 @@ import hashlib
 import os
 import signal
 import sys
+import threading
 import time
 from collections import Counter
 from functools import partial
@@ -56,12 +57,14 @@ def meet(recipe: Any, where: Any, _emit: Any) -> int:
 
 
 def meet_and_say_the_process(recipe: Any, where: Any, emit: Any) -> None:
-    """Each rank says that all have met, and leaves some seconds to look at it."""
+    """Rank 0 says its process id once all have met, and stays until it gets SIGUSR2."""
+    seen = threading.Event()
+    signal.signal(signal.SIGUSR2, lambda *_: seen.set())
     with joined(where, recipe.parallel, 0):
         torch.distributed.barrier()
         if where.rank == 0:
             emit(os.getpid())
-            time.sleep(2)
+            seen.wait(LONG_SECONDS)
         torch.distributed.barrier()
 
 

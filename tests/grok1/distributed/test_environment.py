@@ -18,12 +18,12 @@ from grok1.distributed import environment
 from grok1.distributed.environment import bare_address, check_environment, short_temporary_folder, tcp_url, threads
 from grok1.distributed.rendezvous import first_rank_here, rendezvous_from_environment
 from tests.grok1.conftest import ROOT, TWO_RANKS
+from tests.limits import HANG_SECONDS
 
 TOLD = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 TORCHRUN = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
 SLURM = {"SLURM_NTASKS": "4", "SLURM_NNODES": "2", "SLURM_PROCID": "3", "SLURM_LOCALID": "1", "SLURM_STEP_ID": "0"}
 SLURM |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
-LIMIT_SECONDS = 90
 
 
 @pytest.fixture(autouse=True)
@@ -193,7 +193,7 @@ print(launch(recipe, recipe, "cpu", entry="tests.grok1.distributed.rank_entries:
         text=True,
         cwd=ROOT,
         env={**os.environ, "TMPDIR": str(folder)},
-        timeout=LIMIT_SECONDS,
+        timeout=HANG_SECONDS,
         check=False,
     )
     assert done.returncode == 0, done.stderr

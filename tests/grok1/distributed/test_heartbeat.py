@@ -18,9 +18,9 @@ import pytest
 
 from grok1.distributed.heartbeat import _PROGRAM
 from tests.grok1.conftest import ROOT
+from tests.limits import HANG_SECONDS
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="hearts read /proc")
-LIMIT_SECONDS = 60
 RANK = """
 import ctypes, json, sys, threading, time
 from grok1.distributed.heartbeat import Meeting, Pace, heartbeat, open_meeting
@@ -104,7 +104,7 @@ class Rank:
 
     def ended(self) -> tuple[int, str]:
         """Exit code and what was said on standard error."""
-        _, said = self._process.communicate(timeout=LIMIT_SECONDS)
+        _, said = self._process.communicate(timeout=HANG_SECONDS)
         return self._process.returncode, said
 
     def kill(self) -> None:
@@ -126,7 +126,7 @@ def job() -> Iterator[Job]:
         for rank in range(number):
             ranks.append(Rank(rank, number, per_node, ranks[0].meeting if ranks else "", limit_seconds))
         assert [rank.heard() for rank in ranks] == ["beats\n"] * number
-        first, deadline = ranks[0].heart(), time.monotonic() + LIMIT_SECONDS
+        first, deadline = ranks[0].heart(), time.monotonic() + HANG_SECONDS
         while len(_connections(first)) < number - 1 and time.monotonic() < deadline:
             time.sleep(0.1)
         time.sleep(0.5)  # until all hearts have met
@@ -176,7 +176,7 @@ def test_a_rank_that_hangs_ends_all_and_is_told_from_those_that_wait_for_it(job:
         rank.tell("hang home" if number == 1 else "hang abroad")
     said = [rank.ended() for rank in ranks]
     who = (
-        r"rank 1 on node 1 \(host1\) hangs at <string>:\d+ hang_at_home; no rank went on for \d s \(--progress-timeout"
+        r"rank 1 on node 1 \(host1\) hangs at <string>:\d+ hang_at_home; no rank went on for \d+ s \(--progress-timeout"
     )
     for number, (code, text) in enumerate(said):
         assert code == 1
@@ -301,5 +301,7 @@ def test_a_heart_takes_nothing_but_ours_from_where_we_are_installed(tmp_path: Pa
     (tmp_path / "json.py").write_text("raise SystemExit('not the standard library')\n")
     (tmp_path / "grok1").symlink_to(ROOT / "grok1")
     command = [sys.executable, "-I", "-S", "-c", _PROGRAM, str(tmp_path)]
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=HANG_SECONDS, check=False
+    )
     assert (done.returncode, done.stderr) == (0, "")  # without settings it ends at once

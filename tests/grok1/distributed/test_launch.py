@@ -23,9 +23,9 @@ from grok1.distributed.launch import LaunchError, RankFailedError, check_machine
 from grok1.distributed.nodes import Nodes
 from grok1.training.job import Job
 from tests.grok1.conftest import ROOT, TWO_RANKS, MakeJob, run_python
+from tests.limits import HANG_SECONDS
 
 TRAINING = "grok1.training.run:run_rank"
-SOON_SECONDS = 30
 
 
 def _launch(make_job: MakeJob, entry: str) -> None:
@@ -63,7 +63,7 @@ def test_ranks_of_a_cpu_take_turns_and_share_one_connection_loop(make_job: MakeJ
 def test_a_failed_run_leaves_no_rank_running(make_job: MakeJob) -> None:
     with pytest.raises(RankFailedError):
         _launch(make_job, "raise_on_rank_one")
-    deadline = time.monotonic() + SOON_SECONDS
+    deadline = time.monotonic() + HANG_SECONDS
     while (left := _ranks_of_forkservers()) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not left
@@ -100,8 +100,8 @@ def test_ending_the_launcher_ends_every_rank(number: signal.Signals, tmp_path: P
         assert run.stdout is not None
         ranks = [int(run.stdout.readline()) for _ in range(2)]
         os.kill(run.pid, number)
-        run.wait(SOON_SECONDS)
-        deadline = time.monotonic() + SOON_SECONDS
+        run.wait(HANG_SECONDS)
+        deadline = time.monotonic() + HANG_SECONDS
         while any(map(psutil.pid_exists, ranks)) and time.monotonic() < deadline:
             time.sleep(0.1)
         left = [pid for pid in ranks if psutil.pid_exists(pid)]

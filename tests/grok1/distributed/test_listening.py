@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ipaddress
+import os
+import signal
 import socket
 from typing import Any
 
@@ -23,11 +25,12 @@ def listening() -> list[str]:
     recipe = load_recipe("grok1-nano", TWO_RANKS)
     found: list[str] = []
 
-    def look(_event: Any) -> None:
+    def look(first_rank: Any) -> None:
         processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
         for each in (each for process in processes for each in process.net_connections()):
             if each.status == psutil.CONN_LISTEN:
                 found.append(each.laddr.ip)
+        os.kill(first_rank, signal.SIGUSR2)
 
     launch(recipe, recipe, "cpu", on_event=look, entry=ENTRY)
     return found

@@ -25,9 +25,9 @@ from grok1.distributed.meeting import Party, meet
 from grok1.distributed.nodes import Nodes, Terms, code_hash, common_terms, disagreement
 from grok1.distributed.rendezvous import Rendezvous
 from tests.grok1.conftest import ROOT, TWO_RANKS
+from tests.limits import HANG_SECONDS
 
 TERMS = {"recipe": "grok1-nano 1234", "code": "a"}
-SOON_SECONDS = 30
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def nodes() -> Nodes:
     """Two nodes on this machine, with a port that is free."""
     with socket.socket() as probe:
         probe.bind(("", 0))
-        return Nodes(nnodes=2, master_port=probe.getsockname()[1], start_timeout_seconds=20.0)
+        return Nodes(nnodes=2, master_port=probe.getsockname()[1], start_timeout_seconds=HANG_SECONDS)
 
 
 class Meetings:
@@ -48,7 +48,7 @@ class Meetings:
         return self._pool.submit(meet, nodes, terms)
 
     def party(self, meeting: Future[Party]) -> Party:
-        party = meeting.result(SOON_SECONDS)
+        party = meeting.result(HANG_SECONDS)
         self._made.callback(party.close)
         return party
 
@@ -71,7 +71,7 @@ def meetings(at_once: ThreadPoolExecutor) -> Iterator[Meetings]:
 
 def _complaint(meeting: Future[Party]) -> str:
     with pytest.raises(ValueError, match=".") as caught:
-        meeting.result(SOON_SECONDS)
+        meeting.result(HANG_SECONDS)
     return str(caught.value)
 
 
@@ -175,7 +175,7 @@ def test_a_node_that_was_ended_and_started_again_is_welcome(nodes: Nodes, meetin
 
 def _listens(nodes: Nodes) -> bool:
     """Wait for node 0."""
-    deadline = time.monotonic() + SOON_SECONDS
+    deadline = time.monotonic() + HANG_SECONDS
     while time.monotonic() < deadline:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", nodes.master_port)):
             return True
@@ -270,7 +270,7 @@ def test_both_nodes_agree_on_the_cause_whoever_reports_first(
     followed = Failure(kind="error", when=1.0, rank=0, node=links[0].name, details=GLOO)
     died = Failure(kind="died", when=9.0, rank=8, node=links[1].name, details="was killed")
     agreed = [at_once.submit(link.agreed, failure) for link, failure in zip(links, (followed, died), strict=True)]
-    assert [each.result(SOON_SECONDS) for each in agreed] == [died, died]
+    assert [each.result(HANG_SECONDS) for each in agreed] == [died, died]
 
 
 def test_a_job_is_done_only_when_all_nodes_are(links: list[NodeLink], at_once: ThreadPoolExecutor) -> None:
@@ -279,10 +279,10 @@ def test_a_job_is_done_only_when_all_nodes_are(links: list[NodeLink], at_once: T
     assert not first.done()
     assert links[1].all_done() == []
     second = at_once.submit(links[1].all_ended)
-    assert first.result(SOON_SECONDS) == []
+    assert first.result(HANG_SECONDS) == []
     time.sleep(0.3)
     assert not second.done()
-    assert links[0].all_ended() == second.result(SOON_SECONDS) == []
+    assert links[0].all_ended() == second.result(HANG_SECONDS) == []
 
 
 def test_a_launcher_that_ends_without_a_word_is_lost(nodes: Nodes, meetings: Meetings) -> None:
@@ -342,7 +342,7 @@ def test_a_rank_that_fails_on_one_node_ends_both_and_both_name_it(nodes: Nodes, 
         subprocess.Popen([sys.executable, "-c", script, str(rank)], stdout=subprocess.PIPE, text=True, cwd=ROOT)
         for rank in (0, 1)
     ]
-    said = [run.communicate(timeout=2 * SOON_SECONDS)[0] for run in runs]
+    said = [run.communicate(timeout=HANG_SECONDS)[0] for run in runs]
     assert said[0] == said[1]
     assert said[0].startswith(f"rank 1 on node 1 ({socket.gethostname()}, 127.0.0.1) failed: ")
     assert cause in said[0]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -13,6 +12,7 @@ import pytest
 from grok1.distributed.heartbeat import Meeting
 from grok1.distributed.rendezvous import Rendezvous
 from grok1.distributed.roll_call import call_roll, missing
+from tests.limits import HANG_SECONDS
 
 MEETING = Meeting("rank 0 on node 0 (host0)", 1234, "token")
 
@@ -45,7 +45,7 @@ class Shelf:
         pass
 
 
-def _rank(rank: int, seed: str = "1", seconds: float = 0.5) -> Rendezvous:
+def _rank(rank: int, seed: str = "1", seconds: float = 1) -> Rendezvous:
     """Of four, two a node."""
     node = rank // 2
     terms = (("training.seed", seed),)
@@ -69,7 +69,7 @@ def _answers(ranks: Sequence[Rendezvous]) -> list[Meeting | str | None]:
 
 
 def test_all_that_came_learn_where_hearts_meet() -> None:
-    assert _answers([_rank(rank, seconds=20) for rank in range(4)]) == [MEETING] * 4
+    assert _answers([_rank(rank, seconds=HANG_SECONDS) for rank in range(4)]) == [MEETING] * 4
 
 
 @pytest.mark.parametrize(
@@ -77,23 +77,21 @@ def test_all_that_came_learn_where_hearts_meet() -> None:
     [((0, 1), "ranks 2-3 on node 1"), ((1, 2, 3), "rank 0 on node 0"), ((2,), "ranks 0-1 on node 0, rank 3 on node 1")],
 )
 def test_those_that_did_not_come_are_named_by_all_that_did(there: tuple[int, ...], named: str) -> None:
-    started = time.monotonic()
     said = _answers([_rank(rank) for rank in there])
-    assert time.monotonic() - started < 10
     (line,) = set(said)
     assert line == (
-        f"{named} did not come to 10.0.0.1 port 29500 within 0.5 s ({len(there)} of 4 came): not started, or with "
+        f"{named} did not come to 10.0.0.1 port 29500 within 1 s ({len(there)} of 4 came): not started, or with "
         "another MASTER_ADDR or MASTER_PORT, or not done with what comes before; --start-timeout gives more time"
     )
 
 
 def test_a_rank_given_twice_ends_all() -> None:
-    (line,) = set(_answers([_rank(rank, seconds=20) for rank in (0, 1, 1)]))
+    (line,) = set(_answers([_rank(rank, seconds=HANG_SECONDS) for rank in (0, 1, 1)]))
     assert str(line).startswith("rank 1 was given twice, once on node 0 (host0); number the ranks from 0 to 3")
 
 
 def test_what_differs_is_named_with_both_values_by_all() -> None:
-    ranks = [_rank(rank, seed="7" if rank == 3 else "1", seconds=20) for rank in range(4)]
+    ranks = [_rank(rank, seed="7" if rank == 3 else "1", seconds=HANG_SECONDS) for rank in range(4)]
     (line,) = set(_answers(ranks))
     assert str(line).startswith("node 1 (host1) has training.seed 7, node 0 (host0) has 1; type the same command")
 

@@ -22,7 +22,6 @@ from grok1.distributed.watchdog import Watchdog
 from tests.grok1.conftest import TWO_RANKS
 
 ENTRIES = "tests.grok1.distributed.rank_entries"
-ENDED_SECONDS = 40
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Linux alone says how its processes fare")
 
@@ -47,11 +46,9 @@ def test_a_rank_that_hangs_is_told_from_those_that_wait_for_it() -> None:
 
 
 def test_a_stopped_rank_ends_the_job_in_whatever_it_was_stopped() -> None:
-    started = time.monotonic()
     with pytest.raises(RankFailedError, match=r"rank 1: starting, stopped(.|\n)*its process is stopped") as caught:
         _launch("stop_on_rank_one", 3)
     assert caught.value.rank == 1
-    assert time.monotonic() - started < ENDED_SECONDS
 
 
 def test_a_slow_first_step_and_a_slow_save_end_nothing() -> None:

@@ -26,9 +26,9 @@ from grok1.config.sections import Model
 from grok1.data.indexed import IndexedWriter
 from grok1.distributed.launch import launch
 from grok1.training.job import Job
-from tests.grok1.conftest import RANK_SECONDS
 from tests.grok1.fidelity import ascend_reference as reference
 from tests.grok1.fidelity.ascend_reference import MicroBatch, Run, Weights
+from tests.limits import HANG_SECONDS
 
 STEPS = 4  # the first has rate 0, so the weights move three times
 SEED = "training.seed=13"  # no near tie of experts, and a gradient norm on either side of the clipping bound
@@ -100,7 +100,7 @@ def compare(make_job: Callable[..., Job], fixed_text: Path) -> Compare:
             job = dataclasses.replace(make_job(STEPS, SEED, *LAYOUTS[layout]), data_prefix=fixed_text)
             entry = "tests.grok1.fidelity.ascend_entries:run_steps"
             done[layout] = _compare(
-                job.recipe, launch(job, job.recipe, "cpu", entry=entry, timeout_seconds=RANK_SECONDS)
+                job.recipe, launch(job, job.recipe, "cpu", entry=entry, timeout_seconds=HANG_SECONDS)
             )
         return done[layout]
 

@@ -21,7 +21,8 @@ from grok1.fidelity.dump import Dump, check_dump
 from grok1.fidelity.dump_recipe import oracle_recipe
 from grok1.fidelity.job import VerifyJob
 from grok1.fidelity.result import Comparison, VerifyResult
-from tests.grok1.conftest import FIXTURES, RANK_SECONDS, run_grok1
+from tests.grok1.conftest import FIXTURES, run_grok1
+from tests.limits import HANG_SECONDS
 
 KEYS = ["oracle", "layout", "loss", "loss_expected", "loss_error", "max_logit_abs_error", "worst_gradient", "passed"]
 KEYS += ["tensors", "software"]
@@ -33,7 +34,7 @@ TP4_PP2_EP2 = ("parallel.tensor=4", "parallel.pipeline=2", "parallel.expert=2")
 def verified(path: Path, *overrides: str, entry: str = "grok1.fidelity.verify:run_rank") -> Any:
     """What rank 0 found."""
     job = VerifyJob(oracle_recipe(Dump(path), overrides), path)
-    return launch(job, job.recipe, "cpu", entry=entry, timeout_seconds=RANK_SECONDS)
+    return launch(job, job.recipe, "cpu", entry=entry, timeout_seconds=HANG_SECONDS)
 
 
 def assert_within_bounds(result: VerifyResult) -> None:

@@ -15,9 +15,10 @@ from grok1.data.tokenizer import load_tokenizer
 from grok1.distributed.launch import RankFailedError, launch
 from grok1.generation.job import GenerateJob, Sampling, generation_recipe, prepare_generate, read_prompts
 from grok1.generation.result import GenerationResult, transcript
-from tests.grok1.conftest import RANK_SECONDS, Train, run_grok1
+from tests.grok1.conftest import Train, run_grok1
 from tests.grok1.opened_files import opened_below
 from tests.grok1.weights.sealing import seal_again
+from tests.limits import HANG_SECONDS
 
 PROMPTS = ["Below is", "The function returns", "an object of the class that was made by"]
 NEW = 12  # with the longest prompt's 15 tokens within grok1-nano's sequence of 32
@@ -72,7 +73,7 @@ def prepare(saved: Path, corpus: tuple[Path, Path]) -> Prepare:
 
 
 def run(job: GenerateJob, entry: str = "grok1.generation.decode:run_rank") -> Any:
-    return launch(job, job.sized, "cpu", entry=entry, timeout_seconds=RANK_SECONDS)
+    return launch(job, job.sized, "cpu", entry=entry, timeout_seconds=HANG_SECONDS)
 
 
 def tokens(result: GenerationResult) -> list[list[int]]:

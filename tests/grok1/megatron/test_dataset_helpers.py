@@ -12,6 +12,7 @@ import pytest
 
 from grok1.megatron.dataset_helpers import build_dataset_helpers
 from tests.grok1.conftest import ROOT, run_grok1
+from tests.limits import HANG_SECONDS
 
 # as small as megatron's is not, but it wants the same headers
 SOURCE = """
@@ -61,7 +62,7 @@ def test_what_is_built_can_be_imported(folder: Path) -> None:
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=HANG_SECONDS,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -79,7 +80,7 @@ print(built.read_text().strip())
     ranks = [
         subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(4)
     ]
-    said = [rank.communicate(timeout=60)[0].strip() for rank in ranks]
+    said = [rank.communicate(timeout=HANG_SECONDS)[0].strip() for rank in ranks]
     assert said == ["whole"] * 4
     assert (programs / "log").read_text().split() == ["compiled"]
     assert sorted(path.suffix for path in folder.iterdir()) == [".cpp", ".so"]

@@ -9,8 +9,8 @@ import pytest
 
 from grok1.config.load import ONE_RANK, load_recipe
 from grok1.distributed.launch import launch
-from tests.grok1.conftest import RANK_SECONDS
 from tests.grok1.model.recompute_entries import Trained
+from tests.limits import HANG_SECONDS
 
 NORMS = ("input_layernorm", "post_attention_layernorm", "pre_mlp_layernorm", "post_mlp_layernorm")
 # what runs twice in a micro-batch
@@ -51,7 +51,7 @@ def recompute(choice: str) -> list[str]:
 def test_every_recompute_trains_the_same_bits_and_runs_what_it_says_twice(maths: str) -> None:
     recipes = [load_recipe("grok1-nano", [*ONE_RANK, *SMALL, *MATHS[maths], *recompute(choice)]) for choice in TWICE]
     entry = "tests.grok1.model.recompute_entries:train_each"
-    found: list[Trained] = launch(recipes, recipes[0], "cpu", entry=entry, timeout_seconds=RANK_SECONDS)
+    found: list[Trained] = launch(recipes, recipes[0], "cpu", entry=entry, timeout_seconds=HANG_SECONDS)
     plain = found[0]
     micro_batches = recipes[0].num_micro_batches
     for choice, trained in zip(TWICE, found, strict=True):

@@ -9,7 +9,8 @@ import pytest
 
 from grok1.distributed.launch import launch
 from tests.conftest import MEGATRONS_PARTS
-from tests.grok1.conftest import RANK_SECONDS, TWO_RANKS, MakeJob, Train, column
+from tests.grok1.conftest import TWO_RANKS, MakeJob, Train, column
+from tests.limits import HANG_SECONDS
 from tests.lines import STEPS_BEFORE_OVERLAP
 
 CASES = {
@@ -42,7 +43,7 @@ def _trained(make_job: MakeJob, *overrides: str) -> dict[str, Any]:
     job = make_job(3, *overrides)
     said: list[Any] = []
     entry = "tests.grok1.distributed.rank_entries:train_in_small_buckets"
-    result = launch(job, job.recipe, "cpu", on_event=said.append, entry=entry, timeout_seconds=RANK_SECONDS)
+    result = launch(job, job.recipe, "cpu", on_event=said.append, entry=entry, timeout_seconds=HANG_SECONDS)
     return {
         "losses": column(result, "loss"),
         "weights": {each["rank"]: each["weights"] for each in said if isinstance(each, dict) and "weights" in each},
@@ -56,10 +57,10 @@ def test_a_checkpoint_right_after_steps_holds_the_whole_weights(make_job: MakeJo
     loaded = []
     for name, changes in (("at the end", []), ("overlapped", when)):
         job = make_job(2, *TWO_RANKS, "training.clip_grad=1e9", *changes, save=tmp_path / name)
-        launch(job, job.recipe, "cpu", entry="grok1.training.run:run_rank", timeout_seconds=RANK_SECONDS)
+        launch(job, job.recipe, "cpu", entry="grok1.training.run:run_rank", timeout_seconds=HANG_SECONDS)
         job = make_job(2, *TWO_RANKS, load=tmp_path / name)
         entry = "tests.grok1.weights.weights_entries:loaded_weights"
-        loaded.append(launch(job, job.recipe, "cpu", entry=entry, timeout_seconds=RANK_SECONDS))
+        loaded.append(launch(job, job.recipe, "cpu", entry=entry, timeout_seconds=HANG_SECONDS))
     at_end, overlapped = loaded
     assert at_end.keys() == overlapped.keys()
     assert all((at_end[name] == overlapped[name]).all() for name in at_end)

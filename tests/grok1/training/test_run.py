@@ -19,7 +19,8 @@ from grok1.training.gathering import collective_samples
 from grok1.training.result import CollectiveSamples, RunResult, StepMetrics
 from grok1.training.step import StepResult
 from grok1.training.timers import PHASES
-from tests.grok1.conftest import RANK_SECONDS, TWO_RANKS, MakeJob, Train, column
+from tests.grok1.conftest import TWO_RANKS, MakeJob, Train, column
+from tests.limits import HANG_SECONDS
 
 SAME = 1e-5  # relative; fp32 sums in another order
 
@@ -153,7 +154,7 @@ def test_an_id_beyond_the_vocabulary_ends_every_layout(
             "cpu",
             on_event=steps.append,
             entry="grok1.training.run:run_rank",
-            timeout_seconds=RANK_SECONDS,
+            timeout_seconds=HANG_SECONDS,
         )
     assert len(steps) <= 1
 
@@ -175,7 +176,7 @@ def test_the_number_of_steps_changes_no_step_even_over_many_readings_of_the_corp
         job = make_job(steps, *ONE_RANK, "training.decay_steps=3", "data.split=1,0,0", **settings)
         job = replace(job, data_prefix=prefix)
         entry = "grok1.training.run:run_rank"
-        return column(launch(job, job.recipe, "cpu", entry=entry, timeout_seconds=RANK_SECONDS), "loss")
+        return column(launch(job, job.recipe, "cpu", entry=entry, timeout_seconds=HANG_SECONDS), "loss")
 
     whole = losses(22)
     assert losses(10, save=tmp_path / "saved") == whole[:10]

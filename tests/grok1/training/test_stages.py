@@ -15,7 +15,8 @@ from grok1.training.result import RunResult
 from grok1.training.timers import PHASES
 from grok1.weights.exporting import export_weights
 from reports.pictures.schedule import Order
-from tests.grok1.conftest import RANK_SECONDS, MakeJob, Train, column
+from tests.grok1.conftest import MakeJob, Train, column
+from tests.limits import HANG_SECONDS
 
 SAME = 1e-5  # relative; fp32 sums in another order
 FOUR_LAYERS = (*ONE_RANK, "model.num_layers=4", "training.global_batch=4")
@@ -56,7 +57,7 @@ def test_a_resumed_run_is_bitwise_the_one_that_never_stopped(
 
 def _loaded(job: Job) -> dict[str, torch.Tensor]:
     entry = f"{entries.__name__}:loaded_weights"
-    found = launch(job, job.recipe, "cpu", entry=entry, timeout_seconds=RANK_SECONDS)
+    found = launch(job, job.recipe, "cpu", entry=entry, timeout_seconds=HANG_SECONDS)
     return {key: torch.from_numpy(weight) for key, weight in found.items()}
 
 

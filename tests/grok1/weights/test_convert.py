@@ -23,8 +23,9 @@ from grok1.weights.exporting import export_weights
 from grok1.weights.folder import StoredCheckpoint
 from grok1.weights.importing import check_published, import_weights
 from grok1.weights.names import EMBEDDING, HEAD, published_shapes
-from tests.grok1.conftest import FIXTURES, RANK_SECONDS, MakeJob, Train, as_options, run_grok1
+from tests.grok1.conftest import FIXTURES, MakeJob, Train, as_options, run_grok1
 from tests.grok1.weights.sealing import seal_again
+from tests.limits import HANG_SECONDS
 
 XAI = ("model.tie_embeddings=true", "model.attention_logit_cap=30.0", "model.activation=geglu")
 LAYOUTS = {
@@ -66,7 +67,7 @@ def assert_same(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
 
 def loaded(job: Job) -> dict[str, Tensor]:
     entry = f"{entries.__name__}:loaded_weights"
-    result = launch(job, job.recipe, "cpu", entry=entry, timeout_seconds=RANK_SECONDS)
+    result = launch(job, job.recipe, "cpu", entry=entry, timeout_seconds=HANG_SECONDS)
     return {key: torch.from_numpy(weight) for key, weight in result.items()}
 
 

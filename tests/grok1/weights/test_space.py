@@ -13,6 +13,7 @@ from grok1.data.sample_corpus import SampleCorpus
 from grok1.weights.folder import StoredCheckpoint, abandon_step, partial_folder, start_step
 from grok1.weights.space import NotWrittenError, check_space, free_bytes, whole_or_told
 from tests.grok1.conftest import ROOT, as_options, grok1_command, run_grok1
+from tests.limits import HANG_SECONDS
 
 
 def test_what_does_not_fit_is_refused_before_it_is_written(tmp_path: Path) -> None:
@@ -51,7 +52,7 @@ def test_a_save_that_cannot_end_leaves_the_older_step_and_nothing_else(tmp_path:
         text=True,
         cwd=ROOT,
         env={key: value for key, value in os.environ.items() if key not in ("GROK1_DEVICE", "CI")},
-        timeout=100,
+        timeout=HANG_SECONDS,
         check=False,
     )
     assert limited.returncode == 1
