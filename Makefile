@@ -2,6 +2,7 @@
 #
 #   make bench PYTHON=python3.13            another interpreter, 3.10 to 3.14 (docs/versions.md)
 #   make test TORCH=2.7.1 MEGATRON=0.16     other versions, in a folder of their own: .venv stays as it is
+#   make test WORKERS=0                     in one process, which a debugger needs (2: two files at a time)
 #   make bench BENCH_ARGS="--case NAME"     more options for pytest bench/; of RESULTS=DIR and --results the latter counts
 #   make test TEST_ARGS="-k gate -x"        more options for pytest tests/
 #   make fuzz SECONDS=600 FUZZ_ARGS="--target npz"    one parser, ten minutes
@@ -15,6 +16,7 @@ MINDSPEED ?=
 RESULTS ?= results
 BENCH_ARGS ?=
 TEST_ARGS ?=
+WORKERS ?= 2
 SECONDS ?= 3600
 FUZZ_ARGS ?=
 MUTANTS_ARGS ?=
@@ -36,7 +38,7 @@ export OMP_NUM_THREADS := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv bench test test-nodes matrix layouts conformance fuzz mutants check format clean again
+.PHONY: help venv bench test test-all test-nodes matrix layouts conformance fuzz mutants check format clean again
 
 help:  ## show this
 	@echo "Grok-1 pretraining benchmark. From a bare clone:"
@@ -54,8 +56,14 @@ bench: $(READY)  ## train Grok-1 on 16 ranks of this machine, judge it, write a 
 	report=$$(find "$$results" -name report.md -newer $(VENV)/.bench-started -exec ls -t {} + 2>/dev/null | head -n 1); \
 	echo "report: $${report:-none was written}"; exit $$status
 
-test: $(READY)  ## run the tests, but for those of test-nodes
-	$(BIN)/python -m pytest tests/ --ignore tests/nodes $(TEST_ARGS)
+# a worker takes whole files, whose tests share what they start; pytest-benchmark measures nothing beside another process
+PYTEST = $(BIN)/python -m pytest tests/ --ignore tests/nodes --numprocesses $(WORKERS) --dist loadfile --benchmark-disable
+
+test: $(READY)  ## run the tests in a few minutes: of the slow ones and of large matrices, some cases
+	$(PYTEST) -m "not slow" $(TEST_ARGS)
+
+test-all: $(READY)  ## run every test, but for those of test-nodes (half an hour or more on two cores)
+	$(PYTEST) $(TEST_ARGS)
 
 test-nodes: $(READY)  ## run one job on two machines, made of network namespaces (root, iproute2; skips without)
 	$(BIN)/python -m pytest tests/nodes $(TEST_ARGS)

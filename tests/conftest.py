@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+from collections import Counter
 from collections.abc import Callable
 
 import pytest
@@ -27,6 +29,23 @@ preload_in_ranks("grok1.training.run")
 settings.register_profile("explore", deadline=None)
 settings.register_profile("repeatable", deadline=None, derandomize=True)
 settings.load_profile("repeatable")
+
+# as from a terminal: a job that a script put in the background ignores Ctrl-C, and so would all that the tests start
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of a test with `matrix(keep=n)`, all cases but the first n are slow: `make test-all` alone runs them."""
+    cases: Counter[str] = Counter()
+    for item in items:
+        mark = item.get_closest_marker("matrix")
+        if mark is not None:
+            name = item.nodeid.partition("[")[0]
+            cases[name] += 1
+            if cases[name] > mark.kwargs["keep"]:
+                item.add_marker("slow")
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ house, and shown to complain about a file that breaks it.
 from __future__ import annotations
 
 import ast
+import functools
 import re
 import subprocess
 import sys
@@ -376,8 +377,13 @@ def test_a_conftest_that_imports_torch_is_refused() -> None:
 
 
 def _complaints(rule: Rule, root: Path, path: Path) -> Iterator[str]:
-    tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
-    return rule(path.relative_to(root).as_posix(), tree)
+    return rule(path.relative_to(root).as_posix(), _parsed(path.read_text(encoding="utf-8")))
+
+
+@functools.cache
+def _parsed(source: str) -> ast.Module:
+    """Once for all rules."""
+    return ast.parse(source)
 
 
 def _foreign_imports(source: str) -> list[str]:

@@ -256,7 +256,10 @@ def test_another_interpreter_that_is_named_makes_the_folder_anew(machine: Machin
     assert sum("-m venv" in line for line in machine.log) == 1
     machine.make("test", "PYTHON=newer")
     assert any(line.startswith("newer 3.13 -m venv --clear .venv") for line in machine.log)
-    assert machine.make("test").stdout == ".venv/bin/python -m pytest tests/ --ignore tests/nodes \nran\n"
+    assert machine.make("test").stdout == (
+        ".venv/bin/python -m pytest tests/ --ignore tests/nodes --numprocesses 2 --dist loadfile --benchmark-disable "
+        '-m "not slow" \nran\n'
+    )
 
 
 def test_the_matrix_prints_a_row_for_each_cell(machine: Machine) -> None:

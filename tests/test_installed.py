@@ -107,6 +107,7 @@ def test_the_job_is_run_judged_and_reported_outside_a_checkout(run: Run, site: P
     assert refused.stderr.startswith(f"bench: {site} holds an installed package, which has no revisions to compare")
 
 
+@pytest.mark.slow
 def test_commands_find_what_is_shipped(run: Run, site: Path, tmp_path: Path) -> None:
     recipes = run(site / "bin" / "grok1", "recipes")
     assert "grok1-314b" in recipes.stdout, recipes.stderr
@@ -136,6 +137,7 @@ for kind, needs in (("cpu", {"torch", "megatron-core", "numpy"}), ("npu", {"torc
 """
 
 
+@pytest.mark.slow
 def test_a_baseline_is_stored_in_the_current_folder(run: Run, site: Path, tmp_path: Path) -> None:
     before = sorted(path for path in site.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
     write(tmp_path / "candidate.json", [_candidate()])
@@ -161,6 +163,7 @@ def _candidate() -> Baseline:
     return candidate_of(runs, tolerance_percent=2.0, floor_percent=1.0)
 
 
+@pytest.mark.slow
 def test_other_projects_tests_are_left_alone(run: Run, tmp_path: Path) -> None:
     """One with a `bench` of its own, which pytest imports from there."""
     (tmp_path / "bench").mkdir()

@@ -104,6 +104,7 @@ def test_its_steady_steps_are_in_pytest_benchmarks_json(
     assert row["extra_info"]["record_ids"] == [record.id]
 
 
+@pytest.mark.slow
 def test_a_missing_baseline_fails_where_one_is_required(tmp_path: Path) -> None:
     (tmp_path / "none").mkdir()
     done = nano(tmp_path, "--require-baseline", "--baselines", str(tmp_path / "none"))
@@ -136,6 +137,7 @@ def test_a_slower_run_fails_and_the_sentence_is_in_the_junit_file(
     assert (tmp_path / "report" / "report.md").read_text().startswith("# FAIL")
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_a_number_voids_the_run(tmp_path: Path) -> None:
     wild = ["--set", "training.learning_rate=1e30", "--set", "training.min_learning_rate=0.0"]
     done = nano(tmp_path, *wild, "--set", "training.clip_grad=0.0")
@@ -146,6 +148,7 @@ def test_a_loss_that_is_not_a_number_voids_the_run(tmp_path: Path) -> None:
     assert "VOID" in done.stdout
 
 
+@pytest.mark.matrix(keep=1)
 @pytest.mark.parametrize(
     ("words", "code", "complaint"),
     [
@@ -175,6 +178,7 @@ def test_a_mistake_is_told_before_anything_runs(words: list[str], code: int, com
     assert not (tmp_path / "records").exists()
 
 
+@pytest.mark.slow
 def test_on_several_nodes_all_but_the_main_job_say_why_they_are_skipped(tmp_path: Path) -> None:
     words = ["--case", "grok1-nano", "--device", "cpu", "--nnodes", "2", "--node-rank", "1", "--start-timeout", "0.1"]
     done = bench("--benchmark", "--results", str(tmp_path), "--set", "model.num_layers=4", *words)
@@ -186,6 +190,7 @@ def test_on_several_nodes_all_but_the_main_job_say_why_they_are_skipped(tmp_path
     assert "passed" not in done.stdout.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_parts_of_one_recipe_are_not_timed_on_anothers_corpus(tmp_path: Path) -> None:
     done = bench("-k", "test_embedding or test_optimizer", "--benchmark", "--tokenizer", str(tmp_path))
     assert done.returncode == 0, done.stdout + done.stderr
@@ -207,6 +212,7 @@ def test_each_device_has_a_case_of_its_own() -> None:
     }
 
 
+@pytest.mark.slow
 def test_progress_is_live_on_a_terminal(tmp_path: Path) -> None:
     """pytest captures what tests print; the bar must reach the terminal all the same, and only a terminal."""
     terminal, side = pty.openpty()

@@ -12,6 +12,7 @@ from bench.places import ROOT
 COMMANDS = sorted(get_command(app).commands)  # type: ignore[attr-defined]
 
 
+@pytest.mark.matrix(keep=2)
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_names_no_path_of_this_machine(command: str) -> None:
     shown = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "400"})

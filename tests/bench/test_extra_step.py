@@ -32,6 +32,7 @@ def run(monkeypatch: pytest.MonkeyPatch, entry: str) -> Record | None:
     return measure.run("grok1-nano", prepare(load_recipe("grok1-nano", TWO_RANKS), STEPS), "cpu")
 
 
+@pytest.mark.matrix(keep=1)
 @pytest.mark.parametrize(
     ("entry", "reason"),
     [

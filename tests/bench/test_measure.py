@@ -214,6 +214,7 @@ def test_the_costliest_modules_are_kept(record: Record) -> None:
     assert list(kept) == list(modules)[:200]
 
 
+@pytest.mark.slow
 def test_a_router_that_drops_tokens_voids_its_run() -> None:
     recipe = load_recipe("grok1-nano", (*ONE_RANK, "kernels.dispatch=megatron"))  # the merged one knows no dropping
     job: Job = prepare(recipe, STEPS)

@@ -22,6 +22,7 @@ def rank_command(results: Path, *words: object) -> Result:
     return CliRunner().invoke(app, [str(word) for word in told])
 
 
+@pytest.mark.matrix(keep=1)
 @pytest.mark.ranks(1)
 @pytest.mark.parametrize(("rank", "stage"), [(0, 0), (15, 1)])
 def test_a_rank_of_sixteen_runs_alone(rank: int, stage: int, tmp_path: Path) -> None:
@@ -63,6 +64,7 @@ def in_closed_form(record: Record) -> dict[str, dict[str, float]]:
     return {name: sums for name, sums in found.items() if sums["calls"]}
 
 
+@pytest.mark.slow
 @pytest.mark.ranks(1)
 def test_routing_is_as_planned(tmp_path: Path) -> None:
     """A rank whose experts get more than equal shares give them is sent more."""

@@ -26,6 +26,7 @@ def _pytest(*words: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.matrix(keep=2)
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [

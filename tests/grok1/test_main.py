@@ -75,6 +75,7 @@ def test_train_logs_a_line_a_step_and_writes_json(corpus: tuple[Path, Path], tmp
     assert {"schema", "recipe", "recipe_hash", "layout", "software", "device", "ranks"} <= written.keys()
 
 
+@pytest.mark.slow
 def test_train_joins_a_job_that_torchrun_started(corpus: tuple[Path, Path], tmp_path: Path) -> None:
     target = tmp_path / "run.json"
     words = [*one_rank_words(corpus), "--set", "parallel.world_size=2", "--set", "parallel.pipeline=2"]
@@ -91,6 +92,7 @@ def test_train_joins_a_job_that_torchrun_started(corpus: tuple[Path, Path], tmp_
     assert list((tmp_path / "index").glob("index-*"))
 
 
+@pytest.mark.slow
 def test_a_rank_under_torchrun_ends_before_python_takes_itself_apart(corpus: tuple[Path, Path]) -> None:
     with socket.socket() as probe:
         probe.bind(("", 0))
@@ -102,6 +104,7 @@ def test_a_rank_under_torchrun_ends_before_python_takes_itself_apart(corpus: tup
     assert "# clear sys.path" not in done.stderr  # there a gloo thread would abort the process, once in many runs
 
 
+@pytest.mark.slow
 def test_two_launchers_make_up_one_job_without_shared_storage(corpus: tuple[Path, Path], tmp_path: Path) -> None:
     with socket.socket() as probe:
         probe.bind(("", 0))
@@ -118,6 +121,7 @@ def test_two_launchers_make_up_one_job_without_shared_storage(corpus: tuple[Path
     assert (len(first.stdout.splitlines()), said_by_second) == (2, "")
 
 
+@pytest.mark.matrix(keep=4)
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
@@ -166,6 +170,7 @@ def test_a_truncated_corpus_is_refused_and_left_alone(corpus: tuple[Path, Path],
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cut.bin", "cut.idx"]
 
 
+@pytest.mark.slow
 def test_a_corpus_of_another_vocabulary_is_refused(corpus: tuple[Path, Path], tmp_path: Path) -> None:
     prefix, tokenizer = corpus
     foreign = tmp_path / "foreign"
@@ -178,6 +183,7 @@ def test_a_corpus_of_another_vocabulary_is_refused(corpus: tuple[Path, Path], tm
     assert "foreign.bin holds token id 600, the recipe's vocab_size is 512" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_another_layout_is_refused(corpus: tuple[Path, Path], tmp_path: Path) -> None:
     assert run_grok1("train", *one_rank_words(corpus), "--steps", "1", "--save", str(tmp_path)).returncode == 0
     words = ["--load", str(tmp_path), "--set", "model.num_layers=4", "--steps", "2"]

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import pytest
-
 from tests.layouts.plan import Trial, Words, recipe_of
-from tests.layouts.test_layouts import run_trials, wrong
+from tests.layouts.test_layouts import one_then_all, run_trials, wrong
 
 STEPS = 10
 PLAIN: Words = {}
@@ -44,9 +42,9 @@ TRIALS = {
 }
 
 
-@pytest.mark.parametrize("world_size", TRIALS)
-def test_split_sequences_train_as_on_one_rank(world_size: int) -> None:
-    found = run_trials(TRIALS[world_size])
+@one_then_all(TRIALS)
+def test_split_sequences_train_as_on_one_rank(world_size: int, most: int | None) -> None:
+    found = run_trials(TRIALS[world_size][:most])
     for each in found:
         print(each)
     assert not wrong(found)

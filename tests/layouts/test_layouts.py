@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import sys
+from collections.abc import Iterable
 
 import pytest
 
@@ -48,6 +49,14 @@ def wrong(found: list[Errors], figures: float = FIGURES) -> list[Errors]:
     ]
 
 
+def one_then_all(world_sizes: Iterable[int]) -> pytest.MarkDecorator:
+    """For a test of (world_size, most): one trial of the fewest ranks, then, slow, all of each number of ranks."""
+    fewest, *_ = sizes = sorted(world_sizes)
+    cases = [(fewest, 1), *(pytest.param(size, None, marks=pytest.mark.slow) for size in sizes)]
+    return pytest.mark.parametrize(("world_size", "most"), cases)
+
+
+@pytest.mark.matrix(keep=2)
 @pytest.mark.parametrize("world_size", SAMPLE)
 def test_layouts_train_as_one_rank_does(world_size: int) -> None:
     trials = sampled(accepted_trials(world_size), SAMPLE[world_size])
@@ -56,6 +65,7 @@ def test_layouts_train_as_one_rank_does(world_size: int) -> None:
     assert not wrong(found)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(3 * 3600)
 @pytest.mark.parametrize("dispatcher", range(len(DISPATCHERS)), ids=["alltoall", "allgather", "merged"])
 @pytest.mark.parametrize("world_size", WORLD_SIZES)
@@ -87,6 +97,7 @@ def _sizes(parallel: Parallel) -> tuple[int, ...]:
     return parallel.pipeline, parallel.tensor, parallel.expert, parallel.expert_tensor
 
 
+@pytest.mark.matrix(keep=3)
 @pytest.mark.parametrize("world_size", WORLD_SIZES)
 def test_all_that_a_recipe_accepts_is_tried(world_size: int) -> None:
     axes = itertools.product(range(1, world_size + 1), repeat=4)

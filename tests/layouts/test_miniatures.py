@@ -12,6 +12,7 @@ from tests.layouts.test_layouts import run_trials, wrong
 LARGE_EPSILON = "training.adam_epsilon=1e-2"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["grok1-levers-8", "grok1-levers-16"])
 def test_every_lever_at_once_trains_as_one_rank_does(name: str) -> None:
     trial = Trial(load_recipe(name, [LARGE_EPSILON]), stock=False, steps=10)

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
-
 from grok1.config.load import build_recipe
 from tests.layouts.plan import Trial, Words, layout_fields
-from tests.layouts.test_layouts import run_trials, wrong
+from tests.layouts.test_layouts import one_then_all, run_trials, wrong
 
 STEPS = 10
 DEEP, DEEP_STEPS = 7, 2  # from so many layers on, which take a minute for ten steps
@@ -60,9 +58,9 @@ def trial(world_size: int, parallel: Words, layers: int, micro_batches: int, sec
     return Trial(build_recipe("layout", recipe), stock, DEEP_STEPS if layers >= DEEP else STEPS)
 
 
-@pytest.mark.parametrize("world_size", TRIALS)
-def test_stages_train_as_one_rank_does(world_size: int) -> None:
-    trials = [trial(world_size, *each) for each in TRIALS[world_size]]
+@one_then_all(TRIALS)
+def test_stages_train_as_one_rank_does(world_size: int, most: int | None) -> None:
+    trials = [trial(world_size, *each) for each in TRIALS[world_size][:most]]
     found = run_trials(trials)
     assert [each.trial for each in found] == [each.name for each in trials]
     assert not wrong(found, AFTER_STEPS)

@@ -448,6 +448,7 @@ __main__.main()
 """
 
 
+@pytest.mark.matrix(keep=1)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interruption_leaves_no_process_and_no_worktree(repository: Path, number: signal.Signals) -> None:
     results = repository.parent / "results"

@@ -488,6 +488,7 @@ def test_an_output_that_cannot_be_written_is_one_line(bench: Command, synthetic_
     refused(bench("baseline", "record", runs, "-o", "file/candidate.json"), "cannot be written")
 
 
+@pytest.mark.slow
 def test_a_record_of_a_million_steps_is_refused(bench: Command, synthetic_record) -> None:
     content = synthetic_record().model_dump(mode="json", by_alias=True)
     content["steps"] = content["steps"][:1] * 1_000_000

@@ -71,6 +71,7 @@ def test_a_check_that_fails_ends_with_1_and_a_remedy(tmp_path: Path, monkeypatch
     assert found.findings[0].figures == {"version": 1.0}
 
 
+@pytest.mark.matrix(keep=1)
 @pytest.mark.parametrize(
     "words",
     [["--device", "tpu"], ["--recipe", "nothing"], ["--set", "model.num_layers=x"], ["--oracle", "nothing.npz"]],

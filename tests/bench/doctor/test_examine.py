@@ -32,6 +32,7 @@ def states(findings: list[Finding]) -> dict[str, str]:
     return {each.check: each.state for each in findings}
 
 
+@pytest.mark.matrix(keep=2)
 @pytest.mark.ranks(4)
 @pytest.mark.parametrize(
     ("check", "fault", "failing", "words", "above"),
@@ -60,6 +61,7 @@ def test_a_fault_is_found_at_its_check(check: str, fault: str, failing: str, wor
     assert all("failed" in each.said for each in findings if each.state == "not run")
 
 
+@pytest.mark.slow
 @pytest.mark.ranks(4)
 def test_a_rank_that_drops_a_collective_is_found_within_the_limit() -> None:
     findings = examined(
@@ -69,6 +71,7 @@ def test_a_rank_that_drops_a_collective_is_found_within_the_limit() -> None:
     assert findings[1].check.startswith("collectives")
 
 
+@pytest.mark.slow
 @pytest.mark.ranks(1)
 def test_the_cpus_numbers_are_the_same_from_a_process_of_its_own() -> None:
     recipe = layout.one_layer(NANO, "fp32", layout.PLAIN)

@@ -509,6 +509,7 @@ def test_the_command_writes_a_record_and_says_what_it_understood(write: Write, t
     assert Record.read(tmp_path / "again.json").id == record.id, "one run is one piece of evidence"
 
 
+@pytest.mark.matrix(keep=1)
 @pytest.mark.parametrize(
     ("text", "arguments", "complaint"),
     [

@@ -34,6 +34,7 @@ def tiny() -> Ledger:
 # ---- what ships ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.matrix(keep=1)
 @ONLY_0_12
 @pytest.mark.parametrize("name", ["grok1-tiny", "grok1-40b"])
 def test_a_step_costs_what_is_stored(name: str, tiny: Ledger) -> None:
@@ -74,6 +75,7 @@ def test_the_forty_billion_ledger_is_the_hand_count() -> None:
     assert (per_micro_batch - causal_backward_and_forward + unfused_full) / 1e12 == pytest.approx(68.65, abs=0.005)
 
 
+@pytest.mark.slow
 def test_counting_twice_gives_the_same_bytes(tiny: Ledger, tmp_path: Path) -> None:
     write_ledger(tmp_path / "first.json", tiny)
     write_ledger(tmp_path / "second.json", count(load_recipe("grok1-tiny")))
@@ -203,6 +205,7 @@ def test_the_published_job_is_not_said_to_fit_and_what_fits_is_named() -> None:
     assert "what fits: --set kernels.experts=fused --set kernels.dispatch=merged" in said
 
 
+@pytest.mark.slow
 def test_a_changed_recipe_changes_the_ledger(tiny: Ledger) -> None:
     """The gate is alive on the real thing: one more all-gather shape, other FLOPs, other memory."""
     after = count(load_recipe("grok1-tiny", ["training.recompute=full"]))
@@ -241,6 +244,7 @@ def test_command_stores_checks_and_fails(tmp_path: Path) -> None:
     assert "| operator_calls" in other.stdout
 
 
+@pytest.mark.matrix(keep=4)
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
@@ -264,6 +268,7 @@ def test_command_refuses_in_one_line(arguments: tuple[str, ...], complaint: str)
     assert complaint in done.stderr
 
 
+@pytest.mark.slow
 def test_what_if_tells_both_layouts_and_their_cost() -> None:
     changes = 'parallel.pipeline=1,training.recompute=selective,training.recompute_modules=["layernorm","moe"]'
     nano = load_recipe("grok1-nano")

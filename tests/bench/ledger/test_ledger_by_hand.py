@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -350,8 +351,14 @@ def sizes_of(case: str) -> Sizes:
     return Sizes(recipe_of(case))
 
 
-every_case = pytest.mark.parametrize("case", CASES)
-without_recompute = pytest.mark.parametrize("case", [case for case in CASES if case != TINY_RECOMPUTE])
+def cases(*left_out: str) -> list[Any]:
+    """The others; one is counted in a moment."""
+    slow = pytest.mark.slow
+    return [pytest.param(case, marks=() if case == TINY else slow) for case in CASES if case not in left_out]
+
+
+every_case = pytest.mark.parametrize("case", cases())
+without_recompute = pytest.mark.parametrize("case", cases(TINY_RECOMPUTE))
 
 
 @every_case
@@ -377,6 +384,7 @@ def test_parameters_of_a_stage(ledgers: Ledgers, case: str) -> None:
         assert rank.parameters.embedding == sizes.head
 
 
+@pytest.mark.slow
 def test_the_stages_of_the_40b_job_hold_the_whole_model(ledgers: Ledgers) -> None:
     """TP times what is split, once what is not, EP x ETP times the experts: 40.97 B parameters."""
     sizes, whole = sizes_of(FORTY), 0
@@ -427,6 +435,7 @@ def test_matrix_flops_of_the_whole_job(ledgers: Ledgers, case: str) -> None:
     assert ledger.total("matrix_flops") == (6 * active + attention) * tokens
 
 
+@pytest.mark.slow
 def test_a_short_sequence_with_a_cap_costs_full_matrices(ledgers: Ledgers) -> None:
     """Tiny's 64 tokens are one block, which knows no causality: twice the fused kernel's, forward and backward."""
     for capped, fused in zip(ledgers(TINY_XAI).ranks, ledgers(TINY).ranks, strict=True):
@@ -435,6 +444,7 @@ def test_a_short_sequence_with_a_cap_costs_full_matrices(ledgers: Ledgers) -> No
             assert Fraction(ours, theirs) == 2
 
 
+@pytest.mark.slow
 def test_a_long_sequence_with_a_cap_skips_most_of_the_future(ledgers: Ledgers) -> None:
     """208 tokens: 64 queries meet 64 keys, 64 meet 128, 64 meet 192, 16 meet 208, where 208 x 104 is the causal half.
 
@@ -451,6 +461,7 @@ def test_a_long_sequence_with_a_cap_skips_most_of_the_future(ledgers: Ledgers) -
         assert measured_flops(rank, "backward")["attention core"] == 5 * each
 
 
+@pytest.mark.slow
 def test_recomputation_repeats_the_layers_forward(ledgers: Ledgers) -> None:
     """All matrices of a layer once more, the head's not."""
     sizes = sizes_of(TINY_RECOMPUTE)
@@ -482,6 +493,7 @@ def test_communication_has_no_other_phase(ledgers: Ledgers, case: str) -> None:
         assert {row.phase for row in rank.collectives} == phases
 
 
+@pytest.mark.slow
 def test_recomputation_repeats_the_layers_communication(ledgers: Ledgers) -> None:
     """Forward's calls once more; the auxiliary loss's is made in the second run only, which knows gradients."""
     sizes = sizes_of(TINY_RECOMPUTE)
@@ -504,6 +516,7 @@ def expert_bytes(case: str, ledger: Ledger, of_wire: bool) -> list[Fraction]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("of_wire", "ratio"),
     [
@@ -521,6 +534,7 @@ def test_whole_experts_move_a_fraction_of_what_split_ones_do(ledgers: Ledgers, o
         assert whole / split == ratio
 
 
+@pytest.mark.slow
 def test_merged_dispatch_moves_no_fp32_where_megatrons_sums_in_the_routers() -> None:
     """bf16 model, fp32 router: megatron's own scatters results in fp32, and gathers their gradients so."""
     moved: dict[str, Counter[str]] = {}
@@ -537,6 +551,7 @@ def test_merged_dispatch_moves_no_fp32_where_megatrons_sums_in_the_routers() -> 
     assert moved["megatron"]["float32"] > moved["merged"]["bfloat16"]
 
 
+@pytest.mark.slow
 def test_whole_experts_cost_the_same_arithmetic(ledgers: Ledgers) -> None:
     for whole, split in zip(ledgers(TINY_WHOLE).ranks, ledgers(TINY).ranks, strict=True):
         assert measured_flops(whole, "forward", "backward") == measured_flops(split, "forward", "backward")
@@ -575,7 +590,8 @@ def state_bytes(sizes: Sizes, stage: int) -> int:
     return (3 if sizes.width == 2 else 2) * FP32 * (dense // data + expert // expert_data)
 
 
-@pytest.mark.parametrize("case", [FORTY, TINY, TINY_WHOLE])
+@pytest.mark.matrix(keep=1)
+@pytest.mark.parametrize("case", [TINY, FORTY, TINY_WHOLE])
 def test_optimizer_state(ledgers: Ledgers, case: str) -> None:
     """The state, and all else that outlives a step, which the ledger counts as optimizer's too.
 
@@ -596,6 +612,7 @@ def test_optimizer_state(ledgers: Ledgers, case: str) -> None:
         assert memory.optimizer_bytes >= state_bytes(sizes, rank.stage)
 
 
+@pytest.mark.slow
 def test_40b_state_is_12_bytes_a_parameter_sharded(ledgers: Ledgers) -> None:
     """Dense over 2 replicas, experts over 1; the ledger's excess is what the test above names, below 0.35 %."""
     for rank in ledgers(FORTY).ranks:
@@ -640,10 +657,12 @@ def test_peak_memory_does_not_grow_with_micro_batches(extended: Ledger, direct: 
         assert abs(growth) < sizes.shard * sizes.recipe.model.hidden_size * sizes.width
 
 
+@pytest.mark.slow
 def test_two_counts_are_the_same_bytes(extended: Ledger) -> None:
     assert count(load_recipe("grok1-nano", [SIX])).model_dump_json() == extended.model_dump_json()
 
 
+@pytest.mark.slow
 def test_two_interpreters_count_the_same_bytes() -> None:
     """Whatever the order that their hash seeds give sets of strings."""
     code = (
@@ -662,6 +681,7 @@ def test_two_interpreters_count_the_same_bytes() -> None:
     assert first == second
 
 
+@pytest.mark.slow
 def test_a_loaded_expert_costs_its_rank_more() -> None:
     """Of 16 pairs that a rank routes, 12 go to the experts of ranks 0 to 3 and 4 to those of ranks 4 to 7."""
     recipe = load_recipe("grok1-nano", MEGATRONS_PARTS)
@@ -683,6 +703,7 @@ def test_a_loaded_expert_costs_its_rank_more() -> None:
         assert size == sizes.micro_batches * 4 * received * (recipe.model.hidden_size + 1) * FP32
 
 
+@pytest.mark.slow
 def test_a_rank_of_its_own_stands_for_itself() -> None:
     """Chosen ranks are not multiplied; balanced, every rank of a stage has the same matrices and calls."""
     ledger = count(load_recipe("grok1-nano"), ranks=[1, 6])
@@ -692,6 +713,7 @@ def test_a_rank_of_its_own_stands_for_itself() -> None:
     assert first.collectives == second.collectives
 
 
+@pytest.mark.slow
 def test_a_process_counts_the_middle_of_a_pipeline_after_the_end_of_another() -> None:
     """Rank 1 had the head of two stages, and is neither end of four; megatron would remember."""
     layouts = [("world_size=2", "pipeline=2"), ("world_size=4", "pipeline=4")]

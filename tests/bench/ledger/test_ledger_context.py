@@ -30,6 +30,7 @@ CASES = {
     ),
     "sequence for heads, PP2": ("parallel.context=2", "parallel.pipeline=2", "parallel.context_exchange=a2a"),
 }
+pytestmark = pytest.mark.matrix(keep=1)
 
 
 @pytest.fixture(scope="module", params=CASES)

@@ -27,6 +27,7 @@ CASES = {
         *("parallel.expert=8", "parallel.expert_tensor=1"),
     ),
 }
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module", params=CASES)

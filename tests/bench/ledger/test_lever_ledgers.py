@@ -38,6 +38,7 @@ CASES = {
 }
 
 
+@pytest.mark.matrix(keep=1)
 @pytest.mark.parametrize("case", CASES)
 def test_counts_are_those_of_real_ranks_and_memory_within_two_percent(case: str) -> None:
     recipe: Recipe = load_recipe("grok1-nano", [*FOUR_RANKS, *CASES[case]])
@@ -52,6 +53,7 @@ def test_counts_are_those_of_real_ranks_and_memory_within_two_percent(case: str)
         assert ours.memory.peak_bytes == pytest.approx(theirs.memory.peak_bytes, rel=0.02)
 
 
+@pytest.mark.slow
 def test_drawn_routes_of_two_sequences_at_once_cost_what_learned_ones_do() -> None:
     """megatron views the logits as [T, E], which the draw for each sequence must allow."""
     two = (*SIZES, "training.micro_batch=2", "training.global_batch=2")
@@ -64,6 +66,7 @@ def kept_bytes(*changes: str) -> int:
     return count(load_recipe("grok1-nano", [*SIZES, *changes])).ranks[0].memory.activations_bytes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cap", [0.0, 30.0])
 def test_core_attention_recomputed_saves_what_a_hand_count_says(cap: float) -> None:
     """Elements a token and layer, of one sequence in fp32, with query heads H of size D and key/value heads G.

@@ -2,12 +2,15 @@
 
 Models are as small as they can be and still differ: what a count takes follows from layers, micro-batches and local
 experts, not from widths. A layout is drawn key by key and kept where the recipe itself accepts it, so the sample does
-not depend on the planner's own rules. It is the same each time.
+not depend on the planner's own rules. It is the same each time, and a smaller one is the beginning of a larger one.
 """
 
 from __future__ import annotations
 
+import functools
+import itertools
 import random
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
@@ -28,6 +31,7 @@ SAMPLE_SIZE = 200
 _SEED = 20
 _PROCESSES = 2
 _MOST_DRAWS = 100_000
+_COUNTED: dict[tuple[str, tuple[int, ...]], list[RankLedger]] = {}  # by recipe and stages
 _MOST_WORK = 16  # passes of a layer in a stage's count: longer ones are left out
 
 _COMMON = ("model.num_experts=4", "training.sequence_length=32", "training.global_batch=8", "kernels.experts=fused")
@@ -90,7 +94,7 @@ def sampled_recipes(size: int = SAMPLE_SIZE) -> dict[str, list[Recipe]]:
 
 
 def counted_sample(size: int = SAMPLE_SIZE) -> list[Counted]:
-    """The sample, counted by two processes, place by place."""
+    """The sample, counted by two processes, layout by layout."""
     chosen = sampled_recipes(size)
     layouts = {name: together(recipes) for name, recipes in chosen.items()}
     places = {name: _places_of(each) for name, each in layouts.items()}
@@ -99,12 +103,24 @@ def counted_sample(size: int = SAMPLE_SIZE) -> list[Counted]:
         for name, recipes in chosen.items()
         for row, recipe in enumerate(recipes)
     ]
-    with ProcessPoolExecutor(_PROCESSES, mp_context=rank_context("cpu", "grok1.training.fake_step")) as pool:
-        results = iter(list(pool.map(counted_places, jobs)))
+    _count(jobs)
+    results = (_COUNTED[_key(*job)] for job in jobs)
     return [
         Counted(name, recipes, layouts[name], places[name], [rank for _ in recipes for rank in next(results)])
         for name, recipes in chosen.items()
     ]
+
+
+def _count(jobs: list[tuple[Recipe, list[int]]]) -> None:
+    """Those that are not counted yet: a larger sample begins with all of a smaller one."""
+    missing = [job for job in jobs if _key(*job) not in _COUNTED]
+    with ProcessPoolExecutor(_PROCESSES, mp_context=rank_context("cpu", "grok1.training.fake_step")) as pool:
+        for job, ranks in zip(missing, pool.map(counted_places, missing), strict=True):
+            _COUNTED[_key(*job)] = ranks
+
+
+def _key(recipe: Recipe, stages: list[int]) -> tuple[str, tuple[int, ...]]:
+    return recipe.hash(), tuple(stages)
 
 
 def _places_of(layouts: Layouts) -> Places:
@@ -128,16 +144,29 @@ def together(recipes: list[Recipe]) -> Layouts:
 
 def _layouts_of(name: str, index: int, size: int) -> list[Recipe]:
     """So many different layouts of a recipe that it accepts, drawn at random."""
-    draw, found = random.Random(_SEED + index), dict[str, Recipe]()
+    drawn, more = _draws(name, index)
+    drawn += itertools.islice(more, max(0, size - len(drawn)))
+    return drawn[:size]
+
+
+@functools.cache
+def _draws(name: str, index: int) -> tuple[list[Recipe], Iterator[Recipe]]:
+    """What was drawn for samples so far, and what comes next: most draws are refused, which takes time."""
+    return [], _drawn_layouts(name, index)
+
+
+def _drawn_layouts(name: str, index: int) -> Iterator[Recipe]:
+    draw, found = random.Random(_SEED + index), set[str]()
     overrides = [*ONE_RANK, *RECIPES[name], f"name={name}"]
     fields = load_recipe("grok1-nano").resolved()
     for _ in range(_MOST_DRAWS):
         recipe = _drawn(draw, fields, overrides)
-        if recipe is not None and _work(recipe) <= _MOST_WORK * (1 + (recipe.parallel.virtual_pipeline > 1)):
-            found.setdefault(recipe.hash(), recipe)
-        if len(found) == size:
-            return list(found.values())
-    raise AssertionError(f"{name}: {_MOST_DRAWS} draws have {len(found)} layouts, not {size}; allow more work")
+        if recipe is None or recipe.hash() in found:
+            continue
+        if _work(recipe) <= _MOST_WORK * (1 + (recipe.parallel.virtual_pipeline > 1)):
+            found.add(recipe.hash())
+            yield recipe
+    raise AssertionError(f"{name}: {_MOST_DRAWS} draws have {len(found)} layouts; allow more work")
 
 
 def _work(recipe: Recipe) -> int:

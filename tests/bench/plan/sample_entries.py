@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-
 from bench.ledger.count import _count_rank
 from bench.ledger.schema import RankLedger
 from grok1.config.recipe import Recipe
@@ -12,7 +10,6 @@ from grok1.config.stages import first_rank_of_stage
 
 def counted_places(job: tuple[Recipe, list[int]]) -> list[RankLedger]:
     """(recipe, stages): the ledger of each stage's first rank, tokens routed evenly."""
-    gc.freeze()  # a count looks for cycles at its end, which takes as long as all that was imported is large
     recipe, stages = job
     experts, alike = recipe.model.num_experts, recipe.parallel.world_size // recipe.parallel.pipeline
     even = (1.0 / experts,) * experts

@@ -70,6 +70,7 @@ def test_every_collective_of_a_stored_ledger_is_planned(name: str) -> None:
         assert differences(planned[rank.stage], ledgers_rows(rank)) == []
 
 
+@pytest.mark.slow
 @ONLY_0_12
 def test_what_a_sample_may_lack_is_the_ledgers() -> None:
     """bf16 experts summed in the router's fp32 after a gather; tied ends' fp32 gradients; the first layer of chunks."""
@@ -96,6 +97,7 @@ BUCKETS = {
 }
 
 
+@pytest.mark.slow
 @ONLY_0_12
 @pytest.mark.parametrize("case", BUCKETS)
 def test_weights_of_several_buckets_are_reduced_and_gathered_bucket_by_bucket(case: str) -> None:
@@ -125,6 +127,7 @@ DISPATCHES = {
 }
 
 
+@pytest.mark.matrix(keep=1)
 @ONLY_0_12
 @pytest.mark.parametrize("case", DISPATCHES)
 def test_a_loaded_expert_costs_its_rank_what_the_ledger_counts(case: str) -> None:

@@ -126,6 +126,7 @@ def test_folders_that_cannot_be_written_only_cost_another_reading(tmp_path: Path
     assert len(reads) == 2
 
 
+@pytest.mark.slow
 def test_a_tokenizer_is_known_by_the_content_of_its_files_and_nodes_compare_it(
     corpus: tuple[Path, Path], tmp_path: Path
 ) -> None:

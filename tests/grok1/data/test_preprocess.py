@@ -294,6 +294,7 @@ def started(line):
             process.kill()  # where the test failed: a hanging command must not hang the test
 
 
+@pytest.mark.matrix(keep=1)
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_an_interrupted_command_leaves_no_process_and_no_output(tmp_path, corpus, how):
     line = command_for(tmp_path, corpus, 60_000, "--workers", 2)
@@ -327,6 +328,7 @@ def test_a_worker_that_dies_ends_the_command_with_an_error(tmp_path, corpus):
     assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
 
 
+@pytest.mark.matrix(keep=1)
 @pytest.mark.parametrize(
     ("text", "kilobytes"), [("Hello world " * 50, 16), ("Hello world", 4), ("a", 12)], ids=["tokens", "end", "index"]
 )

@@ -42,6 +42,7 @@ def test_its_tokens_read_as_its_text(corpus):
     assert tokenizer.detokenize(ids[:-1]) == first
 
 
+@pytest.mark.slow
 def test_it_is_built_once_and_a_damaged_one_is_built_again(tmp_path):
     corpus = sample_corpus(tmp_path, 512)
     tokens = corpus.prefix.with_name(corpus.prefix.name + ".bin")
@@ -53,12 +54,14 @@ def test_it_is_built_once_and_a_damaged_one_is_built_again(tmp_path):
     assert tokens.read_bytes() == content
 
 
+@pytest.mark.slow
 def test_two_builds_are_the_same_to_the_byte(tmp_path):
     first, second = (sample_corpus(tmp_path / name, 512) for name in "ab")
     for name in ("tokenizer.model", "sample_text_document.bin", "sample_text_document.idx"):
         assert (first.prefix.parent / name).read_bytes() == (second.prefix.parent / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_callers_at_the_same_time_share_one_whole_corpus(tmp_path):
     with ProcessPoolExecutor(3, multiprocessing.get_context("spawn")) as pool:
         corpora = list(pool.map(sample_corpus, [tmp_path] * 3, [512] * 3))
@@ -67,6 +70,7 @@ def test_callers_at_the_same_time_share_one_whole_corpus(tmp_path):
     assert sorted(path.suffix for path in tmp_path.iterdir()) == sorted([corpora[0].prefix.parent.suffix, ".lock"])
 
 
+@pytest.mark.slow
 def test_a_large_vocabulary_uses_a_part_and_a_tiny_one_is_refused(tmp_path):
     corpus = sample_corpus(tmp_path, 131072)
     assert load_tokenizer("SentencePiece", corpus.tokenizer_path).vocab_size == 16384

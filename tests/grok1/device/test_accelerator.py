@@ -280,6 +280,7 @@ _WITHOUT_TRAINING = 'raise ModuleNotFoundError("No module named x", name="megatr
 _RENAMED = json.dumps({"options": {name: o for name, o in OPTIONS.items() if name != "use-fused-rmsnorm"}})
 
 
+@pytest.mark.matrix(keep=1)
 @pytest.mark.parametrize(
     ("changes", "ranks", "named", "remedy"),
     [

@@ -87,6 +87,7 @@ def test_collectives_that_mindspeed_had_bound_are_counted_all_the_same(tmp_path:
 _WARNS = "import warnings\nwarnings.warn('{0} has another owner')\nwarnings.warn('{0} is old', FutureWarning)\n"
 
 
+@pytest.mark.matrix(keep=1)
 @pytest.mark.parametrize("module", ["torch_npu/contrib/__init__.py", "mindspeed/__init__.py"])
 def test_what_they_warn_of_while_imported_is_no_error(tmp_path: Path, module: str) -> None:
     _write_stand_ins(tmp_path, {module: _WARNS.format(module)})

@@ -93,6 +93,7 @@ def test_activating_twice_patches_once() -> None:
     assert said == [True, True]
 
 
+@pytest.mark.slow
 def test_what_megatron_decorates_is_compiled_at_its_first_call() -> None:
     said = _in_a_cpu_process(
         "compiled = []\n"
@@ -209,6 +210,7 @@ def test_waiting_for_a_collective_is_in_its_seconds_and_in_nothing_else() -> Non
     assert said == [[["other all_reduce", 1, 40, 5.0]], True, True]
 
 
+@pytest.mark.slow
 def test_coalesced_collectives_take_what_their_end_takes() -> None:
     said = _in_a_cpu_process(
         _CLOCK + "with dist._coalescing_manager(group): gather(False); gather(False); clock[0] += 100\n"

@@ -177,6 +177,7 @@ def test_a_long_folder_without_a_short_one_names_the_variable(monkeypatch: pytes
     assert tempfile.tempdir == str(long)
 
 
+@pytest.mark.slow
 def test_ranks_start_from_a_long_folder_with_marks_that_urls_have(tmp_path: Path) -> None:
     """The rendezvous is a file in it, and multiprocessing's socket may not be."""
     folder = tmp_path / ("a#b?c%20" + "d" * 90)

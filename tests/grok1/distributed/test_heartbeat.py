@@ -153,6 +153,7 @@ def _ends(rank: int, who: str) -> tuple[int, str]:
     return 1, f"grok1: rank {rank} on node {rank} (host{rank}) ends: {who}\n"
 
 
+@pytest.mark.matrix(keep=1)
 @pytest.mark.parametrize("lost", [0, 1])
 def test_a_stopped_rank_ends_all_and_itself_and_is_named(job: Job, lost: int) -> None:
     ranks = _waiting(job(3))
@@ -189,6 +190,7 @@ def test_a_rank_that_hangs_ends_all_and_is_told_from_those_that_wait_for_it(job:
     assert "\n  rank 1: in step 3, at work\n      <string>:" in stood
 
 
+@pytest.mark.slow
 def test_slow_first_steps_and_what_is_no_step_have_no_limit(job: Job) -> None:
     ranks = job(limit_seconds=1.0)
     for words in ("step 3", "step 0.05", "hold 3"):
@@ -200,6 +202,7 @@ def test_slow_first_steps_and_what_is_no_step_have_no_limit(job: Job) -> None:
     assert [rank.ended() for rank in ranks] == [(0, "")] * 2
 
 
+@pytest.mark.matrix(keep=1)
 @pytest.mark.parametrize("lost", [0, 1])
 def test_a_machine_that_is_no_longer_heard_ends_the_others_and_is_named(job: Job, lost: int) -> None:
     """A heart that is stopped together with its rank says nothing, as one beyond a cut cable."""
@@ -213,6 +216,7 @@ def test_a_machine_that_is_no_longer_heard_ends_the_others_and_is_named(job: Job
     assert [ranks[number].ended() for number in others] == [_ends(number, who) for number in others]
 
 
+@pytest.mark.matrix(keep=1)
 @pytest.mark.parametrize(("lost", "how"), [(0, "killed"), (0, "raise"), (1, "killed with its heart"), (1, "raise")])
 def test_a_rank_that_ends_before_its_work_is_done_ends_the_others(job: Job, lost: int, how: str) -> None:
     ranks = job()
@@ -238,6 +242,7 @@ def test_a_rank_that_holds_pythons_lock_for_long_is_not_lost(job: Job) -> None:
     assert [rank.ended() for rank in ranks] == [(0, "")] * 2
 
 
+@pytest.mark.slow
 def test_hearts_that_have_no_time_lose_nobody(job: Job) -> None:
     """All stopped together for longer than the limit, as a machine that is suspended."""
     ranks = job()
@@ -251,6 +256,7 @@ def test_hearts_that_have_no_time_lose_nobody(job: Job) -> None:
     assert [rank.ended() for rank in ranks] == [(0, "")] * 2
 
 
+@pytest.mark.matrix(keep=1)
 @pytest.mark.parametrize("first", [0, 1])
 def test_a_rank_may_be_done_long_before_the_others(job: Job, first: int) -> None:
     ranks = job()

@@ -79,6 +79,7 @@ def _listening(rank: subprocess.Popen[str], port: int) -> set[str]:
     return found
 
 
+@pytest.mark.slow
 def test_a_rank_that_does_not_come_is_named_by_those_that_wait(words: list[str], port: int) -> None:
     limited = [*words, "--start-timeout", "3"]
     alone = _rank(0, port, limited)
@@ -95,6 +96,7 @@ def test_a_rank_that_does_not_come_is_named_by_those_that_wait(words: list[str],
     )
 
 
+@pytest.mark.slow
 def test_a_rank_of_torchruns_that_does_not_come_is_named(words: list[str], port: int, tmp_path: Path) -> None:
     """Rank 1's process is there, and still busy with something else."""
     (tmp_path / "rank").write_text(
@@ -125,6 +127,7 @@ def test_a_rank_of_torchruns_that_does_not_come_is_named(words: list[str], port:
     assert re.search(r"rank +: 0 \(local_rank: 0\)\n +exitcode +: 2 ", done.stderr), done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="a stopped process stands for a cut network; Linux alone tested")
 def test_a_peer_that_falls_silent_is_given_up_after_the_time_limit(words: list[str], port: int) -> None:
     limited = [*words, "--steps", "3000", "--collective-timeout", "12"]  # a start takes less, hearts more
@@ -185,6 +188,7 @@ run_here("tests.grok1.distributed.rank_entries:hang_on_rank_one", recipe, recipe
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux alone says how its processes fare")
 def test_a_rank_of_torchruns_that_hangs_ends_the_job_and_is_named(port: int) -> None:
     started = ["--nnodes", "1", "--master-port", str(port), "--nproc-per-node", "2", "--no-python"]
@@ -204,6 +208,7 @@ def test_a_rank_of_torchruns_that_hangs_ends_the_job_and_is_named(port: int) -> 
     assert re.search(r"^  rank 1: in step 3, at work\n      tests/.* hang_on_rank_one$", done.stderr, re.M), done.stderr
 
 
+@pytest.mark.matrix(keep=1)
 @pytest.mark.parametrize(
     ("number", "calls"), [(signal.SIGTERM, 2), (signal.SIGINT, 1)], ids=["waiting in C++", "between two attempts"]
 )
@@ -238,6 +243,7 @@ SLURM_PROCID=0 SLURM_LOCALID=0 "$@" && wait $other
 }
 
 
+@pytest.mark.slow
 def test_the_slurm_script_trains_with_slurms_variables_and_a_stub_of_srun(words: list[str], tmp_path: Path) -> None:
     """Not under Slurm itself: tests/nodes/test_slurm.py is, where it is installed."""
     stubs = {**STUBS, "grok1": f'#!/bin/sh\nexec "{sys.executable}" -m grok1 "$@"\n'}

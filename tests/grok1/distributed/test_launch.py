@@ -74,6 +74,7 @@ def _ranks_of_forkservers() -> list[psutil.Process]:
     return [rank for child in psutil.Process().children() for rank in child.children()]
 
 
+@pytest.mark.matrix(keep=1)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_ending_the_launcher_ends_every_rank(number: signal.Signals, tmp_path: Path) -> None:
     script = tmp_path / "run.py"
@@ -151,6 +152,7 @@ def _numbers(job: Job) -> dict[str, Any]:
     return {"steps": [asdict(step) for step in result.steps], "weights": weights}
 
 
+@pytest.mark.slow
 def test_a_run_after_others_is_bitwise_that_of_a_fresh_command(
     make_job: MakeJob, fresh_command: dict[str, Any]
 ) -> None:
@@ -171,6 +173,7 @@ def _imports(job: Job) -> list[dict[str, Any]]:
     return [event for event in said if isinstance(event, dict) and "imported" in event]
 
 
+@pytest.mark.slow
 def test_a_rank_finds_all_it_needs_imported_but_no_compiler(fresh_command: dict[str, Any]) -> None:
     found = fresh_command["imports"]
     assert len(found) == 2
@@ -180,6 +183,7 @@ def test_a_rank_finds_all_it_needs_imported_but_no_compiler(fresh_command: dict[
         assert not event["compiler"]
 
 
+@pytest.mark.slow
 def test_the_forkserver_ends_without_taking_apart_what_it_imported() -> None:
     done = run_python("import atexit\natexit.register(print, 'taken apart')\nimport grok1.distributed.preload", "cpu")
     assert (done.returncode, done.stdout) == (0, "")

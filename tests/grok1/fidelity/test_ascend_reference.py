@@ -107,7 +107,10 @@ def compare(make_job: Callable[..., Job], fixed_text: Path) -> Compare:
     return compare_once
 
 
-@pytest.fixture(scope="module", params=LAYOUTS)
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(name, marks=() if name == "one rank" else pytest.mark.slow) for name in LAYOUTS],
+)
 def comparison(request: pytest.FixtureRequest, compare: Compare) -> Comparison:
     return compare(request.param)
 

@@ -49,6 +49,7 @@ def assert_within_bounds(result: VerifyResult) -> None:
 # ---- xAI's own numbers ---------------------------------------------------------------------------------
 
 
+@pytest.mark.matrix(keep=2)
 @pytest.mark.parametrize(
     "layout",
     [(), TP2_PP2_EP2, CP2, (*CP2, *A2A), (*CP2, "parallel.tensor=2", "parallel.expert=2")],
@@ -60,6 +61,7 @@ def test_reproduces_xais_model(layout: tuple[str, ...]) -> None:
     assert len(result.tensors) == 28  # loss, logits and every weight's gradient
 
 
+@pytest.mark.slow
 def test_reproduces_xais_model_on_sixteen_ranks() -> None:
     result = verified(FIXTURES / "F.npz", *TP4_PP2_EP2)
     assert result.layout.world_size == 16
@@ -123,6 +125,7 @@ def odd_dump(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     return make
 
 
+@pytest.mark.matrix(keep=2)
 @pytest.mark.parametrize(
     ("name", "layout"),
     [
@@ -180,6 +183,7 @@ def flipped(odd_dump: Callable[[str], Path]) -> dict[str, VerifyResult]:
     return results
 
 
+@pytest.mark.matrix(keep=1)
 @pytest.mark.parametrize("name", ["unchanged D", "unchanged pads", "unchanged low-cap"])
 def test_passes_in_the_process_of_the_flips(flipped: dict[str, VerifyResult], name: str) -> None:
     assert_within_bounds(flipped[name])
@@ -234,6 +238,7 @@ def test_command_prints_a_table_and_writes_json(tmp_path: Path) -> None:
     assert [list(each) for each in result["tensors"]] == [keys] * 28
 
 
+@pytest.mark.slow
 def test_command_exits_with_one_where_they_differ() -> None:
     done = run_grok1("verify", "--oracle", FIXTURES / "D.npz", "--set", "model.activation=swiglu")
     assert done.returncode == 1

@@ -100,6 +100,7 @@ def test_a_prompt_in_a_batch_gets_what_it_gets_alone(greedy: GenerationResult, p
     assert [tokens(run(prepare([prompt])))[0] for prompt in PROMPTS] == tokens(greedy)
 
 
+@pytest.mark.matrix(keep=1)
 @pytest.mark.parametrize(
     "layout",
     [
@@ -119,6 +120,7 @@ def test_every_layout_gives_the_tokens_of_one_rank(
     assert tokens(run(prepare(overrides=overrides))) == tokens(greedy)
 
 
+@pytest.mark.slow
 def test_the_shipped_layout_gives_the_tokens_of_one_rank(greedy: GenerationResult, prepare: Prepare) -> None:
     result = run(prepare(recipe="grok1-nano", overrides=(LIVELY,)))
     layout = result.as_json()["layout"]
@@ -131,6 +133,7 @@ def test_one_prompt_keeps_two_replicas_in_step(greedy: GenerationResult, prepare
     assert tokens(run(prepare(PROMPTS[1:2], layout))) == tokens(greedy)[1:2]
 
 
+@pytest.mark.slow
 def test_xais_maths_give_the_same_tokens_with_and_without_a_cache(
     train: Train, prepare: Prepare, tmp_path: Path
 ) -> None:
@@ -142,6 +145,7 @@ def test_xais_maths_give_the_same_tokens_with_and_without_a_cache(
     assert all(len(set(row)) > NEW // 2 for row in cached)
 
 
+@pytest.mark.slow
 def test_bfloat16_weights_generate(train: Train, prepare: Prepare, tmp_path: Path) -> None:
     train(2, *ONE_RANK, LIVELY, "training.dtype=bf16", save=tmp_path)
     split = (*ONE_RANK, "parallel.world_size=2", "parallel.tensor=2", "parallel.expert_tensor=2")
@@ -157,6 +161,7 @@ def test_the_likeliest_tokens_alone_are_the_greedy_ones(greedy: GenerationResult
     assert tokens(run(prepare(temperature=1.0, top_p=1e-6))) == tokens(greedy)
 
 
+@pytest.mark.slow
 def test_a_seed_draws_the_same_tokens_in_every_layout_and_another_seed_others(prepare: Prepare) -> None:
     first = tokens(run(prepare(temperature=1.5, seed=3)))
     split = (*ONE_RANK, "parallel.world_size=4", "parallel.tensor=2", "parallel.expert=2")

@@ -31,15 +31,18 @@ def ours(train: Train) -> RunResult:
     return train(10, *OURS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["loss", "grad_norm", "aux_loss"])
 def test_sixteen_ranks_give_the_numbers_of_one(name: str, megatrons: RunResult, ours: RunResult) -> None:
     assert column(ours, name) == pytest.approx(column(megatrons, name), rel=SAME)
 
 
+@pytest.mark.slow
 def test_each_expert_gets_the_tokens_it_did(megatrons: RunResult, ours: RunResult) -> None:
     assert ours.expert_load == megatrons.expert_load
 
 
+@pytest.mark.matrix(keep=1)
 @pytest.mark.parametrize(
     "choices",
     [
@@ -69,6 +72,7 @@ def test_each_layout_gives_the_numbers_of_one(choices: tuple[str, ...], train: T
         assert column(result, name) == pytest.approx(column(megatrons, name)[:4], rel=SAME)
 
 
+@pytest.mark.slow
 def test_xais_model_gives_the_same_numbers(train: Train) -> None:
     """Its head is the embedding: one parameter on one rank, two that are kept alike on two stages."""
     plain = train(3, *XAIS, *ONE_RANK, *MEGATRONS_PARTS)
@@ -77,6 +81,7 @@ def test_xais_model_gives_the_same_numbers(train: Train) -> None:
             assert column(ours, name) == pytest.approx(column(plain, name), rel=SAME)
 
 
+@pytest.mark.slow
 def test_bfloat16_trains_near_the_float32_losses(train: Train, megatrons: RunResult) -> None:
     layout = ("parallel.world_size=4", "parallel.tensor=2", "parallel.pipeline=1", "parallel.expert=2")
     result = train(4, "training.dtype=bf16", *layout, "parallel.expert_tensor=2", *OURS)

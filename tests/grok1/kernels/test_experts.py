@@ -13,6 +13,7 @@ ENTRIES = "tests.grok1.kernels.expert_entries"
 LARGE = ("model.hidden_size=192", "model.ffn_hidden_size=1024")  # whose larger products are oneDNN's
 
 
+@pytest.mark.matrix(keep=1)
 @pytest.mark.parametrize(
     ("choices", "bound"),
     [

@@ -13,6 +13,7 @@ ENTRIES = "tests.grok1.kernels.linear_entries"
 LAYERS, WAYS = 2, 5
 
 
+@pytest.mark.matrix(keep=1)
 @pytest.mark.parametrize(
     ("choices", "splits", "bound"),
     [(ONE_RANK, 1, 2e-6), (FOUR_RANKS, 2, 2e-6), ((*FOUR_RANKS, "training.dtype=bf16"), 2, 2e-2)],

@@ -29,6 +29,7 @@ BF16 = "training.dtype=bf16"
 SAME = 1e-5  # relative; fp32 sums in another order
 
 
+@pytest.mark.matrix(keep=1)
 @WITH_GROUPED_EXPERTS
 @pytest.mark.parametrize("entry", ["grouped_beside_sequential", "grouped_beside_sequential_patched"])
 def test_grouped_experts_compute_what_sequential_ones_do(entry: str, train: Train) -> None:
@@ -39,6 +40,7 @@ def test_grouped_experts_compute_what_sequential_ones_do(entry: str, train: Trai
         assert not {name: error for name, error in tensors.items() if not error <= 2e-6}, case
 
 
+@pytest.mark.slow
 @WITH_GROUPED_EXPERTS
 @pytest.mark.parametrize("dispatch", ["merged", "megatron"])
 def test_sixteen_ranks_of_them_give_the_numbers_of_one_with_sequential_ones(
@@ -50,6 +52,7 @@ def test_sixteen_ranks_of_them_give_the_numbers_of_one_with_sequential_ones(
     assert grouped.expert_load == one_rank.expert_load
 
 
+@pytest.mark.slow
 @WITH_GROUPED_EXPERTS
 def test_a_resumed_run_is_bitwise_the_one_that_never_stopped(train: Train, tmp_path: Path) -> None:
     whole = train(5, BF16, **GROUPED)
@@ -59,6 +62,7 @@ def test_a_resumed_run_is_bitwise_the_one_that_never_stopped(train: Train, tmp_p
         assert column(resumed, name) == column(whole, name)[3:]
 
 
+@pytest.mark.slow
 @WITH_GROUPED_EXPERTS
 def test_each_loads_the_others_weights_in_any_layout_and_refuses_its_optimizer_state(
     train: Train, tmp_path: Path

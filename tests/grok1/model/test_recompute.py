@@ -47,6 +47,7 @@ def recompute(choice: str) -> list[str]:
     return ["training.recompute=selective", f"training.recompute_modules=[{modules}]"]
 
 
+@pytest.mark.matrix(keep=1)
 @pytest.mark.parametrize("maths", MATHS)
 def test_every_recompute_trains_the_same_bits_and_runs_what_it_says_twice(maths: str) -> None:
     recipes = [load_recipe("grok1-nano", [*ONE_RANK, *SMALL, *MATHS[maths], *recompute(choice)]) for choice in TWICE]

@@ -15,6 +15,7 @@ NUM_STEPS = 5
 LEARNING_RATE, WEIGHT_DECAY = 0.01, 0.5  # five steps decay a weight by 2.5 % of itself: far above rounding
 
 
+@pytest.mark.matrix(keep=1)
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 def test_fused_updates_are_the_plain_ones_to_rounding(dtype: str, train: Train) -> None:
     settings = (f"training.{key}={value}" for key, value in _SETTINGS.items())
@@ -85,6 +86,7 @@ def _stepped(recipe: Any, ranks: Any, fused: bool, num_steps: int) -> tuple[dict
     return {"weights": [weight.detach().clone() for weight, _ in states], "moments": moments}, parts
 
 
+@pytest.mark.matrix(keep=1)
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 @pytest.mark.parametrize("layout", ["one rank", "each expert once", "experts twice"])
 def test_a_step_is_megatrons_to_the_last_bit(layout: str, dtype: str, train: Train) -> None:
@@ -94,6 +96,7 @@ def test_a_step_is_megatrons_to_the_last_bit(layout: str, dtype: str, train: Tra
     assert min(found["moved"]) > 1e-2
 
 
+@pytest.mark.matrix(keep=1)
 @pytest.mark.parametrize("layout", ["one rank", "experts twice"])
 def test_a_clipped_step_is_megatrons_to_rounding(layout: str, train: Train) -> None:
     found = train(NUM_STEPS, *_LAYOUTS[layout], *_CLIPPED["always"], entry=_BESIDE_MEGATRON)
@@ -105,6 +108,7 @@ def test_a_clipped_step_is_megatrons_to_rounding(layout: str, train: Train) -> N
     assert min(found["moved"]) > 1e-2
 
 
+@pytest.mark.slow
 def test_a_step_has_no_collective_for_nothing(train: Train) -> None:
     """By layout: how often weights and gradients are exchanged in a step, and what the whole job sums."""
     changes = {layout: (*each, "training.clip_grad=0") for layout, each in _LAYOUTS.items()}

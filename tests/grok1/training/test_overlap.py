@@ -14,12 +14,13 @@ from tests.limits import HANG_SECONDS
 from tests.lines import STEPS_BEFORE_OVERLAP
 
 CASES = {
-    "the recipe": (),
     "two replicas, tied": (*TWO_RANKS, "model.tie_embeddings=true"),
     "two replicas, megatron's parts": (*TWO_RANKS, *MEGATRONS_PARTS),
+    "the recipe": (),
 }
 
 
+@pytest.mark.matrix(keep=1)
 @pytest.mark.parametrize("case", CASES)
 def test_overlapped_reduction_gives_the_same_weights(case: str, make_job: MakeJob) -> None:
     # unclipped, as the norm is summed over the replicas' shares, which are cut otherwise; and two ranks' sum, as the
@@ -51,6 +52,7 @@ def _trained(make_job: MakeJob, *overrides: str) -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 def test_a_checkpoint_right_after_steps_holds_the_whole_weights(make_job: MakeJob, tmp_path: Path) -> None:
     """A rank has its share alone of the last update until the weights are gathered."""
     when = [f"kernels.{key}=overlapped" for key in ("gradient_reduction", "param_gather")]
@@ -66,6 +68,7 @@ def test_a_checkpoint_right_after_steps_holds_the_whole_weights(make_job: MakeJo
     assert all((at_end[name] == overlapped[name]).all() for name in at_end)
 
 
+@pytest.mark.matrix(keep=1)
 @pytest.mark.parametrize("when", ["at_end", "overlapped"])
 def test_waiting_for_gradients_and_weights_is_communication(when: str, train: Train) -> None:
     entry = f"{__name__}:_train_by_a_clock_of_waits"

@@ -116,6 +116,7 @@ def test_other_requests_are_refused(steps: str, ranks: str, complaint: str) -> N
         profile_request(steps, ranks, Path("here"), 6, 16)
 
 
+@pytest.mark.slow
 def test_the_command_prints_tables_and_writes_a_trace(tmp_path: Path) -> None:
     words = ["train", "--recipe", "grok1-nano", "--steps", "3", "--profile", "2", "--profile-dir", str(tmp_path)]
     done = run_grok1(*words, *as_options(ONE_RANK))

@@ -30,6 +30,7 @@ def test_sixteen_ranks_give_the_numbers_of_one(name: str, one_rank: RunResult, s
     assert column(sixteen_ranks, name) == pytest.approx(column(one_rank, name), rel=SAME)
 
 
+@pytest.mark.matrix(keep=2)
 @pytest.mark.parametrize(
     "layout",
     [
@@ -50,6 +51,7 @@ def test_each_axis_alone_gives_the_numbers_of_one(layout: tuple[str, ...], train
         assert column(result, name) == pytest.approx(column(one_rank, name)[:4], rel=SAME)
 
 
+@pytest.mark.slow
 def test_xais_model_also_gives_the_same_numbers_in_both_layouts(train: Train) -> None:
     choices = (
         "model.activation=geglu",
@@ -98,6 +100,7 @@ def test_the_learning_rate_warms_up_then_follows_a_cosine(one_rank: RunResult) -
     assert column(one_rank, "learning_rate") == pytest.approx(expected, rel=1e-9)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_is_bitwise_the_one_that_never_stopped(
     train: Train, sixteen_ranks: RunResult, tmp_path: Path
 ) -> None:
@@ -108,6 +111,7 @@ def test_a_resumed_run_is_bitwise_the_one_that_never_stopped(
         assert column(resumed, name) == column(sixteen_ranks, name)[4:7]
 
 
+@pytest.mark.slow
 def test_split_sequences_train_as_whole_ones_and_resume_bitwise(
     train: Train, one_rank: RunResult, tmp_path: Path
 ) -> None:
@@ -124,6 +128,7 @@ def test_split_sequences_train_as_whole_ones_and_resume_bitwise(
     assert (whole.layout.context, whole.layout.data) == (2, 1)
 
 
+@pytest.mark.matrix(keep=1)
 @pytest.mark.parametrize(
     "layout",
     [
@@ -166,6 +171,7 @@ def write_corpus(prefix: Path, documents: list[list[int]]) -> Path:
     return prefix
 
 
+@pytest.mark.slow
 def test_the_number_of_steps_changes_no_step_even_over_many_readings_of_the_corpus(
     make_job: MakeJob, tmp_path: Path
 ) -> None:
@@ -245,6 +251,7 @@ def test_all_ranks_report_with_their_stage(sixteen_ranks: RunResult) -> None:
     assert [rank.stage for rank in sixteen_ranks.ranks] == [0] * 8 + [1] * 8
 
 
+@pytest.mark.slow
 def test_recomputing_activations_changes_no_number(train: Train, one_rank: RunResult) -> None:
     """Neither the losses nor what each expert got, though every router then runs twice."""
     result = train(2, *ONE_RANK, "training.recompute=full")

@@ -30,6 +30,7 @@ def interleaved(train: Train) -> RunResult:
     return result
 
 
+@pytest.mark.slow
 def test_two_chunks_of_two_stages_give_the_numbers_of_one_rank(train: Train, interleaved: RunResult) -> None:
     alone = train(10, *FOUR_LAYERS)
     for name in ("loss", "grad_norm", "aux_loss"):
@@ -38,6 +39,7 @@ def test_two_chunks_of_two_stages_give_the_numbers_of_one_rank(train: Train, int
     assert [sum(layer) for layer in interleaved.expert_load] == [sum(layer) for layer in alone.expert_load]
 
 
+@pytest.mark.slow
 def test_a_resumed_run_is_bitwise_the_one_that_never_stopped(
     train: Train, make_job: MakeJob, interleaved: RunResult, tmp_path: Path
 ) -> None:
@@ -61,6 +63,7 @@ def _loaded(job: Job) -> dict[str, torch.Tensor]:
     return {key: torch.from_numpy(weight) for key, weight in found.items()}
 
 
+@pytest.mark.slow
 def test_the_timeline_shows_the_chunks_in_turns(interleaved: RunResult) -> None:
     """Four micro-batches: two on the first chunk, two on the second, and so on; the first stage runs two more ahead."""
     assert interleaved.layout.virtual_pipeline == 2

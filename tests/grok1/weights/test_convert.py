@@ -103,6 +103,7 @@ def test_the_index_and_config_say_what_was_written(tmp_path: Path) -> None:
     assert check_published(tmp_path / "out", recipe).places.keys() == weights.keys()
 
 
+@pytest.mark.matrix(keep=1)
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_imported_weights_load_in_any_layout(tmp_path: Path, make_job: MakeJob, layout: str) -> None:
     job = make_job(10, *LAYOUTS[layout], load=tmp_path / "checkpoint")
@@ -111,6 +112,7 @@ def test_imported_weights_load_in_any_layout(tmp_path: Path, make_job: MakeJob, 
     assert_same(loaded(job), {key: weight.float() for key, weight in weights.items()})
 
 
+@pytest.mark.slow
 def test_a_trained_checkpoint_goes_out_and_comes_back(tmp_path: Path, train: Train, make_job: MakeJob) -> None:
     """Sixteen ranks save; one rank resumes from what came back, and trains on as from the checkpoint's weights."""
     train(2, save=tmp_path / "trained")
@@ -126,6 +128,7 @@ def test_a_trained_checkpoint_goes_out_and_comes_back(tmp_path: Path, train: Tra
     assert result.steps[0].loss < fresh.steps[0].loss
 
 
+@pytest.mark.slow
 def test_bf16_training_starts_from_imported_weights(tmp_path: Path, train: Train) -> None:
     """The optimizer's float32 copy must follow: else the first step would undo the load."""
     bf16 = "training.dtype=bf16"
@@ -140,6 +143,7 @@ def test_bf16_training_starts_from_imported_weights(tmp_path: Path, train: Train
     assert second.loss < fresh.loss
 
 
+@pytest.mark.matrix(keep=1)
 @pytest.mark.parametrize("layout", [(), ("parallel.tensor=2", "parallel.pipeline=2", "parallel.expert=2")])
 def test_published_names_mean_what_xais_arrays_do(
     tmp_path: Path, corpus: tuple[Path, Path], layout: tuple[str, ...]

@@ -41,6 +41,7 @@ def written(train: Train, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     return folders
 
 
+@pytest.mark.matrix(keep=1)
 @WITH_OTHER_LAYOUTS
 @pytest.mark.parametrize(
     ("writer", "reader"),
@@ -60,6 +61,7 @@ def test_another_layout_goes_on_as_if_nothing_had_stopped(
         assert column(resumed, name) == pytest.approx(column(one_rank, name)[SAVED:STEPS], rel=SAME)
 
 
+@pytest.mark.slow
 @WITH_OTHER_LAYOUTS
 def test_a_state_that_does_not_say_its_steps_is_refused(written: dict[str, Path], train: Train, tmp_path: Path) -> None:
     """Adam's step count would be 0 without a word, or the run would go on at another step."""

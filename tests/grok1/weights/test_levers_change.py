@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -30,16 +32,19 @@ LAYOUTS = {
     + ("parallel.virtual_pipeline=2", "parallel.last_stage_layers=2"),
     "interleaved, context": (*ALONE, "parallel.world_size=4", *INTERLEAVED, "parallel.context=2"),
 }
-WRITERS = ("one rank", "context, expert", "uneven", "interleaved, uneven", "interleaved, context")
 
 
 @pytest.fixture(scope="module")
-def written(train: Train, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The checkpoint that each layout wrote."""
-    folders = {name: tmp_path_factory.mktemp("written") for name in WRITERS}
-    for name, folder in folders.items():
-        train(SAVED, *LAYOUTS[name], save=folder)
-    return folders
+def written(train: Train, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The checkpoint that a layout wrote, when it is first asked for."""
+
+    @functools.cache
+    def write(layout: str) -> Path:
+        folder = tmp_path_factory.mktemp("written")
+        train(SAVED, *LAYOUTS[layout], save=folder)
+        return folder
+
+    return write
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +54,7 @@ def alone(train: Train) -> RunResult:
     return result
 
 
+@pytest.mark.slow
 @WITH_OTHER_LAYOUTS
 @pytest.mark.parametrize(
     ("writer", "reader"),
@@ -64,17 +70,18 @@ def alone(train: Train) -> RunResult:
     ],
 )
 def test_another_layout_goes_on_as_if_nothing_had_stopped(
-    writer: str, reader: str, written: dict[str, Path], train: Train, alone: RunResult
+    writer: str, reader: str, written: Callable[[str], Path], train: Train, alone: RunResult
 ) -> None:
-    resumed = train(STEPS, *LAYOUTS[reader], load=written[writer], allowed_changes=("parallel",))
+    resumed = train(STEPS, *LAYOUTS[reader], load=written(writer), allowed_changes=("parallel",))
     assert column(resumed, "step") == list(range(SAVED, STEPS))
     for name in METRICS:
         assert column(resumed, name) == pytest.approx(column(alone, name)[SAVED:], rel=SAME)
 
 
+@pytest.mark.matrix(keep=1)
 @pytest.mark.parametrize("layout", ["context, expert", "interleaved, uneven"])
-def test_the_same_layout_goes_on_bit_by_bit(layout: str, written: dict[str, Path], train: Train) -> None:
+def test_the_same_layout_goes_on_bit_by_bit(layout: str, written: Callable[[str], Path], train: Train) -> None:
     whole = train(STEPS, *LAYOUTS[layout])
-    resumed = train(STEPS, *LAYOUTS[layout], load=written[layout])
+    resumed = train(STEPS, *LAYOUTS[layout], load=written(layout))
     for name in METRICS:
         assert column(resumed, name) == column(whole, name)[SAVED:]
