@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from grok1.cli.json_option import Json
 from grok1.config.refusals import printable_lines
 
 
@@ -31,7 +32,7 @@ def ab_command(
     results: Annotated[Path, typer.Option(help="Folder for the records and logs of both revisions.")] = Path(
         "results/ab"
     ),
-    json_path: Annotated[Path | None, typer.Option("--json", help="Write the whole outcome to this file.")] = None,
+    json_path: Json = None,
     require_answer: Annotated[
         bool, typer.Option("--require-answer", help="Exit 1 if the result is inconclusive.")
     ] = False,
