@@ -1,42 +1,16 @@
-"""Judge, compare and store what the benchmarks measured. Exit codes: 0 done, 1 a gate failed, 2 bad input."""
+"""`python -m bench`: the commands stand in bench/commands, one file each."""
 
 from __future__ import annotations
 
-from bench.commands import (
-    ab,
-    baseline,
-    calibrate,
-    doctor,
-    expected,
-    gate,
-    history,
-    ingest,
-    ledger,
-    nightly,
-    plan,
-    rank,
-    selftest,
-)
-from grok1.cli import console
-
-app = console.App(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
-app.add_typer(baseline.app, name="baseline")
-app.add_typer(history.app, name="history")
-app.add_typer(nightly.app, name="nightly")
-app.command(name="gate")(gate.gate)
-app.command(name="ledger")(ledger.ledger)
-app.command(name="selftest")(selftest.selftest_command)
-app.command(name="ab")(ab.ab_command)
-app.command(name="doctor")(doctor.doctor_command)
-app.command(name="plan")(plan.plan)
-app.command(name="rank")(rank.rank_command)
-app.command(name="expected")(expected.expected_command)
-app.command(name="calibrate")(calibrate.calibrate_command)
-app.command(name="ingest")(ingest.ingest_command)
+from grok1.cli import interruption
 
 
 def main() -> None:
     """Entry point."""
+    interruption.end_at_once("bench")  # the imports take a second
+    from bench.commands.app import app
+    from grok1.cli import console
+
     console.run(app, "bench")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -98,7 +99,8 @@ def _remember(session: BenchSession) -> str:
         )
     except ValueError as error:
         return f"nothing was added to the history: {error}"
-    return f"history: {path} ({added} more run{'s' * (added != 1)}; python -m bench history check)"
+    more = f"{added} more run{'s' * (added != 1)}"
+    return f"history: {path} ({more}; python -m bench history check --history {shlex.quote(str(path))})"
 
 
 def pytest_why_unjudged(config: pytest.Config) -> str:

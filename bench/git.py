@@ -129,6 +129,8 @@ def uninterrupted() -> Iterator[None]:
         for number, handler in before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
     if caught:
+        if callable(handler := before[signal.Signals(caught[0])]):
+            handler(caught[0], None)
         raise KeyboardInterrupt
 
 

@@ -5,13 +5,15 @@ pytest loads this for `pytest tests/` too, so it imports nothing that takes time
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from bench.places import RUN_BENCH
+from grok1.cli import interruption
 
 _ROOM = Path(__file__).resolve().parent
 _NOTHING_RAN = f"no benchmark ran; give {RUN_BENCH}"
@@ -29,7 +31,9 @@ def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
     pluginmanager.add_hookspecs(_Hooks)
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
+def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
+    if "--benchmark" in sys.argv:  # bench/conftest.py, which comes next, imports for seconds
+        _end_at_once(pluginmanager)
     group = parser.getgroup("grok1", "Grok-1 performance validation")
 
     def add(name: str, **settings: Any) -> None:
@@ -138,6 +142,40 @@ def pytest_configure(config: pytest.Config) -> None:
     for name, option in asked.items():
         if config.getoption("--require-baseline") and config.getoption(name, None):
             raise pytest.UsageError(f"--require-baseline with {option} would judge nothing; leave {option} out")
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection(session: pytest.Session) -> Generator[None, object, object]:
+    with _one_line_of_ctrl_c(session.config):
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, object]:
+    with _one_line_of_ctrl_c(session.config):
+        return (yield)
+
+
+@contextmanager
+def _one_line_of_ctrl_c(config: pytest.Config) -> Iterator[None]:
+    """Of a benchmark: pytest tells of Ctrl-C and SIGTERM in one line, and its exit code is the shells'."""
+    if not config.getoption("--benchmark"):
+        yield
+        return
+    interruption.unwind()
+    try:
+        yield
+    except KeyboardInterrupt:
+        interruption.end_children()
+        pytest.exit(interruption.told(), interruption.exit_code())
+    finally:
+        _end_at_once(config.pluginmanager)
+
+
+def _end_at_once(plugins: pytest.PytestPluginManager) -> None:
+    """Ctrl-C ends pytest where nothing needs to be tidied up; what it captures would be said to nobody."""
+    capture = plugins.getplugin("capturemanager")
+    interruption.end_at_once("pytest", lambda: None if capture is None else capture.suspend_global_capture(in_=True))
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

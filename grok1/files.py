@@ -10,8 +10,8 @@ import hashlib
 import json
 import math
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -84,17 +84,34 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
             yield stream
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as stream:
+    temporary = name_beside(path)
+    with temporary.open("xb") as stream:
+        try:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())  # else a crash of the machine may keep the new name and lose the content
-        os.chmod(temporary, 0o644)  # mkstemp's own mode would hide the file from everyone else
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+def name_beside(path: Path) -> Path:
+    """A hidden name of nothing yet in the same folder. What is made there has the mode that the umask allows.
+
+    (What the standard library's tempfile makes stays closed to everyone else after it is renamed.)
+    """
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+
+
+def give_usual_mode(path: Path) -> None:
+    """The mode that the umask allows, for a file that a library made for its owner alone."""
+    like = name_beside(path)
+    like.touch(exist_ok=False)
+    try:
+        path.chmod(like.stat().st_mode & 0o777)
+    finally:
+        like.unlink()
 
 
 @contextmanager

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import io
+import platform
 import sys
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -22,10 +24,15 @@ from bench.records.terminal import plain
 from reports.case import assess
 from reports.document import write_cases
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+app = typer.Typer(
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 
 Records = Annotated[
-    list[Path] | None, typer.Argument(metavar="RECORDS...", help="Record files, or folders that hold them (*.json).")
+    list[Path] | None, typer.Argument(metavar="RECORDS", help="Record files, or folders that hold them (*.json).")
 ]
 Output = Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the report and its plots.")]
 RequireBaseline = Annotated[
@@ -52,14 +59,35 @@ SessionSpread = Annotated[
     ),
 ]
 
-
 Expected = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", help="What was expected of the runs, as `python -m bench expected` writes it."),
+    typer.Option(
+        metavar="FILE", help="What was expected of the runs, as `python -m bench expected RECORDS -o FILE` writes it."
+    ),
 ]
 
 
-@app.command()
+def _show_version(wanted: bool) -> None:
+    """As `grok1 --version` says; torch and megatron are asked of, not imported."""
+    if wanted:
+        found = (f"{package} {_version_of(package)}" for package in ("grok1-bench", "torch", "megatron-core"))
+        typer.echo(", ".join([*found, f"Python {platform.python_version()}"]))
+        raise typer.Exit
+
+
+def _version_of(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+Version = Annotated[
+    bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show versions and exit.")
+]
+
+
+@app.command(options_metavar="--output DIR [OPTIONS]")  # what must be given is part of the usage line
 def report(
     output: Output,
     baselines: Baselines,
@@ -70,6 +98,7 @@ def report(
     junitxml: JunitXml = None,
     session_spread: SessionSpread = None,
     expected: Expected = None,
+    version: Version = False,
 ) -> None:
     """Write a report from benchmark records, judged against stored baselines: report.md, report.html, report.json.
 

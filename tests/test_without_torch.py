@@ -36,6 +36,7 @@ MODULES = (
 PACKAGES = (
     "grok1.config",
     "grok1.cli",
+    "grok1.commands",
     "bench.records",
     "bench.judge",
     "bench.baselines",

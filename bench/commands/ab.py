@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bench.records.terminal import plain
+from grok1.cli.json_option import Json
 from grok1.config.refusals import printable_lines
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def ab_command(
     page: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Where the page goes; default: ab.html in the results' folder.")
     ] = None,
-    json_path: Annotated[Path | None, typer.Option("--json", help="Write the whole outcome to this file.")] = None,
+    json_path: Json = None,
     require_answer: Annotated[
         bool, typer.Option("--require-answer", help="Exit 1 if the result is inconclusive.")
     ] = False,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import statistics
 import sys
 from collections.abc import Iterable, Mapping
@@ -16,6 +17,7 @@ from bench.baselines import store as baseline_store
 from bench.baselines.noise import notes
 from bench.baselines.option import Baselines
 from bench.baselines.sessions import added, require_sessions, require_sound, session_facts, sessions_of
+from bench.commands import baseline_json
 from bench.judge.baseline import DEFAULT_TOLERANCE_PERCENT, Baseline, stored_baselines
 from bench.judge.difference import FLOOR_PERCENT, MIN_BASELINE_RUNS, Comparison
 from bench.judge.evidence import FAMILY_ERROR, POWER, weigh
@@ -27,8 +29,9 @@ from bench.records.fields import utc_moment
 from bench.records.files import read_records
 from bench.records.terminal import pairs, plain, table
 from grok1.cli import console
+from grok1.cli.json_option import Json, write_json
 
-app = console.App(no_args_is_help=True, rich_markup_mode=None, help=__doc__)
+app = console.App(help=__doc__)
 
 CANDIDATES = Path("results/baselines")
 MAX_NOTES = 20
@@ -63,6 +66,7 @@ def record(
         int,
         typer.Option("--sessions", metavar="N", min=1, max=1000, help="Refuse runs of fewer sessions than this."),
     ] = 1,
+    json_path: Json = None,
 ) -> None:
     """Make a candidate baseline from five or more runs of one program, for a person to review and promote.
 
@@ -92,7 +96,8 @@ def record(
     baseline_store.write(path, [made])
     print(_described(made))
     where = plain(path, 5000)
-    print(f"\nwrote {where}; next: python -m bench baseline promote {where} --rationale TEXT")
+    print(f"\nwrote {where}; next: python -m bench baseline promote {shlex.quote(where)} --rationale TEXT")
+    write_json(json_path, baseline_json.written(path, made))
 
 
 def _refuse_outliers(made: Baseline) -> None:
@@ -108,7 +113,7 @@ def _refuse_outliers(made: Baseline) -> None:
 
 
 @app.command(name="list")
-def list_command(baselines: Baselines) -> None:
+def list_command(baselines: Baselines, json_path: Json = None) -> None:
     """List all stored baselines, and name their runs that are far from the others."""
     stored = stored_baselines(baselines)
     rows = [
@@ -131,23 +136,27 @@ def list_command(baselines: Baselines) -> None:
     for _, each in stored:
         for far in outliers(each):
             print(f"{plain(each.label)}: {plain(far.sentence, 5000)}")
+    write_json(json_path, baseline_json.stored(stored))
 
 
 @app.command()
-def show(label: str, baselines: Baselines) -> None:
+def show(label: str, baselines: Baselines, json_path: Json = None) -> None:
     """Show everything that is stored about one baseline."""
     path, baseline = baseline_store.find(stored_baselines(baselines), label)
     print(f"{_described(baseline)}\n\nfile  {plain(path)}")
+    write_json(json_path, baseline_json.stored([(path, baseline)]))
 
 
 @app.command()
-def diff(candidate: Candidate, baselines: Baselines) -> None:
+def diff(candidate: Candidate, baselines: Baselines, json_path: Json = None) -> None:
     """Compare a candidate with the stored baseline that it would replace, or else with the nearest one."""
-    print(_compared(baseline_store.read_candidate(candidate), [each for _, each in stored_baselines(baselines)]))
+    made, stored = baseline_store.read_candidate(candidate), [each for _, each in stored_baselines(baselines)]
+    print(_compared(made, stored))
+    write_json(json_path, baseline_json.compared(made, stored))
 
 
 @app.command()
-def promote(candidate: Candidate, rationale: Rationale, baselines: Baselines) -> None:
+def promote(candidate: Candidate, rationale: Rationale, baselines: Baselines, json_path: Json = None) -> None:
     """Store a candidate: from now on it judges the runs of its key, instead of the baseline that did so far.
 
     A different software version is a different key: both baselines are kept, and each judges its own runs.
@@ -160,6 +169,7 @@ def promote(candidate: Candidate, rationale: Rationale, baselines: Baselines) ->
         f"wrote {plain(path, 5000)}: {plain(accepted.label)}"
         + (f", in place of {plain(replaced.label)}" if replaced else "")
     )
+    write_json(json_path, baseline_json.written(path, accepted, replaced))
 
 
 @app.command()
@@ -170,6 +180,7 @@ def add(
     records: Records,
     baselines: Baselines,
     allow_outliers: AllowOutliers = False,
+    json_path: Json = None,
 ) -> None:
     """Add the runs of further sessions to a candidate or to a stored baseline, of the same key and software.
 
@@ -190,6 +201,7 @@ def add(
     for each in sessions_of([record for _, record in found]):
         print(f"added  {plain(each.told, 1000)}")
     print(f"\n{_described(new)}\n\nwrote {plain(path, 5000)}: {plain(new.label)}, in place of {plain(old.label)}")
+    write_json(json_path, baseline_json.written(path, new, old))
 
 
 def _target(target: str, folder: Path) -> tuple[Path, Baseline, list[Baseline]]:
@@ -202,10 +214,11 @@ def _target(target: str, folder: Path) -> tuple[Path, Baseline, list[Baseline]]:
 
 
 @app.command()
-def retire(label: str, rationale: Rationale, baselines: Baselines) -> None:
+def retire(label: str, rationale: Rationale, baselines: Baselines, json_path: Json = None) -> None:
     """Retire a baseline: it stays for people to read, but judges no more."""
     path = baseline_store.retire(baselines, label, rationale, datetime.now(timezone.utc).date())
     print(f"wrote {plain(path, 5000)}: {plain(label)} is retired")
+    write_json(json_path, {"schema": 1, "file": str(path), "retired": label})
 
 
 def _age(baseline: Baseline) -> str:

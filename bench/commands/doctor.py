@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from grok1.cli.json_option import Json
 from grok1.config.axes import axes_of
 from grok1.config.load import load_recipe
 from grok1.device.kind import chosen_kind
@@ -42,7 +43,7 @@ def doctor_command(
     limit_seconds: Annotated[
         float | None, typer.Option(help="A check that takes longer hangs; default: 600, on a CPU 120.", min=1.0)
     ] = None,
-    json_path: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write all findings here.")] = None,
+    json_path: Json = None,
 ) -> None:
     """Check this machine from the driver up to ten training steps, so that a wrong run is not taken for a slow one.
 

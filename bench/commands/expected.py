@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -24,15 +25,18 @@ DeviceProfile = Annotated[
     ),
 ]
 Output = Annotated[
-    Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write it for `python -m reports --expected`.")
+    Path | None,
+    typer.Option(
+        "--output", "-o", metavar="FILE", help="Write it for `python -m reports RECORDS --expected FILE -o DIR`."
+    ),
 ]
 
 
 def expected_command(records: Records, device_profile: DeviceProfile = None, output: Output = None) -> None:
     """Show where a measured step loses time: each part beside what is expected of it, the worst first.
 
-    Expected is what `python -m bench plan` predicts of the recorded recipe and layout by a device profile. Logs that
-    were ingested with their recipe have one time a step, and are compared as a whole.
+    Expected is what the planner (`python -m bench plan`) predicts of the recorded recipe and layout by a device
+    profile. Logs that were ingested with their recipe have one time a step, and are compared as a whole.
     """
     from bench.plan.expected import expectation_of
 
@@ -46,7 +50,8 @@ def expected_command(records: Records, device_profile: DeviceProfile = None, out
         print(told(valid, median_beside(valid, found[-1])), end="\n\n")
     if output is not None:
         write_expectations(output, found)
-        print(f"wrote {plain(output, 5000)}; next: python -m reports RECORDS --expected {plain(output, 5000)} -o DIR")
+        where = plain(output, 5000)
+        print(f"wrote {where}; next: python -m reports RECORDS --expected {shlex.quote(where)} -o DIR")
 
 
 def told(runs: list[Record], found: Beside) -> str:

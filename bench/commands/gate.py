@@ -28,6 +28,7 @@ from bench.records.expectation import Expectation, read_expectations
 from bench.records.files import read_records
 from bench.records.jsonfile import write_atomically
 from bench.records.terminal import plain, table
+from grok1.cli.json_option import Json
 
 Required = Annotated[
     bool, typer.Option("--require-baseline", help="Fail a case that has no answer: no baseline, or inconclusive.")
@@ -51,10 +52,10 @@ Settle = Annotated[
 Expectations = Annotated[
     Path | None,
     typer.Option(
-        metavar="FILE", help="What was expected of the runs, as `python -m bench expected` writes it; verdicts use it."
+        metavar="FILE",
+        help="What was expected of the runs, as `python -m bench expected RECORDS -o FILE` writes it; verdicts use it.",
     ),
 ]
-Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the verdicts to this file.")]
 Junit = Annotated[
     Path | None, typer.Option("--junitxml", metavar="FILE", help="Write the verdicts to this JUnit file.")
 ]

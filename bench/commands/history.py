@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -10,17 +12,18 @@ import typer
 from bench.commands.baseline import Records
 from bench.history import store as history
 from bench.history import words
-from bench.history.change_points import change_points
+from bench.history.change_points import ChangePoint, change_points
 from bench.history.store import Entry
 from bench.history.trials import Found
 from bench.records.files import read_records
 from bench.records.jsonfile import write_atomically
 from bench.records.terminal import plain, table
 from grok1.cli import console
+from grok1.cli.json_option import Json, write_json
 
-app = console.App(no_args_is_help=True, rich_markup_mode=None, help=__doc__)
+app = console.App(help=__doc__)
 
-_MONITOR = "This only reports, so the exit code is always 0; `python -m bench gate` and `ab` give verdicts."
+_MONITOR = "This only reports, so the exit code is always 0; `python -m bench gate RECORDS` and `ab` give verdicts."
 
 File = Annotated[Path, typer.Option("--history", metavar="FILE", help="The history file.")]
 Case = Annotated[str | None, typer.Option(metavar="NAME", help="Only this case.")]
@@ -32,20 +35,23 @@ DEFAULT = Path("results") / history.FILE_NAME
 
 
 @app.command()
-def add(records: Records, file: File = DEFAULT) -> None:
+def add(records: Records, file: File = DEFAULT, json_path: Json = None) -> None:
     """Append valid records that are not there yet. `pytest bench/ --benchmark` does this by itself."""
     found = [record for _, record in read_records(records)]
     added = history.append(file, found)
     void = sum(not record.valid for record in found)
     rest = f"{void} void, {len(found) - added - void} there already"
     print(f"added {added} of {len(found)} records to {plain(file, 5000)} ({rest})")
+    write_json(json_path, {"schema": 1, "file": str(file), "records": len(found), "added": added, "void": void})
 
 
 @app.command()
-def show(file: File = DEFAULT, case: Case = None, by: By = "machine") -> None:
+def show(file: File = DEFAULT, case: Case = None, by: By = "machine", json_path: Json = None) -> None:
     """Show every run, one per line, the oldest first."""
-    for series in _chosen(file, case, by):
+    chosen = _chosen(file, case, by)
+    for series in chosen:
         print(f"{words.title(series)}\n\n{table(_HEADERS, [_row(entry) for entry in series], numbers=(2, 3, 4))}\n")
+    write_json(json_path, {"schema": 1, "series": [{**_named(each), "runs": _dumped(each)} for each in chosen]})
 
 
 @app.command()
@@ -54,6 +60,7 @@ def check(
     case: Case = None,
     by: By = "machine",
     plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Plot the runs to this PNG file.")] = None,
+    json_path: Json = None,
 ) -> None:
     """Find where the time of a step changed, by how much, between which commits, and how sure that is.
 
@@ -74,6 +81,8 @@ def check(
         levels = [[point.at for point in points] for points in found]
         write_atomically(plot, trends([(words.title(each), each) for each in series], levels))
         print(f"wrote {plain(plot, 5000)}")
+    told = [_checked(each, points) for each, points in zip(series, found, strict=True)]
+    write_json(json_path, {"schema": 1, "series": told})
 
 
 @app.command()
@@ -100,6 +109,7 @@ def site(
 def selftest(
     trials: Annotated[int, typer.Option(help="Simulated histories a row.", min=2, max=10_000)] = 300,
     seed: Annotated[int, typer.Option(help="Of the simulation.", min=0, max=2**32)] = 0,
+    json_path: Json = None,
 ) -> None:
     """Measure how often `check` finds a change, how soon, and how often it tells of one that is none."""
     from bench.history import trials as tried
@@ -115,12 +125,39 @@ def selftest(
         nightly = tried.ever_alarmed(kind, max(trials // 5, 1), seed)
         alarms.append([kind, *(f"{100 * share:.1f}" for share in (*shares, nightly))])
     print(table(_ALARM_HEADERS, alarms, numbers=(1, 2, 3)))
+    found = [dict(zip(_FOUND_HEADERS, each, strict=True)) for each in cells]
+    equal = [dict(zip(_ALARM_HEADERS, each, strict=True)) for each in alarms]
+    write_json(json_path, {"schema": 1, "trials": trials, "seed": seed, "changes": found, "equal_runs": equal})
 
 
 def _shares(found: Found) -> list[str]:
     right = [f"{100 * good / max(good + bad, 1):.0f}" for good, bad in (found.sure, found.likely)]
     whole = [f"{100 * share:.0f}" for share in (found.recall, found.told_soon, found.precision)]
     return [str(found.changes), *whole, *right]
+
+
+def _named(series: Sequence[Entry]) -> dict[str, object]:
+    first = series[0]
+    return {"case": first.case, "device_name": first.device_name, "key": first.key}
+
+
+def _dumped(series: Sequence[Entry]) -> list[object]:
+    return [each.model_dump(mode="json", by_alias=True) for each in series]
+
+
+def _checked(series: Sequence[Entry], points: Sequence[ChangePoint]) -> dict[str, object]:
+    """What `check --json` says of one series: the run after each change, and the commits on both sides."""
+    changes = [
+        {
+            **asdict(point),
+            "percent": point.percent,
+            "after_commit": series[point.at - 1].commit.sha,
+            "by_commit": series[point.at].commit.sha,
+            "record_id": series[point.at].record_id,
+        }
+        for point in points
+    ]
+    return {**_named(series), "runs": len(series), "changes": changes, "warnings": words.warnings(series, points)}
 
 
 def _chosen(file: Path, case: str | None, by: history.Apart) -> list[list[Entry]]:

@@ -22,8 +22,10 @@ _QUIET_BYTES = 32 * 2**20  # a smaller log is read in a moment
 
 
 def ingest_command(
-    logs: Annotated[list[Path], typer.Argument(help="The logs of one job, in the order they were written.")],
-    case: Annotated[str, typer.Option(help="The case to record it as, as baselines name it.")],
+    logs: Annotated[
+        list[Path], typer.Argument(metavar="LOGS...", help="The logs of one job, in the order they were written.")
+    ],
+    case: Annotated[str, typer.Option(metavar="NAME", help="The case to record it as, as baselines name it.")],
     recipe: Annotated[
         str | None,
         typer.Option(help="The recipe that ran; default: taken from the log."),

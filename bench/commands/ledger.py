@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +13,7 @@ from bench.ledger import store as ledger_store
 from bench.ledger import text as ledger_text
 from bench.ledger.schema import Ledger, read_ledger, write_ledger
 from bench.records.terminal import plain
+from grok1.cli.json_option import Json
 from grok1.config.load import build_recipe, load_recipe
 from grok1.config.memory import SHOWN_GIB
 from grok1.config.recipe import Recipe
@@ -33,7 +35,7 @@ def ledger(
         str | None,
         typer.Option(help="Each expert's share of the (token, expert) pairs, such as 0.3,0.1,...; default: equal."),
     ] = None,
-    json_path: Annotated[Path | None, typer.Option("--json", help="Write the whole ledger to this file.")] = None,
+    json_path: Json = None,
     check: Annotated[
         bool, typer.Option("--check", help="Compare with the stored ledger; exit 1 if anything differs.")
     ] = False,
@@ -83,7 +85,13 @@ def ledger(
     if update:
         print(f"wrote {plain(ledger_store.store(counted, baselines, rationale), 5000)}")
     elif check:
-        _compare(counted, baselines)
+        asked: list[tuple[str, object]] = [
+            ("--recipe", recipe),
+            *(("--set", each) for each in overrides or []),
+            ("--ranks", ranks),
+        ]
+        asked += [("--routing", routing), ("--baselines", baselines)]
+        _compare(counted, baselines, shlex.join(f"{name}={value}" for name, value in asked if value is not None))
 
 
 def _what_if(recipe: Recipe, changes: str, shares: list[float] | None, memory_gib: float) -> str:
@@ -95,11 +103,12 @@ def _what_if(recipe: Recipe, changes: str, shares: list[float] | None, memory_gi
     return ledger_text.what_if(sides[0], sides[1], plain(changes), memory_gib)
 
 
-def _compare(counted: Ledger, folder: Path | None) -> None:
+def _compare(counted: Ledger, folder: Path | None, asked: str) -> None:
     path = ledger_store.path_of(folder, counted.recipe_name)
     if not path.is_file():
-        raise ValueError(f"{path}: no ledger of {counted.recipe_name} is stored; add it with --update --rationale")
-    complaint = ledger_text.complaint(read_ledger(path), counted)
+        add = f"python -m bench ledger {asked} --update --rationale TEXT"
+        raise ValueError(f"{path}: no ledger of {counted.recipe_name} is stored; add it: {add}")
+    complaint = ledger_text.complaint(read_ledger(path), counted, asked)
     if complaint:
         print(f"\n{complaint}")
         raise typer.Exit(1)

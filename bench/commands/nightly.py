@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from datetime import date
 from typing import Annotated
 
@@ -19,7 +20,7 @@ from bench.records.record import Record
 from bench.records.terminal import plain
 from grok1.cli import console
 
-app = console.App(no_args_is_help=True, rich_markup_mode=None, help=__doc__)
+app = console.App(help=__doc__)
 
 _SHA_LETTERS = 12
 
@@ -97,8 +98,9 @@ def _alarm(case: Nights, alarm: Watch, error: float) -> str:
     return (
         f"night {alarm.night}: e-value {alarm.e_value:,.3g}, alarm at {1 / error:,.0f}: {title(alarm.figure)} "
         f"{alarm.change_percent:.1f} % slower since about night {alarm.since} ({_commit(first)}, {first.created_at}).\n"
-        f"  confirm: python -m bench ab --base {revision} --case {plain(first.case)}\n"
-        "  if it is wanted, or the machine is another now: store a new baseline (python -m bench baseline record)\n"
+        f"  confirm: python -m bench ab --base {revision} --case {shlex.quote(plain(first.case))}\n"
+        "  if it is wanted, or the machine is another now: store a new baseline: "
+        "python -m bench baseline record RECORDS\n"
         "  if it is mended: --since with the day after leaves the nights before out, at a new error of 1 %"
     )
 

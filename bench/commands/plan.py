@@ -22,6 +22,7 @@ from bench.plan.recount import recounted
 from bench.plan.timed import Timed, anchor_of_file, time_layouts, write_timed
 from bench.records.jsonfile import write_atomically
 from bench.records.terminal import plain
+from grok1.cli.json_option import Json
 from grok1.config.load import load_recipe
 from grok1.config.memory import HCCL_BUFFER_MB, SHOWN_GIB
 
@@ -68,7 +69,7 @@ def plan(
     communicator_mb: Annotated[
         int | None, typer.Option(help="HCCL_BUFFSIZE; 0 where communicators are not HCCL's.", min=0, max=1 << 16)
     ] = None,
-    json_path: Annotated[Path | None, typer.Option("--json", help="Write the layouts shown to this file.")] = None,
+    json_path: Json = None,
     anchor: Annotated[
         Path | None,
         typer.Option(

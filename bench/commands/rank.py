@@ -19,6 +19,7 @@ from bench.records.files import file_name
 from bench.records.lone_rank import LoneRank
 from bench.records.record import Record
 from bench.records.terminal import plain, table
+from grok1.cli.json_option import Json
 from grok1.config.load import load_recipe
 from grok1.config.recipe import Recipe
 from grok1.device.kind import chosen_kind
@@ -45,7 +46,7 @@ def rank_command(
     device_profile: DeviceProfile = None,
     case: Annotated[str | None, typer.Option(help="The records' case. Default: RECIPE-rank-RANK.")] = None,
     results: Annotated[Path, typer.Option(metavar="DIR", help="Records go to its folder records.")] = Path("results"),
-    json_path: Annotated[Path | None, typer.Option("--json", help="Write the measurements to this file.")] = None,
+    json_path: Json = None,
 ) -> None:
     """Measure one rank of a job on one device, without the others, and record it: what its own work takes.
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bench.records.jsonfile import write_atomically
+from grok1.cli.json_option import Json
 
 if TYPE_CHECKING:
     from bench.records.record import Record
@@ -28,7 +29,7 @@ def selftest_command(
     ] = 200,
     store: Annotated[Path | None, typer.Option(help="Store the records as a series in this file.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Plot the power curves to this PNG file.")] = None,
-    json_path: Annotated[Path | None, typer.Option("--json", help="Write all counts to this file.")] = None,
+    json_path: Json = None,
 ) -> None:
     """Measure the gate's false alarms, and the slowdowns that it finds, compared with other projects' rules.
 

@@ -53,7 +53,7 @@ def judge(found: Sequence[RankMemory], counted_by_stage: Mapping[int, int]) -> F
     if worst.peak_bytes > MOST_OVER * counted + MOST_OVER_BYTES:
         remedy = (
             "a kernel of this device keeps more than the ledger knows: leave that much more room than it says when you "
-            "choose a recipe, and report which (grok1 train --profile shows the step)"
+            "choose a recipe, and report which (`grok1 train --recipe NAME --profile 5` shows the step)"
         )
         return failed("memory", f"{said}: {share:.2f} times as much", remedy, figures, blocks=False)
     if share < LEAST_SHARE:

@@ -39,7 +39,7 @@ def judge(dtype: str, result: VerifyResult) -> Finding:
     if result.passed if dtype == "fp32" else within_bf16:
         return passed(f"oracle {dtype}", said, figures)
     remedy = (
-        "the model on this device is not Grok-1: run grok1 verify --oracle with the same --device, whose table shows "
-        "which tensors differ; trust no speed of it"
+        "the model on this device is not Grok-1: the table of `grok1 verify --oracle FILE.npz` on the same --device "
+        "shows which tensors differ; trust no speed of it"
     )
     return failed(f"oracle {dtype}", said, remedy, figures)

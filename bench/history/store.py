@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
@@ -96,7 +97,7 @@ def append(path: Path, records: Iterable[Record], states: Mapping[str, VerdictSt
     except Timeout:
         raise ValueError(
             f"{path}: locked by another process for {_LOCK_SECONDS:g} s; end it, then add the records with "
-            "`python -m bench history add`"
+            f"`python -m bench history add RECORDS --history {shlex.quote(str(path))}`"
         ) from None
     except OSError as error:
         raise ValueError(f"{path}: cannot be written: {error.strerror or error}") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -70,7 +71,8 @@ def nights_of(runs: Sequence[Record], baselines: Sequence[Baseline]) -> Nights:
     if len(set(sessions)) < MIN_SESSIONS:
         raise ValueError(
             f"{baseline.label!r} holds {len(set(sessions))} session{'s' * (len(set(sessions)) > 1)}, at least "
-            f"{MIN_SESSIONS} needed to know how far sessions are apart; add some: python -m bench baseline add"
+            f"{MIN_SESSIONS} needed to know how far sessions are apart; add some: "
+            "`python -m bench baseline add LABEL RECORDS`"
         )
     return _sorted(baseline, sessions, list(zip(runs, names[len(baseline.runs) :], strict=True)))
 
@@ -84,7 +86,10 @@ def _baseline_of(run: Record, baselines: Sequence[Baseline]) -> Baseline:
     return nearest
 
 
-_ANEW = "leave older runs out with --since DAY, or record a baseline of such runs: python -m bench baseline record"
+_ANEW = (
+    "leave older runs out with --since DAY, or record a baseline of such runs: "
+    "`python -m bench baseline record RECORDS`"
+)
 
 
 def _require_key(run: Record, baseline: Baseline) -> None:
@@ -112,7 +117,8 @@ def _sorted(baseline: Baseline, sessions: tuple[str, ...], named: list[tuple[Rec
     if not whole:
         raise ValueError(
             f"{baseline.case} has no night to judge after {baseline.label!r}{': left out ' * bool(told)}"
-            f"{', '.join(told)}; every night: pytest bench/ --benchmark --runs {least}"
+            f"{', '.join(told)}; every night: "
+            f"`pytest bench/ --benchmark --case {shlex.quote(baseline.case)} --runs {least}`"
         )
     return Nights(baseline, sessions, whole, tuple(told))
 

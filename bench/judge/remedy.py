@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -48,7 +49,7 @@ class Remedy:
     @property
     def _ab(self) -> str:
         minutes = told_minutes(2 * AB_PAIRS * self.process_seconds)
-        return f"python -m bench ab --base {self.base or 'REV'} --case {self.case} ({minutes})"
+        return f"python -m bench ab --base {self.base or 'REV'} --case {shlex.quote(self.case)} ({minutes})"
 
 
 def told_minutes(seconds: float) -> str:

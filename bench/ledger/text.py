@@ -26,8 +26,11 @@ _SHOWN_DIFFERENCES = 40
 _GIB, _GIGA, _TERA = 2**30, 1e9, 1e12
 
 
-def complaint(before: Ledger, after: Ledger) -> str:
-    """How a counted ledger differs from the stored one, for a gate; empty where they are the same."""
+def complaint(before: Ledger, after: Ledger, asked: str = "") -> str:
+    """How a counted ledger differs from the stored one, for a gate; empty where they are the same.
+
+    `asked` are the words of the command that counted it.
+    """
     reasons, found = incomparable(before, after), differences(before, after)
     if not reasons and not found and before.unknown_operators == after.unknown_operators:
         return ""
@@ -39,19 +42,17 @@ def complaint(before: Ledger, after: Ledger) -> str:
         )
     if found:
         lines += ["", table(found)]
-    return "\n".join([*lines, "", _remedy(before, after, found)])
+    return "\n".join([*lines, "", _remedy(before, after, found, asked or f"--recipe {after.recipe_name}")])
 
 
-def _remedy(before: Ledger, after: Ledger, found: Sequence[Difference]) -> str:
+def _remedy(before: Ledger, after: Ledger, found: Sequence[Difference], asked: str) -> str:
     if before.engine_line != after.engine_line:
         return (
             f"the stored ledger is megatron-core {before.engine_line}'s, and stays so: check the code with that line "
             "installed; docs/ledger.md says what another line costs"
         )
     what = "cheaper" if found and all(each.after <= each.before for each in found) else "intended"
-    return (
-        f"if this is {what}, store it: python -m bench ledger --recipe {after.recipe_name} --update --rationale '...'"
-    )
+    return f"if this is {what}, store it: python -m bench ledger {asked} --update --rationale TEXT"
 
 
 def table(found: Sequence[Difference]) -> str:

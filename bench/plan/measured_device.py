@@ -94,7 +94,9 @@ class OperatorTable:
 
     def __init__(self, timed: Sequence[TimedOperator]) -> None:
         if not timed:
-            raise ValueError("the profile holds no timed operators; write one with python -m bench calibrate")
+            raise ValueError(
+                "the profile holds no timed operators; write one with `python -m bench calibrate -o FILE.json`"
+            )
         self._seconds = {each.signature: each.seconds for each in timed}
         by_kind: dict[str, list[TimedOperator]] = defaultdict(list)
         for each in timed:

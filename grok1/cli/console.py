@@ -8,33 +8,62 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import signal
 import sys
+import textwrap
 import traceback
 from collections import Counter
 from collections.abc import Callable
 from typing import Any, NoReturn, TypeVar
 
 import typer
-from typer.core import TyperCommand, TyperOption
+from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
+from grok1.cli import interruption
+from grok1.cli.json_option import json_alone_on_stdout
+from grok1.cli.versions import versions
 from grok1.config.refusals import printable, printable_lines
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+_INTERRUPTED = 130  # what typer returns of Ctrl-C
+_LEAST_USAGE = 20  # columns beside the name of the command
 _READER_GONE = 141  # 128 + SIGPIPE
 
 
 class App(typer.Typer):
-    """Commands that refuse an option given twice, where the first value would be dropped without a word."""
+    """Commands with plain help that nothing cuts, and that refuse an option given twice: only one value could count."""
+
+    def __init__(self, **settings: Any) -> None:
+        settings = {"no_args_is_help": True, "rich_markup_mode": None, "add_completion": False, **settings}
+        super().__init__(
+            cls=_Group,
+            pretty_exceptions_enable=False,
+            context_settings={"help_option_names": ["-h", "--help"]},
+            **settings,
+        )
 
     def command(self, name: str | None = None, **settings: Any) -> Callable[[Function], Function]:
         """As typer's."""
-        return super().command(name, **{"cls": _OneValueEach, **settings})
+        return super().command(name, **{"cls": _Command, **settings})
 
 
-class _OneValueEach(TyperCommand):
+def with_version(app: App) -> App:
+    """The same, with --version: for a program of its own, not for a group of commands."""
+
+    def show(wanted: bool) -> None:
+        if wanted:
+            print(versions())
+            raise typer.Exit
+
+    shown = typer.Option(False, "--version", callback=show, is_eager=True, help="Show versions and exit.")
+
+    @app.callback()
+    def root(version: bool = shown) -> None: ...
+
+    return app
+
+
+class _Command(TyperCommand):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         _, _, in_turn = self.make_parser(ctx).parse_args(args=list(args))
         for option, times in Counter(in_turn).items():
@@ -44,6 +73,61 @@ class _OneValueEach(TyperCommand):
                 raise ValueError(f"{name} is given {times} times, and only one can count; give it once")
         return list(super().parse_args(ctx, args))
 
+    def invoke(self, ctx: Any) -> Any:
+        with json_alone_on_stdout(ctx.params):
+            return super().invoke(ctx)
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """With the options that must be given, which typer leaves out."""
+        options = [each for each in self.params if isinstance(each, TyperOption)]
+        arguments = [each for each in self.params if isinstance(each, TyperArgument)]
+        return [
+            *(f"{max(each.opts, key=len)} {each.metavar or 'VALUE'}" for each in options if each.required),
+            self.options_metavar or "",
+            *(_usage_of(each) for each in arguments),
+        ]
+
+    def format_usage(self, ctx: Any, formatter: Any) -> None:
+        """Typer breaks lines at the hyphens of options, and between an option and its value."""
+        prefix = f"Usage: {ctx.command_path} "
+        room = formatter.width - len(prefix)
+        start, indent = (prefix, " " * len(prefix)) if room >= _LEAST_USAGE else (f"{prefix}\n    ", " " * 4)
+        whole = [piece.replace(" ", "\0") for piece in self.collect_usage_pieces(ctx)]
+        lines = textwrap.wrap(
+            " ".join(whole), formatter.width - len(indent), break_on_hyphens=False, break_long_words=False
+        )
+        formatter.write(f"{start}{f'{chr(10)}{indent}'.join(lines)}\n".replace("\0", " "))
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """One section for each group of options, in the order in which they are declared."""
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for each in self.get_params(ctx):
+            if (record := each.get_help_record(ctx)) is not None:
+                is_option = isinstance(each, TyperOption)
+                title = getattr(each, "rich_help_panel", None) or ("Options" if is_option else "Arguments")
+                sections.setdefault(title, []).append(record)
+        for title, records in sections.items():
+            with formatter.section(title):
+                formatter.write_dl(records)
+
+
+def _usage_of(argument: TyperArgument) -> str:
+    name = argument.metavar or (argument.name or "").upper() + "..." * (argument.nargs != 1)
+    return name if argument.required else f"[{name}]"
+
+
+class _Group(TyperGroup):
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Each with the first paragraph of its help, whole."""
+        commands = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
+        rows = [
+            (name, " ".join((each.help or "").partition("\n\n")[0].split()))
+            for name, each in commands
+            if each is not None and not each.hidden
+        ]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
 
 def run(app: typer.Typer, name: str, failures: tuple[type[Exception], ...] = ()) -> NoReturn:
     """Run a command and exit: 0 done, 2 the input was refused, 130 interrupted; 1 where the command says so.
@@ -51,42 +135,51 @@ def run(app: typer.Typer, name: str, failures: tuple[type[Exception], ...] = ())
     `failures` are errors whose message says all there is to say: it is printed, and 1 is the exit code. What the
     system refuses (a full disk, a folder that may not be written) is one line too, and the exit code is 2.
     """
-    # a job that is told to end must end its ranks as if interrupted
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    interruption.unwind()  # a job that is told to end must end its ranks
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a name that is not UTF-8 is shown, not refused
     try:
-        # typer returns the exit code of what it caught itself, Ctrl-C included
         code = app(standalone_mode=False)
-        if code == _INTERRUPTED:
-            raise KeyboardInterrupt
-        _leave(name, code or 0)
-    except (KeyboardInterrupt, typer.Abort):
-        print(f"{name}: interrupted; all processes were ended", file=sys.stderr)
-        _leave(name, _INTERRUPTED)
-    except typer.Exit as done:
-        _leave(name, done.exit_code)
-    except failures as error:
-        if not isinstance(error, ValueError | OSError):
-            print(f"{name}: {printable_lines(str(error))}", file=sys.stderr)
-            _leave(name, 1)
-        _exit_for(name, error)
-    except Exception as error:
-        _exit_for(name, error)
+    except BaseException as error:
+        _exit_for(name, error, failures)
+    if interruption.came() or code == _INTERRUPTED:
+        _exit_interrupted(name)
+    _leave(name, code or 0)
 
 
-def _exit_for(name: str, error: Exception) -> NoReturn:
+def _exit_for(name: str, error: BaseException, failures: tuple[type[Exception], ...]) -> NoReturn:
+    # what C code makes of Ctrl-C may be an error of any kind
+    if interruption.came() or isinstance(error, KeyboardInterrupt | typer.Abort):
+        _exit_interrupted(name)
+    if isinstance(error, typer.Exit):
+        _leave(name, error.exit_code)
     if isinstance(error, ValueError):
         _refuse(name, str(error))
     if isinstance(error, BrokenPipeError):
         _leave(name, _READER_GONE)
     if isinstance(error, OSError):
-        if error.filename is None:
-            _flush(name)
-        where = "its output" if error.filename is None else os.fsdecode(error.filename)
-        _refuse(name, f"{where}: {error.strerror or error}")
+        _exit_for_system(name, error)
+    if isinstance(error, failures):
+        print(f"{name}: {printable_lines(str(error))}", file=sys.stderr)
+        _leave(name, 1)
+    if not isinstance(error, Exception):
+        raise error
     _exit_for_usage(name, error)
+
+
+def _exit_interrupted(name: str) -> NoReturn:
+    if interruption.came():
+        interruption.leave(name)
+    print(f"{name}: {interruption.told()}", file=sys.stderr)
+    _leave(name, interruption.exit_code())
+
+
+def _exit_for_system(name: str, error: OSError) -> NoReturn:
+    if error.filename is None:
+        _flush(name)
+    where = "its output" if error.filename is None else os.fsdecode(error.filename)
+    _refuse(name, f"{where}: {error.strerror or error}")
 
 
 def _refuse(name: str, message: str) -> NoReturn:

@@ -19,28 +19,6 @@ from grok1.fidelity.result import VerifyResult
 from grok1.training.result import Event, StepDone, StepProfile
 
 
-def log_line(done: StepDone, recipe: Recipe, total: int) -> str:
-    """One step as text: loss, aux loss, grad norm, learning rate, s/step, tokens/s/p, TFLOP/s/p, memory."""
-    metrics, seconds, ranks = done.metrics, done.step_seconds, recipe.parallel.world_size
-    z_loss = [] if metrics.z_loss is None else [f"z loss {metrics.z_loss:.4f}"]
-    dropped = [] if metrics.dropped_pairs is None else [f"dropped {metrics.dropped_pairs:,}"]
-    return " | ".join(
-        (
-            f"step {metrics.step + 1:>{len(str(total))}}/{total}",
-            f"loss {metrics.loss:.6f}",
-            f"aux loss {metrics.aux_loss:.4f}",
-            *z_loss,
-            *dropped,
-            f"grad norm {metrics.grad_norm:.4f}",
-            f"lr {metrics.learning_rate:.3e}",
-            f"{seconds:.3f} s/step",
-            f"{recipe.tokens_per_step / seconds / ranks:.1f} tokens/s/p",
-            f"{recipe.flops_per_step() / seconds / ranks / 1e12:.4g} TFLOP/s/p",
-            f"{done.peak_bytes / 2**20:.0f} MiB",
-        )
-    )
-
-
 def comparison_table(result: VerifyResult) -> str:
     """What `grok1 verify` found: every tensor's errors beside its bound, and the verdict."""
     layout = result.layout

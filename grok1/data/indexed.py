@@ -32,7 +32,8 @@ _HEADER = struct.Struct("<9sQBQQ")
 _MAGIC = b"MMIDIDX\x00\x00"
 _DTYPES = {1: "uint8", 2: "int8", 3: "int16", 4: "int32", 5: "int64", 6: "float64", 7: "float32", 8: "uint16"}
 _UINT16_VOCABULARY = 65500  # megatron's bound, some way below 65536
-_REMEDY = "make it again with `grok1 preprocess`, or copy both files whole"
+_PREPROCESS = "`grok1 preprocess --input FILE --output-prefix PREFIX --tokenizer-name-or-path PATH`"
+_REMEDY = f"make it again with {_PREPROCESS}, or copy both files whole"
 
 
 def indexed_path(prefix: Path, suffix: str) -> Path:
@@ -146,7 +147,7 @@ def check_indexed(prefix: Path) -> IndexInfo:
     bin_path, idx_path = (indexed_path(prefix, suffix) for suffix in (".bin", ".idx"))
     for path in (bin_path, idx_path):
         if not path.is_file():
-            raise ValueError(f"{path} does not exist; give the prefix of a .bin/.idx pair made with `grok1 preprocess`")
+            raise ValueError(f"{path} does not exist; give the prefix of a .bin/.idx pair, which {_PREPROCESS} makes")
     try:
         bin_size, idx_size = bin_path.stat().st_size, idx_path.stat().st_size
         sequences, ends, dtype = _read_header(idx_path, idx_size)

@@ -14,7 +14,6 @@ import json
 import os
 import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -26,7 +25,7 @@ import platformdirs
 
 from grok1.config.recipe import Recipe
 from grok1.config.refusals import reason_of
-from grok1.files import one_at_a_time, read_start, write_json
+from grok1.files import name_beside, one_at_a_time, read_start, write_json
 
 ARRAYS = ("document_index.npy", "sample_index.npy", "shuffle_index.npy")
 
@@ -206,7 +205,8 @@ def _build(wanted: Wanted, folder: Path, size: Size, build: Callable[[Path], Non
     folder.mkdir(parents=True, exist_ok=True)
     _remove_stale(folder)
     place = folder / wanted.name
-    partial = Path(tempfile.mkdtemp(dir=folder, prefix=f".{wanted.name}."))
+    partial = name_beside(place)
+    partial.mkdir()
     try:
         if (free := shutil.disk_usage(folder).free) < size.bytes:
             raise ValueError(_no_room(folder, size, f"{free} are free"))
@@ -234,8 +234,6 @@ def _check_written(fresh: Path, folder: Path, size: Size) -> None:
 def _seal(fresh: Path, wanted: Wanted) -> None:
     files = {name: {"bytes": (fresh / name).stat().st_size, "sha256": _sha256(fresh / name)} for name in ARRAYS}
     write_json(fresh / _SEAL, {"format": _FORMAT, "index of": asdict(wanted), "files": files})
-    for path in (fresh, *fresh.iterdir()):  # for everyone who shares the corpus
-        path.chmod(0o755 if path.is_dir() else 0o644)
 
 
 def _remove_stale(folder: Path) -> None:

@@ -26,7 +26,6 @@ from grok1.distributed.rank_process import prepare_process
 from grok1.distributed.rendezvous import Rendezvous
 
 _MOMENT_SECONDS = 2.0
-_INTERRUPTED = 130  # as grok1.cli.console has it
 
 
 def run_here(
@@ -64,11 +63,11 @@ def _end_when_told(where: Rendezvous) -> None:
     os.set_blocking(bell, False)
 
     def wait() -> None:
-        while not {signal.SIGTERM, signal.SIGINT} & set(os.read(told, 1)):
+        while (number := os.read(told, 1)[0]) not in (signal.SIGTERM, signal.SIGINT):
             pass
         time.sleep(_MOMENT_SECONDS)
         print(f"grok1: rank {where.rank} was interrupted", file=sys.stderr, flush=True)
-        os._exit(_INTERRUPTED)
+        os._exit(128 + number)  # as shells have it
 
     signal.set_wakeup_fd(bell, warn_on_full_buffer=False)
     threading.Thread(target=wait, daemon=True).start()

@@ -7,14 +7,16 @@ once. What the ranks run is the caller's choice: an entry point, "module:functio
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -53,8 +55,6 @@ _MEMORY_SETTINGS = {
     "MALLOC_MMAP_THRESHOLD_": str(1 << 28),
     "MALLOC_ARENA_MAX": "1",
 }
-# multiprocessing runs the script of the launcher's command again in each rank, which should find its imports done
-_COMMANDS = ("pytest", "grok1.__main__")
 _PRELOADED: dict[str, None] = {}  # modules for the forkserver, in the order in which they were named
 _SETTLE_SECONDS = 2.0  # after a first failure, time for an earlier one to arrive
 _STOP_SECONDS = 3.0
@@ -121,13 +121,13 @@ def launch(
         url = f"file://{folder}/rendezvous"
         if nodes.nnodes > 1:
             url = tcp_url(nodes.master_addr, nodes.master_port)
-        ranks = []
+        ranks: list[tuple[BaseProcess, Connection]] = []
         name = link.name if link is not None else ""
         watch = _Watch(nodes.node_rank * local, on_event, link, Watchdog(Path(folder), progress_seconds, name))
         try:
             for index in range(local):
                 where = Rendezvous(url, watch.first_rank + index, world_size, index, local, timeout_seconds)
-                ranks.append(_start(context, entry, job, recipe, where, folder))
+                _start(ranks, context, entry, job, recipe, where, folder)
             result = watch.until_done(ranks)
         finally:
             _stop([process for process, _ in ranks])
@@ -198,8 +198,9 @@ def rank_context(device: Kind, *modules: str) -> multiprocessing.context.ForkSer
     if device == "cpu":
         for name, value in _MEMORY_SETTINGS.items():
             os.environ.setdefault(name, value)
-        commands = [name for name in _COMMANDS if name in sys.modules]
-        context.set_forkserver_preload([*commands, "grok1.distributed.preload", *_PRELOADED, *modules])
+        # multiprocessing runs the script of the launcher's command again in each rank: its imports should be done
+        command = ["pytest"] if "pytest" in sys.modules else []
+        context.set_forkserver_preload([*command, "grok1.distributed.preload", *_PRELOADED, *modules])
     else:
         # a driver that was asked anything before the fork does not work after it: each rank imports for itself
         context.set_forkserver_preload([])
@@ -209,19 +210,35 @@ def rank_context(device: Kind, *modules: str) -> multiprocessing.context.ForkSer
 
 
 def _start(
+    ranks: list[tuple[BaseProcess, Connection]],
     context: multiprocessing.context.ForkServerContext,
     entry: str,
     job: object,
     recipe: Recipe,
     where: Rendezvous,
     folder: str,
-) -> tuple[BaseProcess, Connection]:
+) -> None:
+    """Add a rank to those that are to be stopped, and start it."""
     ours, theirs = context.Pipe()
     process = context.Process(target=rank_main, args=(entry, job, recipe, where, theirs, folder))
-    with short_temporary_folder():  # the first start makes the forkserver's socket
+    ranks.append((process, ours))
+    with short_temporary_folder(), _deaf_to_ctrl_c():  # the first start makes the forkserver and its socket
         process.start()
     theirs.close()
-    return process, ours
+
+
+@contextlib.contextmanager
+def _deaf_to_ctrl_c() -> Iterator[None]:
+    """What is started in the block never hears Ctrl-C, not even in its imports: it is this process's to handle.
+
+    This process hears of it when the block is done.
+    """
+    resource_tracker.ensure_running()  # else the forkserver's start begins with it, which unblocks the signal
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class _Watch:
@@ -331,6 +348,7 @@ def _how(code: int | None) -> str:
 
 
 def _stop(processes: list[BaseProcess]) -> None:
+    processes = [each for each in processes if each.pid is not None]  # the others were never started
     for process in processes:
         if process.is_alive():
             process.terminate()

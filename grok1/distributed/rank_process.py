@@ -36,14 +36,19 @@ def rank_main(entry: str, job: object, recipe: Recipe, where: Rendezvous, result
         outcome = run(job, where, lambda event: results.send(("event", event)))
         results.send(("result", outcome))
     except ValueError as error:  # the user's input; only one line of it is of use
-        results.send(("refused", time.time(), str(error), traceback.format_exc()))
+        _say(results, "refused", str(error), traceback.format_exc())
         os._exit(2)
     except NotDoneError as error:
-        results.send(("undone", time.time(), str(error), traceback.format_exc()))
+        _say(results, "undone", str(error), traceback.format_exc())
         os._exit(1)
     except BaseException:
-        results.send(("error", time.time(), traceback.format_exc()))
+        _say(results, "error", traceback.format_exc())
         os._exit(1)  # skip the process group's farewell, which would wait for the others
+
+
+def _say(results: Connection, kind: str, *details: str) -> None:
+    with contextlib.suppress(OSError):  # of a launcher that has ended, nobody wants to know
+        results.send((kind, time.time(), *details))
 
 
 def _take_turns() -> None:

@@ -171,7 +171,7 @@ def _data_and_tokenizer(recipe: Recipe, data: Path | None, tokenizer: Path | Non
         if recipe.data.tokenizer_type != "SentencePiece":
             raise ValueError(
                 f"recipe {recipe.name} has no sample corpus: give --data PREFIX and --tokenizer PATH, "
-                "made with `grok1 preprocess`"
+                "which `grok1 preprocess --input FILE --output-prefix PREFIX --tokenizer-name-or-path PATH` makes"
             )
         data, tokenizer = cached_sample_corpus(recipe)
     if tokenizer is None:

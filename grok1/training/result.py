@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
 from grok1.config.axes import SHOWN_ABOVE_ONE
 
@@ -130,8 +131,8 @@ class RunResult:
     node_differences: list[str] = field(default_factory=list)  # what other nodes ran than the first, in words
 
     def as_json(self) -> dict[str, object]:
-        """Plain data under the names of the fields; modules where they were profiled, differences where there are."""
-        content = asdict(self) | {"steps": [step.as_json() for step in self.steps]}
+        """Plain data under the names of the fields, steps from 1; modules and differences where there are."""
+        content = asdict(self) | {"steps": [{**step.as_json(), "step": step.step + 1} for step in self.steps]}
         for axis in SHOWN_ABOVE_ONE:
             if content["layout"][axis] == 1:
                 del content["layout"][axis]
@@ -153,6 +154,23 @@ class StepDone:
     metrics: StepMetrics
     step_seconds: float
     peak_bytes: int
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """The ranks hold the state of a checkpoint."""
+
+    folder: Path
+    step: int  # behind it, so many
+
+
+@dataclass(frozen=True)
+class CheckpointSaved:
+    """A checkpoint is whole on the disk."""
+
+    folder: Path  # of all steps: what --load takes
+    step: int  # behind it, so many
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -213,5 +231,5 @@ class Warned:
     text: str
 
 
-Event = StepDone | ProfileDone | RunMeasured | Warned
+Event = StepDone | Resumed | CheckpointSaved | ProfileDone | RunMeasured | Warned
 Emit = Callable[[Event], None]  # says an event to whoever started the ranks

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from pathlib import Path
 
 import torch.distributed as dist
 
@@ -15,7 +16,7 @@ from grok1.training.assembly import build_stepper, joined_with_data
 from grok1.training.gathering import gather_result, with_modules
 from grok1.training.job import Job
 from grok1.training.profiling import StepProfiler
-from grok1.training.result import Emit, ProfileDone, RunResult, StepDone
+from grok1.training.result import CheckpointSaved, Emit, ProfileDone, Resumed, RunResult, StepDone
 from grok1.training.step import Stepper, StepResult
 from grok1.weights import checkpoint
 
@@ -23,8 +24,8 @@ from grok1.weights import checkpoint
 def run_rank(job: Job, where: Rendezvous, emit: Emit) -> RunResult | None:
     """Train on this rank; rank 0 returns the whole job's measurements, the others None.
 
-    `emit` receives one event a step on rank 0, and the profiles of a rank that was asked for them. Where modules are
-    timed, it receives the result before that is tried (see `with_modules`).
+    `emit` receives one event a step and one a checkpoint on rank 0, and the profiles of a rank that was asked for
+    them. Where modules are timed, it receives the result before that is tried (see `with_modules`).
     """
     with joined_with_data(job, where) as (ranks, batches):
         stepper = build_stepper(job.recipe, ranks, batches)
@@ -33,6 +34,8 @@ def run_rank(job: Job, where: Rendezvous, emit: Emit) -> RunResult | None:
             first = checkpoint.load(
                 job.load, job.recipe, stepper.model, stepper.optimizer, stepper.scheduler, job.allowed_changes
             )
+            if ranks.rank == 0:
+                emit(Resumed(job.load, first))
         dist.barrier()
         startup_seconds = time.time() - job.launched_at
         profiler = StepProfiler(job.profile, ranks.rank, stepper.model)
@@ -58,18 +61,25 @@ def _loop(job: Job, stepper: Stepper, first: int, emit: Emit, profiler: StepProf
         done = step + 1
         is_due = job.save_interval > 0 and done % job.save_interval == 0
         if job.save is not None and (is_due or done == job.num_steps):
-            checkpoint.save(
-                job.save,
-                done,
-                job.recipe,
-                stepper.ranks,
-                stepper.model,
-                stepper.optimizer,
-                stepper.scheduler,
-                job.corpus_digest,
-                job.tokenizer_digest,
-            )
+            _save(job, job.save, stepper, done, emit)
     return results
+
+
+def _save(job: Job, folder: Path, stepper: Stepper, done: int, emit: Emit) -> None:
+    started = time.monotonic()
+    checkpoint.save(
+        folder,
+        done,
+        job.recipe,
+        stepper.ranks,
+        stepper.model,
+        stepper.optimizer,
+        stepper.scheduler,
+        job.corpus_digest,
+        job.tokenizer_digest,
+    )
+    if stepper.ranks.rank == 0:
+        emit(CheckpointSaved(folder, done, time.monotonic() - started))
 
 
 def step_done(result: StepResult) -> StepDone:

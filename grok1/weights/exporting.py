@@ -20,7 +20,7 @@ from torch.distributed.checkpoint.planner_helpers import create_read_items_for_c
 
 from grok1.config.recipe import Recipe
 from grok1.config.sections import Model
-from grok1.files import whole_folder, write_text
+from grok1.files import give_usual_mode, whole_folder, write_text
 from grok1.megatron.plain_data import PlainReader, why
 from grok1.weights.blocks import Block, blocks, separated
 from grok1.weights.folder import StoredCheckpoint
@@ -65,6 +65,7 @@ def _write_shards(
             shard |= reader.read(block)
             progress(len(weight_map) + len(shard), len(published_shapes(recipe.model)))
         save_file(shard, partial / name, metadata={"format": "pt"})
+        give_usual_mode(partial / name)
         weight_map |= dict.fromkeys(shard, name)
         total_bytes += sum(weight.nbytes for weight in shard.values())
     index = {"metadata": {"total_size": total_bytes}, "weight_map": weight_map}

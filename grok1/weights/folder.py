@@ -11,6 +11,7 @@ import contextlib
 import difflib
 import json
 import os
+import shlex
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -133,7 +134,7 @@ class StoredCheckpoint:
             remedy = " ".join(f"--allow-change {key}" for key in refused)
             advice = f"leave it as it was, or say that you mean it: {remedy}"
             if fixed:
-                advice = f"{fixed[0]} cannot change; leave it as it was, or go on from its weights (grok1 convert)"
+                advice = f"{fixed[0]} cannot change; leave it as it was, or {self._weights_alone}"
             raise ValueError(f"checkpoint {self.folder} was trained with {values}; {advice}")
 
     def _differences(self, recipe: Recipe, digests: Mapping[str, str]) -> dict[str, tuple[object, object]]:
@@ -167,14 +168,18 @@ class StoredCheckpoint:
                     f"says {value}; {advice}"
                 )
 
+    @property
+    def _weights_alone(self) -> str:
+        return f"go on from its weights: `grok1 convert {shlex.quote(str(self.folder))} SAFETENSORS`"
+
     def _check_line(self) -> None:
         """Each of megatron's lines keeps the optimizer's state in a way of its own; weights are the same in all."""
         stored, now = self.manifest.megatron or _FIRST_LINE, megatron_line()
         if stored != now:
             raise ValueError(
                 f"checkpoint {self.folder} was written by megatron-core {printable(stored)}, whose optimizer state "
-                f"megatron-core {now} does not read; resume with megatron-core {printable(stored)}, or go on from its "
-                "weights (grok1 convert)"
+                f"megatron-core {now} does not read; resume with megatron-core {printable(stored)}, or "
+                f"{self._weights_alone}"
             )
 
     def _check_layout(self, recipe: Recipe, is_allowed: bool) -> None:
@@ -193,7 +198,7 @@ class StoredCheckpoint:
             return
         remedy = f"say that you mean it: --allow-change {LAYOUT}"
         if hindrance:
-            remedy = "go on from its weights (grok1 convert)"
+            remedy = self._weights_alone
         why_not = f"; {hindrance}" if hindrance else ""
         raise ValueError(
             f"checkpoint {self.folder} was written with {', '.join(changed)}{why_not}; "
@@ -228,7 +233,7 @@ def _instead(key: str, known: Sequence[str]) -> str:
     if key in _FREE_KEYS:
         return "leave it out: it may differ without a word, as it changes no number"
     if key in _FIXED_KEYS:
-        return "leave it as it was, or go on from the checkpoint's weights (grok1 convert)"
+        return "leave it as it was, or go on from the checkpoint's weights: `grok1 convert DIR SAFETENSORS`"
     if key.startswith(f"{LAYOUT}."):
         return f"a layout changes as a whole: give {LAYOUT}"
     near = difflib.get_close_matches(key, known, 1)

@@ -9,7 +9,7 @@ import json
 import re
 import shutil
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, MetadataIndex, TensorProperties
 from torch.distributed.checkpoint.planner import SavePlan, TensorWriteData, WriteItem, WriteItemType
 
+from grok1.config.load import load_recipe, recipe_names
 from grok1.config.recipe import Recipe
 from grok1.config.refusals import listed, reason_of
 from grok1.config.sections import Model
@@ -38,11 +39,12 @@ from grok1.weights.names import EMBEDDING, HEAD, published_shapes
 from grok1.weights.space import check_space, whole_or_told
 
 Progress = Callable[[int, int], None]  # (weights done, of all)
+Header = tuple[Path, str, Shape, str]  # of one weight: its file, its name there, shape and dtype
 _MAX_INDEX_BYTES = 64 << 20
 _FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _SHARD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.safetensors")
 _MAX_CHARACTERS = 8000  # of what a file made an error say
-_SHOWN_PROBLEMS = 40
+_SHOWN_PROBLEMS = 3
 INDEX_NAME = "model.safetensors.index.json"
 
 
@@ -50,7 +52,7 @@ def import_weights(source: Path, target: Path, recipe: Recipe, progress: Progres
     """Write the published weights in `source` as a checkpoint of step 0 in `target`, dtypes unchanged.
 
     Raises:
-        ValueError: weights are missing, unknown or of another shape; all are listed.
+        ValueError: weights are missing, unknown or of another shape.
     """
     files = check_published(source, recipe)
     if holds_checkpoint(target) or step_folder(target, WEIGHTS_ONLY_STEP).exists():
@@ -147,33 +149,50 @@ def check_published(folder: Path, recipe: Recipe) -> PublishedFiles:
     """The weights in `folder`, all of the recipe's model and no others, of the right shapes.
 
     Raises:
-        ValueError: one line that lists what is wrong, up to 40 weights.
+        ValueError: one line that lists three things that are wrong, and names a shipped recipe that fits.
     """
-    expected = published_shapes(recipe.model)
-    # some models write a tied head out; it is compared with the embedding below
-    allowed = {HEAD: expected[EMBEDDING], **expected}
+    found = [(path, *header) for path in _shards(folder) for header in _headers(path)]
     places: dict[str, tuple[Path, str]] = {}
-    problems: list[str] = []
-    for path in _shards(folder):
-        for name, shape, dtype in _headers(path):
-            key = _as_published(name)
-            if key in places:
-                problems.append(f"{name}: is in {places[key][0].name} and {path.name}")
-            elif key not in allowed:
-                problems.append(f"{name}: is not a weight of this model")
-            elif shape != allowed[key]:
-                problems.append(f"{name}: has shape {list(shape)}, the recipe says {list(allowed[key])}")
-            elif dtype not in _FLOATS:
-                problems.append(f"{name}: has dtype {dtype}, not one of {', '.join(_FLOATS)}")
-            places.setdefault(key, (path, name))
-    problems += [f"{key}: is missing" for key in expected if key not in places]
-    files = PublishedFiles(places)
-    if not problems and HEAD in places.keys() - expected.keys() and not _are_equal(files, HEAD, EMBEDDING):
+    for path, name, _, _ in found:
+        places.setdefault(_as_published(name), (path, name))
+    files, problems = PublishedFiles(places), _problems(found, recipe.model)
+    is_tied = HEAD in places and recipe.model.tie_embeddings
+    if not problems and is_tied and not _are_equal(files, HEAD, EMBEDDING):
         problems.append(f"{HEAD}: differs from {EMBEDDING}, which the recipe ties; set model.tie_embeddings=false")
+    elif problems:
+        problems = [listed(problems, _SHOWN_PROBLEMS)[:_MAX_CHARACTERS], _remedy(found)]
     if problems:
-        complaint = listed(problems, _SHOWN_PROBLEMS)[:_MAX_CHARACTERS]
-        raise ValueError(f"{folder} does not hold the weights of {recipe.name}: {complaint}")
+        raise ValueError(f"{folder} does not hold the weights of {recipe.name}: {'; '.join(problems)}")
     return files
+
+
+def _problems(found: Sequence[Header], model: Model) -> list[str]:
+    """What is wrong with these weights as those of a model, but for their values."""
+    expected = published_shapes(model)
+    # some models write a tied head out; it is compared with the embedding
+    allowed = {HEAD: expected[EMBEDDING], **expected}
+    seen: dict[str, Path] = {}
+    problems: list[str] = []
+    for path, name, shape, dtype in found:
+        key = _as_published(name)
+        if key in seen:
+            problems.append(f"{name}: is in {seen[key].name} and {path.name}")
+        elif key not in allowed:
+            problems.append(f"{name}: is not a weight of this model")
+        elif shape != allowed[key]:
+            problems.append(f"{name}: has shape {list(shape)}, the recipe says {list(allowed[key])}")
+        elif dtype not in _FLOATS:
+            problems.append(f"{name}: has dtype {dtype}, not one of {', '.join(_FLOATS)}")
+        seen.setdefault(key, path)
+    return problems + [f"{key}: is missing" for key in expected if key not in seen]
+
+
+def _remedy(found: Sequence[Header]) -> str:
+    """Which shipped recipe has a model of these weights."""
+    for name in sorted(recipe_names(), key=lambda name: (len(name), name)):
+        if not _problems(found, load_recipe(name).model):
+            return f"they fit --recipe {name}"
+    return "they fit no shipped recipe: copy the model again, whole, or give --recipe FILE.toml of their own model"
 
 
 def _are_equal(files: PublishedFiles, key: str, other: str) -> bool:

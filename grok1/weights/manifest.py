@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shlex
 from collections.abc import Container, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -104,7 +105,7 @@ def read_manifest(folder: Path, step: int) -> Manifest:
     except FileNotFoundError:
         raise ValueError(
             f"{path} is missing, so nothing says that the checkpoint is whole; copy the checkpoint again, or, if it "
-            f"was written before there were checksums, write them: grok1 seal {folder.parent}"
+            f"was written before there were checksums, write them: `grok1 seal {shlex.quote(str(folder.parent))}`"
         ) from None
     try:
         content = json.loads(text.decode("utf-8"))

@@ -6,7 +6,7 @@ import pytest
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from bench.__main__ import app
+from bench.commands.app import app
 from bench.places import ROOT
 
 COMMANDS = sorted(get_command(app).commands)  # type: ignore[attr-defined]

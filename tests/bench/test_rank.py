@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from bench.__main__ import app
+from bench.commands.app import app
 from bench.lone_rank import is_operator
 from bench.plan.expected import rank_work
 from bench.records.record import Record

@@ -9,16 +9,31 @@ from pathlib import Path
 
 import pytest
 
+from bench.records.jsonfile import append_whole, write_atomically
 from grok1 import files
 
 
-def test_a_file_is_replaced_whole_and_everyone_may_read_it(tmp_path: Path) -> None:
+def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
     target = tmp_path / "new" / "file"
     files.write_bytes(target, b"old")
     files.write_text(target, "n\u00e9w")
     assert target.read_bytes() == "n\u00e9w".encode()
-    assert target.stat().st_mode & 0o777 == 0o644
     assert list(target.parent.iterdir()) == [target]
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o002, 0o664), (0o077, 0o600)])
+def test_a_file_has_the_mode_that_the_umask_allows(umask: int, mode: int, tmp_path: Path) -> None:
+    before = os.umask(umask)
+    try:
+        files.write_text(tmp_path / "ours", "text")
+        write_atomically(tmp_path / "harness", b"text")
+        append_whole(tmp_path / "appended", b"text")
+        (tmp_path / "library").touch(mode=0o600)
+        files.give_usual_mode(tmp_path / "library")
+    finally:
+        os.umask(before)
+    found = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+    assert found == dict.fromkeys(("ours", "harness", "appended", "library"), mode)
 
 
 def test_a_write_that_fails_leaves_the_old_content_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -62,16 +62,19 @@ def test_overrides_may_be_repeated() -> None:
     assert json.loads(done.stdout)["training"]["seed"] == 2
 
 
-def test_train_logs_a_line_a_step_and_writes_json(corpus: tuple[Path, Path], tmp_path: Path) -> None:
+def test_train_says_the_job_each_step_and_a_summary_and_writes_json(corpus: tuple[Path, Path], tmp_path: Path) -> None:
     target = tmp_path / "run.json"
     done = run_grok1("train", *one_rank_words(corpus), "--steps", "3", "--json", str(target))
     assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
-    assert len(lines) == 3
+    first, *steps, last = done.stdout.splitlines()
+    assert first.startswith("grok1-nano: ")
+    assert [line.partition(" |")[0] for line in steps] == ["step 1/3", "step 2/3", "step 3/3"]
     for part in ("loss", "aux loss", "grad norm", "lr", "s/step", "tokens/s/p", "TFLOP/s/p", "MiB"):
-        assert all(part in line for line in lines)
+        assert all(part in line for line in steps)
+    assert last.startswith("done: 3 steps, 384 tokens | median ")
+    assert last.endswith(f" | measurements {target}")
     written = json.loads(target.read_text())
-    assert [step["step"] for step in written["steps"]] == [0, 1, 2]
+    assert [step["step"] for step in written["steps"]] == [1, 2, 3]
     assert {"schema", "recipe", "recipe_hash", "layout", "software", "device", "ranks"} <= written.keys()
 
 
@@ -99,7 +102,7 @@ def test_a_rank_under_torchrun_ends_before_python_takes_itself_apart(corpus: tup
         place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1])}
     place |= {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
     done = run_grok1("train", *one_rank_words(corpus), "--steps", "1", PYTHONVERBOSE="1", **place)
-    assert (done.returncode, done.stdout[:8]) == (0, "step 1/1")
+    assert (done.returncode, done.stdout.splitlines()[1][:8]) == (0, "step 1/1")
     assert "import 'torch'" in done.stderr
     assert "# clear sys.path" not in done.stderr  # there a gloo thread would abort the process, once in many runs
 
@@ -118,7 +121,7 @@ def test_two_launchers_make_up_one_job_without_shared_storage(corpus: tuple[Path
     said_by_second, _ = second.communicate(timeout=HANG_SECONDS)
     assert (first.returncode, second.returncode) == (0, 0), first.stderr
     assert json.loads(target.read_text())["layout"]["nodes"] == 2
-    assert (len(first.stdout.splitlines()), said_by_second) == (2, "")
+    assert (len(first.stdout.splitlines()), said_by_second) == (4, "")
 
 
 @pytest.mark.matrix(keep=4)

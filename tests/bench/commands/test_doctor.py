@@ -14,7 +14,7 @@ import psutil
 import pytest
 from typer.testing import CliRunner, Result
 
-from bench.__main__ import app
+from bench.commands.app import app
 from bench.doctor import examine
 from bench.doctor.examine import Check, Doctor
 from bench.doctor.findings import Finding, Report, failed

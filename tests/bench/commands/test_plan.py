@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from bench.__main__ import app
+from bench.commands.app import app
 from bench.plan.fits_text import FitsFile
 from bench.records.jsonfile import read_model
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from bench.__main__ import app
+from bench.commands.app import app
 from bench.commands.plan_rows import about_rows
 from tests.bench.plan.test_published import GOOD, written
 

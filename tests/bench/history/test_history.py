@@ -15,7 +15,7 @@ import pytest
 from filelock import FileLock
 from typer.testing import CliRunner
 
-from bench.__main__ import app
+from bench.commands.app import app
 from bench.history import store as history
 from bench.history.change_points import change_points
 from bench.history.store import Entry, append, entry_of, read

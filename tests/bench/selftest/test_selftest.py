@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from typer.testing import CliRunner
 
-from bench.__main__ import app
+from bench.commands.app import app
 from bench.judge.baseline import recorded_baseline
 from bench.judge.evidence import FAMILY_ERROR, FIRST_STAGE_ERROR, SECOND_STAGE_ERROR, decide, states
 from bench.judge.gate import judge

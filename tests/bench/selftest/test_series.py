@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from bench.__main__ import app
+from bench.commands.app import app
 from bench.selftest.series import FOLDER, Run, Series, read_series, series_of, write_series
 
 OF_ONE_DAY = {"machine": "a" * 12, "boot": "b" * 12, "day": "2025-01-31", "job": None}

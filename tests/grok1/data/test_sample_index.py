@@ -6,9 +6,9 @@ import errno
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -188,7 +188,7 @@ def test_where_nothing_can_be_written_one_line_says_so(tmp_path: Path) -> None:
 
 def _make_read_only(folder: Path, patch: pytest.MonkeyPatch) -> None:
     """As a disk that is mounted so: tests may run as root, whom modes do not stop."""
-    remove, make = shutil.rmtree, tempfile.mkdtemp
+    remove, make = shutil.rmtree, Path.mkdir
 
     def refused(path: Path) -> None:
         if folder == path or folder in path.parents:
@@ -198,12 +198,12 @@ def _make_read_only(folder: Path, patch: pytest.MonkeyPatch) -> None:
         refused(path)
         remove(path, ignore_errors)
 
-    def mkdtemp(dir: Path, prefix: str) -> str:
-        refused(dir)
-        return make(dir=dir, prefix=prefix)
+    def mkdir(path: Path, *words: Any, **settings: Any) -> None:
+        refused(path.parent)
+        make(path, *words, **settings)
 
     patch.setattr(shutil, "rmtree", rmtree)
-    patch.setattr(tempfile, "mkdtemp", mkdtemp)
+    patch.setattr(Path, "mkdir", mkdir)
 
 
 def test_a_damaged_index_that_cannot_be_removed_gives_way_to_the_users_own(tmp_path: Path) -> None:

@@ -217,7 +217,7 @@ def flags(job, where, emit):
 """
 _START = """
 import json
-from grok1 import __main__ as command
+from grok1.commands.ranks import run_ranks
 from grok1.config.load import load_recipe
 from grok1.distributed.launch import ONE_MACHINE
 if __name__ == "__main__":
@@ -225,7 +225,7 @@ if __name__ == "__main__":
     for change in ("kernels.linear=mc2", "model.activation=geglu")[: {jobs}]:
         layout = ["parallel.world_size=2", "parallel.tensor=2", "parallel.pipeline=1", "parallel.expert=1"]
         recipe = load_recipe("grok1-nano", [*layout, "parallel.expert_tensor=2", change])
-        read.append(command._run(None, recipe, "npu", ONE_MACHINE, print, "flags_entry:flags"))
+        read.append(run_ranks("flags_entry:flags", None, recipe, "npu", ONE_MACHINE, print))
     print(json.dumps(read))
 """
 

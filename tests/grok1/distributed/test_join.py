@@ -135,6 +135,7 @@ def test_a_peer_that_falls_silent_is_given_up_after_the_time_limit(words: list[s
     first, second = ranks
     assert first.stdout is not None
     try:
+        assert "grok1-nano" in first.stdout.readline()
         assert "step" in first.stdout.readline()
         second.send_signal(19)  # SIGSTOP
         said, _ = first.communicate(timeout=HANG_SECONDS)
@@ -153,6 +154,7 @@ def test_a_stopped_peer_ends_all_long_before_and_is_named(words: list[str], port
     ranks = [_rank(number, port, [*words, "--steps", "3000"]) for number in (0, 1)]
     assert ranks[0].stdout is not None
     try:
+        assert "grok1-nano" in ranks[0].stdout.readline()
         assert "step" in ranks[0].stdout.readline()
         ranks[stopped].send_signal(signal.SIGSTOP)
         said = [rank.communicate(timeout=HANG_SECONDS)[0] for rank in ranks]
@@ -227,8 +229,8 @@ def test_a_rank_that_waits_for_others_ends_when_told(
         rank.kill()
         for each in accepted:
             each.close()
-    assert rank.returncode == 130, said
-    assert "interrupted" in said.splitlines()[-1]
+    assert rank.returncode == 128 + number, said
+    assert re.search("interrupted|terminated", said.splitlines()[-1])
     assert "Traceback" not in said
 
 
@@ -261,4 +263,4 @@ def test_the_slurm_script_trains_with_slurms_variables_and_a_stub_of_srun(words:
         timeout=HANG_SECONDS,
     )
     assert done.returncode == 0, done.stderr
-    assert [line[:8] for line in done.stdout.splitlines()] == ["step 1/2", "step 2/2"]
+    assert [line[:8] for line in done.stdout.splitlines()][1:-1] == ["step 1/2", "step 2/2"]

@@ -97,6 +97,7 @@ def test_the_index_and_config_say_what_was_written(tmp_path: Path) -> None:
     assert index["weight_map"].keys() == weights.keys()
     for key, name in index["weight_map"].items():
         assert key in load_file(tmp_path / "out" / name)
+    assert len({path.stat().st_mode for path in (tmp_path / "out").iterdir()}) == 1  # nothing is its owner's alone
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert (config["num_key_value_heads"], config["num_experts"], config["tie_word_embeddings"]) == (4, 8, True)
     # what was written is read through its index
@@ -197,7 +198,15 @@ def test_a_tied_head_may_be_written_out_if_it_is_the_embedding(tmp_path: Path, n
         check_published(write_published(tmp_path / "other", {**weights, HEAD: weights[EMBEDDING] + 1}), nano)
 
 
-def test_all_that_is_wrong_is_listed_at_once(tmp_path: Path, nano: Recipe) -> None:
+WRONG = (
+    "model.layers.2.attn.q_proj.weight: is not a weight of this model",
+    "model.layers.0.attn.k_proj.weight: has shape [3, 4], the recipe says [16, 96]",
+    "model.layers.1.moe_block.experts.7.linear_v.weight: has dtype I8, not one of",
+    "model.norm.weight: is missing",
+)
+
+
+def test_three_things_that_are_wrong_are_told_and_how_many_more(tmp_path: Path, nano: Recipe) -> None:
     weights = random_published(nano)
     del weights["model.norm.weight"]
     weights["model.layers.2.attn.q_proj.weight"] = torch.zeros(2)
@@ -207,14 +216,18 @@ def test_all_that_is_wrong_is_listed_at_once(tmp_path: Path, nano: Recipe) -> No
         import_weights(write_published(tmp_path / "in", weights), tmp_path / "checkpoint", nano)
     message = str(raised.value)
     assert "\n" not in message
-    for complaint in (
-        "model.norm.weight: is missing",
-        "model.layers.2.attn.q_proj.weight: is not a weight of this model",
-        "model.layers.0.attn.k_proj.weight: has shape [3, 4], the recipe says [16, 96]",
-        "model.layers.1.moe_block.experts.7.linear_v.weight: has dtype I8, not one of",
-    ):
-        assert complaint in message
+    assert sum(complaint in message for complaint in WRONG) == 3
+    assert "; and 1 more; they fit no shipped recipe: " in message
     assert not (tmp_path / "checkpoint").exists()
+
+
+def test_a_shipped_recipe_that_fits_is_named(tmp_path: Path) -> None:
+    folder = write_published(tmp_path / "in", random_published(load_recipe("grok1-nano")))
+    with pytest.raises(
+        ValueError, match=r"of grok1-314b: .*; and [\d,]+ more; they fit --recipe grok1-nano$"
+    ) as raised:
+        check_published(folder, load_recipe("grok1-314b"))
+    assert len(str(raised.value)) < 1000
 
 
 def test_a_weight_in_two_files_is_refused(tmp_path: Path, nano: Recipe) -> None:

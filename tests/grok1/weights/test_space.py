@@ -66,8 +66,8 @@ def test_a_save_that_cannot_end_leaves_the_older_step_and_nothing_else(tmp_path:
     before.verify()
     assert StoredCheckpoint.open(tmp_path / "ck") == before
     done = run_grok1(*words[:-2], "--load", tmp_path / "ck", "--steps", 1)
-    assert (done.returncode, done.stdout.count("\n")) == (0, 1)
-    assert "holds step 1 and --steps is 1: there is nothing left to train" in done.stdout
+    assert done.returncode == 0
+    assert "holds step 1 and --steps is 1: there is nothing left to train" in done.stdout.splitlines()[-1]
     shard = before.step_folder / "__0_0.distcp"
     content = bytearray(shard.read_bytes())
     content[1000] ^= 1

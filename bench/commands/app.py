@@ -1,0 +1,35 @@
+"""Judge, compare and store what the benchmarks measured. Exit codes: 0 done, 1 a gate failed, 2 bad input."""
+
+from __future__ import annotations
+
+from bench.commands import (
+    ab,
+    baseline,
+    calibrate,
+    doctor,
+    expected,
+    gate,
+    history,
+    ingest,
+    ledger,
+    nightly,
+    plan,
+    rank,
+    selftest,
+)
+from grok1.cli import console
+
+app = console.with_version(console.App(help=__doc__))
+app.add_typer(baseline.app, name="baseline")
+app.add_typer(history.app, name="history")
+app.add_typer(nightly.app, name="nightly")
+app.command(name="gate")(gate.gate)
+app.command(name="ledger")(ledger.ledger)
+app.command(name="selftest")(selftest.selftest_command)
+app.command(name="ab")(ab.ab_command)
+app.command(name="doctor")(doctor.doctor_command)
+app.command(name="plan")(plan.plan)
+app.command(name="rank")(rank.rank_command)
+app.command(name="expected")(expected.expected_command)
+app.command(name="calibrate")(calibrate.calibrate_command)
+app.command(name="ingest")(ingest.ingest_command)

@@ -1,0 +1,52 @@
+"""`grok1 convert` and `grok1 seal`: weights in other formats, and checksums of checkpoints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from grok1.cli.options import Overrides, RecipeName
+from grok1.config.load import load_recipe
+from grok1.config.refusals import printable
+
+
+def convert(
+    source: Annotated[Path, typer.Argument(help="A folder of safetensors, or a folder of checkpoints.")],
+    target: Annotated[Path, typer.Argument(help="A new folder for the other format.")],
+    recipe: RecipeName = "grok1-314b",
+    overrides: Overrides = None,
+    shard_gib: Annotated[
+        float, typer.Option(metavar="GIB", help="Size limit of a written safetensors file.", min=0.001)
+    ] = 5.0,
+) -> None:
+    """Published weights (safetensors, hpcai-tech/grok-1's names) into a checkpoint for any layout, or back.
+
+    Streams: no more than one shard is in memory. Dtypes stay, so a round trip is bitwise. --recipe is that of the
+    safetensors; a checkpoint has its own.
+    """
+    from grok1.cli.progress import conversion
+    from grok1.weights.folder import holds_checkpoint
+
+    if not source.is_dir():
+        raise ValueError(f"{source} is not a folder; give one of safetensors files, or a checkpoint's")
+    from grok1.weights.exporting import export_weights
+    from grok1.weights.importing import import_weights
+
+    with conversion(f"{source.name} to {target.name}") as progress:
+        if holds_checkpoint(source):
+            export_weights(source, target, int(shard_gib * 2**30), progress)
+        else:
+            import_weights(source, target, load_recipe(recipe, overrides or []), progress)
+    print(f"wrote {printable(str(target))}")
+
+
+def seal(
+    folder: Annotated[Path, typer.Argument(help="The folder that `grok1 train --save DIR` wrote.")],
+) -> None:
+    """Write the checksums of a checkpoint that has none, because it is older than they are. Look at it first."""
+    from grok1.weights.folder import seal as write_checksums
+
+    step = write_checksums(folder)
+    print(f"wrote the checksums of step {step} in {folder}")
