@@ -15,7 +15,7 @@ from reports.picture import picture
 
 def step_times(record: Record, summary: Summary) -> bytes:
     """Step time of the slowest rank, the spread over ranks, the warm-up cut and the steady median."""
-    steps, unit = [step.step for step in record.steps], seconds_unit([summary.median_step_seconds])
+    steps, unit = [step.number for step in record.steps], seconds_unit([summary.median_step_seconds])
     seconds_RS = np.array([rank.step_seconds for rank in record.ranks]) / unit.size
 
     def draw(axes: Axes) -> None:
@@ -30,7 +30,9 @@ def step_times(record: Record, summary: Summary) -> bytes:
         )
         axes.plot(steps, seconds_RS.max(axis=0), color=MEASURED, marker="o", ms=3.5, lw=1.4, label="slowest rank")
         median = summary.median_step_seconds
-        axes.axhline(median / unit.size, color=INK, ls="--", lw=1.2, label=f"steady median {unit.told(median)}")
+        axes.axhline(
+            median / unit.size, color=INK, ls="--", lw=1.2, label=f"this run's steady median {unit.told(median)}"
+        )
         if summary.steady_from:
             edge = (steps[summary.steady_from - 1] + steps[summary.steady_from]) / 2
             axes.axvspan(
