@@ -10,6 +10,7 @@ import re
 from bench.cases import CASES
 from bench.judge.difference import MIN_BASELINE_RUNS
 from bench.judge.remedy import base_of
+from bench.records.record import Record
 from reports.case import CaseResult
 from reports.headline import deciding_row
 
@@ -71,8 +72,17 @@ def _base(case: CaseResult) -> str | None:
 
 def _rerun(case: CaseResult, runs: int | None = None) -> str | None:
     name, more = _name(case), f" --runs {runs}" if runs else ""
-    device = f" --device {case.runs[0].record.device.kind}" if case.runs else ""
-    return name and f"pytest bench/test_pretrain.py --benchmark --case {name}{device}{more}"
+    where = _where(case.runs[0].record) if case.runs else ""
+    return name and f"pytest bench/test_pretrain.py --benchmark --case {name}{where}{more}"
+
+
+def _where(record: Record) -> str:
+    """On which processors; of several nodes what is typed on each, with its number and the first one's address."""
+    device, layout = f" --device {record.device.kind}", record.layout
+    if layout.nodes == 1:
+        return device
+    nodes = f"--nnodes {layout.nodes} --node-rank R --master-addr A --nproc-per-node {layout.ranks_per_node}"
+    return f"{device} {nodes}"
 
 
 def _ab(case: CaseResult, base: str) -> str | None:
