@@ -20,6 +20,7 @@ from reports.tables.glance import glance
 from reports.tables.overview import overview, processors
 from reports.tables.provenance import provenance, resolved_recipe
 from reports.tables.runs import runs
+from reports.tables.side_by_side import side_by_side
 
 MAX_CASES_WITH_PLOTS = 12
 _MAX_SENTENCES = 12
@@ -42,6 +43,7 @@ def body(
         return "\n\n".join([f"# Cost of a step: {names}; no run was judged", *ledger_parts]) + "\n"
     parts = [f"# {text(headline(cases))}"]
     parts += _one(cases[0], [] if shown is None else shown[0]) if len(cases) == 1 else _several(cases)
+    parts += side_by_side(cases)
     if shown is not None and len(cases) > MAX_CASES_WITH_PLOTS:
         parts.append(f"Only the first {MAX_CASES_WITH_PLOTS} cases have plots: report on fewer to see the others'.")
     for index, case in enumerate(cases):

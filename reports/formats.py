@@ -102,6 +102,11 @@ def traffic(count: float) -> str:
 _TRAFFIC_UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1, "B"))
 
 
+def rate(tokens_per_second: float) -> str:
+    """Tokens/s/p with five digits, and never with an exponent that a reader must count."""
+    return f"{tokens_per_second:,.0f}" if tokens_per_second >= 1e4 else f"{tokens_per_second:,.5g}"
+
+
 def number(value: float | None) -> str:
     """A loss or norm; null means it was not finite."""
     return "not finite" if value is None else f"{value:.5g}"

@@ -10,8 +10,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any
 
+from bench.ab.sequential import Role
 from bench.git import commit_of, is_changed, uninterrupted, worktree
 from bench.places import ROOT
 from bench.records.record import Record
@@ -26,8 +27,6 @@ _LAST_LINES = 15  # of a run that failed
 _END_SECONDS = 10.0  # for a run to end its ranks, before it is killed
 # of a run: each would add its own report to the job's summary; its device is its own to choose
 _UNSET = ("env", "-u", "GITHUB_STEP_SUMMARY", "-u", "GROK1_DEVICE")
-
-Role = Literal["base", "head"]
 
 
 class RunFailedError(RuntimeError):

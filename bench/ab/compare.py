@@ -12,11 +12,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from bench.ab.checkouts import Checkout, Role, checkout, run
-from bench.ab.outcome import Outcome, Pair, concluded, revision_used
+from bench.ab.checkouts import Checkout, checkout, run
+from bench.ab.outcome import Outcome, Pair, RevisionUsed, concluded
 from bench.ab.progress import RunProgress, run_progress
 from bench.ab.request import Request
-from bench.ab.sequential import Figures, order, sequential
+from bench.ab.sequential import Figures, Role, order, sequential
 from bench.cases import select
 from bench.judge import gate
 from bench.judge.baseline import other_versions
@@ -101,7 +101,7 @@ def compare(request: Request, family_error: float = FAMILY_ERROR) -> Outcome:
                 found = sequential(runs.take, request.pairs, request.confirm, family_error)
             except VoidError as reason:
                 return runs.void(str(reason))
-        outcome = concluded((revision_used(base), revision_used(head)), runs.pairs, found)
+        outcome = concluded((_used(base), _used(head)), runs.pairs, found)
         ledger = _ledger(request, base, head) if outcome.state in ("fail", "improved") else ""
     return outcome.model_copy(update={"ledger": ledger, "notes": runs.notes})
 
@@ -109,6 +109,16 @@ def compare(request: Request, family_error: float = FAMILY_ERROR) -> Outcome:
 def write(path: Path, outcome: Outcome) -> None:
     """Write all that was found as JSON, atomically."""
     write_model(path, outcome)
+
+
+def _used(checkout: Checkout) -> RevisionUsed:
+    return RevisionUsed(
+        name=checkout.name,
+        revision=checkout.revision,
+        sha=checkout.sha,
+        changed=checkout.changed,
+        records=[record.id for record in checkout.records],
+    )
 
 
 class _PairedRuns:
@@ -141,8 +151,8 @@ class _PairedRuns:
             case=self.request.case,
             state="void",
             sentence=f"VOID: {self.request.case} cannot be compared: {reason}",
-            base=revision_used(self.checkouts["base"]),
-            head=revision_used(self.checkouts["head"]),
+            base=_used(self.checkouts["base"]),
+            head=_used(self.checkouts["head"]),
             pairs=len(self.pairs),
             looks=0,
             family_error=0.0,

@@ -9,13 +9,11 @@ from typing import Annotated, Literal
 from pydantic import Field
 from tabulate import tabulate
 
-from bench.ab.checkouts import Checkout, Role
-from bench.ab.sequential import Figures, Finding
-from bench.judge import words
+from bench.ab.sequential import Figures, Finding, Role
+from bench.judge import rule, words
 from bench.judge.attribution import attribute
 from bench.judge.evidence import Judgement, MetricState
-from bench.judge.metrics import figures_of
-from bench.judge.rule import exit_code_of
+from bench.judge.metrics import SPEED, STEP, figures_of
 from bench.judge.stats import summarise
 from bench.records.fields import Strict
 from bench.records.record import Record
@@ -69,7 +67,16 @@ class Outcome(Strict):
 
     def exit_code(self, require_answer: bool) -> int:
         """0 if the change may pass, else 1."""
-        return exit_code_of(self.state, require_answer)
+        return rule.exit_code_of(self.state, require_answer)
+
+    @property
+    def headline(self) -> str:
+        """The answer in a few words: how many times slower or faster, or what would have been seen."""
+        found = rule.deciding([(row.name, row.state) for row in self.metrics])
+        if found is None:
+            return "base and head cannot be compared"
+        row = self.metrics[found[0]]
+        return _answer(row, found[1]) if row.name in SPEED else _answer_elsewhere(row)
 
     def as_markdown(self) -> str:
         """The verdict first, then the figures, then where a change is."""
@@ -87,6 +94,29 @@ class Outcome(Strict):
         parts += [self.ledger, ""] if self.ledger else []
         parts += [f"Note: {note}." for note in self.notes]
         return "\n".join(parts).rstrip()
+
+
+def _answer(row: MetricRow, state: MetricState) -> str:
+    """Of a metric of speed."""
+    how_much = f"head is {words.times(row.change_percent, row.low_percent, row.high_percent)}"
+    by = "" if row.name == STEP else f" in {row.title}"
+    is_seen = row.low_percent > 0 or row.high_percent < 0
+    return {
+        "fail": f"{how_much} than base{by}",
+        "improved": f"{how_much} than base{by}",
+        "pass": f"no difference that matters: {how_much}{by}"
+        if is_seen
+        else f"no difference seen{by}: a slowdown of {row.visible_percent:.1f} % would have been",
+        "inconclusive": f"no answer{by}: from {row.low_percent:+.1f} to {row.high_percent:+.1f} % of time; "
+        f"a slowdown of {row.visible_percent:.1f} % would have been seen",
+    }[state]
+
+
+def _answer_elsewhere(row: MetricRow) -> str:
+    """Of another metric, which makes a verdict only where it fails or improves."""
+    half = (row.high_percent - row.low_percent) / 2
+    amount = f"{abs(row.change_percent):.1f} ± {half:.1f} {row.unit}"
+    return f"head has {amount} {'more' if row.change_percent > 0 else 'less'} {row.title} than base"
 
 
 def _cells(row: MetricRow) -> tuple[str, ...]:
@@ -147,14 +177,4 @@ def _sentence(case: str, revisions: tuple[RevisionUsed, RevisionUsed], row: Metr
         f"{row.state.upper()}: {case}{words.compared(row.name, row.change_percent, head, base)} "
         f"({words.told_interval(evidence, judgement.alpha)}, {evidence.runs[0]} pairs): {before} became {after}; "
         f"{words.ending(row.state, evidence, 'pairs', '', remedy)}"
-    )
-
-
-def revision_used(checkout: Checkout) -> RevisionUsed:
-    return RevisionUsed(
-        name=checkout.name,
-        revision=checkout.revision,
-        sha=checkout.sha,
-        changed=checkout.changed,
-        records=[record.id for record in checkout.records],
     )

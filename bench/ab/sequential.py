@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
-from bench.ab.checkouts import Role
 from bench.judge import rule
 from bench.judge.evidence import FAMILY_ERROR, FIRST_STAGE_SHARE, Judgement, MetricState, decide
 from bench.judge.metrics import family
 
 Figures = Mapping[str, float]
+Role = Literal["base", "head"]
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bench.records.terminal import plain
 from grok1.config.refusals import printable_lines
+
+if TYPE_CHECKING:
+    from bench.ab.outcome import Outcome
 
 
 def ab_command(
@@ -31,6 +35,9 @@ def ab_command(
     results: Annotated[Path, typer.Option(help="Folder for the records and logs of both revisions.")] = Path(
         "results/ab"
     ),
+    page: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Where the page goes; default: ab.html in the results' folder.")
+    ] = None,
     json_path: Annotated[Path | None, typer.Option("--json", help="Write the whole outcome to this file.")] = None,
     require_answer: Annotated[
         bool, typer.Option("--require-answer", help="Exit 1 if the result is inconclusive.")
@@ -53,5 +60,14 @@ def ab_command(
     print(outcome.as_markdown())
     if json_path is not None:
         write(json_path, outcome)
+    _write_page(outcome, results, page)
     if code := outcome.exit_code(require_answer):
         raise typer.Exit(code)
+
+
+def _write_page(outcome: Outcome, results: Path, page: Path | None) -> None:
+    from reports.ab import FILE_NAME, read_pairs, write_page
+
+    path = page or results / FILE_NAME
+    write_page(outcome, read_pairs(outcome, results), path)
+    print(f"page: {plain(path, 5000)}", file=sys.stderr)

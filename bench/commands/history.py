@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import typer
 
 from bench.commands.baseline import Records
 from bench.history import store as history
-from bench.history.change_points import LEAST_RUNS, ChangePoint, change_points
-from bench.history.setback import setback_of
+from bench.history import words
+from bench.history.change_points import change_points
 from bench.history.store import Entry
 from bench.history.trials import Found
 from bench.records.files import read_records
@@ -23,10 +21,13 @@ from grok1.cli import console
 app = console.App(no_args_is_help=True, rich_markup_mode=None, help=__doc__)
 
 _MONITOR = "This only reports, so the exit code is always 0; `python -m bench gate` and `ab` give verdicts."
-_SHA_LETTERS = 12
 
 File = Annotated[Path, typer.Option("--history", metavar="FILE", help="The history file.")]
 Case = Annotated[str | None, typer.Option(metavar="NAME", help="Only this case.")]
+By = Annotated[
+    history.Apart,
+    typer.Option(help="Tell machines apart, or take all with the same device together."),
+]
 DEFAULT = Path("results") / history.FILE_NAME
 
 
@@ -41,35 +42,58 @@ def add(records: Records, file: File = DEFAULT) -> None:
 
 
 @app.command()
-def show(file: File = DEFAULT, case: Case = None) -> None:
+def show(file: File = DEFAULT, case: Case = None, by: By = "machine") -> None:
     """Show every run, one per line, the oldest first."""
-    for series in _chosen(file, case):
-        print(f"{_title(series)}\n\n{table(_HEADERS, [_row(entry) for entry in series], numbers=(2, 3, 4))}\n")
+    for series in _chosen(file, case, by):
+        print(f"{words.title(series)}\n\n{table(_HEADERS, [_row(entry) for entry in series], numbers=(2, 3, 4))}\n")
 
 
 @app.command()
 def check(
     file: File = DEFAULT,
     case: Case = None,
+    by: By = "machine",
     plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Plot the runs to this PNG file.")] = None,
 ) -> None:
     """Find where the time of a step changed, by how much, between which commits, and how sure that is.
 
     A warning says when what was once gained is lost again. This is a monitor, not a gate: the exit code is always 0.
     """
-    series = _chosen(file, case)
+    series = _chosen(file, case, by)
     found = [change_points(each) for each in series]
     for each, points in zip(series, found, strict=True):
-        print(f"{_title(each)}: {_summary(each, points)}")
-        for line in [*(described(each, point) for point in points), *warnings(each, points)]:
+        print(f"{words.title(each)}: {words.summary(each, points)}")
+        for line in [*(words.described(each, point) for point in points), *words.warnings(each, points)]:
             print(f"  {line}")
+    for hint in words.hints(series):
+        print(hint)
     print(_MONITOR)
     if plot is not None:
         from reports.pictures.trends import trends
 
         levels = [[point.at for point in points] for points in found]
-        write_atomically(plot, trends([(_title(each), each) for each in series], levels))
+        write_atomically(plot, trends([(words.title(each), each) for each in series], levels))
         print(f"wrote {plain(plot, 5000)}")
+
+
+@app.command()
+def site(
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the pages.")],
+    file: File = DEFAULT,
+    case: Case = None,
+    by: By = "machine",
+    records: Annotated[
+        Path, typer.Option(metavar="DIR", help="Folder of the runs' records, which the pages link to.")
+    ] = Path("results") / "records",
+) -> None:
+    """Write the history as pages: an index of all cases, and each case with its trend, its changes and its runs.
+
+    They need no server: open DIR/index.html in a browser.
+    """
+    from reports.history.build import write_site
+
+    index = write_site(_chosen(file, case, by), output, records)
+    print(f"wrote {plain(index, 5000)}")
 
 
 @app.command()
@@ -99,54 +123,13 @@ def _shares(found: Found) -> list[str]:
     return [str(found.changes), *whole, *right]
 
 
-def described(series: Sequence[Entry], point: ChangePoint) -> str:
-    """One change: its size, the levels on both sides, and the commits between which it lies."""
-    last, first = series[point.at - 1], series[point.at]
-    levels = f"{point.before_seconds:.4g} to {point.after_seconds:.4g} s a step"
-    sizes = f"{levels}, {point.runs[0]} and {point.runs[1]} runs"
-    how_sure = f"{point.sureness}: {100 * point.agreement:.0f} % of the pairs of runs agree"
-    same = last.commit.sha is not None and last.commit == first.commit and not last.commit.dirty
-    where = (
-        f"within commit {_commit(first)}: the code did not change, so look at the machine"
-        if same
-        else (f"after commit {_commit(last)}, by {_commit(first)}")
-    )
-    return f"{point.percent:+.1f} % ({sizes}; {how_sure}) between {last.created_at} and {first.created_at}, {where}"
-
-
-def warnings(series: Sequence[Entry], points: Sequence[ChangePoint]) -> list[str]:
-    """What was gained, what of it is lost again, and since when; at most one."""
-    lost = setback_of(np.array([entry.step_seconds for entry in series]), points)
-    if lost is None:
-        return []
-    first, after = lost.best_runs
-    gained = "" if lost.gained_percent is None else f"gained {lost.gained_percent:.1f} % by {_commit(series[first])}, "
-    again = "from the best level" if lost.gained_percent is None else "again"
-    return [
-        f"warning: {gained}lost {lost.lost_percent:.1f} % {again}, beginning by {_commit(series[after])}: now "
-        f"{lost.now_seconds:.4g} s a step, {lost.now_runs} runs; the best level was {lost.best_seconds:.4g} s a step, "
-        f"{after - first} runs from {series[first].created_at}"
-    ]
-
-
-def _summary(series: Sequence[Entry], points: Sequence[ChangePoint]) -> str:
-    if len(series) < 2 * LEAST_RUNS:
-        return f"{len(series)} runs are too few to find a change; at least {2 * LEAST_RUNS} are needed"
-    return f"{len(series)} runs, {len(points) or 'no'} change{'s' * (len(points) != 1)} of the step's time"
-
-
-def _chosen(file: Path, case: str | None) -> list[list[Entry]]:
+def _chosen(file: Path, case: str | None, by: history.Apart) -> list[list[Entry]]:
     entries = history.read(file)
-    series = history.series_of(entries, case)
+    series = history.series_of(entries, case, by)
     if not series:
         known = ", ".join(dict.fromkeys(plain(entry.case) for entry in entries))
         raise ValueError(f"{file}: no runs{f' of {case}; it holds {known}' if case and known else ''}")
     return series
-
-
-def _title(series: Sequence[Entry]) -> str:
-    first = series[0]
-    return f"{plain(first.case)} on {plain(first.device_name)} ({first.key[:8]})"
 
 
 _FOUND_HEADERS = ("noise", "changes", "found %", "within 5 runs %", "right %", "right where sure %", "where likely %")
@@ -158,16 +141,10 @@ def _row(entry: Entry) -> list[str]:
     peak = entry.figures.get("peak_bytes")
     return [
         plain(entry.created_at),
-        _commit(entry),
+        words.commit_name(entry),
         f"{entry.step_seconds:.4g}",
         f"{entry.tokens_per_second_per_processor:,.5g}",
         "-" if peak is None else f"{peak / 2**30:.2f}",
         "-" if entry.state is None else entry.state.replace("_", " "),
         entry.record_id[:8],
     ]
-
-
-def _commit(entry: Entry) -> str:
-    """Short; a plus says that the tree was changed beside it."""
-    sha = entry.commit.sha
-    return "unknown" if sha is None else sha[:_SHA_LETTERS] + "+" * bool(entry.commit.dirty)

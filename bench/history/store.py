@@ -18,7 +18,7 @@ from pydantic import Field
 from bench.judge.metrics import STEP, metric_of, stored_figures_of
 from bench.judge.rule import VerdictState
 from bench.judge.stats import summarise
-from bench.records.fields import Figure, HexId, Name, Strict, UtcTime, utc_moment
+from bench.records.fields import Figure, HexId, Name, Strict, Text, UtcTime, utc_moment
 from bench.records.jsonfile import append_whole, cannot_write, parse_model, read_bounded
 from bench.records.record import Commit, Record, Session
 
@@ -29,6 +29,7 @@ MAX_RUNS = 50_000
 FILE_NAME = "history.jsonl"
 _LOCK_SECONDS = 60.0
 
+Apart = Literal["machine", "device"]  # what two runs that are compared over time must share
 PositiveFigure = Annotated[float, Field(gt=0, le=1e30)]
 
 
@@ -47,6 +48,9 @@ class Entry(Strict):
     figures: Annotated[dict[Name, Figure], Field(max_length=MAX_FIGURES)]
     state: VerdictState | None = None  # of its verdict, where it was judged
     session: Session | None = None  # null: of a record, or in a line, from before they said so
+    software: Annotated[
+        dict[Name, Text], Field(max_length=100)
+    ] = {}  # versions; empty in a line from before they were kept
 
 
 def key_of(record: Record) -> str:
@@ -72,6 +76,7 @@ def entry_of(record: Record, state: VerdictState | None = None) -> Entry:
         figures=dict(itertools.islice(figures.items(), MAX_FIGURES)),
         state=state,
         session=record.session,
+        software=record.software,
     )
 
 
@@ -145,10 +150,19 @@ def _lines(raw: bytes) -> Iterator[bytes]:
         start = end
 
 
-def series_of(entries: Sequence[Entry], case: str | None = None) -> list[list[Entry]]:
-    """The runs that may be compared over time, together, in the order of time; of one case, or of all."""
-    series: dict[tuple[str, str], list[Entry]] = {}
+def series_of(entries: Sequence[Entry], case: str | None = None, apart: Apart = "device") -> list[list[Entry]]:
+    """The runs that may be compared over time, together, in the order of time; of one case, or of all.
+
+    `apart`: "machine" tells machines with the same device apart too; those that do not say are one.
+    """
+    series: dict[tuple[str, str, str | None], list[Entry]] = {}
     for entry in entries:
         if case in (None, entry.case):
-            series.setdefault((entry.case, entry.key), []).append(entry)
+            machine = machine_of(entry) if apart == "machine" else None
+            series.setdefault((entry.case, entry.key, machine), []).append(entry)
     return list(series.values())
+
+
+def machine_of(entry: Entry) -> str | None:
+    """The digest of the machine that ran it, where the entry says."""
+    return None if entry.session is None else entry.session.machine

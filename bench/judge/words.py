@@ -5,6 +5,7 @@ The gate, the A/B comparison, the commands and the reports all take their words 
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 from bench.judge.evidence import FAMILY_ERROR, MIN_RUNS_TO_DECIDE, Evidence, MetricState
@@ -52,6 +53,17 @@ def interval(low_percent: float, high_percent: float) -> str:
 def confidence(alpha: float) -> str:
     """The level of an interval each of whose ends is a bound at 1 - alpha."""
     return f"{100 * (1 - 2 * alpha):.3g} %"
+
+
+def times(change_percent: float, low_percent: float, high_percent: float) -> str:
+    """How many times slower or faster, of a change of time and its interval: `1.13 ± 0.02 times slower`."""
+    ends = (1 + low_percent / 100, 1 + high_percent / 100)
+    ratio, word = 1 + change_percent / 100, "slower"
+    if ratio < 1:
+        ratio, ends, word = 1 / ratio, (1 / max(ends[1], 1e-9), 1 / max(ends[0], 1e-9)), "faster"
+    half = (ends[1] - ends[0]) / 2
+    digits = 2 if half >= 0.01 else min(1 - math.floor(math.log10(max(half, 1e-4))), 4)
+    return f"{ratio:.{digits}f} ± {half:.{digits}f} times {word}"
 
 
 def told_interval(evidence: Evidence, alpha: float) -> str:

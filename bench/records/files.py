@@ -23,6 +23,11 @@ def file_name(record: Record) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", record.case).strip(".-")[:100] + f"-{record.id}.json"
 
 
+def names_by_run(folder: Path) -> dict[str, str]:
+    """The names of the files in a folder by the run's id, with which the name of a record's file ends."""
+    return {path.stem.rpartition("-")[2]: path.name for path in sorted(folder.glob("*.json"))}
+
+
 def read_records(paths: Sequence[Path]) -> list[tuple[Path, Record]]:
     """The records of these files, and of the *.json inside these folders, each with its file.
 

@@ -52,11 +52,12 @@ def provenance(record: Record) -> str:
 
 def resolved_recipe(record: Record) -> str:
     """The recipe after overrides, one row a value."""
-    rows = [(name, value) for name, value in _flatten("", record.recipe.resolved)]
+    rows = [(name, value) for name, value in flatten("", record.recipe.resolved)]
     return table(["key", "value"], rows[:_RESOLVED_ROWS]) + more(len(rows), _RESOLVED_ROWS, "values")
 
 
-def _flatten(prefix: str, value: object) -> list[tuple[str, object]]:
+def flatten(prefix: str, value: object) -> list[tuple[str, object]]:
+    """Every value of a recipe with the path that leads to it."""
     if not isinstance(value, dict):
         return [(prefix, value)]
-    return [row for key, child in value.items() for row in _flatten(f"{prefix}.{key}" if prefix else key, child)]
+    return [row for key, child in value.items() for row in flatten(f"{prefix}.{key}" if prefix else key, child)]

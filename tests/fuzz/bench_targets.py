@@ -162,16 +162,20 @@ def _histories() -> list[bytes]:
 
 
 def _read_history(raw: bytes, folder: Path) -> str:
-    from bench.commands.history import _row, _title, described, warnings
+    from bench.commands.history import _row
     from bench.history.change_points import change_points
     from bench.history.store import append, read, series_of
+    from bench.history.words import described, title, warnings
+    from reports.history.build import site_of
 
     path = as_file(folder, "history.jsonl", raw)
     shown = []
     for series in series_of(read(path)):
-        shown += [_title(series), *(" ".join(_row(entry)) for entry in series)]
+        shown += [title(series), *(" ".join(_row(entry)) for entry in series)]
         points = change_points(series)
         shown += [*(described(series, point) for point in points), *warnings(series, points)]
+    for content in site_of(series_of(read(path)), lambda entry: None).values():
+        shown += content.decode().splitlines()
     append(path, [_record()])
     return "\n".join(shown)
 
@@ -264,7 +268,7 @@ BENCH = [
     Target("lone-rank", _lone_records, mutate.bend_json, _read_record, cost=4),
     Target("expectation", _expectations, mutate.bend_json, _read_expectations, cost=2),
     Target("ledger", _ledgers, mutate.bend_json, _read_ledger, cost=2),
-    Target("history", _histories, mutate.bend_json_lines, _read_history, cost=4),
+    Target("history", _histories, mutate.bend_json_lines, _read_history, cost=8),
     Target("series", _series, mutate.bend_json, _read_series),
     Target("log", lambda: [_MEGATRON.encode(), _TITAN.encode(), _NEMO.encode()], _bend_log, _read_log, cost=2),
     Target("key-values", lambda: [b"torch=2.7.1 cann=8.0"], mutate.bend_words, _read_key_values),

@@ -538,10 +538,13 @@ def test_the_command_prints_the_verdict_writes_json_and_exits(
     monkeypatch.setattr(comparing, "compare", compared)
     path = tmp_path / "ab.json"
     words = ["--base", "main", "--case", "grok1-nano", "--set", "a=1", "--set", "b=2", "--steps", "9", "--confirm", "4"]
-    code, output, _ = command(*words, "--json", str(path))
+    code, output, errors = command(*words, "--json", str(path), "--results", str(tmp_path / "results"))
     assert code == 1
     assert output.startswith("FAIL: ")
     assert json.loads(path.read_text())["state"] == "fail"
+    page = tmp_path / "results" / "ab.html"
+    assert errors == f"page: {page}\n"
+    assert f"<h1>{outcome.headline}</h1>" in page.read_text()
     (request,) = asked
     assert (request.base, request.head, request.pairs, request.confirm) == ("main", None, 5, 4)
     assert request.words == ["--case=grok1-nano", "--steps=9", "--set=a=1", "--set=b=2"]

@@ -331,7 +331,7 @@ def test_a_tree_that_was_changed_may_be_the_code(tmp_path: Path) -> None:
 def test_too_few_runs_and_an_unknown_case_are_said(tmp_path: Path) -> None:
     file = tmp_path / "history.jsonl"
     append(file, [run_of(0)])
-    assert "1 runs are too few to find a change; at least 6 are needed" in ask("check", "--history", file)
+    assert "1 run is too few to find a change; at least 6 are needed" in ask("check", "--history", file)
     refused = CliRunner().invoke(app, ["history", "show", "--case", "other", "--history", str(file)])
     assert "no runs of other; it holds grok1-40b" in str(refused.exception)
 

@@ -1,0 +1,147 @@
+"""The page of an A/B comparison: the answer, then the pairs, both sides' figures, what moved, and where they ran."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from bench.ab.outcome import MetricRow, Outcome, Pair
+from bench.ab.sequential import order
+from bench.judge import words
+from bench.judge.attribution import attribute
+from bench.judge.metrics import STEP, figures_of
+from bench.judge.stats import summarise
+from bench.records.files import names_by_run
+from bench.records.jsonfile import write_atomically
+from bench.records.record import Record
+from reports.case import Measured
+from reports.formats import percent
+from reports.markdown import details, state_cell, table, text
+from reports.page import page
+from reports.pictures.pairs import pairs_picture
+from reports.tables import comparison
+from reports.tables.sides import Side, facts_of, what_differs, what_is_equal
+
+FILE_NAME = "ab.html"
+_PICTURE = "plot-1-pairs.svg"
+
+
+def read_pairs(outcome: Outcome, results: Path) -> list[Pair]:
+    """The records of a comparison, from where its runs left them; a pair that was not finished is none.
+
+    Raises:
+        ValueError: a record is gone, or cannot be read.
+    """
+    sides = []
+    for side in (outcome.base, outcome.head):
+        folder = results / side.name / "records"
+        names = names_by_run(folder)
+        sides.append([Record.read(folder / names.get(each, f"{each}.json")) for each in side.records])
+    return list(zip(*sides, strict=False))
+
+
+def write_page(outcome: Outcome, pairs: Sequence[Pair], path: Path) -> None:
+    """Write the page of a comparison to a file, with its picture inside.
+
+    Raises:
+        ValueError: the file cannot be written.
+    """
+    row = next((each for each in outcome.metrics if each.name == STEP), None)
+    with tempfile.TemporaryDirectory() as folder:
+        if row is not None and pairs:
+            interval = (row.low_percent, row.high_percent)
+            write_atomically(Path(folder) / _PICTURE, pairs_picture(_changes(pairs), row.change_percent, interval))
+        markdown = as_markdown(outcome, pairs)
+        write_atomically(path, page(markdown, Path(folder), text(outcome.headline), outcome.state).encode())
+
+
+def as_markdown(outcome: Outcome, pairs: Sequence[Pair]) -> str:
+    """The whole page but its frame."""
+    parts = [f"# {text(outcome.headline)}", text(outcome.sentence)]
+    parts += [f"- {text(note)}" for note in outcome.notes]
+    if pairs:
+        parts += ["## Pairs", *([f"![Each pair]({_PICTURE})"] if outcome.metrics else []), _pairs(pairs)]
+    if outcome.metrics:
+        parts += ["## Both sides", _metrics(outcome.metrics), _how(outcome)]
+    if outcome.metrics and pairs:
+        before, after = ([figures_of(summarise(pair[place])) for pair in pairs] for place in (0, 1))
+        parts += ["## Where the time went", comparison.attribution(attribute(before, after))]
+    parts += [outcome.ledger] if outcome.ledger else []
+    parts += _environment(outcome, pairs)
+    return "\n\n".join(parts) + "\n"
+
+
+def _changes(pairs: Sequence[Pair]) -> list[float]:
+    """Of the median step, in percent."""
+    seconds = [[summarise(record).median_step_seconds for record in pair] for pair in pairs]
+    return [100 * (head / base - 1) for base, head in seconds]
+
+
+def _pairs(pairs: Sequence[Pair]) -> str:
+    rows = []
+    for number, (pair, change) in enumerate(zip(pairs, _changes(pairs), strict=True)):
+        base, head = (summarise(record) for record in pair)
+        rows.append(
+            [
+                number + 1,
+                order(number)[0],
+                f"{base.median_step_seconds:.4g}",
+                f"{head.median_step_seconds:.4g}",
+                f"{change:+.1f} %",
+                f"{base.tokens_per_second_per_processor:,.5g}",
+                f"{head.tokens_per_second_per_processor:,.5g}",
+                *(record.id[:8] for record in pair),
+            ]
+        )
+    headers = ["pair", "first", "base s/step", "head s/step", "change", "base tokens/s/p", "head tokens/s/p"]
+    return table([*headers, "base run", "head run"], rows, numbers=range(2, 7))
+
+
+def _metrics(rows: Sequence[MetricRow]) -> str:
+    cells = [
+        [
+            row.title,
+            words.figure(row.name, row.base_median),
+            words.figure(row.name, row.head_median),
+            words.change(row.name, row.change_percent),
+            words.interval(row.low_percent, row.high_percent),
+            f"{row.visible_percent:.2f} {row.unit}",
+            state_cell(row.state),
+        ]
+        for row in rows
+    ]
+    headers = ["metric", "base", "head", "change", "interval", "smallest visible", "state"]
+    return table(headers, cells, numbers=range(1, 6))
+
+
+def _how(outcome: Outcome) -> str:
+    stages = f"in {outcome.looks} stage{'s' * (outcome.looks > 1)}"
+    return (
+        f"Medians of {outcome.pairs} runs of each revision. A change is the mean over pairs, and + is more. Smallest "
+        "visible: the smallest slowdown that so many pairs show with 95 % certainty. The chance that any metric fails "
+        f"without cause is at most {percent(outcome.family_error)}, {stages}."
+    )
+
+
+def _environment(outcome: Outcome, pairs: Sequence[Pair]) -> list[str]:
+    revisions = [
+        [side.name, side.revision, f"{side.sha}{', with uncommitted changes' * side.changed}", len(side.records)]
+        for side in (outcome.base, outcome.head)
+    ]
+    parts = ["## Environment", table(["side", "revision", "commit", "runs"], revisions, numbers=(3,))]
+    if not pairs:
+        return parts
+    sides = [
+        Side(revision.name, (Measured(record, summarise(record)),), facts_of(record))
+        for revision, record in zip((outcome.base, outcome.head), pairs[-1], strict=True)
+    ]
+    load = [f"{record.host.load_average_1m:.2f}" for pair in pairs for record in pair if record.host is not None]
+    told = [f"Load average before each run, in the order of pairs: {', '.join(load)}."] if load else []
+    return [
+        *parts,
+        "What differs:",
+        what_differs(sides),
+        *told,
+        details("The same on both sides", what_is_equal(sides)),
+    ]

@@ -1,0 +1,115 @@
+"""How far a figure of one side is from that of another, with an interval where runs say how much they vary."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from bench.judge.difference import MIN_BASELINE_RUNS, Comparison
+from bench.judge.evidence import weigh
+from bench.judge.sessions import are_virtual, assumed_level, labels, stamp_of
+from bench.judge.stats import Summary
+from reports.tables.sides import Side
+
+_ALPHA = 0.025  # of each end: intervals of 95 %
+# "time": a ratio, and more is slower. "rate": a ratio, and more is faster. "bytes": a ratio, the same in every session.
+# "part": seconds as a share of the first side's step, as a phase may be absent. "shown": figures that are not compared.
+Kind = Literal["time", "rate", "bytes", "part", "shown"]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """What is shown of every side, in one row."""
+
+    title: str
+    get: Callable[[Summary], float | None]
+    form: str
+    kind: Kind = "shown"
+
+    def shown(self, side: Side) -> str:
+        """The median over the side's runs."""
+        values = self.values(side)
+        return "–" if values is None else f"{statistics.median(values):{self.form}}".replace("%", " %")
+
+    def values(self, side: Side) -> list[float] | None:
+        """Of every run; None unless every run has it."""
+        found = [self.get(run.summary) for run in side.runs]
+        known = [value for value in found if value is not None]
+        return known if len(known) == len(found) else None
+
+
+@dataclass(frozen=True)
+class Change:
+    """From the first side to another, + is more of it; no interval where the first has too few runs."""
+
+    percent: float
+    interval: tuple[float, float] | None
+    unit: str = "%"
+
+    @property
+    def told(self) -> str:
+        """For a cell."""
+        ends = "" if self.interval is None else f" ({self.interval[0]:+.1f} to {self.interval[1]:+.1f})"
+        return f"{self.percent:+.1f}{ends} {self.unit}"
+
+    @property
+    def inverse(self) -> Change:
+        """Of the inverse of the figure: of the time where this is of a rate."""
+        ends = None if self.interval is None else (_inverse(self.interval[1]), _inverse(self.interval[0]))
+        return Change(_inverse(self.percent), ends, self.unit)
+
+
+def _inverse(percent: float) -> float:
+    return 100 * (1 / max(1 + percent / 100, 1e-9) - 1)
+
+
+def change(first: Side, other: Side, figure: Figure) -> Change | None:
+    """The change of a figure; None of one that is not compared, or that a run of either side lacks."""
+    before, after = figure.values(first), figure.values(other)
+    if figure.kind == "shown" or before is None or after is None:
+        return None
+    if figure.kind == "part":
+        whole = statistics.median(run.summary.median_step_seconds for run in first.runs)
+        found = _weighed(first, other, before, after, whole=whole)
+        return found or Change(
+            100 * (statistics.median(after) - statistics.median(before)) / whole, None, "% of a step"
+        )
+    if min(*before, *after) <= 0:
+        return None
+    if figure.kind == "rate":
+        found = _weighed(first, other, [1 / value for value in before], [1 / value for value in after])
+        found = None if found is None else found.inverse
+    else:
+        found = _weighed(first, other, before, after, has_sessions=figure.kind != "bytes")
+    return found or Change(100 * (statistics.median(after) / statistics.median(before) - 1), None)
+
+
+def _weighed(
+    first: Side,
+    other: Side,
+    before: Sequence[float],
+    after: Sequence[float],
+    *,
+    whole: float | None = None,
+    has_sessions: bool = True,
+) -> Change | None:
+    """The mean change and its interval, of figures of which more is slower; across sessions with the level of one."""
+    if len(before) < MIN_BASELINE_RUNS:
+        return None
+    records = [run.record for run in (*first.runs, *other.runs)]
+    sessions = labels([stamp_of(record) for record in records])
+    level = assumed_level(records[0].device.kind, None, are_virtual(record.host for record in records))
+    evidence = weigh(
+        Comparison(
+            before=before,
+            after=after,
+            whole=whole,
+            sessions=(sessions[: len(before)], sessions[len(before) :]),
+            session_spread=level.spread if has_sessions else 0.0,
+        ),
+        _ALPHA,
+    )
+    unit = "%" if whole is None else "% of a step"
+    return Change(evidence.change_percent, (evidence.low_percent, evidence.high_percent), unit)

@@ -1,0 +1,78 @@
+"""The runs of a case as sides that stand beside each other: those of one program, recipe and machine are one side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from bench.records.lone_rank import told_tier
+from bench.records.record import Record
+from reports.case import Measured
+from reports.formats import gibibytes, more
+from reports.markdown import table
+from reports.tables.provenance import flatten
+
+ABSENT = "–"
+_NAMES = "ABCDEFGH"
+MAX_SIDES = len(_NAMES)
+_MAX_ROWS = 60
+_SHA_LETTERS = 12
+
+
+@dataclass(frozen=True)
+class Side:
+    """Runs with nothing between them that a record tells; `facts` is where they come from."""
+
+    name: str
+    runs: tuple[Measured, ...]
+    facts: Mapping[str, str]
+
+
+def sides_of(runs: Iterable[Measured]) -> list[Side]:
+    """The sides of these runs in their order, named A, B, ...; what follows H is left out."""
+    found: dict[tuple[tuple[str, str], ...], list[Measured]] = {}
+    for run in runs:
+        found.setdefault(tuple(facts_of(run.record).items()), []).append(run)
+    return [Side(name, tuple(each), dict(facts)) for name, (facts, each) in zip(_NAMES, found.items(), strict=False)]
+
+
+def facts_of(record: Record) -> dict[str, str]:
+    """All that is stated before a run begins, which makes it another run than others."""
+    host, resolved = record.host, flatten("", record.recipe.resolved)
+    commit = "not a git checkout" if record.commit.sha is None else record.commit.sha[:_SHA_LETTERS]
+    told = {
+        "commit": commit + ", with uncommitted changes" * bool(record.commit.dirty),
+        **{f"software: {name}": version for name, version in sorted(record.software.items())},
+        "device": f"{record.device.kind}, {record.device.name}, {record.device.dtype}",
+        "host": ABSENT if host is None else f"{host.cpu_name}, {host.cores} cores, {gibibytes(host.memory_bytes)} GiB",
+        "machine": ABSENT if record.session is None else record.session.machine,
+        "recipe": record.recipe.name,
+        **{f"layout: {name}": str(size) for name, size in record.layout.model_dump().items()},
+        "tokens a step": f"{record.work.tokens_per_step:,}",
+        "model FLOP a step": f"{record.work.model_flops_per_step:.4g}",
+        "ran": told_tier(record.lone_rank),
+        **{f"value: {name}": str(value) for name, value in resolved if name != "name"},
+        **{f"environment: {name}": value for name, value in sorted(record.environment.items())},
+    }
+    return told if record.source is None else told | {"source": record.source}
+
+
+def what_differs(sides: Sequence[Side]) -> str:
+    """Every fact that is not the same on all sides, a column a side."""
+    names = [name for name in _names(sides) if len({side.facts.get(name) for side in sides}) > 1]
+    rows = [[name, *(side.facts.get(name, ABSENT) for side in sides)] for name in names]
+    headers = ["", *(side.name for side in sides)]
+    return table(headers, rows[:_MAX_ROWS]) + more(len(rows), _MAX_ROWS, "differences")
+
+
+def what_is_equal(sides: Sequence[Side]) -> str:
+    """Every fact that is the same on all sides."""
+    names = [name for name in _names(sides) if len({side.facts.get(name) for side in sides}) == 1]
+    return table(["", "on all sides"], [[name, sides[0].facts[name]] for name in names])
+
+
+def _names(sides: Sequence[Side]) -> list[str]:
+    """Those of one kind together, as a side may have a value that the first has not."""
+    found = list(dict.fromkeys(name for side in sides for name in side.facts))
+    kinds = list(dict.fromkeys(name.partition(":")[0] for name in found))
+    return sorted(found, key=lambda name: kinds.index(name.partition(":")[0]))

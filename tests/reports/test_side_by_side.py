@@ -1,0 +1,126 @@
+"""Records of one case side by side: what differs first, then figures, differences and how sure they are."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bench.judge.words import times
+from bench.records.record import Record
+from bench.synthetic import build_synthetic_record
+from reports import document
+from reports.case import assess
+from reports.tables.side_by_side import side_by_side
+
+
+def runs(count: int, seconds: float = 39.8, first: int = 0, **changes: Any) -> list[Record]:
+    """Within a minute, so of one session."""
+    return [
+        build_synthetic_record(seed=first + number, median_seconds=seconds * (1 + 0.002 * (number % 3)), **changes)
+        for number in range(count)
+    ]
+
+
+def told(*records: Record) -> str:
+    return "\n".join(side_by_side(assess(records, [])))
+
+
+def test_runs_with_nothing_between_them_are_no_comparison() -> None:
+    assert told(*runs(3)) == ""
+
+
+def test_what_differs_stands_before_the_figures_and_what_is_equal_is_folded() -> None:
+    text = told(*runs(1), *runs(1, first=1, software={"torch": "2.8.0"}, host={"cores": 64}))
+    differs, equal, figures = (text.index(part) for part in ("### What differs", "<details>", "### Figures of all"))
+    assert differs < text.index("software: torch") < equal < figures
+    assert "192 cores" in text[differs:equal]
+    assert "OMP_NUM_THREADS" in text[equal:figures]
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({"commit": {"sha": "1" * 40}}, "commit"),
+        ({"commit": {"dirty": True}}, "commit"),
+        (
+            {"recipe": {"hash": "f" * 12, "resolved": {"training": {"global_batch": 64}}}},
+            "value: training.global_batch",
+        ),
+        ({"device": {"name": "another"}}, "device"),
+        ({"session": {"machine": "b" * 16, "boot": None, "day": "2025-01-31", "job": None}}, "machine"),
+        ({"layout": {"nodes": 1, "ranks_per_node": 16}}, "layout: nodes"),
+        ({"environment": {"OMP_NUM_THREADS": "2"}}, "environment: OMP_NUM_THREADS"),
+    ],
+)
+def test_each_kind_of_provenance_makes_another_side(changes: dict[str, Any], name: str) -> None:
+    text = told(*runs(1), *runs(1, first=1, **changes))
+    assert f"| {name} " in text[: text.index("<details>")]
+
+
+def test_a_slower_side_is_said_first_with_its_interval() -> None:
+    text = told(*runs(6), *runs(6, 45.0, first=10, commit={"sha": "1" * 40}))
+    found = re.search(r"^- B is (1\.1\d+) ± (0\.0\d+) times slower than A in tokens/s/p$", text, re.MULTILINE)
+    assert found
+    assert float(found[1]) == pytest.approx(45.0 / 39.8, abs=0.01)
+    assert re.search(r"\| tokens/s/p .* -1[12]\.\d \(-1\d\.\d to -1\d\.\d\) % ", text)
+    assert re.search(r"\| forward, s .* \+\d\.\d \(.*\) % of a step ", text)
+
+
+def test_too_few_runs_have_no_interval_and_say_so() -> None:
+    text = told(*runs(1), *runs(1, 45.0, first=10, commit={"sha": "1" * 40}))
+    assert "- B is 1.13 times slower than A in tokens/s/p; so few runs do not tell how sure that is" in text
+    assert "There are no intervals, as A has fewer than the 5 runs" in text
+    assert " to +" not in text[text.index("### Figures of all") :]
+
+
+def test_memory_has_no_level_of_a_session() -> None:
+    """What a job needs it needs in every session, so that a hundredth more of it is seen."""
+    more = [rank.model_dump() | {"peak_bytes": rank.peak_bytes * 101 // 100} for rank in runs(1)[0].ranks]
+    text = told(*runs(6), *runs(6, first=10, created_at="2025-03-01T00:00:00Z", commit={"sha": "1" * 40}, ranks=more))
+    assert re.search(r"\| peak memory, GiB .* \+1\.0 \(\+1\.0 to \+1\.0\) % ", text)
+
+
+def test_equal_sides_are_not_called_different() -> None:
+    assert "- no difference of B from A is seen in tokens/s/p: " in told(
+        *runs(6), *runs(6, first=10, commit={"sha": "1" * 40})
+    )
+
+
+def test_machines_are_columns_of_one_table() -> None:
+    machines = [{"machine": letter * 16, "boot": None, "day": "2025-01-31", "job": None} for letter in "abc"]
+    sides = [run for number, each in enumerate(machines) for run in runs(1, first=number, session=each)]
+    assert "| | A | B | B from A | C | C from A |" in re.sub(" +", " ", told(*sides))
+
+
+HOSTILE = "<script>alert(1)</script>|`x` $$ [a](javascript:b)"
+
+
+def test_hostile_provenance_stays_text() -> None:
+    text = told(*runs(1), *runs(1, first=1, software={HOSTILE: HOSTILE}, recipe={"resolved": {HOSTILE: HOSTILE}}))
+    assert "<script" not in text
+    assert "](javascript" not in text
+
+
+def test_the_report_has_it_and_a_report_of_one_side_has_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(document, "_pictures", lambda case: {})
+    one = document.write_report(runs(2), [], tmp_path / "one").read_text()
+    two = document.write_report(
+        [*runs(1), *runs(1, first=1, commit={"sha": "1" * 40})], [], tmp_path / "two"
+    ).read_text()
+    assert ["side by side" in text for text in (one, two)] == [False, True]
+
+
+@given(st.floats(-60, 200), st.floats(0.001, 20), st.floats(0.001, 20))
+def test_times_tell_the_ratio_and_half_of_its_interval(change: float, below: float, above: float) -> None:
+    found = re.fullmatch(r"([\d.]+) ± ([\d.]+) times (slower|faster)", times(change, change - below, change + above))
+    assert found
+    ratio = float(found[1]) if found[3] == "slower" else 1 / float(found[1])
+    assert ratio == pytest.approx(1 + change / 100, rel=0.01)
+    assert float(found[1]) >= 1
+    if found[3] == "slower":
+        assert float(found[2]) == pytest.approx((below + above) / 200, abs=0.006)
