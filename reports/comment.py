@@ -10,14 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from bench.judge.evidence import FAMILY_ERROR
-from bench.judge.metrics import MEAN, RATE, STEP
-from bench.judge.rule import deciding
+from bench.judge.metrics import STEP
 from bench.judge.verdict import Row, Verdict
-from bench.judge.words import compared, confidence, interval
+from bench.judge.words import confidence, interval
 from bench.records.record import Record
 from reports.case import CaseResult
-from reports.markdown import Markup, details, table, text
-from reports.tables.overview import counted, processors, verdict_word
+from reports.headline import headline
+from reports.markdown import Markup, details, state_cell, table, text
+from reports.tables.overview import processors
 
 COMMENT_NAME = "comment.md"
 MARKER = "<!-- grok1-performance -->"
@@ -34,7 +34,7 @@ _HEADLINE, _NAME, _FIGURE, _MOVED, _SENTENCE = 300, 60, 30, 400, 600  # characte
 def comment(cases: Sequence[CaseResult]) -> str:
     """At most 60 lines and 65,536 bytes, whatever the records say. The cases come with the worst first."""
     verdicts = [case.verdict for case in cases]
-    parts = [f"{MARKER}\n### {text(_headline(verdicts), _HEADLINE)}", _table(verdicts)]
+    parts = [f"{MARKER}\n### {text(headline(cases), _HEADLINE)}", _table(verdicts)]
     moved = [each for each in verdicts if each.attribution is not None and each.attribution.sentence]
     if moved:
         parts.append(_listed([_moved(each) for each in moved], _MAX_MOVED))
@@ -49,19 +49,6 @@ _LEGEND = (
     f"s/step, + is slower. Interval: its {confidence(FAMILY_ERROR)} confidence interval, adjusted for all that was "
     "judged together."
 )
-
-
-def _headline(verdicts: Sequence[Verdict]) -> str:
-    """Of one case what decided; the whole sentence where that was not a row of the table."""
-    if len(verdicts) > 1:
-        return f"{verdict_word(verdicts[0])}: {counted(verdicts)}"
-    verdict = verdicts[0]
-    found = deciding([(row.metric, row.state) for row in verdict.rows])
-    if found is None or found[1] != verdict.state:
-        return verdict.sentence
-    row = verdict.rows[found[0]]
-    tested = MEAN if row.metric == RATE and row.evidence else row.metric
-    return f"{verdict_word(verdict)}: {verdict.case}{compared(tested, _change_percent(row), '', 'in its baseline')}"
 
 
 def _change_percent(row: Row) -> float:
@@ -79,7 +66,7 @@ def _row(verdict: Verdict) -> list[Markup]:
     row, measured = verdict.judged(STEP), verdict.measured
     evidence = None if row is None else row.evidence
     return [
-        Markup(verdict_word(verdict)),
+        Markup(state_cell(verdict.state)),
         Markup(text(verdict.case, _NAME)),
         *(
             Markup(text(cell, _FIGURE))

@@ -67,15 +67,21 @@ def change_of(name: str, evidence: Evidence) -> float:
     return of_rate(evidence.change_percent) if name == RATE else evidence.change_percent
 
 
-def interval_of(row: Row) -> str | None:
-    """The interval of a row's own change; None where nothing is known of it.
+def interval_ends(row: Row) -> tuple[float, float] | None:
+    """The interval of a row's own change, in percent; None where nothing is known of it.
 
     tokens/s/p is tested as the mean step's seconds, which grow as the rate falls.
     """
     if row.evidence is None:
         return None
     low, high = row.evidence.low_percent, row.evidence.high_percent
-    return interval(of_rate(high), of_rate(low)) if row.metric == RATE else interval(low, high)
+    return (of_rate(high), of_rate(low)) if row.metric == RATE else (low, high)
+
+
+def interval_of(row: Row) -> str | None:
+    """The same in words."""
+    ends = interval_ends(row)
+    return None if ends is None else interval(*ends)
 
 
 def visible_of(row: Row) -> str | None:
