@@ -43,10 +43,10 @@ def slow_against() -> tuple[list[Record], Baseline]:
 def test_it_says_the_verdict_first_then_the_figures_and_where(slow_against) -> None:
     records, stored = slow_against
     lines = comment(assess(records, [stored])).splitlines()
-    assert lines[:2] == [MARKER, "### FAIL: grok1-40b takes 5.0 % more time per step than in its baseline"]
-    (row,) = (line for line in lines if line.startswith("| FAIL"))
+    assert lines[:2] == [MARKER, "### FAIL: grok1-40b is 5.0 % slower (4.4 to 5.7)"]
+    (row,) = (line for line in lines if line.startswith("| ✗ fail"))
     cells = [cell.strip() for cell in row.strip("|").split("|")]
-    assert cells[:5] == ["FAIL", "grok1-40b", "1,554.7", "42.16", "+5.0 %"]
+    assert cells[:5] == ["✗ fail", "grok1-40b", "1,554.7", "42.16", "+5.0 %"]
     assert re.fullmatch(r"\+4\.\d\d to \+5\.\d\d %", cells[5])
     assert cells[6:] == ["5", stored.label]
     assert any(line.startswith("- grok1-40b: the step moved +2.0") for line in lines)
@@ -65,7 +65,10 @@ def test_of_several_cases_the_worst_is_first_and_all_are_counted(synthetic_recor
     void = synthetic_record(case="bad", valid=False, void_reasons=["loss is not finite"])
     lines = comment(assess([synthetic_record(), void], [])).splitlines()
     assert lines[1] == "### VOID: 2 cases, 1 void, 1 no baseline"
-    assert [line.split("|")[2].strip() for line in lines if line.startswith(("| VOID", "| NO"))] == ["bad", "grok1-40b"]
+    assert [line.split("|")[2].strip() for line in lines if line.startswith(("| ✗ void", "| ○ no"))] == [
+        "bad",
+        "grok1-40b",
+    ]
 
 
 def test_what_ab_settled_is_not_told_by_the_row_that_was_in_doubt() -> None:
