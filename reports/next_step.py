@@ -1,13 +1,13 @@
 """What to do after a verdict: one sentence, and one command that can be typed as it is.
 
-A stranger's words never become part of a command: cases are those of our table, commits are hexadecimal.
+A stranger's words never become more of a command than one word: cases are letters, digits, dots and dashes, commits are
+hexadecimal.
 """
 
 from __future__ import annotations
 
 import re
 
-from bench.cases import CASES
 from bench.judge.difference import MIN_BASELINE_RUNS
 from bench.judge.remedy import base_of
 from bench.records.record import Record
@@ -58,8 +58,9 @@ def _after_no_answer(case: CaseResult) -> Step:
 
 
 def _name(case: CaseResult) -> str | None:
-    """The case, where it is one of ours."""
-    return next((each.name for each in CASES if each.name == case.verdict.case), None)
+    """The case, where its name has nothing that a shell or a command would take for more."""
+    name = case.verdict.case
+    return name if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name) else None
 
 
 def _base(case: CaseResult) -> str | None:

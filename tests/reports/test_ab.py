@@ -92,7 +92,7 @@ def test_what_follows_has_its_order_and_holds_what_both_sides_measured() -> None
     assert len(re.findall(r"^\| [1-5] +\| (?:base|head) ", text, re.MULTILINE)) == 5
     assert re.findall(r"^\| [1-5] +\| (base|head) ", text, re.MULTILINE) == ["base", "head", "base", "head", "base"]
     assert "✗ fail" in text
-    assert re.search(r"\| phase +\| backward ", text)
+    assert re.search(r"\| backward +\| phase ", text)
     assert re.search(r"\| commit +\| a{12} +\| b{12} +\|", text)
 
 
