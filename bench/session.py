@@ -37,7 +37,7 @@ class BenchSession:
 
     config: pytest.Config
     records: list[Record] = field(default_factory=list)
-    ledgers: list[Ledger] = field(default_factory=list)  # of the full-size job, for the report
+    ledgers: list[Ledger] = field(default_factory=list)  # of recipes that were asked for by name, for the report
     verdicts: dict[str, Verdict] | None = None  # by case
     missing: list[Verdict] = field(default_factory=list)
     joined: list[str] = field(default_factory=list)  # cases whose ranks on this node ended well

@@ -15,7 +15,6 @@ from grok1.config.load import load_recipe
 _COUNT_SECONDS = 600
 # what a newcomer waits for; --recipe names another one, of which the 314B takes a minute on two cores
 _QUICK = ("grok1-nano", "grok1-tiny", "grok1-40b-2layer", "grok1-40b")
-_REPORTED = "grok1-40b"  # the others' tables would bury the report
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -23,6 +22,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     named = metafunc.config.getoption("--recipe")
     names = [name for name in ledger_store.SHIPPED if name == named] if named else _QUICK
     metafunc.parametrize("name", names)
+
+
+def _asked_for(config: pytest.Config) -> list[str]:
+    """What was named is reported too; the tables of the others would bury the report."""
+    return [config.getoption("--recipe"), *(config.getoption("--case") or ())]
 
 
 @pytest.mark.timeout(_COUNT_SECONDS)
@@ -36,7 +40,7 @@ def test_a_step_costs_what_is_stored(name: str, session: BenchSession, benchmark
         matrix_flops_per_step=counted.total("matrix_flops"),
         peak_bytes=max(rank.memory.peak_bytes for rank in counted.ranks),
     )
-    if name == (session.config.getoption("--recipe") or _REPORTED):
+    if name in _asked_for(session.config):
         session.ledgers.append(counted)
     if counted.engine_line != stored.engine_line:
         pytest.skip(

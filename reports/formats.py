@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 _DIGITS = 4  # of a column's largest figure
@@ -15,17 +15,19 @@ class Unit:
 
     name: str
     size: float
-    long: str
+    long: str = ""
     decimals: int = 2
 
     def of(self, value: float) -> str:
         """The figure without its unit. One too small for the column says so: it is not nothing."""
-        shown = f"{value / self.size:,.{self.decimals}f}"
-        return f"< {10**-self.decimals:.{self.decimals}f}" if value > 0 and not float(shown.replace(",", "")) else shown
+        shown, least = f"{value / self.size:,.{self.decimals}f}", 10**-self.decimals
+        if not value or float(shown.replace(",", "")):
+            return shown
+        return f"{'< ' if value > 0 else '> -'}{least:.{self.decimals}f}"
 
     def told(self, value: float) -> str:
         """The figure with its unit."""
-        return f"{self.of(value)} {self.name}"
+        return f"{self.of(value)} {self.name}".rstrip()
 
     def per(self, what: str) -> str:
         """The name of a column of these for each of something."""
@@ -42,30 +44,39 @@ _BYTES = (Unit("GiB", 2.0**30, "GiB"), Unit("MiB", 2.0**20, "MiB"))
 
 def seconds_unit(values: Iterable[float]) -> Unit:
     """For a column of these seconds."""
-    return _fitting(values, _SECONDS)
+    return fitting(values, _SECONDS)
 
 
 def flops_unit(values: Iterable[float]) -> Unit:
     """For a column of these FLOP/s."""
-    return _fitting(values, _FLOPS)
+    return fitting(values, _FLOPS)
 
 
 def bytes_unit(values: Iterable[float]) -> Unit:
     """For a column of these bytes in memory."""
-    return _fitting(values, _BYTES)
+    return fitting(values, _BYTES)
 
 
-def plain_unit(values: Iterable[float]) -> Unit:
-    """For a column of figures that have no unit, or say theirs in the header."""
-    return _fitting(values, (Unit("", 1.0, ""),))
+def traffic_unit(values: Iterable[float]) -> Unit:
+    """For a column of these bytes on the wire, in powers of ten as networks are sold."""
+    return fitting(values, tuple(Unit(name, size, name) for size, name in _TRAFFIC_UNITS))
 
 
-def _fitting(values: Iterable[float], units: tuple[Unit, ...]) -> Unit:
-    """The largest unit that the largest figure fills, with decimals for four of its digits."""
+def rate_unit(values: Iterable[float]) -> Unit:
+    """For a column of tokens/s/p."""
+    return fitting(values, (Unit("", 1.0, ""),), digits=5)
+
+
+PERCENT = Unit("%", 0.01, "percent", 1)
+LOSS = Unit("", 1.0, "", 4)
+
+
+def fitting(values: Iterable[float], units: Sequence[Unit], digits: int = _DIGITS) -> Unit:
+    """The largest unit that the largest figure fills, with decimals for so many of its digits."""
     most = max((abs(value) for value in values), default=0.0)
     unit = next((unit for unit in units if most >= unit.size), units[-1])
     whole = math.floor(math.log10(most / unit.size)) + 1 if most and math.isfinite(most) else 1
-    return replace(unit, decimals=min(6, max(0, _DIGITS - max(1, whole))))
+    return replace(unit, decimals=min(6, max(0, digits - max(1, whole))))
 
 
 def more(count: int, shown: int, what: str = "") -> str:
@@ -75,7 +86,7 @@ def more(count: int, shown: int, what: str = "") -> str:
 
 def percent(share: float) -> str:
     """A share as percent with one decimal."""
-    return f"{100 * share:.1f} %"
+    return PERCENT.told(share)
 
 
 def gibibytes(count: float) -> str:
@@ -85,8 +96,7 @@ def gibibytes(count: float) -> str:
 
 def traffic(count: float) -> str:
     """Bytes on the wire, in powers of ten as networks are sold."""
-    size, unit = next(((size, unit) for size, unit in _TRAFFIC_UNITS if count >= size), _TRAFFIC_UNITS[-1])
-    return f"{count / size:,.4g} {unit}"
+    return traffic_unit([count]).told(count)
 
 
 _TRAFFIC_UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1, "B"))

@@ -12,8 +12,9 @@ from pathlib import Path
 from bench.ledger.schema import Ledger, RankLedger, group_totals, phase_totals
 from bench.records.jsonfile import write_atomically
 from bench.records.phases import LEDGER_PHASES
+from reports.formats import Unit, fitting
 from reports.ledger_pictures import CAPTIONS, MAX_PANELS, collectives_picture, flops_picture, memory_picture
-from reports.ledger_words import MAX_RANKS, Unit, Units, in_order, units_of
+from reports.ledger_words import MAX_RANKS, Units, in_order, units_of
 from reports.markdown import table, text
 
 _MAX_NAMES = 40
@@ -67,16 +68,17 @@ def _warning(ledger: Ledger) -> list[str]:
 def _facts(ledger: Ledger, matrix: Unit) -> str:
     state = "complete: every operator is known" if ledger.is_complete else "INCOMPLETE: the FLOPs are too low"
     stands_for = sum(rank.ranks_alike for rank in ledger.ranks)
+    whole = fitting([ledger.total("matrix_flops")], [matrix])
     rows = [
         ("recipe", f"{ledger.recipe_name}, hash {ledger.recipe_hash}"),
         ("operators", state),
         ("ranks counted", f"{_listed(rank.rank for rank in ledger.ranks)}, standing for {stands_for:,}"),
         ("micro-batches a step", f"{ledger.num_micro_batches:,}"),
         ("routing", _routing(ledger.routing_shares)),
-        (f"matrix FLOPs of {stands_for:,} ranks", f"{matrix.of(ledger.total('matrix_flops'))} {matrix.name} a step"),
+        (f"matrix FLOPs of {stands_for:,} ranks", f"{whole.told(ledger.total('matrix_flops'))} a step"),
         ("versions", ", ".join(f"{name} {version}" for name, version in sorted(ledger.software.items()))),
     ]
-    return table(["", "value"], rows + [("rationale", ledger.rationale)] * bool(ledger.rationale))
+    return table(["what", "value"], rows + [("rationale", ledger.rationale)] * bool(ledger.rationale))
 
 
 def _routing(shares: Sequence[float]) -> str:

@@ -12,7 +12,8 @@ from matplotlib.ticker import MaxNLocator
 
 from bench.ledger.schema import RankLedger, component_totals
 from bench.records.phases import LEDGER_PHASES
-from reports.ledger_words import COMPONENTS, GROUPS, OTHERS, Unit, Units, in_order
+from reports.formats import Unit
+from reports.ledger_words import COMPONENTS, GROUPS, OTHERS, Units, in_order
 from reports.palette import COMMUNICATION, COMPONENT, INK, OTHER, PAPER, PHASE_COLOURS, STRANGERS, shades
 from reports.picture import picture, plain
 

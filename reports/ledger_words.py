@@ -6,26 +6,22 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from bench.ledger.schema import Ledger, phase_totals
+from reports.formats import Unit, fitting
 
 COMPONENTS = ("experts", "attention projections", "attention core", "head", "router", "embedding", "dispatch", "norms")
-GROUPS = ("tensor", "expert", "expert-tensor", "data", "expert-data", "pipeline", "embedding", "world")
+GROUPS = (
+    "tensor",
+    "expert",
+    "expert-tensor",
+    "expert-tensor x expert",
+    "data",
+    "expert-data",
+    "pipeline",
+    "embedding",
+    "world",
+)
 OTHERS = "others"
 MAX_RANKS = 16
-
-
-@dataclass(frozen=True)
-class Unit:
-    """What figures of one kind are told in."""
-
-    name: str
-    size: int
-
-    def of(self, count: int) -> str:
-        """The count in this unit with four digits, two where it is next to nothing."""
-        value = count / self.size
-        if 0 < value < 0.001:
-            return f"{value:.2g}"
-        return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
 
 
 _FLOP = (Unit("TFLOP", 10**12), Unit("GFLOP", 10**9), Unit("MFLOP", 10**6))
@@ -56,15 +52,9 @@ def units_of(ledger: Ledger) -> Units:
     matrix = [sum(row.matrix_flops for row in rank.costs) for rank in ledger.ranks]
     traffic = [max(total["bytes_read"], total["bytes_written"]) for total in phases]
     return Units(
-        matrix=_fitting(matrix, _FLOP),
-        vector=_fitting([total["vector_flops"] for total in phases], _VECTOR),
-        traffic=_fitting(traffic, _BYTES),
-        collective=_fitting([sum(row.bytes for row in rank.collectives) for rank in ledger.ranks], _BYTES),
-        memory=_fitting([rank.memory.peak_bytes for rank in ledger.ranks], _MEMORY),
+        matrix=fitting(matrix, _FLOP),
+        vector=fitting([total["vector_flops"] for total in phases], _VECTOR),
+        traffic=fitting(traffic, _BYTES),
+        collective=fitting([sum(row.bytes for row in rank.collectives) for rank in ledger.ranks], _BYTES),
+        memory=fitting([rank.memory.peak_bytes for rank in ledger.ranks], _MEMORY),
     )
-
-
-def _fitting(counts: Iterable[int], units: Sequence[Unit]) -> Unit:
-    """The largest unit that the largest count fills, else the smallest."""
-    most = max(counts, default=0)
-    return next((unit for unit in units if most >= unit.size), units[-1])

@@ -37,6 +37,8 @@ def _escaped(line: str, index: int) -> str:
         return char
     if char in _HARMLESS and char not in "_:":
         return char
+    if line[index : index + 2] == "< ":  # begins no tag
+        return char
     if char == ":" and line[index : index + 3] != "://":
         return char
     return f"&#{ord(char)};"
@@ -58,16 +60,36 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[object]], *, numbers: 
     return tabulate(cells, [text(h) for h in headers], tablefmt="pipe", disable_numparse=True, colalign=align)
 
 
+def state_words(state: VerdictState | RowState) -> str:
+    """A state as people say it."""
+    return state.replace("_", " ")
+
+
 def state_cell(state: VerdictState | RowState) -> str:
-    """A state as people read it, with its mark: a page colours the cell too (state_of)."""
-    return f"{STATES[state][0]} {state.replace('_', ' ')}"
+    """A state with its mark, for a cell: a page colours it too (state_of)."""
+    return f"{STATES[state][0]} {state_words(state)}"
 
 
 def state_of(cell: str) -> str | None:
     """The state that a cell tells."""
-    return next((state for state in STATES if cell.lower() == state_cell(state)), None)
+    return next((state for state in STATES if cell == state_cell(state)), None)
 
 
 def details(summary: str, body: str) -> str:
     """A section that the reader unfolds."""
     return f"<details>\n<summary>{text(summary)}</summary>\n\n{body}\n\n</details>"
+
+
+def command(line: str) -> str:
+    """A command of ours, to be copied."""
+    return f"```shell\n{line}\n```"
+
+
+def anchored(anchor: str, heading: str) -> str:
+    """A heading that can be linked to; both are Markdown already."""
+    return f'<a id="{anchor}"></a>\n\n{heading}'
+
+
+def contents(links: Iterable[tuple[str, str]]) -> str:
+    """The parts of a page by (anchor, title)."""
+    return "On this page: " + " · ".join(f"[{text(title)}](#{anchor})" for anchor, title in links)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from matplotlib import rc_context
 from matplotlib.artist import Artist
@@ -27,7 +27,7 @@ _LEGEND_LETTERS = 120  # that fit beside each other
 _EDGE, _SIDE = 5.0, 15.0
 _TITLE, _LABEL, _TICK, _LEGEND_ROW = 21.0, 16.0, 7.0, 13.0
 _LEAST_PANEL = 36.0
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "axes.titley": 1.0,  # titles that look for room above their panel cost time and show little
     "axes.titlesize": 10.5,
     "axes.titleweight": "bold",

@@ -44,12 +44,12 @@ STYLE = (
   :root {{ {"".join(f"--{name}: {DARK[colour]}; " for name, colour in _NAMES.items())}}}
 }}
 .pass, .improved {{ --mark: var(--good); }} .fail, .void, .missing {{ --mark: var(--bad); }}
-.inconclusive, .no_baseline {{ --mark: var(--unsure); }}
+.inconclusive, .no_baseline {{ --mark: var(--unsure); }} .compared, .none {{ --mark: var(--muted); }}
 """
     + """
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--paper); color: var(--ink); font: 15px/1.55 system-ui, sans-serif; }
-main { max-width: 84rem; margin: 0 auto; padding: 1.2rem 1.2rem 4rem; }
+main { max-width: 74rem; margin: 0 auto; padding: 1.2rem 1.2rem 4rem; }
 h1 { font-size: 1.45rem; line-height: 1.35; margin: 0 0 1rem; padding: .8rem 1rem; overflow-wrap: anywhere;
   border-left: .5rem solid var(--mark); border-radius: 4px; background: var(--shade); }
 h2 { margin: 3rem 0 1rem; padding-bottom: .3rem; border-bottom: 1px solid var(--line); overflow-wrap: anywhere; }

@@ -104,7 +104,7 @@ def test_a_report_appears_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytes
         plain(path, content)
 
     monkeypatch.setattr("reports.document.write_atomically", third_fails)
-    with pytest.raises(ValueError, match=rf"^{tmp_path}/report/plot-1-\w+\.png: cannot be written"):
+    with pytest.raises(ValueError, match=rf"^{tmp_path}/report/plot-1-\w+\.svg: cannot be written"):
         write_report([build_synthetic_record(steps=7)], [], tmp_path / "report")
     assert [path.name for path in (tmp_path / "report").iterdir()] == ["report.md"]
     assert (tmp_path / "report" / "report.md").read_text() == "old"

@@ -124,7 +124,7 @@ def summarise(record: Record) -> Summary:
         collective_bytes=_collective_totals(record, "bytes"),
         module_seconds=_module_seconds(record),
         bubble_ideal=ideal_bubble(layout.pipeline, record.work.num_micro_batches, layout.virtual_pipeline),
-        bubble_measured=None if record.lone_rank else _bubble(phases),  # alone, a rank waits for nobody
+        bubble_measured=_bubble(record, steady),
         expert_imbalance=tuple(imbalance(layer) for layer in record.expert_load),
         loss_first=record.steps[0].loss,
         loss_last=record.steps[-1].loss,
@@ -187,21 +187,32 @@ def ideal_bubble(pipeline: int, num_micro_batches: int, chunks: int = 1) -> floa
 
 def bubble_of_step(record: Record, index: int) -> float | None:
     """The same share as `bubble_measured`, of one step."""
-    if record.lone_rank:
-        return None
-    names = set.intersection(*(set(rank.phases_seconds) for rank in record.ranks)) if record.ranks else set()
-    return _bubble({name: sum(rank.phases_seconds[name][index] for rank in record.ranks) for name in names})
+    return _bubble(record, slice(index, index + 1 or None))
 
 
-def _bubble(phases: dict[str, float]) -> float | None:
-    """The share of the 1F1B part of a step that stages spent waiting for each other, mean over ranks.
+def _bubble(record: Record, steps: slice) -> float | None:
+    """The share of the pipeline's part of a step in which stages do not work; mean over stages, median over steps.
 
-    Sends and receives themselves are in it: they are not told apart from the waiting.
+    It lasts until the last stage to finish has run its last backward. A stage that finishes earlier waits on, in
+    whichever phase comes next: that counts as well, as in the ideal. Sends and receives are not told apart from waits.
+    Of a rank alone there is none: it waits for nobody.
     """
-    if not {"forward", "backward", "pipeline"} <= phases.keys():
+    if record.lone_rank or not all(rank.phases_seconds.keys() >= _OF_PIPELINE for rank in record.ranks):
         return None
-    whole = phases["forward"] + phases["backward"] + phases["pipeline"]
-    return phases["pipeline"] / whole if whole else None
+    work, taken = [], []
+    for stage in sorted({rank.stage for rank in record.ranks}):
+        phases = [rank.phases_seconds for rank in record.ranks if rank.stage == stage]
+        forward, backward, waits = (
+            _rows([each[name] for each in phases])[:, steps].mean(axis=0)
+            for name in ("forward", "backward", "pipeline")
+        )
+        work.append(forward + backward)
+        taken.append(work[-1] + waits)
+    whole_S = np.max(taken, axis=0)
+    return float(_medians(1 - np.mean(work, axis=0) / whole_S)) if whole_S.all() else None
+
+
+_OF_PIPELINE = {"forward", "backward", "pipeline"}
 
 
 def imbalance(tokens: Sequence[int]) -> float | None:

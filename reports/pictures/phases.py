@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from matplotlib.axes import Axes
 
 from bench.judge.stats import Summary
@@ -28,7 +30,8 @@ def phases(summary: Summary) -> bytes:
         for index, (name, seconds) in enumerate(pieces):
             colour = PHASE_COLOURS.get(name, OTHER if name == "outside these" else STRANGERS[index % len(STRANGERS)])
             label = f"{plain(name)} {unit.of(seconds)} {unit.name}, {100 * seconds / whole:.1f} %"
-            width, style = seconds / unit.size, {"color": colour, "edgecolor": PAPER, "linewidth": 0.8}
+            width = seconds / unit.size
+            style: dict[str, Any] = {"color": colour, "edgecolor": PAPER, "linewidth": 0.8}
             if name == "pipeline":  # as in the schedule: waiting is no work
                 style = {"facecolor": PAPER, "edgecolor": colour, "hatch": "////", "linewidth": 0.8}
             axes.barh(0, width, left=left, label=label, **style)

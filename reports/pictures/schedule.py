@@ -15,6 +15,7 @@ from matplotlib.colors import to_rgb
 from bench.judge.stats import Summary, bubble_of_step
 from bench.plan.schedule import turns
 from bench.records.record import RankSamples, Record, Span
+from reports.formats import percent, seconds_unit
 from reports.palette import OTHER, PAPER, PHASE_COLOURS
 from reports.picture import WIDTH_INCHES, picture, plain
 
@@ -75,7 +76,9 @@ def _panel(axes: Axes, *, rows: Sequence[RankSamples], order: Order, limits: tup
         _number(axes, row, rank.timeline, order, limits)
     axes.set_yticks(range(len(rows)), [f"stage {rank.stage}\nrank {rank.rank}" for rank in rows])
     lanes = f"; a stage's {order.chunks} chunks in lanes, the first on top" if order.chunks > 1 else ""
-    axes.set(xlabel=f"seconds from the step's start on that rank{lanes}", title=title, xlim=limits)
+    unit = seconds_unit([limits[1]])
+    axes.set(xlabel=f"{unit.long} from the step's start on that rank{lanes}", title=title, xlim=limits)
+    axes.xaxis.set_major_formatter(lambda seconds, _: f"{seconds / unit.size:,.10g}")
     axes.set_ylim(len(rows) - 0.5, -0.5)
 
 
@@ -153,4 +156,5 @@ def _title(record: Record, summary: Summary, order: Order) -> str:
     if measured is None:
         return step
     formula = f"{order.stages - 1} / ({order.micro_batches} x {order.chunks} + {order.stages - 1}) = "
-    return f"{step}: bubble {measured:.1%}, ideal {formula if order.chunks > 1 else ''}{summary.bubble_ideal:.1%}"
+    ideal = f"{formula if order.chunks > 1 else ''}{percent(summary.bubble_ideal)}"
+    return f"{step}: bubble {percent(measured)}, ideal {ideal}"

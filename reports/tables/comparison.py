@@ -11,8 +11,8 @@ from bench.judge.metrics import RATE
 from bench.judge.verdict import Row, Verdict
 from bench.judge.words import change, change_unit, confidence, figure, interval, title
 from reports.case import CaseResult
-from reports.formats import more, percent
-from reports.markdown import table, text
+from reports.formats import Unit, bytes_unit, more, percent, seconds_unit
+from reports.markdown import state_cell, table, text
 
 _MAX_BASELINES = 8
 _MAX_ROWS = 60
@@ -41,37 +41,58 @@ _HOW = (
 )
 
 
-def change_of_speed(verdict: Verdict) -> str:
-    """Of tokens/s/p against the baseline that judges, for one cell."""
-    row = next((row for row in verdict.rows if row.metric == RATE and row.state != "compared"), None)
-    return "–" if row is None else f"{row.change_percent:+.1f} %"
-
-
 def _rows(rows: Sequence[Row]) -> str:
     headers = ["metric", "measured", "baseline", "change", "interval", "limit", "detectable", "result"]
-    told = [_cells(row) for row in rows[:_MAX_ROWS]]
+    units = _units(rows)
+    told = [_cells(row, units[_kind(row)]) for row in rows[:_MAX_ROWS]]
     return table(headers, told, numbers=range(1, 7)) + more(len(rows), _MAX_ROWS)
 
 
-def _cells(row: Row) -> list[str]:
-    unit = change_unit(row.metric)
-    ends = visible = "–"
+def _units(rows: Sequence[Row]) -> dict[str, Unit | None]:
+    """One unit for all seconds, and one for all bytes."""
+    values: dict[str, list[float]] = {"seconds": [], "bytes": []}
+    for row in rows:
+        values.setdefault(_kind(row), []).extend((row.measured, row.baseline))
+    return {"seconds": seconds_unit(values["seconds"]), "bytes": bytes_unit(values["bytes"]), "rate": None}
+
+
+def _kind(row: Row) -> str:
+    return "rate" if row.metric == RATE else "bytes" if row.metric.endswith("_bytes") else "seconds"
+
+
+def _cells(row: Row, unit: Unit | None) -> list[str]:
+    visible = "–"
     if row.evidence is not None:
-        low, high = row.evidence.low_percent, row.evidence.high_percent
         found = row.evidence.visible_percent
-        if row.metric == RATE:  # the test was of seconds, which grow as the rate falls
-            low, high, found = _of_rate(high), _of_rate(low), _of_rate(found)
-        ends, visible = f"{interval(low, high)} {unit}", change(row.metric, found)
+        visible = change(row.metric, _of_rate(found) if row.metric == RATE else found)
+    measured, baseline = (
+        figure(row.metric, value) if unit is None else unit.told(value) for value in (row.measured, row.baseline)
+    )
     return [
         title(row.metric),
-        figure(row.metric, row.measured),
-        figure(row.metric, row.baseline),
+        measured,
+        baseline,
         change(row.metric, row.change_percent),
-        ends,
+        interval_told(row),
         "–" if row.limit_percent is None else change(row.metric, row.limit_percent),
         visible,
-        row.state,
+        state_cell(row.state),
     ]
+
+
+def interval_told(row: Row) -> str:
+    """The interval of a row's change, with its unit."""
+    ends = interval_of_row(row)
+    return "–" if ends is None else f"{interval(*ends)} {change_unit(row.metric)}"
+
+
+def interval_of_row(row: Row) -> tuple[float, float] | None:
+    """In percent of the metric itself; None where nothing is known of it."""
+    if row.evidence is None:
+        return None
+    low, high = row.evidence.low_percent, row.evidence.high_percent
+    # the test was of seconds, which grow as the rate falls
+    return (_of_rate(high), _of_rate(low)) if row.metric == RATE else (low, high)
 
 
 def _of_rate(percent_of_seconds: float) -> float:
@@ -81,19 +102,24 @@ def _of_rate(percent_of_seconds: float) -> float:
 
 def attribution(found: Attribution) -> str:
     """The parts of a step that moved, the largest first, and the exact counts that differ."""
+    unit = seconds_unit([each for part in found.parts for each in (part.before_seconds, part.after_seconds)])
     rows = [
         (
-            part.kind,
             part.name,
-            f"{part.before_seconds:.4g}",
-            f"{part.after_seconds:.4g}",
-            f"{part.change_seconds:+.3g}",
+            part.kind,
+            unit.of(part.before_seconds),
+            unit.of(part.after_seconds),
+            f"{part.change_seconds / unit.size:+,.{unit.decimals}f}",
             percent(part.share),
         )
         for part in found.parts
     ]
-    headers = ["part", "name", "seconds before", "after", "change", "of the step's change"]
-    parts = [f"The step moved {found.step_change_seconds:+.3g} s. Collectives and modules are inside the phases."]
+    headers = ["part", "kind", f"{unit.name} before", "after", "change", "of the step's change"]
+    moved = seconds_unit([found.step_change_seconds])
+    sign = "+" if found.step_change_seconds > 0 else ""
+    parts = [
+        f"The step moved {sign}{moved.told(found.step_change_seconds)}. Collectives and modules are inside the phases."
+    ]
     if rows:
         parts.append(table(headers, rows[:_MAX_PARTS], numbers=range(2, 6)) + more(len(rows), _MAX_PARTS))
     counts = [(each.name, each.unit, f"{each.before:,.6g}", f"{each.after:,.6g}") for each in found.counted]

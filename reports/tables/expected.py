@@ -6,7 +6,7 @@ from bench.judge.alone import Alone
 from bench.judge.beside import Beside, Part
 from bench.records.expectation import Expectation
 from bench.records.record import Record
-from reports.formats import more, percent, traffic
+from reports.formats import Unit, more, percent, seconds_unit, traffic
 from reports.markdown import details, table, text
 
 _MAX_NAMES = 40
@@ -51,36 +51,39 @@ def _introduction(of: Expectation) -> str:
 
 
 def _parts(found: Beside) -> str:
-    rows = [_row(part, found.step) for part in found.parts] + [_row(found.step, found.step)]
-    headers = ["part", "expected s", "interval", "measured s", "over", "of the step", ""]
+    unit = seconds_unit([found.step.expected_seconds, found.step.measured_seconds or 0.0])
+    rows = [_row(part, found.step, unit) for part in [*found.parts, found.step]]
+    headers = ["part", f"expected {unit.name}", "interval", f"measured {unit.name}", "over", "of the step", "where"]
     return table(headers, rows, numbers=range(1, 6))
 
 
-def _row(part: Part, step: Part) -> list[str]:
-    within = "–" if part.low_seconds is None else f"{part.low_seconds:.4g} to {part.high_seconds:.4g}"
+def _row(part: Part, step: Part, unit: Unit) -> list[str]:
+    within = "–" if part.low_seconds is None else f"{unit.of(part.low_seconds)} to {unit.of(part.high_seconds or 0.0)}"
     name = part.name if not part.terms or part.terms == (part.name,) else f"{part.name}: {', '.join(part.terms)}"
     if part.measured_seconds is None or part.excess_seconds is None:
-        return [name, f"{part.expected_seconds:.4g}", within, "–", "–", "–", _NOT_MEASURED]
+        return [name, unit.of(part.expected_seconds), within, "–", "–", "–", _NOT_MEASURED]
     share = part.measured_seconds / (step.measured_seconds or 1.0)
     where = {None: "", True: "outside its interval", False: "within"}[part.is_outside]
+    over = f"{part.excess_seconds / unit.size:+,.{unit.decimals}f}"
     return [
-        name, f"{part.expected_seconds:.4g}", within, f"{part.measured_seconds:.4g}", f"{part.excess_seconds:+.3g}",
-        percent(share), where,
+        name, unit.of(part.expected_seconds), within, unit.of(part.measured_seconds), over, percent(share), where,
     ]  # fmt: skip
 
 
 def _terms(of: Expectation) -> str:
     """The largest first; those that the step of a rank alone does not hold say so."""
+    unit = seconds_unit(of.terms.values())
     rows = [
-        (name, f"{seconds:.4g}", percent(seconds / of.step_seconds) if of.is_in_step(name) else "beside it")
+        (name, unit.of(seconds), percent(seconds / of.step_seconds) if of.is_in_step(name) else "beside it")
         for name, seconds in sorted(of.terms.items(), key=lambda item: -item[1])
         if seconds
     ]
-    return table(["term", "expected s", "of the step"], rows, numbers=(1, 2))
+    return table(["term", f"expected {unit.name}", "of the step"], rows, numbers=(1, 2))
 
 
 def _exchanges(of: Expectation) -> str:
     kinds = sorted(of.exchanges, key=lambda each: -each.seconds)
-    rows = [(each.name, f"{each.calls:,}", traffic(each.bytes), f"{each.seconds:.4g}") for each in kinds[:_MAX_NAMES]]
-    headers = ["group and operation", "calls a step", "moved a step", "expected s"]
+    unit = seconds_unit([each.seconds for each in kinds])
+    rows = [(each.name, f"{each.calls:,}", traffic(each.bytes), unit.of(each.seconds)) for each in kinds[:_MAX_NAMES]]
+    headers = ["group and operation", "calls a step", "moved a step", f"expected {unit.name}"]
     return table(headers, rows, numbers=(1, 2, 3)) + more(len(kinds), _MAX_NAMES)

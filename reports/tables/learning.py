@@ -8,12 +8,14 @@ from reports.formats import more, number
 from reports.markdown import table
 
 _MAX_LAYERS = 64
+_MAX_STEPS = 2000
 
 
-def losses(record: Record, *, rows: int = 12) -> str:
-    """The loss trace at about `rows` steps, always with the first and the last."""
+def losses(record: Record) -> str:
+    """The loss of each step; of a very long run evenly many, always with the first and the last."""
     count = len(record.steps)
-    picked = sorted({round(index * (count - 1) / max(1, rows - 1)) for index in range(rows)}) if count else []
+    stride = -(-count // _MAX_STEPS) or 1
+    picked = [*range(0, count - 1, stride), count - 1] if count else []
     extra = [
         name for name in ("z_loss", "dropped_pairs") if any(getattr(step, name) is not None for step in record.steps)
     ]
@@ -29,8 +31,17 @@ def losses(record: Record, *, rows: int = 12) -> str:
         )
         for step in (record.steps[index] for index in picked)
     ]
-    names = ["step", "loss", "aux loss", *(name.replace("_", " ") for name in extra), "grad norm", "learning rate", ""]
-    return table(names, body, numbers=range(5 + len(extra)))
+    names = [
+        "step",
+        "loss",
+        "aux loss",
+        *(name.replace("_", " ") for name in extra),
+        "grad norm",
+        "learning rate",
+        "update",
+    ]
+    told = table(names, body, numbers=range(5 + len(extra)))
+    return told + (f"\n\nEvery {stride}th step is shown." if stride > 1 else "")
 
 
 def expert_load(record: Record, summary: Summary) -> str:

@@ -1,56 +1,81 @@
-"""One row a case: the figures a reader came for."""
+"""One row a case: the figures a reader came for, in one unit and with the same decimals down each column."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import statistics
+from collections.abc import Callable, Iterable, Sequence
 
+from bench.judge.metrics import RATE
+from bench.judge.stats import Summary
 from bench.judge.verdict import Verdict
 from bench.records.record import Record
 from reports.case import CaseResult
-from reports.formats import gibibytes, number, percent
-from reports.markdown import Markup, table, text
+from reports.formats import Unit, bytes_unit, number, percent, rate_unit, seconds_unit
+from reports.markdown import Markup, state_cell, table, text
+
+_NONE = "–"
 
 
-def overview(cases: Sequence[CaseResult], changes: Sequence[str]) -> str:
-    """One row a case: the figures a reader came for, with a link to the rest; `changes` of speed are given."""
-    headers = ["verdict", "case", "processors", "runs", "tokens/s/p", "change", "s/step", "p5 to p95", "CV"]
-    headers += ["TFLOP/s/p", "MFU", "peak GiB", "loss"]
+def overview(cases: Sequence[CaseResult]) -> str:
+    """One row a case, with a link to the rest."""
+    rates = [_middle(case, lambda each: each.tokens_per_second_per_processor) for case in cases]
+    steps = [_middle(case, lambda each: each.median_step_seconds) for case in cases]
+    peaks = [_middle(case, lambda each: each.peak.max_bytes or None) for case in cases]
+    rate, step, peak = rate_unit(_known(rates)), seconds_unit(_known(steps)), bytes_unit(_known(peaks))
+    headers = ["case", "verdict", "tokens/s/p", "change", step.per("step"), "CV", "MFU", f"peak {peak.name}"]
     rows = [
         [
-            verdict_word(case.verdict),
             Markup(f"[{text(case.verdict.case)}](#case-{index + 1})"),
-            *_overview(case, change),
+            state_cell(case.verdict.state),
+            _told(rates[index], rate),
+            change_of_speed(case.verdict),
+            _told(steps[index], step),
+            _percent(case, lambda each: each.cv),
+            _percent(case, lambda each: each.mfu),
+            _told(peaks[index], peak),
+            _loss(case),
+            str(len(case.runs)),
+            processors(case.runs[0].record) if case.runs else _NONE,
         ]
-        for index, (case, change) in enumerate(zip(cases, changes, strict=True))
+        for index, case in enumerate(cases)
     ]
-    return table(headers, rows, numbers=range(3, 12))
+    return table([*headers, "loss", "runs", "processors"], rows, numbers=range(2, 10))
 
 
-def _overview(case: CaseResult, change: str) -> list[str]:
+def change_of_speed(verdict: Verdict) -> str:
+    """Of tokens/s/p against the baseline that judges."""
+    row = next((row for row in verdict.rows if row.metric == RATE and row.state != "compared"), None)
+    return _NONE if row is None else f"{row.change_percent:+.1f} %"
+
+
+def _middle(case: CaseResult, get: Callable[[Summary], float | None]) -> float | None:
+    """The median over runs; none unless every run has it."""
+    found = [get(run.summary) for run in case.measured]
+    values = list(_known(found))
+    return statistics.median(values) if values and len(values) == len(found) else None
+
+
+def _known(values: Iterable[float | None]) -> list[float]:
+    return [value for value in values if value is not None]
+
+
+def _told(value: float | None, unit: Unit) -> str:
+    return _NONE if value is None else unit.of(value)
+
+
+def _percent(case: CaseResult, get: Callable[[Summary], float | None]) -> str:
+    value = _middle(case, get)
+    return _NONE if value is None else percent(value)
+
+
+def _loss(case: CaseResult) -> str:
     run = case.median_run
-    if run is None:
-        return ["–", str(len(case.runs)), *["–"] * 9]
-    record, summary = run.record, run.summary
-    return [
-        _processors(record),
-        str(len(case.runs)),
-        f"{summary.tokens_per_second_per_processor:,.5g}",
-        change,
-        f"{summary.median_step_seconds:.4g}",
-        f"{summary.p5_step_seconds:.4g} to {summary.p95_step_seconds:.4g}",
-        percent(summary.cv),
-        f"{summary.tflops_per_second_per_processor:.4g}",
-        "–" if summary.mfu is None else percent(summary.mfu),
-        gibibytes(summary.peak.max_bytes) if summary.peak.max_bytes else "–",
-        "–" if record.lone_rank else f"{number(summary.loss_first)} to {number(summary.loss_last)}",
-    ]
+    if run is None or run.record.lone_rank:
+        return _NONE
+    return f"{number(run.summary.loss_first)} to {number(run.summary.loss_last)}"
 
 
-def _processors(record: Record) -> str:
+def processors(record: Record) -> str:
+    """How many of which, or which one of them."""
     ranks, device = record.layout.world_size, record.device.name
     return f"{ranks} x {device}" if record.lone_rank is None else f"rank {record.lone_rank.rank} of {ranks}, {device}"
-
-
-def verdict_word(verdict: Verdict) -> str:
-    """A verdict's state as people read it."""
-    return verdict.state.replace("_", " ").upper()

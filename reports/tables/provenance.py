@@ -47,7 +47,7 @@ def provenance(record: Record) -> str:
         *((f"software: {name}", version) for name, version in sorted(record.software.items())),
         *((f"environment: {name}", value) for name, value in sorted(record.environment.items())),
     ]
-    return table(["", "value"], rows)
+    return table(["what", "value"], rows)
 
 
 def resolved_recipe(record: Record) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bench.judge.stats import Summary
 from bench.records.record import Record
-from reports.formats import more, percent, traffic
+from reports.formats import Unit, more, percent, seconds_unit, traffic_unit
 from reports.markdown import table
 
 _MAX_NAMES = 40
@@ -14,14 +14,15 @@ def time_split(record: Record, summary: Summary) -> str:
     """Where the time of a step went: each phase as the mean over ranks."""
     step = summary.median_step_seconds
     phases = list(summary.phase_seconds.items())
-    rows = [(name, f"{seconds:.4g}", percent(seconds / step)) for name, seconds in phases[:_MAX_NAMES]]
+    unit = seconds_unit([step])
+    rows = [(name, unit.of(seconds), percent(seconds / step)) for name, seconds in phases[:_MAX_NAMES]]
     rest = step - sum(summary.phase_seconds.values())
     outside, whole = "outside these, or waiting for the slowest rank", "step of the slowest rank"
     if record.lone_rank is not None:
         outside, whole = "outside these", "step of this rank"
-    rows.append((outside, f"{rest:.4g}", percent(rest / step)))
-    rows.append((whole, f"{step:.4g}", percent(1.0)))
-    return table(["phase", "seconds", "of the step"], rows, numbers=(1, 2))
+    rows.append((outside, unit.of(rest), percent(rest / step)))
+    rows.append((whole, unit.of(step), percent(1.0)))
+    return table(["phase", unit.name, "of the step"], rows, numbers=(1, 2))
 
 
 _MEASURED = "Seconds: mean over ranks, waiting for the others included. Calls and bytes: of all ranks together."
@@ -37,12 +38,13 @@ def collectives(record: Record, summary: Summary) -> tuple[str, str]:
 
 def _counted(record: Record, summary: Summary) -> str:
     steps, moved = len(record.steps), summary.collective_bytes
+    unit = _a_step(summary, steps)
     kinds = sorted(moved, key=lambda name: -moved[name])
     rows = [
-        (name, f"{summary.collective_calls[name] / steps:,.6g}", traffic(moved[name] / steps))
+        (name, f"{summary.collective_calls[name] / steps:,.6g}", unit.of(moved[name] / steps))
         for name in kinds[:_MAX_NAMES]
     ]
-    headers = ["group and operation", "calls a step", "moved a step"]
+    headers = ["group and operation", "calls a step", f"{unit.name} a step"]
     return table(headers, rows, numbers=(1, 2)) + more(len(kinds), _MAX_NAMES)
 
 
@@ -50,23 +52,29 @@ def _measured(record: Record, summary: Summary) -> str:
     """Seconds as the mean over ranks, calls and bytes of all ranks."""
     step, steps = summary.median_step_seconds, len(record.steps)
     kinds = sorted(summary.collective_seconds.items(), key=lambda item: -item[1])
+    unit, moved = seconds_unit(summary.collective_seconds.values()), _a_step(summary, steps)
     rows = [
         (
             name,
-            f"{seconds:.4g}",
+            unit.of(seconds),
             percent(seconds / step),
             f"{summary.collective_calls[name] / steps:,.6g}",
-            traffic(summary.collective_bytes[name] / steps),
+            moved.of(summary.collective_bytes[name] / steps),
         )
         for name, seconds in kinds[:_MAX_NAMES]
     ]
-    headers = ["group and operation", "seconds a step", "of the step", "calls a step", "moved a step"]
+    headers = ["group and operation", f"{unit.name} a step", "of the step", "calls a step", f"{moved.name} a step"]
     return table(headers, rows, numbers=range(1, 5)) + more(len(kinds), _MAX_NAMES)
+
+
+def _a_step(summary: Summary, steps: int) -> Unit:
+    return traffic_unit([count / steps for count in summary.collective_bytes.values()])
 
 
 def modules(summary: Summary) -> str:
     """Each kind of module: seconds of its own operators in the profiled step, mean over the ranks that say."""
     whole = sum(summary.module_seconds.values())
     found = sorted(summary.module_seconds.items(), key=lambda item: -item[1])
-    rows = [(name, f"{seconds:.4g}", percent(seconds / whole)) for name, seconds in found[:_MAX_NAMES] if whole]
-    return table(["module", "seconds", "of all modules"], rows, numbers=(1, 2)) + more(len(found), _MAX_NAMES)
+    unit = seconds_unit(summary.module_seconds.values())
+    rows = [(name, unit.of(seconds), percent(seconds / whole)) for name, seconds in found[:_MAX_NAMES] if whole]
+    return table(["module", unit.name, "of all modules"], rows, numbers=(1, 2)) + more(len(found), _MAX_NAMES)

@@ -68,12 +68,12 @@ def _read_expectations(raw: bytes, folder: Path) -> str:
     from bench.commands.expected import told
     from bench.judge.beside import median_beside
     from bench.records.expectation import read_expectations
+    from reports.body import body
     from reports.case import assess
-    from reports.document import _render
 
     found = read_expectations(as_file(folder, "expected.json", raw))
     shown = [told([_record()], median_beside([_record()], each)) for each in found]
-    return "\n".join([*shown, _render(assess([_record()], [], expectations=found), None, [], [])])
+    return "\n".join([*shown, body(assess([_record()], [], expectations=found), None, [], [])])
 
 
 def _read_record(raw: bytes, folder: Path) -> str:
@@ -84,9 +84,9 @@ def _read_record(raw: bytes, folder: Path) -> str:
     from bench.judge.junit import as_junit
     from bench.records.files import read_records
     from bench.records.terminal import plain
+    from reports.body import body
     from reports.case import assess
     from reports.data import as_json
-    from reports.document import _render
 
     as_file(folder, "record.json", raw)
     found = read_records([folder])
@@ -95,7 +95,7 @@ def _read_record(raw: bytes, folder: Path) -> str:
     cases = assess(records, [])
     unfit(found)
     append(folder / "history.jsonl", records)
-    shown = [as_junit(verdicts, True).decode(), as_json(cases).decode(), _render(cases, [()] * len(cases), [], [])]
+    shown = [as_junit(verdicts, True).decode(), as_json(cases).decode(), body(cases, [()] * len(cases), [], [])]
     return "\n".join([*shown, *(plain(verdict.sentence) for verdict in verdicts)])
 
 

@@ -15,9 +15,9 @@ def test_the_worst_part_is_first_with_its_interval_and_its_terms(synthetic_recor
     section = report[report.index("### Measured beside expected") : report.index("### Runs")]
     assert "Expected by the device profile a-chip. Ten rows." in section
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in section.splitlines() if line.startswith("| ")]
-    assert rows[1] == ["expert", "3", "2.4 to 3.75", "9", "+6", "22.5 %", "outside its interval"]
-    assert rows[5][:2] == ["computing: products, attention, memory, host", "26"]
-    assert rows[6] == ["step", "38", "30.4 to 47.5", "40", "+2", "100.0 %", "within"]
+    assert rows[1] == ["expert", "3.00", "2.40 to 3.75", "9.00", "+6.00", "22.5 %", "outside its interval"]
+    assert rows[5][:2] == ["computing: products, attention, memory, host", "26.00"]
+    assert rows[6] == ["step", "38.00", "30.40 to 47.50", "40.00", "+2.00", "100.0 %", "within"]
     told = json.loads((tmp_path / "report.json").read_text())["verdicts"][0]["expectation"]
     assert told["step_seconds"] == 38.0
 

@@ -137,11 +137,11 @@ def test_each_phase_is_told_and_they_add_up() -> None:
     header = ["phase", "matrix TFLOP", "vector GFLOP", "GB read", "GB written", "operator calls"]
     start = told.index(header)
     assert told[start + 2 : start + 7] == [
-        ["forward", "250", "5", "12", "6", "2,000"],
-        ["recompute", "50", "0", "2", "1", "1,000"],
-        ["backward", "400", "10", "20", "10", "1,000"],
-        ["optimizer", "0", "7.5", "3", "4", "1,000"],
-        ["all phases", "700", "22.5", "37", "21", "5,000"],
+        ["forward", "250.0", "5.00", "12.00", "6.00", "2,000"],
+        ["recompute", "50.0", "0.00", "2.00", "1.00", "1,000"],
+        ["backward", "400.0", "10.00", "20.00", "10.00", "1,000"],
+        ["optimizer", "0.0", "7.50", "3.00", "4.00", "1,000"],
+        ["all phases", "700.0", "22.50", "37.00", "21.00", "5,000"],
     ]
 
 
@@ -149,21 +149,21 @@ def test_each_group_is_told_with_its_calls() -> None:
     told = rows(section(a_ledger()))
     start = told.index(["group", "collectives, GB", "calls", "which"])
     assert told[start + 2 : start + 4] == [
-        ["tensor", "18.5", "30", "all_gather 20, reduce_scatter 10"],
-        ["world", "1.6e-08", "3", "all_reduce 3"],
+        ["tensor", "18.50", "30", "all_gather 20, reduce_scatter 10"],
+        ["world", "< 0.01", "3", "all_reduce 3"],
     ]
 
 
 def test_parameters_and_memory_are_a_row_a_stage() -> None:
     told = rows(section(a_ledger()))
-    assert ["1", "8", "8", "1,234,567", "7,654,321", "131,072", "700", "5,000", "18.5"] in told
-    assert ["1", "8", "60", "10", "20", "15", "14", "1", "45", "backward, head"] in told
+    assert ["1", "8", "8", "1,234,567", "7,654,321", "131,072", "700.0", "5,000", "18.50"] in told
+    assert ["1", "8", "60.00", "10.00", "20.00", "15.00", "14.00", "1.00", "45.00", "backward, head"] in told
 
 
 def test_a_small_recipe_is_told_in_small_units() -> None:
     tiny = a_rank(costs=[cost("forward", "experts", 150_000_000, 2_000_000, 30_000, 4_000)], collectives=[])
     written = section(a_ledger(ranks=[tiny]))
-    assert ["forward", "150", "2", "30", "4", "1,000"] in rows(written)
+    assert ["forward", "150.0", "2.000", "30.00", "4.00", "1,000"] in rows(written)
     for part in ("matrix MFLOP", "vector MFLOP", "kB read", "No collective moves anything on this rank."):
         assert part in written, part
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.judge.stats import find_steady, ideal_bubble, imbalance, summarise
+from bench.judge.stats import bubble_of_step, find_steady, ideal_bubble, imbalance, summarise
 
 STEP_SECONDS = st.lists(st.floats(1e-3, 1e3), min_size=1, max_size=60)
 
@@ -117,6 +117,22 @@ def test_the_ideal_bubble_is_the_textbook_one() -> None:
     assert ideal_bubble(1, 8) == 0
     assert ideal_bubble(2, 64) == pytest.approx(1 / 65)
     assert ideal_bubble(4, 8, chunks=2) == pytest.approx(3 / 19)
+
+
+@pytest.mark.parametrize("micro_batches", [2, 8, 64])
+def test_a_schedule_without_any_loss_has_the_ideal_bubble(synthetic_record, micro_batches: int) -> None:
+    """Two stages: forwards of one second, backwards of two. The last stage is through two seconds before the first, and
+    waits for it in the next phase."""
+    layout, work = {"pipeline": 2}, {"num_micro_batches": micro_batches}
+    ranks = [rank.model_dump() for rank in synthetic_record().ranks]
+    for rank in ranks:
+        waits = {0: 3.0, 1: 1.0}[rank["stage"]]
+        seconds = {"forward": micro_batches, "backward": 2 * micro_batches, "pipeline": waits, "gradients": 3.0 - waits}
+        rank["phases_seconds"] = {name: [float(each)] * 20 for name, each in seconds.items()}
+    record = synthetic_record(ranks=ranks, layout=layout, work=work)
+    ideal = ideal_bubble(2, micro_batches)
+    assert summarise(record).bubble_measured == pytest.approx(ideal)
+    assert bubble_of_step(record, -1) == bubble_of_step(record, 3) == pytest.approx(ideal)
 
 
 @given(st.lists(st.integers(0, 10**9), min_size=1, max_size=64))

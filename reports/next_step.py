@@ -1,0 +1,95 @@
+"""What to do after a verdict: one sentence, and one command that can be typed as it is.
+
+A stranger's words never become part of a command: cases are those of our table, commits are hexadecimal.
+"""
+
+from __future__ import annotations
+
+import re
+
+from bench.cases import CASES
+from bench.judge.difference import MIN_BASELINE_RUNS
+from bench.judge.remedy import base_of
+from bench.records.record import Record
+from reports.case import CaseResult
+from reports.headline import deciding_row
+
+Step = tuple[str, str | None]  # in words, and as a command
+
+
+def next_step(case: CaseResult) -> Step | None:
+    """None where there is nothing to do."""
+    state = case.verdict.state
+    if state == "pass":
+        return None
+    if state in ("void", "missing"):
+        return "Mend the cause, then run it again:", _rerun(case)
+    if state == "fail":
+        return _after_a_failure(case)
+    if state == "inconclusive":
+        return _after_no_answer(case)
+    if len(case.measured) < MIN_BASELINE_RUNS:
+        return f"{MIN_BASELINE_RUNS} runs or more can become its baseline:", _rerun(case, MIN_BASELINE_RUNS)
+    why = "Keep this speed as the baseline" if state == "improved" else "These runs can become its baseline"
+    return f"{why}:", _record(case)
+
+
+def _after_a_failure(case: CaseResult) -> Step:
+    base, ours = _base(case), {run.record.commit.sha for run in case.runs}
+    if base is None:
+        return "Run it again, to see whether it stays so:", _rerun(case, MIN_BASELINE_RUNS)
+    if ours == {base} and case.runs:
+        kind = case.runs[0].record.device.kind
+        return (
+            "The baseline is of this very commit: look for the cause in the machine:",
+            f"python -m bench doctor --device {kind}",
+        )
+    return "Run both commits in turns on this machine, to tell the code from the machine:", _ab(case, base)
+
+
+def _after_no_answer(case: CaseResult) -> Step:
+    row, base = deciding_row(case.verdict), _base(case)
+    remedy = row.remedy if row is not None else None
+    if remedy is not None and remedy.runs is not None:
+        return f"About {remedy.runs} runs would settle it:", _rerun(case, remedy.runs)
+    if base is None:
+        return "More runs may settle it:", _rerun(case, 2 * MIN_BASELINE_RUNS)
+    return "Settle it by running both commits in turns on this machine:", _ab(case, base)
+
+
+def _name(case: CaseResult) -> str | None:
+    """The case, where it is one of ours."""
+    return next((each.name for each in CASES if each.name == case.verdict.case), None)
+
+
+def _base(case: CaseResult) -> str | None:
+    try:
+        sha = base_of(case.stored) if case.stored is not None else ""
+    except ValueError:
+        return None
+    return sha if re.fullmatch("[0-9a-f]{7,64}", sha) else None
+
+
+def _rerun(case: CaseResult, runs: int | None = None) -> str | None:
+    name, more = _name(case), f" --runs {runs}" if runs else ""
+    where = _where(case.runs[0].record) if case.runs else ""
+    return name and f"pytest bench/test_pretrain.py --benchmark --case {name}{where}{more}"
+
+
+def _where(record: Record) -> str:
+    """On which processors; of several nodes what is typed on each, with its number and the first one's address."""
+    device, layout = f" --device {record.device.kind}", record.layout
+    if layout.nodes == 1:
+        return device
+    nodes = f"--nnodes {layout.nodes} --node-rank R --master-addr A --nproc-per-node {layout.ranks_per_node}"
+    return f"{device} {nodes}"
+
+
+def _ab(case: CaseResult, base: str) -> str | None:
+    name = _name(case)
+    return name and f"python -m bench ab --base {base[:12]} --case {name} --device {case.runs[0].record.device.kind}"
+
+
+def _record(case: CaseResult) -> str | None:
+    name = _name(case)
+    return name and f"python -m bench baseline record results/records/{name}-*.json"
