@@ -66,7 +66,13 @@ def as_markdown(outcome: Outcome, pairs: Sequence[Pair]) -> str:
         parts += ["## Both sides", _metrics(outcome.metrics), _how(outcome)]
     if outcome.metrics and pairs:
         before, after = ([figures_of(summarise(pair[place])) for pair in pairs] for place in (0, 1))
-        parts += ["## Where the time went", comparison.attribution(attribute(before, after))]
+        parts += ["## Where the time went"]
+        parts += (
+            []
+            if outcome.state in ("fail", "improved")
+            else ["What moved is within the noise, or too little to matter."]
+        )
+        parts += [comparison.attribution(attribute(before, after))]
     parts += [outcome.ledger] if outcome.ledger else []
     parts += _environment(outcome, pairs)
     return "\n\n".join(parts) + "\n"

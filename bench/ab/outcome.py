@@ -107,8 +107,8 @@ def _answer(row: MetricRow, state: MetricState) -> str:
         "pass": f"no difference that matters: {how_much}{by}"
         if is_seen
         else f"no difference seen{by}: a slowdown of {row.visible_percent:.1f} % would have been",
-        "inconclusive": f"no answer{by}: from {row.low_percent:+.1f} to {row.high_percent:+.1f} % of time; "
-        f"a slowdown of {row.visible_percent:.1f} % would have been seen",
+        "inconclusive": f"no answer{by}: {row.low_percent:+.1f} to {row.high_percent:+.1f} % of time per step; "
+        f"only a slowdown of {row.visible_percent:.1f} % would have been seen",
     }[state]
 
 

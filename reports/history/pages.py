@@ -37,7 +37,7 @@ def index(cases: Mapping[str, Sequence[Series]]) -> bytes:
 
 
 _HOW = (
-    "Machines, devices, recipes, layouts and number formats are told apart and never mixed. "
+    "Devices, recipes, layouts and number formats are never mixed, nor are machines where they are named. "
     "tokens/s/p: tokens per second per processor. This only reports; verdicts come from the gate and from A/B."
 )
 
@@ -46,7 +46,7 @@ def _headline(series: Sequence[Series]) -> str:
     lost = sum(bool(each.warnings) for each in series)
     if lost:
         return f"{lost} of {len(series)} series lost speed that they once had"
-    return f"No series of {len(series)} is slower than it was at its best" if len(series) > 1 else "No speed was lost"
+    return f"No loss of speed was found in {len(series)} series"
 
 
 def _named(series: Series) -> Html:

@@ -8,7 +8,7 @@ from bench.judge.difference import MIN_BASELINE_RUNS
 from bench.judge.words import times
 from reports.case import CaseResult
 from reports.formats import more
-from reports.markdown import details, table, text
+from reports.markdown import anchored, details, table, text
 from reports.tables.side_changes import Figure, change
 from reports.tables.sides import MAX_SIDES, Side, sides_of, what_differs, what_is_equal
 
@@ -18,11 +18,12 @@ _MAX_PHASES = 12
 def side_by_side(cases: Sequence[CaseResult]) -> list[str]:
     """A section for each case whose runs come from several programs, recipes, layouts or machines."""
     parts: list[str] = []
-    for name in dict.fromkeys(case.verdict.case for case in cases):
+    for number, name in enumerate(dict.fromkeys(case.verdict.case for case in cases), 1):
         runs = [run for case in cases if case.verdict.case == name for run in case.measured]
         sides = sides_of(runs)
         if len(sides) > 1:
-            parts += [f"## {text(name)}, side by side", *_section(sides, len(runs))]
+            heading = anchored(f"sides-{number}", f"## {text(name)}, side by side")
+            parts += [heading, *_section(sides, len(runs))]
     return parts
 
 

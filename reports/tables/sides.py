@@ -61,6 +61,8 @@ def what_differs(sides: Sequence[Side]) -> str:
     """Every fact that is not the same on all sides, a column a side."""
     names = [name for name in _names(sides) if len({side.facts.get(name) for side in sides}) > 1]
     rows = [[name, *(side.facts.get(name, ABSENT) for side in sides)] for name in names]
+    if not rows:
+        return "Nothing that a record tells."
     headers = ["", *(side.name for side in sides)]
     return table(headers, rows[:_MAX_ROWS]) + more(len(rows), _MAX_ROWS, "differences")
 

@@ -63,7 +63,7 @@ def outcome_of(pairs: Sequence[Pair], **changes: object) -> Outcome:
             0.02,
             0.05,
             "inconclusive",
-            r"no answer: from -\d+\.\d to \+\d+\.\d % of time; a slowdown of \d+\.\d % would .*",
+            r"no answer: -\d+\.\d to \+\d+\.\d % of time per step; only a slowdown of \d+\.\d % .*",
         ),
     ],
 )
@@ -92,8 +92,16 @@ def test_what_follows_has_its_order_and_holds_what_both_sides_measured() -> None
     assert len(re.findall(r"^\| [1-5] +\| (?:base|head) ", text, re.MULTILINE)) == 5
     assert re.findall(r"^\| [1-5] +\| (base|head) ", text, re.MULTILINE) == ["base", "head", "base", "head", "base"]
     assert "✗ fail" in text
+    assert "within the noise" not in text
     assert re.search(r"\| backward +\| phase ", text)
     assert re.search(r"\| commit +\| a{12} +\| b{12} +\|", text)
+
+
+def test_sides_between_which_nothing_is_seen_say_so() -> None:
+    pairs = [(base, base) for base, _ in pairs_at(0.0)]
+    text = as_markdown(outcome_of(pairs), pairs)
+    assert "What moved is within the noise, or too little to matter." in text
+    assert "Nothing that a record tells." in text
 
 
 HOSTILE = "<script>alert(1)</script>|`x`"
