@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 from dataclasses import dataclass
+
+from grok1.config.refusals import quoted
 
 
 @dataclass(frozen=True)
@@ -39,5 +42,7 @@ def select(names: list[str] | None, device: str) -> list[Case]:
         return [case for case in CASES if device in case.devices]
     unknown = [name for name in names if name not in by_name]
     if unknown:
-        raise ValueError(f"unknown case {unknown[0]!r}; choose from {', '.join(by_name)}")
+        near = difflib.get_close_matches(unknown[0], by_name, n=3, cutoff=0.6)
+        meant = f"did you mean {' or '.join(near)}?" if near else f"choose from {', '.join(by_name)}"
+        raise ValueError(f"unknown case {quoted(unknown[0])}; {meant}")
     return [by_name[name] for name in names]

@@ -9,11 +9,15 @@ from typing import Any
 
 import pytest
 
+from bench.announced import announced
 from bench.history import store as history
+from bench.judge.verdict import undecided
 from bench.session import SESSION, BenchSession, why_unjudged
 from grok1.distributed.launch import preload_in_ranks
 
 _SEVERAL_NODES = "test_pretrain.py"
+_LEDGERS = "test_ledger.py"
+_OTHERS_TAKE = "some minutes (--case NAME leaves them out)"
 _ROOM = Path(__file__).parent
 
 
@@ -37,7 +41,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """A job of several nodes is test_pretrain.py's alone: everything else here runs on one machine."""
+    """--case means that case alone; a job of several nodes is test_pretrain.py's alone."""
+    _leave_out_what_no_option_names(config, items)
     nnodes = config.getoption("--nnodes")
     if nnodes == 1:
         return
@@ -47,16 +52,37 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(skip)
 
 
-def pytest_collection_finish(session: pytest.Session) -> None:
-    """Judge the options before anything runs, where a case will run; a mistake would end the session in any case."""
-    config = session.config
-    if not config.getoption("--benchmark") or config.getoption("collectonly"):
+def _leave_out_what_no_option_names(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With --case, the other benchmarks need --parts or --ledgers, or to be named as files."""
+    if not config.getoption("--case"):
         return
-    if any("case" in getattr(item, "fixturenames", ()) for item in session.items if _ROOM in item.path.parents):
-        try:
-            _session(config).check()
-        except ValueError as error:
-            pytest.exit(str(error), returncode=2)
+    named = {Path(word.partition("::")[0]).name for word in config.args}
+    wanted = {_SEVERAL_NODES, *named, *([_LEDGERS] if config.getoption("--ledgers") else [])}
+    if config.getoption("--parts"):
+        wanted |= {item.path.name for item in items} - {_LEDGERS}
+    left_out = [item for item in items if _ROOM in item.path.parents and item.path.name not in wanted]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Judge the options before anything runs; a mistake would end the session in any case. Then say what will run."""
+    config = session.config
+    ours = [item for item in session.items if _ROOM in item.path.parents]
+    if not config.getoption("--benchmark") or config.getoption("collectonly") or not ours:
+        return
+    asked, trains = _session(config), any("case" in getattr(item, "fixturenames", ()) for item in ours)
+    try:
+        asked.check() if trains else asked.cases()
+        past = asked.results / history.FILE_NAME
+        told = announced(asked.cases(), asked.job, asked.told_runs, past) if trains else []
+    except ValueError as error:
+        pytest.exit(str(error), returncode=2)
+    others = sum(item.path.name != _SEVERAL_NODES for item in ours)
+    if reporter := config.pluginmanager.get_plugin("terminalreporter"):
+        for line in [*told, f"and {others} other benchmarks, {_OTHERS_TAKE}"] if others else told:
+            reporter.write_line(line)
 
 
 @pytest.fixture(scope="session")
@@ -111,6 +137,8 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     if session is None or session.report is None:
         return
     terminalreporter.section("performance report")
+    if line := undecided(list((session.verdicts or {}).values()), session.require_baseline):
+        terminalreporter.write_line(line)
     terminalreporter.write_line(session.report.read_text(encoding="utf-8").splitlines()[0].lstrip("# "))
     terminalreporter.write_line(f"report: {session.report}")
     terminalreporter.write_line(session.history)

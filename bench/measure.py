@@ -100,7 +100,8 @@ def _in_one_line(error: LaunchError | RankFailedError) -> str:
 def make_record(case: str, job: Job, result: RunResult, machine: dict[str, Any]) -> Record:
     """The record of one run, void when what it computed cannot be trusted; `machine` is the record's host."""
     reasons = void_reasons(job, result)
-    return Record.model_validate(content_of(case, job.recipe, result, machine, reasons))
+    content = content_of(case, job.recipe, result, machine, reasons)
+    return Record.model_validate(content | {"planted_percent": job.planted_percent or None})
 
 
 def content_of(

@@ -32,10 +32,10 @@ def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("grok1", "Grok-1 performance validation")
 
-    def add(name: str, **settings: Any) -> None:
+    def add(name: str, *others: str, **settings: Any) -> None:
         if "action" not in settings:
             _TAKE_ONE_VALUE.add(name)
-        group.addoption(name, **settings)
+        group.addoption(name, *others, **settings)
 
     for name, does in (
         ("--benchmark", "run the benchmarks in bench/ (without this option they are skipped)"),
@@ -47,13 +47,30 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--case",
         action="append",
         metavar="NAME",
-        help="run only this case; repeatable (default: the cases of the device)",
+        help="this case alone: train, judge and report it; repeatable (default: the cases of the device, and the rest "
+        "of bench/)",
     )
+    add("--parts", action="store_true", help="with --case: time the parts of a step too, such as single operators")
+    add("--ledgers", action="store_true", help="with --case: hold the stored cost ledgers too")
     add("--recipe", metavar="NAME|FILE", help="run this recipe instead of the case's own")
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="change a recipe value; repeatable")
     add("--device", choices=("cpu", "cuda", "npu"), help="processor to run on (default: what the machine has)")
     add("--steps", type=int, metavar="N", help="training steps per run (default: the case's own)")
-    add("--runs", type=int, metavar="N", help="runs per case (default: the case's own)")
+    add("--runs", type=int, metavar="N", help="runs per case (default: as many as decide against its baseline)")
+    add(
+        "--wait-for-quiet",
+        type=float,
+        default=0.0,
+        metavar="S",
+        help="before each run, wait until other programs leave the CPU to it, at most S seconds",
+    )
+    add(
+        "--plant-slowdown",
+        type=float,
+        default=0.0,
+        metavar="PERCENT",
+        help="make each step so much longer, to see the gate fail; such runs are marked, and are never a baseline",
+    )
     add(
         "--confirm",
         type=int,
@@ -95,6 +112,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add("--results", default="results", metavar="DIR", help="folder for records and the report")
     add(
         "--require-baseline",
+        "--require-verdict",
         action="store_true",
         help="fail unless each case has a verdict that passes: not skipped, not inconclusive, not without baseline",
     )

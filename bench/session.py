@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from bench.history.store import FILE_NAME as HISTORY_FILE
 from bench.judge.baseline import Baseline, load_baselines
 from bench.judge.evidence import FAMILY_ERROR, FIRST_STAGE_ERROR, SECOND_STAGE_ERROR
 from bench.judge.gate import grouped, judge_suite, missing
+from bench.judge.planned_runs import PlannedRuns, planned_runs
 from bench.judge.verdict import Verdict, exit_code
 from bench.ledger.schema import Ledger
 from bench.records.expectation import Expectation
@@ -29,6 +30,9 @@ from grok1.device.kind import Kind, chosen_kind
 from grok1.distributed.launch import check_machine, local_ranks
 from grok1.distributed.nodes import Nodes
 from grok1.training.job import Job, prepare
+
+_MOST_WAIT_SECONDS = 3600
+_MOST_PLANTED_PERCENT = 1000
 
 
 @dataclass
@@ -86,7 +90,7 @@ class BenchSession:
     def job(self, case: Case) -> Job:
         """The case's job with the command line's changes."""
         option = self.config.getoption
-        return prepare(
+        job = prepare(
             self.recipe(case),
             case.steps if option("--steps") is None else option("--steps"),
             Path(option("--data")) if option("--data") else None,
@@ -94,6 +98,7 @@ class BenchSession:
             shared_storage=not option("--no-shared-storage"),
             index_cache=self.index_cache,
         )
+        return replace(job, planted_percent=self.planted_percent())
 
     def check(self) -> None:
         """Refuse what the options ask for and no run could give, before anything runs.
@@ -102,7 +107,7 @@ class BenchSession:
             ValueError: one line that says what and what to do.
         """
         cases = self.cases()
-        self.baselines(), self.confirm_runs(), self.may_settle, self.session_level()
+        self.baselines(), self.confirm_runs(), self.may_settle, self.session_level(), self.wait_seconds()
         for case in cases:
             try:
                 if self.runs(case) < 1:
@@ -116,6 +121,41 @@ class BenchSession:
     def runs(self, case: Case) -> int:
         runs = self.config.getoption("--runs")
         return case.runs if runs is None else int(runs)
+
+    def told_runs(self, case: Case) -> str:
+        """How often it will run, before that can be known exactly."""
+        if self.config.getoption("--runs") is not None or self.nodes().nnodes > 1:
+            return f"{self.runs(case)} run{'s' * (self.runs(case) > 1)}"
+        return f"{self.runs(case)} run{'s' * (self.runs(case) > 1)}, or as many as decide against a stored baseline"
+
+    def planned(self, first: Record) -> PlannedRuns | None:
+        """The runs that its baseline takes; None where --runs says, nothing is stored, or nodes would have to agree."""
+        if self.config.getoption("--runs") is not None or self.nodes().nnodes > 1:
+            return None
+        error = FIRST_STAGE_ERROR if self.confirm_runs() or self.may_settle else FAMILY_ERROR
+        return planned_runs(first, self.baselines(), self.session_level().level, error / len(self.cases()))
+
+    def wait_seconds(self) -> float:
+        """How long a run may wait for a quiet machine.
+
+        Raises:
+            ValueError: no such time.
+        """
+        seconds = float(self.config.getoption("--wait-for-quiet"))
+        if not 0 <= seconds <= _MOST_WAIT_SECONDS:
+            raise ValueError(f"--wait-for-quiet {seconds:g} is not within 0 to {_MOST_WAIT_SECONDS} seconds")
+        return seconds
+
+    def planted_percent(self) -> float:
+        """By how much each step is made longer.
+
+        Raises:
+            ValueError: no such share.
+        """
+        percent = float(self.config.getoption("--plant-slowdown"))
+        if not 0 <= percent <= _MOST_PLANTED_PERCENT:
+            raise ValueError(f"--plant-slowdown {percent:g} is not within 0 to {_MOST_PLANTED_PERCENT} percent")
+        return percent
 
     @property
     def holds_rank_0(self) -> bool:

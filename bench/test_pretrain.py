@@ -11,14 +11,16 @@ import pytest
 
 from bench import measure
 from bench.cases import Case
+from bench.judge.case_figures import counting
 from bench.judge.gate import missing
 from bench.judge.junit import properties_of
 from bench.judge.stats import summarise
 from bench.judge.verdict import Verdict, exit_code
+from bench.quiet import wait_until_quiet
 from bench.records.record import Record
 from bench.session import BenchSession, show_in_benchmark_table
 from grok1.cli.progress import progress
-from grok1.distributed.launch import LaunchError, NodeFailedError, RankFailedError
+from grok1.distributed.launch import LaunchError, NodeFailedError, RankFailedError, local_ranks
 
 T = TypeVar("T")
 
@@ -39,6 +41,9 @@ def test_pretrain(case: Case, session: BenchSession, request: pytest.FixtureRequ
         case,
     )  # a damaged one is refused before hours of training, not after
     records = _measured(case, session, session.runs(case), request.config)
+    if records and (planned := session.planned(records[0])) and planned.runs > len(records):
+        _say(request.config, planned.sentence)
+        records += _measured(case, session, planned.runs - len(records), request.config)
     session.joined.append(case.name)
     if not records:
         return  # this node does not hold rank 0, which records for all
@@ -81,9 +86,7 @@ def test_nothing_is_missing(session: BenchSession) -> None:
 def _settled(session: BenchSession, config: pytest.Config, case: Case) -> dict[str, Verdict]:
     """All verdicts, by case; more runs and A/B are shown as they happen."""
 
-    def say(line: str) -> None:
-        with _uncaptured(config):
-            print(f"\n{line}", flush=True)
+    say = functools.partial(_say, config)
 
     def verdicts() -> list[dict[str, Verdict]]:
         for line in filter(None, map(session.session_level().told, session.records_of(case)[:1])):
@@ -94,8 +97,7 @@ def _settled(session: BenchSession, config: pytest.Config, case: Case) -> dict[s
 
 
 def _confirm(session: BenchSession, config: pytest.Config, case: Case, runs: int) -> None:
-    with _uncaptured(config):
-        print(f"\n{case.name} is in doubt at the first look: {runs} more runs, then the last look", flush=True)
+    _say(config, f"{case.name} is in doubt at the first look: {runs} more runs, then the last look")
     _measured(case, session, runs, config)
 
 
@@ -115,6 +117,12 @@ def _refusing(do: Callable[[], list[T]], case: Case) -> list[T]:
     pytest.fail(failure, pytrace=False)  # out here, or pytest shows the same words twice
 
 
+def _say(config: pytest.Config, line: str) -> None:
+    """Live, in a line of its own."""
+    with _uncaptured(config):
+        print(f"\n{line}", flush=True)
+
+
 def _uncaptured(config: pytest.Config) -> AbstractContextManager[None]:
     """Where pytest captures what is printed: not meanwhile."""
     capture = config.pluginmanager.getplugin("capturemanager")
@@ -126,6 +134,9 @@ def _run(case: Case, session: BenchSession, runs: int) -> list[Record]:
     done = len(session.records_of(case))
     for index in range(done, done + runs):
         job = session.job(case)
+        if session.device == "cpu" and (most := session.wait_seconds()):
+            ranks = local_ranks(session.nodes(), job.recipe.parallel.world_size)
+            wait_until_quiet(ranks, most, lambda line: print(f"{case.name}: {line}", flush=True))
         title = f"{case.name} run {index + 1}/{done + runs}"
         with progress(job.recipe, job.num_steps, title) as on_event:
             record = measure.run(case.name, job, session.device, session.nodes(), on_event, session.collective_seconds)
@@ -137,9 +148,13 @@ def _run(case: Case, session: BenchSession, runs: int) -> list[Record]:
 
 
 def _show(benchmark: Any, records: list[Record]) -> None:
-    """Steady step times in the table; the figures and where they came from beside them."""
-    summaries = [summarise(record) for record in records]
-    show_in_benchmark_table(benchmark, [x for each in summaries for x in each.step_seconds[each.steady_from :]])
+    """Steady steps in the table; of several runs one time each, so that its median is that of every other place."""
+    summaries = [summarise(records[place]) for place in counting(records)]
+    one = summaries[0]
+    steps = one.step_seconds[one.steady_from :]
+    show_in_benchmark_table(
+        benchmark, [each.median_step_seconds for each in summaries] if len(summaries) > 1 else steps
+    )
     benchmark.extra_info.update(
         tokens_per_second_per_processor=[each.tokens_per_second_per_processor for each in summaries],
         recipe=records[-1].recipe.name,

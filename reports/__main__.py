@@ -29,7 +29,7 @@ Records = Annotated[
 ]
 Output = Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the report and its plots.")]
 RequireBaseline = Annotated[
-    bool, typer.Option("--require-baseline", help="Fail a case that has no baseline or is inconclusive.")
+    bool, typer.Option("--require-verdict", "--require-baseline", help="Fail a case without baseline, or inconclusive.")
 ]
 StepSummary = Annotated[
     Path | None,

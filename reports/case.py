@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from bench.judge.baseline import Baseline
 from bench.judge.beside import expectation_for, with_expectations
+from bench.judge.case_figures import counting
 from bench.judge.gate import SessionPercent, grouped, judge_suite
 from bench.judge.rule import WORST_FIRST
 from bench.judge.stats import Summary, summarise
@@ -45,9 +46,9 @@ class CaseResult:
 
     @property
     def measured(self) -> list[Measured]:
-        """Runs with steps, the valid ones if there are any."""
+        """The runs with steps that count (bench.judge.case_figures)."""
         found = [Measured(run.record, run.summary) for run in self.runs if run.summary is not None]
-        return [each for each in found if each.record.valid] or found
+        return [found[place] for place in counting([each.record for each in found])]
 
     @property
     def median_run(self) -> Measured | None:

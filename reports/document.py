@@ -140,8 +140,8 @@ def _render(
 
 
 _LEGEND = (
-    "tokens/s/p: tokens per second per processor. A step takes as long as its slowest rank; figures are "
-    "medians over the steady steps, after the warm-up, and of the median run of a case. CV: standard deviation over "
+    "tokens/s/p: tokens per second per processor. A step takes as long as its slowest rank. A run's figures are of its "
+    "steady steps, after the warm-up; a case's are the medians over its runs that count. CV: standard deviation over "
     "mean. MFU: model FLOP/s over the processor's stated peak. Change: of tokens/s/p against the baseline."
 )
 
@@ -186,13 +186,20 @@ def _measured(index: int, case: CaseResult, shown: Sequence[str]) -> list[str]:
     parts += ["### Runs", runs(case)]
     if run is not None:
         if len(case.runs) > 1:
-            parts.append(f"What follows is of the median run, {record.id[:8]}.")
+            parts.append(f"What follows is of the median run, {record.id[:8]}{_which(case, run)}.")
         parts += _split(index, run, shown)
     return [
         *parts,
         details("Provenance: recipe, layout, device, software, environment", provenance(record)),
         details("The whole recipe", resolved_recipe(record)),
     ]
+
+
+def _which(case: CaseResult, run: Measured) -> str:
+    """Of an even number of runs the median is between two."""
+    if len(case.measured) % 2:
+        return ""
+    return f" ({run.summary.median_step_seconds:.4g} s/step), the faster of the middle two"
 
 
 def _alone(record: Record) -> str:

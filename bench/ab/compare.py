@@ -80,7 +80,7 @@ def _learning_apart(base: Record, head: Record) -> str | None:
     found = first_departure(ours=traces_of(head.steps), theirs=traces_of(base.steps))
     if found is None:
         return None
-    step = head.steps[found.index].step + 1
+    step = head.steps[found.index].number
     return f"step {step}: {found.told('at head where base has')}: head computes something else"
 
 

@@ -96,7 +96,7 @@ def _cells(row: MetricRow) -> tuple[str, ...]:
         words.figure(row.name, row.head_median),
         words.change(row.name, row.change_percent),
         words.interval(row.low_percent, row.high_percent),
-        f"{row.visible_percent:.2f} {row.unit}",
+        words.visible(row.name, row.visible_percent).lstrip("+"),
         row.state,
     )
 

@@ -29,13 +29,15 @@ NOTED_JUMP = 10.0  # one steady step over their median
 MAX_MIDDLE_RATIO = 2.0
 
 
-def complaints(record: Record) -> list[str]:
+def complaints(record: Record, allow_busy: bool = False) -> list[str]:
     """Why this run may not be of a baseline; nothing where it may. A void run says why it is void."""
     if not record.valid:
         return [f"the run is void: {reason}" for reason in record.void_reasons]
+    if record.planted_percent:
+        return [f"its steps were made {record.planted_percent:g} % longer on purpose (--plant-slowdown)"]
     summary = summarise(record)
     steady = np.asarray(summary.step_seconds[summary.steady_from :], dtype=np.float64)
-    return [*_of_shape(steady), *disturbed(record)]
+    return [*_of_shape(steady), *([] if allow_busy else disturbed(record))]
 
 
 def notes(steady_step_seconds: Sequence[float], warmup_steps: int) -> list[str]:

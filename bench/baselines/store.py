@@ -36,14 +36,16 @@ from bench.records.terminal import plain
 _NOT_YET = "a candidate: nobody has accepted it yet"
 
 
-def unfit(records: Sequence[tuple[Path, Record]]) -> list[str]:
+def unfit(records: Sequence[tuple[Path, Record]], allow_busy: bool = False) -> list[str]:
     """Every complaint about every run that may not become part of a baseline, after the file's name.
+
+    With `allow_busy` runs that were disturbed from outside may: what the gate does with them, it does knowingly.
 
     A run that the gate would call void for itself (an impossible speed, dropped tokens) may not either.
     """
     found = []
     for path, record in records:
-        reasons = complaints(record)
+        reasons = complaints(record, allow_busy)
         if not reasons and (verdict := judge(record, [])).state == "void":
             reasons = [verdict.sentence]
         found += [plain(f"{path}: run {record.id[:8]}: {reason}", 1000) for reason in reasons]

@@ -16,6 +16,7 @@ from bench.baselines import store as baseline_store
 from bench.baselines.noise import notes
 from bench.baselines.option import Baselines
 from bench.baselines.sessions import added, require_sessions, require_sound, session_facts, sessions_of
+from bench.commands import fresh_runs
 from bench.judge.baseline import DEFAULT_TOLERANCE_PERCENT, Baseline, stored_baselines
 from bench.judge.difference import FLOOR_PERCENT, MIN_BASELINE_RUNS, Comparison
 from bench.judge.evidence import FAMILY_ERROR, POWER, weigh
@@ -36,6 +37,10 @@ MAX_NOTES = 20
 Records = Annotated[
     list[Path], typer.Argument(metavar="RECORDS...", help="Record files, or folders that hold them (*.json).")
 ]
+MaybeRecords = Annotated[
+    list[Path] | None,
+    typer.Argument(metavar="[RECORDS]...", help="Record files, or folders of them. Default: run the case now."),
+]
 Candidate = Annotated[Path, typer.Argument(metavar="CANDIDATE", help="A file that `record` wrote.")]
 Rationale = Annotated[str, typer.Option(metavar="TEXT", help="Why, in one sentence; stored with the baseline.")]
 Output = Annotated[
@@ -53,11 +58,19 @@ Gone = Annotated[str | None, typer.Option(hidden=True)]
 
 @app.command()
 def record(
-    records: Records,
+    records: MaybeRecords = None,
     output: Output = None,
     tolerance_percent: Tolerance = DEFAULT_TOLERANCE_PERCENT,
     floor_percent: Floor = FLOOR_PERCENT,
     allow_outliers: AllowOutliers = False,
+    allow_busy: fresh_runs.AllowBusy = False,
+    case: fresh_runs.Case = None,
+    recipe: fresh_runs.Recipe = None,
+    overrides: fresh_runs.Overrides = None,
+    steps: fresh_runs.Steps = None,
+    device: fresh_runs.Device = None,
+    runs: fresh_runs.Runs = MIN_BASELINE_RUNS,
+    wait: fresh_runs.Wait = fresh_runs.DEFAULT_WAIT_SECONDS,
     max_cv_percent: Gone = None,
     least_sessions: Annotated[
         int,
@@ -66,22 +79,27 @@ def record(
 ) -> None:
     """Make a candidate baseline from five or more runs of one program, for a person to review and promote.
 
+    Without RECORDS the runs are made now. Before each, it waits until other programs leave the CPU to it.
+
     If any run is unfit, or far from the others, all are refused. Leaving such runs out would choose the spread that
     later runs are judged by.
     """
     if max_cv_percent is not None:
         raise ValueError("--max-cv-percent is gone: steps that vary are noted and refuse no run; leave the option out")
-    found = read_records(records)
+    fresh = fresh_runs.FreshRuns(case, recipe, overrides or (), steps, device, runs, wait)
+    if records and fresh.words:
+        raise ValueError(f"RECORDS are of runs that were made, and {fresh.words[0]} is for new ones; give one of them")
+    found = read_records(records or [fresh_runs.make(fresh)])
     baseline_store.require_enough(len(found))
     require_sessions([each for _, each in found], least_sessions)
     require_sound([each for _, each in found])
-    complaints = baseline_store.unfit(found)
+    complaints = baseline_store.unfit(found, allow_busy)
     if complaints:
         print("\n".join(plain(each, 5000) for each in complaints), file=sys.stderr)
         raise ValueError(
             f"{len(complaints)} complaint{'s'[: len(complaints) - 1]} about {len(found)} records, listed above; "
-            "run all of them again on a "
-            "machine that nothing else uses"
+            "run all of them again on a machine that nothing else uses"
+            + ("" if allow_busy else ", or keep disturbed ones with --allow-busy: the gate then sees less")
         )
     made = baseline_store.candidate_of(
         [each for _, each in found], tolerance_percent=tolerance_percent, floor_percent=floor_percent

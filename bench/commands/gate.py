@@ -22,15 +22,18 @@ from bench.judge.evidence import FAMILY_ERROR, FIRST_STAGE_ERROR
 from bench.judge.gate import grouped, judge_suite, missing
 from bench.judge.junit import as_junit
 from bench.judge.rule import WORST_FIRST
-from bench.judge.verdict import Row, Verdict, exit_code
-from bench.judge.words import change, figure, interval, title
+from bench.judge.verdict import Row, Verdict, exit_code, undecided
+from bench.judge.words import change, figure, interval_of, stored, title
 from bench.records.expectation import Expectation, read_expectations
 from bench.records.files import read_records
 from bench.records.jsonfile import write_atomically
 from bench.records.terminal import plain, table
 
 Required = Annotated[
-    bool, typer.Option("--require-baseline", help="Fail a case that has no answer: no baseline, or inconclusive.")
+    bool,
+    typer.Option(
+        "--require-verdict", "--require-baseline", help="Fail a case that has no answer: no baseline, or inconclusive."
+    ),
 ]
 Expected = Annotated[
     list[str] | None,
@@ -82,8 +85,8 @@ def gate(
         write_atomically(json_path, _json(verdicts, code))
     if junitxml is not None:
         write_atomically(junitxml, as_junit(verdicts, require_baseline))
-    for verdict in verdicts:
-        print(plain(verdict.sentence, 2000))
+    for line in filter(None, (undecided(verdicts, require_baseline), *(verdict.sentence for verdict in verdicts))):
+        print(plain(line, 2000))
     if any(verdict.rows for verdict in verdicts):
         print(f"\n{_table(verdicts)}")
     raise typer.Exit(code)
@@ -135,7 +138,7 @@ def _table(verdicts: Sequence[Verdict]) -> str:
             verdict.case,
             title(row.metric),
             figure(row.metric, row.measured),
-            figure(row.metric, row.baseline),
+            stored(row.metric, row.baseline),
             change(row.metric, row.change_percent),
             _limit(row),
             row.state,
@@ -149,9 +152,9 @@ def _table(verdicts: Sequence[Verdict]) -> str:
 
 
 def _limit(row: Row) -> str:
-    """The interval of the change, in seconds, against a baseline with its own runs; else the limit."""
-    if row.evidence is not None:
-        return interval(row.evidence.low_percent, row.evidence.high_percent)
+    """The interval of the change against a baseline with its own runs; else the limit."""
+    if (found := interval_of(row)) is not None:
+        return found
     return "-" if row.limit_percent is None else f"limit {row.limit_percent:+.2f}"
 
 

@@ -76,14 +76,14 @@ def entry_of(record: Record, state: VerdictState | None = None) -> Entry:
 
 
 def append(path: Path, records: Iterable[Record], states: Mapping[str, VerdictState] | None = None) -> int:
-    """Add the valid records that are not in it yet, `states` by case; how many were new.
+    """Add the valid records that are not in it yet, `states` by case; how many were new. Planted slowdowns stay out.
 
     Several processes may append at once: each holds a lock, and writes its lines in one piece.
 
     Raises:
         ValueError: the history is damaged, full, or locked by a process that does not let go.
     """
-    wanted = {record.id: record for record in records if record.valid}
+    wanted = {record.id: record for record in records if record.valid and not record.planted_percent}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{path}.lock", timeout=_LOCK_SECONDS):

@@ -90,7 +90,7 @@ def _seconds(sample: Sample, facts: Facts) -> float:
     if sample.seconds is not None:
         return sample.seconds
     tokens = int(facts["global_batch"]) * int(facts["sequence_length"])
-    what = f"step {sample.step}: {sample.tokens_per_second} tokens/s a processor make a step that"
+    what = f"step {sample.step + 1}: {sample.tokens_per_second} tokens/s a processor make a step that"
     return checked_seconds(tokens / ((sample.tokens_per_second or math.nan) * int(facts["world_size"])), what)
 
 
@@ -256,10 +256,10 @@ def key_values(pairs: Sequence[str]) -> dict[str, str]:
 def described(ingested: Ingested) -> str:
     """What was understood, for a person to check before the record is used."""
     record, summary = ingested.record, summarise(ingested.record)
-    first, last = record.steps[0].step, record.steps[-1].step
+    first, last = record.steps[0].number, record.steps[-1].number
     lines = [
         record.source or "",
-        f"{len(record.steps)} samples of steps {first} to {last} (from 0), {summary.steady_steps} steady: "
+        f"{len(record.steps)} samples of steps {first} to {last}, {summary.steady_steps} steady: "
         f"median {summary.median_step_seconds:.4g} s/step, {summary.tokens_per_second_per_processor:,.5g} tokens/s/p",
     ]
     lines += [f"{count:,} lines left out: {why}" for why, count in sorted(ingested.left_out.items())]

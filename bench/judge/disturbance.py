@@ -166,6 +166,17 @@ def _stolen(stolen: float, seconds: float, cores: int) -> Reading:
     )
 
 
+def planted(records: Sequence[Record]) -> str:
+    """What a verdict says of runs that were slowed down on purpose; empty where none was."""
+    found = [each.planted_percent for each in records if each.planted_percent]
+    return f"{len(found)} of {len(records)} runs were made {max(found):g} % slower on purpose" if found else ""
+
+
+def allowed_cores(cores: int, ranks: int) -> float:
+    """How many cores other programs may use beside a run of a baseline."""
+    return max(cores - ranks, 0) + MAX_OTHERS_PERCENT / 100 * cores
+
+
 def _others(others: float, cores: int, ranks: int) -> Reading:
     """Of what the ranks leave free nobody takes anything from them."""
     free = max(cores - ranks, 0)

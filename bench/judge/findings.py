@@ -45,7 +45,7 @@ class Finding:
 
 @dataclass(frozen=True, eq=False)
 class SteadySteps:
-    """The steady steps of one run: their numbers, as the record has them, and the seconds of the slowest rank.
+    """The steady steps of one run: their numbers, counted from 1, and the seconds of the slowest rank.
 
     `first` is the index in the run of the first of them, which aligns runs that started at different numbers.
     `leading` are the seconds of the steps before; empty where they are not known, as those of a baseline are not.
@@ -85,14 +85,14 @@ def steady_of_record(record: Record) -> SteadySteps:
     """The steady steps of a record, which holds at least one step of one rank."""
     slowest_S = np.array([rank.step_seconds for rank in record.ranks], dtype=np.float64).max(axis=0)
     first = find_steady(slowest_S.tolist()).steady_from
-    numbers = np.array([step.step for step in record.steps[first:]], dtype=np.int64)
+    numbers = np.array([step.number for step in record.steps[first:]], dtype=np.int64)
     return SteadySteps(numbers, slowest_S[first:], first, slowest_S[:first])
 
 
 def steady_of_baseline(run: RecordedRun) -> SteadySteps:
-    """Those of a baseline's run, which does not say its numbers: counted from 0."""
+    """Those of a baseline's run, which does not say its numbers: counted from 1."""
     seconds = np.array(run.steady_step_seconds, dtype=np.float64)
-    return SteadySteps(run.warmup_steps + np.arange(len(seconds)), seconds, run.warmup_steps, np.zeros(0))
+    return SteadySteps(run.warmup_steps + 1 + np.arange(len(seconds)), seconds, run.warmup_steps, np.zeros(0))
 
 
 def digits(number: float, *, sign: bool = False) -> str:

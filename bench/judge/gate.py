@@ -11,13 +11,13 @@ other software is shown and does not decide, unless the run has all that the bas
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from bench.judge import disturbance, outliers
 from bench.judge.attribution import Attribution, attribute
 from bench.judge.baseline import Baseline
+from bench.judge.case_figures import counting, named, step_seconds, tokens_rate
 from bench.judge.difference import MIN_BASELINE_RUNS, Comparison
 from bench.judge.disturbance import (
     Busier,
@@ -26,10 +26,9 @@ from bench.judge.disturbance import (
     readings,
     seen_of,
     seen_of_baseline,
-    undisturbed,
     with_own_load,
 )
-from bench.judge.evidence import FAMILY_ERROR, MIN_RUNS_TO_DECIDE, Judgement, decide
+from bench.judge.evidence import FAMILY_ERROR, Judgement, decide
 from bench.judge.metrics import MEAN, RATE, SPEED, STEP, Sessions, family, figures_of, speed_figures
 from bench.judge.patterns import findings, in_words
 from bench.judge.remedy import remedy_of
@@ -38,7 +37,7 @@ from bench.judge.sessions import Level, are_virtual, assumed_level, labels, stam
 from bench.judge.stats import Summary, summarise
 from bench.judge.verdict import Measured, Refusal, Row, Verdict
 from bench.judge.void import MIN_STEADY_STEPS, why_invalid, why_learning_differs, why_void
-from bench.judge.words import verdict_sentence, why_no_baseline
+from bench.judge.words import change_of, figure, verdict_sentence, why_no_baseline
 from bench.records.lone_rank import told_tier
 from bench.records.record import Record
 
@@ -105,7 +104,7 @@ class _Case:
 
     @property
     def weighed(self) -> list[Baseline]:
-        return [each for each in self.matched if _is_weighed(each)] if self.void is None else []
+        return [each for each in self.matched if is_weighed(each)] if self.void is None else []
 
     @property
     def _told_alone(self) -> str:
@@ -120,15 +119,13 @@ class _Case:
 
     @property
     def measured(self) -> str:
-        text = f"{self.tokens_rate:,.5g} tokens/s/p ({self.step_seconds:.4g} s/step{self._told_alone})"
+        text = f"{figure(RATE, self.tokens_rate)} tokens/s/p ({figure(STEP, self.step_seconds)}/step{self._told_alone})"
         return text + (f", the median of {len(self.runs)} runs," if len(self.runs) > 1 else "")
 
 
 def _prepare(runs: list[Record], baselines: Sequence[Baseline], session_percent: SessionPercent) -> _Case:
     _require_one_case(runs)
-    first = runs[0]
-    given = session_percent(first) if callable(session_percent) else session_percent
-    level = assumed_level(first.device.kind, given, are_virtual(run.host for run in runs))
+    first, level = runs[0], level_of(runs, session_percent)
     if void := next((reason for run in runs if (reason := why_invalid(run))), None):
         return _Case(runs, void, 1.0, [], [], ())
     summaries = [summarise(run) for run in runs]
@@ -145,29 +142,35 @@ def _prepare(runs: list[Record], baselines: Sequence[Baseline], session_percent:
     matched = [baseline for baseline, found in differences if not found]
     void = void or why_learning_differs(runs, matched)
     seen = with_own_load([seen_of(run) for run in runs])
-    taken = [readings(each) for each in seen]
-    kept = undisturbed(taken, MIN_RUNS_TO_DECIDE)
+    taken, kept = [readings(each) for each in seen], counting(runs)
     disturbed = disturbance.told(runs, taken, left_out=len(runs) - len(kept))
+    disturbed = "; ".join(filter(None, (disturbance.planted(runs), disturbed)))
     if void is None:
         runs, summaries = [runs[place] for place in kept], [summaries[place] for place in kept]
         seen = [seen[place] for place in kept]
-    weighed = [baseline for baseline in matched if void is None and _is_weighed(baseline)]
+    weighed = [baseline for baseline in matched if void is None and is_weighed(baseline)]
     figures = [figures_of(each) for each in summaries]
     return _Case(
         runs=runs,
         void=void,
-        tokens_rate=statistics.median(each.tokens_per_second_per_processor for each in summaries),
+        tokens_rate=tokens_rate(summaries),
         figures=figures,
         matched=matched,
         refusals=(
             *(Refusal(each.label, why, is_shown=True) for each in matched if (why := each.why_only_shown(first))),
             *(Refusal(baseline.label, found) for baseline, found in differences if found),
         ),
-        step_seconds=statistics.median(each.median_step_seconds for each in summaries),
+        step_seconds=step_seconds(summaries),
         comparisons={each.label: _comparisons(each, runs, summaries, figures, level) for each in weighed},
         disturbed=disturbed,
         busier={each.label: busier(_seen_by(each, first), seen) for each in weighed},
     )
+
+
+def level_of(runs: Sequence[Record], session_percent: SessionPercent) -> Level:
+    """Between sessions, as it is assumed of the runs of a case."""
+    given = session_percent(runs[0]) if callable(session_percent) else session_percent
+    return assumed_level(runs[0].device.kind, given, are_virtual(run.host for run in runs))
 
 
 def grouped(records: Iterable[Record]) -> list[list[Record]]:
@@ -239,7 +242,8 @@ def _require_one_case(runs: list[Record]) -> None:
             raise ValueError(f"records {first.id} and {run.id} are not runs of one case, recipe, layout and device")
 
 
-def _is_weighed(baseline: Baseline) -> bool:
+def is_weighed(baseline: Baseline) -> bool:
+    """Whether it knows its own noise, and so judges by it."""
     return baseline.role == "judge" and len(baseline.runs) >= MIN_BASELINE_RUNS
 
 
@@ -298,7 +302,7 @@ def _cut_figures(steady_seconds: Sequence[float], more: int) -> dict[str, float]
 
 
 def _rows(baseline: Baseline, case: _Case, judged: Mapping[tuple[str, str], Judgement]) -> list[Row]:
-    if _is_weighed(baseline):
+    if is_weighed(baseline):
         return _weighed_rows(
             baseline, case, {name: each for (label, name), each in judged.items() if label == baseline.label}
         )
@@ -316,12 +320,13 @@ def _weighed_rows(baseline: Baseline, case: _Case, judged: Mapping[str, Judgemen
     """tokens/s/p is the test of the mean step: lost throughput is lost."""
     longest = _limits(baseline)[0]
     sides = case.comparisons[baseline.label]
+    stored_figures = [run.known_figures for run in baseline.runs]
     figures = [
         (RATE, MEAN, case.tokens_rate, baseline.metrics.tokens_per_second_per_processor, -baseline.tolerance_percent),
         (STEP, STEP, case.step_seconds, baseline.metrics.step_seconds, longest),
         *(
-            (name, name, statistics.median(side.after), statistics.median(side.before), longest)
-            for name, side in sides.items()
+            (name, name, named(case.figures, name), named(stored_figures, name), longest)
+            for name in sides
             if name != STEP
         ),
     ]
@@ -330,9 +335,7 @@ def _weighed_rows(baseline: Baseline, case: _Case, judged: Mapping[str, Judgemen
             metric=metric,
             measured=measured,
             baseline=stored,
-            change_percent=100 * (measured / stored - 1)
-            if metric in (RATE, STEP)
-            else judged[tested].evidence.change_percent,
+            change_percent=change_of(metric, judged[tested].evidence),
             limit_percent=limit,
             state=judged[tested].state,
             label=baseline.label,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bench.judge.attribution import Attribution
@@ -9,6 +10,8 @@ from bench.judge.evidence import Evidence
 from bench.judge.findings import Finding
 from bench.judge.remedy import Remedy
 from bench.judge.rule import RowState, VerdictState, exit_code_of
+
+_MOST_NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,19 @@ class Verdict:
     def judged(self, metric: str) -> Row | None:
         """The metric beside the baseline that judges, if one does."""
         return next((row for row in self.rows if row.metric == metric and row.state != "compared"), None)
+
+
+def undecided(verdicts: Sequence[Verdict], require_verdict: bool) -> str:
+    """The line that must come first where a case has no answer; empty where all have one, or where one fails."""
+    if any(each.state in ("void", "fail", "missing") for each in verdicts):
+        return ""
+    found = [each for each in verdicts if each.state in ("no_baseline", "inconclusive")]
+    if not found:
+        return ""
+    named = ", ".join(f"{each.case} ({each.state.replace('_', ' ')})" for each in found[:_MOST_NAMED])
+    more = f" and {len(found) - _MOST_NAMED} more" if len(found) > _MOST_NAMED else ""
+    follows = "which fails, as --require-verdict asks" if require_verdict else "and --require-verdict would fail it"
+    return f"NOTHING WAS DECIDED about {named}{more}, {follows}"
 
 
 def exit_code(verdict: Verdict, require_baseline: bool) -> int:

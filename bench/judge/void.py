@@ -80,7 +80,7 @@ def why_learning_differs(runs: Sequence[Record], matched: Sequence[Baseline]) ->
         theirs = {LOSS: baseline.runs[0].losses, GRAD_NORM: baseline.runs[0].grad_norms}
         for run in runs:
             if found := first_departure(traces_of(run.steps), theirs, baseline.parity_tolerances_percent):
-                step, values = run.steps[found.index].step, found.told(f"where {baseline.label} had")
+                step, values = run.steps[found.index].number, found.told(f"where {baseline.label} had")
                 return f"step {step}: {values}: it computes something else, or reads other data"
     return None
 

@@ -14,6 +14,8 @@ from bench.records.record import Record
 
 ChangeUnit = Literal["%", "% of a step"]
 
+MAX_VISIBLE_PERCENT = 900.0  # ten times as long
+_NONE_VISIBLE = "none below tenfold"
 _ENOUGH = "significant, and above the floor"
 _REFRESH = "store a fresh baseline, so that losing this speed again is noticed"
 
@@ -30,7 +32,12 @@ def figure(name: str, value: float) -> str:
     """A metric's figure with its unit; the title of a rate says its own."""
     if name.endswith("_bytes"):
         return f"{value / 2**30:.3f} GiB"
-    return f"{value:,.7g}" if name == RATE else f"{value:.4g} s"
+    return f"{value:,.5g}" if name == RATE else f"{value:.4g} s"
+
+
+def stored(name: str, value: float) -> str:
+    """A baseline's figure; of a rate with all digits that a source is likely to have."""
+    return f"{value:,.7g}" if name == RATE else figure(name, value)
 
 
 def change_unit(name: str) -> ChangeUnit:
@@ -47,6 +54,40 @@ def change(name: str, percent: float) -> str:
 def interval(low_percent: float, high_percent: float) -> str:
     """The confidence interval of a change, in the change's unit."""
     return f"{low_percent:+.2f} to {high_percent:+.2f}"
+
+
+def of_rate(percent_of_seconds: float) -> float:
+    """What a change of a step's seconds is of tokens a second."""
+    return 100 * (1 / max(1 + percent_of_seconds / 100, 1e-9) - 1)
+
+
+def change_of(name: str, evidence: Evidence) -> float:
+    """The tested change in the metric's own terms: of geometric means, so not quite that of the medians beside it."""
+    return of_rate(evidence.change_percent) if name == RATE else evidence.change_percent
+
+
+def interval_of(row: Row) -> str | None:
+    """The interval of a row's own change; None where nothing is known of it.
+
+    tokens/s/p is tested as the mean step's seconds, which grow as the rate falls.
+    """
+    if row.evidence is None:
+        return None
+    low, high = row.evidence.low_percent, row.evidence.high_percent
+    return interval(of_rate(high), of_rate(low)) if row.metric == RATE else interval(low, high)
+
+
+def visible_of(row: Row) -> str | None:
+    """The smallest slowdown that a row's runs show, as a change of its metric."""
+    if row.evidence is None:
+        return None
+    percent = row.evidence.visible_percent
+    return change(row.metric, of_rate(percent)) if row.metric == RATE else visible(row.metric, percent)
+
+
+def visible(name: str, percent: float) -> str:
+    """The smallest slowdown that is found; beyond ten times the figure it is no number that says anything."""
+    return change(name, percent) if percent <= MAX_VISIBLE_PERCENT else _NONE_VISIBLE
 
 
 def confidence(alpha: float) -> str:
@@ -70,14 +111,16 @@ def compared(name: str, percent: float, here: str, there: str) -> str:
 
 def ending(state: MetricState, evidence: Evidence, units: Literal["runs", "pairs"], improved: str, remedy: str) -> str:
     """What a state rests on; `improved` says what to do about a speed-up, `remedy` how to get an answer."""
-    visible = f"{evidence.visible_percent:.1f} %"
+    percent = evidence.visible_percent
+    is_far = percent > MAX_VISIBLE_PERCENT
+    slowdown = "a slowdown beyond tenfold" if is_far else f"a slowdown of {percent:.1f} %"
     return {
         "fail": _ENOUGH,
         "improved": improved or _ENOUGH,
-        "pass": f"a slowdown of {visible} would have been detected",
+        "pass": f"{slowdown} would have been detected",
         "inconclusive": (
-            f"{units} vary by {evidence.spread_percent:.1f} %, and only a slowdown of {visible} or more is detected "
-            f"reliably; {remedy}"
+            f"{units} vary by {evidence.spread_percent:.1f} %, and only {slowdown}{' or more' * (not is_far)} is "
+            f"detected reliably; {remedy}"
         ),
     }[state]
 
@@ -87,7 +130,7 @@ def verdict_sentence(record: Record, rows: tuple[Row, ...], worst: Row, measured
     rate, seconds = (
         next(row for row in rows if (row.label, row.metric) == (worst.label, name)) for name in (RATE, STEP)
     )
-    figures = f"{measured} against {rate.baseline:,.7g} ({seconds.baseline:.4g}) of {worst.label}"
+    figures = f"{measured} against {stored(RATE, rate.baseline)} ({seconds.baseline:.4g}) of {worst.label}"
     if worst.evidence is not None and worst.state != "compared":
         return _weighed_sentence(record.case, worst, worst.state, worst.evidence, figures)
     percent = rate.change_percent

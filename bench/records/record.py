@@ -191,6 +191,11 @@ class Step(Strict):
     z_loss: float | None = None
     dropped_pairs: Count | None = None
 
+    @property
+    def number(self) -> int:
+        """As people count: the first step is step 1."""
+        return self.step + 1
+
 
 class Collective(Strict):
     """One kind of collective on one rank: seconds inside it each step; calls and bytes of all steps together."""
@@ -291,6 +296,8 @@ class Record(Strict):
     source: Text | None = None
     # Null for a run of the whole job. Else `ranks` holds this rank alone, and losses and norms are null.
     lone_rank: LoneRank | None = None
+    # By how much each step was made longer on purpose, to see the gate fail; null: not at all.
+    planted_percent: Annotated[float, Field(gt=0, le=1000)] | None = None
 
     @field_validator("environment")
     @classmethod
@@ -333,7 +340,7 @@ class Record(Strict):
         for step in self.steps:
             is_unknown = step.loss is None or (step.grad_norm is None and not step.skipped and self.source is None)
             if is_unknown and self.lone_rank is None:
-                raise ValueError(f"step {step.step} has a loss or grad_norm that is not finite: valid must be false")
+                raise ValueError(f"step {step.number} has a loss or grad_norm that is not finite: valid must be false")
 
     def _check_ranks(self) -> None:
         numbers = [rank.rank for rank in self.ranks]

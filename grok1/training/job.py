@@ -50,6 +50,7 @@ class Job:
     tokenizer_digest: str = ""  # of its files, the same
     profile: ProfileRequest | None = None
     times_modules: bool = False  # profile the last step once more, outside the measurement, to split its time by module
+    planted_percent: float = 0.0  # each step is made so much longer, to see a gate fail
     launched_at: float = 0.0  # seconds since the epoch; the start-up time counts from here
 
     def terms(self) -> dict[str, str]:
@@ -61,6 +62,7 @@ class Job:
             "--allow-change": " ".join(self.allowed_changes) or "no",
             "--no-shared-storage": "no" if self.shared_storage else "yes",
             "--profile": "no" if self.profile is None else f"{sorted(self.profile.steps)} {sorted(self.profile.ranks)}",
+            "--plant-slowdown": f"{self.planted_percent:g}",
             "data": self.corpus_digest,
             "tokenizer": self.tokenizer_digest,
         }

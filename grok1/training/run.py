@@ -49,7 +49,7 @@ def _loop(job: Job, stepper: Stepper, first: int, emit: Emit, profiler: StepProf
     for step in range(first, job.num_steps):
         is_profiled = job.profile is not None and step + 1 in job.profile.steps  # which takes as long as it takes
         with profiler.step(step), contextlib.nullcontext() if is_profiled else PROGRESS.step(step):
-            result = stepper.run(step)
+            result = stepper.run(step, job.planted_percent)
         results.append(result)
         if stepper.ranks.rank == 0:
             emit(step_done(result))

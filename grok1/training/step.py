@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -73,8 +74,9 @@ class Stepper:
         self._group_names = group_names()
         self._started: Stamp | None = None  # when the latest step did
 
-    def run(self, step: int) -> StepResult:
-        """Step number `step`, counted from 0, forward to updated weights."""
+    def run(self, step: int, planted_percent: float = 0.0) -> StepResult:
+        """Step number `step`, counted from 0, forward to updated weights; made so much longer, to try a gate with."""
+        began = time.perf_counter()
         self._started = start = measuring.stamp()
         with self.timers.phase("data"):
             batches = self._batches.step(step)
@@ -87,6 +89,9 @@ class Stepper:
         with self.timers.phase("report"):
             loss, aux_loss, z_loss = self.reduce_losses(losses)
             dropped_pairs = self._dropped_pairs(self.expert_load.settle())
+        if planted_percent:
+            with self.timers.phase("optimizer"):
+                time.sleep(planted_percent / 100 * (time.perf_counter() - began))
         end = measuring.stamp()
         measuring.synchronize()
         return StepResult(

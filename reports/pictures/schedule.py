@@ -147,7 +147,7 @@ def _number(axes: Axes, row: int, timeline: Sequence[Span], order: Order, limits
 
 
 def _title(record: Record, summary: Summary, order: Order) -> str:
-    step = f"Step {record.steps[-1].step} by pipeline stage, as measured"
+    step = f"Step {record.steps[-1].number} by pipeline stage, as measured"
     measured = bubble_of_step(record, -1)
     if measured is None:
         return step

@@ -13,7 +13,7 @@ from reports.picture import BLUE, GREY, ORANGE, png
 
 def step_times(record: Record, summary: Summary) -> bytes:
     """Step time of the slowest rank, the spread over ranks, the warm-up cut and the steady median."""
-    steps = [step.step for step in record.steps]
+    steps = [step.number for step in record.steps]
     seconds_RS = np.array([rank.step_seconds for rank in record.ranks])
 
     def draw(axes: Axes) -> None:
@@ -28,7 +28,7 @@ def step_times(record: Record, summary: Summary) -> bytes:
         )
         axes.plot(steps, summary.step_seconds, color=BLUE, marker="o", ms=3.5, lw=1.4, label="slowest rank")
         median = summary.median_step_seconds
-        axes.axhline(median, color=ORANGE, ls="--", lw=1.2, label=f"steady median {median:.4g} s")
+        axes.axhline(median, color=ORANGE, ls="--", lw=1.2, label=f"this run's steady median {median:.4g} s")
         if summary.steady_from:
             edge = (steps[summary.steady_from - 1] + steps[summary.steady_from]) / 2
             axes.axvspan(

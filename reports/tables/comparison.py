@@ -9,7 +9,7 @@ from bench.judge.evidence import FAMILY_ERROR
 from bench.judge.findings import Finding, digits
 from bench.judge.metrics import RATE
 from bench.judge.verdict import Row, Verdict
-from bench.judge.words import change, change_unit, confidence, figure, interval, title
+from bench.judge.words import change, change_unit, confidence, figure, interval_of, stored, title, visible_of
 from reports.case import CaseResult
 from reports.formats import more, percent
 from reports.markdown import table, text
@@ -36,7 +36,8 @@ def against_baselines(case: CaseResult) -> str:
 
 
 _HOW = (
-    f"Change: + is more of it. Interval: the {confidence(FAMILY_ERROR)} confidence interval of the change, adjusted "
+    f"Measured, baseline: medians over runs. Change: of the runs' geometric means, which are what is tested; + is more "
+    f"of it. Interval: the {confidence(FAMILY_ERROR)} confidence interval of the change, adjusted "
     "for all that was judged together. Detectable: the smallest slowdown that this many runs find with 95 % certainty."
 )
 
@@ -54,29 +55,17 @@ def _rows(rows: Sequence[Row]) -> str:
 
 
 def _cells(row: Row) -> list[str]:
-    unit = change_unit(row.metric)
-    ends = visible = "–"
-    if row.evidence is not None:
-        low, high = row.evidence.low_percent, row.evidence.high_percent
-        found = row.evidence.visible_percent
-        if row.metric == RATE:  # the test was of seconds, which grow as the rate falls
-            low, high, found = _of_rate(high), _of_rate(low), _of_rate(found)
-        ends, visible = f"{interval(low, high)} {unit}", change(row.metric, found)
+    ends = interval_of(row)
     return [
         title(row.metric),
         figure(row.metric, row.measured),
-        figure(row.metric, row.baseline),
+        stored(row.metric, row.baseline),
         change(row.metric, row.change_percent),
-        ends,
+        "–" if ends is None else f"{ends} {change_unit(row.metric)}",
         "–" if row.limit_percent is None else change(row.metric, row.limit_percent),
-        visible,
+        visible_of(row) or "–",
         row.state,
     ]
-
-
-def _of_rate(percent_of_seconds: float) -> float:
-    """What a change of seconds is of tokens a second."""
-    return 100 * (1 / max(1 + percent_of_seconds / 100, 1e-9) - 1)
 
 
 def attribution(found: Attribution) -> str:

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from bench.judge.alone import alone
 from bench.judge.baseline import Baseline
+from bench.judge.case_figures import over_runs
 from bench.judge.stats import Summary
 from bench.records.record import Record
 from reports.case import CaseResult, Measured
@@ -70,11 +71,10 @@ def _of_one_rank(runs: Sequence[Measured]) -> list[Line]:
 
 def _over_runs(title: str, items: Sequence[T], get: Callable[[T], float | None], form: str, unit: str = "") -> Line:
     """A figure's median and range over runs; not measured unless every run did."""
-    found = [get(each) for each in items]
-    values = [value for value in found if value is not None]
-    if len(values) < len(found):
+    values = [value for each in items if (value := get(each)) is not None]
+    if (median := over_runs(items, get)) is None:
         return title, _NOT_MEASURED, ""
-    low, middle, high = (_percent_spaced(f"{v:{form}}") for v in (min(values), statistics.median(values), max(values)))
+    low, middle, high = (_percent_spaced(f"{value:{form}}") for value in (min(values), median, max(values)))
     return title, middle + unit, f"{low} to {high}{unit}"
 
 
@@ -159,7 +159,7 @@ def _parity(runs: Sequence[Measured], stored: Baseline) -> Line:
     """How far the losses are from those of the baseline's first run, at most."""
     theirs = stored.runs[0].losses
     found = [
-        (abs(step.loss / other - 1), step.step)
+        (abs(step.loss / other - 1), step.number)
         for run in runs
         for step, other in zip(run.record.steps, theirs, strict=False)
         if step.loss is not None and other

@@ -19,7 +19,7 @@ def losses(record: Record, *, rows: int = 12) -> str:
     ]
     body = [
         (
-            step.step,
+            step.number,
             number(step.loss),
             "–" if step.aux_loss is None else f"{step.aux_loss:.4g}",
             *(number(getattr(step, name)) for name in extra),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+from bench.judge.case_figures import over_runs, step_seconds, tokens_rate
 from bench.judge.rule import WORST_FIRST
+from bench.judge.stats import Summary
 from bench.judge.verdict import Verdict
 from bench.records.record import Record
 from reports.case import CaseResult
@@ -28,22 +30,32 @@ def overview(cases: Sequence[CaseResult], changes: Sequence[str]) -> str:
 
 
 def _overview(case: CaseResult, change: str) -> list[str]:
-    run = case.median_run
-    if run is None:
+    runs = [run.summary for run in case.measured]
+    if not runs:
         return ["–", str(len(case.runs)), *["–"] * 9]
-    record, summary = run.record, run.summary
+
+    def middle(get: Callable[[Summary], float | None], shown: Callable[[float], str]) -> str:
+        found = over_runs(runs, get)
+        return "–" if found is None else shown(found)
+
+    def seconds(each: float) -> str:
+        return f"{each:.4g}"
+
+    record = case.measured[0].record
+    first, last = over_runs(runs, lambda each: each.loss_first), over_runs(runs, lambda each: each.loss_last)
     return [
         processors(record),
         str(len(case.runs)),
-        f"{summary.tokens_per_second_per_processor:,.5g}",
+        f"{tokens_rate(runs):,.5g}",
         change,
-        f"{summary.median_step_seconds:.4g}",
-        f"{summary.p5_step_seconds:.4g} to {summary.p95_step_seconds:.4g}",
-        percent(summary.cv),
-        f"{summary.tflops_per_second_per_processor:.4g}",
-        "–" if summary.mfu is None else percent(summary.mfu),
-        gibibytes(summary.peak.max_bytes) if summary.peak.max_bytes else "–",
-        "–" if record.lone_rank else f"{number(summary.loss_first)} to {number(summary.loss_last)}",
+        seconds(step_seconds(runs)),
+        f"{middle(lambda each: each.p5_step_seconds, seconds)} to "
+        f"{middle(lambda each: each.p95_step_seconds, seconds)}",
+        middle(lambda each: each.cv, percent),
+        middle(lambda each: each.tflops_per_second_per_processor, seconds),
+        middle(lambda each: each.mfu, percent),
+        middle(lambda each: each.peak.max_bytes or None, gibibytes),
+        "–" if record.lone_rank else f"{number(first)} to {number(last)}",
     ]
 
 

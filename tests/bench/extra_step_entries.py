@@ -67,11 +67,11 @@ def _with_extra_step(
     taken = [0]
     step = Stepper.run
 
-    def counted(stepper: Stepper, number: int) -> Any:
+    def counted(stepper: Stepper, number: int, planted_percent: float = 0.0) -> Any:
         taken[0] += 1
         if instead is not None and taken[0] > (job.num_steps if after is None else after):
             instead()
-        return step(stepper, number)
+        return step(stepper, number, planted_percent)
 
     Stepper.run = counted  # type: ignore[method-assign, assignment]
     return run_rank(job, where, emit)

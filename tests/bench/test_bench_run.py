@@ -149,6 +149,9 @@ def test_a_loss_that_is_not_a_number_voids_the_run(tmp_path: Path) -> None:
     ("words", "code", "complaint"),
     [
         (["--case", "grok2"], 2, "unknown case 'grok2'; choose from grok1-tiny"),
+        (["--case", "grok1-tinny"], 2, "unknown case 'grok1-tinny'; did you mean grok1-tiny"),
+        (["--wait-for-quiet", "-1"], 2, "--wait-for-quiet -1 is not within 0 to 3600 seconds"),
+        (["--plant-slowdown", "-1"], 2, "grok1-nano: --plant-slowdown -1 is not within 0 to 1000 percent"),
         (["--recipe", "grok2"], 2, "unknown recipe 'grok2'"),
         (["--set", "parallel.tensor=3"], 2, "is not a multiple of"),
         (["--baselines", "nowhere"], 2, "nowhere"),
@@ -176,13 +179,30 @@ def test_a_mistake_is_told_before_anything_runs(words: list[str], code: int, com
 
 def test_on_several_nodes_all_but_the_main_job_say_why_they_are_skipped(tmp_path: Path) -> None:
     words = ["--case", "grok1-nano", "--device", "cpu", "--nnodes", "2", "--node-rank", "1", "--start-timeout", "0.1"]
-    done = bench("--benchmark", "--results", str(tmp_path), "--set", "model.num_layers=4", *words)
+    everything = ("--benchmark", "--parts", "--ledgers")
+    done = bench(*everything, "--results", str(tmp_path), "--set", "model.num_layers=4", *words)
     assert done.returncode == 2, done.stdout
     assert "grok1-nano: node 1 found no node 0 at 127.0.0.1 port 29500 within 0.1 s" in done.stdout + done.stderr
     for name in ("attention", "generate", "judging", "ledger", "ops"):
         assert f"bench/test_{name}.py" in done.stdout
     assert done.stdout.count("runs on one machine; --nnodes 2 is for bench/test_pretrain.py") >= 5
     assert "passed" not in done.stdout.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("words", "files"),
+    [
+        ([], {"pretrain"}),
+        (["--ledgers"], {"pretrain", "ledger"}),
+        (["--parts"], {"attention", "generate", "judging", "ops", "overhead", "peers", "plan", "pretrain"}),
+        (["bench/test_judging.py"], {"pretrain", "judging"}),
+    ],
+)
+def test_a_case_means_that_case_alone(words: list[str], files: set[str]) -> None:
+    done = bench("--benchmark", "--collect-only", "-q", "--case", "grok1-nano", *words)
+    assert {line.partition("::")[0] for line in done.stdout.splitlines() if "::" in line} == {
+        f"bench/test_{name}.py" for name in files
+    }
 
 
 def test_parts_of_one_recipe_are_not_timed_on_anothers_corpus(tmp_path: Path) -> None:

@@ -71,6 +71,7 @@ MODULES = (
     _judge("alone"),
     _judge("rule"),
     _judge("outliers"),
+    _judge("planned_runs"),
     _judge("nightly"),
     _judge("periods", "patterns"),
     _judge("stretches", "patterns"),

@@ -9,13 +9,14 @@ import re
 from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
-from statistics import median
 from typing import NoReturn
 
 import pytest
 from markdown_it import MarkdownIt
 
 from bench.judge.baseline import Baseline, load_baselines, recorded_baseline
+from bench.judge.gate import judge
+from bench.judge.metrics import RATE, STEP
 from bench.judge.stats import Summary, summarise
 from bench.judge.verdict import Row, Verdict
 from bench.records.record import Record
@@ -303,14 +304,14 @@ def test_a_slowdown_is_shown_with_its_evidence_and_its_place(slower, tmp_path: P
     report = write_report(records, [baseline], tmp_path).read_text()
     rows = rows_of(report, "### Against the baselines")
     assert rows["tokens/s/p"][-1] == rows["s/step"][-1] == rows["forward"][-1] == "fail"
-    longer = median(summarise(each).median_step_seconds for each in records) / baseline.metrics.step_seconds
-    assert (rows["s/step"][2], rows["s/step"][4]) == (f"{100 * (longer - 1):+.2f} %", "+5.26 %")
-    rate = median(summarise(each).tokens_per_second_per_processor for each in records)
-    less = rate / baseline.metrics.tokens_per_second_per_processor - 1
-    assert (rows["tokens/s/p"][2], rows["tokens/s/p"][4]) == (f"{100 * less:+.2f} %", "-5.00 %")
+    judged = {row.metric: row for row in judge(records, [baseline]).rows}
+    longer, less = (judged[name].change_percent for name in (STEP, RATE))
+    assert (rows["s/step"][2], rows["s/step"][4]) == (f"{longer:+.2f} %", "+5.26 %")
+    assert f"takes {longer:.1f} % more time per step" in report.splitlines()[0]
+    assert (rows["tokens/s/p"][2], rows["tokens/s/p"][4]) == (f"{less:+.2f} %", "-5.00 %")
     assert re.fullmatch(r"\+\S+ to \+\S+ %", rows["s/step"][3])
     low, high = rows["tokens/s/p"][3].removesuffix(" %").split(" to ")
-    assert float(low) < 100 * less < float(high)
+    assert float(low) < less < float(high)
     assert (rows["s/step"][5][0], rows["tokens/s/p"][5][0]) == ("+", "-")
     assert rows["peak memory"][:2] == ["52.000 GiB", "52.000 GiB"]
     assert rows["forward"][2].endswith("% of a step")
@@ -342,7 +343,7 @@ def test_how_far_the_losses_are_apart_is_told(slower, tmp_path: Path, without_pl
     ]
     other = Record.model_validate(records[0].model_dump(by_alias=True) | {"steps": steps})
     report = write_report([other, *records[1:]], [baseline], tmp_path).read_text()
-    assert "1 % at step 7" in report
+    assert "1 % at step 8" in report
 
 
 def test_what_a_median_cannot_see_is_listed(synthetic_record, tmp_path: Path, without_plots) -> None:
@@ -358,7 +359,7 @@ def test_what_a_median_cannot_see_is_listed(synthetic_record, tmp_path: Path, wi
         records.append(Record.model_validate(record.model_dump(by_alias=True) | {"ranks": ranks}))
     report = write_report(records, [], tmp_path).read_text()
     listed = rows_of(report, "### What a median cannot see")
-    assert listed["periodic"][0].startswith("every 10th step takes 3 times the median (steps 10, 20, 30): 1")
+    assert listed["periodic"][0].startswith("every 10th step takes 3 times the median (steps 11, 21, 31): 1")
     assert listed["periodic"][1].endswith(" % of the mean step")
     assert listed["memory"][0].startswith("memory of rank 5 grows by 256 MiB a step")
     assert listed["memory"][1].endswith(" % of the peak in 100 steps")

@@ -71,7 +71,9 @@ def test_record_promote_gate_and_every_way_out(bench: Command, synthetic_record)
     assert bench("baseline", "retire", label, "--rationale", "gone")[0] == 0
     code, output, _ = bench("gate", slower)
     assert code == 0
-    assert output.startswith("NO BASELINE: grok1-40b ran at")
+    loudly, sentence = output.splitlines()[:2]
+    assert loudly == "NOTHING WAS DECIDED about grok1-40b (no baseline), and --require-verdict would fail it"
+    assert sentence.startswith("NO BASELINE: grok1-40b ran at")
     assert bench("gate", slower, "--require-baseline")[0] == 1
 
 
@@ -79,7 +81,7 @@ def test_one_run_in_doubt_is_skipped_and_not_passed(bench: Command, synthetic_re
     store(runs(synthetic_record))
     one = write(runs(synthetic_record, 1, first=11, seconds=1.2 * SECONDS), "one")
     code, output, _ = bench("gate", one, "--junitxml", "out.xml", "--json", "out.json")
-    assert (code, output.split(":")[0]) == (0, "INCONCLUSIVE")
+    assert (code, output.splitlines()[1].split(":")[0]) == (0, "INCONCLUSIVE")
     assert outcomes("out.xml") == {"grok1-40b": "skipped"}
     code, _, _ = bench("gate", one, "--junitxml", "out.xml", "--require-baseline")
     assert code == 1
@@ -207,7 +209,7 @@ def test_times_beyond_all_reason_end_in_a_verdict(bench: Command, synthetic_reco
         write([synthetic_record(seed=90 + index, ranks=ranks, device=unknown)], "odd")
     code, output, errors = bench("gate", "odd", "--json", "out.json", "--junitxml", "out.xml")
     assert (code, errors) == (0, "")
-    assert output.startswith("INCONCLUSIVE")
+    assert output.splitlines()[1].startswith("INCONCLUSIVE")
     assert json.loads(Path("out.json").read_text())["verdicts"][0]["state"] == "inconclusive"
 
 

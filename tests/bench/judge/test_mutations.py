@@ -185,8 +185,8 @@ def _called_void(content: Content) -> None:
 
 
 VOID: dict[str, tuple[Edit, str]] = {
-    "other loss": (_at("loss", 7, 1.03), "step 7: loss"),
-    "other grad norm": (_at("grad_norm", 7, 1.2), "step 7: grad norm"),
+    "other loss": (_at("loss", 7, 1.03), "step 8: loss"),
+    "other grad norm": (_at("grad_norm", 7, 1.2), "step 8: grad norm"),
     "too few steps": (_few_steps, "2 steady steps of 3"),
     "dropped token": (_dropped_token, "layer 3: 1 of 41,943,040 (token, expert) pairs were dropped"),
     "void at birth": (_called_void, "loss is not finite"),
@@ -290,8 +290,8 @@ def _repeated_rank(content: Content) -> None:
 @pytest.mark.parametrize(
     ("edit", "word"),
     [
-        (_null("loss"), "step 2 has a loss or grad_norm that is not finite"),
-        (_null("grad_norm"), "step 2 has a loss or grad_norm that is not finite"),
+        (_null("loss"), "step 3 has a loss or grad_norm that is not finite"),
+        (_null("grad_norm"), "step 3 has a loss or grad_norm that is not finite"),
         (_nan, "finite number"),
         (_missing_rank, "rank 5 is missing"),
         (_repeated_rank, "ranks repeat"),

@@ -86,7 +86,7 @@ def test_learning_is_compared_with_one_run_of_a_baseline_in_both_traces(syntheti
     odd = first.model_copy(update={"losses": [1.0] * 20, "grad_norms": [7.0] * 20})
     assert why_learning_differs([ours], [stored]) is None
     assert why_learning_differs([ours], [stored.model_copy(update={"runs": [first, odd, *others]})]) is None
-    assert "step 0: " in str(why_learning_differs([ours], [stored.model_copy(update={"runs": [odd, *others]})]))
+    assert "step 1: " in str(why_learning_differs([ours], [stored.model_copy(update={"runs": [odd, *others]})]))
 
 
 def traces(losses: list[float | None], grad_norms: list[float | None]) -> Traces:
