@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from bench.judge.evidence import FAMILY_ERROR
-from bench.judge.metrics import STEP
-from bench.judge.verdict import Row, Verdict
-from bench.judge.words import confidence, interval
+from bench.judge.metrics import RATE, STEP
+from bench.judge.verdict import Verdict
+from bench.judge.words import confidence, figure, interval_of
 from bench.records.record import Record
 from reports.case import CaseResult
 from reports.headline import headline
@@ -51,11 +51,6 @@ _LEGEND = (
 )
 
 
-def _change_percent(row: Row) -> float:
-    """As it was tested, where it was: the interval is around it."""
-    return row.change_percent if row.evidence is None else row.evidence.change_percent
-
-
 def _table(verdicts: Sequence[Verdict]) -> str:
     headers = ["verdict", "case", "tokens/s/p", "s/step", "change", "interval", "runs", "baseline"]
     rows = [_row(each) for each in verdicts[:_MAX_CASES]]
@@ -64,17 +59,17 @@ def _table(verdicts: Sequence[Verdict]) -> str:
 
 def _row(verdict: Verdict) -> list[Markup]:
     row, measured = verdict.judged(STEP), verdict.measured
-    evidence = None if row is None else row.evidence
+    ends = None if row is None else interval_of(row)
     return [
         Markup(state_cell(verdict.state)),
         Markup(text(verdict.case, _NAME)),
         *(
             Markup(text(cell, _FIGURE))
             for cell in (
-                "–" if measured is None else f"{measured.tokens_per_second_per_processor:,.5g}",
+                "–" if measured is None else figure(RATE, measured.tokens_per_second_per_processor),
                 "–" if measured is None else f"{measured.step_seconds:.4g}",
-                "–" if row is None else f"{_change_percent(row):+.1f} %",
-                "–" if evidence is None else f"{interval(evidence.low_percent, evidence.high_percent)} %",
+                "–" if row is None else f"{row.change_percent:+.1f} %",
+                "–" if ends is None else f"{ends} %",
                 "–" if measured is None else str(measured.runs),
             )
         ),

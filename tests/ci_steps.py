@@ -14,6 +14,7 @@ import yaml
 HOUSE = Path(__file__).resolve().parents[1]
 ACTION = ".github/actions/performance/action.yml"
 TEMPLATE = ".gitlab/performance.yml"
+HANG_SECONDS = 600  # against hangs alone
 EXPRESSION = re.compile(r"\$\{\{ *(.*?) *\}\}")
 
 Done = subprocess.CompletedProcess[str]
@@ -74,6 +75,6 @@ def bash(script: str, folder: Path, variables: Mapping[str, str]) -> Done:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=HANG_SECONDS,
         check=False,
     )

@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from reports import comment as written
-from tests.ci_steps import ACTION, EXPRESSION, HOUSE, Done, action, bash, job, on_github, on_gitlab
+from tests.ci_steps import ACTION, EXPRESSION, HANG_SECONDS, HOUSE, Done, action, bash, job, on_github, on_gitlab
 
 # what make venv makes: it writes down its words, and a comment as the benchmark would
 PYTHON = f"""#!/bin/bash
@@ -262,7 +262,7 @@ def post(service: Service, folder: Path, *words: str, on: str = "github", **more
         env={"PERFORMANCE_TOKEN": "secret", **(github if on == "github" else gitlab), **more},
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=HANG_SECONDS,
         check=False,
     )
 

@@ -57,13 +57,11 @@ def properties_of(verdict: Verdict) -> dict[str, str]:
     if row is None:
         return found
     found |= {"baseline": row.label, "baseline_step_seconds": f"{row.baseline:.7g}"}
-    if row.evidence is None:
-        return found | {"step_change_percent": f"{row.change_percent:.4g}"}
-    return found | {
-        "step_change_percent": f"{row.evidence.change_percent:.4g}",
-        "step_change_low_percent": f"{row.evidence.low_percent:.4g}",
-        "step_change_high_percent": f"{row.evidence.high_percent:.4g}",
-    }
+    found["step_change_percent"] = f"{row.change_percent:.4g}"
+    if row.evidence is not None:
+        found["step_change_low_percent"] = f"{row.evidence.low_percent:.4g}"
+        found["step_change_high_percent"] = f"{row.evidence.high_percent:.4g}"
+    return found
 
 
 def _counts(outcomes: Sequence[str | None]) -> dict[str, str]:
