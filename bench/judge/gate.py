@@ -140,7 +140,6 @@ def _prepare(runs: list[Record], baselines: Sequence[Baseline], session_percent:
     seen = with_own_load([seen_of(run) for run in runs])
     taken, kept = [readings(each) for each in seen], counting(runs)
     disturbed = disturbance.told(runs, taken, left_out=len(runs) - len(kept))
-    disturbed = "; ".join(filter(None, (disturbance.planted(runs), disturbed)))
     if void is None:
         runs, summaries = [runs[place] for place in kept], [summaries[place] for place in kept]
         seen = [seen[place] for place in kept]
@@ -373,7 +372,8 @@ def _conclude(case: _Case, judged: Mapping[tuple[str, str], Judgement]) -> Verdi
         why = why_no_baseline(case.refusals)
         sentence = f"NO BASELINE: {record.case} ran at {case.measured} on {record.device.name}; {why}"
         told = findings((), case.runs)
-        return Verdict("no_baseline", record.case, sentence + _also(in_words(told)), rows, case.refusals, findings=told)
+        sentence += _also(in_words(told), disturbance.planted(case.runs))
+        return Verdict("no_baseline", record.case, sentence, rows, case.refusals, findings=told)
     worst, state = rows[found[0]], found[1]
     if state == "inconclusive":  # a suspicion says more than a lack of runs
         worst = next((row for row in rows if row.metric in SPEED and row.remedy and row.remedy.is_suspicion), worst)
