@@ -83,7 +83,11 @@ def undisturbed(found: Sequence[Readings], least: int) -> list[int]:
 
 
 def told(records: Sequence[Record], found: Sequence[Readings], left_out: int) -> str:
-    """What a verdict says of its own runs that were disturbed; empty where none was."""
+    """What a verdict says of its own runs that were slowed down or disturbed; empty where none was."""
+    return "; ".join(filter(None, (planted(records), _told_disturbed(records, found, left_out))))
+
+
+def _told_disturbed(records: Sequence[Record], found: Sequence[Readings], left_out: int) -> str:
     bad = [(record, why) for record, run in zip(records, found, strict=True) if (why := _complaints(run))]
     if not bad:
         return ""

@@ -144,7 +144,6 @@ def _prepare(runs: list[Record], baselines: Sequence[Baseline], session_percent:
     seen = with_own_load([seen_of(run) for run in runs])
     taken, kept = [readings(each) for each in seen], counting(runs)
     disturbed = disturbance.told(runs, taken, left_out=len(runs) - len(kept))
-    disturbed = "; ".join(filter(None, (disturbance.planted(runs), disturbed)))
     if void is None:
         runs, summaries = [runs[place] for place in kept], [summaries[place] for place in kept]
         seen = [seen[place] for place in kept]
@@ -377,7 +376,7 @@ def _conclude(case: _Case, judged: Mapping[tuple[str, str], Judgement]) -> Verdi
         why = why_no_baseline(case.refusals)
         sentence = f"NO BASELINE: {record.case} ran at {case.measured} on {record.device.name}; {why}"
         told = findings((), case.runs)
-        sentence += _also(in_words(told))
+        sentence += _also(in_words(told), disturbance.planted(case.runs))
         return Verdict(
             "no_baseline", record.case, sentence, rows, case.refusals, findings=told, measured=case.figures_measured
         )

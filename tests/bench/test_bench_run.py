@@ -315,3 +315,16 @@ def test_confirming_needs_one_machine(tmp_path: Path) -> None:
     session = _sessions(tmp_path, [], [], confirm=-1)
     with pytest.raises(ValueError, match="--confirm -1 needs a positive number"):
         session.confirm_runs()
+
+
+def test_the_default_number_of_runs_fails_what_is_a_quarter_slower(tmp_path: Path, synthetic_record: Any) -> None:
+    """One run decides nothing, however slow it is."""
+    stored = recorded_baseline(_runs(synthetic_record, [1.0, 1.01, 0.99, 1.012, 0.988], 0), "invented")
+    slower = _runs(synthetic_record, [1.28, 1.27, 1.29, 1.28, 1.27, 1.29, 1.28, 1.27, 1.29, 1.28], 10)
+    session = _sessions(tmp_path, slower[:1], [stored], confirm=0)
+    assert session.settle(lambda case, runs: None)["grok1-40b"].state == "inconclusive"
+    planned = session.planned(slower[0])
+    assert planned.can_pass
+    assert planned.sentence.startswith(f"grok1-40b: {planned.runs} runs decide against ")
+    session = _sessions(tmp_path, slower[: planned.runs], [], confirm=0)
+    assert session.settle(lambda case, runs: None)["grok1-40b"].state == "fail"

@@ -78,6 +78,10 @@ def test_a_run_is_kept_once_with_its_figures_and_its_verdict(tmp_path: Path) -> 
     assert not [name for name in one.figures if name.startswith("collective")]
 
 
+def test_a_planted_slowdown_is_left_out(tmp_path: Path) -> None:
+    assert append(tmp_path / history.FILE_NAME, [build_synthetic_record(planted_percent=50.0)]) == 0
+
+
 def test_a_void_run_is_left_out(tmp_path: Path) -> None:
     void = run_of(0).model_copy(update={"valid": False, "void_reasons": ["a rank died"]})
     assert append(tmp_path / "history.jsonl", [void]) == 0

@@ -279,3 +279,13 @@ def test_what_another_case_left_in_the_load_average_is_no_load(synthetic_record)
             "the machine was busier: 6.0 processes waited for its 2 cores, 1.0 when the baseline was made"
         )
     assert busier(free, falling(6.0, 1.0, 8.0)) is not None, "too short to tell what ran since"
+
+
+@pytest.mark.parametrize("with_baseline", [True, False])
+def test_a_verdict_says_that_runs_were_slowed_down_on_purpose(synthetic_record, with_baseline: bool) -> None:
+    stored = [recorded_baseline([synthetic_record(seed=seed) for seed in range(5)], "to test with")]
+    runs = [synthetic_record(seed=9 + at, median_seconds=60.0, planted_percent=50.0) for at in range(3)]
+    verdict = judge(runs, stored if with_baseline else [])
+    assert verdict.state == ("fail" if with_baseline else "no_baseline")
+    assert "Also: " in verdict.sentence
+    assert "3 of 3 runs were made 50 % slower on purpose" in verdict.sentence
