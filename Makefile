@@ -60,7 +60,7 @@ bench: $(READY)  ## train Grok-1 on 16 ranks of this machine, judge it, write a 
 # a worker takes whole files, whose tests share what they start; pytest-benchmark measures nothing beside another process
 PYTEST = $(BIN)/python -m pytest tests/ --ignore tests/nodes --numprocesses $(WORKERS) --dist loadfile --benchmark-disable
 
-test: $(READY)  ## run the tests in a few minutes: of the slow ones and of large matrices, some cases
+test: $(READY)  ## run the tests but for the slow ones, in a few minutes
 	$(PYTEST) -m "not slow" $(TEST_ARGS)
 
 test-all: $(READY)  ## run every test, but for those of test-nodes (half an hour or more on two cores)

@@ -419,6 +419,7 @@ def test_only_forward_and_backward_have_matrices(ledgers: Ledgers, case: str) ->
         assert {row.phase for row in rank.costs if row.matrix_flops} == {"forward", "backward"}
 
 
+@pytest.mark.matrix(keep=1)
 @pytest.mark.parametrize("case", [TINY, TINY_WHOLE, FORTY, REPLICATED])
 def test_matrix_flops_of_the_whole_job(ledgers: Ledgers, case: str) -> None:
     """6 N T over the parameters N that a token meets; and 7 Q S of fused causal attention a token and layer.

@@ -6,6 +6,7 @@ L layers of a stage, M micro-batches of a step.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import pytest
@@ -33,10 +34,15 @@ CASES = {
 pytestmark = pytest.mark.matrix(keep=1)
 
 
-@pytest.fixture(scope="module", params=CASES)
+@pytest.fixture(params=CASES)
 def counted(request: pytest.FixtureRequest) -> tuple[Recipe, Ledger, list[RankLedger]]:
+    return counted_twice(request.param)
+
+
+@functools.cache  # once a case in any order of tests
+def counted_twice(case: str) -> tuple[Recipe, Ledger, list[RankLedger]]:
     """The recipe, its ledger counted without data, and the ranks' that were counted as they ran."""
-    recipe: Recipe = load_recipe("grok1-nano", (*SMALL, *CASES[request.param]))
+    recipe: Recipe = load_recipe("grok1-nano", (*SMALL, *CASES[case]))
     job: Any = prepare(recipe, 1)
     real = launch(job, recipe, "cpu", entry=f"{entries.__name__}:metered", timeout_seconds=HANG_SECONDS)
     return recipe, count(recipe, range(RANKS)), [RankLedger.model_validate_json(each) for each in real]

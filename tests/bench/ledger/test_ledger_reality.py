@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import pytest
@@ -30,10 +31,15 @@ CASES = {
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module", params=CASES)
-def both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Ledger, list[RankLedger]]:
+@pytest.fixture(params=CASES)
+def both(request: pytest.FixtureRequest) -> tuple[Ledger, list[RankLedger]]:
+    return counted_twice(request.param)
+
+
+@functools.cache  # once a case in any order of tests
+def counted_twice(case: str) -> tuple[Ledger, list[RankLedger]]:
     """(counted without data, counted on real ranks), all sixteen of them."""
-    recipe: Recipe = load_recipe("grok1-nano", CASES[request.param])
+    recipe: Recipe = load_recipe("grok1-nano", CASES[case])
     assert recipe.num_micro_batches == 6
     job: Any = prepare(recipe, 1)
     real = launch(job, recipe, "cpu", entry=f"{entries.__name__}:metered", timeout_seconds=HANG_SECONDS)

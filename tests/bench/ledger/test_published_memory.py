@@ -18,6 +18,7 @@ from tests.bench.ledger.ledger_entries import first_step_and_ledger
 
 ALLOCATED_MIB, PEAK_MIB = 19_942.94140625, 21_687.2841796875
 RECIPE = "grok1-40b-2layer"
+pytestmark = pytest.mark.slow
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import pytest
 
 from tests.bench.plan.sample import RECIPES, SAMPLE_SIZE, Counted, counted_sample
 
-_COUNTING_SECONDS = 1800  # minutes on two idle cores; whichever test asks first waits for it
+_COUNTING_SECONDS = 5400  # minutes on two idle cores; whichever test asks first waits for it
 
 
 @pytest.fixture(

@@ -74,6 +74,7 @@ def test_every_place_of_the_sample(counted: list[Counted]) -> None:
         )
 
 
+@pytest.mark.matrix(keep=1)
 @pytest.mark.parametrize("case", CASES)
 def test_counted_ledgers(case: str) -> None:
     recipe = load_recipe("grok1-nano", [*SMALL, *CASES[case]])

@@ -269,6 +269,7 @@ def test_every_flag_that_a_recipe_decides_changes_with_it() -> None:
         assert change.partition("=")[0] in {f.name: f.decided_by for f in mindspeed_options.MINDSPEED_FLAGS}[name]
 
 
+@pytest.mark.slow
 def test_a_capped_model_asks_for_no_fused_attention(tmp_path: Path) -> None:
     capped = use_npu(tmp_path, recipe=["model.attention_logit_cap=30.0", "model.activation=geglu"])
     assert capped["error"] is None
@@ -320,6 +321,7 @@ def test_a_machine_that_cannot_is_refused_in_one_line_with_the_remedy(
     assert refused["words"] == OUR_WORDS
 
 
+@pytest.mark.slow
 def test_mindspeed_imported_too_early_is_refused_for_it_read_our_words(tmp_path: Path) -> None:
     early = use_npu(tmp_path, before="sys.argv = ['grok1']; import mindspeed.megatron_adaptor")
     assert early["error"] is not None
@@ -355,6 +357,7 @@ def test_the_npu_describes_itself_and_the_software_under_it(tmp_path: Path) -> N
     assert {"driver", "firmware"} <= about.keys()
 
 
+@pytest.mark.slow
 def test_an_older_toolkit_says_its_version_in_version_cfg(tmp_path: Path) -> None:
     _write_stand_ins(tmp_path, {"version.cfg": "# version: 1.0\nruntime_running_version=[7.6.0.1.220:8.0.0]\n"})
     script = "import json\nfrom grok1.device import accelerator\nprint(json.dumps(accelerator.describe_device('npu')))"

@@ -85,6 +85,7 @@ def test_torch_cuda_means_the_cpu() -> None:
     assert said == [["cpu"] * 4, "torch.cuda.FloatTensor", "torch.cuda.IntTensor", True]
 
 
+@pytest.mark.slow
 def test_activating_twice_patches_once() -> None:
     said = _in_a_cpu_process(
         "before = torch.zeros\nseam.activate()\n"
@@ -108,6 +109,7 @@ def test_what_megatron_decorates_is_compiled_at_its_first_call() -> None:
     assert said == [[], ["gelu_impl"], [0.0, 0.0], True]
 
 
+@pytest.mark.slow
 def test_an_unknown_device_is_refused_by_name() -> None:
     done = run_python("from grok1.device import seam\nseam.activate()", "tpu")
     assert "device 'tpu' is none of cpu, cuda, npu" in done.stderr
@@ -141,6 +143,7 @@ def test_collectives_are_counted_with_their_bytes() -> None:
     assert said == [[1, 40, True], [1, 32, True], ["other all_reduce", "other all_gather"], {}]
 
 
+@pytest.mark.slow
 def test_collectives_are_told_apart_by_group_however_it_is_given() -> None:
     said = _in_a_cpu_process(
         _TWO_RANKS + "one, two, unnamed = (dist.new_group([0, 1]) for _ in range(3))\n"
@@ -189,6 +192,7 @@ def gather(async_op):
 """
 
 
+@pytest.mark.slow
 def test_a_group_of_one_rank_moves_nothing_and_is_not_counted() -> None:
     said = _in_a_cpu_process(
         _TWO_RANKS + "alone = dist.new_group([0])\n"

@@ -75,11 +75,13 @@ STORED = {
     "one row for all": lambda matrix: matrix[:1].expand_as(matrix),
     "in a graph": lambda matrix: _by_rows(matrix).requires_grad_(),
 }
+QUICK = ("by rows", "by columns")
+WAYS = [pytest.param(way, marks=() if way in QUICK else pytest.mark.slow) for way in STORED]
 
 
 @pytest.mark.usefixtures("library")
-@pytest.mark.parametrize("right_way", STORED)
-@pytest.mark.parametrize("left_way", STORED)
+@pytest.mark.parametrize("right_way", WAYS)
+@pytest.mark.parametrize("left_way", WAYS)
 @pytest.mark.parametrize("total_way", ["by rows", "by columns", "rows of a wider one", "every other element"])
 def test_what_is_added_does_not_depend_on_how_matrices_are_stored(
     total_way: str, left_way: str, right_way: str
@@ -97,8 +99,8 @@ def test_what_is_added_does_not_depend_on_how_matrices_are_stored(
 
 
 @pytest.mark.usefixtures("library")
-@pytest.mark.parametrize("right_way", STORED)
-@pytest.mark.parametrize("left_way", STORED)
+@pytest.mark.parametrize("right_way", WAYS)
+@pytest.mark.parametrize("left_way", WAYS)
 def test_a_product_does_not_depend_on_how_matrices_are_stored(left_way: str, right_way: str) -> None:
     sizes = (96, 300, 640)
     left, right = (STORED[way](each) for way, each in zip((left_way, right_way), _matrices(sizes, False), strict=True))

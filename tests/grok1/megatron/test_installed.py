@@ -143,6 +143,7 @@ _BROKEN = {
 }
 
 
+@pytest.mark.matrix(keep=1)
 @pytest.mark.parametrize("said", _BROKEN)
 def test_a_broken_optional_package_is_named_in_one_line(tmp_path: Path, said: str) -> None:
     """Through the launcher: the forkserver imports megatron before any rank does, and must outlive it."""
