@@ -63,7 +63,7 @@ def quoted() -> list[tuple[str, str]]:
     found = []
     for where, text in messages():
         for match in COMMAND.finditer(text):
-            command = re.split(r"[:,.]? (?=[a-z]+ [a-z]+ )", match[1])[0].rstrip(" .,:")
+            command = match[1].rstrip(" .,:")
             is_in_backticks = text[: match.start()].endswith("`")
             names_one = is_in_backticks or command.startswith("pytest ") or {*command.split()} & COMMANDS
             if names_one and command not in PROGRAMS:

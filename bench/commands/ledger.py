@@ -85,13 +85,10 @@ def ledger(
     if update:
         print(f"wrote {plain(ledger_store.store(counted, baselines, rationale), 5000)}")
     elif check:
-        asked: list[tuple[str, object]] = [
-            ("--recipe", recipe),
-            *(("--set", each) for each in overrides or []),
-            ("--ranks", ranks),
-        ]
-        asked += [("--routing", routing), ("--baselines", baselines)]
-        _compare(counted, baselines, shlex.join(f"{name}={value}" for name, value in asked if value is not None))
+        changes: list[tuple[str, object]] = [("--set", each) for each in overrides or []]
+        changes += [("--ranks", ranks), ("--routing", routing), ("--baselines", baselines)]
+        given = [f"{name}={value}" for name, value in changes if value not in (None, "stages")]
+        _compare(counted, baselines, shlex.join([recipe, *given]))
 
 
 def _what_if(recipe: Recipe, changes: str, shares: list[float] | None, memory_gib: float) -> str:
@@ -106,7 +103,7 @@ def _what_if(recipe: Recipe, changes: str, shares: list[float] | None, memory_gi
 def _compare(counted: Ledger, folder: Path | None, asked: str) -> None:
     path = ledger_store.path_of(folder, counted.recipe_name)
     if not path.is_file():
-        add = f"python -m bench ledger {asked} --update --rationale TEXT"
+        add = f"python -m bench ledger --recipe {asked} --update --rationale TEXT"
         raise ValueError(f"{path}: no ledger of {counted.recipe_name} is stored; add it: {add}")
     complaint = ledger_text.complaint(read_ledger(path), counted, asked)
     if complaint:

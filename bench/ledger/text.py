@@ -29,7 +29,7 @@ _GIB, _GIGA, _TERA = 2**30, 1e9, 1e12
 def complaint(before: Ledger, after: Ledger, asked: str = "") -> str:
     """How a counted ledger differs from the stored one, for a gate; empty where they are the same.
 
-    `asked` are the words of the command that counted it.
+    `asked` are the words of the command that counted it, from the recipe on.
     """
     reasons, found = incomparable(before, after), differences(before, after)
     if not reasons and not found and before.unknown_operators == after.unknown_operators:
@@ -42,7 +42,7 @@ def complaint(before: Ledger, after: Ledger, asked: str = "") -> str:
         )
     if found:
         lines += ["", table(found)]
-    return "\n".join([*lines, "", _remedy(before, after, found, asked or f"--recipe {after.recipe_name}")])
+    return "\n".join([*lines, "", _remedy(before, after, found, asked or after.recipe_name)])
 
 
 def _remedy(before: Ledger, after: Ledger, found: Sequence[Difference], asked: str) -> str:
@@ -52,7 +52,7 @@ def _remedy(before: Ledger, after: Ledger, found: Sequence[Difference], asked: s
             "installed; docs/ledger.md says what another line costs"
         )
     what = "cheaper" if found and all(each.after <= each.before for each in found) else "intended"
-    return f"if this is {what}, store it: python -m bench ledger {asked} --update --rationale TEXT"
+    return f"if this is {what}, store it: python -m bench ledger --recipe {asked} --update --rationale TEXT"
 
 
 def table(found: Sequence[Difference]) -> str:

@@ -107,7 +107,7 @@ def test_what_is_refused_in_one_line(bench: Command, synthetic_record: Any) -> N
     assert "--since then: give a day such as 2025-01-31" in refused(bench, folder, "--since", "then")
     lone = refused(bench, write(session(synthetic_record, 20, runs=1), "lone"))
     assert "has no night to judge" in lone
-    assert "pytest bench/ --benchmark --runs 2" in lone
+    assert "pytest bench/ --benchmark --case grok1-40b --runs 2" in lone
 
 
 @pytest.mark.parametrize(
