@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from bench.__main__ import app
+from bench.commands.app import app
 from bench.history.store import Entry, entry_of, read, series_of
 from bench.records.record import Session
 from bench.synthetic import build_synthetic_record
