@@ -155,7 +155,10 @@ def _router(places: Places, s: Sizes) -> Ints:
     probabilities = scores if is_whole else s.t * model.experts_per_token * _FP32
     balance = (scores + _INT64 * model.num_experts + _FP32) if model.aux_loss_coefficient else 0
     z_loss = scores + s.t * _FP32 + _FP32 if model.z_loss_coefficient else 0
-    return inputs + probabilities + s.t * model.experts_per_token * _INT64 + balance + z_loss
+    training = places.of.recipe.training
+    is_cut = bool(training.expert_capacity_factor) and not training.pad_to_capacity
+    within = (s.t * model.num_experts + _INT64) * is_cut  # which pairs a capacity takes
+    return inputs + probabilities + s.t * model.experts_per_token * _INT64 + balance + z_loss + within
 
 
 def _dispatch(places: Places, s: Sizes) -> Ints:

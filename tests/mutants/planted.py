@@ -227,6 +227,65 @@ def _of_the_ledger() -> Iterator[Fault]:
     yield Fault(path, '".experts." in name', '".local_experts." in name', tests)
 
 
+def _plan(name: str, *tests: str) -> tuple[str, ...]:
+    return tuple(f"tests/bench/plan/test_{name}.py::test_{each}" for each in tests)
+
+
+def _of_memory_planned() -> Iterator[Fault]:
+    path, kept = "bench/plan/kept.py", "a_further_layer_adds_what_it_keeps"
+    tests = _plan("kept", f"{kept}[fp32, megatron's parts]")
+    yield Fault(path, "return 10 * hidden + 4 * _FP32 * s.t", "return 9 * hidden + 4 * _FP32 * s.t", tests)
+    tests = _plan("kept", f"{kept}[fp32, norms and attention again]")
+    yield Fault(path, "again = (3 * s.q + 3 * s.v) * s.T", "again = (3 * s.q + s.v) * s.T", tests)
+    tests = _plan("kept", f"{kept}[fp32, cut to a capacity]")
+    yield Fault(path, "np.minimum(own, local * capacity), own)", "np.minimum(own, capacity), own)", tests)
+
+    path, moment = "bench/plan/peak.py", "the_bound_at_another_moment_is_close"
+    yield Fault(path, "sizes), 0) + 2 * tied", "sizes), 0) + tied", _plan("peak", f"{moment}[tied ends]"))
+    tests = _plan("peak", "chunks_in_flight_are_the_recipes")
+    yield Fault(path, "np.minimum(before + 1, of", "np.minimum(before, of", tests)
+    tests = _plan("peak", f"{moment}[bf16 gradients]")
+    yield Fault(path, '(_FP32 if training.gradient_dtype == "bf16" else 0)', "0", tests)
+
+    path = "bench/plan/buffers.py"
+    tests = _plan("memory", "counted_ledgers[tied ends that fill no slot]")
+    yield Fault(path, "_BUCKET_END = 64, 128", "_BUCKET_END = 64, 64", tests)
+    yield Fault(path, "if is_own or (bucket and", "if (bucket and", tests)
+    tests = _plan("memory", "stored_ledgers")
+    yield Fault(path, "limit = begin + (end - begin) // replicas", "limit = end // replicas", tests)
+
+    path, ordered = "bench/plan/fits.py", _plan("fits", "the_order_is_the_one_that_is_said")
+    tests = _plan("fits", "communicators_are_the_recipes_own_count")
+    yield Fault(path, "np.where(are_apart, of.expert_data, 1)", "of.expert_data", tests)
+    keys = "(self.need, -of.micro_batch, splits, again)"
+    yield Fault(path, keys, "(self.need, of.micro_batch, splits, again)", ordered)
+    tests = _plan("fits", "each_layout_has_its_fullest_stage_and_the_sum_of_its_parts")
+    yield Fault(path, "np.maximum.reduceat(found.total, starts)", "np.minimum.reduceat(found.total, starts)", tests)
+
+
+def _of_work_planned() -> Iterator[Fault]:
+    path, tests = "bench/plan/rules.py", _plan("legal", "the_rules_are_the_recipes_own")
+    yield Fault(path, "_divides(2 * context, length)", "_divides(context, length)", tests)
+    yield Fault(path, "(stages > 1) & (rest >= others) &", "(stages > 1) &", tests)
+    divided = '(groups % at["context"] == 0) | ~is_exchanged'
+    tests = _plan("legal", "heads_that_a_context_cannot_share_are_refused_as_the_recipe_does")
+    yield Fault(path, divided, '(groups >= at["context"]) | ~is_exchanged', tests)
+
+    path = "bench/plan/products.py"
+    tests = _plan("products", "rows_that_do_not_spread_evenly_are_products_of_two_sizes")
+    yield Fault(path, "yield each + 1, more", "yield each, more", tests)
+    tests = _plan("products", "blocks_of_capped_attention_meet_the_keys_up_to_their_ends", "a_context_is_planned")
+    yield Fault(path, "+ 2 * rest * queries", "+ 2 * rest * rest", tests)
+    yield Fault(path, "np.where(is_gathered, length - chunk, 0)", "np.where(is_gathered, length, 0)", tests)
+
+    path = "bench/plan/exchanges.py"
+    tests = _plan("exchanges", "what_a_sample_may_lack_is_the_ledgers")
+    yield Fault(path, 'call.times(layers - again["experts"])', "call.times(layers)", tests)
+    tests = _plan("exchanges", "every_collective_of_a_stored_ledger_is_planned")
+    yield Fault(path, "(of.virtual_pipeline > 1) & (of.pipeline == 2)", "of.pipeline == 2", tests)
+    yield Fault(path, "2 * of.virtual_pipeline - places.is_first", "2 * of.virtual_pipeline + places.is_first", tests)
+
+
 FAULTS: tuple[Fault, ...] = (
     *_of_the_figures(),
     *_of_the_judge(),
@@ -237,4 +296,6 @@ FAULTS: tuple[Fault, ...] = (
     *_of_the_stages(),
     *_of_the_levers(),
     *_of_the_ledger(),
+    *_of_memory_planned(),
+    *_of_work_planned(),
 )

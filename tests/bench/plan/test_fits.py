@@ -52,7 +52,17 @@ def test_the_order_is_the_one_that_is_said() -> None:
     assert sorted(rows.tolist()) == list(range(len(found.layouts)))
     assert 0 < fitting.sum() < len(rows)
     assert (np.diff(fitting.astype(int)) <= 0).all()  # those that fit, first
-    assert found.layouts.recomputes[found.layouts.recompute[rows[0]]].kind == "none"
+    again = {"none": 0, "layernorm": 1, "core_attn": 3, "layernorm moe": 11, "full": 20}
+    of, first = found.layouts.take(rows[fitting]), found.need[rows][fitting]
+    names = [" ".join(each.modules) or each.kind for each in of.recomputes]
+    splits = of.tensor * of.context * of.pipeline * of.virtual_pipeline * of.expert * of.expert_tensor
+    keys = [
+        (again[names[recompute]], split, -micro_batch, need)
+        for recompute, split, micro_batch, need in zip(of.recompute, splits, of.micro_batch, first, strict=True)
+        if names[recompute] in again
+    ]
+    assert keys == sorted(keys)
+    assert len(keys) > 100
     assert (np.diff(found.need[rows][~fitting]) >= 0).all()
 
 

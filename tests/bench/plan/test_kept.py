@@ -24,6 +24,7 @@ CASES = {
         *(*MEGATRONS_PARTS, BF16, "model.attention_logit_cap=30.0", "training.router_dtype=model"),
         *("parallel.context=2", "parallel.context_exchange=a2a"),
     ),
+    "fp32, cut to a capacity": (*MEGATRONS_PARTS, "training.expert_capacity_factor=0.5"),
     "fp32, norms and attention again": (
         *MEGATRONS_PARTS,
         *("training.recompute=selective", 'training.recompute_modules=["core_attn","layernorm"]'),

@@ -17,7 +17,7 @@ from bench.plan.layout_text import layout_named, layout_text
 from bench.plan.layouts import Layouts, Recompute, layouts_of
 from bench.plan.legal import EVERY_AXIS, SPLITS, legal_layouts, recipe_of
 from bench.plan.rules import legal
-from grok1.config.load import load_recipe
+from grok1.config.load import ONE_RANK, load_recipe
 from grok1.config.recipe import Recipe
 from grok1.config.refusals import RecipeError
 from tests.bench.plan.sample import RECIPES, sampled_recipes, together
@@ -43,6 +43,7 @@ KINDS = {
     "uneven both": ("grok1-nano", *SMALL, "model.num_layers=6", "parallel.first_stage_layers=2")
     + ("parallel.last_stage_layers=4",),
     "capacity": ("grok1-nano", *SMALL, "kernels.dispatch=megatron", "training.expert_capacity_factor=1.7"),
+    "six tokens": ("grok1-nano", *SMALL, "training.sequence_length=6"),  # that two context ranks cannot halve each
     "grouped": ("grok1-nano", *SMALL, "kernels.experts=grouped", "training.dtype=bf16"),
     "engine's attention": ("grok1-nano", *SMALL, "kernels.attention=te"),
 }
@@ -99,7 +100,8 @@ def unlike(layouts: Layouts) -> Iterator[tuple[str, bool]]:
 def base(kind: str) -> Recipe:
     """A recipe of that kind in some layout that it accepts."""
     name, *changes = KINDS[kind]
-    shape = {"uneven both": ("parallel.pipeline=2",), "uneven first": ("parallel.pipeline=2",)}.get(kind, ())
+    shapes = dict.fromkeys(("uneven both", "uneven first"), ("parallel.pipeline=2",)) | {"six tokens": ONE_RANK}
+    shape = shapes.get(kind, ())
     recipe: Recipe = load_recipe(name, [*changes, *shape])
     return recipe
 
@@ -126,6 +128,15 @@ def test_every_combination_of_splits_is_judged_as_the_recipe_does() -> None:
     sizes |= {"world_size": (8,), "context": (1, 2), "virtual_pipeline": (1,), "micro_batch": (1, 2)}
     layouts = candidates(base("as shipped"), list(product(*sizes.values())))
     assert list(unlike(layouts)) == []
+
+
+def test_heads_that_a_context_cannot_share_are_refused_as_the_recipe_does() -> None:
+    """Four query groups among three context ranks, which six tokens allow."""
+    sizes = {name: values[:1] for name, values in AXES.items()} | {"world_size": (3, 6), "pipeline": (1, 2)}
+    sizes |= {"context": (1, 3), "context_exchange": (0, 1)}
+    layouts = candidates(base("six tokens"), list(product(*sizes.values())))
+    assert list(unlike(layouts)) == []
+    assert 0 < legal(layouts.recipe, columns_of(layouts), RECOMPUTES).sum() < len(layouts)
 
 
 @pytest.mark.parametrize(("name", "ranks", "found"), [("grok1-40b", 16, 514), ("grok1-314b", 256, 2148)])

@@ -18,6 +18,10 @@ from tests.bench.plan.sample import Counted
 SMALL = ("model.num_layers=4", "training.global_batch=64")
 CASES = {
     "norms that fill no slot": ("parallel.world_size=64", "model.hidden_size=100", "parallel.expert_tensor=1"),
+    "tied ends that fill no slot": (
+        *("parallel.world_size=4", "parallel.tensor=1", "parallel.expert=1", "parallel.expert_tensor=1"),
+        *("model.hidden_size=64", "model.vocab_size=321", "model.tie_embeddings=true"),
+    ),
     "tied ends, buckets": (
         "model.tie_embeddings=true",
         "model.vocab_size=131072",

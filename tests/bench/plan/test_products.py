@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from bench.ledger.count import count
 from bench.ledger.schema import RankLedger, read_ledger
@@ -11,9 +13,9 @@ from bench.ledger.store import FOLDER, SHIPPED
 from bench.plan.layouts import Places, every_stage, layouts_of
 from bench.plan.legal import legal_layouts
 from bench.plan.parameters import parameters
-from bench.plan.products import attention_cores, matrix_flops, products
+from bench.plan.products import _twice_met, attention_cores, matrix_flops, products
 from grok1.config.axes import axes_text
-from grok1.config.load import load_recipe
+from grok1.config.load import ONE_RANK, load_recipe
 from tests.bench.plan.sample import Counted
 from tests.conftest import MEGATRONS_PARTS
 
@@ -81,6 +83,13 @@ def test_a_stated_skew_is_the_ledgers() -> None:
     assert skewed["forward", "experts"] * 16 == even["forward", "experts"] * 2 * 12
 
 
+def test_a_context_is_planned() -> None:
+    """The first rank of a context, which gathers keys, has the first and the last chunk of a sequence."""
+    recipe = load_recipe("grok1-nano", [*ONE_RANK, "parallel.world_size=4", "parallel.context=4"])
+    (rank,) = count(recipe, ranks=[0]).ranks
+    assert planned_flops(every_stage(layouts_of(recipe))) == [counted_flops(rank)]
+
+
 def test_a_row_of_many_layouts_is_that_of_the_layout_alone() -> None:
     recipe = load_recipe("grok1-levers-16")
     layouts = legal_layouts(recipe, axes=("tensor", "expert", "context", "recompute"))
@@ -136,3 +145,9 @@ def test_rows_that_do_not_spread_evenly_are_products_of_two_sizes() -> None:
     rows = {int(each.rows[0]): int(each.calls[0]) // recipe.model.num_layers for each in found if each.calls[0]}
     assert rows == {3: 2, 2: 2}
     assert np.sum([each.rows[0] * each.calls[0] for each in found]) == 2 * 10 * recipe.model.num_layers
+
+
+@given(queries=st.integers(1, 500), earlier=st.integers(0, 500))
+def test_blocks_of_capped_attention_meet_the_keys_up_to_their_ends(queries: int, earlier: int) -> None:
+    met = sum(min(64, queries - start) * (earlier + min(start + 64, queries)) for start in range(0, queries, 64))
+    assert _twice_met(np.array([queries]), np.array([earlier]), is_capped=True).tolist() == [2 * met]
