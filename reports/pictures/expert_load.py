@@ -38,5 +38,5 @@ def expert_load(record: Record) -> bytes:
 
 def _write_cells(axes: Axes, relative_LE: np.ndarray, spread: float) -> None:
     for (layer, expert), value in np.ndenumerate(relative_LE):
-        colour = "white" if value - 100 > -0.1 * spread else "black"
+        colour = "white" if value - 100 > 0.25 * spread else "black"
         axes.text(expert, layer, f"{value:.0f}", ha="center", va="center", fontsize=8, color=colour)

@@ -22,7 +22,7 @@ def time_split(record: Record, summary: Summary) -> str:
         outside, whole = "outside these", "step of this rank"
     rows.append((outside, unit.of(rest), percent(rest / step)))
     rows.append((whole, unit.of(step), percent(1.0)))
-    return table(["phase", unit.name, "of the step"], rows, numbers=(1, 2))
+    return table(["phase", unit.long, "of the step"], rows, numbers=(1, 2))
 
 
 _MEASURED = "Seconds: mean over ranks, waiting for the others included. Calls and bytes: of all ranks together."
@@ -77,4 +77,4 @@ def modules(summary: Summary) -> str:
     found = sorted(summary.module_seconds.items(), key=lambda item: -item[1])
     unit = seconds_unit(summary.module_seconds.values())
     rows = [(name, unit.of(seconds), percent(seconds / whole)) for name, seconds in found[:_MAX_NAMES] if whole]
-    return table(["module", unit.name, "of all modules"], rows, numbers=(1, 2)) + more(len(found), _MAX_NAMES)
+    return table(["module", unit.long, "of all modules"], rows, numbers=(1, 2)) + more(len(found), _MAX_NAMES)
