@@ -169,7 +169,8 @@ def diff(candidate: Candidate, baselines: Baselines, json_path: Json = None) -> 
     """Compare a candidate with the stored baseline that it would replace, or else with the nearest one."""
     made, stored = baseline_store.read_candidate(candidate), [each for _, each in stored_baselines(baselines)]
     print(_compared(made, stored))
-    write_json(json_path, baseline_json.compared(made, stored))
+    if json_path is not None:
+        write_json(json_path, baseline_json.compared(made, stored))
 
 
 @app.command()

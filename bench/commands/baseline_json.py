@@ -39,7 +39,7 @@ def compared(candidate: Baseline, others: list[Baseline]) -> dict[str, object]:
         "replaces": None if replaced is None else replaced.label,
         "nearest": None if near is None else near.label,
         "differences": differences,
-        "changes": {} if near is None else _changes(candidate, near),
+        "changes": _changes(candidate, near) if near is not None and near.runs else {},
     }
 
 

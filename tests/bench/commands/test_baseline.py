@@ -349,6 +349,11 @@ def test_diff_names_what_keeps_the_nearest_from_being_replaced(bench: Command, s
     # another torch alone: the speeds may be looked at side by side
     assert "98 % interval" in output
     assert re.search(r"peak memory +52.000 GiB +52.000 GiB +\+0.00 %", output)
+    written = json.loads(bench("baseline", "diff", "candidate.json", "--json", "-")[1])
+    assert (written["replaces"], written["differences"]) == (None, ["software.torch 2.7.1 (stored 2.8.0)"])
+    assert {"stored", "candidate", "change_percent", "low_percent", "high_percent"} == set(
+        written["changes"]["peak_bytes"]
+    )
 
 
 def test_diff_beside_a_published_figure(bench: Command, synthetic_record) -> None:
@@ -358,6 +363,8 @@ def test_diff_beside_a_published_figure(bench: Command, synthetic_record) -> Non
     assert code == 0
     assert "nearest    grok1-40b on 16 NPUs, published" in output
     assert "differs in nothing that it states" in output
+    written = json.loads(bench("baseline", "diff", "candidate.json", "--baselines", shipped, "--json", "-")[1])
+    assert (written["nearest"], written["changes"]) == ("grok1-40b on 16 NPUs, published", {})
 
 
 def test_diff_beside_too_few_stored_runs_has_no_interval(bench: Command, synthetic_record) -> None:
