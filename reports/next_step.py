@@ -29,7 +29,7 @@ def next_step(case: CaseResult) -> Step | None:
     if state == "inconclusive":
         return _after_no_answer(case)
     if len(case.measured) < MIN_BASELINE_RUNS:
-        return f"{MIN_BASELINE_RUNS} runs or more can become its baseline:", _rerun(case, MIN_BASELINE_RUNS)
+        return f"Make a baseline of {MIN_BASELINE_RUNS} runs, each on a quiet machine:", _make(case)
     why = "Keep this speed as the baseline" if state == "improved" else "These runs can become its baseline"
     return f"{why}:", _record(case)
 
@@ -89,6 +89,14 @@ def _where(record: Record) -> str:
 def _ab(case: CaseResult, base: str) -> str | None:
     name = _name(case)
     return name and f"python -m bench ab --base {base[:12]} --case {name} --device {case.runs[0].record.device.kind}"
+
+
+def _make(case: CaseResult) -> str | None:
+    """It runs the case on this machine; of several nodes the runs come first."""
+    name, record = _name(case), case.runs[0].record if case.runs else None
+    if record is None or record.layout.nodes > 1:
+        return _rerun(case, MIN_BASELINE_RUNS)
+    return name and f"python -m bench baseline record --case {name} --device {record.device.kind}"
 
 
 def _record(case: CaseResult) -> str | None:

@@ -256,7 +256,8 @@ def test_ledgers_follow_the_cases_of_a_report(synthetic_record, tmp_path: Path) 
     assert places == sorted(places)
     shown = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", written)
     assert len(shown) == len(set(shown)) == 5 + 2 * 3
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"report.md", "report.html", "report.json", *shown}
+    texts = {"report.md", "report.html", "report.json", "comment.md"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {*texts, *shown}
     assert "## Cost ledger: another" in summary.read_text()
     assert "![" not in summary.read_text()
 

@@ -68,7 +68,7 @@ def test_the_schedule_shows_a_rank_of_each_stage_with_its_micro_batches(syntheti
     numbers = [(round(text.get_position()[0], 3), text.get_position()[1], text.get_text()) for text in axes.texts]
     assert numbers[:4] == [(0.5, 0, "1"), (1.5, 0, "2"), (2.5, 0, "3"), (3.5, 0, "4")]
     assert numbers[8:10] == [(1.5, 1, "1"), (2.5, 1, "2")]
-    assert axes.get_title() == "Step 19 by pipeline stage, as measured: bubble 9.1 %, ideal 20.0 %"
+    assert axes.get_title() == "Step 20 by pipeline stage, as measured: bubble 9.1 %, ideal 20.0 %"
     hatched = [bars for bars in axes.collections if bars.get_hatch()]
     assert [bars.get_label() for bars in hatched] == ["pipeline: waits and transfers"]
     assert sorted(axes.get_legend_handles_labels()[1]) == ["backward", "forward", "pipeline: waits and transfers"]
