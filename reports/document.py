@@ -267,7 +267,7 @@ def _image(index: int, name: str) -> str:
 
 def _plot_name(index: int, name: str) -> str:
     """Plain numbers, as a record's own words have no place in a path."""
-    return f"plot-{index + 1}-{name}.png"
+    return f"plot-{index + 1}-{name}.svg"
 
 
 def _append_summary(path: Path, report: str) -> None:

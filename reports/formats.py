@@ -1,6 +1,71 @@
-"""Figures as a report prints them."""
+"""Figures as a report prints them: in units that fit, and with the same decimals down a column."""
 
 from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+_DIGITS = 4  # of a column's largest figure
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What the figures of one column are told in; `long` is the name where there is room."""
+
+    name: str
+    size: float
+    long: str
+    decimals: int = 2
+
+    def of(self, value: float) -> str:
+        """The figure without its unit. One too small for the column says so: it is not nothing."""
+        shown = f"{value / self.size:,.{self.decimals}f}"
+        return f"< {10**-self.decimals:.{self.decimals}f}" if value > 0 and not float(shown.replace(",", "")) else shown
+
+    def told(self, value: float) -> str:
+        """The figure with its unit."""
+        return f"{self.of(value)} {self.name}"
+
+    def per(self, what: str) -> str:
+        """The name of a column of these for each of something."""
+        return f"{self.name}/{what}"
+
+
+_SECONDS = (Unit("s", 1.0, "seconds"), Unit("ms", 1e-3, "milliseconds"), Unit("µs", 1e-6, "microseconds"))
+_FLOPS = tuple(
+    Unit(f"{letter}FLOP/s", size, f"{letter}FLOP/s")
+    for letter, size in (("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6))
+)
+_BYTES = (Unit("GiB", 2.0**30, "GiB"), Unit("MiB", 2.0**20, "MiB"))
+
+
+def seconds_unit(values: Iterable[float]) -> Unit:
+    """For a column of these seconds."""
+    return _fitting(values, _SECONDS)
+
+
+def flops_unit(values: Iterable[float]) -> Unit:
+    """For a column of these FLOP/s."""
+    return _fitting(values, _FLOPS)
+
+
+def bytes_unit(values: Iterable[float]) -> Unit:
+    """For a column of these bytes in memory."""
+    return _fitting(values, _BYTES)
+
+
+def plain_unit(values: Iterable[float]) -> Unit:
+    """For a column of figures that have no unit, or say theirs in the header."""
+    return _fitting(values, (Unit("", 1.0, ""),))
+
+
+def _fitting(values: Iterable[float], units: tuple[Unit, ...]) -> Unit:
+    """The largest unit that the largest figure fills, with decimals for four of its digits."""
+    most = max((abs(value) for value in values), default=0.0)
+    unit = next((unit for unit in units if most >= unit.size), units[-1])
+    whole = math.floor(math.log10(most / unit.size)) + 1 if most and math.isfinite(most) else 1
+    return replace(unit, decimals=min(6, max(0, _DIGITS - max(1, whole))))
 
 
 def more(count: int, shown: int, what: str = "") -> str:

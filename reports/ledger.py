@@ -176,7 +176,7 @@ def _shown(name: str, picture: bytes | None, folder: Path | None, index: int) ->
     """Writes a picture and shows it. Its name is plain numbers: a ledger's own words have no place in a path."""
     if picture is None or folder is None:
         return []
-    file = f"ledger-{index + 1}-{name}.png"
+    file = f"ledger-{index + 1}-{name}.svg"
     write_atomically(folder / file, picture)
     return [f"![{CAPTIONS[name]}]({file})"]
 

@@ -13,13 +13,14 @@ from matplotlib.ticker import MaxNLocator
 from bench.ledger.schema import RankLedger, component_totals
 from bench.records.phases import LEDGER_PHASES
 from reports.ledger_words import COMPONENTS, GROUPS, OTHERS, Unit, Units, in_order
-from reports.picture import GREY, PALETTE, PHASE_COLOURS, plain, png
+from reports.palette import COMMUNICATION, COMPONENT, INK, OTHER, PAPER, PHASE_COLOURS, STRANGERS, shades
+from reports.picture import picture, plain
 
 # The phases that the report's plot of times has too are in its colours here.
 _PHASE_COLOURS = {
     **PHASE_COLOURS,
-    "recompute": PALETTE[7],
-    "between": GREY,
+    "recompute": shades(PHASE_COLOURS["forward"], 3)[1],
+    "between": OTHER,
 }
 _LEAST_SHARE = 0.005  # of the longest bar: a thinner piece cannot be seen
 _LETTER_SHARE = 0.012  # of it too: what a letter of a piece's figure takes
@@ -35,7 +36,7 @@ CAPTIONS = {
 def flops_picture(ranks: Sequence[RankLedger], labels: Sequence[str], units: Units) -> bytes | None:
     bars = [{name: total["matrix_flops"] for name, total in component_totals(rank).items()} for rank in ranks]
     axis = f"{units.matrix.name} a rank and step"
-    return _stacked(bars, labels, COMPONENTS, units.matrix, (CAPTIONS["flops"], axis))
+    return _stacked(bars, labels, COMPONENTS, COMPONENT, units.matrix, (CAPTIONS["flops"], axis))
 
 
 def collectives_picture(ranks: Sequence[RankLedger], labels: Sequence[str], units: Units) -> bytes | None:
@@ -46,29 +47,40 @@ def collectives_picture(ranks: Sequence[RankLedger], labels: Sequence[str], unit
             moved[row.group] += row.bytes
         bars.append(moved)
     axis = f"{units.collective.name} a rank and step"
-    return _stacked(bars, labels, GROUPS, units.collective, (CAPTIONS["collectives"], axis))
+    return _stacked(bars, labels, GROUPS, COMMUNICATION, units.collective, (CAPTIONS["collectives"], axis))
 
 
 def _stacked(
     bars: Sequence[Mapping[str, int]],
     labels: Sequence[str],
     known: Sequence[str],
+    family: str,
     unit: Unit,
     words: tuple[str, str],
 ) -> bytes | None:
-    """One horizontal bar a rank, each piece with its figure where that fits; None where all is nothing."""
+    """One horizontal bar a rank, in tones of `family`, each piece with its figure where that fits; None where all is
+    nothing."""
     longest = max(sum(bar.values()) for bar in bars)
     if not longest:
         return None
     named = _visible(bars, known, longest)
-    colours = _coloured(named, dict(zip(known, PALETTE, strict=False)))
+    colours = _coloured(named, dict(zip(known, shades(family, len(known)), strict=True)))
 
     def draw(axes: Axes) -> None:
         left = [0.0] * len(bars)
         for name, colour in colours.items():
             values = [_piece(bar, name, named) for bar in bars]
             widths = [value / unit.size for value in values]
-            axes.barh(range(len(bars)), widths, left=left, color=colour, label=plain(name), height=0.7)
+            axes.barh(
+                range(len(bars)),
+                widths,
+                left=left,
+                color=colour,
+                edgecolor=PAPER,
+                lw=0.8,
+                label=plain(name),
+                height=0.7,
+            )
             for row, value in enumerate(values):
                 figure = unit.of(value)
                 if value > _LETTER_SHARE * len(figure) * longest:
@@ -84,7 +96,7 @@ def _stacked(
         axes.set_ylim(len(bars) - 0.5, -0.5)
         axes.xaxis.set_major_formatter("{x:,.10g}")
 
-    return png(draw, height=1.7 + 0.42 * len(bars))
+    return picture(draw, height=1.7 + 0.42 * len(bars))
 
 
 def _visible(bars: Sequence[Mapping[str, int]], known: Sequence[str], longest: int) -> list[str]:
@@ -130,7 +142,7 @@ def memory_picture(ranks: Sequence[RankLedger], labels: Sequence[str], unit: Uni
         draws[-1](axes)
         axes.set_xlabel("stretches of the step, in order")
 
-    return png(*draws[:-1], last, height=1.2 + 1.55 * len(panels), title=title, limits=limits)
+    return picture(*draws[:-1], last, height=1.2 + 1.55 * len(panels), title=title, limits=limits)
 
 
 def _timeline(axes: Axes, *, rank: RankLedger, label: str, unit: Unit, colours: Mapping[str, str]) -> None:
@@ -144,11 +156,11 @@ def _timeline(axes: Axes, *, rank: RankLedger, label: str, unit: Unit, colours: 
         # Level with the static memory where it is another phase's turn: nothing is drawn there.
         heights = [value if phase == name else static for value, phase in zip(values, phases, strict=True)]
         axes.stairs(heights, edges, baseline=static, fill=True, color=colour, label=plain(name))
-    axes.stairs(values, edges, baseline=None, color="#333333", lw=0.8)
-    axes.axhline(static, color="black", ls="--", lw=1.2, label="static, between steps")
+    axes.stairs(values, edges, baseline=None, color=INK, lw=0.8)
+    axes.axhline(static, color=INK, ls="--", lw=1.2, label="static, between steps")
     peak = max(range(len(points)), key=lambda position: values[position])
     side = "left" if peak < len(points) / 3 else "right" if peak > 2 * len(points) / 3 else "center"
-    axes.plot(peak + 0.5, values[peak], marker="v", color="black", ms=5, ls="none", clip_on=False, label="peak")
+    axes.plot(peak + 0.5, values[peak], marker="v", color=INK, ms=5, ls="none", clip_on=False, label="peak")
     figure = unit.of(points[peak].bytes)
     axes.annotate(
         figure, (peak + 0.5, values[peak]), (0, 5), textcoords="offset points", ha=side, fontsize=8, weight="bold"
@@ -163,10 +175,10 @@ def _timeline(axes: Axes, *, rank: RankLedger, label: str, unit: Unit, colours: 
 def _coloured(names: Sequence[str], known: Mapping[str, str]) -> dict[str, str]:
     """A colour for each name: its own where we know it, so that two reports compare by eye."""
     taken = {known[name] for name in names if name in known}
-    free = [colour for colour in PALETTE if colour not in taken] or [GREY]
+    free = [colour for colour in STRANGERS if colour not in taken] or [OTHER]
     strangers = [name for name in names if name not in known and name != OTHERS]
     given = {name: free[position % len(free)] for position, name in enumerate(strangers)}
-    return {name: known.get(name) or given.get(name, GREY) for name in names}
+    return {name: known.get(name) or given.get(name, OTHER) for name in names}
 
 
 def _ink(colour: str) -> str:

@@ -7,6 +7,9 @@ from collections.abc import Iterable, Sequence
 
 from tabulate import tabulate
 
+from bench.judge.rule import RowState, VerdictState
+from reports.palette import STATES
+
 _MAX_CELL = 500
 # Structure of Markdown, tables, HTML and GitHub's own extensions (math, mentions, references).
 _SPECIAL = frozenset("\\`*_{}[]<>()#+!|~$&@^=:")
@@ -53,6 +56,16 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[object]], *, numbers: 
     align = ["right" if index in numbers else "left" for index in range(len(headers))]
     cells = [[cell if isinstance(cell, Markup) else text(cell) for cell in row] for row in rows]
     return tabulate(cells, [text(h) for h in headers], tablefmt="pipe", disable_numparse=True, colalign=align)
+
+
+def state_cell(state: VerdictState | RowState) -> str:
+    """A state as people read it, with its mark: a page colours the cell too (state_of)."""
+    return f"{STATES[state][0]} {state.replace('_', ' ')}"
+
+
+def state_of(cell: str) -> str | None:
+    """The state that a cell tells."""
+    return next((state for state in STATES if cell.lower() == state_cell(state)), None)
 
 
 def details(summary: str, body: str) -> str:

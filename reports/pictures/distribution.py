@@ -9,7 +9,8 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
 
-from reports.picture import ORANGE, png
+from reports.palette import BASELINE, MEASURED
+from reports.picture import picture
 
 _MAX_CURVES = 60
 Floats = npt.NDArray[np.float64]
@@ -21,14 +22,14 @@ def distribution(ours: Sequence[Sequence[float]], theirs: Sequence[Sequence[floa
 
     def draw(axes: Axes) -> None:
         for name, runs, colour in sides:
-            picked = runs[:: -(-len(runs) // _MAX_CURVES)]
+            picked, line = runs[:: -(-len(runs) // _MAX_CURVES)], "-" if colour == MEASURED else (0, (4, 1.5))
             for run in picked:
-                axes.ecdf(run, color=colour, lw=0.9, alpha=max(0.25, 0.8 - 0.02 * len(picked)))
+                axes.ecdf(run, color=colour, ls=line, lw=0.9, alpha=max(0.25, 0.8 - 0.02 * len(picked)))
             medians = [float(np.median(run)) for run in runs]
             middle = float(np.median(medians))
             axes.plot(medians, [0.5] * len(medians), color=colour, marker="|", ms=9, mew=1.5, ls="none")
             label = f"{name}: median {middle:.4g} s, {len(runs)} run{'s' * (len(runs) > 1)}"
-            axes.axvline(middle, color=colour, ls="--", lw=1.6, label=label)
+            axes.axvline(middle, color=colour, ls=line, lw=1.8, label=label)
         low, high, note = _usual(np.concatenate([run for _, runs, _ in sides for run in runs]))
         if note:
             axes.annotate(note, (0.99, 0.06), xycoords="axes fraction", fontsize=8, ha="right")
@@ -36,13 +37,13 @@ def distribution(ours: Sequence[Sequence[float]], theirs: Sequence[Sequence[floa
         axes.set(xlim=(low, high), ylim=(0, 1.02))
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
 
-    return png(draw, height=3.6)
+    return picture(draw, height=3.6)
 
 
 def _sides(
     ours: Sequence[Sequence[float]], theirs: Sequence[Sequence[float]]
 ) -> list[tuple[str, Sequence[Sequence[float]], str]]:
-    return [("baseline", theirs, "#6d7680"), ("measured", ours, ORANGE)]
+    return [("baseline", theirs, BASELINE), ("measured", ours, MEASURED)]
 
 
 def _usual(seconds: Floats) -> tuple[float, float, str]:

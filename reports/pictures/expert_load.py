@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.ticker import MaxNLocator
 
 from bench.records.record import Record
-from reports.picture import png
+from reports.picture import picture
 
 _MAX_EXPERT_LABELS = 16
+_PALE, _DARK = "#f2f6fb", "#123f73"  # tones of what is measured: darker is more, on paper too
 
 
 def expert_load(record: Record) -> bytes:
@@ -20,21 +22,21 @@ def expert_load(record: Record) -> bytes:
     layers, experts = relative_LE.shape
 
     def draw(axes: Axes) -> None:
-        # White is an even share; the ends are fixed unless the load is worse, so that two reports compare by
-        # eye.
+        # The ends are fixed unless the load is worse, so that two reports compare by eye.
         spread = max(50.0, float(np.abs(relative_LE - 100).max()))
-        image = axes.imshow(relative_LE, aspect="auto", cmap="RdBu_r", vmin=100 - spread, vmax=100 + spread)
-        axes.set(xlabel="expert", ylabel="layer", title="Expert load, percent of an even share")
+        tones = LinearSegmentedColormap.from_list("load", (_PALE, _DARK))
+        image = axes.imshow(relative_LE, aspect="auto", cmap=tones, vmin=100 - spread, vmax=100 + spread)
+        axes.set(xlabel="expert", ylabel="layer", title="Expert load, percent of an even share: darker is more")
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_locator(MaxNLocator(integer=True))
         if experts <= _MAX_EXPERT_LABELS and layers <= _MAX_EXPERT_LABELS:
             _write_cells(axes, relative_LE, spread)
         axes.figure.colorbar(image, ax=axes, pad=0.02, fraction=0.09)
 
-    return png(draw, height=min(8.0, 1.6 + 0.34 * layers))
+    return picture(draw, height=min(8.0, 1.6 + 0.34 * layers))
 
 
 def _write_cells(axes: Axes, relative_LE: np.ndarray, spread: float) -> None:
     for (layer, expert), value in np.ndenumerate(relative_LE):
-        colour = "white" if abs(value - 100) > 0.6 * spread else "black"
+        colour = "white" if value - 100 > -0.1 * spread else "black"
         axes.text(expert, layer, f"{value:.0f}", ha="center", va="center", fontsize=8, color=colour)

@@ -8,7 +8,8 @@ from functools import partial
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, NullLocator, ScalarFormatter
 
-from reports.picture import BLUE, GREY, ORANGE, png
+from reports.palette import GOOD, MUTED, OTHER
+from reports.picture import picture
 
 _MOST_NAMED = 6
 _HEIGHT_INCHES = 5.2
@@ -43,7 +44,7 @@ def pareto_figure(
     if not len(seconds):
         raise ValueError("there is no layout to draw")
     draw = partial(_draw, name_of=name_of, seconds=seconds, gib=gib, limit_gib=limit_gib)
-    return png(draw, height=_HEIGHT_INCHES)
+    return picture(draw, height=_HEIGHT_INCHES, form="png")
 
 
 def _draw(
@@ -59,18 +60,18 @@ def _draw(
     fits = [row for row in range(len(seconds)) if limit_gib is None or gib[row] <= limit_gib]
     best = [fits[at] for at in front([seconds[row] for row in fits], [gib[row] for row in fits])]
     large, others = sorted({*range(len(seconds))} - {*fits}), sorted({*fits} - {*best})
-    for rows, colour, label in ((large, GREY, "does not fit"), (others, BLUE, "fits")):
+    for rows, colour, mark, label in ((large, OTHER, "x", "does not fit"), (others, MUTED, "o", "fits")):
         if rows:
             where = [seconds[row] for row in rows], [shown[row] for row in rows]
-            axes.scatter(*where, s=7, color=colour, label=label, linewidths=0)
+            axes.scatter(*where, s=9, color=colour, marker=mark, label=label, linewidths=0.6 * (mark == "x"))
     if best:
         label = "fits, and none is both faster and smaller"
         axes.plot(
-            [seconds[row] for row in best], [gib[row] for row in best], "o-", color=ORANGE, ms=4, lw=0.8, label=label
+            [seconds[row] for row in best], [gib[row] for row in best], "D-", color=GOOD, ms=4, lw=0.8, label=label
         )
     _number(axes, _apart(best, seconds, gib)[:_MOST_NAMED], name_of, seconds, gib)
     if limit_gib is not None:
-        axes.axhline(limit_gib, color=GREY, linewidth=0.8, linestyle="--")
+        axes.axhline(limit_gib, color=MUTED, linewidth=0.8, linestyle="--")
     axes.set(xlabel="predicted seconds a step", ylabel="GiB of the fullest rank", title=f"{len(seconds):,} layouts")
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(MaxNLocator(_TICKS))

@@ -5,23 +5,39 @@ from __future__ import annotations
 from matplotlib.axes import Axes
 
 from bench.judge.stats import Summary
-from reports.picture import PALETTE, PHASE_COLOURS, plain, png
+from reports.formats import seconds_unit
+from reports.palette import INK, OTHER, PAPER, PHASE_COLOURS, STRANGERS
+from reports.picture import picture, plain
+
+_LETTER_SHARE = 0.0115  # of the bar: what a letter takes
 
 
 def phases(summary: Summary) -> bytes:
-    """One stacked bar: where the median steady step went, with what no phase covers in grey."""
-    free = [colour for colour in PALETTE if colour not in PHASE_COLOURS.values()]
+    """One stacked bar: where the median steady step went, with what no phase covers in grey.
+
+    A piece bears its name where that fits; all are in the legend. Neighbours are hatched in turns.
+    """
+    whole = summary.median_step_seconds
+    unit = seconds_unit([whole])
+    pieces = [*summary.phase_seconds.items()]
+    rest = whole - sum(seconds for _, seconds in pieces)
+    pieces += [("outside these", rest)] if rest > 0 else []
 
     def draw(axes: Axes) -> None:
         left = 0.0
-        for index, (name, value) in enumerate(summary.phase_seconds.items()):
-            colour = PHASE_COLOURS.get(name, free[index % len(free)])
-            axes.barh(0, value, left=left, color=colour, label=f"{plain(name)} {value:.3g} s")
-            left += value
-        rest = summary.median_step_seconds - left
-        if rest > 0:
-            axes.barh(0, rest, left=left, color="#dddddd", label=f"outside these {rest:.3g} s")
-        axes.set(yticks=[], xlabel="seconds", title="Where a step's time goes (mean over ranks)")
+        for index, (name, seconds) in enumerate(pieces):
+            colour = PHASE_COLOURS.get(name, OTHER if name == "outside these" else STRANGERS[index % len(STRANGERS)])
+            label = f"{plain(name)} {unit.of(seconds)} {unit.name}, {100 * seconds / whole:.1f} %"
+            width, style = seconds / unit.size, {"color": colour, "edgecolor": PAPER, "linewidth": 0.8}
+            if name == "pipeline":  # as in the schedule: waiting is no work
+                style = {"facecolor": PAPER, "edgecolor": colour, "hatch": "////", "linewidth": 0.8}
+            axes.barh(0, width, left=left, label=label, **style)
+            if seconds > _LETTER_SHARE * len(name) * whole:
+                ink = INK if name == "pipeline" else "white"
+                box = {"facecolor": PAPER, "edgecolor": "none", "pad": 1.5} if name == "pipeline" else None
+                axes.text(left + width / 2, 0, plain(name), ha="center", va="center", fontsize=8, color=ink, bbox=box)
+            left += width
+        axes.set(yticks=[], xlabel=unit.long, title="Where a step's time goes (mean over ranks)")
         axes.margins(x=0, y=0.1)
 
-    return png(draw, height=2.4)
+    return picture(draw, height=2.4)

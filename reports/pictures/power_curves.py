@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 
 from bench.selftest.replay import Outcome
-from reports.picture import PALETTE, plain, png
+from reports.palette import STRANGERS
+from reports.picture import picture, plain
 
 
 def power_curves(outcomes: Sequence[Outcome]) -> bytes:
@@ -16,7 +17,7 @@ def power_curves(outcomes: Sequence[Outcome]) -> bytes:
     conditions = list(dict.fromkeys(each.condition for each in outcomes))
 
     def draw(condition: str, axes: Axes) -> None:
-        for colour, rule in zip(PALETTE, dict.fromkeys(each.rule for each in outcomes), strict=False):
+        for colour, rule in zip(STRANGERS, dict.fromkeys(each.rule for each in outcomes), strict=False):
             of_rule = [
                 each for each in outcomes if (each.condition, each.rule, each.kind) == (condition, rule, "every step")
             ]
@@ -28,4 +29,6 @@ def power_curves(outcomes: Sequence[Outcome]) -> bytes:
             axes.fill_between(percents, low, high, color=colour, alpha=0.15, lw=0)
         axes.set(title=plain(condition), xlabel="slowdown put in, %", ylabel="runs failed, %", ylim=(-2, 102))
 
-    return png(*(functools.partial(draw, each) for each in conditions), height=0.8 + 2.6 * len(conditions))
+    return picture(
+        *(functools.partial(draw, each) for each in conditions), height=0.8 + 2.6 * len(conditions), form="png"
+    )

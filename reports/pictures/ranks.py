@@ -3,49 +3,63 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from bench.judge.stats import Summary
-from bench.records.record import Record
-from reports.picture import BLUE, ORANGE, png
+from bench.records.record import RankSamples, Record
+from reports.formats import Unit, bytes_unit, seconds_unit
+from reports.palette import COMMUNICATION, INK, MEASURED, MUTED
+from reports.picture import picture
 
 _MAX_BARS = 128
-_MAX_STAGES = 8  # that get a colour of their own
+_MAX_STAGES = 16  # that are named
 
 
 def ranks(record: Record, summary: Summary) -> bytes:
-    """Each rank's median step with its part in collectives, and its peak memory by pipeline stage."""
+    """Each rank's median step with its part in collectives, and its peak memory, with the pipeline's stages named."""
     ordered = sorted(record.ranks, key=lambda rank: rank.rank)
     numbers = [rank.rank for rank in ordered]
     steady = slice(summary.steady_from, None)
     whole = [float(np.median(rank.step_seconds[steady])) for rank in ordered]
     inside = [float(np.median(rank.communication_seconds[steady] or [0.0])) for rank in ordered]
-
+    peaks = [float(rank.peak_bytes) for rank in ordered]
     limits = (numbers[0] - 0.6, numbers[-1] + 0.6)
+    seconds, memory = seconds_unit(whole), bytes_unit(peaks)
 
     def times(axes: Axes) -> None:
-        _bars(axes, numbers, whole, BLUE, "step")
+        _bars(axes, numbers, whole, seconds, MEASURED, "step, or peak memory")
         if any(inside):
-            _bars(axes, numbers, inside, ORANGE, "inside collectives, waiting included")
-        axes.set(ylabel="seconds", title=f"Median steady step of each rank, {_apart(numbers, whole)}", xlim=limits)
+            _bars(axes, numbers, inside, seconds, COMMUNICATION, "inside collectives, waiting included", hatch="////")
+        title = f"Median steady step of each rank, {_apart(numbers, whole)}"
+        axes.set(ylabel=seconds.long, title=title, xlim=limits)
 
-    def memory(axes: Axes) -> None:
-        stages = sorted({rank.stage for rank in ordered})
-        for place, stage in enumerate(stages if len(stages) <= _MAX_STAGES else [None]):
-            chosen = [rank for rank in ordered if stage in (rank.stage, None)]
-            peaks = [rank.peak_bytes / 2**30 for rank in chosen]
-            label = "memory, all stages" if stage is None else f"memory, stage {stage}"
-            _bars(axes, [rank.rank for rank in chosen], peaks, _STAGES[place], label)
-        peaks = [rank.peak_bytes / 2**30 for rank in ordered]
-        axes.set(xlabel="rank", ylabel="GiB", title=f"Peak memory of each rank, {_apart(numbers, peaks)}", xlim=limits)
+    def memories(axes: Axes) -> None:
+        _bars(axes, numbers, peaks, memory, MEASURED, "step, or peak memory")
+        _name_stages(axes, ordered)
+        title = f"Peak memory of each rank, {_apart(numbers, peaks)}"
+        axes.set(xlabel="rank", ylabel=memory.name, title=title, xlim=limits)
 
-    return png(*[times, memory][: 1 + any(rank.peak_bytes for rank in ordered)], height=4.8)
+    return picture(*[times, memories][: 1 + any(peaks)], height=4.8)
 
 
-_STAGES = ("#1f5fa8", "#6aa3dc", "#2f7f5f", "#86c5a4", "#6b4fa0", "#b39ddb", "#8c564b", "#c9a79c")
+def _name_stages(axes: Axes, ordered: Sequence[RankSamples]) -> None:
+    """A line between pipeline stages and their names, where they are few and each is of neighbours."""
+    stages = [(stage, [rank.rank for rank in group]) for stage, group in groupby(ordered, lambda rank: rank.stage)]
+    if not 1 < len(stages) <= _MAX_STAGES or len({stage for stage, _ in stages}) < len(stages):
+        return
+    axes.set_ylim(top=1.18 * axes.get_ylim()[1])
+    for stage, members in stages:
+        if members[0] != ordered[0].rank:
+            axes.axvline(members[0] - 0.5, color=MUTED, lw=0.8, ls=":")
+        middle = (members[0] + members[-1]) / 2
+        words = f"stage {stage}" if len(stages) <= _MAX_STAGES // 2 else str(stage)
+        axes.text(
+            middle, 0.99, words, transform=axes.get_xaxis_transform(), ha="center", va="top", fontsize=8, color=INK
+        )
 
 
 def _apart(numbers: Sequence[int], values: Sequence[float]) -> str:
@@ -55,14 +69,17 @@ def _apart(numbers: Sequence[int], values: Sequence[float]) -> str:
     return f"most on rank {numbers[values.index(most)]}: {above:.1f} % above the median"
 
 
-def _bars(axes: Axes, numbers: Sequence[int], values: Sequence[float], colour: str, label: str) -> None:
+def _bars(
+    axes: Axes, numbers: Sequence[int], values: Sequence[float], unit: Unit, colour: str, label: str, hatch: str = ""
+) -> None:
     """Bars, or for too many of them an outline."""
+    shown = [value / unit.size for value in values]
     if len(numbers) <= _MAX_BARS:
         # One outline with gaps: a rectangle each costs more than all else in the panel.
         edges = [number + side for number in numbers for side in (-0.375, 0.375)]
-        heights = [height for value in values for height in (value, np.nan)][:-1]
-        axes.stairs(heights, edges, fill=True, color=colour, label=label)
+        heights = [height for value in shown for height in (value, np.nan)][:-1]
+        axes.stairs(heights, edges, fill=True, facecolor=colour, edgecolor="white", lw=0, hatch=hatch, label=label)
     else:
-        axes.vlines(numbers, 0, values, color=colour, label=label, lw=1)
+        axes.vlines(numbers, 0, shown, color=colour, label=label, lw=1)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=20))
     axes.set_ylim(bottom=0)

@@ -15,7 +15,8 @@ from matplotlib.colors import to_rgb
 from bench.judge.stats import Summary, bubble_of_step
 from bench.plan.schedule import turns
 from bench.records.record import RankSamples, Record, Span
-from reports.picture import PALETTE, PHASE_COLOURS, WIDTH_INCHES, plain, png
+from reports.palette import OTHER, PAPER, PHASE_COLOURS
+from reports.picture import WIDTH_INCHES, picture, plain
 
 _MAX_STAGES = 16
 _MAX_NAMES = 12
@@ -64,7 +65,7 @@ def schedule(record: Record, summary: Summary) -> bytes | None:
         panels += [(0.0, part, "its start"), (max(0.0, last - part), last, "and the end of its last micro-batches")]
     draws = [partial(_panel, rows=rows, order=order, limits=panel[:2], title=panel[2]) for panel in panels]
     row_height = 0.45 * min(4.0, max(1.0, order.chunks / _READABLE_LANES))
-    return png(*draws, height=0.6 + len(panels) * (0.9 + row_height * len(rows)))
+    return picture(*draws, height=0.6 + len(panels) * (0.9 + row_height * len(rows)))
 
 
 def _panel(axes: Axes, *, rows: Sequence[RankSamples], order: Order, limits: tuple[float, float], title: str) -> None:
@@ -87,9 +88,9 @@ def _first_of_each_stage(ranks: Sequence[RankSamples]) -> list[RankSamples]:
 
 
 def _draw_phase(axes: Axes, rows: Sequence[RankSamples], name: str, order: Order) -> None:
-    colour = PHASE_COLOURS.get(name, PALETTE[-1])
+    colour = PHASE_COLOURS.get(name, OTHER)
     # Waiting is what the picture is for: hatched, it reads as a hole and not as work.
-    face, edge, hatch = ("white", colour, "////") if name == _WAITING else (colour, "white", "")
+    face, edge, hatch = (PAPER, colour, "////") if name == _WAITING else (colour, PAPER, "")
     labelled = set()
     for row, rank in enumerate(rows):
         for lane, spans in _lanes(rank.timeline, name, order).items():

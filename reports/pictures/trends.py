@@ -9,7 +9,8 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from bench.history.store import Entry
-from reports.picture import BLUE, GREY, ORANGE, plain, png
+from reports.palette import BAD, BASELINE, MEASURED
+from reports.picture import picture, plain
 
 _MAX_TRENDS = 20  # panels
 _MAX_COMMIT_LABELS = 20
@@ -28,19 +29,19 @@ def trends(series: Sequence[tuple[str, Sequence[Entry]]], level_starts: Sequence
         for start, end in zip(edges[:-1], edges[1:], strict=True):
             low, middle, high = np.percentile(seconds[start:end], [5, 50, 95])
             ends = (start - 0.5, end - 0.5)
-            axes.fill_between(ends, low, high, color=GREY, alpha=0.3, lw=0, label="9 of 10 runs of a level")
-            axes.plot(ends, (middle, middle), color=GREY, lw=1.4, label="median of a level")
+            axes.fill_between(ends, low, high, color=BASELINE, alpha=0.3, lw=0, label="9 of 10 runs of a level")
+            axes.plot(ends, (middle, middle), color=BASELINE, lw=1.4, label="median of a level")
         for place, part in enumerate(_by_commit(entries)):
-            colour = (BLUE, "#6aa3dc")[place % 2]
+            colour = (MEASURED, "#6aa3dc")[place % 2]
             axes.plot(part, seconds[part], color=colour, marker="o", ms=3.5, ls="none", label=_TURNS[place % 2])
         for start in starts:
-            axes.axvline(start - 0.5, color=ORANGE, ls="--", lw=1.4, label="change")
+            axes.axvline(start - 0.5, color=BAD, ls="--", lw=1.4, label="change")
         axes.set(title=plain(title), xlabel="run, by commit", ylabel="s/step", xlim=(-0.7, len(entries) - 0.3))
         _name_commits(axes, entries)
 
     picked = list(zip(series, level_starts, strict=True))[:_MAX_TRENDS]
     panels = (functools.partial(draw, title, entries, starts) for (title, entries), starts in picked)
-    return png(*panels, height=0.8 + 2.8 * len(picked), tick_points=_TICK_POINTS)
+    return picture(*panels, height=0.8 + 2.8 * len(picked), tick_points=_TICK_POINTS, form="png")
 
 
 _TURNS = ("run", "run of the next commit")

@@ -71,7 +71,7 @@ def test_a_run_without_a_baseline_passes_and_says_so_first(
     assert report.startswith("# NO BASELINE: grok1-nano ran at ")
     assert report.splitlines()[0].lstrip("# ") in done.stdout
     assert "NO BASELINE" in (results / "summary.md").read_text()
-    for plot in (results / "report").glob("*.png"):
+    for plot in (results / "report").glob("*.svg"):
         assert f"({plot.name})" in report
 
 

@@ -26,7 +26,7 @@ from reports.markdown import text
 from reports.page import page as html_page
 
 STORED = load_baselines(Path(__file__).parents[2] / "baselines")
-PNG = b"\x89PNG\r\n\x1a\n"
+SVG = b"<svg "
 
 
 def test_the_first_line_is_the_verdict(synthetic_record, tmp_path: Path) -> None:
@@ -39,7 +39,7 @@ def test_every_plot_that_the_report_shows_is_there(synthetic_record, tmp_path: P
     report = write_report([synthetic_record(), synthetic_record(seed=1)], STORED, tmp_path)
     shown = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", report.read_text())
     assert len(shown) == 5
-    assert all((tmp_path / name).read_bytes().startswith(PNG) for name in shown)
+    assert all((tmp_path / name).read_bytes().startswith(SVG) for name in shown)
     assert {path.name for path in tmp_path.iterdir()} == {"report.md", "report.html", "report.json", *shown}
 
 
@@ -146,7 +146,8 @@ def test_hostile_names_stay_text_everywhere(synthetic_record, tmp_path: Path) ->
 OURS = set(
     re.findall(
         r"\w+",
-        "html head meta title style body main h1 h2 h3 h4 p ul li a div table thead tbody tr th td img details summary",
+        "html head meta title style body main h1 h2 h3 h4 p ul li a div span table thead tbody tr th td img "
+        "details summary pre code blockquote strong",
     )
 )
 
@@ -183,11 +184,13 @@ class Page(HTMLParser):
             *(("meta", name) for name in ("charset", "name", "content", "http-equiv")),
             *(("img", name) for name in ("src", "alt")),
             *(("a", name) for name in ("id", "href")),
-            *((tag, "class") for tag in ("div", "body")),
+            *((tag, "class") for tag in ("div", "span", "body", "tr", "td")),
+            ("div", "tabindex"),
+            ("th", "scope"),
             *((tag, "style") for tag in ("th", "td")),
             ("html", "lang"),
         }
-        assert all(re.fullmatch(r"#case-\d+|data:image/png;base64,[A-Za-z0-9+/=]+", each) for each in self.targets)
+        assert all(re.fullmatch(r"#case-\d+|data:image/svg\+xml;base64,[A-Za-z0-9+/=]+", each) for each in self.targets)
 
 
 def test_a_title_is_the_headline_and_nothing_else(tmp_path: Path) -> None:
@@ -205,7 +208,9 @@ def test_the_page_holds_its_plots_and_tables(synthetic_record, tmp_path: Path) -
     page.check()
     plots = re.findall(r"\]\((plot[^)]+)\)", report.read_text())
     encoded = [base64.b64encode((tmp_path / name).read_bytes()).decode() for name in plots]
-    assert [each for each in page.targets if each.startswith("data")] == [f"data:image/png;base64,{e}" for e in encoded]
+    assert [each for each in page.targets if each.startswith("data")] == [
+        f"data:image/svg+xml;base64,{e}" for e in encoded
+    ]
     assert page.tags["table"] == len(re.findall(r"[-:]\|\n\|", report.read_text()))
     assert (tmp_path / "report.html").read_text().count('<body class="pass">') == 1
 
@@ -241,7 +246,7 @@ def test_the_runs_of_a_case_are_one_section_with_a_bounded_table(synthetic_recor
 
 def test_only_the_worst_cases_have_plots_and_it_says_so(synthetic_record, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr("reports.document._MAX_CASES_WITH_PLOTS", 1)
-    monkeypatch.setattr("reports.document._pictures", lambda case: {"steps": PNG})
+    monkeypatch.setattr("reports.document._pictures", lambda case: {"steps": SVG})
     records = [synthetic_record(), synthetic_record(case="other", recipe={"name": "other"})]
     report = write_report(records, STORED, tmp_path).read_text()
     assert "Only the first 1 cases have plots" in report

@@ -27,7 +27,7 @@ from reports.document import write_report
 from reports.ledger import section_of
 
 HOUSE = Path(__file__).parents[2]
-PNG = b"\x89PNG\r\n\x1a\n"
+SVG = b"<svg "
 GIB = 2**30
 HOSTILE = "<script>alert(1)</script>|`x`\n\n# PASS $$\\frac$ [a](b)"
 
@@ -188,9 +188,9 @@ def test_two_ranks_of_one_stage_are_told_apart() -> None:
 
 def test_every_plot_is_written_and_shown(tmp_path: Path) -> None:
     shown = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", section(a_ledger(), tmp_path))
-    assert shown == ["ledger-1-flops.png", "ledger-1-collectives.png", "ledger-1-memory.png"]
+    assert shown == ["ledger-1-flops.svg", "ledger-1-collectives.svg", "ledger-1-memory.svg"]
     assert {path.name for path in tmp_path.iterdir()} == set(shown)
-    assert all((tmp_path / name).read_bytes().startswith(PNG) for name in shown)
+    assert all((tmp_path / name).read_bytes().startswith(SVG) for name in shown)
     assert "![" not in section(a_ledger())
 
 

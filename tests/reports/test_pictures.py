@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import io
+import re
 from typing import Any
+from xml.etree import ElementTree
 
-import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.image import imread
 
 from bench.history.store import entry_of
 from bench.judge.stats import summarise
 from bench.records.record import Record
+from reports.palette import BASELINE, COMMUNICATION, DARK, INK, LINE, MEASURED, MUTED, OTHER, PAPER, PHASE_COLOURS
 from reports.pictures.distribution import distribution
 from reports.pictures.expert_load import expert_load
 from reports.pictures.phases import phases
 from reports.pictures.ranks import ranks as draw_ranks
 from reports.pictures.schedule import schedule
+from reports.pictures.step_times import step_times
 from reports.pictures.trends import trends
 
 Drawn = dict[str, Any]
@@ -134,7 +136,8 @@ def test_a_straggler_is_named(synthetic_record, figures) -> None:
     times, memory = figures[0].axes
     assert times.get_title().startswith("Median steady step of each rank, most on rank 5: 49.8 %")
     assert memory.get_title() == "Peak memory of each rank, most on rank 2: 2.0 % above the median"
-    assert memory.get_legend_handles_labels()[1] == ["memory, stage 0", "memory, stage 1"]
+    assert memory.get_legend_handles_labels()[1] == ["step, or peak memory"]
+    assert [text.get_text() for text in memory.texts] == ["stage 0", "stage 1"]
 
 
 def many_phases(record: Record) -> Record:
@@ -165,7 +168,7 @@ def a_trend(record: Record) -> bytes:
 def test_no_words_leave_the_picture_or_cover_others(draw, synthetic_record, figures) -> None:
     assert draw(synthetic_record())
     (figure,) = figures
-    renderer = figure.canvas.get_renderer()
+    renderer = FigureCanvasAgg(figure).get_renderer()
     panels = [axes.get_tightbbox(renderer) for axes in figure.axes if axes.get_title() or axes.get_title("left")]
     legends = [legend.get_window_extent(renderer) for legend in figure.legends]
     for box in panels:
@@ -182,7 +185,30 @@ def test_no_words_leave_the_picture_or_cover_others(draw, synthetic_record, figu
         )
 
 
-def test_a_picture_is_one_that_can_be_read(synthetic_record) -> None:
-    picture = imread(io.BytesIO(draw_ranks(synthetic_record(), summarise(synthetic_record()))))
-    assert picture.shape[2] == 4
-    assert np.ptp(picture[..., :3]) > 0.5
+def test_a_picture_follows_the_readers_scheme_and_knows_no_time(synthetic_record) -> None:
+    record = synthetic_record()
+    drawn, again = (draw_ranks(record, summarise(record)) for _ in range(2))
+    assert drawn == again
+    words = drawn.decode()
+    root = ElementTree.fromstring(words)
+    assert root.tag.endswith("svg")
+    assert "stage 1" in {each.text for each in root.iter("{http://www.w3.org/2000/svg}text")}
+    for light, dark in DARK.items():
+        assert f'[style*="fill: {light}"]{{fill:{dark}!important}}' in words
+    assert "matplotlib v" not in words.lower()
+    assert not re.search(r"\d{4}-\d\d-\d\dT", words)
+
+
+def test_a_colour_is_ours(synthetic_record) -> None:
+    """A colour that no list of meanings has would be one that has two."""
+    record = build(synthetic_record, 4)
+    ours = {INK, MUTED, LINE, PAPER, MEASURED, BASELINE, COMMUNICATION, OTHER, *PHASE_COLOURS.values()}
+    for drawn in (
+        draw_ranks(record, summarise(record)),
+        phases(summarise(record)),
+        schedule(record, summarise(record)) or b"",
+        step_times(record, summarise(record)),
+        distribution([[1.0, 1.1, 1.2]], [[1.0, 1.1, 1.2]]),
+    ):
+        inside = drawn.decode().split("</style>", 1)[1]
+        assert set(re.findall('#[0-9a-f]{6}(?=[;"])', inside)) <= {*ours, "#ffffff"}
