@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 import typer
@@ -44,7 +44,7 @@ def plan(
         str | None, typer.Option(metavar="LAYOUT", help="One layout's time by terms: TP4 PP2 EP2 ETP4 mb1.")
     ] = None,
     picture: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Draw time against memory of all layouts, as PNG.")
+        Path | None, typer.Option(metavar="FILE", help="Draw time against memory of all layouts, as .png or .svg.")
     ] = None,
     memory_gib: Annotated[
         float | None, typer.Option(help="Memory that a rank's device shows, in place of --device.", min=0.0)
@@ -94,6 +94,7 @@ def plan(
     steps, to the byte; the peak is a bound that is not below it. Times come from the device's profile, whose figures
     say where they are from.
     """
+    form = _form_of(picture) if picture is not None else None
     said = _about_rows(published, freeze, score, frozen, level, anchor)
     if said:
         print(said)
@@ -114,8 +115,8 @@ def plan(
     times = _times(layouts, load_device(_device_of(device)), level, anchor)
     if explain is None:
         _show_times(found, times, asked, top, json_path)
-    if picture is not None:
-        _draw(picture, found, times, asked)
+    if picture is not None and form is not None:
+        _draw(picture, form, found, times, asked)
 
 
 def _about_rows(
@@ -134,11 +135,20 @@ def _about_rows(
     return about_rows(published, freeze, score, frozen, level, anchor)
 
 
-def _draw(picture: Path, found: Fits, times: Timed, asked: _Asked) -> None:
+def _form_of(picture: Path) -> Literal["svg", "png"]:
+    """Of a picture, by the name of its file."""
+    if picture.suffix.lower() not in (".png", ".svg"):
+        raise ValueError(
+            f"--picture {plain(picture, 5000)}: a picture is a .png or .svg file; give a name that ends so"
+        )
+    return "svg" if picture.suffix.lower() == ".svg" else "png"
+
+
+def _draw(picture: Path, form: Literal["svg", "png"], found: Fits, times: Timed, asked: _Asked) -> None:
     from reports.pictures.pareto import pareto_figure
 
     gib = (found.need / _GIB).tolist()
-    drawn = pareto_figure(times.name, times.prediction.step_seconds.tolist(), gib, asked.available / _GIB)
+    drawn = pareto_figure(times.name, times.prediction.step_seconds.tolist(), gib, asked.available / _GIB, form)
     write_atomically(picture, drawn)
     print(f"wrote {plain(picture, 5000)}")
 

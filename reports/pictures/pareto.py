@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Literal
 
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, NullLocator, ScalarFormatter
@@ -12,6 +13,7 @@ from reports.palette import GOOD, MUTED, OTHER
 from reports.picture import picture
 
 _MOST_NAMED = 6
+_MOST_MARKS = 2_000  # of an SVG: more are an image
 _HEIGHT_INCHES = 5.2
 _SHOWN_ABOVE = 1.6  # of the limit; what needs more is at the edge
 _TICKS = 7
@@ -28,15 +30,20 @@ def front(seconds: Sequence[float], gib: Sequence[float]) -> list[int]:
 
 
 def pareto_figure(
-    name_of: Callable[[int], str], seconds: Sequence[float], gib: Sequence[float], limit_gib: float | None = None
+    name_of: Callable[[int], str],
+    seconds: Sequence[float],
+    gib: Sequence[float],
+    limit_gib: float | None = None,
+    form: Literal["svg", "png"] = "png",
 ) -> bytes:
-    """A picture of all layouts: a step's predicted time against the fullest rank's memory, as PNG.
+    """A picture of all layouts: a step's predicted time against the fullest rank's memory.
 
     Args:
         name_of: a layout, by its position.
         seconds: of a step.
         gib: peak memory of the fullest rank.
         limit_gib: what a device has; layouts above it do not fit.
+        form: of the picture. In an SVG many points are one image, so that it stays small.
 
     Raises:
         ValueError: there is no layout.
@@ -44,7 +51,7 @@ def pareto_figure(
     if not len(seconds):
         raise ValueError("there is no layout to draw")
     draw = partial(_draw, name_of=name_of, seconds=seconds, gib=gib, limit_gib=limit_gib)
-    return picture(draw, height=_HEIGHT_INCHES, form="png")
+    return picture(draw, height=_HEIGHT_INCHES, form=form)
 
 
 def _draw(
@@ -63,7 +70,8 @@ def _draw(
     for rows, colour, mark, label in ((large, OTHER, "x", "does not fit"), (others, MUTED, "o", "fits")):
         if rows:
             where = [seconds[row] for row in rows], [shown[row] for row in rows]
-            axes.scatter(*where, s=9, color=colour, marker=mark, label=label, linewidths=0.6 * (mark == "x"))
+            dots = axes.scatter(*where, s=9, color=colour, marker=mark, label=label, linewidths=0.6 * (mark == "x"))
+            dots.set_rasterized(len(rows) > _MOST_MARKS)
     if best:
         label = "fits, and none is both faster and smaller"
         axes.plot(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -25,6 +26,15 @@ def test_layouts_are_ranked_drawn_and_written(bench: Command, tmp_path):
     assert all(row["layout"] in out for row in rows)
 
 
+def test_a_picture_is_of_its_files_kind(bench: Command, tmp_path: Path) -> None:
+    picture = tmp_path / "plan.SVG"
+    words = ["--axes", "tensor,pipeline", "--explain", "TP4 PP2 EP2 ETP4 mb1"]
+    code, out, err = bench("plan", *TINY, *A2, *words, "--picture", picture)
+    assert (code, err) == (0, "")
+    assert f"wrote {picture}" in out
+    assert picture.read_text(encoding="utf-8").startswith("<svg")
+
+
 def test_one_layout_is_explained(bench: Command):
     code, out, _ = bench("plan", *TINY, *A2, "--explain", "TP4 PP2 EP2 ETP4 mb1")
     assert code == 0
@@ -38,6 +48,10 @@ def test_one_layout_is_explained(bench: Command):
     [
         ([*TINY], "a time is a device's: name one with --device, of a100-sxm, "),
         ([*TINY, "--device", "h1000"], "unknown device 'h1000'; choose one of a100-sxm"),
+        (
+            [*TINY, *A2, "--picture", "plan.pdf"],
+            "--picture plan.pdf: a picture is a .png or .svg file; give a name that",
+        ),
         ([*TINY, *A2, "--explain", "TP3"], "parallel.world_size"),
         ([*TINY, *A2, "--memory-gib", "0.5"], "fits ascend-a2-376t, 0.50 GiB: the least that one needs is"),
         (["--recipe", "grok1-tiny", *A2], "device ascend-a2-376t states no peak for fp32, only for bf16, fp16"),
