@@ -3,38 +3,28 @@
 from __future__ import annotations
 
 import shlex
-import statistics
 import sys
-from collections.abc import Iterable, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import typer
 
 from bench.baselines import store as baseline_store
-from bench.baselines.noise import notes
 from bench.baselines.option import Baselines
-from bench.baselines.sessions import added, require_sessions, require_sound, session_facts, sessions_of
-from bench.commands import baseline_json, fresh_runs
+from bench.baselines.sessions import added, require_sessions, require_sound, sessions_of
+from bench.commands import baseline_json, baseline_text, fresh_runs
 from bench.judge.baseline import DEFAULT_TOLERANCE_PERCENT, Baseline, stored_baselines
-from bench.judge.difference import FLOOR_PERCENT, MIN_BASELINE_RUNS, Comparison
-from bench.judge.evidence import FAMILY_ERROR, POWER, weigh
-from bench.judge.metrics import family
+from bench.judge.difference import FLOOR_PERCENT, MIN_BASELINE_RUNS
 from bench.judge.outliers import accidents, outliers
-from bench.judge.recorded_run import RecordedRun
-from bench.judge.words import change, confidence, figure, interval, title
-from bench.records.fields import utc_moment
 from bench.records.files import read_records
-from bench.records.terminal import pairs, plain, table
+from bench.records.terminal import plain, table
 from grok1.cli import console
 from grok1.cli.json_option import Json, write_json
 
 app = console.App(help=__doc__)
 
 CANDIDATES = Path("results/baselines")
-MAX_NOTES = 20
 
 Records = Annotated[
     list[Path], typer.Argument(metavar="RECORDS...", help="Record files, or folders that hold them (*.json).")
@@ -111,7 +101,7 @@ def record(
         _refuse_outliers(made)
     path = output or baseline_store.default_path(CANDIDATES, made)
     baseline_store.write(path, [made])
-    print(_described(made))
+    print(baseline_text.described(made))
     where = plain(path, 5000)
     print(f"\nwrote {where}; next: python -m bench baseline promote {shlex.quote(where)} --rationale TEXT")
     write_json(json_path, baseline_json.written(path, made))
@@ -144,7 +134,7 @@ def list_command(baselines: Baselines, json_path: Json = None) -> None:
             each.layout.short,
             f"{each.metrics.step_seconds:.4g}",
             len(each.runs) or "-",
-            _age(each),
+            baseline_text.age(each),
         )
         for _, each in stored
     ]
@@ -160,7 +150,7 @@ def list_command(baselines: Baselines, json_path: Json = None) -> None:
 def show(label: str, baselines: Baselines, json_path: Json = None) -> None:
     """Show everything that is stored about one baseline."""
     path, baseline = baseline_store.find(stored_baselines(baselines), label)
-    print(f"{_described(baseline)}\n\nfile  {plain(path)}")
+    print(f"{baseline_text.described(baseline)}\n\nfile  {plain(path)}")
     write_json(json_path, baseline_json.stored([(path, baseline)]))
 
 
@@ -168,7 +158,7 @@ def show(label: str, baselines: Baselines, json_path: Json = None) -> None:
 def diff(candidate: Candidate, baselines: Baselines, json_path: Json = None) -> None:
     """Compare a candidate with the stored baseline that it would replace, or else with the nearest one."""
     made, stored = baseline_store.read_candidate(candidate), [each for _, each in stored_baselines(baselines)]
-    print(_compared(made, stored))
+    print(baseline_text.compared(made, stored))
     if json_path is not None:
         write_json(json_path, baseline_json.compared(made, stored))
 
@@ -181,7 +171,7 @@ def promote(candidate: Candidate, rationale: Rationale, baselines: Baselines, js
     """
     reason = baseline_store.required(rationale)
     accepted = baseline_store.read_candidate(candidate)
-    print(_compared(accepted, [each for _, each in stored_baselines(baselines)]), end="\n\n")
+    print(baseline_text.compared(accepted, [each for _, each in stored_baselines(baselines)]), end="\n\n")
     path, replaced = baseline_store.promote(baselines, accepted, reason)
     print(
         f"wrote {plain(path, 5000)}: {plain(accepted.label)}"
@@ -218,7 +208,8 @@ def add(
     path = baseline_store.write(path, [new if each is old else each for each in beside] or [new])
     for each in sessions_of([record for _, record in found]):
         print(f"added  {plain(each.told, 1000)}")
-    print(f"\n{_described(new)}\n\nwrote {plain(path, 5000)}: {plain(new.label)}, in place of {plain(old.label)}")
+    print(f"\n{baseline_text.described(new)}\n")
+    print(f"wrote {plain(path, 5000)}: {plain(new.label)}, in place of {plain(old.label)}")
     write_json(json_path, baseline_json.written(path, new, old))
 
 
@@ -237,171 +228,3 @@ def retire(label: str, rationale: Rationale, baselines: Baselines, json_path: Js
     path = baseline_store.retire(baselines, label, rationale, datetime.now(timezone.utc).date())
     print(f"wrote {plain(path, 5000)}: {plain(label)} is retired")
     write_json(json_path, {"schema": 1, "file": str(path), "retired": label})
-
-
-def _age(baseline: Baseline) -> str:
-    """Of the newest run; a published figure does not say, and a time that is not in UTC says nothing."""
-    try:
-        newest = max((utc_moment(run.created_at) for run in baseline.runs), default=None)
-    except ValueError:
-        return "unknown"
-    return "-" if newest is None else f"{(datetime.now(timezone.utc) - newest).days} d"
-
-
-def _described(baseline: Baseline) -> str:
-    facts: list[tuple[str, object]] = [
-        ("label", baseline.label),
-        ("kind, role", f"{baseline.kind}, {baseline.role}"),
-        ("case", baseline.case),
-        ("recipe", f"{baseline.recipe.name}, {baseline.recipe.hash or 'hash not stated'}"),
-        ("work", f"{baseline.sequence_length} tokens x {baseline.global_batch} a step, {baseline.dtype}"),
-        ("parameters", f"{baseline.parameters_total:,}"),
-        ("layout", ", ".join(f"{k} {v}" for k, v in baseline.layout.model_dump().items() if v is not None)),
-        ("device", f"{baseline.device.name} ({baseline.device.match}; {', '.join(baseline.device.kinds)})"),
-        ("s/step", f"{baseline.metrics.step_seconds:.6g}"),
-        ("tokens/s/p", f"{baseline.metrics.tokens_per_second_per_processor:,.7g}"),
-        ("tolerance, floor", f"{baseline.tolerance_percent:g} %, {baseline.floor_percent:g} %"),
-        ("source", baseline.source),
-        ("rationale", baseline.rationale),
-        ("software", _words(baseline.software) or "not stated"),
-        *_provenance(baseline.runs),
-        *_sharpness(baseline),
-        *session_facts(baseline),
-    ]
-    parts = [pairs(facts), *([_runs(baseline.runs)] if baseline.runs else []), _remarks(baseline)]
-    return "\n\n".join(part for part in parts if part)
-
-
-def _remarks(baseline: Baseline) -> str:
-    """The runs far from the others, and what is odd about the steps of single runs."""
-    odd = [
-        f"run {run.record_id[:8]}: {note}"
-        for run in baseline.runs
-        for note in notes(run.steady_step_seconds, run.warmup_steps)
-    ]
-    more = [f"and {len(odd) - MAX_NOTES} more"] if len(odd) > MAX_NOTES else []
-    lines = [*(each.sentence for each in outliers(baseline)), *(f"note: {each}" for each in (odd[:MAX_NOTES] + more))]
-    return "\n".join(plain(line, 5000) for line in lines)
-
-
-def _provenance(runs: Iterable[RecordedRun]) -> list[tuple[str, object]]:
-    """Commits and environments, once each: more than one of either is not one unchanged program."""
-    commits = {f"{each.commit.sha or 'unknown'}{' with changes' * bool(each.commit.dirty)}": None for each in runs}
-    environments = {_words(each.environment) or "none": None for each in runs}
-    if len(commits) > 1 or len(environments) > 1:
-        several = [("note", f"runs of {len(commits)} commits in {len(environments)} environments: one program?")]
-    else:
-        several = []
-    return [
-        *(("commit", each) for each in commits),
-        *(("environment", each) for each in environments),
-        *several,
-    ]
-
-
-def _sharpness(baseline: Baseline) -> list[tuple[str, object]]:
-    """How much runs vary, and the slowdown that five new runs of the same noise would reliably show."""
-    if len(baseline.runs) < MIN_BASELINE_RUNS:
-        return [
-            ("judged by", f"its tolerance alone: {len(baseline.runs)} runs are too few to tell the noise between runs")
-        ]
-    logs = np.log([statistics.median(run.steady_step_seconds) for run in baseline.runs])
-    pattern = np.arange(-2.0, 3.0) / np.arange(-2.0, 3.0).std(ddof=1)
-    after = np.exp(logs.mean() + logs.std(ddof=1) * pattern)
-    evidence = weigh(Comparison(before=np.exp(logs).tolist(), after=after.tolist()))
-    return [
-        ("between runs", f"{evidence.spread_percent:.2f} % (one standard deviation)"),
-        (
-            "smallest slowdown",
-            f"{max(evidence.visible_percent, baseline.floor_percent):.2f} % is found by {len(after)} runs "
-            f"with {POWER:.0%} power, at a false-alarm rate of {FAMILY_ERROR:.0%}",
-        ),
-    ]
-
-
-def _runs(runs: Iterable[RecordedRun]) -> str:
-    rows = []
-    for run in runs:
-        steady = np.asarray(run.steady_step_seconds)
-        variation = 100 * steady.std(ddof=1) / steady.mean() if len(steady) > 1 else 0.0
-        peak = run.figures.get("peak_bytes")
-        rows.append(
-            (
-                run.record_id,
-                run.created_at,
-                (run.commit.sha or "unknown")[:8],
-                f"{run.warmup_steps} + {len(steady)}",
-                f"{np.median(steady):.6g}",
-                f"{variation:.1f} %",
-                "-" if peak is None else f"{peak / 2**30:.2f}",
-            )
-        )
-    headers = ["run", "made", "commit", "warm-up + steady", "s/step", "CV", "peak GiB"]
-    return table(headers, rows, numbers=(3, 4, 5, 6))
-
-
-def _compared(candidate: Baseline, stored: list[Baseline]) -> str:
-    replaced = baseline_store.judge_of_key(candidate, stored)
-    if replaced is None:
-        return f"candidate  {plain(candidate.label)}\n{_nearest(candidate, stored)}{_far(candidate)}"
-    heading = pairs(
-        [
-            ("candidate", candidate.label),
-            ("would replace", replaced.label),
-            ("stored because", replaced.rationale),
-            ("software", "the same, as it is part of the key"),
-        ]
-    )
-    return f"{heading}\n\n{_changes(candidate, replaced)}{_far(candidate)}"
-
-
-def _far(candidate: Baseline) -> str:
-    return "".join(f"\nin the candidate, {plain(each.sentence, 5000)}" for each in outliers(candidate))
-
-
-def _nearest(candidate: Baseline, stored: list[Baseline]) -> str:
-    """Where no baseline has the same key: in what the nearest one differs."""
-    found = baseline_store.nearest(candidate, stored)
-    if found is None:
-        return f"no baseline is stored for the case {plain(candidate.case)}: this would be the first"
-    near, differences = found
-    lines = [
-        "replaces nothing: no recorded baseline with this key judges",
-        f"nearest    {plain(near.label)} ({near.kind}, role {near.role}: {near.metrics.step_seconds:.4g} s/step, "
-        f"candidate {candidate.metrics.step_seconds:.4g})",
-        f"because    {plain(near.rationale, 5000)}",
-        *(f"differs in {plain(each)}" for each in differences),
-    ]
-    lines += [] if differences else ["differs in nothing that it states"]
-    if near.runs and all(each.startswith("software.") for each in differences):
-        lines += ["", _changes(candidate, near)]
-    return "\n".join(lines)
-
-
-def _changes(candidate: Baseline, stored: Baseline) -> str:
-    """Every metric that the runs of both have, with its interval where the stored ones are enough for one."""
-    before, after = ([run.known_figures for run in baseline.runs] for baseline in (stored, candidate))
-    rows = [
-        (
-            title(name),
-            figure(name, statistics.median(comparison.before)),
-            figure(name, statistics.median(comparison.after)),
-            *_change(name, comparison),
-        )
-        for name, comparison in family(before, after).items()
-    ]
-    headers = ["metric", "stored", "candidate", "change", f"{confidence(FAMILY_ERROR)} interval"]
-    return table(headers, rows, numbers=(1, 2, 3, 4))
-
-
-def _change(name: str, comparison: Comparison) -> tuple[str, str]:
-    """(change, interval)."""
-    if len(comparison.before) >= MIN_BASELINE_RUNS:
-        evidence = weigh(comparison)
-        return change(name, evidence.change_percent), interval(evidence.low_percent, evidence.high_percent)
-    before, after = statistics.median(comparison.before), statistics.median(comparison.after)
-    return change(name, 100 * (after - before) / (comparison.whole or before)), "too few stored runs"
-
-
-def _words(values: Mapping[str, str]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in sorted(values.items()))

@@ -114,7 +114,7 @@ def _baselines() -> list[bytes]:
 
 def _read_baselines(raw: bytes, folder: Path) -> str:
     from bench.baselines.store import read_candidate
-    from bench.commands.baseline import _compared, _described
+    from bench.commands.baseline_text import compared, described
     from bench.judge.baseline import stored_baselines
     from bench.judge.gate import grouped, judge_suite, missing
     from bench.records.terminal import plain
@@ -123,9 +123,9 @@ def _read_baselines(raw: bytes, folder: Path) -> str:
     stored = [baseline for _, baseline in stored_baselines(folder)]
     verdicts = judge_suite(grouped([_record()]), stored)
     verdicts += missing([_record()], stored, None)
-    shown = [_described(each) for each in stored]
+    shown = [described(each) for each in stored]
     if len(stored) == 1 and stored[0].kind == "recorded":
-        shown.append(_compared(read_candidate(path), stored))
+        shown.append(compared(read_candidate(path), stored))
     return "\n".join([*shown, *(plain(verdict.sentence) for verdict in verdicts)])
 
 
