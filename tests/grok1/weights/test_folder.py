@@ -124,7 +124,10 @@ def test_another_number_format_cannot_be_allowed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("key", "instead"),
     [
-        ("training.dtype", r"leave it as it was, or go on from the checkpoint's weights \(grok1 convert\)$"),
+        (
+            "training.dtype",
+            r"leave it as it was, or go on from the checkpoint's weights: `grok1 convert DIR SAFETENSORS`$",
+        ),
         ("training.recompute", r"leave it out: it may differ without a word, as it changes no number$"),
         ("parallel.tensor", r"a layout changes as a whole: give parallel$"),
         ("training.sed", r"give training\.seed\? \(one key each time; data\.corpus, data\.tokenizer and parallel are"),

@@ -108,7 +108,7 @@ def test_later_lines_of_megatron_have_no_other_layout(
     checkpoint, other = stored(tmp_path, 1), load_recipe("grok1-nano", ["parallel.world_size=32"])
     expected = (
         rf"world_size=16, now 32; megatron-core {line} stores the optimizer's state as each rank has it, which fits no "
-        r"other layout; use the layout it was written with, or go on from its weights \(grok1 convert\)$"
+        r"other layout; use the layout it was written with, or go on from its weights: `grok1 convert \S+ SAFETENSORS`$"
     )
     with pytest.raises(ValueError, match=expected):
         checkpoint.check_resumable(other, allowed=["parallel"])
