@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections import Counter
 from collections.abc import Callable
@@ -33,6 +34,11 @@ settings.load_profile("repeatable")
 # as from a terminal: a job that a script put in the background ignores Ctrl-C, and so would all that the tests start
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+# pytest that a test starts is no worker of pytest-xdist's, in which pytest-benchmark would refuse to measure
+for _name in [name for name in os.environ if name.startswith("PYTEST_XDIST_")]:
+    del os.environ[_name]
 
 
 @pytest.hookimpl(tryfirst=True)
