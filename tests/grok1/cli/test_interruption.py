@@ -62,7 +62,7 @@ def interrupted(words: list[str], moment: Moment, number: signal.Signals, folder
         )
         try:
             watched, deadline = psutil.Process(process.pid), time.monotonic() + SECONDS
-            while not moment(watched) and process.poll() is None and time.monotonic() < deadline:
+            while not _is_there(moment, watched) and process.poll() is None and time.monotonic() < deadline:
                 time.sleep(0.01)
             os.killpg(process.pid, number)
             process.wait(SECONDS)
@@ -72,6 +72,14 @@ def interrupted(words: list[str], moment: Moment, number: signal.Signals, folder
                 os.kill(each, signal.SIGKILL)
         assert not left
     return process.returncode, (folder / "out").read_text(), (folder / "err").read_text()
+
+
+def _is_there(moment: Moment, process: psutil.Process) -> bool:
+    """Whether the moment has come; a child that ends while it is looked at is looked at again."""
+    try:
+        return moment(process)
+    except psutil.Error:
+        return False
 
 
 def _of_session(leader: int) -> list[int]:
