@@ -124,16 +124,20 @@ class BenchSession:
 
     def told_runs(self, case: Case) -> str:
         """How often it will run, before that can be known exactly."""
-        if self.config.getoption("--runs") is not None or self.nodes().nnodes > 1:
-            return f"{self.runs(case)} run{'s' * (self.runs(case) > 1)}"
-        return f"{self.runs(case)} run{'s' * (self.runs(case) > 1)}, or as many as decide against a stored baseline"
+        told = f"{self.runs(case)} run{'s' * (self.runs(case) > 1)}"
+        return told if self._runs_are_given else f"{told}, or as many as decide against a stored baseline"
 
     def planned(self, first: Record) -> PlannedRuns | None:
-        """The runs that its baseline takes; None where --runs says, nothing is stored, or nodes would have to agree."""
-        if self.config.getoption("--runs") is not None or self.nodes().nnodes > 1:
+        """The runs that its baseline takes; None where their number is given, or nothing is stored."""
+        if self._runs_are_given:
             return None
         error = FIRST_STAGE_ERROR if self.confirm_runs() or self.may_settle else FAMILY_ERROR
         return planned_runs(first, self.baselines(), self.session_level().level, error / len(self.cases()))
+
+    @property
+    def _runs_are_given(self) -> bool:
+        """By --runs, or by the case where several nodes would have to agree on another number."""
+        return self.config.getoption("--runs") is not None or self.nodes().nnodes > 1
 
     def wait_seconds(self) -> float:
         """How long a run may wait for a quiet machine.
@@ -141,10 +145,7 @@ class BenchSession:
         Raises:
             ValueError: no such time.
         """
-        seconds = float(self.config.getoption("--wait-for-quiet"))
-        if not 0 <= seconds <= _MOST_WAIT_SECONDS:
-            raise ValueError(f"--wait-for-quiet {seconds:g} is not within 0 to {_MOST_WAIT_SECONDS} seconds")
-        return seconds
+        return self._within("--wait-for-quiet", _MOST_WAIT_SECONDS, "seconds")
 
     def planted_percent(self) -> float:
         """By how much each step is made longer.
@@ -152,10 +153,13 @@ class BenchSession:
         Raises:
             ValueError: no such share.
         """
-        percent = float(self.config.getoption("--plant-slowdown"))
-        if not 0 <= percent <= _MOST_PLANTED_PERCENT:
-            raise ValueError(f"--plant-slowdown {percent:g} is not within 0 to {_MOST_PLANTED_PERCENT} percent")
-        return percent
+        return self._within("--plant-slowdown", _MOST_PLANTED_PERCENT, "percent")
+
+    def _within(self, option: str, most: float, unit: str) -> float:
+        value = float(self.config.getoption(option))
+        if not 0 <= value <= most:
+            raise ValueError(f"{option} {value:g} is not within 0 to {most:g} {unit}")
+        return value
 
     @property
     def holds_rank_0(self) -> bool:

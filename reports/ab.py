@@ -6,9 +6,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.ab.outcome import MetricRow, Outcome, Pair
+from bench.ab.outcome import METRIC_HEADERS, MetricRow, Outcome, Pair
 from bench.ab.sequential import order
-from bench.judge import words
 from bench.judge.attribution import attribute
 from bench.judge.metrics import STEP, figures_of
 from bench.judge.stats import summarise
@@ -66,13 +65,10 @@ def as_markdown(outcome: Outcome, pairs: Sequence[Pair]) -> str:
         parts += ["## Both sides", _metrics(outcome.metrics), _how(outcome)]
     if outcome.metrics and pairs:
         before, after = ([figures_of(summarise(pair[place])) for pair in pairs] for place in (0, 1))
-        parts += ["## Where the time went"]
-        parts += (
-            []
-            if outcome.state in ("fail", "improved")
-            else ["What moved is within the noise, or too little to matter."]
-        )
-        parts += [comparison.attribution(attribute(before, after))]
+        parts.append("## Where the time went")
+        if outcome.state not in ("fail", "improved"):
+            parts.append("What moved is within the noise, or too little to matter.")
+        parts.append(comparison.attribution(attribute(before, after)))
     parts += [outcome.ledger] if outcome.ledger else []
     parts += _environment(outcome, pairs)
     return "\n\n".join(parts) + "\n"
@@ -105,20 +101,8 @@ def _pairs(pairs: Sequence[Pair]) -> str:
 
 
 def _metrics(rows: Sequence[MetricRow]) -> str:
-    cells = [
-        [
-            row.title,
-            words.figure(row.name, row.base_median),
-            words.figure(row.name, row.head_median),
-            words.change(row.name, row.change_percent),
-            words.interval(row.low_percent, row.high_percent),
-            f"{row.visible_percent:.2f} {row.unit}",
-            state_cell(row.state),
-        ]
-        for row in rows
-    ]
-    headers = ["metric", "base", "head", "change", "interval", "smallest visible", "state"]
-    return table(headers, cells, numbers=range(1, 6))
+    cells = [[*row.cells[:-1], state_cell(row.state)] for row in rows]
+    return table(METRIC_HEADERS, cells, numbers=range(1, 6))
 
 
 def _how(outcome: Outcome) -> str:

@@ -184,11 +184,7 @@ def _of_median_run(index: int, case: CaseResult, run: Measured, shown: Sequence[
     tokens = details("Tokens of each layer's experts", learning.expert_load(record, summary))
     losses = [] if record.lone_rank else [_folded("Loss of each step", learning.losses(record), len(record.steps))]
     return [
-        (
-            "steps",
-            "Steps and ranks",
-            [*which, *images("steps", "distribution", "ranks")],
-        ),
+        ("steps", "Steps and ranks", [*which, *images("steps", "distribution", "ranks")]),
         ("time", "Where the time goes", time),
         ("collectives", "Collectives", moved),
         ("experts", "Expert load", [*images("experts"), tokens] if record.expert_load else []),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from bench.judge.baseline import Baseline
 from bench.judge.beside import expectation_for, with_expectations
@@ -44,13 +45,13 @@ class CaseResult:
     stored: Baseline | None = None
     expectation: Expectation | None = None
 
-    @property
+    @cached_property
     def measured(self) -> list[Measured]:
         """The runs with steps that count (bench.judge.case_figures)."""
         found = [Measured(run.record, run.summary) for run in self.runs if run.summary is not None]
         return [found[place] for place in counting([each.record for each in found])]
 
-    @property
+    @cached_property
     def median_run(self) -> Measured | None:
         """The run whose step is the median of all; of an even number the faster of the middle two."""
         ordered = sorted(self.measured, key=lambda each: each.summary.median_step_seconds)

@@ -11,10 +11,11 @@ from typing import Any
 
 import yaml
 
+from tests.limits import HANG_SECONDS
+
 HOUSE = Path(__file__).resolve().parents[1]
 ACTION = ".github/actions/performance/action.yml"
 TEMPLATE = ".gitlab/performance.yml"
-HANG_SECONDS = 600  # against hangs alone
 EXPRESSION = re.compile(r"\$\{\{ *(.*?) *\}\}")
 
 Done = subprocess.CompletedProcess[str]

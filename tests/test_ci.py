@@ -17,7 +17,8 @@ import pytest
 import yaml
 
 from reports import comment as written
-from tests.ci_steps import ACTION, EXPRESSION, HANG_SECONDS, HOUSE, Done, action, bash, job, on_github, on_gitlab
+from tests.ci_steps import ACTION, EXPRESSION, HOUSE, Done, action, bash, job, on_github, on_gitlab
+from tests.limits import HANG_SECONDS
 
 # what make venv makes: it writes down its words, and a comment as the benchmark would
 PYTHON = f"""#!/bin/bash
@@ -226,7 +227,7 @@ class Answer(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(raw)
 
-    do_GET = do_POST = do_PATCH = do_PUT = _answer  # noqa: N815
+    do_GET = do_POST = do_PATCH = do_PUT = _answer  # noqa: N815  # the names that http.server calls
 
     def log_message(self, format: str, *args: Any) -> None: ...
 

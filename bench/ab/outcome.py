@@ -47,6 +47,22 @@ class MetricRow(Strict):
     alpha: float
     state: MetricState
 
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """For a row of a table, under `METRIC_HEADERS`."""
+        return (
+            self.title,
+            words.figure(self.name, self.base_median),
+            words.figure(self.name, self.head_median),
+            words.change(self.name, self.change_percent),
+            words.interval(self.low_percent, self.high_percent),
+            words.visible(self.name, self.visible_percent).lstrip("+"),
+            self.state,
+        )
+
+
+METRIC_HEADERS = ("metric", "base", "head", "change", "interval", "smallest visible", "state")
+
 
 class Outcome(Strict):
     """What a comparison found; --json writes it."""
@@ -82,9 +98,8 @@ class Outcome(Strict):
         """The verdict first, then the figures, then where a change is."""
         parts = [self.sentence, ""]
         if self.metrics:
-            headers = ("metric", "base", "head", "change", "interval", "smallest visible", "state")
-            rows = [_cells(row) for row in self.metrics]
-            parts += [tabulate(rows, headers, tablefmt="github", disable_numparse=True), ""]
+            rows = [row.cells for row in self.metrics]
+            parts += [tabulate(rows, METRIC_HEADERS, tablefmt="github", disable_numparse=True), ""]
             parts += [
                 f"Medians of {self.pairs} runs of each revision. A change is the mean over pairs. The chance that any "
                 f"metric fails without cause is at most {self.family_error:.1%}.",
@@ -117,18 +132,6 @@ def _answer_elsewhere(row: MetricRow) -> str:
     half = (row.high_percent - row.low_percent) / 2
     amount = f"{abs(row.change_percent):.1f} ± {half:.1f} {row.unit}"
     return f"head has {amount} {'more' if row.change_percent > 0 else 'less'} {row.title} than base"
-
-
-def _cells(row: MetricRow) -> tuple[str, ...]:
-    return (
-        row.title,
-        words.figure(row.name, row.base_median),
-        words.figure(row.name, row.head_median),
-        words.change(row.name, row.change_percent),
-        words.interval(row.low_percent, row.high_percent),
-        words.visible(row.name, row.visible_percent).lstrip("+"),
-        row.state,
-    )
 
 
 def concluded(revisions: tuple[RevisionUsed, RevisionUsed], pairs: Sequence[Pair], found: Finding) -> Outcome:

@@ -85,7 +85,7 @@ def _note(number: int) -> None:
     _came = _came or signal.Signals(number)
 
 
-def _handle(handler: object) -> None:
+def _handle(handler: Callable[[int, FrameType | None], NoReturn]) -> None:
     for number in _SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup and a shell's background commands want it
-            signal.signal(number, handler)  # type: ignore[arg-type]
+            signal.signal(number, handler)

@@ -103,7 +103,7 @@ def progress(recipe: Recipe, total: int, title: str) -> Iterator[Callable[[Event
             if not isinstance(event, StepDone):
                 return
             metrics, seconds = event.metrics, event.step_seconds
-            speed = recipe.tokens_per_step / seconds / recipe.parallel.world_size
+            speed = recipe.tokens_per_second_per_processor(seconds)
             status = f"loss {metrics.loss:.4f}  {seconds:.2f} s/step  {speed:.1f} tokens/s/p"
             bar.update(task, completed=metrics.step + 1, status=status)
 

@@ -114,7 +114,7 @@ def scalars(done: StepDone, recipe: Recipe) -> dict[str, float]:
         "grad_norm": metrics.grad_norm,
         "learning_rate": metrics.learning_rate,
         "step_seconds": done.step_seconds,
-        "tokens_per_second_per_processor": _tokens_per_second(recipe, done.step_seconds),
+        "tokens_per_second_per_processor": recipe.tokens_per_second_per_processor(done.step_seconds),
         "peak_bytes": done.peak_bytes,
     }
     return {name: value for name, value in found.items() if value is not None}
@@ -125,12 +125,8 @@ def _width() -> int | None:
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
-def _tokens_per_second(recipe: Recipe, step_seconds: float) -> float:
-    return recipe.tokens_per_step / step_seconds / recipe.parallel.world_size
-
-
 def _rate(recipe: Recipe, step_seconds: float) -> str:
-    return f"{_tokens_per_second(recipe, step_seconds):,.1f}"
+    return f"{recipe.tokens_per_second_per_processor(step_seconds):,.1f}"
 
 
 def _seconds(seconds: float) -> str:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,6 +15,9 @@ from grok1.cli.json_option import Json, write_json
 from grok1.config.refusals import printable
 from grok1.data.documents import count_rows, find_inputs
 from grok1.data.preprocess import Progress, preprocess
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 def preprocess_command(
@@ -80,7 +83,7 @@ def _log_lines(log_interval: int) -> Progress:
 
 
 @contextmanager
-def _bar(console: object, total: int) -> Iterator[Progress]:
+def _bar(console: Console, total: int) -> Iterator[Progress]:
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
 
@@ -91,7 +94,7 @@ def _bar(console: object, total: int) -> Iterator[Progress]:
         MofNCompleteColumn(),
         TextColumn("{task.fields[speed]}"),
     )
-    with Bar(*columns, TimeRemainingColumn(), console=console, transient=True) as bar:  # type: ignore[arg-type]
+    with Bar(*columns, TimeRemainingColumn(), console=console, transient=True) as bar:
         task = bar.add_task("preprocess", total=total, speed="")
 
         def progress(documents: int, text_bytes: int) -> None:

@@ -104,6 +104,10 @@ class Recipe(Frozen):
         """Tokens of one global batch."""
         return self.training.global_batch * self.training.sequence_length
 
+    def tokens_per_second_per_processor(self, step_seconds: float) -> float:
+        """tokens/s/p of a step that takes so long."""
+        return self.tokens_per_step / step_seconds / self.parallel.world_size
+
     @property
     def attention_parameters(self) -> int:
         """Matrix parameters of one layer's attention: query, key, value, output."""

@@ -44,7 +44,7 @@ def overview(cases: Sequence[CaseResult]) -> str:
 
 def change_of_speed(verdict: Verdict) -> str:
     """Of tokens/s/p against the baseline that judges."""
-    row = next((row for row in verdict.rows if row.metric == RATE and row.state != "compared"), None)
+    row = verdict.judged(RATE)
     return _NONE if row is None else f"{row.change_percent:+.1f} %"
 
 

@@ -7,10 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from bench.judge.case_figures import over_runs, step_seconds
 from bench.judge.difference import MIN_BASELINE_RUNS, Comparison
 from bench.judge.evidence import weigh
 from bench.judge.sessions import are_virtual, assumed_level, labels, stamp_of
 from bench.judge.stats import Summary
+from bench.judge.words import of_rate
 from reports.tables.sides import Side
 
 _ALPHA = 0.025  # of each end: intervals of 95 %
@@ -30,8 +32,8 @@ class Figure:
 
     def shown(self, side: Side) -> str:
         """The median over the side's runs."""
-        values = self.values(side)
-        return "–" if values is None else f"{statistics.median(values):{self.form}}".replace("%", " %")
+        value = over_runs((run.summary for run in side.runs), self.get)
+        return "–" if value is None else f"{value:{self.form}}".replace("%", " %")
 
     def values(self, side: Side) -> list[float] | None:
         """Of every run; None unless every run has it."""
@@ -57,12 +59,8 @@ class Change:
     @property
     def inverse(self) -> Change:
         """Of the inverse of the figure: of the time where this is of a rate."""
-        ends = None if self.interval is None else (_inverse(self.interval[1]), _inverse(self.interval[0]))
-        return Change(_inverse(self.percent), ends, self.unit)
-
-
-def _inverse(percent: float) -> float:
-    return 100 * (1 / max(1 + percent / 100, 1e-9) - 1)
+        ends = None if self.interval is None else (of_rate(self.interval[1]), of_rate(self.interval[0]))
+        return Change(of_rate(self.percent), ends, self.unit)
 
 
 def change(first: Side, other: Side, figure: Figure) -> Change | None:
@@ -71,7 +69,7 @@ def change(first: Side, other: Side, figure: Figure) -> Change | None:
     if figure.kind == "shown" or before is None or after is None:
         return None
     if figure.kind == "part":
-        whole = statistics.median(run.summary.median_step_seconds for run in first.runs)
+        whole = step_seconds(run.summary for run in first.runs)
         found = _weighed(first, other, before, after, whole=whole)
         return found or Change(
             100 * (statistics.median(after) - statistics.median(before)) / whole, None, "% of a step"
