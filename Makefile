@@ -57,8 +57,10 @@ bench: $(READY)  ## train Grok-1 on 16 ranks of this machine, judge it, write a 
 	report=$$(find "$$results" -name report.md -newer $(VENV)/.bench-started -exec ls -t {} + 2>/dev/null | head -n 1); \
 	echo "report: $${report:-none was written}"; exit $$status
 
-# a worker takes whole files, whose tests share what they start; pytest-benchmark measures nothing beside another process
-PYTEST = $(BIN)/python -m pytest tests/ --ignore tests/nodes --numprocesses $(WORKERS) --dist loadfile --benchmark-disable
+# a worker takes whole files, whose tests share what they start; one that dies ends the run, which names the test;
+# pytest-benchmark measures nothing beside another process
+PYTEST = $(BIN)/python -m pytest tests/ --ignore tests/nodes --numprocesses $(WORKERS) --dist loadfile \
+	--max-worker-restart 0 --benchmark-disable
 
 test: $(READY)  ## run the tests but for the slow ones, in a few minutes
 	$(PYTEST) -m "not slow" $(TEST_ARGS)

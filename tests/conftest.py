@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import signal
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 from hypothesis import settings
 
 from bench.records.record import Record
 from bench.synthetic import build_synthetic_record
+from grok1.cli import interruption
 from grok1.distributed.launch import preload_in_ranks
 
 # recipe changes that choose megatron's own part everywhere; experts first
@@ -34,6 +35,7 @@ settings.load_profile("repeatable")
 # as from a terminal: a job that a script put in the background ignores Ctrl-C, and so would all that the tests start
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+_HANDLERS = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
 
 # pytest that a test starts is no worker of pytest-xdist's, in which pytest-benchmark would refuse to measure
@@ -52,6 +54,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             cases[name] += 1
             if cases[name] > mark.kwargs["keep"]:
                 item.add_marker("slow")
+
+
+@pytest.fixture(autouse=True)
+def no_signal_is_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A command handles signals until its process ends; where it ran in this one, the next test starts without.
+
+    Else a test that interrupts itself would have the next command end this process.
+    """
+    monkeypatch.setattr(interruption, "_came", None)
+    _handle_as_at_the_start()
+    yield
+    _handle_as_at_the_start()
+
+
+def _handle_as_at_the_start() -> None:
+    for number, handler in _HANDLERS.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -511,11 +511,9 @@ def test_cleaning_up_is_not_interrupted_but_what_comes_after_is() -> None:
 
 
 @pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Any]]:
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
     """`python -m bench ab` in this process: (exit code, output, errors)."""
     from bench import __main__
-
-    before = signal.getsignal(signal.SIGTERM)
 
     def run(*words: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["bench", "ab", *words])
@@ -523,8 +521,7 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
             __main__.main()
         return (int(done.value.code or 0), *capsys.readouterr())
 
-    yield run
-    signal.signal(signal.SIGTERM, before)
+    return run
 
 
 def test_the_command_prints_the_verdict_writes_json_and_exits(
