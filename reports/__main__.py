@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import io
 import platform
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -23,6 +24,8 @@ from bench.records.files import each_record, files_at
 from bench.records.terminal import plain
 from reports.case import assess
 from reports.document import write_cases
+
+_INTERRUPTED = 128 + signal.SIGINT  # as shells have it, and Typer too
 
 app = typer.Typer(
     add_completion=False,
@@ -142,9 +145,9 @@ def _files(given: list[Path]) -> list[Path]:
 def main() -> NoReturn:
     """Entry point. Typer's own complaints hold words of the command line, which may be names of strangers' files."""
     try:
-        sys.exit(app(prog_name="python -m reports", standalone_mode=False) or 0)
-    except typer.Abort:
-        sys.exit(130)
+        code = app(prog_name="python -m reports", standalone_mode=False) or 0
+    except (KeyboardInterrupt, typer.Abort):
+        code = _INTERRUPTED
     except Exception as error:
         show = getattr(error, "show", None)
         if show is None:
@@ -152,7 +155,10 @@ def main() -> NoReturn:
         words = io.StringIO()
         show(words)
         print("\n".join(plain(line, 2000) for line in words.getvalue().splitlines()), file=sys.stderr)
-        sys.exit(getattr(error, "exit_code", 2))
+        code = getattr(error, "exit_code", 2)
+    if code == _INTERRUPTED:
+        print("reports: interrupted", file=sys.stderr)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ it; another key, as of another version of torch, stands beside it.
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
@@ -168,7 +169,7 @@ def promote(folder: Path, candidate: Baseline, rationale: str) -> tuple[Path, Ba
 def retire(folder: Path, label: str, reason: str, today: date) -> Path:
     """Let a baseline judge no more, and say why and since when in its rationale."""
     stored = stored_baselines(folder)
-    path, baseline = find(stored, label)
+    path, baseline = find(folder, stored, label)
     if baseline.role == "retired":
         raise ValueError(f"{baseline.label!r} is retired already: {baseline.rationale[-200:]}")
     rationale = f"{baseline.rationale} {today.isoformat()}: retired, {required(reason)}"
@@ -176,12 +177,13 @@ def retire(folder: Path, label: str, reason: str, today: date) -> Path:
     return write(path, [retired if each is baseline else each for at, each in stored if at == path])
 
 
-def find(stored: Sequence[tuple[Path, Baseline]], label: str) -> tuple[Path, Baseline]:
-    """The baseline of this label, as stored or as `list` shows it, and its file."""
+def find(folder: Path, stored: Sequence[tuple[Path, Baseline]], label: str) -> tuple[Path, Baseline]:
+    """The baseline of this label among what the folder holds, as stored or as `list` shows it, and its file."""
     found = [pair for pair in stored if pair[1].label == label]
     found = found or [pair for pair in stored if plain(pair[1].label) == label]
     if len(found) != 1:
-        raise ValueError(f"no baseline has the label {label!r}; `python -m bench baseline list` shows them")
+        show = f"python -m bench baseline list --baselines {shlex.quote(str(folder))}"
+        raise ValueError(f"no baseline has the label {label!r}; `{show}` shows them")
     return found[0]
 
 

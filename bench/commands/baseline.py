@@ -149,7 +149,7 @@ def list_command(baselines: Baselines, json_path: Json = None) -> None:
 @app.command()
 def show(label: str, baselines: Baselines, json_path: Json = None) -> None:
     """Show everything that is stored about one baseline."""
-    path, baseline = baseline_store.find(stored_baselines(baselines), label)
+    path, baseline = baseline_store.find(baselines, stored_baselines(baselines), label)
     print(f"{baseline_text.described(baseline)}\n\nfile  {plain(path)}")
     write_json(json_path, baseline_json.stored([(path, baseline)]))
 
@@ -218,7 +218,7 @@ def _target(target: str, folder: Path) -> tuple[Path, Baseline, list[Baseline]]:
     if Path(target).is_file():
         return Path(target), baseline_store.read_candidate(Path(target)), []
     stored = stored_baselines(folder)
-    path, old = baseline_store.find(stored, target)
+    path, old = baseline_store.find(folder, stored, target)
     return path, old, [each for at, each in stored if at == path]
 
 

@@ -95,15 +95,17 @@ def plan(
     say where they are from.
     """
     form = _form_of(picture) if picture is not None else None
+    if show_fits:
+        _refuse_times({"--explain": explain, "--picture": picture, "--anchor": anchor})
     said = _about_rows(published, freeze, score, frozen, level, anchor)
     if said:
         print(said)
         return
     chosen = load_recipe(recipe, overrides or [])
-    if explain is not None and not show_fits:
+    if explain is not None:
         profile = load_device(_device_of(device))
         named = layout_named(explain, chosen, world_size or chosen.parallel.world_size)
-        print(_times(named, profile, level, anchor).explained(0))
+        _explain(_times(named, profile, level, anchor), json_path)
         if picture is None:  # which alone needs the other layouts
             return
     asked = _Asked.of(memory_gib, device, communicator_mb)
@@ -117,6 +119,13 @@ def plan(
         _show_times(found, times, asked, top, json_path)
     if picture is not None and form is not None:
         _draw(picture, form, found, times, asked)
+
+
+def _refuse_times(given: dict[str, object]) -> None:
+    """What --fits would leave unanswered."""
+    names = [name for name, value in given.items() if value is not None]
+    if names:
+        raise ValueError(f"--fits tells memory alone, not times as {' and '.join(names)}: ask for one at a time")
 
 
 def _about_rows(
@@ -159,6 +168,12 @@ def _times(layouts: Layouts, device: Device, level: float, anchor: Path | None) 
     return times.anchored(anchor_of_file(anchor, device)) if anchor is not None else times
 
 
+def _explain(times: Timed, json_path: Path | None) -> None:
+    print(times.explained(0))
+    if json_path is not None:
+        write_timed(json_path, times.played(np.array([0])), 1)
+
+
 def _show_fits(found: Fits, asked: _Asked, top: int, exact: int, json_path: Path | None) -> None:
     layouts, recipe = found.layouts, found.layouts.recipe
     rows = found.best_first()[: max(top, exact)].tolist()
@@ -168,7 +183,6 @@ def _show_fits(found: Fits, asked: _Asked, top: int, exact: int, json_path: Path
         print(f"\n{recount_text(counts)}")
     if json_path is not None:
         write_fits(json_path, found, rows, counts)
-        print(f"wrote {plain(json_path, 5000)}")
 
 
 def _show_times(found: Fits, times: Timed, asked: _Asked, top: int, json_path: Path | None) -> None:
@@ -188,7 +202,6 @@ def _show_times(found: Fits, times: Timed, asked: _Asked, top: int, json_path: P
     print(shown.basis())
     if json_path is not None:
         write_timed(json_path, shown, total, need.tolist())
-        print(f"wrote {plain(json_path, 5000)}")
 
 
 def _device_of(name: str | None) -> str:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 from typer.testing import CliRunner
 
+from reports import __main__
 from reports.__main__ import app
 
 BASELINES = str(Path(__file__).parents[2] / "baselines")
@@ -49,6 +51,20 @@ def test_the_step_summary_comes_from_the_environment(records: Path, tmp_path: Pa
     summary = tmp_path / "summary.md"
     call(records, "-o", tmp_path / "out", "--baselines", BASELINES, GITHUB_STEP_SUMMARY=str(summary))
     assert summary.read_text().startswith("# PASS")
+
+
+def test_ctrl_c_is_one_line(
+    records: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*given: object, **options: object) -> Path:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(__main__, "write_cases", interrupted)
+    monkeypatch.setattr(sys, "argv", ["reports", str(records), "-o", str(tmp_path), "--baselines", BASELINES])
+    with pytest.raises(SystemExit) as end:
+        __main__.main()
+    assert end.value.code == 130
+    assert capsys.readouterr() == ("", "reports: interrupted\n")
 
 
 @pytest.mark.parametrize(

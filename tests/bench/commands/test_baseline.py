@@ -325,7 +325,7 @@ def test_list_and_show(bench: Command, synthetic_record) -> None:
     assert 0.1 < spread < 1.0
     # of the t and its power: 2 x 5 runs see a bit less than three times the spread
     assert 2.0 < smallest / spread < 4.0
-    refused(bench("baseline", "show", "no such"), "'no such'", "baseline list")
+    refused(bench("baseline", "show", "no such"), "'no such'", "`python -m bench baseline list --baselines baselines`")
 
 
 def test_runs_of_several_commits_are_remarked(bench: Command, synthetic_record) -> None:

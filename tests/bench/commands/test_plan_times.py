@@ -35,12 +35,17 @@ def test_a_picture_is_of_its_files_kind(bench: Command, tmp_path: Path) -> None:
     assert picture.read_text(encoding="utf-8").startswith("<svg")
 
 
-def test_one_layout_is_explained(bench: Command):
-    code, out, _ = bench("plan", *TINY, *A2, "--explain", "TP4 PP2 EP2 ETP4 mb1")
+def test_one_layout_is_explained(bench: Command, tmp_path: Path):
+    json_path = tmp_path / "plan.json"
+    code, out, _ = bench("plan", *TINY, *A2, "--explain", "TP4 PP2 EP2 ETP4 mb1", "--json", json_path)
     assert code == 0
     assert "TP4 PP2 EP2 ETP4" in out
     assert "matrix products" in out
     assert "The schedule, played through" in out
+    content = json.loads(json_path.read_text())
+    (row,) = content["rows"]
+    assert (row["layout"], content["layouts"]) == ("TP4 PP2 EP2 ETP4 DP2 mb1 alltoall", 1)
+    assert sum(row["terms"].values()) == pytest.approx(row["step_seconds"])
 
 
 @pytest.mark.parametrize(
@@ -53,6 +58,7 @@ def test_one_layout_is_explained(bench: Command):
             "--picture plan.pdf: a picture is a .png or .svg file; give a name that",
         ),
         ([*TINY, *A2, "--explain", "TP3"], "parallel.world_size"),
+        (["--fits", *TINY, *A2, "--picture", "plan.png"], "--fits tells memory alone, not times as --picture"),
         ([*TINY, *A2, "--memory-gib", "0.5"], "fits ascend-a2-376t, 0.50 GiB: the least that one needs is"),
         (["--recipe", "grok1-tiny", *A2], "device ascend-a2-376t states no peak for fp32, only for bf16, fp16"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 import subprocess
@@ -285,6 +286,24 @@ def test_records_are_added_shown_and_checked(tmp_path: Path) -> None:
     )
     assert "This only reports, so the exit code is always 0" in checked
     assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_files_hold_what_is_shown(tmp_path: Path) -> None:
+    folder, file, path = tmp_path / "records", tmp_path / "history.jsonl", tmp_path / "found.json"
+
+    def told(*words: object) -> dict[str, Any]:
+        ask(*words, "--history", file, "--json", path)
+        return json.loads(path.read_text())
+
+    for seed in range(16):
+        run_of(seed, 39.8 * (1.0 if seed < 8 else 1.2), ("a" if seed < 8 else "b") * 40).write(folder / f"{seed}.json")
+    added = told("add", folder)
+    assert added == {"schema": 1, "file": str(file), "records": 16, "added": 16, "void": 0}
+    (shown,) = told("show")["series"]
+    assert (shown["case"], shown["device_name"], len(shown["runs"])) == ("grok1-40b", "Ascend910B-synthetic", 16)
+    (checked,) = told("check")["series"]
+    (change,) = checked["changes"]
+    assert (change["after_commit"], change["by_commit"]) == ("a" * 40, "b" * 40)
 
 
 def test_what_was_gained_and_is_lost_again_is_warned_of(tmp_path: Path) -> None:
