@@ -59,8 +59,7 @@ bench: $(READY)  ## train Grok-1 on 16 ranks of this machine, judge it, write a 
 
 # a worker takes whole files, whose tests share what they start; one that dies ends the run, which names the test;
 # pytest-benchmark measures nothing beside another process
-PYTEST = $(BIN)/python -m pytest tests/ --ignore tests/nodes --numprocesses $(WORKERS) --dist loadfile \
-	--max-worker-restart 0 --benchmark-disable
+PYTEST = $(BIN)/python -m pytest tests/ --ignore tests/nodes --numprocesses $(WORKERS) --dist loadfile --max-worker-restart 0 --benchmark-disable
 
 test: $(READY)  ## run the tests but for the slow ones, in a few minutes
 	$(PYTEST) -m "not slow" $(TEST_ARGS)
