@@ -257,8 +257,8 @@ def test_another_interpreter_that_is_named_makes_the_folder_anew(machine: Machin
     machine.make("test", "PYTHON=newer")
     assert any(line.startswith("newer 3.13 -m venv --clear .venv") for line in machine.log)
     assert machine.make("test").stdout == (
-        ".venv/bin/python -m pytest tests/ --ignore tests/nodes --numprocesses 2 --dist loadfile --max-worker-restart 0 "
-        '--benchmark-disable -m "not slow" \nran\n'
+        ".venv/bin/python -m pytest tests/ --ignore tests/nodes --numprocesses 2 --dist loadfile "
+        '--max-worker-restart 0 --benchmark-disable -m "not slow" \nran\n'
     )
 
 

@@ -11,54 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.ledger.count import count
-from bench.ledger.schema import RankLedger, read_ledger
+from bench.ledger.schema import read_ledger
 from bench.ledger.store import FOLDER, SHIPPED
 from bench.plan.exchanges import exchanges
 from bench.plan.layouts import Layouts, Places, different_stages, every_stage, layouts_of
 from bench.plan.routed import routed
-from bench.plan.work import Exchange
-from grok1.config.axes import axes_text
 from grok1.config.load import ONE_RANK, load_recipe
-from tests.bench.plan.sample import Counted, sampled_recipes, together
+from tests.bench.plan.forms import Rows, differences, ledgers_rows, rows_of
+from tests.bench.plan.sample import sampled_recipes, together
 from tests.lines import ONLY_0_12
-
-Rows = dict[tuple[str, str, str, str], tuple[int, int]]  # (phase, group, operation, dtype) -> (calls, bytes)
-
-
-def rows_of(places: Places, found: tuple[Exchange, ...]) -> list[Rows]:
-    """Of each place, a whole step's as the ledger has them."""
-    calls: list[Counter[tuple[str, str, str, str]]] = [Counter() for _ in places.stage]
-    sizes: list[Counter[tuple[str, str, str, str]]] = [Counter() for _ in places.stage]
-    for each in found:
-        key, times = (each.phase, each.group, each.operation, each.dtype), np.ones_like(each.calls)
-        times = places.of.micro_batches if each.per == "micro_batch" else times
-        for place in np.flatnonzero(each.calls).tolist():
-            calls[place][key] += int(each.calls[place] * times[place])
-            sizes[place][key] += int(each.bytes[place] * times[place])
-    return [{key: (own[key], size[key]) for key in own} for own, size in zip(calls, sizes, strict=True)]
-
-
-def ledgers_rows(rank: RankLedger) -> Rows:
-    return {(row.phase, row.group, row.operation, row.dtype): (row.calls, row.bytes) for row in rank.collectives}
-
-
-def differences(ours: Rows, theirs: Rows) -> list[str]:
-    """What is unlike, in words: the row, then (calls, bytes) of the planner's and of the ledger's."""
-    return [
-        f"{' '.join(key)}: {ours.get(key)} planned, {theirs.get(key)} counted"
-        for key in sorted({*ours, *theirs})
-        if ours.get(key) != theirs.get(key)
-    ]
-
-
-@ONLY_0_12
-def test_every_collective_of_the_sampled_layouts_is_the_ledgers(counted: list[Counted]) -> None:
-    for of_recipe in counted:
-        planned = rows_of(of_recipe.places, exchanges(of_recipe.places))
-        for place, rank in enumerate(of_recipe.ranks):
-            recipe = of_recipe.recipes[int(of_recipe.places.layout[place])]
-            unlike = differences(planned[place], ledgers_rows(rank))
-            assert not unlike, (of_recipe.name, axes_text(recipe.parallel), f"stage {rank.stage}", unlike)
 
 
 @pytest.mark.parametrize("name", SHIPPED)

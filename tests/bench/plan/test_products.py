@@ -8,58 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.ledger.count import count
-from bench.ledger.schema import RankLedger, read_ledger
+from bench.ledger.schema import read_ledger
 from bench.ledger.store import FOLDER, SHIPPED
-from bench.plan.layouts import Places, every_stage, layouts_of
+from bench.plan.layouts import every_stage, layouts_of
 from bench.plan.legal import legal_layouts
-from bench.plan.parameters import parameters
-from bench.plan.products import _twice_met, attention_cores, matrix_flops, products
-from grok1.config.axes import axes_text
+from bench.plan.products import _twice_met, products
 from grok1.config.load import ONE_RANK, load_recipe
-from tests.bench.plan.sample import Counted
+from tests.bench.plan.forms import counted_flops, counted_parameters, planned_flops, planned_parameters
 from tests.conftest import MEGATRONS_PARTS
-
-Flops = dict[tuple[str, str], int]  # of a step, by (phase, component)
-
-
-def planned_flops(places: Places, shares: tuple[float, ...] | None = None) -> list[Flops]:
-    """Of each place."""
-    found = matrix_flops(products(places, shares), attention_cores(places))
-    times = places.of.micro_batches
-    return [
-        {key: int(flops[row] * times[row]) for key, flops in found.items() if flops[row]} for row in range(len(places))
-    ]
-
-
-def counted_flops(rank: RankLedger) -> Flops:
-    return {(row.phase, row.component): row.matrix_flops for row in rank.costs if row.matrix_flops}
-
-
-def planned_parameters(places: Places) -> list[tuple[int, ...]]:
-    found = parameters(places)
-    return list(zip(found.dense.tolist(), found.expert.tolist(), found.embedding.tolist(), strict=True))
-
-
-def counted_parameters(rank: RankLedger) -> tuple[int, ...]:
-    return rank.parameters.dense, rank.parameters.expert, rank.parameters.embedding
-
-
-def told(sample: Counted, row: int) -> str:
-    recipe = sample.recipes[int(sample.places.layout[row])]
-    return f"{sample.name}: {axes_text(recipe.parallel)}, stage {sample.places.stage[row]}"
-
-
-def test_parameters_of_the_sampled_layouts_are_the_ledgers(counted: list[Counted]) -> None:
-    for sample in counted:
-        for row, (ours, rank) in enumerate(zip(planned_parameters(sample.places), sample.ranks, strict=True)):
-            assert ours == counted_parameters(rank), told(sample, row)
-
-
-def test_matrix_flops_of_the_sampled_layouts_are_the_ledgers(counted: list[Counted]) -> None:
-    """By phase and component."""
-    for sample in counted:
-        for row, (ours, rank) in enumerate(zip(planned_flops(sample.places), sample.ranks, strict=True)):
-            assert ours == counted_flops(rank), told(sample, row)
 
 
 @pytest.mark.parametrize("name", SHIPPED)
