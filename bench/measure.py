@@ -7,7 +7,7 @@ import math
 import os
 import sys
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from datetime import datetime, timezone
 from typing import Any
@@ -38,8 +38,9 @@ def run(
     nodes: Nodes = ONE_MACHINE,
     on_event: Callable[[Event], None] = lambda event: None,
     timeout_seconds: float = COLLECTIVE_SECONDS,
+    asked: Sequence[str] = (),
 ) -> Record | None:
-    """One run of a job as a record; None on the nodes that do not hold rank 0.
+    """One run of a job as a record; None on the nodes that do not hold rank 0. `asked` is what the record says of it.
 
     Ranks that fail after the run was measured cost the record its modules and no more: a line on stderr says why.
     """
@@ -72,7 +73,7 @@ def run(
         result = measured[0].result
     if result is None:
         return None
-    return make_record(case, job, result, watched.host())
+    return make_record(case, job, result, watched.host(), asked)
 
 
 class WatchedMachine:
@@ -97,11 +98,11 @@ def _in_one_line(error: LaunchError | RankFailedError) -> str:
     return f"rank {error.rank}: {last}" if isinstance(error, RankFailedError) else last
 
 
-def make_record(case: str, job: Job, result: RunResult, machine: dict[str, Any]) -> Record:
+def make_record(case: str, job: Job, result: RunResult, machine: dict[str, Any], asked: Sequence[str] = ()) -> Record:
     """The record of one run, void when what it computed cannot be trusted; `machine` is the record's host."""
     reasons = void_reasons(job, result)
     content = content_of(case, job.recipe, result, machine, reasons)
-    return Record.model_validate(content | {"planted_percent": job.planted_percent or None})
+    return Record.model_validate(content | {"planted_percent": job.planted_percent or None, "asked": list(asked)})
 
 
 def content_of(

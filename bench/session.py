@@ -23,7 +23,7 @@ from bench.judge.planned_runs import PlannedRuns, planned_runs
 from bench.judge.verdict import Verdict, exit_code
 from bench.ledger.schema import Ledger
 from bench.records.expectation import Expectation
-from bench.records.record import Record
+from bench.records.record import MAX_ASKED, MAX_ASKED_CHARACTERS, Record
 from grok1.config.load import load_recipe
 from grok1.config.recipe import Recipe
 from grok1.device.kind import Kind, chosen_kind
@@ -99,6 +99,15 @@ class BenchSession:
             index_cache=self.index_cache,
         )
         return replace(job, planted_percent=self.planted_percent())
+
+    @property
+    def asked(self) -> list[str]:
+        """What the command line changes of every case, as a record says it; nothing where it is longer than that."""
+        option = self.config.getoption
+        given = [("recipe", option("--recipe")), ("steps", option("--steps"))]
+        words = [f"--{name}={value}" for name, value in [*given, *(("set", each) for each in option("--set"))] if value]
+        has_room = len(words) <= MAX_ASKED and all(len(word) <= MAX_ASKED_CHARACTERS for word in words)
+        return words if has_room else []
 
     def check(self) -> None:
         """Refuse what the options ask for and no run could give, before anything runs.

@@ -139,7 +139,9 @@ def _run(case: Case, session: BenchSession, runs: int) -> list[Record]:
             wait_until_quiet(ranks, most, lambda line: print(f"{case.name}: {line}", flush=True))
         title = f"{case.name} run {index + 1}/{done + runs}"
         with progress(job.recipe, job.num_steps, title) as on_event:
-            record = measure.run(case.name, job, session.device, session.nodes(), on_event, session.collective_seconds)
+            record = measure.run(
+                case.name, job, session.device, session.nodes(), on_event, session.collective_seconds, session.asked
+            )
         if record is not None:
             record.write(session.results / "records" / f"{case.name}-{record.id}.json")
             records.append(record)

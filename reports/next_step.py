@@ -1,12 +1,13 @@
 """What to do after a verdict: one sentence, and one command that can be typed as it is.
 
 A stranger's words never become more of a command than one word: cases are letters, digits, dots and dashes, commits are
-hexadecimal.
+hexadecimal, and what was asked of a case is quoted.
 """
 
 from __future__ import annotations
 
 import re
+import shlex
 
 from bench.judge.difference import MIN_BASELINE_RUNS
 from bench.judge.remedy import base_of
@@ -15,6 +16,7 @@ from reports.case import CaseResult
 from reports.headline import deciding_row
 
 Step = tuple[str, str | None]  # in words, and as a command
+_PLAIN_WORD = re.compile(r"""--[a-z]+=[A-Za-z0-9._/=,:+\["'\]-]{1,300}""")
 
 
 def next_step(case: CaseResult) -> Step | None:
@@ -63,6 +65,14 @@ def _name(case: CaseResult) -> str | None:
     return name if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name) else None
 
 
+def _as_run(case: CaseResult) -> str | None:
+    """The case and what was asked of it, as words after --case; None where they are not safe to type."""
+    name, asked = _name(case), case.runs[0].record.asked if case.runs else []
+    if name is None or not all(_PLAIN_WORD.fullmatch(word) for word in asked):
+        return None
+    return " ".join([name, *map(shlex.quote, asked)])
+
+
 def _base(case: CaseResult) -> str | None:
     try:
         sha = base_of(case.stored) if case.stored is not None else ""
@@ -72,9 +82,9 @@ def _base(case: CaseResult) -> str | None:
 
 
 def _rerun(case: CaseResult, runs: int | None = None) -> str | None:
-    name, more = _name(case), f" --runs {runs}" if runs else ""
+    what, more = _as_run(case), f" --runs {runs}" if runs else ""
     where = _where(case.runs[0].record) if case.runs else ""
-    return name and f"pytest bench/test_pretrain.py --benchmark --case {name}{where}{more}"
+    return what and f"pytest bench/test_pretrain.py --benchmark --case {what}{where}{more}"
 
 
 def _where(record: Record) -> str:
@@ -87,16 +97,16 @@ def _where(record: Record) -> str:
 
 
 def _ab(case: CaseResult, base: str) -> str | None:
-    name = _name(case)
-    return name and f"python -m bench ab --base {base[:12]} --case {name} --device {case.runs[0].record.device.kind}"
+    what = _as_run(case)
+    return what and f"python -m bench ab --base {base[:12]} --case {what} --device {case.runs[0].record.device.kind}"
 
 
 def _make(case: CaseResult) -> str | None:
     """It runs the case on this machine; of several nodes the runs come first."""
-    name, record = _name(case), case.runs[0].record if case.runs else None
+    what, record = _as_run(case), case.runs[0].record if case.runs else None
     if record is None or record.layout.nodes > 1:
         return _rerun(case, MIN_BASELINE_RUNS)
-    return name and f"python -m bench baseline record --case {name} --device {record.device.kind}"
+    return what and f"python -m bench baseline record --case {what} --device {record.device.kind}"
 
 
 def _record(case: CaseResult) -> str | None:

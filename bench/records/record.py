@@ -44,7 +44,11 @@ MAX_STEPS = 100_000
 MAX_RANKS = 65_536
 MAX_SPANS_OF_RANK = 20_000
 MAX_MODULES = 200
+MAX_ASKED, MAX_ASKED_CHARACTERS = 100, 1000
 LATE_AXES = ("context", "virtual_pipeline")
+
+
+Asked = Annotated[str, StringConstraints(max_length=MAX_ASKED_CHARACTERS, pattern=r"^--(recipe|set|steps)=")]
 
 
 class RecipeUsed(Strict):
@@ -298,6 +302,8 @@ class Record(Strict):
     lone_rank: LoneRank | None = None
     # By how much each step was made longer on purpose, to see the gate fail; null: not at all.
     planted_percent: Annotated[float, Field(gt=0, le=1000)] | None = None
+    # What the command line changed of the case, word by word, for commands that run it again.
+    asked: Annotated[list[Asked], Field(max_length=MAX_ASKED)] = []
 
     @field_validator("environment")
     @classmethod

@@ -92,6 +92,9 @@ def test_its_record_holds_every_step_of_every_rank_and_where_it_came_from(
     assert record.work.tokens_per_step == recipe.tokens_per_step
     assert record.ranks[0].collectives == {}  # of one rank: nothing moves
     assert record.ranks[0].timeline[-1].phase == "report"
+    assert record.asked == ["--steps=6", *(f"--set={each}" for each in ONE_RANK)]
+    report = (first_run[1] / "report" / "report.md").read_text()
+    assert all(f" --set={each} " in report for each in ONE_RANK)  # in the command that comes next
 
 
 def test_its_steady_steps_are_in_pytest_benchmarks_json(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 
@@ -67,6 +68,19 @@ def test_after_a_failure_both_commits_are_run(synthetic_record, baseline) -> Non
     step = next_step(judged(runs(synthetic_record, 3, 46.0, OTHER), baseline))
     assert step is not None
     assert step[1] == f"python -m bench ab --base {SHA[:12]} --case grok1-40b --device npu"
+
+
+def test_what_was_asked_of_the_case_is_asked_again(synthetic_record, baseline) -> None:
+    recompute = '--set=training.recompute_modules=["core_attn"]'
+    asked = ["--recipe=grok1-nano", "--steps=9", recompute]
+    step = next_step(judged(runs(synthetic_record, 3, 46.0, OTHER, asked=asked), baseline))
+    assert step is not None
+    assert step[1] is not None
+    assert shlex.split(step[1])[6:] == ["--case", "grok1-40b", *asked, "--device", "npu"]
+    for word in ("--set=a=$(rm -rf /)", "--set=a=`b`", "--set=a=b\nc"):
+        step = next_step(judged(runs(synthetic_record, 3, 46.0, OTHER, asked=[word]), baseline))
+        assert step is not None
+        assert step[1] is None
 
 
 def test_the_same_commit_sends_the_reader_to_the_machine(synthetic_record, baseline) -> None:
