@@ -53,9 +53,10 @@ def _after_no_answer(case: CaseResult) -> Step:
     row, base = deciding_row(case.verdict), _base(case)
     remedy = row.remedy if row is not None else None
     if remedy is not None and remedy.runs is not None:
-        return f"About {remedy.runs} runs would settle it:", _rerun(case, remedy.runs)
+        which = " that nothing disturbs" if remedy.left_out else ""
+        return f"About {remedy.runs} runs{which} would settle it:", _rerun(case, remedy.runs)
     if base is None:
-        return "More runs may settle it:", _rerun(case, 2 * MIN_BASELINE_RUNS)
+        return "More runs may settle it:", _rerun(case, max(2 * MIN_BASELINE_RUNS, 2 * len(case.runs)))
     return "Settle it by running both commits in turns on this machine:", _ab(case, base)
 
 

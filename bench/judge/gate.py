@@ -100,6 +100,7 @@ class _Case:
     step_seconds: float = 0.0
     comparisons: Mapping[str, dict[str, Comparison]] = field(default_factory=dict)  # by label of the weighed baselines
     disturbed: str = ""  # what was taken from runs, in words
+    left_out: int = 0  # runs that do not count, as they were disturbed
     busier: Mapping[str, Busier | None] = field(default_factory=dict)  # by label of the weighed baselines
 
     @property
@@ -143,7 +144,8 @@ def _prepare(runs: list[Record], baselines: Sequence[Baseline], session_percent:
     void = void or why_learning_differs(runs, matched)
     seen = with_own_load([seen_of(run) for run in runs])
     taken, kept = [readings(each) for each in seen], counting(runs)
-    disturbed = disturbance.told(runs, taken, left_out=len(runs) - len(kept))
+    left_out = len(runs) - len(kept)
+    disturbed = disturbance.told(runs, taken, left_out)
     if void is None:
         runs, summaries = [runs[place] for place in kept], [summaries[place] for place in kept]
         seen = [seen[place] for place in kept]
@@ -162,6 +164,7 @@ def _prepare(runs: list[Record], baselines: Sequence[Baseline], session_percent:
         step_seconds=step_seconds(summaries),
         comparisons={each.label: _comparisons(each, runs, summaries, figures, level) for each in weighed},
         disturbed=disturbed,
+        left_out=left_out,
         busier={each.label: busier(_seen_by(each, first), seen) for each in weighed},
     )
 
@@ -340,7 +343,7 @@ def _weighed_rows(baseline: Baseline, case: _Case, judged: Mapping[str, Judgemen
             label=baseline.label,
             source=baseline.source,
             evidence=judged[tested].evidence,
-            remedy=remedy_of(sides[tested], judged[tested], case.runs, baseline)
+            remedy=remedy_of(sides[tested], judged[tested], case.runs, baseline, case.left_out)
             if judged[tested].state == "inconclusive"
             else None,
         )

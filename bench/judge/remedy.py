@@ -23,7 +23,8 @@ class Remedy:
     """How to get an answer; `runs` None: no number of them in this session would do.
 
     `run_seconds` is what one more run of this session takes, `process_seconds` what it takes in a process of its own,
-    as in A/B. `excuse` says why a change was not told (bench.judge.disturbance.busier).
+    as in A/B. `left_out` runs that were made do not count, as they were disturbed. `excuse` says why a change was not
+    told (bench.judge.disturbance.busier).
     """
 
     runs: int | None
@@ -31,6 +32,7 @@ class Remedy:
     process_seconds: float
     base: str | None  # the baseline's commit, where it is one
     case: str
+    left_out: int = 0
     is_suspicion: bool = False
     excuse: str = ""
 
@@ -43,7 +45,8 @@ class Remedy:
             return f"the level of another session could explain it; settle by A/B: {self._ab}"
         if self.runs is None:
             return f"no number of runs in this session would settle it; compare by A/B: {self._ab}"
-        more = f"about {self.runs} runs in all would settle it: --runs {self.runs}"
+        which = " that nothing disturbs" if self.left_out else " in all"
+        more = f"about {self.runs} runs{which} would settle it: --runs {self.runs}"
         return f"{more} ({told_minutes(self.runs * self.run_seconds)}), or A/B: {self._ab}"
 
     @property
@@ -57,8 +60,10 @@ def told_minutes(seconds: float) -> str:
     return f"{max(1, round(seconds / 60)):,} min"
 
 
-def remedy_of(comparison: Comparison, judgement: Judgement, runs: Sequence[Record], baseline: Baseline) -> Remedy:
-    """Of an inconclusive metric of these runs of ours."""
+def remedy_of(
+    comparison: Comparison, judgement: Judgement, runs: Sequence[Record], baseline: Baseline, left_out: int = 0
+) -> Remedy:
+    """Of an inconclusive metric of these runs of ours, beside which so many were left out."""
     can_run_more = not judgement.is_suspicion and not judgement.excuse
     try:
         base: str | None = base_of(baseline)
@@ -70,6 +75,7 @@ def remedy_of(comparison: Comparison, judgement: Judgement, runs: Sequence[Recor
         process_seconds=process_seconds(runs),
         base=base,
         case=runs[0].case,
+        left_out=left_out,
         is_suspicion=judgement.is_suspicion,
         excuse=judgement.excuse,
     )

@@ -163,7 +163,8 @@ def _weighed_sentence(case: str, row: Row, state: MetricState, evidence: Evidenc
     """The change with its interval, and what to do where that is not enough for an answer."""
     theirs, ours = evidence.runs
     tested = MEAN if row.metric == RATE else row.metric
-    few = f"a decision takes at least {MIN_RUNS_TO_DECIDE} runs; " if ours < MIN_RUNS_TO_DECIDE else ""
+    can_run_more = row.remedy is None or row.remedy.runs is not None
+    few = f"a decision takes at least {MIN_RUNS_TO_DECIDE} runs; " if ours < MIN_RUNS_TO_DECIDE and can_run_more else ""
     remedy = few + (row.remedy.sentence if row.remedy else "add --runs, or compare on one quiet machine")
     rests_on = remedy if row.remedy and row.remedy.excuse else ending(state, evidence, "runs", _REFRESH, remedy)
     return (

@@ -10,7 +10,7 @@ import pytest
 
 from bench.judge.baseline import Baseline, recorded_baseline
 from bench.judge.verdict import Verdict
-from bench.records.record import Record
+from bench.records.record import Commit, Record
 from reports.case import CaseResult, assess
 from reports.headline import headline
 from reports.next_step import next_step
@@ -98,6 +98,17 @@ def test_five_runs_without_a_baseline_become_one(synthetic_record) -> None:
         "--nnodes 2 --node-rank R --master-addr A --nproc-per-node 8 --runs 5"
     )
     assert enough[1] == "python -m bench baseline record results/records/grok1-40b-*.json"
+
+
+@pytest.mark.parametrize(("count", "asked"), [(2, 10), (12, 24)])
+def test_more_runs_are_more_than_there_were(synthetic_record, count: int, asked: int) -> None:
+    """Where no commit is known to run beside them."""
+    before = [run for seconds in (36.0, 38.0, 40.0, 42.0, 44.0) for run in runs(synthetic_record, 1, seconds)]
+    stored = recorded_baseline([run.model_copy(update={"commit": Commit(sha=None, dirty=None)}) for run in before], "-")
+    step = next_step(judged(runs(synthetic_record, count, 41.0, OTHER), stored))
+    assert step is not None
+    assert step[1] is not None
+    assert step[1].endswith(f" --runs {asked}")
 
 
 def test_a_pass_asks_for_nothing(synthetic_record) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import pytest
@@ -116,6 +117,23 @@ def test_disturbed_runs_are_left_out_of_a_verdict_while_three_others_remain(synt
     few = judge([*quiet[:2], *slow], [baseline])
     assert "4 runs against 5" in few.sentence
     assert "before you trust this" in few.sentence
+
+
+def test_of_six_runs_of_which_three_count_no_fewer_are_asked_for_without_a_word(synthetic_record) -> None:
+    """Six were made: that four would do is true of undisturbed ones alone."""
+
+    def runs(first: int, middle: float, places: tuple[float, ...], host: dict[str, Any]) -> list[Any]:
+        return [
+            synthetic_record(seed=first + index, noise=0.003, median_seconds=middle * (1 + 0.012 * place), host=host)
+            for index, place in enumerate(places)
+        ]
+
+    baseline = recorded_baseline(runs(1, 40.0, (-1.2, -0.6, 0.0, 0.6, 1.2), {}), "invented")
+    quiet = runs(20, 40.8, (-1.2, 0.0, 1.2), {"stolen_seconds": 0.0})
+    both = judge([*quiet, *runs(30, 40.8, (-1.0, 0.0, 1.0), {"stolen_seconds": 10_000.0})], [baseline]).sentence
+    assert "3 of 6 runs were disturbed from outside" in both
+    assert re.search(r"; about [45] runs that nothing disturbs would settle it: --runs [45] ", both), both
+    assert re.search(r"; about [45] runs in all would settle it: --runs [45] ", judge(quiet, [baseline]).sentence)
 
 
 # ---- one side's machine was busier ---------------------------------------------------------------------

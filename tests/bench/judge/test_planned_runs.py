@@ -51,6 +51,12 @@ def test_noise_takes_more_runs_and_too_much_of_it_is_told() -> None:
     assert "--runs N overrides" in wild.sentence
 
 
+def test_where_no_number_of_runs_would_do_none_is_named() -> None:
+    sentences = [judge(runs(0.06, 50, count), [stored(0.06)]).sentence for count in (1, 2, 6)]
+    assert all("no number of runs in this session would settle it" in each for each in sentences)
+    assert not [each for each in sentences if "a decision takes at least" in each or "--runs" in each]
+
+
 @pytest.mark.parametrize("slower", [0.5, 1.0, 3.0])
 def test_the_first_runs_speed_does_not_count(slower: float) -> None:
     """Or asking would cost error. What a run takes is told, so only the number is the same."""

@@ -44,6 +44,9 @@ def test_the_sentence_names_the_command_and_its_minutes() -> None:
     ab = "python -m bench ab --base abc --case tiny (7 min)"
     more = Remedy(12, run_seconds=30.0, process_seconds=42.0, base="abc", case="tiny")
     assert more.sentence == f"about 12 runs in all would settle it: --runs 12 (6 min), or A/B: {ab}"
+    assert replace(more, left_out=2).sentence.startswith(
+        "about 12 runs that nothing disturbs would settle it: --runs 12"
+    )
     assert replace(more, runs=None).sentence.endswith(f"compare by A/B: {ab}")
     assert replace(more, is_suspicion=True).sentence.endswith(f"another session could explain it; settle by A/B: {ab}")
     excused = replace(more, is_suspicion=True, excuse="it rained").sentence
