@@ -24,7 +24,7 @@ class Remedy:
 
     `run_seconds` is what one more run of this session takes, `process_seconds` what it takes in a process of its own,
     as in A/B. `left_out` runs that were made do not count, as they were disturbed. `excuse` says why a change was not
-    told (bench.judge.disturbance.busier).
+    told (bench.judge.disturbance.busier). `asked` is what the runs' command line changed of the case.
     """
 
     runs: int | None
@@ -35,6 +35,7 @@ class Remedy:
     left_out: int = 0
     is_suspicion: bool = False
     excuse: str = ""
+    asked: tuple[str, ...] = ()
 
     @property
     def sentence(self) -> str:
@@ -52,7 +53,12 @@ class Remedy:
     @property
     def _ab(self) -> str:
         minutes = told_minutes(2 * AB_PAIRS * self.process_seconds)
-        return f"python -m bench ab --base {self.base or 'REV'} --case {shlex.quote(self.case)} ({minutes})"
+        return f"{ab_command(self.base or 'REV', self.case, self.asked)} ({minutes})"
+
+
+def ab_command(base: str, case: str, asked: Sequence[str]) -> str:
+    """A commit beside the working tree, with what was asked of the runs."""
+    return " ".join([f"python -m bench ab --base {base} --case {shlex.quote(case)}", *map(shlex.quote, asked)])
 
 
 def told_minutes(seconds: float) -> str:
@@ -78,6 +84,7 @@ def remedy_of(
         left_out=left_out,
         is_suspicion=judgement.is_suspicion,
         excuse=judgement.excuse,
+        asked=tuple(runs[0].asked),
     )
 
 
