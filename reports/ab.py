@@ -24,6 +24,7 @@ from reports.tables.sides import Side, facts_of, what_differs, what_is_equal
 
 FILE_NAME = "ab.html"
 _PICTURE = "plot-1-pairs.svg"
+_SENTENCE = 5000  # characters
 
 
 def read_pairs(outcome: Outcome, results: Path) -> list[Pair]:
@@ -57,7 +58,7 @@ def write_page(outcome: Outcome, pairs: Sequence[Pair], path: Path) -> None:
 
 def as_markdown(outcome: Outcome, pairs: Sequence[Pair]) -> str:
     """The whole page but its frame."""
-    parts = [f"# {text(outcome.headline)}", text(outcome.sentence)]
+    parts = [f"# {text(outcome.headline)}", text(outcome.sentence, _SENTENCE)]
     parts += [f"- {text(note)}" for note in outcome.notes]
     if pairs:
         parts += ["## Pairs", *([f"![Each pair]({_PICTURE})"] if outcome.metrics else []), _pairs(pairs)]

@@ -36,6 +36,17 @@ def test_the_first_line_is_the_verdict(synthetic_record, tmp_path: Path) -> None
     assert report.read_text().splitlines()[0].startswith("# PASS: grok1-40b ran ")
 
 
+@pytest.mark.parametrize("others", [[], ["another case"]])
+def test_a_verdict_is_whole_to_its_last_command(synthetic_record, tmp_path: Path, without_plots, others) -> None:
+    noisy = [synthetic_record(seed=seed, median_seconds=38.0 + seed) for seed in range(5)]
+    records = [synthetic_record(seed=9, case=name, asked=["--steps=20"]) for name in ["grok1-40b", *others]]
+    report = write_report(records, [recorded_baseline(noisy, "invented")], tmp_path).read_text()
+    told = [line for line in report.splitlines() if "INCONCLUSIVE: grok1-40b takes" in line]
+    assert len(told) == 1 + bool(others)
+    for line in told:
+        assert re.search(r"python -m bench ab --base 0{40} --case grok1-40b --steps=20 \(\d+ min\)$", line), line
+
+
 def test_every_plot_that_the_report_shows_is_there(synthetic_record, tmp_path: Path) -> None:
     report = write_report([synthetic_record(), synthetic_record(seed=1)], STORED, tmp_path)
     shown = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", report.read_text())
