@@ -32,7 +32,7 @@ CASES = (
 
 
 def select(names: list[str] | None, device: str) -> list[Case]:
-    """The named cases, else those that run on this device by default.
+    """The named cases, each once, else those that run on this device by default.
 
     Raises:
         ValueError: a name that is not in the table.
@@ -45,4 +45,4 @@ def select(names: list[str] | None, device: str) -> list[Case]:
         near = difflib.get_close_matches(unknown[0], by_name, n=3, cutoff=0.6)
         meant = f"did you mean {' or '.join(near)}?" if near else f"choose from {', '.join(by_name)}"
         raise ValueError(f"unknown case {quoted(unknown[0])}; {meant}")
-    return [by_name[name] for name in names]
+    return [by_name[name] for name in dict.fromkeys(names)]

@@ -18,7 +18,7 @@ from grok1.distributed.launch import preload_in_ranks
 
 _SEVERAL_NODES = "test_pretrain.py"
 _LEDGERS = "test_ledger.py"
-_OTHERS_TAKE = "some minutes (--case NAME leaves them out)"
+_OTHERS_TAKE = "some minutes"
 _ROOM = Path(__file__).parent
 
 
@@ -81,8 +81,9 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     except ValueError as error:
         pytest.exit(str(error), returncode=2)
     others = sum(item.path.name != _SEVERAL_NODES for item in ours)
+    takes = _OTHERS_TAKE if config.getoption("--case") else f"{_OTHERS_TAKE} (--case NAME leaves them out)"
     if reporter := config.pluginmanager.get_plugin("terminalreporter"):
-        for line in [*told, f"and {others} other benchmarks, {_OTHERS_TAKE}"] if others else told:
+        for line in [*told, f"and {others} other benchmarks, {takes}"] if others else told:
             reporter.write_line(line)
 
 

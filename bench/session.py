@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import sys
+import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -33,6 +35,7 @@ from grok1.training.job import Job, prepare
 
 _MOST_WAIT_SECONDS = 3600
 _MOST_PLANTED_PERCENT = 1000
+_MOST_TIMEOUT_SECONDS = 7 * 24 * 3600
 
 
 @dataclass
@@ -117,6 +120,8 @@ class BenchSession:
         """
         cases = self.cases()
         self.baselines(), self.confirm_runs(), self.may_settle, self.session_level(), self.wait_seconds()
+        self.expectations()
+        self._check_nodes()
         for case in cases:
             try:
                 if self.runs(case) < 1:
@@ -126,6 +131,16 @@ class BenchSession:
                 self.job(case)
             except ValueError as error:
                 raise ValueError(f"{case.name}: {error}") from error
+        for option in [*(["--results"] if self.holds_rank_0 else []), "--index-cache"]:
+            if given := self.config.getoption(option):
+                _make_folder(option, Path(given))
+
+    def _check_nodes(self) -> None:
+        self._within("--master-port", 65535, least=1)
+        self._within("--start-timeout", _MOST_TIMEOUT_SECONDS, " seconds")
+        self._within("--collective-timeout", _MOST_TIMEOUT_SECONDS, " seconds", least=1)
+        if self.config.getoption("--nproc-per-node") is not None:
+            self._within("--nproc-per-node", math.inf, least=1)
 
     def runs(self, case: Case) -> int:
         runs = self.config.getoption("--runs")
@@ -154,7 +169,7 @@ class BenchSession:
         Raises:
             ValueError: no such time.
         """
-        return self._within("--wait-for-quiet", _MOST_WAIT_SECONDS, "seconds")
+        return self._within("--wait-for-quiet", _MOST_WAIT_SECONDS, " seconds")
 
     def planted_percent(self) -> float:
         """By how much each step is made longer.
@@ -162,12 +177,13 @@ class BenchSession:
         Raises:
             ValueError: no such share.
         """
-        return self._within("--plant-slowdown", _MOST_PLANTED_PERCENT, "percent")
+        return self._within("--plant-slowdown", _MOST_PLANTED_PERCENT, " percent")
 
-    def _within(self, option: str, most: float, unit: str) -> float:
+    def _within(self, option: str, most: float, unit: str = "", least: float = 0) -> float:
         value = float(self.config.getoption(option))
-        if not 0 <= value <= most:
-            raise ValueError(f"{option} {value:g} is not within 0 to {most:g} {unit}")
+        if not least <= value <= most:
+            bounds = f"at least {least:g}" if most == math.inf else f"within {least:g} to {most:.0f}"
+            raise ValueError(f"{option} {value:g} is not {bounds}{unit}")
         return value
 
     @property
@@ -284,6 +300,17 @@ class BenchSession:
     def _judged(self, error: float) -> dict[str, Verdict]:
         found = judge_suite(grouped(self.records), self.baselines(), error, self.session_level().level)
         return {each.case: each for each in found}
+
+
+def _make_folder(option: str, folder: Path) -> None:
+    """What is written there comes after hours of training."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        reason = error.strerror or error
+        raise ValueError(f"{option} {folder}: cannot be written: {reason}; choose another folder") from None
 
 
 SESSION = pytest.StashKey[BenchSession]()

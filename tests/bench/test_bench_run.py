@@ -159,6 +159,13 @@ def test_a_loss_that_is_not_a_number_voids_the_run(tmp_path: Path) -> None:
         (["--case", "grok1-tinny"], 2, "unknown case 'grok1-tinny'; did you mean grok1-tiny"),
         (["--wait-for-quiet", "-1"], 2, "--wait-for-quiet -1 is not within 0 to 3600 seconds"),
         (["--plant-slowdown", "-1"], 2, "grok1-nano: --plant-slowdown -1 is not within 0 to 1000 percent"),
+        (["--device-profile", "grok2"], 2, "unknown device 'grok2'"),
+        (["--results", "/dev/null/x"], 2, "--results /dev/null/x: cannot be written"),
+        (["--index-cache", "/dev/null"], 2, "--index-cache /dev/null: cannot be written"),
+        (["--collective-timeout", "nan"], 2, "--collective-timeout nan is not within 1 to 604800 seconds"),
+        (["--start-timeout", "-1"], 2, "--start-timeout -1 is not within 0 to 604800 seconds"),
+        (["--master-port", "99999"], 2, "--master-port 99999 is not within 1 to 65535"),
+        (["--nproc-per-node", "0"], 2, "--nproc-per-node 0 is not at least 1"),
         (["--recipe", "grok2"], 2, "unknown recipe 'grok2'"),
         (["--set", "parallel.tensor=3"], 2, "is not a multiple of"),
         (["--baselines", "nowhere"], 2, "nowhere"),
@@ -174,7 +181,8 @@ def test_a_loss_that_is_not_a_number_voids_the_run(tmp_path: Path) -> None:
 )
 def test_a_mistake_is_told_before_anything_runs(words: list[str], code: int, complaint: str, tmp_path: Path) -> None:
     """Of all of bench/, whose other benchmarks take minutes."""
-    done = bench("--benchmark", "--case", "grok1-nano", "--results", str(tmp_path), *words)
+    results = [] if "--results" in words else ["--results", str(tmp_path)]
+    done = bench("--benchmark", "--case", "grok1-nano", *results, *words)
     said = done.stdout + done.stderr
     assert done.returncode == code, said
     assert complaint in said
@@ -225,6 +233,13 @@ def test_each_row_of_the_table_names_a_shipped_recipe(case: Any) -> None:
     assert load_recipe(case.recipe).name == case.recipe
     assert case.steps > 3
     assert case.runs >= 1
+
+
+def test_a_case_that_is_named_twice_runs_once() -> None:
+    assert [case.name for case in select(["grok1-nano", "grok1-tiny", "grok1-nano"], "cpu")] == [
+        "grok1-nano",
+        "grok1-tiny",
+    ]
 
 
 def test_each_device_has_a_case_of_its_own() -> None:
