@@ -121,9 +121,9 @@ def _answer(row: MetricRow, state: MetricState) -> str:
         "improved": f"{how_much} than base{by}",
         "pass": f"no difference that matters: {how_much}{by}"
         if is_seen
-        else f"no difference seen{by}: a slowdown of {row.visible_percent:.1f} % would have been",
+        else f"no difference seen{by}: {words.slowdown(row.visible_percent)} would have been",
         "inconclusive": f"no answer{by}: {row.low_percent:+.1f} to {row.high_percent:+.1f} % of time per step; "
-        f"only a slowdown of {row.visible_percent:.1f} % would have been seen",
+        f"only {words.slowdown(row.visible_percent)} would have been seen",
     }[state]
 
 

@@ -30,6 +30,7 @@ from bench.judge.sessions import (
     session_name,
     stamp_of,
 )
+from bench.judge.words import smallest
 from bench.records.fields import utc_moment
 from bench.records.jsonfile import first_fault
 from bench.records.record import Record, Session
@@ -239,7 +240,7 @@ def _visible(baseline: Baseline) -> list[tuple[str, object]]:
         )
     )
     text = (
-        f"{max(evidence.visible_percent, baseline.floor_percent):.2f} % is found by {_NEW_RUNS} runs of another "
+        f"{smallest(max(evidence.visible_percent, baseline.floor_percent))} is found by {_NEW_RUNS} runs of another "
         f"session ({evidence.session_percent or 0.0:.2f} % between sessions)"
     )
     return [("across sessions", text)]

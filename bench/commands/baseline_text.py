@@ -17,7 +17,7 @@ from bench.judge.evidence import FAMILY_ERROR, POWER, weigh
 from bench.judge.metrics import family
 from bench.judge.outliers import outliers
 from bench.judge.recorded_run import RecordedRun
-from bench.judge.words import change, confidence, figure, interval, title
+from bench.judge.words import change, confidence, figure, interval, smallest, title
 from bench.records.fields import utc_moment
 from bench.records.terminal import pairs, plain, table
 
@@ -98,7 +98,7 @@ def _sharpness(baseline: Baseline) -> list[tuple[str, object]]:
         ("between runs", f"{evidence.spread_percent:.2f} % (one standard deviation)"),
         (
             "smallest slowdown",
-            f"{max(evidence.visible_percent, baseline.floor_percent):.2f} % is found by {len(after)} runs "
+            f"{smallest(max(evidence.visible_percent, baseline.floor_percent))} is found by {len(after)} runs "
             f"with {POWER:.0%} power, at a false-alarm rate of {FAMILY_ERROR:.0%}",
         ),
     ]

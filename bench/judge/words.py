@@ -97,6 +97,16 @@ def visible(name: str, percent: float) -> str:
     return change(name, percent) if percent <= MAX_VISIBLE_PERCENT else _NONE_VISIBLE
 
 
+def slowdown(percent: float) -> str:
+    """The smallest one that is found, for a sentence."""
+    return f"a slowdown of {percent:.1f} %" if percent <= MAX_VISIBLE_PERCENT else "a slowdown beyond tenfold"
+
+
+def smallest(percent: float) -> str:
+    """The same, as a value."""
+    return f"{percent:.2f} %" if percent <= MAX_VISIBLE_PERCENT else "more than tenfold"
+
+
 def confidence(alpha: float) -> str:
     """The level of an interval each of whose ends is a bound at 1 - alpha."""
     return f"{100 * (1 - 2 * alpha):.3g} %"
@@ -130,15 +140,14 @@ def compared(name: str, percent: float, here: str, there: str) -> str:
 def ending(state: MetricState, evidence: Evidence, units: Literal["runs", "pairs"], improved: str, remedy: str) -> str:
     """What a state rests on; `improved` says what to do about a speed-up, `remedy` how to get an answer."""
     percent = evidence.visible_percent
-    is_far = percent > MAX_VISIBLE_PERCENT
-    slowdown = "a slowdown beyond tenfold" if is_far else f"a slowdown of {percent:.1f} %"
+    more = " or more" if percent <= MAX_VISIBLE_PERCENT else ""
     return {
         "fail": _ENOUGH,
         "improved": improved or _ENOUGH,
-        "pass": f"{slowdown} would have been detected",
+        "pass": f"{slowdown(percent)} would have been detected",
         "inconclusive": (
-            f"{units} vary by {evidence.spread_percent:.1f} %, and only {slowdown}{' or more' * (not is_far)} is "
-            f"detected reliably; {remedy}"
+            f"{units} vary by {evidence.spread_percent:.1f} %, and only {slowdown(percent)}{more} is detected "
+            f"reliably; {remedy}"
         ),
     }[state]
 

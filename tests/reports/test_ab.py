@@ -77,6 +77,11 @@ def test_the_first_line_is_the_answer(slower: float, noise: float, state: str, a
     assert html.unescape(second) == outcome.sentence
 
 
+def test_pairs_that_show_nothing_are_given_no_figure() -> None:
+    headline = outcome_of(pairs_at(0.02, 0.3, count=3)).headline
+    assert headline.endswith("; only a slowdown beyond tenfold would have been seen")
+
+
 def test_another_metric_that_makes_the_verdict_makes_the_answer() -> None:
     assert re.fullmatch(
         r"head has 20\.0 ± 0\.\d % more peak memory than base", outcome_of(pairs_at(0.0, fatter=1.2)).headline
