@@ -15,7 +15,7 @@ from bench.records.files import names_by_run
 from bench.records.jsonfile import write_atomically
 from bench.records.record import Record
 from reports.case import Measured
-from reports.formats import percent
+from reports.formats import percent, rate_unit, seconds_unit
 from reports.markdown import details, state_cell, table, text
 from reports.page import page
 from reports.pictures.pairs import pairs_picture
@@ -82,22 +82,22 @@ def _changes(pairs: Sequence[Pair]) -> list[float]:
 
 
 def _pairs(pairs: Sequence[Pair]) -> str:
-    rows = []
-    for number, (pair, change) in enumerate(zip(pairs, _changes(pairs), strict=True)):
-        base, head = (summarise(record) for record in pair)
-        rows.append(
-            [
-                number + 1,
-                order(number)[0],
-                f"{base.median_step_seconds:.4g}",
-                f"{head.median_step_seconds:.4g}",
-                f"{change:+.1f} %",
-                f"{base.tokens_per_second_per_processor:,.5g}",
-                f"{head.tokens_per_second_per_processor:,.5g}",
-                *(record.id[:8] for record in pair),
-            ]
-        )
-    headers = ["pair", "first", "base s/step", "head s/step", "change", "base tokens/s/p", "head tokens/s/p"]
+    found = [[summarise(record) for record in pair] for pair in pairs]
+    seconds = seconds_unit(side.median_step_seconds for pair in found for side in pair)
+    rate = rate_unit(side.tokens_per_second_per_processor for pair in found for side in pair)
+    rows = [
+        [
+            number + 1,
+            order(number)[0],
+            *(seconds.of(side.median_step_seconds) for side in sides),
+            f"{change:+.1f} %",
+            *(rate.of(side.tokens_per_second_per_processor) for side in sides),
+            *(record.id[:8] for record in pair),
+        ]
+        for number, (pair, sides, change) in enumerate(zip(pairs, found, _changes(pairs), strict=True))
+    ]
+    step = seconds.per("step")
+    headers = ["pair", "first", f"base {step}", f"head {step}", "change", "base tokens/s/p", "head tokens/s/p"]
     return table([*headers, "base run", "head run"], rows, numbers=range(2, 7))
 
 

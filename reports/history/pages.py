@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from bench.history.change_points import LEAST_RUNS
 from bench.history.words import between, commit_name, hints, place, summary, told_size
-from reports.formats import rate
+from reports.formats import rate, rate_unit, seconds_unit
 from reports.history import tables
 from reports.history.frame import page
 from reports.history.series import SHOWN_POINTS, Series, case_page, points_page
@@ -118,18 +118,21 @@ def case(series: Sequence[Series], records: RecordAddress) -> bytes:
 
 
 def _contents(series: Sequence[Series]) -> Html:
+    last = [each.runs[-1] for each in series]
+    tokens = rate_unit(each.tokens_per_second_per_processor for each in last)
+    seconds = seconds_unit(each.step_seconds for each in last)
     rows = [
         [
             link(f"#{each.name}", place(each.runs)),
             spark(each.runs),
-            rate(each.runs[-1].tokens_per_second_per_processor),
-            f"{each.runs[-1].step_seconds:.4g}",
+            tokens.of(each.runs[-1].tokens_per_second_per_processor),
+            seconds.of(each.runs[-1].step_seconds),
             _last_change(each),
             f"{len(each.runs):,}",
         ]
         for each in series
     ]
-    headers = ["where", "trend", "tokens/s/p", "s/step", "last change", "runs"]
+    headers = ["where", "trend", "tokens/s/p", seconds.per("step"), "last change", "runs"]
     return table("Where it ran; these are never mixed", headers, rows, numbers=(2, 3, 5), words=(0,), cards=True)
 
 

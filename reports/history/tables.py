@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from bench.history.points import Point
 from bench.history.store import Entry
 from bench.history.words import between, commit_name, how_sure, told_size
-from reports.formats import rate
+from reports.formats import Unit, rate_unit, seconds_unit
 from reports.history.series import Series
 from reports.history.software import differences, versions_of
 from reports.markup import Html, link, shown, table
@@ -19,12 +19,13 @@ _MOST_RECORDS = 12  # of a point
 def changes(series: Series) -> Html:
     """Every change, the newest first: its size, between which commits, and what it rests on."""
     found = series.changes[::-1]
-    headers = ["by", "a step is", "s/step", "where", "other versions", "runs", "sureness"]
+    unit = seconds_unit(each for change in found for each in (change.before_seconds, change.after_seconds))
+    headers = ["by", "a step is", unit.per("step"), "where", "other versions", "runs", "sureness"]
     rows = [
         [
             series.runs[change.at].created_at[:10],
             told_size(change),
-            f"{change.before_seconds:.4g} to {change.after_seconds:.4g}",
+            f"{unit.of(change.before_seconds)} to {unit.of(change.after_seconds)}",
             between(series.runs, change),
             differences(*(versions_of(series.runs[place]) for place in (change.at - 1, change.at))) or "–",
             f"{change.runs[0]} and {change.runs[1]}",
@@ -38,23 +39,29 @@ def changes(series: Series) -> Html:
 
 def points(series: Series, numbers: Sequence[int], records: RecordAddress, caption: str) -> Html:
     """These points of a series, in the given order."""
-    headers = ["day", "commit", "runs", "tokens/s/p", "s/step", "95 % interval", "versions", "verdict", "records"]
-    rows = [_point(series, series.points[number], records) for number in numbers]
+    found = [series.points[number] for number in numbers]
+    rate, seconds = rate_unit(map(_rate, found)), seconds_unit(each.seconds for each in found)
+    headers = ["day", "commit", "runs", "tokens/s/p", seconds.per("step"), "95 % interval", "versions", "verdict"]
+    rows = [_point(series, each, rate, seconds, records) for each in found]
     ids = [series.point_id(number) for number in numbers]
-    return table(caption, headers, rows, numbers=range(2, 6), words=(7, 8), ids=ids)
+    return table(caption, [*headers, "records"], rows, numbers=range(2, 6), words=(7, 8), ids=ids)
 
 
-def _point(series: Series, point: Point, records: RecordAddress) -> list[object]:
+def _rate(point: Point) -> float:
+    """Tokens/s/p at the point's step time."""
+    return point.newest.tokens_per_second_per_processor * point.newest.step_seconds / point.seconds
+
+
+def _point(series: Series, point: Point, rate: Unit, seconds: Unit, records: RecordAddress) -> list[object]:
     newest = point.newest
-    tokens = newest.tokens_per_second_per_processor * newest.step_seconds / point.seconds
     name = series.versions.get(versions_of(newest))
     return [
         newest.created_at[:10],
         commit_name(newest),
         len(point.runs),
-        rate(tokens),
-        f"{point.seconds:.4g}",
-        "–" if point.interval is None else f"{point.interval[0]:.4g} to {point.interval[1]:.4g}",
+        rate.of(_rate(point)),
+        seconds.of(point.seconds),
+        "–" if point.interval is None else " to ".join(map(seconds.of, point.interval)),
         "–" if name is None else name,
         _verdicts(point),
         _records(point, records),

@@ -102,6 +102,15 @@ def test_what_follows_has_its_order_and_holds_what_both_sides_measured() -> None
     assert re.search(r"\| commit +\| a{12} +\| b{12} +\|", text)
 
 
+def test_pairs_are_told_in_one_unit_with_the_same_decimals() -> None:
+    pairs = [(run("base", 2 * at, 0.0991), run("head", 2 * at + 1, 0.101)) for at in range(3)]
+    lines = as_markdown(outcome_of(pairs), pairs).splitlines()
+    rows = [line.split("|") for line in lines if re.match(r"\| [1-3] +\| (base|head) ", line)]
+    assert len(rows) == 3
+    assert {len(row[place].strip().partition(".")[2]) for row in rows for place in (3, 4)} == {1}
+    assert [line for line in lines if "base ms/step" in line]
+
+
 def test_sides_between_which_nothing_is_seen_say_so() -> None:
     pairs = [(base, base) for base, _ in pairs_at(0.0)]
     text = as_markdown(outcome_of(pairs), pairs)

@@ -160,6 +160,18 @@ def test_lines_from_before_versions_were_kept_are_shown_without(tmp_path: Path) 
     assert "Versions that ran" not in Page(site(read(file))[case_page("grok1-40b")]).text
 
 
+def test_the_figures_of_a_column_have_the_same_decimals() -> None:
+    runs = history([(12, 0.04)])
+    even = [run.model_copy(update={"step_seconds": 0.04, "tokens_per_second_per_processor": 1e4}) for run in runs[:3]]
+    html = site(even + runs[3:])[case_page("grok1-40b")].decode()
+    rows = [re.findall(r"<td[^>]*>([^<]*)</td>", row) for row in re.findall(r'<tr id="s1-p.*?</tr>', html, re.S)]
+    for column in (2, 3):
+        assert len(rows) == 4
+        assert len({len(row[column].partition(".")[2]) for row in rows}) == 1, rows
+    assert rows[-1][2:4] == ["10,000", "40.00"]
+    assert "ms/step" in html
+
+
 def test_one_run_is_a_page_too(many: dict[str, Page]) -> None:
     page = many[case_page("one")]
     assert "1 run is too few to find a change" in page.text
