@@ -16,6 +16,7 @@ from reports.case import CaseResult
 from reports.headline import deciding_row
 
 Step = tuple[str, str | None]  # in words, and as a command
+_MOST_NAMED = 10  # of records
 _PLAIN_WORD = re.compile(r"""--[a-z]+=[A-Za-z0-9._/=,:+\["'\]-]{1,300}""")
 
 
@@ -26,6 +27,8 @@ def next_step(case: CaseResult) -> Step | None:
         return None
     if state in ("void", "missing"):
         return "Mend the cause, then run it again:", _rerun(case)
+    if state in ("fail", "no_baseline") and any(run.record.planted_percent for run in case.runs):
+        return "These runs were made slower on purpose. Without that:", _rerun(case)
     if state == "fail":
         return _after_a_failure(case)
     if state == "inconclusive":
@@ -111,5 +114,8 @@ def _make(case: CaseResult) -> str | None:
 
 
 def _record(case: CaseResult) -> str | None:
-    name = _name(case)
-    return name and f"python -m bench baseline record results/records/{name}-*.json"
+    """These runs alone: beside them may lie those of other commits, recipes or numbers of steps."""
+    name, ids = _name(case), [each.record.id for each in case.measured]
+    few = ids[:_MOST_NAMED] == ids
+    files = [f"results/records/{name}-{each}.json" for each in ids] if few else [f"results/records/{name}-*.json"]
+    return name and " ".join(["python -m bench baseline record", *files])

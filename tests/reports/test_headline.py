@@ -97,7 +97,19 @@ def test_five_runs_without_a_baseline_become_one(synthetic_record) -> None:
         "pytest bench/test_pretrain.py --benchmark --case grok1-40b --device npu "
         "--nnodes 2 --node-rank R --master-addr A --nproc-per-node 8 --runs 5"
     )
-    assert enough[1] == "python -m bench baseline record results/records/grok1-40b-*.json"
+    ours = [f"results/records/grok1-40b-{each.id}.json" for each in runs(synthetic_record, 5)]
+    assert enough[1] == " ".join(["python -m bench baseline record", *ours])
+
+
+@pytest.mark.parametrize("count", [1, 5])
+def test_after_a_slowdown_on_purpose_the_next_runs_are_without_it(synthetic_record, baseline, count: int) -> None:
+    slower = runs(synthetic_record, max(count, 3), 46.0, OTHER, planted_percent=15.0)
+    for case in (judged(slower, baseline), judged(slower[:count])):
+        step = next_step(case)
+        assert step is not None
+        assert step[0] == "These runs were made slower on purpose. Without that:"
+        assert step[1] is not None
+        assert step[1].startswith("pytest bench/test_pretrain.py --benchmark --case grok1-40b ")
 
 
 @pytest.mark.parametrize(("count", "asked"), [(2, 10), (12, 24)])
