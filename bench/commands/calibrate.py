@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from grok1.cli.json_option import Json, write_json
 from grok1.device.kind import chosen_kind
 
 
@@ -23,6 +24,7 @@ def calibrate_command(
     ] = None,
     minutes: Annotated[float, typer.Option(help="About how long it may take.", min=0.1, max=600.0)] = 3.0,
     output: Annotated[Path, typer.Option("-o", "--output", help="Where the profile goes.")] = Path("device.json"),
+    json_path: Json = None,
 ) -> None:
     """Measure this machine's device for the planner: operators, the host's cost, collectives.
 
@@ -49,3 +51,4 @@ def calibrate_command(
         f"collectives, host {found.host.seconds_a_call.value * 1e6:.2f} us a call and "
         f"{found.host.seconds_a_step.value * 1e3:.2f} ms a step"
     )
+    write_json(json_path, {"schema": 1, "file": str(output), "profile": found.model_dump(mode="json", by_alias=True)})

@@ -15,6 +15,7 @@ from bench.records.expectation import write_expectations
 from bench.records.files import read_records
 from bench.records.record import Record
 from bench.records.terminal import plain, table
+from grok1.cli.json_option import Json, write_json
 
 DeviceProfile = Annotated[
     str | None,
@@ -32,7 +33,9 @@ Output = Annotated[
 ]
 
 
-def expected_command(records: Records, device_profile: DeviceProfile = None, output: Output = None) -> None:
+def expected_command(
+    records: Records, device_profile: DeviceProfile = None, output: Output = None, json_path: Json = None
+) -> None:
     """Show where a measured step loses time: each part beside what is expected of it, the worst first.
 
     Expected is what the planner (`python -m bench plan`) predicts of the recorded recipe and layout by a device
@@ -48,6 +51,9 @@ def expected_command(records: Records, device_profile: DeviceProfile = None, out
             continue
         found.append(expectation_of(valid[0], device_profile))
         print(told(valid, median_beside(valid, found[-1])), end="\n\n")
+    write_json(
+        json_path, {"schema": 1, "expectations": [each.model_dump(mode="json", by_alias=True) for each in found]}
+    )
     if output is not None:
         write_expectations(output, found)
         where = plain(output, 5000)

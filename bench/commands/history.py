@@ -94,6 +94,7 @@ def site(
     records: Annotated[
         Path, typer.Option(metavar="DIR", help="Folder of the runs' records, which the pages link to.")
     ] = Path("results") / "records",
+    json_path: Json = None,
 ) -> None:
     """Write the history as pages: an index of all cases, and each case with its trend, its changes and its runs.
 
@@ -101,8 +102,11 @@ def site(
     """
     from reports.history.build import write_site
 
-    index = write_site(_chosen(file, case, by), output, records)
+    chosen = _chosen(file, case, by)
+    index = write_site(chosen, output, records)
     print(f"wrote {plain(index, 5000)}")
+    series = [{**_named(each), "runs": len(each)} for each in chosen]
+    write_json(json_path, {"schema": 1, "index": str(index), "series": series})
 
 
 @app.command()

@@ -16,6 +16,7 @@ from bench.ingest.make import described, key_values, make_record
 from bench.ingest.read import read_logs
 from bench.records.files import file_name
 from bench.records.terminal import plain
+from grok1.cli.json_option import Json, write_json
 from grok1.config.load import load_recipe
 
 _QUIET_BYTES = 32 * 2**20  # a smaller log is read in a moment
@@ -53,6 +54,7 @@ def ingest_command(
     ] = None,
     from_step: Annotated[int, typer.Option(min=0, help="Ignore lines before this step, as the log numbers it.")] = 0,
     output: Annotated[Path | None, typer.Option(help="Default: results/records/<case>-<id>.json.")] = None,
+    json_path: Json = None,
 ) -> None:
     """Make a record from the log of a job that another program ran.
 
@@ -69,6 +71,7 @@ def ingest_command(
     path = output or Path("results/records") / f"{file_name(made.record)}"
     made.record.write(path)
     print(f"{described(made)}\nwrote {plain(path, 5000)}")
+    write_json(json_path, {"schema": 1, "file": str(path), "record_id": made.record.id, "valid": made.record.valid})
 
 
 @contextmanager

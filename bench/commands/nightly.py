@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from datetime import date
 from typing import Annotated
 
@@ -19,6 +20,7 @@ from bench.records.files import read_records
 from bench.records.record import Record
 from bench.records.terminal import plain
 from grok1.cli import console
+from grok1.cli.json_option import Json, write_json
 
 app = console.App(help=__doc__)
 
@@ -34,6 +36,7 @@ def check(
         str | None,
         typer.Option(metavar="DAY", help="Leave out nights before this day (2025-01-31): an alarm that was answered."),
     ] = None,
+    json_path: Json = None,
 ) -> None:
     """Say whether a case has become slower since its baseline. Ask as often as you like: one error covers all nights.
 
@@ -46,8 +49,10 @@ def check(
         what = f"records{f' of {case}' if case else ''}{f' since {first}' if first else ''}"
         raise ValueError(f"no {what} in {', '.join(map(str, records))}: give the folder that every night writes to")
     cases = [nights_of(runs, stored) for runs in grouped(found)]
-    alarms = [_told(each, ERROR / len(cases)) for each in cases]
-    raise typer.Exit(int(any(alarms)))
+    error = ERROR / len(cases)
+    told = [_told(each, error) for each in cases]
+    write_json(json_path, {"schema": 1, "error": error, "cases": told})
+    raise typer.Exit(int(any(each["is_alarm"] for each in told)))
 
 
 @app.command()
@@ -56,11 +61,14 @@ def rates(
     assumed_percent: Annotated[
         float, typer.Option(help="The level between sessions that the gate assumes.", min=0.01, max=50.0)
     ] = 1.2,
+    json_path: Json = None,
 ) -> None:
     """Simulate how often an unchanged program is failed at least once in 30 and 60 nights. Takes minutes."""
-    from bench.selftest.nightly import rates_table
+    from bench.selftest import nightly
 
-    print(rates_table(trials, assumed_percent=assumed_percent))
+    found = nightly.rates(trials, assumed_percent=assumed_percent)
+    print(nightly.rates_table(found))
+    write_json(json_path, {"schema": 1, "trials": trials, "assumed_percent": assumed_percent, "rates": found})
 
 
 def _day(since: str | None) -> str:
@@ -70,15 +78,22 @@ def _day(since: str | None) -> str:
         raise ValueError(f"--since {plain(since)}: give a day such as 2025-01-31") from None
 
 
-def _told(case: Nights, error: float) -> bool:
-    """Print what the nights say; whether it is an alarm."""
+def _told(case: Nights, error: float) -> dict[str, object]:
+    """Print what the nights say; the same as data."""
     series = case.series()
     alarm = first_alarm(series, error, case.baseline.floor_percent)
     name = plain(case.nights[0][0].case)
-    print(f"{name}: {_quiet(case, watch(series), error) if alarm is None else _alarm(case, alarm, error)}")
+    last = alarm or watch(series)
+    print(f"{name}: {_quiet(case, last, error) if alarm is None else _alarm(case, alarm, error)}")
     if case.left_out:
         print(f"  left out: {plain('; '.join(case.left_out), 2000)}")
-    return alarm is not None
+    return {
+        "case": case.nights[0][0].case,
+        "is_alarm": alarm is not None,
+        **asdict(last),
+        "left_out": list(case.left_out),
+        "baseline": case.baseline.label,
+    }
 
 
 def _quiet(case: Nights, last: Watch, error: float) -> str:

@@ -6,7 +6,7 @@ step noise of 2 %; all are normal. One trial is one baseline, drawn anew, and th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -75,8 +75,13 @@ def _figures(runs: Floats) -> list[Mapping[str, float]]:
     return [figures_of_speed(run) for run in runs.reshape(-1, len(SPEED)).tolist()]
 
 
-def rates_table(trials: int, seed: int = 0, noises: Iterable[Noise] = NOISES, assumed_percent: float = 1.2) -> str:
-    """Markdown: how often an unchanged program is failed at least once in 30 and in 60 nights."""
+def rates(
+    trials: int, seed: int = 0, noises: Iterable[Noise] = NOISES, assumed_percent: float = 1.2
+) -> list[dict[str, str]]:
+    """How often an unchanged program is failed at least once in 30 and in 60 nights: a row a noise."""
+    names = ["between runs", "between sessions"]
+    names += [f"gate, {name}, {nights} nights" for name in ("one session", "ten sessions") for nights in (30, NIGHTS)]
+    names.append(f"monitor, ten sessions, {NIGHTS} nights")
     rows = []
     for noise in noises:
         cells = [f"{noise.run_percent:g} %", f"{noise.session_percent:g} %"]
@@ -85,12 +90,13 @@ def rates_table(trials: int, seed: int = 0, noises: Iterable[Noise] = NOISES, as
             found = [gate_fails_first(random, noise, plan, assumed_percent) for _ in range(trials)]
             cells += [_share(found, 30), _share(found, NIGHTS)]
         alarms = [monitor_alarms_first(random, noise, TEN_SESSIONS, NIGHTS) for _ in range(trials)]
-        rows.append([*cells, _share(alarms, NIGHTS)])
-    headers = ["between runs", "between sessions"]
-    headers += [f"gate, {name}, {nights} nights" for name in ("one session", "ten sessions") for nights in (30, NIGHTS)]
-    return tabulate(
-        rows, [*headers, f"monitor, ten sessions, {NIGHTS} nights"], tablefmt="github", disable_numparse=True
-    )
+        rows.append(dict(zip(names, [*cells, _share(alarms, NIGHTS)], strict=True)))
+    return rows
+
+
+def rates_table(rows: Sequence[Mapping[str, str]]) -> str:
+    """The same as Markdown."""
+    return tabulate([list(each.values()) for each in rows], list(rows[0]), tablefmt="github", disable_numparse=True)
 
 
 def _share(found: list[int | None], nights: int) -> str:

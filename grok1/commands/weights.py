@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from grok1.cli.json_option import Json, write_json
 from grok1.cli.options import Overrides, RecipeName
 from grok1.config.load import load_recipe
 from grok1.config.refusals import printable
@@ -20,6 +21,7 @@ def convert(
     shard_gib: Annotated[
         float, typer.Option(metavar="GIB", help="Size limit of a written safetensors file.", min=0.001)
     ] = 5.0,
+    json_path: Json = None,
 ) -> None:
     """Published weights (safetensors, hpcai-tech/grok-1's names) into a checkpoint for any layout, or back.
 
@@ -34,19 +36,24 @@ def convert(
     from grok1.weights.exporting import export_weights
     from grok1.weights.importing import import_weights
 
+    is_export = holds_checkpoint(source)
     with conversion(f"{source.name} to {target.name}") as progress:
-        if holds_checkpoint(source):
+        if is_export:
             export_weights(source, target, int(shard_gib * 2**30), progress)
         else:
             import_weights(source, target, load_recipe(recipe, overrides or []), progress)
     print(f"wrote {printable(str(target))}")
+    made = "safetensors" if is_export else "checkpoint"
+    write_json(json_path, {"schema": 1, "source": str(source), "target": str(target), "made": made})
 
 
 def seal(
     folder: Annotated[Path, typer.Argument(help="The folder that `grok1 train --save DIR` wrote.")],
+    json_path: Json = None,
 ) -> None:
     """Write the checksums of a checkpoint that has none, because it is older than they are. Look at it first."""
     from grok1.weights.folder import seal as write_checksums
 
     step = write_checksums(folder)
     print(f"wrote the checksums of step {step} in {folder}")
+    write_json(json_path, {"schema": 1, "folder": str(folder), "step": step})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 
 from bench.judge.baseline import BaselineFile, recorded_baseline
 from bench.records.record import Record
-from bench.selftest.nightly import Noise, rates_table
+from bench.selftest.nightly import Noise, rates, rates_table
 from tests.bench.conftest import Command
 
 SECONDS = 39.8
@@ -66,8 +67,11 @@ def test_a_lasting_slowdown_is_told_with_its_night_and_commit(bench: Command, sy
     assert "left out: 16 runs from before the baseline's last" in output
     write(nights(synthetic_record, [1.04] * 10, first=26))
     write(session(synthetic_record, 40, runs=1))
-    code, output, _ = bench("nightly", "check", folder)
+    code, output, _ = bench("nightly", "check", folder, "--json", "told.json")
     assert code == 1
+    (told,) = json.loads(Path("told.json").read_text())["cases"]
+    assert (told["case"], told["is_alarm"], told["since"]) == ("grok1-40b", True, 7)
+    assert told["baseline"] == recorded_baseline(baseline, "-").label
     assert " % slower since about night 7 (commit 000000000000, 2025-01-27T02:00:00+00:00)" in output
     assert f"python -m bench ab --base {f'{25:040x}'[:12]} --case grok1-40b" in output
     assert "1 night of fewer runs than the baseline's sessions (2)" in output
@@ -129,7 +133,7 @@ def test_nights_of_another_key_are_refused(
 
 def test_the_rates_are_simulated() -> None:
     """Sessions 3 % apart, where the gate is told that they are 0.1 % apart: it fails, and the monitor does not."""
-    row = rates_table(trials=3, noises=[Noise(0.3, 3.0)], assumed_percent=0.1).splitlines()[2]
+    row = rates_table(rates(trials=3, noises=[Noise(0.3, 3.0)], assumed_percent=0.1)).splitlines()[2]
     cells = [cell.strip() for cell in row.strip("|").split("|")]
     assert cells[:2] == ["0.3 %", "3 %"]
     month, two_months = (float(cell.removesuffix(" %")) for cell in cells[2:4])

@@ -326,8 +326,9 @@ def test_command_goes_both_ways(tmp_path: Path, nano: Recipe) -> None:
     folder = write_published(tmp_path / "in", weights)
     done = run_grok1("convert", folder, tmp_path / "checkpoint", "--recipe", "grok1-nano", *as_options(XAI))
     assert (done.returncode, done.stderr) == (0, "")
-    done = run_grok1("convert", tmp_path / "checkpoint", tmp_path / "out")
-    assert (done.returncode, done.stderr) == (0, "")
+    done = run_grok1("convert", tmp_path / "checkpoint", tmp_path / "out", "--json", "-")
+    assert (done.returncode, done.stderr) == (0, f"wrote {tmp_path / 'out'}\n")
+    assert json.loads(done.stdout)["made"] == "safetensors"
     assert_same(read_published(tmp_path / "out"), weights)
 
 

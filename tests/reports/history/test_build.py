@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import re
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
@@ -235,8 +236,10 @@ def test_a_build_that_fails_leaves_the_old_pages(
 def test_the_command_writes_the_pages_and_says_where(tmp_path: Path) -> None:
     file = tmp_path / "history.jsonl"
     file.write_text("".join(run.model_dump_json(by_alias=True) + "\n" for run in history([(8, 1.0)])))
-    words = ["history", "site", "-o", str(tmp_path / "site"), "--history", str(file)]
+    told = tmp_path / "told.json"
+    words = ["history", "site", "-o", str(tmp_path / "site"), "--history", str(file), "--json", str(told)]
     result = CliRunner().invoke(app, words)
     assert result.exit_code == 0, result.output
     assert result.output == f"wrote {tmp_path / 'site' / 'index.html'}\n"
+    assert json.loads(told.read_text())["index"] == str(tmp_path / "site" / "index.html")
     assert {path.name for path in (tmp_path / "site").iterdir()} == {"index.html", case_page("grok1-40b")}
