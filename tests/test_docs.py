@@ -99,6 +99,12 @@ def test_the_readme_is_read_to_its_end() -> None:
     assert len((HOUSE / "README.md").read_text(encoding="utf-8").split()) <= MOST_WORDS
 
 
+def test_the_readme_leads_from_a_clone_to_a_fail() -> None:
+    text = (HOUSE / "README.md").read_text(encoding="utf-8")
+    places = [text.index(word) for word in ("make bench", "baseline record", "baseline promote", "--plant-slowdown")]
+    assert places == sorted(places)
+
+
 def test_a_broken_link_is_named(tmp_path: Path) -> None:
     page, other = tmp_path / "page.md", tmp_path / "other.md"
     other.write_text("# Two words, really\n")
