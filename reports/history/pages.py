@@ -103,6 +103,7 @@ def _latest(series: Sequence[Series]) -> Html:
         ["by", "case", "where", "a step is", "commits", "sureness"],
         rows,
         words=(1, 2, 4),
+        cards=True,
     )
     more = len(found) - _MOST_CHANGES
     return Html(f"<h2>Latest changes</h2>{told}" + (f"<p>and {more:,} more</p>" if more > 0 else ""))

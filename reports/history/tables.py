@@ -38,13 +38,13 @@ def changes(series: Series) -> Html:
 
 
 def points(series: Series, numbers: Sequence[int], records: RecordAddress, caption: str) -> Html:
-    """These points of a series, in the given order."""
+    """These points of a series, in the given order. Figures come first, as a phone shows three or four columns."""
     found = [series.points[number] for number in numbers]
     rate, seconds = rate_unit(map(_rate, found)), seconds_unit(each.seconds for each in found)
-    headers = ["day", "commit", "runs", "tokens/s/p", seconds.per("step"), "95 % interval", "versions", "verdict"]
+    headers = ["day", "tokens/s/p", seconds.per("step"), "95 % interval", "commit", "runs", "versions", "verdict"]
     rows = [_point(series, each, rate, seconds, records) for each in found]
     ids = [series.point_id(number) for number in numbers]
-    return table(caption, [*headers, "records"], rows, numbers=range(2, 6), words=(7, 8), ids=ids)
+    return table(caption, [*headers, "records"], rows, numbers=(1, 2, 3, 5), words=(7, 8), ids=ids)
 
 
 def _rate(point: Point) -> float:
@@ -57,11 +57,11 @@ def _point(series: Series, point: Point, rate: Unit, seconds: Unit, records: Rec
     name = series.versions.get(versions_of(newest))
     return [
         newest.created_at[:10],
-        commit_name(newest),
-        len(point.runs),
         rate.of(_rate(point)),
         seconds.of(point.seconds),
         "–" if point.interval is None else " to ".join(map(seconds.of, point.interval)),
+        commit_name(newest),
+        len(point.runs),
         "–" if name is None else name,
         _verdicts(point),
         _records(point, records),

@@ -64,7 +64,8 @@ class Page(HTMLParser):
         super().__init__()
         self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.words: list[str] = []
-        self.feed(content.decode())
+        self.html = content.decode()
+        self.feed(self.html)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, dict(attrs)))
@@ -118,6 +119,15 @@ def test_cells_that_name_rows_and_columns_say_so(many: dict[str, Page]) -> None:
     assert set(scopes) == {"row", "col"}
 
 
+def test_a_phone_shows_figures_before_what_is_left_of_them(many: dict[str, Page]) -> None:
+    """A table is narrow there: a row is a card, or its figures are the first cells."""
+    page = many[case_page("many")]
+    (headers,) = [re.findall(r">([^<]+)</th>", row) for row in re.findall(r"<tr>.*?</tr>", page.html) if ">day<" in row]
+    assert headers[:4] == ["day", "tokens/s/p", "s/step", "95 % interval"]
+    kinds = re.findall(r'<table( class="cards")?><caption>Latest changes', many["index.html"].html)
+    assert kinds == [' class="cards"']
+
+
 def test_hostile_names_stay_text_and_name_no_file(many: dict[str, Page]) -> None:
     name = case_page(HOSTILE)
     assert re.fullmatch(r"[A-Za-z0-9-]+\.html", name)
@@ -166,10 +176,10 @@ def test_the_figures_of_a_column_have_the_same_decimals() -> None:
     even = [run.model_copy(update={"step_seconds": 0.04, "tokens_per_second_per_processor": 1e4}) for run in runs[:3]]
     html = site(even + runs[3:])[case_page("grok1-40b")].decode()
     rows = [re.findall(r"<td[^>]*>([^<]*)</td>", row) for row in re.findall(r'<tr id="s1-p.*?</tr>', html, re.S)]
-    for column in (2, 3):
+    for column in (0, 1):
         assert len(rows) == 4
         assert len({len(row[column].partition(".")[2]) for row in rows}) == 1, rows
-    assert rows[-1][2:4] == ["10,000", "40.00"]
+    assert rows[-1][:2] == ["10,000", "40.00"]
     assert "ms/step" in html
 
 
