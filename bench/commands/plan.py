@@ -25,6 +25,7 @@ from bench.records.terminal import plain
 from grok1.cli.json_option import Json
 from grok1.config.load import load_recipe
 from grok1.config.memory import HCCL_BUFFER_MB, SHOWN_GIB
+from grok1.megatron.installed import PLANNED_LINE, unplanned_line
 
 _GIB = 2**30
 _VARIED = tuple(axis for axis in EVERY_AXIS if axis != "order")  # which changes no rank's memory
@@ -175,6 +176,7 @@ def _explain(times: Timed, json_path: Path | None) -> None:
 
 
 def _show_fits(found: Fits, asked: _Asked, top: int, exact: int, json_path: Path | None) -> None:
+    _tell_of_line()
     layouts, recipe = found.layouts, found.layouts.recipe
     rows = found.best_first()[: max(top, exact)].tolist()
     print(fits_text(found, rows[:top], f"{recipe.name} on {layouts.world_size[0]:,} ranks of {asked.told}"))
@@ -186,6 +188,7 @@ def _show_fits(found: Fits, asked: _Asked, top: int, exact: int, json_path: Path
 
 
 def _show_times(found: Fits, times: Timed, asked: _Asked, top: int, json_path: Path | None) -> None:
+    _tell_of_line()
     fitting, total = np.flatnonzero(found.fit), len(found.layouts)
     if not len(fitting):
         raise ValueError(
@@ -202,6 +205,15 @@ def _show_times(found: Fits, times: Timed, asked: _Asked, top: int, json_path: P
     print(shown.basis())
     if json_path is not None:
         write_timed(json_path, shown, total, need.tolist())
+
+
+def _tell_of_line() -> None:
+    """Say so where the megatron-core installed here is not the one whose memory and exchanges are planned."""
+    if line := unplanned_line():
+        _tell(
+            f"planned for megatron-core {PLANNED_LINE}; {line} is installed, whose memory and exchanges differ: "
+            "--fits --exact N counts them"
+        )
 
 
 def _device_of(name: str | None) -> str:

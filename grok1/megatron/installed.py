@@ -23,6 +23,7 @@ Line = Literal["0.12", "0.16", "0.19"]
 
 _LINES_WITH_GROUPED_EXPERTS: tuple[Line, ...] = ("0.12", "0.16")
 _NPU_LINE: Line = "0.12"  # the one that MindSpeed patches
+PLANNED_LINE: Line = "0.12"  # the one whose memory and exchanges `python -m bench plan` has closed forms of
 _MAX_BYTES = 64 * 1024
 
 
@@ -47,6 +48,15 @@ def megatron_line(device: str = "cpu") -> Line:
             f'"megatron-core=={_NPU_LINE}.*", or put a Megatron-LM core_v0.12.1 checkout on PYTHONPATH (docs/ascend.md)'
         )
     return line
+
+
+def unplanned_line() -> Line | None:
+    """The line installed here where it is not the planned one; None where it is, or where none can be used."""
+    try:
+        line = megatron_line()
+    except ValueError:
+        return None
+    return None if line == PLANNED_LINE else line
 
 
 def check_has_grouped_experts() -> None:

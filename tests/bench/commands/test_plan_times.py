@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from grok1.megatron import installed
 from tests.bench.conftest import Command
 
 TINY = ["--recipe", "grok1-tiny", "--set", "training.dtype=bf16"]
@@ -33,6 +34,15 @@ def test_a_picture_is_of_its_files_kind(bench: Command, tmp_path: Path) -> None:
     assert (code, err) == (0, "")
     assert f"wrote {picture}" in out
     assert picture.read_text(encoding="utf-8").startswith("<svg")
+
+
+def test_another_megatron_than_the_planned_one_is_told(bench: Command, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(installed, "megatron_line", lambda: "0.16")
+    for words in (["--top", 1], ["--fits", "--top", 1]):
+        code, _, err = bench("plan", *TINY, *A2, "--axes", "tensor", *words)
+        assert code == 0
+        assert err.startswith("planned for megatron-core 0.12; 0.16 is installed, whose memory and exchanges differ")
+        assert err.count("\n") == 1
 
 
 def test_one_layout_is_explained(bench: Command, tmp_path: Path):

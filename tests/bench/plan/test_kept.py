@@ -12,6 +12,7 @@ from grok1.config.load import load_recipe
 from grok1.config.recipe import Recipe
 from grok1.config.stages import chunks_in_flight
 from tests.conftest import MEGATRONS_PARTS
+from tests.lines import ONLY_0_12
 
 # sizes of which no two have one product; long sequences, so that the peak is at the same moment with more layers
 COMMON = ("parallel.tensor=2", "parallel.expert=2", "parallel.expert_tensor=2", "training.sequence_length=112")
@@ -42,6 +43,7 @@ def beside_what_stays(rank: RankLedger) -> int:
     return rank.memory.peak_bytes - rank.memory.static_bytes
 
 
+@ONLY_0_12
 @pytest.mark.matrix(keep=1)
 @pytest.mark.parametrize("case", CASES)
 def test_a_further_layer_adds_what_it_keeps(case: str) -> None:

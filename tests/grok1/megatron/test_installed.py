@@ -15,6 +15,7 @@ from grok1.config.load import ONE_RANK
 from grok1.megatron import installed
 from grok1.megatron.installed import check_has_grouped_experts, megatron_core_folder, megatron_line
 from tests.limits import HANG_SECONDS
+from tests.lines import LINE
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -141,6 +142,8 @@ _BROKEN = {
     "ModuleNotFoundError of a_library_of_it: No module": "import a_library_of_it",
     "of transformer": "",  # imports, and has nothing that megatron asks it for: whatever that is in each line
 }
+# later lines take a package that misses another one for one that is not there
+_DONE_WITHOUT = () if LINE == "0.12" else ("ModuleNotFoundError of a_library_of_it: No module",)
 
 
 @pytest.mark.matrix(keep=1)
@@ -154,6 +157,9 @@ def test_a_broken_optional_package_is_named_in_one_line(tmp_path: Path, said: st
     one_rank = [part for change in ONE_RANK for part in ("--set", change)]
     environment = os.environ | {"PYTHONPATH": f"{REPOSITORY}{os.pathsep}{tmp_path}"}
     run = subprocess.run([*command, *one_rank], env=environment, capture_output=True, text=True, timeout=HANG_SECONDS)
+    if said in _DONE_WITHOUT:
+        assert run.returncode == 0, run.stderr
+        return
     assert run.returncode == 1, run.stderr
     *_, last = run.stderr.strip().splitlines()
     assert last.startswith("grok1: megatron-core does not import here: "), run.stderr
