@@ -105,9 +105,13 @@ class BenchSession:
 
     @property
     def asked(self) -> list[str]:
-        """What the command line changes of every case, as a record says it; nothing where it is longer than that."""
+        """What the command line changes of every case, as a record says it; nothing where it is longer than that.
+
+        That a corpus was given, but not where on this machine it lies.
+        """
         option = self.config.getoption
         given = [("recipe", option("--recipe")), ("steps", option("--steps"))]
+        given += [("data", option("--data") and "PREFIX"), ("tokenizer", option("--tokenizer") and "PATH")]
         words = [f"--{name}={value}" for name, value in [*given, *(("set", each) for each in option("--set"))] if value]
         has_room = len(words) <= MAX_ASKED and all(len(word) <= MAX_ASKED_CHARACTERS for word in words)
         return words if has_room else []

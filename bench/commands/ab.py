@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bench.commands import fresh_runs
 from bench.records.terminal import plain
 from grok1.cli.json_option import Json
 from grok1.config.refusals import printable_lines
@@ -33,6 +34,8 @@ def ab_command(
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Training steps per run; default: the case's own.", min=1)] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or npu; default: what the machine has.")] = None,
+    data: fresh_runs.Data = None,
+    tokenizer: fresh_runs.Tokenizer = None,
     results: Annotated[Path, typer.Option(help="Folder for the records and logs of both revisions.")] = Path(
         "results/ab"
     ),
@@ -52,7 +55,19 @@ def ab_command(
     from bench.ab.compare import compare, write
     from bench.ab.request import Request
 
-    request = Request(base, head, case, pairs, confirm, recipe, tuple(overrides or ()), steps, device, results)
+    request = Request(
+        base,
+        head,
+        case,
+        pairs,
+        confirm,
+        recipe,
+        tuple(overrides or ()),
+        steps,
+        device,
+        results,
+        more_words=fresh_runs.corpus_words(data, tokenizer),
+    )
     try:
         outcome = compare(request)
     except RunFailedError as error:

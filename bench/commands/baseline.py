@@ -61,6 +61,8 @@ def record(
     overrides: fresh_runs.Overrides = None,
     steps: fresh_runs.Steps = None,
     device: fresh_runs.Device = None,
+    data: fresh_runs.Data = None,
+    tokenizer: fresh_runs.Tokenizer = None,
     runs: fresh_runs.Runs = MIN_BASELINE_RUNS,
     wait: fresh_runs.Wait = fresh_runs.DEFAULT_WAIT_SECONDS,
     max_cv_percent: Gone = None,
@@ -79,7 +81,7 @@ def record(
     """
     if max_cv_percent is not None:
         raise ValueError("--max-cv-percent is gone: steps that vary are noted and refuse no run; leave the option out")
-    fresh = fresh_runs.FreshRuns(case, recipe, overrides or (), steps, device, runs, wait)
+    fresh = fresh_runs.FreshRuns(case, recipe, overrides or (), steps, device, runs, wait, data, tokenizer)
     if records and fresh.words:
         raise ValueError(f"RECORDS are of runs that were made, and {fresh.words[0]} is for new ones; give one of them")
     found = read_records(records or [fresh_runs.make(fresh)])

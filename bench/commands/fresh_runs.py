@@ -27,6 +27,12 @@ Overrides = Annotated[
 ]
 Steps = Annotated[int | None, typer.Option(help="Training steps per run; default: the case's own.", min=1)]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda or npu; default: what the machine has.")]
+Data = Annotated[
+    Path | None, typer.Option(metavar="PREFIX", help="Indexed dataset; default: the recipe's sample corpus.")
+]
+Tokenizer = Annotated[
+    Path | None, typer.Option(metavar="PATH", help="Tokenizer of --data; default: of the sample corpus.")
+]
 Runs = Annotated[int, typer.Option(help="Runs to make.", min=MIN_BASELINE_RUNS, max=1000)]
 Wait = Annotated[
     float,
@@ -55,13 +61,22 @@ class FreshRuns:
     device: str | None
     runs: int
     wait_seconds: float
+    data: Path | None = None
+    tokenizer: Path | None = None
 
     @property
     def words(self) -> list[str]:
         """Of pytest's command line. Joined: it takes a path that stands alone for one of tests."""
         options = [("case", self.case), ("recipe", self.recipe), ("steps", self.steps), ("device", self.device)]
         options += [("set", each) for each in self.overrides]
-        return [f"--{name}={value}" for name, value in options if value is not None]
+        words = (f"--{name}={value}" for name, value in options if value is not None)
+        return [*words, *corpus_words(self.data, self.tokenizer)]
+
+
+def corpus_words(data: Path | None, tokenizer: Path | None) -> tuple[str, ...]:
+    """Of pytest's command line, whatever the folder in which it runs."""
+    given = {"data": data, "tokenizer": tokenizer}
+    return tuple(f"--{name}={path.resolve()}" for name, path in given.items() if path is not None)
 
 
 def make(fresh: FreshRuns) -> Path:

@@ -48,7 +48,9 @@ MAX_ASKED, MAX_ASKED_CHARACTERS = 100, 1000
 LATE_AXES = ("context", "virtual_pipeline")
 
 
-Asked = Annotated[str, StringConstraints(max_length=MAX_ASKED_CHARACTERS, pattern=r"^--(recipe|set|steps)=")]
+Asked = Annotated[
+    str, StringConstraints(max_length=MAX_ASKED_CHARACTERS, pattern=r"^--(recipe|set|steps|data|tokenizer)=")
+]
 
 
 class RecipeUsed(Strict):
@@ -302,7 +304,7 @@ class Record(Strict):
     lone_rank: LoneRank | None = None
     # By how much each step was made longer on purpose, to see the gate fail; null: not at all.
     planted_percent: Annotated[float, Field(gt=0, le=1000)] | None = None
-    # What the command line changed of the case, word by word, for commands that run it again.
+    # What the command line changed of the case, word by word, for commands that run it again; capitals are filled in.
     asked: Annotated[list[Asked], Field(max_length=MAX_ASKED)] = []
 
     @field_validator("environment")

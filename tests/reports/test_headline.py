@@ -72,7 +72,7 @@ def test_after_a_failure_both_commits_are_run(synthetic_record, baseline) -> Non
 
 def test_what_was_asked_of_the_case_is_asked_again(synthetic_record, baseline) -> None:
     recompute = '--set=training.recompute_modules=["core_attn"]'
-    asked = ["--recipe=grok1-nano", "--steps=9", recompute]
+    asked = ["--recipe=grok1-nano", "--steps=9", "--data=PREFIX", "--tokenizer=PATH", recompute]
     step = next_step(judged(runs(synthetic_record, 3, 46.0, OTHER, asked=asked), baseline))
     assert step is not None
     assert step[1] is not None

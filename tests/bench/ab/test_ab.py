@@ -443,7 +443,7 @@ from bench import __main__
 from bench.ab import request
 root = pathlib.Path(sys.argv.pop(1))
 made = request.Request
-request.Request = lambda *words: made(*words, root=root)
+request.Request = lambda *words, **more: made(*words, root=root, **more)
 __main__.main()
 """
 
@@ -461,7 +461,7 @@ def test_an_interruption_leaves_no_process_and_no_worktree(repository: Path, num
         text=True,
         env=os.environ,
     )
-    pid = int(awaited(lambda: (results / "base" / "child").read_text()))
+    pid = int(awaited(results / "base" / "child", process))
     assert psutil.pid_exists(pid)
     assert len(git(repository, "worktree", "list").splitlines()) == 2
     process.send_signal(number)
@@ -477,16 +477,17 @@ def alive(pid: int) -> bool:
     return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
 
 
-def awaited(read: Callable[[], str]) -> str:
+def awaited(path: Path, process: subprocess.Popen[str]) -> str:
+    """What a file holds, once it does; the process is to write it."""
     deadline = time.monotonic() + HANG_SECONDS
     while time.monotonic() < deadline:
-        try:
-            if text := read():
-                return text
-        except OSError:
-            pass
+        if path.exists() and (text := path.read_text()):
+            return text
+        if process.poll() is not None:
+            break
         time.sleep(0.05)
-    raise AssertionError("nothing came")
+    process.kill()
+    raise AssertionError(process.communicate()[1])
 
 
 def test_a_worktree_goes_with_its_block(repository: Path) -> None:
@@ -537,6 +538,7 @@ def test_the_command_prints_the_verdict_writes_json_and_exits(
     monkeypatch.setattr(comparing, "compare", compared)
     path = tmp_path / "ab.json"
     words = ["--base", "main", "--case", "grok1-nano", "--set", "a=1", "--set", "b=2", "--steps", "9", "--confirm", "4"]
+    words += ["--data", "text", "--tokenizer", "/there/t"]
     code, output, errors = command(*words, "--json", str(path), "--results", str(tmp_path / "results"))
     assert code == 1
     assert output.startswith("FAIL: ")
@@ -546,7 +548,8 @@ def test_the_command_prints_the_verdict_writes_json_and_exits(
     assert f"<h1>{outcome.headline}</h1>" in page.read_text()
     (request,) = asked
     assert (request.base, request.head, request.pairs, request.confirm) == ("main", None, 5, 4)
-    assert request.words == ["--case=grok1-nano", "--steps=9", "--set=a=1", "--set=b=2"]
+    corpus = [f"--data={Path('text').resolve()}", "--tokenizer=/there/t"]
+    assert request.words == ["--case=grok1-nano", "--steps=9", "--set=a=1", "--set=b=2", *corpus]
 
 
 @pytest.mark.parametrize(

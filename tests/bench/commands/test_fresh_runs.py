@@ -45,6 +45,11 @@ def test_it_runs_the_case_five_times_and_waits(bench: Command, ran: Pytest) -> N
     assert printed.rstrip().splitlines()[-1].endswith("--rationale TEXT")
 
 
+def test_a_corpus_is_found_from_any_folder(bench: Command, ran: Pytest) -> None:
+    assert bench("baseline", "record", "--case", "grok1-40b", "--data", "text", "--tokenizer", "/there/t")[0] == 0
+    assert {f"--data={Path('text').resolve()}", "--tokenizer=/there/t"} <= {*ran.words}
+
+
 def test_runs_that_break_make_no_baseline(bench: Command, ran: Pytest) -> None:
     ran.code = 1
     code, _, errors = bench("baseline", "record", "--case", "grok1-40b")
