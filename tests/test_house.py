@@ -13,10 +13,12 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from packaging.requirements import Requirement
 
+from grok1.megatron.installed import Line
 from tests.foreign_objects import foreign_changes
 
 if sys.version_info >= (3, 11):
@@ -196,6 +198,9 @@ def one_place_asks_for_the_line(path: str, tree: ast.Module) -> Iterator[str]:
         is_question = isinstance(node, ast.Compare) and "megatron_line" in ast.unparse(node)
         if is_question or _mentions(node, "package_info"):
             yield f"{path}:{_line(node)} asks for megatron's version; give each line's module what it needs"
+        word = node.value if isinstance(node, ast.Constant) else None
+        if isinstance(word, str) and word in get_args(Line):
+            yield f"{path}:{_line(node)} names megatron's line {word}; ask grok1.megatron.installed what it can"
 
 
 RULES: list[Rule] = [
@@ -323,6 +328,7 @@ def test_every_exception_still_stands() -> None:
         (one_place_asks_for_the_line, "grok1/model/model.py", "from grok1.megatron.since_0_16 import WholeDispatcher"),
         (one_place_asks_for_the_line, LINES[2], "from grok1.megatron.line_0_16 import PATCHES"),
         (one_place_asks_for_the_line, "grok1/model/moe.py", "if megatron_line() == '0.12': ..."),
+        (one_place_asks_for_the_line, "grok1/weights/folder.py", "now = megatron_line()\nif now in ('0.16',): ..."),
         (only_two_rooms_patch, "grok1/model/model.py", "import torch\ntorch.cuda.synchronize = None"),
         (only_two_rooms_patch, "grok1/model/model.py", "import numpy as np\nsetattr(np, 'product', np.prod)"),
         (only_two_rooms_patch, "bench/judge/gate.py", "from grok1.megatron.door import GPTModel\ndel GPTModel.forward"),

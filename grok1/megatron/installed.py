@@ -22,7 +22,9 @@ from grok1.files import NotDoneError
 Line = Literal["0.12", "0.16", "0.19"]
 
 _LINES_WITH_GROUPED_EXPERTS: tuple[Line, ...] = ("0.12", "0.16")
+_LINES_OF_ANY_LAYOUT: tuple[Line, ...] = ("0.12",)
 _NPU_LINE: Line = "0.12"  # the one that MindSpeed patches
+FIRST_LINE: Line = "0.12"  # that wrote the checkpoints that do not say it
 PLANNED_LINE: Line = "0.12"  # the one whose memory and exchanges `python -m bench plan` has closed forms of
 _MAX_BYTES = 64 * 1024
 
@@ -72,6 +74,11 @@ def check_has_grouped_experts() -> None:
             f"kernels.experts grouped: megatron-core {line} has no grouped experts without Transformer Engine, which "
             f"went with 0.17; set kernels.experts=sequential, or install {remedy}"
         )
+
+
+def resumes_in_any_layout(line: Line) -> bool:
+    """Whether it stores the optimizer's state by the weights' names, whole; later lines store what each rank has."""
+    return line in _LINES_OF_ANY_LAYOUT
 
 
 class BrokenPackageError(NotDoneError, ImportError):

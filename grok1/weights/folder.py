@@ -22,7 +22,7 @@ from grok1.config.recipe import Recipe
 from grok1.config.refusals import printable, quoted
 from grok1.config.sections import Data, Training
 from grok1.files import write_text
-from grok1.megatron.installed import megatron_line
+from grok1.megatron.installed import FIRST_LINE, megatron_line, resumes_in_any_layout
 from grok1.weights.manifest import (
     MANIFEST,
     FileSum,
@@ -42,9 +42,6 @@ TOKENIZER = "data.tokenizer"  # the same: the content of its files
 LAYOUT = "parallel"  # the section, which may change as a whole
 
 _COPY_AGAIN = "copy the checkpoint again, whole"
-_FIRST_LINE = "0.12"  # that wrote the checkpoints that do not say it
-# that stores the optimizer's state by the weights' names; later lines store it as each rank has it
-_LINE_OF_ANY_LAYOUT = "0.12"
 # change no number; but for norms that are recomputed in fp32, which sum a gradient in another order
 _FREE_KEYS = tuple(f"training.recompute{end}" for end in ("", "_method", "_layers", "_modules"))
 _EXPERTS_APART = {"grouped", "te_grouped"}  # whose optimizer state fits no other experts
@@ -174,7 +171,7 @@ class StoredCheckpoint:
 
     def _check_line(self) -> None:
         """Each of megatron's lines keeps the optimizer's state in a way of its own; weights are the same in all."""
-        stored, now = self.manifest.megatron or _FIRST_LINE, megatron_line()
+        stored, now = self.manifest.megatron or FIRST_LINE, megatron_line()
         if stored != now:
             raise ValueError(
                 f"checkpoint {self.folder} was written by megatron-core {printable(stored)}, whose optimizer state "
@@ -188,7 +185,7 @@ class StoredCheckpoint:
         changed = [f"parallel.{key}={then[key]}, now {now[key]}" for key in now if then[key] != now[key]]
         line, experts = megatron_line(), recipe.kernels.experts
         hindrance = ""
-        if line != _LINE_OF_ANY_LAYOUT:
+        if not resumes_in_any_layout(line):
             hindrance = (
                 f"megatron-core {line} stores the optimizer's state as each rank has it, which fits no other layout"
             )
