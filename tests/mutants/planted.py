@@ -46,7 +46,8 @@ def _of_the_figures() -> Iterator[Fault]:
     path = "bench/judge/void.py"
     yield Fault(path, "MAX_MFU = 1.0", "MAX_MFU = 1.2", _judge("void"))
     path, tests = "bench/judge/metrics.py", _judge("metrics")
-    yield Fault(path, "max(1, len(names) - speed - (LOST in names))", "max(1, len(names) - speed + 1)", tests)
+    yield Fault(path, "max(1, len(names) - speed - (LOST in names))", "max(1, len(names) - speed)", tests)
+    yield Fault(path, "(SPEED_WEIGHT - lost) / speed", "SPEED_WEIGHT / speed", tests)
     yield Fault(path, "math.log1p(tick / step)", "tick", tests)
     path = "bench/judge/attribution.py"
     yield Fault(path, "_LEAST_SHARE = 0.1", "_LEAST_SHARE = 0.01", _judge("attribution"))

@@ -113,7 +113,7 @@ def test_a_run_that_is_stopped_leaves_no_copy_and_no_process(tmp_path: Path, num
         text=True,
     )
     assert process.stdout is not None
-    assert "2 faults in 1 files" in process.stdout.readline()
+    assert "3 faults in 1 files" in process.stdout.readline()
     assert len(list(tmp_path.iterdir())) == 1
     time.sleep(1.0)  # tests may have begun, or not yet
     started = psutil.Process(process.pid).children(recursive=True)

@@ -46,9 +46,18 @@ def test_what_files_keep_is_never_negative(synthetic_record: Any) -> None:
     assert min(stored_figures_of(summary).values()) >= 0
 
 
+def test_what_steps_lose_takes_of_speeds_error_and_nothing_of_the_others() -> None:
+    run = RUN | {LOST: 0.1}
+    weights = {name: each.weight for name, each in family([run] * 5, [run] * 3).items()}
+    assert weights[LOST] == pytest.approx(0.045)
+    assert [weights[name] for name in SPEED] == pytest.approx([0.285] * 3)
+    assert [weights[name] for name in OTHERS] == pytest.approx([0.1 / 3] * 3)
+
+
+@pytest.mark.parametrize("lost", [{}, {LOST: 0.1}])
 @pytest.mark.parametrize("number", [1, 2, 3])
-def test_however_many_others_there_are_the_whole_is_one(number: int) -> None:
-    run = {name: RUN[name] for name in (*SPEED, *OTHERS[:number])}
+def test_however_many_others_there_are_the_whole_is_one(number: int, lost: dict[str, float]) -> None:
+    run = {name: RUN[name] for name in (*SPEED, *OTHERS[:number])} | lost
     assert math.fsum(each.weight for each in family([run] * 5, [run] * 3).values()) == pytest.approx(1.0)
 
 
