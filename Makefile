@@ -89,7 +89,7 @@ mutants: $(READY) $(VENV)/mutants  ## plant some 400 faults in the gate and the 
 
 # Only its operators are used, so it comes without what its own commands need, and stays out of the environment.
 $(VENV)/mutants: $(READY) constraints/mutants.txt
-	$(BIN)/python -m pip --disable-pip-version-check install -qq --no-deps --upgrade --target $@ --requirement constraints/mutants.txt
+	$(BIN)/python -m pip --disable-pip-version-check install -qq --no-deps --upgrade --target $@ --require-hashes --requirement constraints/mutants.txt
 	@touch $@
 
 check: $(READY)  ## format, lint, types and import contracts, changing nothing
@@ -106,7 +106,7 @@ clean:  ## remove .venv and caches; results/ stays
 	rm -rf .venv .venv-* build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(READY): pyproject.toml $(PINS) $(HASHES) $(wildcard constraints/megatron-$(LINE).txt) $(if $(OTHER),again)
+$(READY): pyproject.toml $(PINS) $(HASHES) $(if $(LINE),$(wildcard constraints/megatron-$(LINE).txt constraints/hashes-megatron.txt)) $(if $(OTHER),again)
 	@bash constraints/install.sh "$(VENV)" "$(PYTHON)" "$(TORCH)" "$(LINE)"
 	@touch $@
 

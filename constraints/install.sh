@@ -37,7 +37,7 @@ split_pins() { # into those whose hashes are kept, with them, and the others; to
         FILENAME == ARGV[1] { if (!/^(#|$|torch==)/) wanted[$0] = 1; next }
         !/^ / { pin = $0; sub(/ *\\$/, "", pin); kept = pin in wanted; delete wanted[pin] }
         kept
-        END { for (pin in wanted) print pin >others }' "$pins" constraints/hashes.txt >"$folder/hashed.txt"
+        END { for (pin in wanted) print pin >others }' "$pins" constraints/hashes.txt constraints/hashes-megatron.txt >"$folder/hashed.txt"
 }
 
 version_of() {
@@ -127,7 +127,7 @@ if [ "$(version_of "$python")" = 3.14 ]; then
     echo "note: nobody has run this project on Python 3.14 yet; docs/versions.md lists what was run"
 fi
 echo "installing into $folder: some minutes; a gigabyte with torch's CPU build, six with its CUDA build"
-# All is installed as pinned, unresolved, and only if its hash is kept; another line's pins have none. torch follows by its
+# All is installed as pinned, unresolved, and only if its hash is kept, another line's pins too. torch follows by its
 # exact version, so that pip takes the build this machine offers (CPU or CUDA): what it needs is there, but for CUDA's own
 # packages. `pip check` then says whether the pins fit pyproject.toml's ranges.
 split_pins

@@ -80,13 +80,24 @@ def without_hashes(text: str) -> tuple[list[str], list[str]]:
     return pins, complaints
 
 
-def test_each_pin_but_torchs_has_hashes() -> None:
-    dev = (HOUSE / "constraints" / "dev.txt").read_text(encoding="utf-8").splitlines()
-    pins, complaints = without_hashes((HOUSE / "constraints" / "hashes.txt").read_text(encoding="utf-8"))
+@pytest.mark.parametrize(("name", "pinned"), [("hashes.txt", "dev.txt"), ("hashes-megatron.txt", "megatron-*.txt")])
+def test_each_pin_but_torchs_has_hashes(name: str, pinned: str) -> None:
+    """Another line's are in a file of their own, as one package has one version in what uv installs at once."""
+    files = sorted((HOUSE / "constraints").glob(pinned))
+    lines = [line for path in files for line in path.read_text(encoding="utf-8").splitlines()]
+    pins, complaints = without_hashes((HOUSE / "constraints" / name).read_text(encoding="utf-8"))
     assert not complaints
-    assert pins == [line for line in dev if not line.startswith(("#", "torch=="))], (
+    assert pins == [line for line in lines if not line.startswith(("#", "torch=="))], (
         "make them anew: constraints/README.md"
     )
+
+
+def test_the_tool_that_plants_faults_is_pinned_with_hashes() -> None:
+    pins, complaints = without_hashes((HOUSE / "constraints" / "mutants.txt").read_text(encoding="utf-8"))
+    assert not complaints
+    assert "cosmic-ray" in {Requirement(each).name for each in pins}
+    makefile = (HOUSE / "Makefile").read_text(encoding="utf-8")
+    assert "--require-hashes --requirement constraints/mutants.txt" in makefile
 
 
 def test_a_pin_without_a_hash_is_named() -> None:
