@@ -20,6 +20,7 @@ from packaging.requirements import Requirement
 
 from grok1.megatron.installed import Line
 from tests.foreign_objects import foreign_changes
+from tests.limits import HANG_SECONDS
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -79,6 +80,8 @@ DEVICE_WORDS_ELSEWHERE = {
 DEVICE_QUESTIONS = ("torch.cuda.is_available", "torch.accelerator.current_accelerator", "torch.version.hip")
 
 ABOVE_THE_LAUNCHER = r"(bench|reports|tests|grok1\.(cli|fidelity|training|generation|model|kernels|weights|data))\b[.:]"
+
+SHORT_LIMITS = {("tests/test_dependencies.py", "_INDEX_SECONDS")}  # after which it skips: no index answered
 
 # [.] and [-] keep these expressions from matching their own source
 MACHINE_PATH = re.compile(r"(?<![\w.:~/$}])/(?:work|tmp|root|home|Users|opt)(?:/|\b)")
@@ -203,6 +206,28 @@ def one_place_asks_for_the_line(path: str, tree: ast.Module) -> Iterator[str]:
             yield f"{path}:{_line(node)} names megatron's line {word}; ask grok1.megatron.installed what it can"
 
 
+def limits_are_against_hangs(path: str, tree: ast.Module) -> Iterator[str]:
+    """No test waits for a process only as long as a busy machine, or a slower Python, may take."""
+    known = {
+        target.id: node.value.value
+        for node in tree.body
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    }
+    for node in (each for each in ast.walk(tree) if isinstance(each, ast.Call)):
+        limits = [each.value for each in node.keywords if each.arg == "timeout"]
+        if isinstance(node.func, ast.Attribute) and node.func.attr in ("wait", "communicate"):
+            limits += node.args[-1:]
+        for limit in limits:
+            named = limit.id if isinstance(limit, ast.Name) else None
+            seconds = limit.value if isinstance(limit, ast.Constant) else known.get(str(named))
+            if not isinstance(seconds, int | float) or seconds >= HANG_SECONDS:
+                continue
+            if (path, named) not in SHORT_LIMITS:
+                yield f"{path}:{node.lineno} waits {seconds} s at most; take HANG_SECONDS of tests/limits.py"
+
+
 RULES: list[Rule] = [
     engine_has_one_door,
     one_place_asks_for_the_line,
@@ -220,6 +245,12 @@ def test_the_house_keeps_its_rules(rule: Rule) -> None:
     sources = sorted(path for room in ROOMS for path in (HOUSE / room).rglob("*.py"))
     assert sources
     assert not [complaint for path in sources for complaint in _complaints(rule, HOUSE, path)]
+
+
+def test_no_test_has_a_limit_that_a_busy_machine_reaches() -> None:
+    sources = sorted((HOUSE / "tests").rglob("*.py"))
+    assert sources
+    assert not [each for path in sources for each in _complaints(limits_are_against_hangs, HOUSE, path)]
 
 
 LOADED_BY_EVERY_PYTEST = ("conftest.py", "bench/options.py", "bench/places.py", "bench/installed/pytest_grok1/entry.py")
@@ -344,6 +375,9 @@ def test_every_exception_still_stands() -> None:
         (one_place_knows_the_device, "bench/session.py", "from grok1.device.kind import KIND_VARIABLE"),
         (one_place_knows_the_device, "grok1/distributed/launch.py", "import os\nos.path.exists('/dev/nvidiactl')"),
         (one_place_knows_the_device, "grok1/device/seam.py", "import torch\ntorch.cuda.is_available()"),
+        (limits_are_against_hangs, "tests/test_it.py", "import subprocess\nsubprocess.run(['x'], timeout=20)"),
+        (limits_are_against_hangs, "tests/test_it.py", "SECONDS = 60.0\ndef f(process): process.wait(SECONDS)"),
+        (limits_are_against_hangs, "tests/test_it.py", "def f(process): process.communicate('', 5)"),
         (
             launcher_names_no_entry,
             "grok1/distributed/launch.py",

@@ -19,6 +19,7 @@ import pytest
 
 from grok1.config.load import load_recipe
 from grok1.data.sample_corpus import SampleCorpus, sample_corpus
+from tests.limits import HANG_SECONDS
 from tests.real_code import run_program
 
 ROOT = Path(__file__).parents[2]
@@ -80,7 +81,7 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
 
 def _commit(folder: Path) -> str:
     words = ["git", "-c", f"safe.directory={folder}", "-C", str(folder), "rev-parse", "HEAD"]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=20, check=False)
+    done = subprocess.run(words, capture_output=True, text=True, timeout=HANG_SECONDS, check=False)
     return done.stdout.strip() or "of no git checkout"
 
 

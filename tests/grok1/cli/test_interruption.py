@@ -14,8 +14,8 @@ import psutil
 import pytest
 
 from tests.grok1.conftest import ROOT, TWO_RANKS, as_options, grok1_command
+from tests.limits import HANG_SECONDS
 
-SECONDS = 60.0
 Moment = Callable[[psutil.Process], bool]
 
 
@@ -61,11 +61,11 @@ def interrupted(words: list[str], moment: Moment, number: signal.Signals, folder
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         try:
-            watched, deadline = psutil.Process(process.pid), time.monotonic() + SECONDS
+            watched, deadline = psutil.Process(process.pid), time.monotonic() + HANG_SECONDS
             while not _is_there(moment, watched) and process.poll() is None and time.monotonic() < deadline:
                 time.sleep(0.01)
             os.killpg(process.pid, number)
-            process.wait(SECONDS)
+            process.wait(HANG_SECONDS)
             left = _of_session(process.pid)
         finally:
             for each in _of_session(process.pid):
@@ -148,6 +148,6 @@ def test_a_command_in_the_background_stays_deaf_to_ctrl_c() -> None:
         [sys.executable, "-c", code],
         cwd=ROOT,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
-        timeout=SECONDS,
+        timeout=HANG_SECONDS,
     )
     assert done.returncode == 0
