@@ -9,10 +9,13 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+
+from grok1.megatron.installed import Line
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -60,6 +63,28 @@ def test_what_is_installed_imports_each_of_its_dependencies() -> None:
 def test_a_test_tool_among_the_dependencies_is_named() -> None:
     found = imported(["import torch.nn\nfrom pydantic import Field\nfrom . import here"])
     assert list(unused(["torch>=2", "pydantic", "hypothesis>=6", "pytest-benchmark"], found)) == ["hypothesis"]
+
+
+def without_a_run(claims: dict[str, Any], page: str) -> Iterator[str]:
+    """What the [project] table claims and no row of docs/versions.md has: a Python, an end of torch's range, a line."""
+    rows = re.findall(r"^\| (3\.\d+)\.\d+ \| (\d+\.\d+)\.\d+[^|]* \| (\d+\.\d+)\.\d+ \| 20", page, re.M)
+    pythons, torches, lines = (set(each) for each in zip(*rows, strict=True))
+    claimed = SpecifierSet(claims["requires-python"])
+    yield from (f"Python 3.{n}" for n in range(30) if claimed.contains(f"3.{n}.9") and f"3.{n}" not in pythons)
+    (torch,) = (each for each in map(Requirement, claims["dependencies"]) if each.name == "torch")
+    in_range = [f"2.{n}" for n in range(99) if torch.specifier.contains(f"2.{n}.9")]
+    yield from (f"torch {each}" for each in (in_range[0], in_range[-1]) if each not in torches)
+    yield from (f"megatron-core {each}" for each in get_args(Line) if each not in lines)
+
+
+def test_what_is_claimed_was_run() -> None:
+    assert not list(without_a_run(project(), (HOUSE / "docs" / "versions.md").read_text(encoding="utf-8")))
+
+
+def test_a_claim_without_a_run_is_named() -> None:
+    claims = {"requires-python": ">=3.11,<3.14", "dependencies": ["torch>=2.7,<2.14"]}
+    page = "| 3.13.0 | 2.13.0, CPU build | 0.12.3 | 2026-11-27 |\n| 3.12.1 | 2.11.0 | 0.19.2 | 2026-11-27 |\n"
+    assert list(without_a_run(claims, page)) == ["Python 3.11", "torch 2.7", "megatron-core 0.16"]
 
 
 def test_no_lock_of_one_registry_is_kept() -> None:
