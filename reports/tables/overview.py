@@ -22,14 +22,15 @@ def overview(cases: Sequence[CaseResult]) -> str:
     steps = [_middle(case, lambda each: each.median_step_seconds) for case in cases]
     peaks = [_middle(case, lambda each: each.peak.max_bytes or None) for case in cases]
     rate, step, peak = rate_unit(_known(rates)), seconds_unit(_known(steps)), bytes_unit(_known(peaks))
-    headers = ["case", "verdict", "tokens/s/p", "change", step.per("step"), "CV", "MFU", f"peak {peak.name}"]
+    # a phone shows the first four columns
+    headers = ["case", "verdict", "tokens/s/p", step.per("step"), "tokens/s/p change", "CV", "MFU", f"peak {peak.name}"]
     rows = [
         [
             Markup(f"[{text(case.verdict.case)}](#case-{index + 1})"),
             state_cell(case.verdict.state),
             _told(rates[index], rate),
-            change_of_speed(case.verdict),
             _told(steps[index], step),
+            change_of_speed(case.verdict),
             _percent(case, lambda each: each.cv),
             _percent(case, lambda each: each.mfu),
             _told(peaks[index], peak),
