@@ -18,6 +18,7 @@ from reports.case import Measured
 from reports.formats import percent, rate_unit, seconds_unit
 from reports.markdown import details, state_cell, table, text
 from reports.page import page
+from reports.picture import NARROW, WIDE
 from reports.pictures.pairs import pairs_picture
 from reports.tables import comparison
 from reports.tables.sides import Side, facts_of, what_differs, what_is_equal
@@ -49,11 +50,16 @@ def write_page(outcome: Outcome, pairs: Sequence[Pair], path: Path) -> None:
     """
     row = next((each for each in outcome.metrics if each.name == STEP), None)
     with tempfile.TemporaryDirectory() as folder:
+        narrow = Path(folder) / "narrow"
+        narrow.mkdir()
         if row is not None and pairs:
             interval = (row.low_percent, row.high_percent)
-            write_atomically(Path(folder) / _PICTURE, pairs_picture(_changes(pairs), row.change_percent, interval))
+            for place, width in ((Path(folder), WIDE), (narrow, NARROW)):
+                drawn = pairs_picture(_changes(pairs), row.change_percent, interval, width)
+                write_atomically(place / _PICTURE, drawn)
         markdown = as_markdown(outcome, pairs)
-        write_atomically(path, page(markdown, Path(folder), text(outcome.headline), outcome.state).encode())
+        content = page(markdown, Path(folder), text(outcome.headline), outcome.state, narrow)
+        write_atomically(path, content.encode())
 
 
 def as_markdown(outcome: Outcome, pairs: Sequence[Pair]) -> str:

@@ -20,6 +20,7 @@ from reports.comment import COMMENT_NAME, comment
 from reports.data import as_json
 from reports.ledger import section_of
 from reports.page import page
+from reports.picture import NARROW, WIDE
 from reports.pictures.distribution import distribution
 from reports.pictures.expert_load import expert_load
 from reports.pictures.phases import phases
@@ -60,12 +61,14 @@ def write_cases(
     """
     if not cases and not ledgers:
         raise ValueError("nothing to report on: no record and no ledger")
-    with _staged(output) as folder, _collecting_only_what_is_new():
+    with _staged(output) as folder, tempfile.TemporaryDirectory(dir=folder) as narrow, _collecting_only_what_is_new():
         shown = []
         for index, case in enumerate(cases):
-            pictures = _pictures(case) if index < MAX_CASES_WITH_PLOTS else {}
-            for name, picture in pictures.items():
-                write_atomically(folder / plot_name(index, name), picture)
+            pictures = {}
+            for place, width in ((folder, WIDE), (Path(narrow), NARROW)):
+                pictures = _pictures(case, width) if index < MAX_CASES_WITH_PLOTS else {}
+                for name, picture in pictures.items():
+                    write_atomically(place / plot_name(index, name), picture)
             shown.append(tuple(pictures))
         markdown = body(cases, shown, _ledgers(ledgers, folder), ledgers)
         title = markdown.splitlines()[0].lstrip("# ")
@@ -73,7 +76,7 @@ def write_cases(
         if cases:
             write_atomically(folder / COMMENT_NAME, comment(cases).encode())
         write_atomically(folder / "report.json", as_json(cases))
-        write_atomically(folder / "report.html", page(markdown, folder, title, state).encode())
+        write_atomically(folder / "report.html", page(markdown, folder, title, state, Path(narrow)).encode())
         write_atomically(folder / REPORT_NAME, markdown.encode())
     if step_summary is not None:
         _append_summary(step_summary, body(cases, None, _ledgers(ledgers, None), ledgers))
@@ -110,7 +113,7 @@ def _ledgers(ledgers: Sequence[Ledger], folder: Path | None) -> list[str]:
     return [part for index, ledger in enumerate(ledgers) for part in section_of(ledger, folder, index)]
 
 
-def _pictures(case: CaseResult) -> dict[str, bytes]:
+def _pictures(case: CaseResult, width: float) -> dict[str, bytes]:
     run = case.median_run
     if run is None:
         return {}
@@ -118,13 +121,13 @@ def _pictures(case: CaseResult) -> dict[str, bytes]:
     ours = [each.summary.step_seconds[each.summary.steady_from :] for each in case.measured]
     theirs = [each.steady_step_seconds for each in case.stored.runs] if case.stored is not None else []
     pictures = {
-        "standing": standing(case),
-        "steps": step_times(record, summary),
-        "distribution": distribution(ours, theirs),
-        "ranks": ranks(record, summary) if len(record.ranks) > 1 else None,
-        "schedule": None if record.lone_rank else schedule(record, summary),
-        "phases": phases(summary) if summary.phase_seconds else None,
-        "experts": expert_load(record) if record.expert_load else None,
+        "standing": standing(case, width),
+        "steps": step_times(record, summary, width),
+        "distribution": distribution(ours, theirs, width),
+        "ranks": ranks(record, summary, width) if len(record.ranks) > 1 else None,
+        "schedule": None if record.lone_rank else schedule(record, summary, width),
+        "phases": phases(summary, width) if summary.phase_seconds else None,
+        "experts": expert_load(record, width) if record.expert_load else None,
     }
     return {name: picture for name, picture in pictures.items() if picture is not None}
 

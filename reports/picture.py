@@ -7,9 +7,11 @@ a date, a version or a random name in it, the same record gives the same bytes.
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
+import numpy as np
 from matplotlib import rc_context
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
@@ -21,11 +23,13 @@ from matplotlib.transforms import blended_transform_factory
 from reports.palette import DARK, INK, LINE, MUTED, PAPER
 
 _DPI = 110
-WIDTH_INCHES = 8.0
-_LEGEND_LETTERS = 120  # that fit beside each other
+WIDE, NARROW = 8.0, 4.3  # inches: a picture of its usual width, and one whose letters can be read on a phone
+# In an inch, beside each other
+_LEGEND_LETTERS, _TITLE_LETTERS = 15, 11
+_HANDLE_LETTERS = 8  # that an entry's mark takes
 # Points that words take in matplotlib's usual sizes
 _EDGE, _SIDE = 5.0, 15.0
-_TITLE, _LABEL, _TICK, _LEGEND_ROW = 21.0, 16.0, 7.0, 13.0
+_TITLE, _TITLE_ROW, _LABEL, _TICK, _LEGEND_ROW = 21.0, 13.0, 16.0, 7.0, 13.0
 _LEAST_PANEL = 36.0
 _STYLE: dict[Any, Any] = {
     "axes.titley": 1.0,  # titles that look for room above their panel cost time and show little
@@ -58,15 +62,16 @@ def picture(
     title: str = "",
     limits: tuple[float, float] | None = None,
     tick_points: float = 19.0,
+    width: float = WIDE,
     form: Literal["svg", "png"] = "svg",
 ) -> bytes:
     """A picture of one panel for each function, which draws it; `limits` of the y axis hold for all.
 
-    `height` in inches, more where the legend needs it; `tick_points` is the height of the x axis' ticks with their
-    figures.
+    `width` and `height` in inches, the latter more where titles and the legend need it; `tick_points` is the height of
+    the x axis' ticks with their figures.
     """
     with rc_context(_STYLE):
-        figure = Figure(figsize=(WIDTH_INCHES, height), dpi=_DPI)
+        figure = Figure(figsize=(width, height), dpi=_DPI)
         FigureCanvasAgg(figure)  # measures words
         panels = list(figure.subplots(len(draws), squeeze=False)[:, 0])
         for axes, draw in zip(panels, draws, strict=True):
@@ -120,9 +125,18 @@ def _legend(figure: Figure, panels: Sequence[Axes]) -> int:
             entries.setdefault(label, handle)
     if not entries:
         return 0
-    columns = max(1, min(4, _LEGEND_LETTERS // max(map(len, entries))))
+    columns = _columns(list(map(len, entries)), _LEGEND_LETTERS * figure.get_figwidth())
     figure.legend(entries.values(), entries, loc="lower center", ncols=columns, fontsize=8, frameon=False)
     return -(-len(entries) // columns)
+
+
+def _columns(lengths: Sequence[int], letters: float) -> int:
+    """The most that fit beside each other, each as wide as the longest of its entries."""
+    for columns in range(min(4, len(lengths)), 1, -1):
+        split = np.array_split(lengths, columns)  # as matplotlib does
+        if sum(max(column) + _HANDLE_LETTERS for column in split) <= letters:
+            return columns
+    return 1
 
 
 def _arrange(figure: Figure, panels: Sequence[Axes], legend_rows: int, tick_points: float, *, has_title: bool) -> None:
@@ -131,22 +145,34 @@ def _arrange(figure: Figure, panels: Sequence[Axes], legend_rows: int, tick_poin
     Their heights are known, and of their widths only those at the y axis vary. matplotlib's own layouts measure every
     word several times, which took a third of a report's time.
     """
+    more_rows = [_TITLE_ROW * (_wrap_title(axes, figure.get_figwidth()) - 1) for axes in panels]
     below = [tick_points + (_LABEL if axes.get_xlabel() else 0.0) for axes in panels]
-    top = _EDGE + _TITLE * (1 + has_title)
+    top = _EDGE + _TITLE * (1 + has_title) + more_rows[0]
     bottom = below[-1] + _EDGE + legend_rows * _LEGEND_ROW
-    gap = max(below[:-1], default=0.0) + _TITLE
+    gap = max(below[:-1], default=0.0) + _TITLE + max(more_rows[1:], default=0.0)
     words = top + bottom + gap * (len(panels) - 1)
-    whole = max(72 * figure.get_figheight(), words + _LEAST_PANEL * len(panels))
+    is_narrow = figure.get_figwidth() < WIDE
+    more = sum(more_rows) + (legend_rows * _LEGEND_ROW if is_narrow else 0.0)
+    whole = max(72 * figure.get_figheight() + more, words + _LEAST_PANEL * len(panels))
     panel = (whole - words) / len(panels)
     figure.set_figheight(whole / 72)
     figure.subplots_adjust(top=1 - top / whole, bottom=bottom / whole, hspace=gap / panel)
-    width, label = 72 * WIDTH_INCHES, _LABEL if any(axes.get_ylabel() for axes in panels) else 0.0
+    width, label = 72 * figure.get_figwidth(), _LABEL if any(axes.get_ylabel() for axes in panels) else 0.0
     left = min(max(_SIDE, _EDGE + label + _TICK + max(map(_widest, panels))), width / 2)
     figure.subplots_adjust(left=left / width, right=1 - _SIDE / width)
     for axes in panels:
+        if is_narrow:  # a title may need the whole width
+            axes.title.set_x((width / 2 - left) / (width - left - _SIDE))
         axes.xaxis.set_label_coords(0.5, -tick_points / panel)
         across = blended_transform_factory(figure.transFigure, axes.transAxes)
         axes.yaxis.set_label_coords((_EDGE + _LABEL - 3) / width, 0.5, transform=across)
+
+
+def _wrap_title(axes: Axes, inches: float) -> int:
+    """Break the title of a panel into rows that fit the picture; returns how many."""
+    rows = textwrap.wrap(axes.get_title(), int(_TITLE_LETTERS * inches)) or [""]
+    axes.title.set_text("\n".join(rows))
+    return len(rows)
 
 
 def _widest(axes: Axes) -> float:

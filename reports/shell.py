@@ -34,6 +34,8 @@ _PAGE = """<!doctype html>
 </html>
 """
 
+NARROW_PAGE = "(max-width: 44rem)"  # a phone
+
 _NAMES = {"paper": PAPER, "shade": SHADE, "line": LINE, "muted": MUTED, "ink": INK}
 
 STYLE = (
@@ -69,6 +71,7 @@ thead th { background: var(--shade); vertical-align: bottom; }
 tbody th { font-weight: 400; min-width: 7rem; max-width: 30rem; overflow-wrap: break-word; }
 tr.group th { padding-top: 1rem; font-weight: 600; }
 td.state { color: var(--mark); font-weight: 600; }
+picture { display: block; margin: .8rem 0; }
 img { display: block; width: 48rem; max-width: 100%; height: auto; border-radius: 4px; }
 details { margin: .8rem 0; } summary { cursor: pointer; font-weight: 600; }
 @media (max-width: 44rem) {
@@ -76,6 +79,7 @@ details { margin: .8rem 0; } summary { cursor: pointer; font-weight: 600; }
   h1 { font-size: 1.15rem; padding: .6rem .7rem; }
   th, td { padding: .3rem .45rem; }
   tbody th { min-width: 6rem; }
+  pre { white-space: pre-wrap; overflow-wrap: anywhere; }
   .wide img { width: 40rem; max-width: none; }
 }
 @media print { details { display: block; } .wide { overflow: visible; } }

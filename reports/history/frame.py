@@ -44,7 +44,10 @@ figcaption, .units, .left, .right, .dates { color: var(--muted); font-size: .8re
 .dots.many { stroke-width: 3; }
 .interval { stroke: var(--measured); stroke-width: 1; } .mark { fill: transparent; }
 .trend a:hover .mark, .trend a:focus .mark { stroke: var(--ink); stroke-width: 2; }
-@media (max-width: 44rem) { .dates .between { display: none; } }
+@media (max-width: 44rem) {
+  .dates .between { display: none; }
+  td.long { min-width: 18rem; }
+}
 @media (max-width: 60rem) {
   .cards thead { display: none; }
   .cards tr { display: block; padding: .5rem 0; border-bottom: 1px solid var(--line); }

@@ -10,13 +10,13 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
 
 from reports.palette import BASELINE, MEASURED
-from reports.picture import picture
+from reports.picture import WIDE, picture
 
 _MAX_CURVES = 60
 Floats = npt.NDArray[np.float64]
 
 
-def distribution(ours: Sequence[Sequence[float]], theirs: Sequence[Sequence[float]]) -> bytes:
+def distribution(ours: Sequence[Sequence[float]], theirs: Sequence[Sequence[float]], width: float = WIDE) -> bytes:
     """The steady steps of each run as a thin line, ours over the baseline's, with the median of each side's runs."""
     sides = [(name, runs, colour) for name, runs, colour in _sides(ours, theirs) if runs]
 
@@ -37,7 +37,7 @@ def distribution(ours: Sequence[Sequence[float]], theirs: Sequence[Sequence[floa
         axes.set(xlim=(low, high), ylim=(0, 1.02))
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
 
-    return picture(draw, height=3.6)
+    return picture(draw, height=3.6, width=width)
 
 
 def _sides(

@@ -8,13 +8,13 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.ticker import MaxNLocator
 
 from bench.records.record import Record
-from reports.picture import picture
+from reports.picture import WIDE, picture
 
-_MAX_EXPERT_LABELS = 16
+_MAX_EXPERT_LABELS = 16  # in a wide picture
 _PALE, _DARK = "#f2f6fb", "#123f73"  # tones of what is measured: darker is more, on paper too
 
 
-def expert_load(record: Record) -> bytes:
+def expert_load(record: Record, width: float = WIDE) -> bytes:
     """A heat map: each expert's share of its layer's tokens, in percent of an even share."""
     load_LE = np.array(record.expert_load, dtype=np.float64)
     mean_L1 = load_LE.mean(axis=1, keepdims=True)
@@ -29,11 +29,11 @@ def expert_load(record: Record) -> bytes:
         axes.set(xlabel="expert", ylabel="layer", title="Expert load, percent of an even share: darker is more")
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_locator(MaxNLocator(integer=True))
-        if experts <= _MAX_EXPERT_LABELS and layers <= _MAX_EXPERT_LABELS:
+        if experts <= _MAX_EXPERT_LABELS * width / WIDE and layers <= _MAX_EXPERT_LABELS:
             _write_cells(axes, relative_LE, spread)
         axes.figure.colorbar(image, ax=axes, pad=0.02, fraction=0.09)
 
-    return picture(draw, height=min(8.0, 1.6 + 0.34 * layers))
+    return picture(draw, height=min(8.0, 1.6 + 0.34 * layers), width=width)
 
 
 def _write_cells(axes: Axes, relative_LE: np.ndarray, spread: float) -> None:

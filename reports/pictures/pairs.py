@@ -8,10 +8,12 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from reports.palette import BASELINE, MEASURED
-from reports.picture import picture
+from reports.picture import WIDE, picture
 
 
-def pairs_picture(changes_percent: Sequence[float], mean: float, interval: tuple[float, float]) -> bytes:
+def pairs_picture(
+    changes_percent: Sequence[float], mean: float, interval: tuple[float, float], width: float = WIDE
+) -> bytes:
     """How much longer head's step took than that of base, in percent, pair by pair."""
 
     def draw(axes: Axes) -> None:
@@ -23,4 +25,4 @@ def pairs_picture(changes_percent: Sequence[float], mean: float, interval: tuple
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set(title="Time per step of head against base", xlabel="pair", ylabel="%", xlim=(0.5, len(numbers) + 0.5))
 
-    return picture(draw, height=3.0)
+    return picture(draw, height=3.0, width=width)

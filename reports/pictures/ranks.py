@@ -13,13 +13,14 @@ from bench.judge.stats import Summary
 from bench.records.record import RankSamples, Record
 from reports.formats import Unit, bytes_unit, seconds_unit
 from reports.palette import COMMUNICATION, INK, MEASURED, MUTED
-from reports.picture import picture
+from reports.picture import WIDE, picture
 
 _MAX_BARS = 128
 _MAX_STAGES = 16  # that are named
+_MAX_LABELS = 20  # of ranks, in a wide picture
 
 
-def ranks(record: Record, summary: Summary) -> bytes:
+def ranks(record: Record, summary: Summary, width: float = WIDE) -> bytes:
     """Each rank's median step with its part in collectives, and its peak memory, with the pipeline's stages named."""
     ordered = sorted(record.ranks, key=lambda rank: rank.rank)
     numbers = [rank.rank for rank in ordered]
@@ -28,25 +29,28 @@ def ranks(record: Record, summary: Summary) -> bytes:
     inside = [float(np.median(rank.communication_seconds[steady] or [0.0])) for rank in ordered]
     peaks = [float(rank.peak_bytes) for rank in ordered]
     limits = (numbers[0] - 0.6, numbers[-1] + 0.6)
+    labels = int(_MAX_LABELS * width / WIDE)
     seconds, memory = seconds_unit(whole), bytes_unit(peaks)
 
     def times(axes: Axes) -> None:
         _bars(axes, numbers, whole, seconds, MEASURED, "step, or peak memory")
         if any(inside):
             _bars(axes, numbers, inside, seconds, COMMUNICATION, "inside collectives, waiting included", hatch="////")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=labels))
         title = f"Median steady step of each rank, {_apart(numbers, whole)}"
         axes.set(ylabel=seconds.long, title=title, xlim=limits)
 
     def memories(axes: Axes) -> None:
         _bars(axes, numbers, peaks, memory, MEASURED, "step, or peak memory")
-        _name_stages(axes, ordered)
+        _name_stages(axes, ordered, width)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=labels))
         title = f"Peak memory of each rank, {_apart(numbers, peaks)}"
         axes.set(xlabel="rank", ylabel=memory.name, title=title, xlim=limits)
 
-    return picture(*[times, memories][: 1 + any(peaks)], height=4.8)
+    return picture(*[times, memories][: 1 + any(peaks)], height=4.8, width=width)
 
 
-def _name_stages(axes: Axes, ordered: Sequence[RankSamples]) -> None:
+def _name_stages(axes: Axes, ordered: Sequence[RankSamples], width: float) -> None:
     """A line between pipeline stages and their names, where they are few and each is of neighbours."""
     stages = [(stage, [rank.rank for rank in group]) for stage, group in groupby(ordered, lambda rank: rank.stage)]
     if not 1 < len(stages) <= _MAX_STAGES or len({stage for stage, _ in stages}) < len(stages):
@@ -56,7 +60,7 @@ def _name_stages(axes: Axes, ordered: Sequence[RankSamples]) -> None:
         if members[0] != ordered[0].rank:
             axes.axvline(members[0] - 0.5, color=MUTED, lw=0.8, ls=":")
         middle = (members[0] + members[-1]) / 2
-        words = f"stage {stage}" if len(stages) <= _MAX_STAGES // 2 else str(stage)
+        words = f"stage {stage}" if len(stages) <= _MAX_STAGES / 2 * width / WIDE else str(stage)
         axes.text(
             middle, 0.99, words, transform=axes.get_xaxis_transform(), ha="center", va="top", fontsize=8, color=INK
         )
@@ -81,5 +85,4 @@ def _bars(
         axes.stairs(heights, edges, fill=True, facecolor=colour, edgecolor="white", lw=0, hatch=hatch, label=label)
     else:
         axes.vlines(numbers, 0, shown, color=colour, label=label, lw=1)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=20))
     axes.set_ylim(bottom=0)

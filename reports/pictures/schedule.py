@@ -17,7 +17,7 @@ from bench.plan.schedule import turns
 from bench.records.record import RankSamples, Record, Span
 from reports.formats import percent, seconds_unit
 from reports.palette import OTHER, PAPER, PHASE_COLOURS
-from reports.picture import WIDTH_INCHES, picture, plain
+from reports.picture import WIDE, picture, plain
 
 _MAX_STAGES = 16
 _MAX_NAMES = 12
@@ -26,7 +26,7 @@ _ENLARGED = 8  # of them
 _WAITING = "pipeline"
 _NUMBERED = ("forward", "backward")
 _LETTER_POINTS = 6.0
-_AXES_POINTS = 0.85 * WIDTH_INCHES * 72
+_AXES_SHARE = 0.85  # of the width
 _BAR = 0.72  # of a row's height
 _READABLE_LANES = 2  # in a row of the usual height
 
@@ -49,7 +49,7 @@ class Order(NamedTuple):
         ]
 
 
-def schedule(record: Record, summary: Summary) -> bytes | None:
+def schedule(record: Record, summary: Summary, width: float = WIDE) -> bytes | None:
     """The last step of the first rank of each pipeline stage; None where no timeline was recorded.
 
     Of many micro-batches the start and the end follow enlarged: there the pipeline fills and drains.
@@ -64,16 +64,18 @@ def schedule(record: Record, summary: Summary) -> bytes | None:
         backward = [span.end_seconds for rank in rows for span in rank.timeline if span.phase == "backward"]
         last, part = max(backward, default=end), end * _ENLARGED / order.micro_batches
         panels += [(0.0, part, "its start"), (max(0.0, last - part), last, "and the end of its last micro-batches")]
-    draws = [partial(_panel, rows=rows, order=order, limits=panel[:2], title=panel[2]) for panel in panels]
+    draws = [partial(_panel, rows=rows, order=order, limits=panel[:2], title=panel[2], width=width) for panel in panels]
     row_height = 0.45 * min(4.0, max(1.0, order.chunks / _READABLE_LANES))
-    return picture(*draws, height=0.6 + len(panels) * (0.9 + row_height * len(rows)))
+    return picture(*draws, height=0.6 + len(panels) * (0.9 + row_height * len(rows)), width=width)
 
 
-def _panel(axes: Axes, *, rows: Sequence[RankSamples], order: Order, limits: tuple[float, float], title: str) -> None:
+def _panel(
+    axes: Axes, *, rows: Sequence[RankSamples], order: Order, limits: tuple[float, float], title: str, width: float
+) -> None:
     for name in list(dict.fromkeys(span.phase for rank in rows for span in rank.timeline))[:_MAX_NAMES]:
         _draw_phase(axes, rows, name, order)
     for row, rank in enumerate(rows):
-        _number(axes, row, rank.timeline, order, limits)
+        _number(axes, row, rank.timeline, order, limits, width)
     axes.set_yticks(range(len(rows)), [f"stage {rank.stage}\nrank {rank.rank}" for rank in rows])
     lanes = f"; a stage's {order.chunks} chunks in lanes, the first on top" if order.chunks > 1 else ""
     unit = seconds_unit([limits[1]])
@@ -138,8 +140,10 @@ def _paler(colour: str, share: float) -> tuple[float, ...]:
     return tuple(part + (1 - part) * share / 2 for part in to_rgb(colour))
 
 
-def _number(axes: Axes, row: int, timeline: Sequence[Span], order: Order, limits: tuple[float, float]) -> None:
-    scale, height = _AXES_POINTS / (limits[1] - limits[0]), _BAR / order.chunks
+def _number(
+    axes: Axes, row: int, timeline: Sequence[Span], order: Order, limits: tuple[float, float], width: float
+) -> None:
+    scale, height = _AXES_SHARE * 72 * width / (limits[1] - limits[0]), _BAR / order.chunks
     for name in _NUMBERED:
         found = [span for span in timeline if span.phase == name]
         for span, (micro_batch, chunk) in zip(found, _passes(name, len(found), order), strict=False):

@@ -13,21 +13,26 @@ from bench.judge.verdict import Row
 from bench.judge.words import change, confidence, interval_ends
 from reports.case import CaseResult
 from reports.palette import BAD, BASELINE, INK, MEASURED
-from reports.picture import picture
+from reports.picture import WIDE, picture
 from reports.tables.comparison import interval_told
 from reports.tables.glance import Glance, glances
 
 _MAX_DOTS = 200
+_TICKS = 1.2  # in an inch, at most
 _OURS, _THEIRS = 0, 1  # rows of a panel
 
 
-def standing(case: CaseResult) -> bytes | None:
+def standing(case: CaseResult, width: float = WIDE) -> bytes | None:
     """A panel for each of the two figures; None where no baseline judges."""
     found = glances(case)
     if found is None or found[0].row is None:
         return None
-    panels = [partial(_panel, glance=each, row=each.row, theirs=_theirs(case, each)) for each in found if each.row]
-    return picture(*panels, height=3.9)
+    panels = [
+        partial(_panel, glance=each, row=each.row, theirs=_theirs(case, each), width=width)
+        for each in found
+        if each.row
+    ]
+    return picture(*panels, height=3.9, width=width)
 
 
 def _theirs(case: CaseResult, glance: Glance) -> list[float]:
@@ -40,7 +45,7 @@ def _theirs(case: CaseResult, glance: Glance) -> list[float]:
     return [work.tokens_per_step / run.known_figures[MEAN] / ranks for run in case.stored.runs]
 
 
-def _panel(axes: Axes, *, glance: Glance, row: Row, theirs: Sequence[float]) -> None:
+def _panel(axes: Axes, *, glance: Glance, row: Row, theirs: Sequence[float], width: float) -> None:
     size, interval = glance.unit.size, interval_ends(row)
     ends = [row.baseline * (1 + percent / 100) for percent in interval or ()]
     values = [each / size for each in (*glance.ours, *theirs, row.baseline, row.measured, *ends)]
@@ -58,6 +63,7 @@ def _panel(axes: Axes, *, glance: Glance, row: Row, theirs: Sequence[float]) -> 
     axes.plot(row.measured / size, _OURS, color=INK, marker="d", ms=7, ls="none", label="measured, the median")
     axes.set_yticks([_OURS, _THEIRS], [f"{what} {glance.unit.of(value)}" for what, value in _named(row)])
     axes.xaxis.set_major_formatter("{x:,.10g}")
+    axes.locator_params(axis="x", nbins=int(_TICKS * width))
     told = f" ({interval_told(row)})" if interval else ""
     axes.set_title(f"{glance.name}: {change(row.metric, row.change_percent)}{told}; {glance.better}")
 

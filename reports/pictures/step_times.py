@@ -10,10 +10,10 @@ from bench.judge.stats import Summary
 from bench.records.record import Record
 from reports.formats import Unit, seconds_unit
 from reports.palette import INK, MEASURED, OTHER
-from reports.picture import picture
+from reports.picture import WIDE, picture
 
 
-def step_times(record: Record, summary: Summary) -> bytes:
+def step_times(record: Record, summary: Summary, width: float = WIDE) -> bytes:
     """Step time of the slowest rank, the spread over ranks, the warm-up cut and the steady median."""
     steps, unit = [step.number for step in record.steps], seconds_unit([summary.median_step_seconds])
     seconds_RS = np.array([rank.step_seconds for rank in record.ranks]) / unit.size
@@ -47,7 +47,7 @@ def step_times(record: Record, summary: Summary) -> bytes:
         _focus_on_steady(axes, summary, unit)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
-    return picture(draw, height=3.8)
+    return picture(draw, height=3.8, width=width)
 
 
 def _focus_on_steady(axes: Axes, summary: Summary, unit: Unit) -> None:

@@ -156,3 +156,36 @@ def test_on_a_phone_the_figures_of_the_first_case_are_in_sight(browser: Browser,
     (steps,) = in_sight(browser, "/^s.step$/")[:1]
     assert steps[:2] == ["44.01", "39.71"]
     assert in_sight(browser, "/^step, median$/")[0][:1] == ["44.01 s"]
+
+
+PICTURES = """[...document.images].map(each => {
+  const box = each.getBoundingClientRect();
+  return [each.alt, box.left, box.right, box.width / each.naturalWidth];
+})"""
+
+
+@pytest.mark.parametrize("name", ["report", "sides", "ab"])
+def test_on_a_phone_pictures_are_whole_and_their_letters_are_not_small(
+    browser: Browser, pages: dict[str, Path], name: str
+) -> None:
+    browser.show(pages[name], PHONE, "light")
+    pictures = browser.evaluate(PICTURES)
+    assert pictures
+    assert not [each for each in pictures if each[1] < 0 or each[2] > PHONE or each[3] < 0.85]
+
+
+def test_on_a_phone_a_command_is_whole(browser: Browser, pages: dict[str, Path]) -> None:
+    browser.show(pages["sides"], PHONE, "light")
+    wide = "[...document.querySelectorAll('pre')].map(each => each.scrollWidth - each.clientWidth)"
+    assert browser.evaluate("document.querySelector('pre').innerText.length") > 60
+    assert set(browser.evaluate(wide)) == {0}
+
+
+def test_on_a_phone_a_points_records_take_one_line(browser: Browser, pages: dict[str, Path]) -> None:
+    """They are out of sight there: rows that are high for them show nothing."""
+    browser.show(pages["case"], PHONE, "light")
+    heights = browser.evaluate(
+        "[...document.querySelectorAll('table:not(.cards) tr[id]')].map(row => row.offsetHeight)"
+    )
+    assert heights
+    assert max(heights) <= 40

@@ -166,7 +166,7 @@ OURS = set(
     re.findall(
         r"\w+",
         "html head meta title style body main h1 h2 h3 h4 p ul li a div span table thead tbody tr th td img "
-        "details summary pre code blockquote strong",
+        "picture source details summary pre code blockquote strong",
     )
 )
 
@@ -180,13 +180,15 @@ class Page(HTMLParser):
         self.tags: Counter[str] = Counter()
         self.attributes: set[tuple[str, str]] = set()
         self.targets: list[str] = []
+        self.narrow: list[str] = []
         self.title = ""
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags[tag] += 1
         self.attributes |= {(tag, name) for name, _ in attrs}
         self.targets += [value or "" for name, value in attrs if name in ("href", "src")]
-        if tag not in ("meta", "img", "br", "hr"):
+        self.narrow += [value or "" for name, value in attrs if name == "srcset"]
+        if tag not in ("meta", "img", "source", "br", "hr"):
             self.open.append(tag)
 
     def handle_data(self, data: str) -> None:
@@ -202,6 +204,7 @@ class Page(HTMLParser):
         assert self.attributes <= {
             *(("meta", name) for name in ("charset", "name", "content", "http-equiv")),
             *(("img", name) for name in ("src", "alt")),
+            *(("source", name) for name in ("media", "srcset")),
             *(("a", name) for name in ("id", "href")),
             *((tag, "class") for tag in ("div", "span", "body", "tr", "td")),
             ("div", "tabindex"),
@@ -212,7 +215,7 @@ class Page(HTMLParser):
         }
         assert all(
             re.fullmatch(r"#case-\d+(-[a-z]+)?|data:image/svg\+xml;base64,[A-Za-z0-9+/=]+", each)
-            for each in self.targets
+            for each in self.targets + self.narrow
         )
 
 
@@ -234,6 +237,7 @@ def test_the_page_holds_its_plots_and_tables(synthetic_record, tmp_path: Path) -
     assert [each for each in page.targets if each.startswith("data")] == [
         f"data:image/svg+xml;base64,{e}" for e in encoded
     ]
+    assert len(set(page.narrow) - set(page.targets)) == len(plots), "each is drawn for phones too"
     assert page.tags["table"] == len(re.findall(r"[-:]\|\n\|", report.read_text()))
     assert (tmp_path / "report.html").read_text().count('<body class="pass">') == 1
 
@@ -241,7 +245,7 @@ def test_the_page_holds_its_plots_and_tables(synthetic_record, tmp_path: Path) -
 @pytest.fixture
 def without_plots(monkeypatch) -> None:
     """Drawing takes most of the time of a report."""
-    monkeypatch.setattr("reports.document._pictures", lambda case: {})
+    monkeypatch.setattr("reports.document._pictures", lambda case, width: {})
 
 
 def test_the_runs_of_a_case_are_one_section_with_a_bounded_table(synthetic_record, tmp_path: Path, monkeypatch) -> None:
@@ -270,7 +274,7 @@ def test_the_runs_of_a_case_are_one_section_with_a_bounded_table(synthetic_recor
 def test_only_the_worst_cases_have_plots_and_it_says_so(synthetic_record, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr("reports.document.MAX_CASES_WITH_PLOTS", 1)
     monkeypatch.setattr("reports.body.MAX_CASES_WITH_PLOTS", 1)
-    monkeypatch.setattr("reports.document._pictures", lambda case: {"steps": SVG})
+    monkeypatch.setattr("reports.document._pictures", lambda case, width: {"steps": SVG})
     records = [synthetic_record(), synthetic_record(case="other", recipe={"name": "other"})]
     report = write_report(records, STORED, tmp_path).read_text()
     assert "Only the first 1 cases have plots" in report

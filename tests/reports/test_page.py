@@ -39,7 +39,7 @@ class Structure(HTMLParser):
         if tag == "a":
             self.links |= {(given.get("href") or "#")[1:]} - {""}
             self.places |= {given.get("id") or ""} - {""}
-        if tag not in ("meta", "img", "br", "hr"):
+        if tag not in ("meta", "img", "source", "br", "hr"):
             self.open.append((tag, given))
 
     def handle_data(self, data: str) -> None:
@@ -59,7 +59,7 @@ def many(synthetic_record) -> tuple[list[Record], list]:
 
 @pytest.fixture
 def built(synthetic_record, tmp_path: Path, monkeypatch) -> Structure:
-    monkeypatch.setattr("reports.document._pictures", lambda case: {})
+    monkeypatch.setattr("reports.document._pictures", lambda case, width: {})
     records, baselines = many(synthetic_record)
     write_report(records, baselines, tmp_path, missing=[Verdict("missing", "gone", "MISSING: gone")])
     found = Structure()

@@ -7,18 +7,25 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from bench.history.store import entry_of
+from bench.judge.baseline import recorded_baseline
 from bench.judge.stats import summarise
 from bench.records.record import Record
+from bench.synthetic import build_synthetic_record
+from reports.case import CaseResult, assess
 from reports.palette import BASELINE, COMMUNICATION, DARK, INK, LINE, MEASURED, MUTED, OTHER, PAPER, PHASE_COLOURS
+from reports.picture import NARROW, WIDE
 from reports.pictures.distribution import distribution
 from reports.pictures.expert_load import expert_load
+from reports.pictures.pairs import pairs_picture
 from reports.pictures.phases import phases
 from reports.pictures.ranks import ranks as draw_ranks
 from reports.pictures.schedule import schedule
+from reports.pictures.standing import standing
 from reports.pictures.step_times import step_times
 from reports.pictures.trends import trends
 
@@ -149,6 +156,13 @@ def many_phases(record: Record) -> Record:
     return Record.model_validate(record.model_dump(by_alias=True) | {"ranks": ranks})
 
 
+def beside_a_baseline() -> CaseResult:
+    before = [build_synthetic_record(seed=seed, median_seconds=36.0) for seed in range(5)]
+    after = [build_synthetic_record(seed=10 + seed) for seed in range(5)]
+    (case,) = assess(after, [recorded_baseline(before, "invented")])
+    return case
+
+
 def a_trend(record: Record) -> bytes:
     entries = [entry_of(record)] * 9
     return trends([("one", entries), ("two", entries[:1])], [[4], []])
@@ -157,21 +171,27 @@ def a_trend(record: Record) -> bytes:
 @pytest.mark.parametrize(
     "draw",
     [
-        a_trend,
-        lambda record: draw_ranks(record, summarise(record)),
-        lambda record: phases(summarise(many_phases(record))),
-        lambda record: schedule(piped(record, record.work.num_micro_batches), summarise(record)),
+        lambda record, width: a_trend(record),
+        lambda record, width: standing(beside_a_baseline(), width),
+        lambda record, width: step_times(record, summarise(record), width),
+        lambda record, width: distribution([[40.01, 40.02]] * 10, [[50.01, 50.02]] * 10, width),
+        lambda record, width: draw_ranks(record, summarise(record), width),
+        lambda record, width: phases(summarise(many_phases(record)), width),
+        lambda record, width: schedule(piped(record, record.work.num_micro_batches), summarise(record), width),
         expert_load,
+        lambda record, width: pairs_picture([1.0, 2.0, 3.0], 2.0, (1.0, 3.0), width),
     ],
-    ids=["trend", "ranks", "many phases", "schedule", "experts"],
+    ids=["trend", "standing", "steps", "distribution", "ranks", "many phases", "schedule", "experts", "pairs"],
 )
-def test_no_words_leave_the_picture_or_cover_others(draw, synthetic_record, figures) -> None:
-    assert draw(synthetic_record())
+@pytest.mark.parametrize("width", [WIDE, NARROW])
+def test_no_words_leave_the_picture_or_cover_others(draw, width: float, synthetic_record, figures) -> None:
+    assert draw(synthetic_record(), width)
     (figure,) = figures
     renderer = FigureCanvasAgg(figure).get_renderer()
-    panels = [axes.get_tightbbox(renderer) for axes in figure.axes if axes.get_title() or axes.get_title("left")]
+    with rc_context({"text.hinting": "none"}):  # as drawn: of other letters some words are wider
+        panels = [axes.get_tightbbox(renderer) for axes in figure.axes if axes.get_title() or axes.get_title("left")]
     legends = [legend.get_window_extent(renderer) for legend in figure.legends]
-    for box in panels:
+    for box in panels + legends:
         assert 0 <= box.x0 < box.x1 <= figure.bbox.x1
     downwards = [box.y0 for box in panels] + [box.y0 for box in legends]
     tops = [box.y1 for box in panels] + [box.y1 for box in legends]

@@ -107,7 +107,7 @@ def test_hostile_provenance_stays_text() -> None:
 
 
 def test_the_report_has_it_and_a_report_of_one_side_has_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(document, "_pictures", lambda case: {})
+    monkeypatch.setattr(document, "_pictures", lambda case, width: {})
     one = document.write_report(runs(2), [], tmp_path / "one").read_text()
     two = document.write_report(
         [*runs(1), *runs(1, first=1, commit={"sha": "1" * 40})], [], tmp_path / "two"
