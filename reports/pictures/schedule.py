@@ -149,7 +149,9 @@ def _number(
         for span, (micro_batch, chunk) in zip(found, _passes(name, len(found), order), strict=False):
             number = str(micro_batch + 1)
             room, middle = (span.end_seconds - span.start_seconds) * scale, (span.start_seconds + span.end_seconds) / 2
-            if room > _LETTER_POINTS * (len(number) + 0.5) and limits[0] < middle < limits[1]:
+            half = _LETTER_POINTS * len(number) / 2 / scale
+            is_whole = limits[0] <= middle - half and middle + half <= limits[1]
+            if room > _LETTER_POINTS * (len(number) + 0.5) and is_whole:
                 place = row - _BAR / 2 + (chunk + 0.5) * height
                 axes.text(middle, place, number, ha="center", va="center", fontsize=8, color="white", clip_on=True)
 

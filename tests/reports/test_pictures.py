@@ -91,6 +91,17 @@ def test_of_many_micro_batches_the_start_and_the_end_are_enlarged(synthetic_reco
     assert not whole.texts
 
 
+@pytest.mark.parametrize("width", [WIDE, NARROW])
+def test_no_number_of_a_micro_batch_is_cut_at_an_edge(width: float, synthetic_record, figures) -> None:
+    record = build(synthetic_record, 64)
+    assert schedule(record, summarise(record), width)
+    renderer = FigureCanvasAgg(figures[0]).get_renderer()
+    for axes in figures[0].axes:
+        for number in axes.texts:
+            box = number.get_window_extent(renderer)
+            assert axes.bbox.x0 <= box.x0 < box.x1 <= axes.bbox.x1, number.get_text()
+
+
 def test_bars_that_are_not_micro_batches_get_no_number(synthetic_record, figures) -> None:
     record = piped(synthetic_record(work={"num_micro_batches": 8}), 4)
     assert schedule(record, summarise(record))
