@@ -88,10 +88,8 @@ class Browser:
         return self
 
     def __exit__(self, *raised: object) -> None:
-        """Chromium ends when nobody speaks to it any more; what is left of it is ended."""
+        """Chromium and all that it started are ended: they hold nothing that is kept."""
         os.close(self._to)
-        with suppress(subprocess.TimeoutExpired):
-            self._process.wait(20)
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait(HANG_SECONDS)
