@@ -16,7 +16,7 @@ from bench.records.jsonfile import write_atomically
 from bench.records.record import Record
 from reports.case import Measured
 from reports.formats import percent, rate_unit, seconds_unit
-from reports.markdown import details, state_cell, table, text
+from reports.markdown import SENTENCE, details, state_cell, table, text
 from reports.page import page
 from reports.picture import NARROW, WIDE
 from reports.pictures.pairs import pairs_picture
@@ -25,7 +25,6 @@ from reports.tables.sides import Side, facts_of, what_differs, what_is_equal
 
 FILE_NAME = "ab.html"
 _PICTURE = "plot-1-pairs.svg"
-_SENTENCE = 5000  # characters
 
 
 def read_pairs(outcome: Outcome, results: Path) -> list[Pair]:
@@ -64,7 +63,7 @@ def write_page(outcome: Outcome, pairs: Sequence[Pair], path: Path) -> None:
 
 def as_markdown(outcome: Outcome, pairs: Sequence[Pair]) -> str:
     """The whole page but its frame."""
-    parts = [f"# {text(outcome.headline)}", text(outcome.sentence, _SENTENCE)]
+    parts = [f"# {text(outcome.headline)}", text(outcome.sentence, SENTENCE)]
     parts += [f"- {text(note)}" for note in outcome.notes]
     if pairs:
         parts += ["## Pairs", *([f"![Each pair]({_PICTURE})"] if outcome.metrics else []), _pairs(pairs)]

@@ -11,7 +11,7 @@ from bench.records.record import Record
 from reports.case import CaseResult, Measured
 from reports.formats import more
 from reports.headline import headline
-from reports.markdown import anchored, command, contents, details, state_words, text
+from reports.markdown import SENTENCE, anchored, command, contents, details, state_words, text
 from reports.next_step import next_step
 from reports.tables import comparison, learning, step_split
 from reports.tables.expected import expected, told_job
@@ -24,7 +24,6 @@ from reports.tables.side_by_side import side_by_side
 
 MAX_CASES_WITH_PLOTS = 12
 _MAX_SENTENCES = 12
-_SENTENCE = 5000  # characters: a verdict's ends in a command, which is whole or of no use
 _MAX_REASONS = 20
 _FEW_ROWS = 10  # that need no folding
 
@@ -97,7 +96,7 @@ def _facts(case: CaseResult) -> Parts:
 def _several(cases: Sequence[CaseResult]) -> Parts:
     """The first screen of a report on several cases."""
     unsettled = [case.verdict.sentence for case in cases if case.verdict.state != "pass"]
-    listed = "\n".join(f"- {text(sentence, _SENTENCE)}" for sentence in unsettled[:_MAX_SENTENCES])
+    listed = "\n".join(f"- {text(sentence, SENTENCE)}" for sentence in unsettled[:_MAX_SENTENCES])
     parts = [listed + more(len(unsettled), _MAX_SENTENCES)] if unsettled else []
     return [*parts, *_to_do(cases[0]), overview(cases), _LEGEND]
 
@@ -119,7 +118,7 @@ def _case(index: int, case: CaseResult, shown: Sequence[str], *, is_only: bool) 
     verdict, anchor = case.verdict, f"case-{index + 1}"
     sections = _sections(index, case, shown)
     heading = f"## {text(verdict.case)}: {state_words(verdict.state).upper()}"
-    parts = [anchored(anchor, heading), text(verdict.sentence, _SENTENCE)]
+    parts = [anchored(anchor, heading), text(verdict.sentence, SENTENCE)]
     if sections:
         parts.append(contents((f"{anchor}-{end}", title) for end, title, _ in sections))
     if not is_only and case.runs:

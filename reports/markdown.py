@@ -11,6 +11,7 @@ from bench.judge.rule import RowState, VerdictState
 from reports.palette import STATES
 
 _MAX_CELL = 500
+SENTENCE = 5000  # characters: a verdict's ends in a command, which is whole or of no use
 # Structure of Markdown, tables, HTML and GitHub's own extensions (math, mentions, references).
 _SPECIAL = frozenset("\\`*_{}[]<>()#+!|~$&@^=:")
 # As character references they stay text wherever Markdown looks at them, in tables and in HTML alike.
