@@ -49,7 +49,7 @@ venv: $(READY)  ## make .venv with the exact versions of constraints/dev.txt
 
 bench: $(READY)  ## train Grok-1 on 16 ranks of this machine, judge it, write a report
 	@touch $(VENV)/.bench-started; status=0; results="$(RESULTS)"; own=yes; before=; set -- $(BENCH_ARGS); \
-	test $$# -gt 0 || echo "make bench: trains, judges, then times operators and checks cost ledgers: some minutes on two free cores" >&2; \
+	test $$# -gt 0 || echo "make bench: trains, judges, then times operators and checks cost ledgers: about two minutes on two free cores" >&2; \
 	for word; do case "$$before $$word" in \
 	"--results "*) results=$$word; own=;; \
 	*" --results="*) results=$${word#--results=}; own=;; esac; before=$$word; done; \

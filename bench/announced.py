@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bench.cases import Case
 from bench.history import store as history
-from bench.judge.remedy import told_minutes
+from bench.judge.remedy import told_time
 from grok1.training.job import Job
 
 _START_SECONDS = 20.0  # of the ranks: imports, groups, weights
@@ -24,7 +24,7 @@ def announced(
         known = latest.get(case.name)
         takes = "how long is not known before the first one"
         if known is not None:
-            takes = f"about {told_minutes(known * job.num_steps + _START_SECONDS)} each"
+            takes = f"about {told_time(known * job.num_steps + _START_SECONDS)} each"
         ranks = job.recipe.parallel.world_size
         what = f"{job.num_steps} steps of {job.recipe.name} on {ranks} rank{'s' * (ranks > 1)}"
         lines.append(f"{case.name}: {what}, {runs_of(case)}, {takes}; then the verdict")

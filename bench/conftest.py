@@ -17,8 +17,16 @@ from bench.session import SESSION, BenchSession, why_unjudged
 from grok1.distributed.launch import preload_in_ranks
 
 _SEVERAL_NODES = "test_pretrain.py"
-_LEDGERS = "test_ledger.py"
-_OTHERS_TAKE = "some minutes"
+_PARTS = "--parts"
+_OPTION_OF = {
+    "test_ledger.py": "--ledgers",
+    "test_judging.py": "--harness",
+    "test_overhead.py": "--harness",
+    "test_peers.py": "--peers",
+    "test_plan.py": "--plan",
+}  # the others' is --parts
+_MINUTES = {"--parts": 1, "--ledgers": 1, "--harness": 2, "--peers": 10, "--plan": 12}  # at most, on two free cores
+_ONLY_WHEN_ASKED = {"--harness", "--peers", "--plan"}
 _ROOM = Path(__file__).parent
 
 
@@ -54,17 +62,25 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _leave_out_what_no_option_names(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """With --case, the other benchmarks need --parts or --ledgers, or to be named as files."""
-    if not config.getoption("--case"):
-        return
+    """A file that is named always runs, as the main job does; the others as their option says."""
     named = {Path(word.partition("::")[0]).name for word in config.args}
-    wanted = {_SEVERAL_NODES, *named, *([_LEDGERS] if config.getoption("--ledgers") else [])}
-    if config.getoption("--parts"):
-        wanted |= {item.path.name for item in items} - {_LEDGERS}
-    left_out = [item for item in items if _ROOM in item.path.parents and item.path.name not in wanted]
+    left_out = [
+        item
+        for item in items
+        if _ROOM in item.path.parents and item.path.name not in {_SEVERAL_NODES, *named} and not _asked(config, item)
+    ]
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in left_out]
+
+
+def _option_of(item: pytest.Item) -> str:
+    return _OPTION_OF.get(item.path.name, _PARTS)
+
+
+def _asked(config: pytest.Config, item: pytest.Item) -> bool:
+    option = _option_of(item)
+    return config.getoption(option) or not (config.getoption("--case") or option in _ONLY_WHEN_ASKED)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -80,11 +96,19 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         told = announced(asked.cases(), asked.job, asked.told_runs, past) if trains else []
     except ValueError as error:
         pytest.exit(str(error), returncode=2)
-    others = sum(item.path.name != _SEVERAL_NODES for item in ours)
-    takes = _OTHERS_TAKE if config.getoption("--case") else f"{_OTHERS_TAKE} (--case NAME leaves them out)"
     if reporter := config.pluginmanager.get_plugin("terminalreporter"):
-        for line in [*told, f"and {others} other benchmarks, {takes}"] if others else told:
+        for line in [*told, *_others_told(config, [item for item in ours if item.path.name != _SEVERAL_NODES])]:
             reporter.write_line(line)
+
+
+def _others_told(config: pytest.Config, others: list[pytest.Item]) -> list[str]:
+    """The benchmarks beside the main job, in one line."""
+    if not others:
+        return []
+    minutes = sum(_MINUTES[option] for option in set(map(_option_of, others)))
+    what = f"{len(others)} other benchmark{'s' * (len(others) > 1)}"
+    left_out_by = "" if config.getoption("--case") else " (--case NAME leaves them out)"
+    return [f"and {what}, about {minutes} min on two free cores{left_out_by}"]
 
 
 @pytest.fixture(scope="session")

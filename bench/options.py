@@ -44,6 +44,10 @@ def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginMa
     for name, does in (
         ("--benchmark", "run the benchmarks in bench/ (without this option they are skipped)"),
         ("--peers", "also time megatron's own parts and Hugging Face's Mixtral (takes ten minutes)"),
+        (
+            "--harness",
+            "also time the suite itself: reading, judging, reporting, its own cost in a step (takes two minutes)",
+        ),
         ("--plan", "also hold the planner's predictions of this CPU against runs (takes twelve minutes)"),
     ):
         add(name, action="store_true", help=does)

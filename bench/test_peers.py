@@ -25,9 +25,7 @@ _CORES = 2  # that the sixteen ranks' figure is about
 
 
 @pytest.fixture(autouse=True)
-def _asked_for(session: BenchSession) -> None:
-    if not session.config.getoption("--peers"):
-        pytest.skip("takes ten minutes: ask for it with --peers")
+def _on_a_cpu(session: BenchSession) -> None:
     if session.device != "cpu":
         pytest.skip("the peers' figures are a CPU's")
 

@@ -25,9 +25,7 @@ _FEW_SHARE = 0.4  # of what is left after the calibration
 
 
 @pytest.fixture(autouse=True)
-def _asked_for(session: BenchSession) -> None:
-    if not session.config.getoption("--plan"):
-        pytest.skip("takes twelve minutes: ask for it with --plan")
+def _on_a_cpu(session: BenchSession) -> None:
     if session.device != "cpu":
         pytest.skip("holds predictions of a CPU against its runs")
 

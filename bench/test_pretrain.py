@@ -67,11 +67,11 @@ def test_verdict(
     if not session.records_of(case):
         pytest.fail(f"MISSING: {case.name} left no record to judge", pytrace=False)
     verdict = _settled(session, request.config, case)[case.name]
-    print(verdict.sentence)
     for name, value in properties_of(verdict).items():  # of the suite: schemas know none of a test
         record_testsuite_property(f"{case.name}.{name}", value)
     if exit_code(verdict, session.require_baseline):
         pytest.fail(verdict.sentence, pytrace=False)
+    print(verdict.sentence)
 
 
 def test_nothing_is_missing(session: BenchSession) -> None:

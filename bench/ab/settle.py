@@ -19,7 +19,7 @@ from bench.git import commit_of
 from bench.judge.baseline import Baseline
 from bench.judge.evidence import FAMILY_ERROR, FIRST_STAGE_ERROR, Evidence, visible_errors
 from bench.judge.metrics import SPEED, SPEED_WEIGHT, STEP
-from bench.judge.remedy import AB_PAIRS, Remedy, base_of, told_minutes
+from bench.judge.remedy import AB_PAIRS, Remedy, base_of, told_time
 from bench.judge.verdict import Row, Verdict
 from bench.judge.words import compared, session_level
 
@@ -107,10 +107,10 @@ def _settled(
 
 
 def _announced(doubt: Doubt, wanted: Request, error: float) -> str:
-    minutes = told_minutes(2 * wanted.pairs * doubt.remedy.process_seconds)
+    takes = told_time(2 * wanted.pairs * doubt.remedy.process_seconds)
     return (
         f"{doubt.verdict.case} is in doubt: {_suspicion(doubt)}. A/B settles it: {2 * wanted.pairs} runs "
-        f"(about {minutes}), {wanted.base[:10]} and the working tree in turns, judged at an error of "
+        f"(about {takes}), {wanted.base[:10]} and the working tree in turns, judged at an error of "
         f"{error:.2%}; with the gate's {FIRST_STAGE_ERROR:.2%} at most {FAMILY_ERROR:.0%} in all"
     )
 

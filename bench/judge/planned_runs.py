@@ -14,7 +14,7 @@ from bench.judge.evidence import FAMILY_ERROR
 from bench.judge.gate import SessionPercent, is_weighed, level_of
 from bench.judge.metrics import MEAN, STEP, Sessions, family
 from bench.judge.recorded_run import run_seconds
-from bench.judge.remedy import MAX_RUNS, runs_needed, told_minutes, visible_percent
+from bench.judge.remedy import MAX_RUNS, runs_needed, told_time, visible_percent
 from bench.judge.sessions import labels, stamp_of
 from bench.judge.words import MAX_VISIBLE_PERCENT
 from bench.records.record import Record
@@ -49,7 +49,7 @@ def planned_runs(
     enough = max(found) if len(found) == len(needed) else None
     can_pass = enough is not None and enough <= MOST_RUNS
     runs = enough if enough is not None and can_pass else MIN_BASELINE_RUNS
-    cost = f"{runs} runs in all, about {told_minutes(runs * run_seconds(first))}; --runs N overrides"
+    cost = f"{runs} runs in all, about {told_time(runs * run_seconds(first))}; --runs N overrides"
     if can_pass:
         return PlannedRuns(runs, True, f"{first.case}: {runs} runs decide against {baseline.label} ({cost})")
     visible = max(visible_percent(each, runs, error) for each in asked)

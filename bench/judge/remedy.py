@@ -48,12 +48,12 @@ class Remedy:
             return f"no number of runs in this session would settle it; compare by A/B: {self._ab}"
         which = " that nothing disturbs" if self.left_out else " in all"
         more = f"about {self.runs} runs{which} would settle it: --runs {self.runs}"
-        return f"{more} ({told_minutes(self.runs * self.run_seconds)}), or A/B: {self._ab}"
+        return f"{more} ({told_time(self.runs * self.run_seconds)}), or A/B: {self._ab}"
 
     @property
     def _ab(self) -> str:
-        minutes = told_minutes(2 * AB_PAIRS * self.process_seconds)
-        return f"{ab_command(self.base or 'REV', self.case, self.asked)} ({minutes})"
+        takes = told_time(2 * AB_PAIRS * self.process_seconds)
+        return f"{ab_command(self.base or 'REV', self.case, self.asked)} ({takes})"
 
 
 def ab_command(base: str, case: str, asked: Sequence[str]) -> str:
@@ -61,9 +61,9 @@ def ab_command(base: str, case: str, asked: Sequence[str]) -> str:
     return " ".join([f"python -m bench ab --base {base} --case {shlex.quote(case)}", *map(shlex.quote, asked)])
 
 
-def told_minutes(seconds: float) -> str:
-    """Rounded, and at least one."""
-    return f"{max(1, round(seconds / 60)):,} min"
+def told_time(seconds: float) -> str:
+    """Rounded to minutes; a time that is shorter than one and a half, to tens of seconds."""
+    return f"{max(10, 10 * round(seconds / 10))} s" if seconds < 90 else f"{round(seconds / 60):,} min"
 
 
 def remedy_of(

@@ -199,7 +199,7 @@ def test_on_several_nodes_all_but_the_main_job_say_why_they_are_skipped(tmp_path
     done = bench(*everything, "--results", str(tmp_path), "--set", "model.num_layers=4", *words)
     assert done.returncode == 2, done.stdout
     assert "grok1-nano: node 1 found no node 0 at 127.0.0.1 port 29500 within 0.1 s" in done.stdout + done.stderr
-    for name in ("attention", "generate", "judging", "ledger", "ops"):
+    for name in ("attention", "generate", "ledger", "ops"):
         assert f"bench/test_{name}.py" in done.stdout
     assert done.stdout.count("runs on one machine; --nnodes 2 is for bench/test_pretrain.py") >= 5
     assert "passed" not in done.stdout.splitlines()[-1]
@@ -210,7 +210,9 @@ def test_on_several_nodes_all_but_the_main_job_say_why_they_are_skipped(tmp_path
     [
         ([], {"pretrain"}),
         (["--ledgers"], {"pretrain", "ledger"}),
-        (["--parts"], {"attention", "generate", "judging", "ops", "overhead", "peers", "plan", "pretrain"}),
+        (["--parts"], {"attention", "generate", "ops", "pretrain"}),
+        (["--harness"], {"pretrain", "judging", "overhead"}),
+        (["--peers", "--plan"], {"pretrain", "peers", "plan"}),
         (["bench/test_judging.py"], {"pretrain", "judging"}),
     ],
 )
