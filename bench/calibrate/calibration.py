@@ -14,7 +14,8 @@ import psutil
 from scipy.optimize import nnls
 
 from bench.calibrate.collectives import CollectiveTime, cores_of, lines
-from bench.calibrate.host import HostCost, HostSample, fitted
+from bench.calibrate.host import HostCost, HostSample, LoneStep, fitted
+from bench.calibrate.in_step import as_run
 from bench.calibrate.operators import OperatorJob, OperatorTimes, Timed
 from bench.calibrate.signatures import count_steps, job_shape
 from bench.calibrate.uncalled import uncalled
@@ -58,7 +59,7 @@ class Findings:
     """What was measured, as it comes."""
 
     operators: list[OperatorTimes] = field(default_factory=list)
-    steps: list[float] = field(default_factory=list)
+    steps: list[LoneStep] = field(default_factory=list)
     collectives: list[TimedCollective] = field(default_factory=list)
 
 
@@ -115,11 +116,11 @@ def calibrate(device: Kind, samples: Sequence[Sample], minutes: float, say: Say)
         say(f"{number} of {len(samples)}: operators and step of {each.recipe.name}, rank {each.rank}")
         job = OperatorJob(each.recipe, each.rank, seconds)
         times: OperatorTimes = launch(job, starter, device, entry=ENTRIES["operators"])
-        found.operators.append(times)
         for line in uncalled(times.counts.operators, times.refused):
             say(line)
-        lone = LoneJob(each.recipe, each.rank, _ROUNDS)
-        found.steps.append(launch(lone, starter, device, entry=ENTRIES["host"]))
+        lone: LoneStep = launch(LoneJob(each.recipe, each.rank, _ROUNDS), starter, device, entry=ENTRIES["host"])
+        found.operators.append(as_run(times, lone.operators))
+        found.steps.append(lone)
     for ranks in CPU_JOBS if device == "cpu" else ():
         say(f"collectives among {ranks} ranks")
         found.collectives += collectives(device, ranks)
@@ -171,7 +172,8 @@ def device_of(kind: Kind, found: Findings, name: str = "") -> Device:
     chip = name or _processor(kind)
     when = datetime.now(timezone.utc).isoformat(timespec="seconds")
     source = f"measured on {chip}, {when}"
-    fit = f"operators take {host.operator_share:.2f} of their cold time; residual {host.residual:.3f}"
+    where = "within it" if any(step.operators for step in found.steps) else f"{host.operator_share:.2f} of it cold"
+    fit = f"a step less its operators, timed {where}; residual {host.residual:.3f}"
     pair = [each for each in found.collectives if each.operation == "all_gather_into_tensor" and each.ranks == 2]
     link, call = (pair[0].bytes_a_second, pair[0].call_seconds) if pair else (bandwidth, 0.0)
     unmeasured = {"value": 1.0, "source": _NOT_MEASURED}
@@ -232,13 +234,13 @@ def host_cost(found: Findings, timed: Sequence[Timed]) -> HostCost:
     table = OperatorTable(_rows(timed))
     samples = [
         HostSample(
-            step,
+            step.seconds,
             sum(each.calls * table.seconds(each) for each in times.counts.operators),
             sum(each.calls for each in times.counts.operators),
         )
         for step, times in zip(found.steps, found.operators, strict=True)
     ]
-    return fitted(samples)
+    return fitted(samples, is_cold=not any(step.operators for step in found.steps))
 
 
 def _rows(timed: Sequence[Timed]) -> list[TimedOperator]:

@@ -1,8 +1,8 @@
 """What a call costs beside its operator: processor time of a rank's real step, less the sum of its operators.
 
 The rank runs alone with real tensors, its exchanges in torch's fake process group (see bench.lone_rank). What is left
-is Python, autograd and the dispatcher. Over several ranks it is a cost a call and a cost a step, neither negative, and
-the share of their cold time that operators take in a step, where they find some operands in the cache.
+is Python, autograd and the dispatcher. Over several ranks it is a cost a call and a cost a step, neither negative. Of
+operators that were timed cold alone, also the share of it that they take in a step, where some operands are in a cache.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import lsq_linear, nnls
 
+from bench.calibrate.in_step import seconds_in_step
 from bench.lone_rank import LoneJob, stepping
 from grok1.distributed.rendezvous import Rendezvous
 
@@ -43,24 +44,36 @@ class HostCost:
     residual: float
 
 
-def run_rank(job: LoneJob, where: Rendezvous, _emit: Callable[[object], None]) -> float:
-    """Median seconds of this rank's step, alone: processor time on a CPU, wall elsewhere. In a process of its own."""
+@dataclass(frozen=True)
+class LoneStep:
+    """Median seconds of a rank's step, and those of a call of each signature in it, where they can be told."""
+
+    seconds: float
+    operators: dict[str, float]
+
+
+def run_rank(job: LoneJob, where: Rendezvous, _emit: Callable[[object], None]) -> LoneStep:
+    """This rank's step, alone: processor time on a CPU, wall elsewhere. In a process of its own."""
     from grok1.device.kind import device_kind
 
-    clock = time.process_time if device_kind() == "cpu" else time.perf_counter
+    is_cpu = device_kind() == "cpu"
+    clock = time.process_time if is_cpu else time.perf_counter
     taken = []
     with stepping(job, where) as (stepper, _):
         for step in range(_WARM_UP + job.num_steps):
             start = clock()
             stepper.run(step)
             taken.append(clock() - start)
-    return statistics.median(taken[_WARM_UP:])
+        more = range(len(taken), len(taken) + job.num_steps)
+        operators = seconds_in_step(stepper, more) if is_cpu else {}
+    return LoneStep(statistics.median(taken[_WARM_UP:]), operators)
 
 
-def fitted(samples: Sequence[HostSample]) -> HostCost:
+def fitted(samples: Sequence[HostSample], is_cold: bool = True) -> HostCost:
     """The costs and the share that leave the least relative errors of the steps.
 
-    Fewer than four samples leave the share at 1, and one gives the cost of a call alone.
+    Operators that were not timed cold, and fewer than four samples, leave the share at 1; one sample gives the cost of
+    a call alone.
 
     Raises:
         ValueError: there is no sample.
@@ -70,7 +83,7 @@ def fitted(samples: Sequence[HostSample]) -> HostCost:
     steps = np.array([each.step_seconds for each in samples])
     columns = np.array([[each.operator_seconds, each.calls, float(len(samples) > 1)] for each in samples])
     shares = columns / steps[:, None] * _UNITS
-    if len(samples) < _FEWEST_FOR_SHARE:
+    if not is_cold or len(samples) < _FEWEST_FOR_SHARE:
         rest, _ = nnls(shares[:, 1:], np.maximum(0.0, 1.0 - shares[:, 0]))
         found = np.array([1.0, *rest]) * _UNITS
     else:

@@ -149,11 +149,11 @@ def _rounds(
             taken[name].append(measuring.seconds_between(start, end))
         rounds += 1
     gc.enable()
-    clock = _clock_seconds() if is_cpu else 0.0
+    clock = clock_seconds() if is_cpu else 0.0
     return {name: max(1e-9, statistics.median(each) - clock) for name, each in taken.items()}, rounds - 1
 
 
-def _clock_seconds() -> float:
+def clock_seconds() -> float:
     """What reading the clock costs, which is in each call's time."""
     found = []
     for _ in range(1000):

@@ -64,6 +64,13 @@ def test_the_planted_costs_and_share_are_found(share: float) -> None:
     assert found.residual < 1e-4
 
 
+def test_operators_that_were_timed_in_the_step_take_all_of_their_time() -> None:
+    rows = [(0.1, 100), (0.02, 1000), (0.5, 5000), (0.05, 3000), (0.3, 300)]
+    samples = [HostSample(seconds + calls * 5e-6 + 2e-3, 1.3 * seconds, calls) for seconds, calls in rows]
+    assert host_fitted(samples).operator_share < 0.9
+    assert host_fitted(samples, is_cold=False).operator_share == 1.0
+
+
 def test_few_samples_leave_the_table_as_it_is() -> None:
     found = host_fitted([HostSample(0.1 + 5e-3, 0.1, 1000)])
     assert found.operator_share == pytest.approx(1.0)

@@ -1,0 +1,42 @@
+"""Seconds of calls within a step: which calls are heard, and that they take the place of cold ones."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+
+from bench.calibrate.in_step import as_run, seconds_in_step
+from bench.calibrate.operators import OperatorTimes, Timed
+from bench.plan.measured_device import StepCounts
+
+MM = "mm(float32[3,4:4,1], float32[4,5:5,1])"
+
+
+class Steps:
+    """Multiplies once in its first step and twice in others, forward and backward."""
+
+    def __init__(self) -> None:
+        self.ran: list[int] = []
+
+    def run(self, step: int) -> None:
+        self.ran.append(step)
+        weight = torch.ones(4, 5, requires_grad=True)
+        for _ in range(1 + (step > 0)):
+            (torch.ones(3, 4) @ weight).sum().backward()
+
+
+def test_calls_of_forward_and_backward_are_heard_by_signature() -> None:
+    steps = Steps()
+    found = seconds_in_step(cast(Any, steps), range(3))
+    assert steps.ran == [0, 1, 2]
+    assert MM in found
+    assert "mm(float32[4,3:1,4], float32[3,5:0,0])" in found  # the weight's gradient
+    assert all(seconds >= 1e-9 for seconds in found.values())
+
+
+def test_what_a_step_took_stands_before_what_was_timed_alone() -> None:
+    timed = tuple(Timed(name, "mm", 1, 1, None, 2.0) for name in ("in the step", "alone"))
+    times = OperatorTimes(StepCounts(0, 0, 1, (), ()), timed, (), 5, 0)
+    found = as_run(times, {"in the step": 0.5, "a view": 9.0})
+    assert [(each.signature, each.seconds) for each in found.timed] == [("in the step", 0.5), ("alone", 2.0)]
