@@ -30,7 +30,7 @@ from bench.plan.measured import (
     TimedProduct,
     TimedTraffic,
 )
-from bench.plan.measured_device import OperatorTable, predict_measured
+from bench.plan.measured_device import OperatorTable, crowded_seconds, predict_measured
 from grok1.config.load import ONE_RANK, load_recipe
 from grok1.config.recipe import Recipe
 from grok1.config.stages import first_rank_of_stage
@@ -41,6 +41,7 @@ from grok1.training.job import prepare
 ENTRIES = {name: f"bench.calibrate.{name}:run_rank" for name in ("operators", "host", "collectives")}
 CPU_JOBS = (2, 4, 8, 16)  # ranks of the jobs in which collectives are timed
 _ROUNDS = 7
+_CROWD_LAUNCHES = 2
 _SHARE_OF_OPERATORS = 0.5  # of the budget; steps and collectives take the rest
 _NOT_MEASURED = "not measured: the tables take its place, or nothing of it was run"
 Say = Callable[[str], None]
@@ -52,6 +53,15 @@ class Sample:
 
     recipe: Recipe
     rank: int = 0
+
+
+@dataclass(frozen=True)
+class Miss:
+    """A run of several ranks beside its prediction, and how much of that is what crowding makes longer."""
+
+    step_seconds: float
+    predicted_seconds: float
+    crowded_seconds: float
 
 
 @dataclass
@@ -129,24 +139,47 @@ def calibrate(device: Kind, samples: Sequence[Sample], minutes: float, say: Say)
 
 
 def crowd_jobs() -> list[Recipe]:
-    """Jobs of several ranks that are run once, to see what ranks take more beside each other than alone."""
-    pair = ("parallel.world_size=2",)
-    four = ("parallel.world_size=4", "parallel.tensor=2", "parallel.expert_tensor=2")
-    return [load_recipe("grok1-nano", [*ONE_RANK, *words]) for words in (pair, four)] + [load_recipe("grok1-tiny")]
+    """Jobs of several ranks that are run, to see what ranks take more beside each other than alone."""
+    pair, tensor, expert = (
+        "parallel.world_size=2",
+        ("parallel.tensor=2", "parallel.expert_tensor=2"),
+        "parallel.expert=2",
+    )
+    four = ("parallel.world_size=4", *tensor)
+    sixteen = ("parallel.world_size=16", "parallel.pipeline=2", expert, *tensor)
+    nano = [(pair,), (pair, *tensor), (pair, expert), four, sixteen]
+    return [
+        *(load_recipe("grok1-nano", [*ONE_RANK, *words]) for words in nano),
+        load_recipe("grok1-tiny", [*ONE_RANK, *four, expert]),
+        load_recipe("grok1-tiny"),
+    ]
 
 
 def with_crowding(device: Device, jobs: Sequence[Recipe], say: Say) -> Device:
-    """The profile with each job's measured step over its predicted one, by number of ranks."""
+    """The profile with a factor a number of ranks: what makes of its jobs' predictions, best, their measured steps."""
     measured = device.measured
     assert measured is not None
-    rows = []
-    for recipe, counts in zip(jobs, count_steps(jobs), strict=True):
-        say(f"a run of {recipe.name} on {recipe.parallel.world_size} ranks")
-        predicted = predict_measured(counts, job_shape(recipe), device).step_seconds
-        taken = launch(prepare(recipe, _ROUNDS), recipe, "cpu", entry="bench.calibrate.observed:run_rank")
-        factor = statistics.median(taken["seconds"]) / predicted
-        rows.append(Crowding(job_ranks=recipe.parallel.world_size, factor=min(20.0, max(0.1, factor))))
+    misses: dict[int, list[Miss]] = defaultdict(list)
+    predicted = [
+        predict_measured(counts, job_shape(recipe), device)
+        for recipe, counts in zip(jobs, count_steps(jobs), strict=True)
+    ]
+    for _ in range(_CROWD_LAUNCHES):
+        for recipe, without in zip(jobs, predicted, strict=True):
+            ranks = recipe.parallel.world_size
+            say(f"a run of {recipe.name} on {ranks} ranks")
+            taken = launch(prepare(recipe, _ROUNDS), recipe, "cpu", entry="bench.calibrate.observed:run_rank")
+            crowded = crowded_seconds(without.terms, ranks, device.cores or ranks)
+            misses[ranks].append(Miss(statistics.median(taken["seconds"]), without.step_seconds, crowded))
+    rows = [Crowding(job_ranks=ranks, factor=crowding_of(each)) for ranks, each in sorted(misses.items())]
     return device.model_copy(update={"measured": measured.model_copy(update={"crowding": rows})})
+
+
+def crowding_of(misses: Sequence[Miss]) -> float:
+    """The factor of the crowded seconds that leaves the least squares of relative errors; between 0.1 and 20."""
+    crowded = np.array([each.crowded_seconds / each.step_seconds for each in misses])
+    more = np.array([1.0 - each.predicted_seconds / each.step_seconds for each in misses])
+    return float(np.clip(1.0 + crowded @ more / max(crowded @ crowded, 1e-12), 0.1, 20.0))
 
 
 def collectives(device: Kind, ranks: int) -> list[TimedCollective]:
@@ -232,13 +265,15 @@ def merged(timed: Sequence[Timed]) -> list[Timed]:
 def host_cost(found: Findings, timed: Sequence[Timed]) -> HostCost:
     """The host's cost, of the same table that predictions will use."""
     table = OperatorTable(_rows(timed))
+    ranks = list(zip(found.steps, found.operators, strict=True))
+    alone = [each for each in ranks if not each[1].counts.collectives]  # a stand-in's exchanges cost the host time too
     samples = [
         HostSample(
             step.seconds,
             sum(each.calls * table.seconds(each) for each in times.counts.operators),
             sum(each.calls for each in times.counts.operators),
         )
-        for step, times in zip(found.steps, found.operators, strict=True)
+        for step, times in alone or ranks
     ]
     return fitted(samples, is_cold=not any(step.operators for step in found.steps))
 

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     import torch
     import torch.distributed as dist
 
-_SIZES = (1 << 10, 1 << 14, 1 << 17, 1 << 20, 1 << 22)  # bytes of the larger side
+_SIZES = (1 << 10, 1 << 14, 1 << 17, 1 << 20, 1 << 22, 1 << 24)  # bytes of the larger side
+_MOST_BYTES = 1 << 26  # of all ranks together, to keep the time bearable
 _CALLS, _WARM_UP = 9, 2
 OPERATIONS = ("all_reduce", "all_gather_into_tensor", "reduce_scatter_tensor", "all_to_all_single", "send")
 
@@ -62,7 +63,7 @@ def run_rank(recipe: Recipe, where: Rendezvous, emit: Callable[[CollectiveTime],
             groups = [dist.new_group(list(range(start, start + size))) for start in starts]
             own = groups[where.rank // size]
             for operation in OPERATIONS if size == 2 else OPERATIONS[:-1]:
-                for num_bytes in _SIZES:
+                for num_bytes in (each for each in _SIZES if each * where.world_size <= _MOST_BYTES):
                     emit(CollectiveTime(operation, size, num_bytes, _seconds(operation, own, size, num_bytes)))
             size *= 2
 

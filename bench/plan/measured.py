@@ -77,7 +77,10 @@ class TimedCollective(Strict):
 
 
 class Crowding(Strict):
-    """What ranks that run beside each other take more than alone: a run's step over its prediction without it."""
+    """How much longer than alone ranks take that run beside each other: runs over their predictions without it.
+
+    Of ranks that share cores all of a step, else its exchanges.
+    """
 
     job_ranks: Annotated[int, Field(ge=2, le=65_536)]
     factor: Annotated[float, Field(ge=0.1, le=20.0)]

@@ -181,7 +181,7 @@ def predict_measured(counts: Sequence[StepCounts], shape: Shape, device: Device)
     else:
         terms = max((_in_turn(each, shape) for each in ranks), key=_seconds_of)
     more = crowding_factor(measured.crowding if measured is not None else (), shape.world_size) - 1.0
-    terms = {**terms, "crowding": more * _seconds_of(terms)}
+    terms = {**terms, "crowding": more * crowded_seconds(terms, shape.world_size, cores)}
     operators = total["passes"] + total["once"]
     looked_up = total["looked up"] / operators if operators else 0.0
     shown = {term: value for term, value in terms.items() if term != "looked up"}
@@ -195,6 +195,11 @@ def crowding_factor(rows: Sequence[Crowding], ranks: int) -> float:
     by_ranks = sorted((each.job_ranks, each.factor) for each in rows)
     sizes, factors = zip(*by_ranks, strict=True)
     return float(np.exp(np.interp(np.log(ranks), np.log(sizes), np.log(factors))))
+
+
+def crowded_seconds(terms: Mapping[str, float], ranks: int, cores: int) -> float:
+    """Of a step, what takes longer because ranks run beside each other: all where they share cores, else exchanges."""
+    return _seconds_of(terms) if ranks > cores else terms["exchange"]
 
 
 def _seconds_of(terms: Mapping[str, float]) -> float:

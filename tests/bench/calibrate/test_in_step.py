@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any, cast
 
+import pytest
 import torch
 
+from bench.calibrate import in_step
 from bench.calibrate.in_step import as_run, seconds_in_step
 from bench.calibrate.operators import OperatorTimes, Timed
 from bench.plan.measured_device import StepCounts
@@ -40,3 +42,22 @@ def test_what_a_step_took_stands_before_what_was_timed_alone() -> None:
     times = OperatorTimes(StepCounts(0, 0, 1, (), ()), timed, (), 5, 0)
     found = as_run(times, {"in the step": 0.5, "a view": 9.0})
     assert [(each.signature, each.seconds) for each in found.timed] == [("in the step", 0.5), ("alone", 2.0)]
+
+
+def test_a_calls_seconds_are_the_mean_of_a_step_and_the_median_of_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    moments = iter([0.0, 1.0, 10.0, 13.0, 20.0, 99.0, 200.0, 201.0, 300.0, 303.0])
+    monkeypatch.setattr(in_step, "clock_seconds", lambda: 0.0)
+    monkeypatch.setattr(in_step.time, "thread_time", lambda: next(moments))
+
+    class Adds:
+        calls = iter([2, 1, 2])
+
+        def __init__(self) -> None:
+            self.one = torch.ones(1)
+
+        def run(self, _step: int) -> None:
+            for _ in range(next(self.calls)):
+                self.one.neg()
+
+    found = seconds_in_step(cast(Any, Adds()), range(3))
+    assert [seconds for name, seconds in found.items() if name.startswith("neg(")] == [2.0]

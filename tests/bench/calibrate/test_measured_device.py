@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.calibrate.calibration import Findings, device_of, merged
+from bench.calibrate.calibration import Findings, Miss, crowding_of, device_of, merged
 from bench.calibrate.collectives import CollectiveTime, lines
+from bench.calibrate.host import LoneStep
 from bench.calibrate.operators import OperatorTimes, Timed
 from bench.plan.device import Device, load_device, write_device
 from bench.plan.measured import Crowding, TimedOperator
@@ -21,6 +22,7 @@ from bench.plan.measured_device import (
     OperatorTable,
     Shape,
     StepCounts,
+    crowded_seconds,
     crowding_factor,
     exchange_seconds,
     line_of,
@@ -40,7 +42,7 @@ def _device(step_seconds: float = 1.0) -> Device:
     )
     times = OperatorTimes(_COUNTS, timed, (), 5, 1000)
     heard = [CollectiveTime("all_reduce", 2, size, 1e-4 + size / 1e9) for size in (1 << 10, 1 << 16, 1 << 22)]
-    device = device_of("cpu", Findings([times], [step_seconds], lines(heard, 2, _CORES)), "a processor")
+    device = device_of("cpu", Findings([times], [LoneStep(step_seconds, {})], lines(heard, 2, _CORES)), "a processor")
     return device.model_copy(update={"cores": _CORES})
 
 
@@ -96,6 +98,21 @@ def test_crowding_lies_between_the_jobs_that_were_run() -> None:
     assert 1.1 < crowding_factor(rows, 4) < 1.4
     assert crowding_factor(rows, 16) == pytest.approx(1.4)
     assert crowding_factor((), 16) == 1.0
+
+
+def test_crowding_makes_exchanges_longer_and_where_cores_are_shared_the_whole_step() -> None:
+    terms = {"passes": 3.0, "exchange": 2.0, "looked up": 1.0}
+    assert crowded_seconds(terms, ranks=2, cores=2) == 2.0
+    assert crowded_seconds(terms, ranks=4, cores=2) == 5.0
+
+
+def test_the_factor_is_the_one_that_jobs_share() -> None:
+    same = [Miss(step, step - 0.5 * crowded, crowded) for step, crowded in ((2.0, 1.0), (9.0, 3.0))]
+    assert crowding_of(same) == pytest.approx(1.5)
+    assert crowding_of([Miss(1.0, 1.0, 0.0)]) == 1.0  # no exchange, nothing to make longer
+    between = crowding_of([Miss(1.0, 0.5, 0.5), Miss(1.0, 0.0, 0.5)])
+    assert between == pytest.approx(2.5)
+    assert crowding_of([Miss(1.0, -99.0, 1.0)]) == 20.0
 
 
 def test_a_curve_passes_through_what_was_timed() -> None:
