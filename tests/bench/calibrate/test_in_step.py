@@ -47,7 +47,7 @@ def test_what_a_step_took_stands_before_what_was_timed_alone() -> None:
 def test_a_calls_seconds_are_the_mean_of_a_step_and_the_median_of_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     moments = iter([0.0, 1.0, 10.0, 13.0, 20.0, 99.0, 200.0, 201.0, 300.0, 303.0])
     monkeypatch.setattr(in_step, "clock_seconds", lambda: 0.0)
-    monkeypatch.setattr(in_step.time, "thread_time", lambda: next(moments))
+    monkeypatch.setattr("bench.calibrate.in_step.time.thread_time", lambda: next(moments))
 
     class Adds:
         calls = iter([2, 1, 2])
