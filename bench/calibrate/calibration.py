@@ -14,7 +14,7 @@ import psutil
 from scipy.optimize import nnls
 
 from bench.calibrate.collectives import CollectiveTime, cores_of, lines
-from bench.calibrate.host import HostCost, HostSample, LoneStep, fitted
+from bench.calibrate.host import HostCost, HostSample, LoneStep, fitted, mean_of
 from bench.calibrate.in_step import as_run
 from bench.calibrate.operators import OperatorJob, OperatorTimes, Timed
 from bench.calibrate.signatures import count_steps, job_shape
@@ -41,7 +41,7 @@ from grok1.training.job import prepare
 ENTRIES = {name: f"bench.calibrate.{name}:run_rank" for name in ("operators", "host", "collectives")}
 CPU_JOBS = (2, 4, 8, 16)  # ranks of the jobs in which collectives are timed
 _ROUNDS = 7
-_CROWD_LAUNCHES = 2
+_STEP_LAUNCHES, _CROWD_LAUNCHES = 2, 2
 _SHARE_OF_OPERATORS = 0.5  # of the budget; steps and collectives take the rest
 _NOT_MEASURED = "not measured: the tables take its place, or nothing of it was run"
 Say = Callable[[str], None]
@@ -119,23 +119,31 @@ def calibrate(device: Kind, samples: Sequence[Sample], minutes: float, say: Say)
     preload_in_ranks("grok1.training.run", "grok1.training.fake_step", "bench.peers")
     for each in samples:
         check_machine(each.recipe, device, 1)
-    starter = load_recipe("grok1-nano", [*ONE_RANK, "training.global_batch=1"])
-    found = Findings()
-    seconds = 60.0 * minutes * _SHARE_OF_OPERATORS / len(samples)
-    for number, each in enumerate(samples, 1):
-        say(f"{number} of {len(samples)}: operators and step of {each.recipe.name}, rank {each.rank}")
-        job = OperatorJob(each.recipe, each.rank, seconds)
-        times: OperatorTimes = launch(job, starter, device, entry=ENTRIES["operators"])
-        for line in uncalled(times.counts.operators, times.refused):
-            say(line)
-        lone: LoneStep = launch(LoneJob(each.recipe, each.rank, _ROUNDS), starter, device, entry=ENTRIES["host"])
-        found.operators.append(as_run(times, lone.operators))
-        found.steps.append(lone)
+    found = _ranks_alone(device, samples, minutes, say)
     for ranks in CPU_JOBS if device == "cpu" else ():
         say(f"collectives among {ranks} ranks")
         found.collectives += collectives(device, ranks)
     profile = device_of(device, found)
     return with_crowding(profile, crowd_jobs(), say) if device == "cpu" else profile
+
+
+def _ranks_alone(device: Kind, samples: Sequence[Sample], minutes: float, say: Say) -> Findings:
+    """Operators and steps of these ranks, the steps in processes of several launches."""
+    starter = load_recipe("grok1-nano", [*ONE_RANK, "training.global_batch=1"])
+    cold: list[OperatorTimes] = []
+    steps: list[list[LoneStep]] = [[] for _ in samples]
+    seconds = 60.0 * minutes * _SHARE_OF_OPERATORS / len(samples)
+    for number, each in enumerate(samples, 1):
+        say(f"{number} of {len(samples)}: operators of {each.recipe.name}, rank {each.rank}")
+        cold.append(launch(OperatorJob(each.recipe, each.rank, seconds), starter, device, entry=ENTRIES["operators"]))
+        for line in uncalled(cold[-1].counts.operators, cold[-1].refused):
+            say(line)
+    for turn in range(1, _STEP_LAUNCHES + 1):
+        say(f"the steps of these ranks, {turn} of {_STEP_LAUNCHES}")
+        for each, launches in zip(samples, steps, strict=True):
+            launches.append(launch(LoneJob(each.recipe, each.rank, _ROUNDS), starter, device, entry=ENTRIES["host"]))
+    mean = [mean_of(launches) for launches in steps]
+    return Findings([as_run(times, step.operators) for times, step in zip(cold, mean, strict=True)], mean)
 
 
 def crowd_jobs() -> list[Recipe]:

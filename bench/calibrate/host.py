@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import lsq_linear, nnls
 
-from bench.calibrate.in_step import seconds_in_step
+from bench.calibrate.in_step import CallsInSteps
 from bench.lone_rank import LoneJob, stepping
 from grok1.distributed.rendezvous import Rendezvous
 
@@ -58,15 +58,26 @@ def run_rank(job: LoneJob, where: Rendezvous, _emit: Callable[[object], None]) -
 
     is_cpu = device_kind() == "cpu"
     clock = time.process_time if is_cpu else time.perf_counter
-    taken = []
+    taken, heard = [], CallsInSteps()
     with stepping(job, where) as (stepper, _):
-        for step in range(_WARM_UP + job.num_steps):
+        for step in range(_WARM_UP + (1 + is_cpu) * job.num_steps):
+            if is_cpu and step >= _WARM_UP and step % 2:  # in turns, so that the machine is as fast for both
+                heard.run(stepper, step)
+                continue
             start = clock()
             stepper.run(step)
             taken.append(clock() - start)
-        more = range(len(taken), len(taken) + job.num_steps)
-        operators = seconds_in_step(stepper, more) if is_cpu else {}
-    return LoneStep(statistics.median(taken[_WARM_UP:]), operators)
+    return LoneStep(statistics.median(taken[_WARM_UP:]), heard.seconds())
+
+
+def mean_of(launches: Sequence[LoneStep]) -> LoneStep:
+    """Of one rank, launched several times: a process keeps its speed, and another has another."""
+    names = {name for each in launches for name in each.operators}
+    calls = {name: [each.operators[name] for each in launches if name in each.operators] for name in names}
+    return LoneStep(
+        statistics.fmean(each.seconds for each in launches),
+        {name: statistics.fmean(seconds) for name, seconds in calls.items()},
+    )
 
 
 def fitted(samples: Sequence[HostSample], is_cold: bool = True) -> HostCost:

@@ -11,7 +11,7 @@ import gc
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -24,19 +24,25 @@ if TYPE_CHECKING:  # imports torch
 _LEAST_SECONDS = 1e-9
 
 
-def seconds_in_step(stepper: Stepper, steps: Iterable[int]) -> dict[str, float]:
-    """Of a call of each signature, in these steps. The clock's own cost is taken off."""
-    means: dict[str, list[float]] = defaultdict(list)
-    gc.disable()
-    with _watch() as watch:
-        for step in steps:
+class CallsInSteps:
+    """Runs steps and hears the calls in them."""
+
+    def __init__(self) -> None:
+        self._means: dict[str, list[float]] = defaultdict(list)
+
+    def run(self, stepper: Stepper, step: int) -> None:
+        """One step; slower than it is, as each call is heard."""
+        gc.disable()
+        with _watch() as watch:
             stepper.run(step)
-            for name, taken in watch.taken.items():
-                means[name].append(statistics.fmean(taken))
-            watch.taken.clear()
-    gc.enable()
-    clock = clock_seconds()
-    return {name: max(_LEAST_SECONDS, statistics.median(each) - clock) for name, each in means.items()}
+        gc.enable()
+        for name, taken in watch.taken.items():
+            self._means[name].append(statistics.fmean(taken))
+
+    def seconds(self) -> dict[str, float]:
+        """Of a call of each signature. The clock's own cost is taken off."""
+        clock = clock_seconds()
+        return {name: max(_LEAST_SECONDS, statistics.median(each) - clock) for name, each in self._means.items()}
 
 
 def as_run(times: OperatorTimes, in_step: Mapping[str, float]) -> OperatorTimes:

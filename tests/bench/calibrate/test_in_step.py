@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import torch
 
 from bench.calibrate import in_step
-from bench.calibrate.in_step import as_run, seconds_in_step
+from bench.calibrate.host import LoneStep, mean_of
+from bench.calibrate.in_step import CallsInSteps, as_run
 from bench.calibrate.operators import OperatorTimes, Timed
 from bench.plan.measured_device import StepCounts
 
@@ -28,9 +29,16 @@ class Steps:
             (torch.ones(3, 4) @ weight).sum().backward()
 
 
+def _heard(steps: Any) -> dict[str, float]:
+    heard = CallsInSteps()
+    for step in range(3):
+        heard.run(steps, step)
+    return heard.seconds()
+
+
 def test_calls_of_forward_and_backward_are_heard_by_signature() -> None:
     steps = Steps()
-    found = seconds_in_step(cast(Any, steps), range(3))
+    found = _heard(steps)
     assert steps.ran == [0, 1, 2]
     assert MM in found
     assert "mm(float32[4,3:1,4], float32[3,5:0,0])" in found  # the weight's gradient
@@ -59,5 +67,10 @@ def test_a_calls_seconds_are_the_mean_of_a_step_and_the_median_of_steps(monkeypa
             for _ in range(next(self.calls)):
                 self.one.neg()
 
-    found = seconds_in_step(cast(Any, Adds()), range(3))
+    found = _heard(Adds())
     assert [seconds for name, seconds in found.items() if name.startswith("neg(")] == [2.0]
+
+
+def test_a_rank_that_was_launched_twice_has_the_mean_of_both() -> None:
+    found = mean_of([LoneStep(2.0, {"mm": 1.0, "add": 5.0}), LoneStep(4.0, {"mm": 2.0})])
+    assert found == LoneStep(3.0, {"mm": 1.5, "add": 5.0})
