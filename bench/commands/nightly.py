@@ -14,7 +14,7 @@ from bench.judge.baseline import load_baselines
 from bench.judge.gate import grouped
 from bench.judge.nightly import ERROR, Watch, first_alarm, watch
 from bench.judge.nights import Nights, nights_of
-from bench.judge.remedy import ab_command
+from bench.judge.remedy import ab_command, words_of
 from bench.judge.words import title
 from bench.records.files import read_records
 from bench.records.record import Record
@@ -113,7 +113,7 @@ def _alarm(case: Nights, alarm: Watch, error: float) -> str:
     return (
         f"night {alarm.night}: e-value {alarm.e_value:,.3g}, alarm at {1 / error:,.0f}: {title(alarm.figure)} "
         f"{alarm.change_percent:.1f} % slower since about night {alarm.since} ({_commit(first)}, {first.created_at}).\n"
-        f"  confirm: {plain(ab_command(revision, first.case, first.asked), 2000)}\n"
+        f"  confirm: {plain(ab_command(revision, first.case, words_of(first)), 2000)}\n"
         "  if it is wanted, or the machine is another now: store a new baseline: "
         "python -m bench baseline record RECORDS\n"
         "  if it is mended: --since with the day after leaves the nights before out, at a new error of 1 %"

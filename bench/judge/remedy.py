@@ -24,7 +24,7 @@ class Remedy:
 
     `run_seconds` is what one more run of this session takes, `process_seconds` what it takes in a process of its own,
     as in A/B. `left_out` runs that were made do not count, as they were disturbed. `excuse` says why a change was not
-    told (bench.judge.disturbance.busier). `asked` is what the runs' command line changed of the case.
+    told (bench.judge.disturbance.busier). `words` ask for such runs again.
     """
 
     runs: int | None
@@ -35,7 +35,7 @@ class Remedy:
     left_out: int = 0
     is_suspicion: bool = False
     excuse: str = ""
-    asked: tuple[str, ...] = ()
+    words: tuple[str, ...] = ()
 
     @property
     def sentence(self) -> str:
@@ -53,12 +53,17 @@ class Remedy:
     @property
     def _ab(self) -> str:
         takes = told_time(2 * AB_PAIRS * self.process_seconds)
-        return f"{ab_command(self.base or 'REV', self.case, self.asked)} ({takes})"
+        return f"{ab_command(self.base or 'REV', self.case, self.words)} ({takes})"
 
 
-def ab_command(base: str, case: str, asked: Sequence[str]) -> str:
-    """A commit beside the working tree, with what was asked of the runs."""
-    return " ".join([f"python -m bench ab --base {base} --case {shlex.quote(case)}", *map(shlex.quote, asked)])
+def ab_command(base: str, case: str, words: Sequence[str]) -> str:
+    """A commit beside the working tree, of runs as these words ask for them."""
+    return " ".join([f"python -m bench ab --base {base} --case {shlex.quote(case)}", *map(shlex.quote, words)])
+
+
+def words_of(run: Record) -> tuple[str, ...]:
+    """What a command line says to have such a run again, beside its case."""
+    return *run.asked, f"--device={run.device.kind}"
 
 
 def told_time(seconds: float) -> str:
@@ -84,7 +89,7 @@ def remedy_of(
         left_out=left_out,
         is_suspicion=judgement.is_suspicion,
         excuse=judgement.excuse,
-        asked=tuple(runs[0].asked),
+        words=words_of(runs[0]),
     )
 
 

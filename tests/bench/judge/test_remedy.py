@@ -52,7 +52,7 @@ def test_the_sentence_names_the_command_and_its_minutes() -> None:
     excused = replace(more, is_suspicion=True, excuse="it rained").sentence
     assert excused == f"it rained; compare runs of free machines, or settle by A/B: {ab}"
     assert "--base REV" in replace(more, runs=None, base=None).sentence
-    asked = replace(more, asked=("--steps=9", '--set=training.recompute_modules=["moe"]')).sentence
+    asked = replace(more, words=("--steps=9", '--set=training.recompute_modules=["moe"]')).sentence
     assert asked.endswith("""--case tiny --steps=9 '--set=training.recompute_modules=["moe"]' (7 min)""")
 
 
