@@ -66,7 +66,7 @@ class Miss:
 
 @dataclass
 class Findings:
-    """What was measured, as it comes."""
+    """What was measured."""
 
     operators: list[OperatorTimes] = field(default_factory=list)
     steps: list[LoneStep] = field(default_factory=list)
@@ -120,10 +120,11 @@ def calibrate(device: Kind, samples: Sequence[Sample], minutes: float, say: Say)
     for each in samples:
         check_machine(each.recipe, device, 1)
     found = _ranks_alone(device, samples, minutes, say)
+    together: list[TimedCollective] = []
     for ranks in CPU_JOBS if device == "cpu" else ():
         say(f"collectives among {ranks} ranks")
-        found.collectives += collectives(device, ranks)
-    profile = device_of(device, found)
+        together += collectives(device, ranks)
+    profile = device_of(device, replace(found, collectives=together))
     return with_crowding(profile, crowd_jobs(), say) if device == "cpu" else profile
 
 
