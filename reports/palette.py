@@ -18,6 +18,8 @@ COMMUNICATION = "#d0671f"  # exchanges, and waiting for others
 COMPONENT = "#4a5ba8"  # parts of the model, in tones of this
 OTHER = "#a9b1b9"  # what has no name of its own
 GOOD, BAD, UNSURE = "#23934f", "#d9413a", "#bd7d10"
+# Letters want more contrast than marks do: tones of these on a light page, and on a dark one
+LETTERS = {GOOD: ("#1a7a3c", "#3fb870"), BAD: ("#c8352d", "#f0766f"), UNSURE: ("#8f5e08", "#d99a2b")}
 
 PHASE_COLOURS = dict(
     zip(PHASES, ("#96713a", "#2a9d8f", "#8661b8", COMMUNICATION, "#c2568c", "#b89a1e", "#6b7f3a"), strict=True)

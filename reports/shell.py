@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import html
 
-from reports.palette import BAD, DARK, GOOD, INK, LINE, MUTED, PAPER, SHADE, UNSURE
+from reports.palette import BAD, DARK, GOOD, INK, LETTERS, LINE, MUTED, PAPER, SHADE, UNSURE
 
 
 def shell(title: str, body: str, state: str = "none", more_style: str = "") -> str:
@@ -38,12 +38,19 @@ NARROW_PAGE = "(max-width: 44rem)"  # a phone
 
 _NAMES = {"paper": PAPER, "shade": SHADE, "line": LINE, "muted": MUTED, "ink": INK}
 
+
+def _letters(dark: bool) -> str:
+    """The colours of states, as a page writes words in them."""
+    names = {"good": GOOD, "bad": BAD, "unsure": UNSURE}
+    return "".join(f"--{name}: {LETTERS[colour][dark]}; " for name, colour in names.items())
+
+
 STYLE = (
     f"""
 :root {{ color-scheme: light dark; {"".join(f"--{name}: {colour}; " for name, colour in _NAMES.items())}
-  --good: {GOOD}; --bad: {BAD}; --unsure: {UNSURE}; --mark: var(--muted); }}
+  {_letters(dark=False)}--mark: var(--muted); }}
 @media (prefers-color-scheme: dark) {{
-  :root {{ {"".join(f"--{name}: {DARK[colour]}; " for name, colour in _NAMES.items())}}}
+  :root {{ {"".join(f"--{name}: {DARK[colour]}; " for name, colour in _NAMES.items())}{_letters(dark=True)}}}
 }}
 .pass, .improved {{ --mark: var(--good); }} .fail, .void, .missing {{ --mark: var(--bad); }}
 .inconclusive, .no_baseline {{ --mark: var(--unsure); }} .compared, .none {{ --mark: var(--muted); }}

@@ -5,7 +5,6 @@ The pictures are kept in pytest's folder of temporary files; `--basetemp DIR` sa
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from reports.document import write_report
 from reports.history.build import write_site
 from tests.conftest import RecordBuilder
 from tests.reports.browser import Browser, Scheme, why_not
+from tests.reports.contrast import LEAST_CONTRAST, contrast, luminance
 from tests.reports.history.test_build import history
 from tests.reports.test_ab import outcome_of, pairs_at
 
@@ -27,7 +27,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(why_not() is not None, reason
 PHONE, TABLET, DESK = 390, 768, 1400  # px
 SCHEMES: tuple[Scheme, Scheme] = ("light", "dark")
 PAGES = ("report", "sides", "ab", "index", "case")
-LEAST_CONTRAST = 4.5  # of the rules for readable pages (WCAG 2.2, AA)
 # What scrolls by itself may be wider than the page; nothing else is
 BEYOND_THE_SIDES = """[...document.body.querySelectorAll('*')].filter(each => {
   const box = each.getBoundingClientRect(), around = each.parentElement.closest('.wide, pre');
@@ -113,23 +112,6 @@ def test_a_page_fits_and_can_be_read(
         assert browser.evaluate(BEYOND_THE_SIDES) == []
         assert browser.complaints == []
     assert colours == [True, False], "dark letters on a light page, and the other way round"
-
-
-def luminance(colour: str) -> float:
-    """Of a colour as a browser tells it: rgb(29, 35, 41)."""
-    shares = [int(part) / 255 for part in re.findall(r"\d+", colour)[:3]]
-    linear = [share / 12.92 if share <= 0.04045 else ((share + 0.055) / 1.055) ** 2.4 for share in shares]
-    return sum(weight * each for weight, each in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
-
-
-def contrast(one: str, other: str) -> float:
-    darker, lighter = sorted((luminance(one), luminance(other)))
-    return (lighter + 0.05) / (darker + 0.05)
-
-
-def test_contrast_is_that_of_the_rules() -> None:
-    assert contrast("rgb(255, 255, 255)", "rgb(0, 0, 0)") == pytest.approx(21)
-    assert contrast("rgb(119, 119, 119)", "rgb(255, 255, 255)") == pytest.approx(4.48, abs=0.01)
 
 
 CELLS = """[...document.querySelectorAll('tr')].filter(row => row.cells[0].innerText.match(%s)).map(row =>
