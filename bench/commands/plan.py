@@ -112,6 +112,7 @@ def plan(
     asked = _Asked.of(memory_gib, device, communicator_mb)
     layouts = candidates(chosen, world_size or chosen.parallel.world_size, _named(axes))
     found = fits(layouts, asked.available, skew, buffer_mb=asked.buffer_mb)
+    _tell_of_line()
     if show_fits:
         _show_fits(found, asked, top, exact, json_path)
         return
@@ -176,7 +177,6 @@ def _explain(times: Timed, json_path: Path | None) -> None:
 
 
 def _show_fits(found: Fits, asked: _Asked, top: int, exact: int, json_path: Path | None) -> None:
-    _tell_of_line()
     layouts, recipe = found.layouts, found.layouts.recipe
     rows = found.best_first()[: max(top, exact)].tolist()
     print(fits_text(found, rows[:top], f"{recipe.name} on {layouts.world_size[0]:,} ranks of {asked.told}"))
@@ -188,7 +188,6 @@ def _show_fits(found: Fits, asked: _Asked, top: int, exact: int, json_path: Path
 
 
 def _show_times(found: Fits, times: Timed, asked: _Asked, top: int, json_path: Path | None) -> None:
-    _tell_of_line()
     fitting, total = np.flatnonzero(found.fit), len(found.layouts)
     if not len(fitting):
         raise ValueError(
