@@ -114,8 +114,6 @@ def calibrate(device: Kind, samples: Sequence[Sample], minutes: float, say: Say)
     Raises:
         LaunchError, DeviceError: the device is absent, or a rank does not fit it.
     """
-    if device == "npu":
-        raise ValueError("--device npu: torch's fake process group does not take an NPU's tensors; use cuda or cpu")
     preload_in_ranks("grok1.training.run", "grok1.training.fake_step", "bench.peers")
     for each in samples:
         check_machine(each.recipe, device, 1)

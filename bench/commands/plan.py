@@ -112,15 +112,16 @@ def plan(
     asked = _Asked.of(memory_gib, device, communicator_mb)
     layouts = candidates(chosen, world_size or chosen.parallel.world_size, _named(axes))
     found = fits(layouts, asked.available, skew, buffer_mb=asked.buffer_mb)
-    _tell_of_line()
     if show_fits:
         _show_fits(found, asked, top, exact, json_path)
+        _tell_of_line()
         return
     times = _times(layouts, load_device(_device_of(device)), level, anchor)
     if explain is None:
         _show_times(found, times, asked, top, json_path)
     if picture is not None and form is not None:
         _draw(picture, form, found, times, asked)
+    _tell_of_line()
 
 
 def _refuse_times(given: dict[str, object]) -> None:

@@ -109,3 +109,14 @@ def test_a_rank_alone_runs_and_exchanges_what_it_does_on_the_cpu(checkouts: Chec
             (found[device],) = json.loads(path.read_text(encoding="utf-8"))["runs"]
         assert found["npu"]["communication"] == found["cpu"]["communication"]
         assert found["npu"]["stage"] == rank // 8
+
+
+def test_a_rank_is_calibrated(checkouts: Checkouts, tmp_path: Path) -> None:
+    """Its operators and its step are timed; the collectives are not, as it is alone."""
+    path = tmp_path / "device.json"
+    words = ("--recipe", "grok1-nano", "--minutes", "0.1", "--device", "npu", "-o", path)
+    checkouts.run("npu", "-m", "bench", "calibrate", *words)
+    device = json.loads(path.read_text(encoding="utf-8"))
+    assert device["name"] == "calibrated-npu"
+    assert len(device["measured"]["operators"]) > 50
+    assert device["measured"]["collectives"] == []

@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 from torch_npu.hccl import GROUPS
 
@@ -81,7 +82,8 @@ def _kept(atten_mask: Tensor | None, sparse_mode: int, queries: int, keys: int) 
     if sparse_mode == _LEFT_UP_CAUSAL:
         if atten_mask is None or tuple(atten_mask.shape) != _MASK_OF_MODE_2 or atten_mask.dtype != torch.bool:
             raise RuntimeError("npu_fusion_attention: sparse_mode 2 needs the compressed mask, bool [2048, 2048]")
-        if not torch.equal(atten_mask, torch.ones(_MASK_OF_MODE_2, dtype=torch.bool).triu(1)):
+        has_content = not isinstance(atten_mask, FakeTensor)
+        if has_content and not torch.equal(atten_mask, torch.ones(_MASK_OF_MODE_2, dtype=torch.bool).triu(1)):
             raise RuntimeError("npu_fusion_attention: the compressed mask of sparse_mode 2 is an upper triangle")
         return torch.ones(queries, keys, dtype=torch.bool).tril()
     if sparse_mode != 0:
