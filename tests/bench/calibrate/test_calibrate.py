@@ -14,6 +14,7 @@ from bench.ledger.count import count
 from bench.plan.device import load_device
 from bench.plan.measured_device import predict_measured
 from grok1.config.load import ONE_RANK, load_recipe
+from tests.lines import NO_NPU
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -69,7 +70,7 @@ def test_a_rank_is_calibrated_and_its_step_predicted(
     ("words", "said"),
     [
         (("--device", "tpu"), "tpu"),
-        (("--device", "npu"), "use cuda or cpu"),
+        (("--device", "npu"), NO_NPU),
         (("--device", "cpu", "--recipe", "grok1-none"), "unknown recipe 'grok1-none'"),
         (("--device", "cpu", "--set", "model.num_layers=2"), "add --recipe"),
         (("--device", "cpu", "-o", "device.toml"), "give a name that ends so"),
