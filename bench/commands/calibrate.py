@@ -29,7 +29,7 @@ def calibrate_command(
     """Measure this machine's device for the planner: operators, the host's cost, collectives.
 
     Operators are found by the dry run and timed one by one on one device, cold. Collectives are timed with all ranks
-    alive, on a CPU alone. On a CPU all of it was executed; never on CUDA, nor on an NPU, whose path ran with a stand-in.
+    alive, on a CPU alone. There all of it was executed; never on CUDA, nor on an NPU, whose path ran with a stand-in.
     """
     from bench.calibrate.calibration import calibrate, default_samples, named_samples, progress
     from bench.plan.device import write_device
