@@ -159,6 +159,7 @@ def test_a_limit_on_the_size_of_files_is_named(records: Path) -> None:
     assert errors.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_hostile_names_are_shown_as_plain_text(records: Path, tmp_path: Path) -> None:
     """Names of files come from strangers too: out of an archive, or by a glob."""
     name = tmp_path / HOSTILE

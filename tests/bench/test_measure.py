@@ -93,6 +93,7 @@ def test_modules_are_timed_in_a_step_of_their_own(record: Record) -> None:
     assert seconds == sorted(seconds, reverse=True)
 
 
+@pytest.mark.slow
 def test_a_slow_module_is_named() -> None:
     recipe = load_recipe("grok1-nano", ONE_RANK)
     job = replace(prepare(recipe, 6), times_modules=True)

@@ -62,6 +62,7 @@ def test_every_planned_file_is_there_with_its_tests_and_so_is_every_line_that_is
         assert reason
 
 
+@pytest.mark.slow
 def test_a_fault_is_caught_by_its_test_or_survives_and_the_file_is_as_it_was(copy: Copy) -> None:
     caught, survived, unreadable, looping = (
         toy(each) for each in ("found -= value", "found = found + value", "found +=", "while True: pass")

@@ -110,6 +110,7 @@ def losses(run: Run) -> dict[int, float]:
     return {int(step): float(loss) for step, loss in re.findall(r"^step +(\d+)/\d+ \| loss ([\d.]+)", run.text, re.M)}
 
 
+@pytest.mark.slow
 def test_ctrl_c_on_one_machine_ends_both(interrupted: dict[int, float]) -> None:
     """As the fixture asserts; the checkpoint that was written before is whole."""
     assert max(interrupted) > SAVED_STEPS
@@ -134,6 +135,7 @@ def interrupted(two_machines: TwoMachines, ports: Iterator[int]) -> dict[int, fl
     return losses(first)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_resumed_on_both_and_a_machine_that_dies_then_ends_the_other(
     interrupted: dict[int, float], machines: TwoMachines, port: int
 ) -> None:
@@ -184,6 +186,7 @@ def _wait_for_traffic(machines: TwoMachines, runs: Sequence[Run], received_befor
         time.sleep(0.1)
 
 
+@pytest.mark.slow
 def test_the_documented_torchrun_command_trains_on_both(cut: Cut, machines: TwoMachines, port: int) -> None:
     """Sixteen interpreters start, while the job with the cut cable waits for its other half."""
     small = {"grok1-40b": "grok1-nano", "npu": "cpu", "--steps 50": "--steps 2"}
@@ -193,6 +196,7 @@ def test_the_documented_torchrun_command_trains_on_both(cut: Cut, machines: TwoM
     assert "step" not in runs[1].text
 
 
+@pytest.mark.slow
 def test_a_cut_cable_ends_both_machines_under_torchrun_too(machines: TwoMachines, port: int) -> None:
     one_each = "".join(f" --set parallel.{axis}=1" for axis in ("tensor", "expert", "expert_tensor"))
     small = {"grok1-40b": f"grok1-nano --set parallel.world_size=2{one_each}", "npu": "cpu"}
@@ -210,6 +214,7 @@ def test_a_cut_cable_ends_both_machines_under_torchrun_too(machines: TwoMachines
     assert nothing_runs(machines)
 
 
+@pytest.mark.slow
 def test_a_cut_cable_ends_both_machines_and_leaves_no_record(cut: Cut, more_machines: TwoMachines) -> None:
     assert [run.wait(HANG_SECONDS) for run in cut.runs] == [1, 1]
     seconds = max(run.ended_at for run in cut.runs) - cut.at

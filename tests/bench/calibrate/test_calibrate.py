@@ -19,6 +19,7 @@ from tests.lines import NO_NPU
 Command = Callable[..., tuple[int, str, str]]
 
 
+@pytest.mark.slow
 def test_signatures_are_called_as_often_as_the_ledger_counts_operators() -> None:
     recipe = load_recipe("grok1-nano", ["training.global_batch=8"])
     (counted,), ledger = count_steps([recipe]), count(recipe)

@@ -67,6 +67,7 @@ def test_a_stage_runs_the_groups_that_fill_it_and_one_or_all(micro_batches: int,
         assert step.run + step.more_in_memory * step.group == run[0]
 
 
+@pytest.mark.slow
 def test_two_groups_give_what_three_do_on_the_later_stages_to_the_byte() -> None:
     """A step of three groups, of which all ran."""
     more = ("model.num_layers=8", "training.global_batch=12", "kernels.gradient_reduction=overlapped")

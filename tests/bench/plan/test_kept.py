@@ -43,8 +43,8 @@ def beside_what_stays(rank: RankLedger) -> int:
     return rank.memory.peak_bytes - rank.memory.static_bytes
 
 
+@pytest.mark.slow
 @ONLY_0_12
-@pytest.mark.matrix(keep=1)
 @pytest.mark.parametrize("case", CASES)
 def test_a_further_layer_adds_what_it_keeps(case: str) -> None:
     few, many = (load_recipe("grok1-nano", [*COMMON, *CASES[case], f"model.num_layers={each}"]) for each in (4, 8))

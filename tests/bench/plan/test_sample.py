@@ -21,21 +21,17 @@ from tests.bench.plan.forms import (
     planned_parameters,
     rows_of,
 )
-from tests.bench.plan.sample import RECIPES, SAMPLE_SIZE, Counted, counted_sample
+from tests.bench.plan.sample import SAMPLE_SIZE, Counted, counted_sample
 from tests.lines import ONLY_0_12
 
-pytestmark = [ONLY_0_12, pytest.mark.timeout(5400)]  # whichever test asks first waits for the count
+pytestmark = [ONLY_0_12, pytest.mark.slow, pytest.mark.timeout(5400)]  # whichever test asks first waits for the count
 SAMPLE_SLACK = (0.02, 0.12)  # median, most
 
 
-@pytest.fixture(
-    scope="module",
-    params=[len(RECIPES), pytest.param(SAMPLE_SIZE, marks=pytest.mark.slow)],
-    ids=["a layout of each recipe", "all layouts"],
-)
-def counted(request: pytest.FixtureRequest) -> list[Counted]:
+@pytest.fixture(scope="module")
+def counted() -> list[Counted]:
     """Legal layouts of several recipes with what the ledger counts of them."""
-    return counted_sample(request.param)
+    return counted_sample(SAMPLE_SIZE)
 
 
 def told(sample: Counted, row: int) -> str:

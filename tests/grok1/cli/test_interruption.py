@@ -101,6 +101,7 @@ def train_words(corpus: tuple[Path, Path]) -> list[str]:
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="moments are told by /proc")
 @pytest.mark.ranks(2)
+@pytest.mark.matrix(keep=2)
 @pytest.mark.parametrize(
     ("moment", "number"),
     [

@@ -72,6 +72,7 @@ def _run(script: str, folder: Path, device: str, *options: str) -> subprocess.Co
     )
 
 
+@pytest.mark.slow
 @ONLY_0_12
 def test_collectives_that_mindspeed_had_bound_are_counted_all_the_same(tmp_path: Path) -> None:
     _write_stand_ins(tmp_path, _COMPUTES)

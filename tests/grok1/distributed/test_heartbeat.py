@@ -231,6 +231,7 @@ def test_a_rank_that_ends_before_its_work_is_done_ends_the_others(job: Job, lost
     assert ranks[1 - lost].ended() == _ends(1 - lost, who)
 
 
+@pytest.mark.slow
 def test_a_rank_that_holds_pythons_lock_for_long_is_not_lost(job: Job) -> None:
     """As code in C++ does that compiles or writes a file."""
     ranks = job()

@@ -147,6 +147,7 @@ def test_a_peer_that_falls_silent_is_given_up_after_the_time_limit(words: list[s
     assert "Timed out" in said or "timed out" in said, said
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the same")
 @pytest.mark.parametrize("stopped", [0])  # whose process holds torch's store too
 def test_a_stopped_peer_ends_all_long_before_and_is_named(words: list[str], port: int, stopped: int) -> None:

@@ -51,6 +51,7 @@ def test_a_stopped_rank_ends_the_job_in_whatever_it_was_stopped() -> None:
     assert caught.value.rank == 1
 
 
+@pytest.mark.slow
 def test_a_slow_first_step_and_a_slow_save_end_nothing() -> None:
     assert _launch("be_slow_for_good_reasons", 2) == "done"
 

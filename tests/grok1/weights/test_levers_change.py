@@ -78,7 +78,7 @@ def test_another_layout_goes_on_as_if_nothing_had_stopped(
         assert column(resumed, name) == pytest.approx(column(alone, name)[SAVED:], rel=SAME)
 
 
-@pytest.mark.matrix(keep=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["context, expert", "interleaved, uneven"])
 def test_the_same_layout_goes_on_bit_by_bit(layout: str, written: Callable[[str], Path], train: Train) -> None:
     whole = train(STEPS, *LAYOUTS[layout])

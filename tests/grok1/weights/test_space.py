@@ -40,6 +40,7 @@ def test_what_fails_while_it_is_written_is_undone_and_told(tmp_path: Path) -> No
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_save_that_cannot_end_leaves_the_older_step_and_nothing_else(tmp_path: Path, corpus: SampleCorpus) -> None:
     """A limit on the size of files stands in for a full disk: torch's writer meets it in the middle of a shard."""
     words = ["train", "--recipe", "grok1-nano", "--device", "cpu", *as_options(ONE_RANK)]
