@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,9 +26,16 @@ def _fake_of_npus(fake_pg: Any) -> str:
     """torch's fake group under another name: of NPUs too, which it does not list, and without HCCL's options, which
     MindSpeed gives each group."""
     if not hasattr(dist.Backend, "FAKE_OF_NPUS"):
+        takes_four = len(inspect.signature(fake_pg._create_fake_pg).parameters) == 4  # torch 2.7.1
+
+        def made(common: Any, _options: object) -> Any:
+            if takes_four:
+                return fake_pg._create_fake_pg(common.store, common.group_rank, common.group_size, common.timeout)
+            return fake_pg._create_fake_pg(common, None)
+
         dist.Backend.register_backend(
             "fake_of_npus",
-            lambda common_options, _options: fake_pg._create_fake_pg(common_options, None),
+            made,
             extended_api=True,
             devices=["cpu", torch._C._get_privateuse1_backend_name()],  # "npu", once torch_npu is imported
         )
@@ -47,10 +55,11 @@ class Transfers:
 
 @contextlib.contextmanager
 def noise_received() -> Iterator[Transfers]:
-    """Let receives bring noise, and count them and sends. torch 2.13, any device, inside the fake process group.
+    """Let receives bring noise, and count them and sends. torch 2.7 to 2.13, any device, inside the fake process group.
 
-    That group leaves what it should receive uninitialised. Sooner or later a number there is not finite, then all are;
-    and a device that multiplies such numbers draws less power, so that its clock, and its speed, are not the job's.
+    That group leaves what it should receive uninitialised; before torch 2.13 what it scatters and exchanges too, which
+    here is of what the rank holds, as it is there. Sooner or later a number that nobody wrote is not finite, then all
+    are; and a device that multiplies such numbers draws less power, so that its clock and speed are not the job's.
     """
     transfers, noise = Transfers(), dict[tuple[torch.Size, torch.dtype], torch.Tensor]()
     originals = {name: getattr(dist, name) for name in ("isend", "irecv")}
@@ -71,9 +80,55 @@ def noise_received() -> Iterator[Transfers]:
 
     _replace_transfers(send, receive)
     try:
-        yield transfers
+        with contextlib.nullcontext() if _fake_group_copies() else own_share_received():
+            yield transfers
     finally:
         _replace_transfers(originals["isend"], originals["irecv"])
+
+
+def _fake_group_copies() -> bool:
+    """Whether torch's fake group writes a rank's own share where the sum of all would stand."""
+    everyone: Any = dist.group.WORLD
+    received = torch.zeros(1)
+    everyone._reduce_scatter_base(received, torch.ones(everyone.size())).wait()
+    return bool(received.item())
+
+
+_COLLECTIVES = ("_reduce_scatter_base", "alltoall_base")
+
+
+@contextlib.contextmanager
+def own_share_received() -> Iterator[None]:
+    """Reduce-scatters and all-to-alls leave what this rank holds, on any device: its part, and its first elements.
+
+    For torch before 2.13, whose fake process group leaves their outputs as they are.
+    """
+    # as the class holds them: what it gives when asked binds no instance, and could not be put back
+    scatter, exchange = (vars(dist.ProcessGroup)[name] for name in _COLLECTIVES)
+    call_scatter, call_exchange = (getattr(dist.ProcessGroup, name) for name in _COLLECTIVES)
+
+    def scattered(group: dist.ProcessGroup, output: torch.Tensor, whole: torch.Tensor, *more: Any) -> Any:
+        with torch.no_grad():
+            output.copy_(whole.view(group.size(), -1)[group.rank()].view_as(output))
+        return call_scatter(group, output, whole, *more)
+
+    def exchanged(group: dist.ProcessGroup, output: torch.Tensor, own: torch.Tensor, *more: Any) -> Any:
+        held = min(output.numel(), own.numel())
+        with torch.no_grad():
+            output.view(-1)[:held].copy_(own.reshape(-1)[:held])
+            output.view(-1)[held:].zero_()
+        return call_exchange(group, output, own, *more)
+
+    _replace_collectives(scattered, exchanged)
+    try:
+        yield
+    finally:
+        _replace_collectives(scatter, exchange)
+
+
+def _replace_collectives(*functions: Any) -> None:
+    for name, function in zip(_COLLECTIVES, functions, strict=True):
+        setattr(dist.ProcessGroup, name, function)
 
 
 def _replace_transfers(send: Callable[..., object], receive: Callable[..., object]) -> None:

@@ -22,6 +22,6 @@ def groups_of_first_rank(layouts: Sequence[Parallel]) -> list[dict[str, list[int
         with joined(Rendezvous(FAKE_URL, 0, size, local_rank=0, ranks_per_node=size), parallel, seed=1):
             ranks: dict[str, list[int]] = {}
             for group, name in group_names().items():
-                ranks.setdefault(name, sorted(dist.get_process_group_ranks(group)))
+                ranks.setdefault(name, sorted(dist.get_process_group_ranks(group or dist.group.WORLD)))
             found.append(ranks)
     return found

@@ -159,6 +159,9 @@ CELLS = st.one_of(
 )
 
 
+_ZERO = "\ue000"  # of those that mean nothing
+
+
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.dictionaries(st.sampled_from(COLUMNS), CELLS, max_size=4), max_size=4))
 def test_any_cells_are_read_or_refused_in_a_printable_line(
@@ -168,8 +171,9 @@ def test_any_cells_are_read_or_refused_in_a_printable_line(
     stream = io.StringIO(newline="")
     writer = csv.DictWriter(stream, COLUMNS)
     writer.writeheader()
-    writer.writerows(GOOD | row for row in rows)
-    path.write_bytes(stream.getvalue().encode("utf-8", "surrogatepass"))
+    # before Python 3.11 the writer, too, refuses the character 0
+    writer.writerows(GOOD | {name: cell.replace("\0", _ZERO) for name, cell in row.items()} for row in rows)
+    path.write_bytes(stream.getvalue().replace(_ZERO, "\0").encode("utf-8", "surrogatepass"))
     published = _read_or_refused(path)
     for row in published.rows:
         assert row.name.isprintable()
