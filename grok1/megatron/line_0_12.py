@@ -40,6 +40,7 @@ PATCHES = (
     patches.save_in_this_process,
     patches.bind_serialization_format,
     patches.restore_only_tensors_of_the_checkpoint,
+    patches.keep_what_is_added_to_metadata,
     patches.run_nothing_that_a_checkpoint_holds,
     patches.quantize_nothing,
     patches.drop_the_last_tokens,

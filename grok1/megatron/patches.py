@@ -7,9 +7,12 @@ tests/grok1/device/test_seam.py fails when one is no longer needed. Those that a
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
+import inspect
 import logging
 import queue
+import types
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -122,6 +125,25 @@ def restore_only_tensors_of_the_checkpoint() -> None:
             original(self, model_param, {**tensors, **own})
 
     distrib_optimizer.DistributedOptimizer._set_main_param_and_optimizer_states = restore
+
+
+def keep_what_is_added_to_metadata() -> None:
+    """torch 2.11 writes a copy of a checkpoint's metadata, without what megatron adds to it (0.12).
+
+    It adds the shapes that an optimizer's state had before it was cut, and no state loads without them.
+    """
+    from torch.distributed.checkpoint import filesystem
+
+    if "dataclasses.replace(metadata" not in inspect.getsource(filesystem):  # as in torch 2.7 and 2.13
+        return
+
+    def replace(record: Any, **changes: Any) -> Any:
+        copy = dataclasses.replace(record, **changes)
+        vars(copy).update({name: value for name, value in vars(record).items() if name not in vars(copy)})
+        return copy
+
+    ours = types.SimpleNamespace(**{**vars(dataclasses), "replace": replace})
+    filesystem.dataclasses = ours  # type: ignore[attr-defined,assignment]
 
 
 def run_nothing_that_a_checkpoint_holds() -> None:
