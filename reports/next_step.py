@@ -10,7 +10,7 @@ import re
 import shlex
 
 from bench.judge.difference import MIN_BASELINE_RUNS
-from bench.judge.remedy import base_of
+from bench.judge.remedy import ab_command, base_of, words_of
 from bench.records.record import Record
 from reports.case import CaseResult
 from reports.headline import deciding_row
@@ -101,8 +101,10 @@ def _where(record: Record) -> str:
 
 
 def _ab(case: CaseResult, base: str) -> str | None:
-    what = _as_run(case)
-    return what and f"python -m bench ab --base {base[:12]} --case {what} --device {case.runs[0].record.device.kind}"
+    if _as_run(case) is None:
+        return None
+    run = case.runs[0].record
+    return ab_command(base[:12], run.case, words_of(run))
 
 
 def _make(case: CaseResult) -> str | None:

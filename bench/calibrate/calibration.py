@@ -72,6 +72,11 @@ class Findings:
     steps: list[LoneStep] = field(default_factory=list)
     collectives: list[TimedCollective] = field(default_factory=list)
 
+    @property
+    def is_cold(self) -> bool:
+        """Whether operators were timed alone, and not within their ranks' steps."""
+        return not any(step.operators for step in self.steps)
+
 
 def default_samples(device: Kind) -> list[Sample]:
     """Ranks whose operators are of all sizes that this device is used for."""
@@ -147,11 +152,8 @@ def _ranks_alone(device: Kind, samples: Sequence[Sample], minutes: float, say: S
 
 def crowd_jobs() -> list[Recipe]:
     """Jobs of several ranks that are run, to see what ranks take more beside each other than alone."""
-    pair, tensor, expert = (
-        "parallel.world_size=2",
-        ("parallel.tensor=2", "parallel.expert_tensor=2"),
-        "parallel.expert=2",
-    )
+    pair, expert = "parallel.world_size=2", "parallel.expert=2"
+    tensor = ("parallel.tensor=2", "parallel.expert_tensor=2")
     four = ("parallel.world_size=4", *tensor)
     sixteen = ("parallel.world_size=16", "parallel.pipeline=2", expert, *tensor)
     nano = [(pair,), (pair, *tensor), (pair, expert), four, sixteen]
@@ -212,7 +214,7 @@ def device_of(kind: Kind, found: Findings, name: str = "") -> Device:
     chip = name or _processor(kind)
     when = datetime.now(timezone.utc).isoformat(timespec="seconds")
     source = f"measured on {chip}, {when}"
-    where = "within it" if any(step.operators for step in found.steps) else f"{host.operator_share:.2f} of it cold"
+    where = f"{host.operator_share:.2f} of it cold" if found.is_cold else "within it"
     fit = f"a step less its operators, timed {where}; residual {host.residual:.3f}"
     pair = [each for each in found.collectives if each.operation == "all_gather_into_tensor" and each.ranks == 2]
     link, call = (pair[0].bytes_a_second, pair[0].call_seconds) if pair else (bandwidth, 0.0)
@@ -282,7 +284,7 @@ def host_cost(found: Findings, timed: Sequence[Timed]) -> HostCost:
         )
         for step, times in alone or ranks
     ]
-    return fitted(samples, is_cold=not any(step.operators for step in found.steps))
+    return fitted(samples, is_cold=found.is_cold)
 
 
 def _rows(timed: Sequence[Timed]) -> list[TimedOperator]:

@@ -114,13 +114,12 @@ def plan(
     found = fits(layouts, asked.available, skew, buffer_mb=asked.buffer_mb)
     if show_fits:
         _show_fits(found, asked, top, exact, json_path)
-        _tell_of_line()
-        return
-    times = _times(layouts, load_device(_device_of(device)), level, anchor)
-    if explain is None:
-        _show_times(found, times, asked, top, json_path)
-    if picture is not None and form is not None:
-        _draw(picture, form, found, times, asked)
+    else:
+        times = _times(layouts, load_device(_device_of(device)), level, anchor)
+        if explain is None:
+            _show_times(found, times, asked, top, json_path)
+        if picture is not None and form is not None:
+            _draw(picture, form, found, times, asked)
     _tell_of_line()
 
 

@@ -63,7 +63,7 @@ def ab_command(base: str, case: str, words: Sequence[str]) -> str:
 
 def words_of(run: Record) -> tuple[str, ...]:
     """What a command line says to have such a run again, beside its case."""
-    return *run.asked, f"--device={run.device.kind}"
+    return *run.asked, "--device", run.device.kind
 
 
 def told_time(seconds: float) -> str:

@@ -103,8 +103,7 @@ class _Experts(torch.autograd.Function):
         fc1, fc2 = _halves(ctx.weights)
         gradients = WeightGradients(ctx.weights, ctx.needs_input_grad[4:])
         d_probs_P = None if unscaled_PH is None else (upstream_PH.to(probs_P.dtype) * unscaled_PH).sum(dim=-1)
-        # by rows: of one row of a matrix that lies by columns, torch 2.7.1 gives wrong products in bf16 on a CPU
-        d_unscaled_PH = (upstream_PH * probs_P[:, None]).to(upstream_PH.dtype).contiguous()
+        d_unscaled_PH = (upstream_PH * probs_P[:, None]).to(upstream_PH.dtype)
         d_tokens_PH = torch.empty_like(tokens_PH)
         for (expert, rows), fused_p2F in zip(_rows(ctx.counts), all_fused, strict=True):
             gate_pF, value_pF = fused_p2F.chunk(2, dim=-1)

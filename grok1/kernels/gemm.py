@@ -40,6 +40,8 @@ def matmul(left_MK: Tensor, right_KN: Tensor) -> Tensor:
     if _is_ours(left_MK, right_KN):
         product_MN: Tensor = torch.ops.grok1.matmul(left_MK, right_KN)
         return product_MN
+    if left_MK.shape[0] == 1:  # whose elements lie apart in a transposed matrix: torch 2.7.1 errs in bf16 on a CPU
+        left_MK = left_MK.contiguous()
     return torch.mm(left_MK, right_KN)
 
 

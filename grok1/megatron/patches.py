@@ -143,7 +143,7 @@ def keep_what_is_added_to_metadata() -> None:
         return copy
 
     ours = types.SimpleNamespace(**{**vars(dataclasses), "replace": replace})
-    filesystem.dataclasses = ours  # type: ignore[attr-defined,assignment]
+    filesystem.dataclasses = ours  # type: ignore[attr-defined,assignment]  # in the place of a module that it imports
 
 
 def run_nothing_that_a_checkpoint_holds() -> None:

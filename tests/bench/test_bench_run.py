@@ -195,11 +195,11 @@ def test_a_mistake_is_told_before_anything_runs(words: list[str], code: int, com
 @pytest.mark.slow
 def test_on_several_nodes_all_but_the_main_job_say_why_they_are_skipped(tmp_path: Path) -> None:
     words = ["--case", "grok1-nano", "--device", "cpu", "--nnodes", "2", "--node-rank", "1", "--start-timeout", "0.1"]
-    everything = ("--benchmark", "--parts", "--ledgers")
+    everything = ("--benchmark", "--parts", "--ledgers", "--harness")
     done = bench(*everything, "--results", str(tmp_path), "--set", "model.num_layers=4", *words)
     assert done.returncode == 2, done.stdout
     assert "grok1-nano: node 1 found no node 0 at 127.0.0.1 port 29500 within 0.1 s" in done.stdout + done.stderr
-    for name in ("attention", "generate", "ledger", "ops"):
+    for name in ("attention", "generate", "judging", "ledger", "ops"):
         assert f"bench/test_{name}.py" in done.stdout
     assert done.stdout.count("runs on one machine; --nnodes 2 is for bench/test_pretrain.py") >= 5
     assert "passed" not in done.stdout.splitlines()[-1]

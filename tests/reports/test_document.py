@@ -44,7 +44,9 @@ def test_a_verdict_is_whole_to_its_last_command(synthetic_record, tmp_path: Path
     told = [line for line in report.splitlines() if "INCONCLUSIVE: grok1-40b takes" in line]
     assert len(told) == 1 + bool(others)
     for line in told:
-        assert re.search(r"python -m bench ab --base 0{40} --case grok1-40b --steps=20 --device=npu \(\d+ min\)$", line), line
+        assert re.search(
+            r"python -m bench ab --base 0{40} --case grok1-40b --steps=20 --device npu \(\d+ min\)$", line
+        ), line
 
 
 def test_every_plot_that_the_report_shows_is_there(synthetic_record, tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ def test_a_lasting_slowdown_is_told_with_its_night_and_commit(bench: Command, sy
     assert (told["case"], told["is_alarm"], told["since"]) == ("grok1-40b", True, 7)
     assert told["baseline"] == recorded_baseline(baseline, "-").label
     assert " % slower since about night 7 (commit 000000000000, 2025-01-27T02:00:00+00:00)" in output
-    assert f"python -m bench ab --base {f'{25:040x}'[:12]} --case grok1-40b --device=npu" in output
+    assert f"python -m bench ab --base {f'{25:040x}'[:12]} --case grok1-40b --device npu" in output
     assert "1 night of fewer runs than the baseline's sessions (2)" in output
     code, output, _ = bench("nightly", "check", folder, "--since", "2025-02-05")
     assert code == 0

@@ -234,7 +234,7 @@ def test_recorded_runs_are_judged_by_their_own_noise(
 def test_an_inconclusive_verdict_says_what_to_do(synthetic_record: Any, stored: Baseline) -> None:
     """Three runs that vary by 8 %: their own noise hides the limit from any number of them."""
     sentence = verdict_of(synthetic_record, stored, 0.0, 3, 0.08).sentence
-    assert re.search(r"by A/B: python -m bench ab --base 0{40} --case grok1-40b --device=npu \(\d+ min\)", sentence), (
+    assert re.search(r"by A/B: python -m bench ab --base 0{40} --case grok1-40b --device npu \(\d+ min\)", sentence), (
         sentence
     )
 

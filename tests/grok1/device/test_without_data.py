@@ -27,7 +27,7 @@ def scatter(output: torch.Tensor, whole: torch.Tensor) -> None:
 
 @pytest.mark.usefixtures("second_of_four")
 def test_a_rank_receives_its_own_share() -> None:
-    """On each torch; where it does so itself, ours leaves the same."""
+    """On each torch; of equal parts ours leaves what 2.13 leaves itself, of others what it holds."""
     with own_share_received():
         received = torch.full((2,), torch.nan)
         scatter(received, torch.arange(8.0))
