@@ -107,7 +107,8 @@ def profiler(raw_folder: Path) -> Profiler:
     from torch.profiler import ProfilerActivity, profile  # an import that few runs need
 
     here = [] if device_kind() == "cpu" else [ProfilerActivity.CUDA]
-    return profile(activities=[ProfilerActivity.CPU, *here])
+    # with one cycle nothing accumulates; without the word, torch 2.11 warns that it might
+    return profile(activities=[ProfilerActivity.CPU, *here], acc_events=True)
 
 
 def peak_bytes() -> tuple[int, int | None]:

@@ -135,6 +135,7 @@ def test_an_auxiliary_loss_is_taken_by_its_name_alone(write: Write) -> None:
         (gzip.compress(lines(1).encode()), "gzip: unpack it"),
         (lines(1).encode("utf-16"), "UTF-16: convert it with iconv"),
     ],
+    ids=["gzip", "UTF-16"],  # bytes would be the name, and gzip's have the time in them: workers would not agree
 )
 def test_a_file_of_another_kind_is_named_as_such(write: Write, content: bytes, cause: str) -> None:
     with pytest.raises(ValueError, match=f"this is no plain text but {cause}"):

@@ -105,7 +105,7 @@ class Broken:
 
     def __init__(self, part: str) -> None:
         self._part = part
-        self._torch = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU])
+        self._torch = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], acc_events=True)
 
     def __getattr__(self, name: str) -> Any:
         if name != self._part:

@@ -36,7 +36,7 @@ class Heavy(torch.nn.Module):
 
 def events_of(model: torch.nn.Module) -> list[Any]:
     hidden = torch.randn(256, 512)
-    with named_modules(model), profile(activities=[ProfilerActivity.CPU]) as found:
+    with named_modules(model), profile(activities=[ProfilerActivity.CPU], acc_events=True) as found:
         model(hidden).sum().backward()
     return list(found.events())
 

@@ -92,7 +92,7 @@ class profile:  # the real one's name
         assert set(activities or ()) == {ProfilerActivity.CPU, ProfilerActivity.NPU}
         self._on_trace_ready = on_trace_ready
         self._raw = ""
-        self._torch = _REAL(activities=[torch.profiler.ProfilerActivity.CPU])
+        self._torch = _REAL(activities=[torch.profiler.ProfilerActivity.CPU], acc_events=True)
 
     def __enter__(self) -> profile:
         self.start()
