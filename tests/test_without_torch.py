@@ -114,7 +114,7 @@ def _refused(program: str, *words: str) -> dict[str, Any]:
     return {**json.loads(done.stdout.splitlines()[-1]), "said": done.stderr}
 
 
-@pytest.mark.matrix(keep=3)
+@pytest.mark.matrix(keep=1)
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
@@ -139,7 +139,7 @@ def test_training_refuses_input_without_torch(words: list[str], complaint: str, 
     assert complaint in end["said"]
 
 
-@pytest.mark.matrix(keep=3)
+@pytest.mark.matrix(keep=1)
 @pytest.mark.parametrize(
     ("program", "words"),
     [

@@ -81,6 +81,7 @@ def test_every_layout_trains_as_one_rank_does(
     assert not wrong(found)
 
 
+@pytest.mark.slow
 def test_stock_megatron_mistrains_experts_that_are_split_unlike_attention() -> None:
     # when no line does any more, mark_experts_apart can go
     unlike = [trial for trial in accepted_trials(4) if is_mistrained_by_megatron(trial.recipe)]

@@ -100,6 +100,7 @@ def test_dropping_replicas_train_as_one_rank_does_and_drop_as_many() -> None:
     assert all(len(each.dropped_pairs) == STEPS and min(each.dropped_pairs) > 0 for each in found), found
 
 
+@pytest.mark.slow
 def test_a_capacity_that_holds_all_drops_none_in_a_layout_that_splits_sequences() -> None:
     # both experts of a token among four: twice the mean load is all tokens
     whole = trial(2, TP2, training(expert_capacity_factor=2.0))

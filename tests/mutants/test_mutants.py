@@ -102,7 +102,7 @@ def test_annotations_and_layout_are_no_meaning() -> None:
     assert _meaning("if not x := 1: pass") is None
 
 
-@pytest.mark.matrix(keep=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_run_that_is_stopped_leaves_no_copy_and_no_process(tmp_path: Path, number: signal.Signals) -> None:
     process = subprocess.Popen(

@@ -30,7 +30,7 @@ STORED = load_baselines(Path(__file__).parents[2] / "baselines")
 SVG = b"<svg "
 
 
-def test_the_first_line_is_the_verdict(synthetic_record, tmp_path: Path) -> None:
+def test_the_first_line_is_the_verdict(synthetic_record, tmp_path: Path, without_plots) -> None:
     report = write_report([synthetic_record()], STORED, tmp_path / "out")
     assert report == tmp_path / "out" / "report.md"
     assert report.read_text().splitlines()[0].startswith("# PASS: grok1-40b ran ")
@@ -72,7 +72,7 @@ def test_the_same_record_gives_the_same_report(synthetic_record, tmp_path: Path)
     ]
 
 
-def test_figures_provenance_and_sources_are_in_it(synthetic_record, tmp_path: Path) -> None:
+def test_figures_provenance_and_sources_are_in_it(synthetic_record, tmp_path: Path, without_plots) -> None:
     report = write_report([synthetic_record()], STORED, tmp_path).read_text()
     for part in (
         "1,646.6",
@@ -112,14 +112,16 @@ def test_several_cases_are_counted_in_the_first_line_and_listed_below(
     assert "[other](#case-1)" in next(line for line in lines if "○ no baseline" in line)
 
 
-def test_a_void_record_without_steps_is_still_reported(synthetic_record, tmp_path: Path) -> None:
+def test_a_void_record_without_steps_is_still_reported(synthetic_record, tmp_path: Path, without_plots) -> None:
     void = synthetic_record(steps=0, valid=False, void_reasons=["rank 3 died"], ranks=[])
     report = write_report([void], STORED, tmp_path).read_text()
     assert report.startswith("# VOID: grok1-40b cannot be judged: rank 3 died")
     assert "- void: rank 3 died" in report
 
 
-def test_a_record_that_measured_little_is_reported_without_inventing(synthetic_record, tmp_path: Path) -> None:
+def test_a_record_that_measured_little_is_reported_without_inventing(
+    synthetic_record, tmp_path: Path, without_plots
+) -> None:
     ranks = [
         rank.model_dump() | {"phases_seconds": {}, "communication_seconds": [], "reserved_bytes": None}
         for rank in synthetic_record().ranks
@@ -242,12 +244,6 @@ def test_the_page_holds_its_plots_and_tables(synthetic_record, tmp_path: Path) -
     assert len(set(page.narrow) - set(page.targets)) == len(plots), "each is drawn for phones too"
     assert page.tags["table"] == len(re.findall(r"[-:]\|\n\|", report.read_text()))
     assert (tmp_path / "report.html").read_text().count('<body class="pass">') == 1
-
-
-@pytest.fixture
-def without_plots(monkeypatch) -> None:
-    """Drawing takes most of the time of a report."""
-    monkeypatch.setattr("reports.document._pictures", lambda case, width: {})
 
 
 def test_the_runs_of_a_case_are_one_section_with_a_bounded_table(synthetic_record, tmp_path: Path, monkeypatch) -> None:
@@ -428,7 +424,7 @@ def test_the_step_summary_is_appended_to_and_has_no_pictures(synthetic_record, t
 
 
 def test_a_step_summary_too_long_for_github_is_cut_to_its_verdict(
-    synthetic_record, tmp_path: Path, monkeypatch
+    synthetic_record, tmp_path: Path, without_plots, monkeypatch
 ) -> None:
     monkeypatch.setattr("reports.document._MAX_STEP_SUMMARY_BYTES", 1000)
     write_report([synthetic_record()], STORED, tmp_path / "out", step_summary=tmp_path / "summary.md")

@@ -26,7 +26,7 @@ def call(*arguments: object, **environment: str):
     return CliRunner().invoke(app, [str(argument) for argument in arguments], env=environment)
 
 
-def test_a_pass_exits_zero_and_says_where_the_report_is(records: Path, tmp_path: Path) -> None:
+def test_a_pass_exits_zero_and_says_where_the_report_is(records: Path, tmp_path: Path, without_plots) -> None:
     result = call(records, "-o", tmp_path / "out", "--baselines", BASELINES)
     assert result.exit_code == 0
     assert result.stdout.splitlines()[0].startswith("PASS: grok1-40b")
@@ -40,14 +40,14 @@ def test_a_fail_exits_one_with_its_report_written(synthetic_record, tmp_path: Pa
     assert (tmp_path / "out" / "report.md").read_text().startswith("# FAIL")
 
 
-def test_a_missing_baseline_fails_only_on_request(records: Path, tmp_path: Path) -> None:
+def test_a_missing_baseline_fails_only_on_request(records: Path, tmp_path: Path, without_plots) -> None:
     (tmp_path / "none").mkdir()
     arguments = (records, "-o", tmp_path / "out", "--baselines", tmp_path / "none")
     assert call(*arguments).exit_code == 0
     assert call(*arguments, "--require-baseline").exit_code == 1
 
 
-def test_the_step_summary_comes_from_the_environment(records: Path, tmp_path: Path) -> None:
+def test_the_step_summary_comes_from_the_environment(records: Path, tmp_path: Path, without_plots) -> None:
     summary = tmp_path / "summary.md"
     call(records, "-o", tmp_path / "out", "--baselines", BASELINES, GITHUB_STEP_SUMMARY=str(summary))
     assert summary.read_text().startswith("# PASS")
@@ -83,7 +83,9 @@ def test_bad_input_exits_two_with_one_line(tmp_path: Path, content: str | None, 
     assert not (tmp_path / "out").exists()
 
 
-def test_the_verdicts_are_in_a_junit_file_that_agrees_with_the_exit_code(records: Path, tmp_path: Path) -> None:
+def test_the_verdicts_are_in_a_junit_file_that_agrees_with_the_exit_code(
+    records: Path, tmp_path: Path, without_plots
+) -> None:
     (tmp_path / "none").mkdir()
     arguments = (records, "-o", tmp_path / "out", "--baselines", tmp_path / "none", "--junitxml", tmp_path / "j.xml")
     for more, outcome, code in (((), "skipped", 0), (("--require-baseline",), "failure", 1)):

@@ -90,6 +90,7 @@ def test_wrong_usage_is_refused(words: list[str]) -> None:
     assert not done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.ranks(4)
 def test_ctrl_c_leaves_no_process() -> None:
     command = [sys.executable, "-m", "bench", "doctor", "--device", "cpu", "--ranks", "4"]

@@ -229,6 +229,7 @@ def bench(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=HANG_SECONDS, check=False)
 
 
+@pytest.mark.slow
 def test_command_stores_checks_and_fails(tmp_path: Path) -> None:
     nano = ("--recipe", "grok1-nano", "--baselines", tmp_path)
     assert "no ledger of grok1-nano is stored" in bench(*nano, "--check").stderr

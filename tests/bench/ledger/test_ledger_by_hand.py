@@ -642,6 +642,7 @@ def direct() -> list[RankLedger]:
         return list(pool.map(counted_directly, [(recipe, 0), (recipe, 8)]))
 
 
+@pytest.mark.slow
 def test_cost_is_linear_in_micro_batches(extended: Ledger, direct: list[RankLedger]) -> None:
     assert extended.num_micro_batches == 6
     for ours, theirs in zip(extended.ranks, direct, strict=True):

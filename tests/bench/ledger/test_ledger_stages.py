@@ -29,7 +29,7 @@ CASES = {
 }
 
 
-@pytest.mark.matrix(keep=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_the_first_rank_of_each_stage_is_counted_as_it_runs(case: str) -> None:
     """Every figure, and memory within two percent."""

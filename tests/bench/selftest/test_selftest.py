@@ -247,6 +247,7 @@ def test_command_writes_its_counts(tmp_path: Path, synthetic_record: Any) -> Non
     assert [(each["percent"], each["failed"]["count"]) for each in grown] == [(2.0, 10), (5.0, 10), (10.0, 10)]
 
 
+@pytest.mark.matrix(keep=2)
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_shipped_noise_is_read_and_the_gate_is_sound_on_it(path: Path) -> None:
     series = read_series(path)

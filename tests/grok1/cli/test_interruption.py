@@ -121,6 +121,7 @@ def test_a_job_that_starts_is_ended_in_one_line(
     assert (code, errors) == (128 + number, f"grok1: {said}; all processes were ended\n")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="moments are told by /proc")
 @pytest.mark.ranks(2)
 @pytest.mark.parametrize("moment", [imports_began, forkserver_imports_torch])

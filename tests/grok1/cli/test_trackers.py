@@ -79,6 +79,7 @@ def test_a_folder_that_cannot_be_written_is_refused_before_a_rank_starts(
         pass
 
 
+@pytest.mark.slow
 def test_wandb_keeps_a_run_here_where_it_is_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wandb = pytest.importorskip("wandb")
     monkeypatch.chdir(tmp_path)

@@ -166,6 +166,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return use_npu(tmp_path_factory.mktemp("npu"))
 
 
+@pytest.mark.slow
 def test_nothing_hinders_a_machine_that_has_everything(good: Any) -> None:
     assert good["error"] is None
 
@@ -191,6 +192,7 @@ def test_every_flag_of_the_ascend_recipe_arrives(good: Any) -> None:
 _CHOSEN = ["kernels.linear=mc2", "training.dtype=bf16", "training.reuse_fp32_parameters=true"]
 
 
+@pytest.mark.slow
 @ONLY_0_12
 def test_a_recipes_own_flags_arrive_with_those_that_they_need(tmp_path: Path) -> None:
     arrived = use_npu(tmp_path, {"megatron/training/global_vars.py": GLOBAL_VARS}, recipe=_CHOSEN)
@@ -233,8 +235,11 @@ if __name__ == "__main__":
 @ONLY_0_12
 @pytest.mark.parametrize(
     "environment",
-    [{}, {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}],
-    ids=["our launcher", "torchrun"],
+    [
+        {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"},
+        pytest.param({}, marks=pytest.mark.slow),
+    ],
+    ids=["torchrun", "our launcher"],
 )
 def test_each_jobs_ranks_get_the_flags_of_its_own_recipe(tmp_path: Path, environment: dict[str, str]) -> None:
     _write_stand_ins(tmp_path, {"flags_entry.py": _RANK})

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
 from grok1.distributed.groups import joined
 from grok1.distributed.progress import PROGRESS
@@ -95,11 +96,12 @@ def be_slow_for_good_reasons(_job: Any, where: Any, _emit: Any) -> str:
 
 
 def describe_threads(job: Any, where: Any, _emit: Any) -> dict[str, Any]:
-    """Rank 0's threads once its groups are built: how many of each name, and how they are scheduled."""
+    """Rank 0's threads once its groups are built: how many in all, the schedules; and how many groups it is in."""
     with joined(where, job.recipe.parallel, 0):
         threads = list(Path("/proc/self/task").iterdir())
         return {
-            "names": dict(Counter((thread / "comm").read_text().strip() for thread in threads)),
+            "threads": len(threads),
+            "groups": len(dist.distributed_c10d._world.pg_map),
             "policies": sorted({os.sched_getscheduler(int(thread.name)) for thread in threads}),
         }
 

@@ -257,7 +257,7 @@ def test_hearts_that_have_no_time_lose_nobody(job: Job) -> None:
     assert [rank.ended() for rank in ranks] == [(0, "")] * 2
 
 
-@pytest.mark.matrix(keep=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("first", [0, 1])
 def test_a_rank_may_be_done_long_before_the_others(job: Job, first: int) -> None:
     ranks = job()
@@ -268,6 +268,7 @@ def test_a_rank_may_be_done_long_before_the_others(job: Job, first: int) -> None
     assert ranks[1 - first].ended() == (0, "")
 
 
+@pytest.mark.slow
 def test_a_heart_that_cannot_be_reached_is_told_once_and_ends_nobody(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as deaf:
         port = deaf.getsockname()[1]
@@ -290,6 +291,7 @@ def test_hearts_meet_at_the_address_of_the_job_alone(job: Job, per_node: int) ->
     assert address == "127.0.0.1"
 
 
+@pytest.mark.slow
 def test_a_stranger_is_not_believed(job: Job) -> None:
     ranks = job()
     _, port, _ = json.loads(ranks[0].meeting)

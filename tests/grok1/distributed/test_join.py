@@ -51,6 +51,7 @@ def _rank(rank: int, port: int, words: list[str]) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.slow
 def test_ranks_that_do_not_run_the_same_all_say_so_in_one_line(words: list[str], port: int) -> None:
     ranks = [_rank(0, port, words), _rank(1, port, [*words, "--set", "training.seed=7"])]
     said = [rank.communicate(timeout=HANG_SECONDS)[0] for rank in ranks]

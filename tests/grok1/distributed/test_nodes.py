@@ -320,7 +320,7 @@ def _read_until_it_raises(channel: Channel) -> None:
         channel.read()
 
 
-@pytest.mark.matrix(keep=1)
+@pytest.mark.slow
 @pytest.mark.parametrize(("entry", "cause"), [("raise", "the sky fell on rank one"), ("die", "killed by signal 9")])
 def test_a_rank_that_fails_on_one_node_ends_both_and_both_name_it(nodes: Nodes, entry: str, cause: str) -> None:
     script = textwrap.dedent(

@@ -31,6 +31,7 @@ def _launch(entry: str, progress_seconds: float) -> object:
     return launch(recipe, recipe, "cpu", entry=f"{ENTRIES}:{entry}", progress_seconds=progress_seconds)
 
 
+@pytest.mark.slow
 def test_a_rank_that_hangs_is_told_from_those_that_wait_for_it() -> None:
     with pytest.raises(RankFailedError) as caught:
         _launch("hang_on_rank_one", 3)
@@ -45,6 +46,7 @@ def test_a_rank_that_hangs_is_told_from_those_that_wait_for_it() -> None:
     assert len(said.splitlines()) < 20
 
 
+@pytest.mark.slow
 def test_a_stopped_rank_ends_the_job_in_whatever_it_was_stopped() -> None:
     with pytest.raises(RankFailedError, match=r"rank 1: starting, stopped(.|\n)*its process is stopped") as caught:
         _launch("stop_on_rank_one", 3)

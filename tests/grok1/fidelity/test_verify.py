@@ -220,6 +220,7 @@ def test_a_gradient_that_is_not_a_number_is_the_worst_and_fails() -> None:
 # ---- the command ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_command_prints_a_table_and_writes_json(tmp_path: Path) -> None:
     done = run_grok1("verify", "--oracle", FIXTURES / "D.npz", "--json", tmp_path / "result.json")
     assert done.returncode == 0, done.stderr

@@ -151,6 +151,7 @@ os._exit(0)
 """
 
 
+@pytest.mark.slow
 def test_modules_of_megatron_keep_on_a_gpu_what_only_a_cpu_replaces() -> None:
     done = run_python(_SAY_WHAT_WAS_PATCHED, "cpu")
     assert done.returncode == 0, done.stderr
@@ -169,6 +170,7 @@ def test_replicas_stay_equal_where_each_optimizer_gathers_its_own_kind_only(
     assert found["moved"] == found["dense"]
 
 
+@pytest.mark.slow
 @ONLY_0_12
 def test_a_gathering_left_out_is_seen_there(train: Train) -> None:
     found = train(NUM_STEPS, *_REPLICAS, entry=f"{__name__}:_train_as_on_a_cpu")

@@ -146,7 +146,7 @@ _BROKEN = {
 _DONE_WITHOUT = () if LINE == "0.12" else ("ModuleNotFoundError of a_library_of_it: No module",)
 
 
-@pytest.mark.matrix(keep=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("said", _BROKEN)
 def test_a_broken_optional_package_is_named_in_one_line(tmp_path: Path, said: str) -> None:
     """Through the launcher: the forkserver imports megatron before any rank does, and must outlive it."""

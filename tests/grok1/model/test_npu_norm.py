@@ -61,6 +61,7 @@ def test_it_is_refused_off_npus(device: Kind) -> None:
         check_npu_norm(device)
 
 
+@pytest.mark.slow
 def test_a_job_that_asks_for_it_on_a_cpu_ends_in_one_line() -> None:
     options = as_options([*ONE_RANK, "kernels.norm=npu"])
     done = run_grok1("train", "--recipe", "grok1-nano", "--device", "cpu", *options)

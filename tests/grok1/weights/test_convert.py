@@ -321,6 +321,7 @@ def test_a_weights_only_checkpoint_of_another_model_does_not_load(
 # ---- the command ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_command_goes_both_ways(tmp_path: Path, nano: Recipe) -> None:
     weights = random_published(nano)
     folder = write_published(tmp_path / "in", weights)
