@@ -47,6 +47,7 @@ def test_predictions_of_this_cpu(session: BenchSession, benchmark: Any) -> None:
     a_call, a_step = device.host.seconds_a_call, device.host.seconds_a_step
     text = "\n\n".join(
         (
+            f"device: {device.description}",
             f"host: {a_call.value * 1e6:.2f} us a call, {a_step.value * 1e3:.2f} ms a step ({a_call.source})",
             f"1 and 2 ranks: {accuracy(few).line()}",
             table(few),

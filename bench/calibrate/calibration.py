@@ -14,15 +14,15 @@ import psutil
 from scipy.optimize import nnls
 
 from bench.calibrate.collectives import CollectiveTime, cores_of, lines
+from bench.calibrate.crowding import crowd_jobs, crowd_misses, with_crowding
 from bench.calibrate.host import HostCost, HostSample, LoneStep, fitted, mean_of
 from bench.calibrate.in_step import as_run
 from bench.calibrate.operators import OperatorJob, OperatorTimes, Timed
-from bench.calibrate.signatures import count_steps, job_shape
+from bench.calibrate.steadiness import changes_of_speed
 from bench.calibrate.uncalled import uncalled
 from bench.lone_rank import LoneJob
 from bench.plan.device import Device
 from bench.plan.measured import (
-    Crowding,
     Measured,
     TimedAttention,
     TimedCollective,
@@ -30,18 +30,17 @@ from bench.plan.measured import (
     TimedProduct,
     TimedTraffic,
 )
-from bench.plan.measured_device import OperatorTable, crowded_seconds, predict_measured
+from bench.plan.measured_device import OperatorTable
 from grok1.config.load import ONE_RANK, load_recipe
 from grok1.config.recipe import Recipe
 from grok1.config.stages import first_rank_of_stage
 from grok1.device.kind import Kind
 from grok1.distributed.launch import check_machine, launch, preload_in_ranks
-from grok1.training.job import prepare
 
 ENTRIES = {name: f"bench.calibrate.{name}:run_rank" for name in ("operators", "host", "collectives")}
 CPU_JOBS = (2, 4, 8, 16)  # ranks of the jobs in which collectives are timed
 _ROUNDS = 7
-_STEP_LAUNCHES, _CROWD_LAUNCHES = 2, 2
+_STEP_LAUNCHES = 2
 _SHARE_OF_OPERATORS = 0.5  # of the budget; steps and collectives take the rest
 _NOT_MEASURED = "not measured: the tables take its place, or nothing of it was run"
 Say = Callable[[str], None]
@@ -55,15 +54,6 @@ class Sample:
     rank: int = 0
 
 
-@dataclass(frozen=True)
-class Miss:
-    """A run of several ranks beside its prediction, and how much of that is what crowding makes longer."""
-
-    step_seconds: float
-    predicted_seconds: float
-    crowded_seconds: float
-
-
 @dataclass
 class Findings:
     """What was measured."""
@@ -71,6 +61,7 @@ class Findings:
     operators: list[OperatorTimes] = field(default_factory=list)
     steps: list[LoneStep] = field(default_factory=list)
     collectives: list[TimedCollective] = field(default_factory=list)
+    launches_seconds: list[list[float]] = field(default_factory=list)  # a rank's step, in each launch of it
 
     @property
     def is_cold(self) -> bool:
@@ -128,7 +119,12 @@ def calibrate(device: Kind, samples: Sequence[Sample], minutes: float, say: Say)
         say(f"collectives among {ranks} ranks")
         together += collectives(device, ranks)
     profile = device_of(device, replace(found, collectives=together))
-    return with_crowding(profile, crowd_jobs(), say) if device == "cpu" else profile
+    misses = crowd_misses(profile, crowd_jobs(), say) if device == "cpu" else []
+    unsteady = changes_of_speed(found.launches_seconds, misses)
+    for change in unsteady:
+        say(f"warning: {change}; calibrate again when the machine is quiet")
+    profile = with_crowding(profile, misses) if misses else profile
+    return profile.model_copy(update={"description": "; ".join([profile.description, *unsteady])})
 
 
 def _ranks_alone(device: Kind, samples: Sequence[Sample], minutes: float, say: Say) -> Findings:
@@ -147,48 +143,8 @@ def _ranks_alone(device: Kind, samples: Sequence[Sample], minutes: float, say: S
         for each, launches in zip(samples, steps, strict=True):
             launches.append(launch(LoneJob(each.recipe, each.rank, _ROUNDS), starter, device, entry=ENTRIES["host"]))
     mean = [mean_of(launches) for launches in steps]
-    return Findings([as_run(times, step.operators) for times, step in zip(cold, mean, strict=True)], mean)
-
-
-def crowd_jobs() -> list[Recipe]:
-    """Jobs of several ranks that are run, to see what ranks take more beside each other than alone."""
-    pair, expert = "parallel.world_size=2", "parallel.expert=2"
-    tensor = ("parallel.tensor=2", "parallel.expert_tensor=2")
-    four = ("parallel.world_size=4", *tensor)
-    sixteen = ("parallel.world_size=16", "parallel.pipeline=2", expert, *tensor)
-    nano = [(pair,), (pair, *tensor), (pair, expert), four, sixteen]
-    return [
-        *(load_recipe("grok1-nano", [*ONE_RANK, *words]) for words in nano),
-        load_recipe("grok1-tiny", [*ONE_RANK, *four, expert]),
-        load_recipe("grok1-tiny"),
-    ]
-
-
-def with_crowding(device: Device, jobs: Sequence[Recipe], say: Say) -> Device:
-    """The profile with a factor a number of ranks: what makes of its jobs' predictions, best, their measured steps."""
-    measured = device.measured
-    assert measured is not None
-    misses: dict[int, list[Miss]] = defaultdict(list)
-    predicted = [
-        predict_measured(counts, job_shape(recipe), device)
-        for recipe, counts in zip(jobs, count_steps(jobs), strict=True)
-    ]
-    for _ in range(_CROWD_LAUNCHES):
-        for recipe, without in zip(jobs, predicted, strict=True):
-            ranks = recipe.parallel.world_size
-            say(f"a run of {recipe.name} on {ranks} ranks")
-            taken = launch(prepare(recipe, _ROUNDS), recipe, "cpu", entry="bench.calibrate.observed:run_rank")
-            crowded = crowded_seconds(without.terms, ranks, device.cores or ranks)
-            misses[ranks].append(Miss(statistics.median(taken["seconds"]), without.step_seconds, crowded))
-    rows = [Crowding(job_ranks=ranks, factor=crowding_of(each)) for ranks, each in sorted(misses.items())]
-    return device.model_copy(update={"measured": measured.model_copy(update={"crowding": rows})})
-
-
-def crowding_of(misses: Sequence[Miss]) -> float:
-    """The factor of the crowded seconds that leaves the least squares of relative errors; between 0.1 and 20."""
-    crowded = np.array([each.crowded_seconds / each.step_seconds for each in misses])
-    more = np.array([1.0 - each.predicted_seconds / each.step_seconds for each in misses])
-    return float(np.clip(1.0 + crowded @ more / max(crowded @ crowded, 1e-12), 0.1, 20.0))
+    timed = [as_run(times, step.operators) for times, step in zip(cold, mean, strict=True)]
+    return Findings(timed, mean, launches_seconds=[[each.seconds for each in launches] for launches in steps])
 
 
 def collectives(device: Kind, ranks: int) -> list[TimedCollective]:

@@ -205,7 +205,7 @@ def test_on_several_nodes_all_but_the_main_job_say_why_they_are_skipped(tmp_path
     assert "passed" not in done.stdout.splitlines()[-1]
 
 
-@pytest.mark.matrix(keep=1)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "files"),
     [

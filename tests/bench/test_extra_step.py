@@ -61,6 +61,7 @@ def test_a_run_is_kept_whose_extra_step_fails(
     assert reason in warnings[0]
 
 
+@pytest.mark.slow
 def test_a_profiler_that_fails_is_said_and_the_step_goes_on(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

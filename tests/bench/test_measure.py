@@ -138,6 +138,7 @@ def test_seconds_since(before: float | None, after: float | None, expected: floa
     assert seconds_since(_lost(before, 0.0), _lost(after, 0.0)) == _lost(expected, 0.0)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not psutil.LINUX, reason="the system does not say")
 def test_what_our_processes_do_is_not_others_work() -> None:
     """Ranks are children of the forkserver, which waits for them; what they did stays in the count."""

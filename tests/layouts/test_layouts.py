@@ -56,7 +56,7 @@ def one_then_all(world_sizes: Iterable[int]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize(("world_size", "most"), cases)
 
 
-@pytest.mark.matrix(keep=2)
+@pytest.mark.matrix(keep=1)
 @pytest.mark.parametrize("world_size", SAMPLE)
 def test_layouts_train_as_one_rank_does(world_size: int) -> None:
     trials = sampled(accepted_trials(world_size), SAMPLE[world_size])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.calibrate import calibration
+from bench.calibrate import calibration, crowding
 from bench.calibrate.signatures import count_steps, job_shape
 from bench.ledger.count import count
 from bench.plan.device import load_device
@@ -45,7 +45,7 @@ def test_signatures_are_called_as_often_as_the_ledger_counts_operators() -> None
 def test_a_rank_is_calibrated_and_its_step_predicted(
     bench: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pair = calibration.crowd_jobs()[:1]
+    pair = crowding.crowd_jobs()[:1]
     monkeypatch.setattr(calibration, "CPU_JOBS", (2,))
     monkeypatch.setattr(calibration, "crowd_jobs", lambda: pair)
     path = tmp_path / "device.json"

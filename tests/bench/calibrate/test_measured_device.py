@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.calibrate.calibration import Findings, Miss, crowding_of, device_of, merged
+from bench.calibrate.calibration import Findings, device_of, merged
 from bench.calibrate.collectives import CollectiveTime, lines
+from bench.calibrate.crowding import Miss, crowding_of
 from bench.calibrate.host import LoneStep
 from bench.calibrate.operators import OperatorTimes, Timed
 from bench.plan.device import Device, load_device, write_device

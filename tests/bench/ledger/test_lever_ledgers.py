@@ -38,7 +38,7 @@ CASES = {
 }
 
 
-@pytest.mark.matrix(keep=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_counts_are_those_of_real_ranks_and_memory_within_two_percent(case: str) -> None:
     recipe: Recipe = load_recipe("grok1-nano", [*FOUR_RANKS, *CASES[case]])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.grok1.conftest import run_python
 
 SCRIPT = """
@@ -15,6 +17,7 @@ print(with_it - before, measuring.bytes_in_use() - before)
 """
 
 
+@pytest.mark.slow
 def test_it_follows_what_is_allocated_and_freed() -> None:
     grown, left = map(int, run_python(SCRIPT, "cpu").stdout.split())
     assert 2**27 <= grown < 2**28

@@ -25,6 +25,7 @@ def test_it_is_never_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert processor_name(tmp_path / "absent") == "cpu"
 
 
+@pytest.mark.slow
 def test_host_and_device_give_the_same_name() -> None:
     said = run_python("from grok1.device import measuring\nprint(measuring.describe().name)", "cpu").stdout.strip()
     assert host()["cpu_name"] == said == processor_name()

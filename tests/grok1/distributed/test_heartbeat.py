@@ -167,6 +167,7 @@ def test_a_stopped_rank_ends_all_and_itself_and_is_named(job: Job, lost: int) ->
     assert f"\n  rank {lost}: starting, stopped\n" in f"{ended[0][1]}"
 
 
+@pytest.mark.slow
 def test_a_rank_that_hangs_ends_all_and_is_told_from_those_that_wait_for_it(job: Job) -> None:
     ranks = job(3, limit_seconds=3.0)
     for _ in range(2):

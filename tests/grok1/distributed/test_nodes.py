@@ -183,6 +183,7 @@ def _listens(nodes: Nodes) -> bool:
     return False
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words", [b"", b"GET / HTTP/1.1\r\n\r\n", b"[" * 3 * MAX_LINE_BYTES, b'{"alive": 1, "x": 2}\n']
 )

@@ -150,6 +150,7 @@ def test_the_kernels_count_of_those_that_it_ended_is_found(tmp_path: Path, group
     assert oom_kills(tmp_path / "groups", tmp_path / "mounted") == 3
 
 
+@pytest.mark.slow
 def test_a_rank_that_the_memory_limit_ended_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
     counts = iter([7, 8])
     monkeypatch.setattr(launching, "oom_kills", lambda: next(counts))

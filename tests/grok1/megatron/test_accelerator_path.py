@@ -158,7 +158,7 @@ def test_modules_of_megatron_keep_on_a_gpu_what_only_a_cpu_replaces() -> None:
     assert json.loads(done.stdout) == dict.fromkeys(("generator", "splits", "compiler"), True)
 
 
-@pytest.mark.matrix(keep=1)
+@pytest.mark.slow
 @ONLY_0_12
 @pytest.mark.parametrize("layout", [_REPLICAS, _EXPERT_REPLICAS], ids=["each expert once", "experts twice"])
 def test_replicas_stay_equal_where_each_optimizer_gathers_its_own_kind_only(

@@ -68,6 +68,7 @@ def test_what_is_built_can_be_imported(folder: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_four_ranks_build_once_and_wait(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     programs = compiler(tmp_path, monkeypatch, SLOW_COMPILER)
     script = f"""

@@ -68,7 +68,7 @@ def test_a_checkpoint_right_after_steps_holds_the_whole_weights(make_job: MakeJo
     assert all((at_end[name] == overlapped[name]).all() for name in at_end)
 
 
-@pytest.mark.matrix(keep=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("when", ["at_end", "overlapped"])
 def test_waiting_for_gradients_and_weights_is_communication(when: str, train: Train) -> None:
     entry = f"{__name__}:_train_by_a_clock_of_waits"

@@ -1,0 +1,87 @@
+"""What ranks of one CPU take more beside each other than alone: jobs of several ranks, run and predicted."""
+
+from __future__ import annotations
+
+import statistics
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from bench.calibrate.signatures import count_steps, job_shape
+from bench.plan.device import Device
+from bench.plan.measured import Crowding
+from bench.plan.measured_device import crowded_seconds, predict_measured
+from grok1.config.load import ONE_RANK, load_recipe
+from grok1.config.recipe import Recipe
+from grok1.distributed.launch import launch
+from grok1.training.job import prepare
+
+_LAUNCHES, _ROUNDS = 2, 7
+
+
+@dataclass(frozen=True)
+class Miss:
+    """A run of several ranks beside its prediction, and how much of that is what crowding makes longer."""
+
+    step_seconds: float
+    predicted_seconds: float
+    crowded_seconds: float
+    ranks: int = 2
+    has_cores: bool = True  # a core for each rank
+
+    @property
+    def alone_seconds(self) -> float:
+        """What is predicted of it but for that."""
+        return self.predicted_seconds - self.crowded_seconds
+
+
+def crowd_jobs() -> list[Recipe]:
+    """Jobs of several ranks that are run, to see what ranks take more beside each other than alone."""
+    pair, expert = "parallel.world_size=2", "parallel.expert=2"
+    tensor = ("parallel.tensor=2", "parallel.expert_tensor=2")
+    four = ("parallel.world_size=4", *tensor)
+    sixteen = ("parallel.world_size=16", "parallel.pipeline=2", expert, *tensor)
+    nano = [(pair,), (pair, *tensor), (pair, expert), four, sixteen]
+    return [
+        *(load_recipe("grok1-nano", [*ONE_RANK, *words]) for words in nano),
+        load_recipe("grok1-tiny", [*ONE_RANK, *four, expert]),
+        load_recipe("grok1-tiny"),
+    ]
+
+
+def crowd_misses(device: Device, jobs: Sequence[Recipe], say: Callable[[str], None]) -> list[Miss]:
+    """Runs of these jobs beside what the profile predicts of them without crowding."""
+    misses: list[Miss] = []
+    predicted = [
+        predict_measured(counts, job_shape(recipe), device)
+        for recipe, counts in zip(jobs, count_steps(jobs), strict=True)
+    ]
+    for _ in range(_LAUNCHES):
+        for recipe, without in zip(jobs, predicted, strict=True):
+            ranks, cores = recipe.parallel.world_size, device.cores or recipe.parallel.world_size
+            say(f"a run of {recipe.name} on {ranks} ranks")
+            taken = launch(prepare(recipe, _ROUNDS), recipe, "cpu", entry="bench.calibrate.observed:run_rank")
+            crowded = crowded_seconds(without.terms, ranks, cores)
+            seconds = statistics.median(taken["seconds"])
+            misses.append(Miss(seconds, without.step_seconds, crowded, ranks, has_cores=ranks <= cores))
+    return misses
+
+
+def with_crowding(device: Device, misses: Sequence[Miss]) -> Device:
+    """The profile with a factor a number of ranks: what makes of the jobs' predictions, best, their measured steps."""
+    measured = device.measured
+    assert measured is not None
+    by_ranks: dict[int, list[Miss]] = defaultdict(list)
+    for each in misses:
+        by_ranks[each.ranks].append(each)
+    rows = [Crowding(job_ranks=ranks, factor=crowding_of(each)) for ranks, each in sorted(by_ranks.items())]
+    return device.model_copy(update={"measured": measured.model_copy(update={"crowding": rows})})
+
+
+def crowding_of(misses: Sequence[Miss]) -> float:
+    """The factor of the crowded seconds that leaves the least squares of relative errors; between 0.1 and 20."""
+    crowded = np.array([each.crowded_seconds / each.step_seconds for each in misses])
+    more = np.array([1.0 - each.predicted_seconds / each.step_seconds for each in misses])
+    return float(np.clip(1.0 + crowded @ more / max(crowded @ crowded, 1e-12), 0.1, 20.0))
