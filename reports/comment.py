@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from bench.judge.evidence import FAMILY_ERROR
-from bench.judge.metrics import RATE, STEP
+from bench.judge.metrics import STEP
 from bench.judge.verdict import Verdict
-from bench.judge.words import confidence, figure, interval_of
+from bench.judge.words import confidence, interval_of
 from bench.records.record import Record
 from reports.case import CaseResult
+from reports.formats import Unit, rate_unit, seconds_unit
 from reports.headline import headline
 from reports.markdown import Markup, details, state_cell, table, text
 from reports.tables.overview import processors
@@ -52,12 +53,16 @@ _LEGEND = (
 
 
 def _table(verdicts: Sequence[Verdict]) -> str:
-    headers = ["verdict", "case", "tokens/s/p", "s/step", "change", "interval", "runs", "baseline"]
-    rows = [_row(each) for each in verdicts[:_MAX_CASES]]
+    shown = verdicts[:_MAX_CASES]
+    measured = [each.measured for each in shown if each.measured is not None]
+    rate = rate_unit(each.tokens_per_second_per_processor for each in measured)
+    step = seconds_unit(each.step_seconds for each in measured)
+    headers = ["verdict", "case", "tokens/s/p", step.per("step"), "change", "interval", "runs", "baseline"]
+    rows = [_row(each, rate, step) for each in shown]
     return table(headers, rows, numbers=range(2, 7)) + _more(len(verdicts), _MAX_CASES)
 
 
-def _row(verdict: Verdict) -> list[Markup]:
+def _row(verdict: Verdict, rate: Unit, step: Unit) -> list[Markup]:
     row, measured = verdict.judged(STEP), verdict.measured
     ends = None if row is None else interval_of(row)
     return [
@@ -66,8 +71,8 @@ def _row(verdict: Verdict) -> list[Markup]:
         *(
             Markup(text(cell, _FIGURE))
             for cell in (
-                "–" if measured is None else figure(RATE, measured.tokens_per_second_per_processor),
-                "–" if measured is None else f"{measured.step_seconds:.4g}",
+                "–" if measured is None else rate.of(measured.tokens_per_second_per_processor),
+                "–" if measured is None else step.of(measured.step_seconds),
                 "–" if row is None else f"{row.change_percent:+.1f} %",
                 "–" if ends is None else f"{ends} %",
                 "–" if measured is None else str(measured.runs),

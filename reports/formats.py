@@ -72,9 +72,10 @@ LOSS = Unit("", 1.0, "", 4)
 
 
 def fitting(values: Iterable[float], units: Sequence[Unit], digits: int = _DIGITS) -> Unit:
-    """The largest unit that the largest figure fills, with decimals for so many of its digits."""
-    most = max((abs(value) for value in values), default=0.0)
-    unit = next((unit for unit in units if most >= unit.size), units[-1])
+    """The largest unit that the largest figure fills, with decimals for so many of its digits. Of none, the largest."""
+    sizes = [abs(value) for value in values]
+    most = max(sizes, default=0.0)
+    unit = next((unit for unit in units if most >= unit.size), units[-1] if sizes else units[0])
     whole = math.floor(math.log10(most / unit.size)) + 1 if most and math.isfinite(most) else 1
     return replace(unit, decimals=min(6, max(0, digits - max(1, whole))))
 

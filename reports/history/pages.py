@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from bench.history.change_points import LEAST_RUNS
 from bench.history.words import between, commit_name, hints, place, summary, told_size
-from reports.formats import rate, rate_unit, seconds_unit
+from reports.formats import rate_unit, seconds_unit
 from reports.history import tables
 from reports.history.frame import page
 from reports.history.series import SHOWN_POINTS, Series, case_page, points_page
@@ -54,14 +54,16 @@ def _named(series: Series) -> Html:
 
 
 def _cases(series: Sequence[Series]) -> Html:
-    headers = ["case", "where", "trend", "tokens/s/p", "s/step", "last change", "last run", "commit", "runs"]
+    rates = rate_unit(each.runs[-1].tokens_per_second_per_processor for each in series)
+    step = seconds_unit(each.runs[-1].step_seconds for each in series)
+    headers = ["case", "where", "trend", "tokens/s/p", step.per("step"), "last change", "last run", "commit", "runs"]
     rows = [
         [
             link(f"{case_page(each.case)}#{each.name}", each.case),
             place(each.runs),
             spark(each.runs),
-            rate(each.runs[-1].tokens_per_second_per_processor),
-            f"{each.runs[-1].step_seconds:.4g}",
+            rates.of(each.runs[-1].tokens_per_second_per_processor),
+            step.of(each.runs[-1].step_seconds),
             _last_change(each),
             each.runs[-1].created_at[:10],
             commit_name(each.runs[-1]),

@@ -71,6 +71,17 @@ def test_of_several_cases_the_worst_is_first_and_all_are_counted(synthetic_recor
     ]
 
 
+def test_a_column_has_one_unit_and_the_same_decimals(synthetic_record) -> None:
+    device = {"peak_flops_per_second": None, "peak_source": None}
+    steps = {"a": 0.25, "b": 0.0314}
+    records = [synthetic_record(case=name, median_seconds=step, device=device) for name, step in steps.items()]
+    header, *rows = (line for line in comment(assess(records, [])).splitlines() if line.startswith("| "))
+    assert [cell.strip() for cell in header.split("|")][4] == "ms/step"
+    shown = [row.split("|")[4].strip() for row in rows]
+    assert sorted(map(float, shown)) == pytest.approx([31.4, 250.0], rel=0.02)
+    assert {len(each.partition(".")[2]) for each in shown} == {1}
+
+
 def test_what_ab_settled_is_not_told_by_the_row_that_was_in_doubt() -> None:
     row = Row("step_seconds", 1.1, 1.0, 10.0, 5.0, "inconclusive", "b", "s", evidence())
     said = comment([CaseResult(Verdict("fail", "c", "FAIL: c is slower by A/B", (row,)))])
@@ -127,7 +138,7 @@ def check(said: str) -> None:
     assert said.count("<!--") == 1
     assert re.findall(r"\]\([^)]*\)", said) == ["](report.html)"]
     assert not [line for line in lines if line.lstrip().startswith("/")]
-    tags = set(re.findall(r"<[^>]*>", said)) - {MARKER}
+    tags = set(re.findall(r"<[^ >][^>]*>", said)) - {MARKER}  # "< 0.1": with a space it begins none
     assert tags == {"<details>", "</details>", "<summary>", "</summary>"}
     assert "@" not in said
 

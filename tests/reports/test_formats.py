@@ -48,3 +48,7 @@ def test_what_is_too_small_for_its_column_says_so() -> None:
     assert (unit.of(0.0), unit.of(0.001), unit.of(-0.001)) == ("0.00", "< 0.01", "> -0.01")
     assert percent(0.123) == "12.3 %"
     assert traffic(29.28e6) == "29.28 MB"
+
+
+def test_a_column_of_nothing_is_in_the_usual_unit() -> None:
+    assert (seconds_unit([]).name, bytes_unit([]).name) == ("s", "GiB")

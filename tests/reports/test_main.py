@@ -43,8 +43,11 @@ def test_a_fail_exits_one_with_its_report_written(synthetic_record, tmp_path: Pa
 def test_a_missing_baseline_fails_only_on_request(records: Path, tmp_path: Path, without_plots) -> None:
     (tmp_path / "none").mkdir()
     arguments = (records, "-o", tmp_path / "out", "--baselines", tmp_path / "none")
-    assert call(*arguments).exit_code == 0
-    assert call(*arguments, "--require-baseline").exit_code == 1
+    passed, failed = call(*arguments), call(*arguments, "--require-baseline")
+    assert (passed.exit_code, failed.exit_code) == (0, 1)
+    for done, follows in ((passed, "--require-verdict would fail it"), (failed, "which fails")):
+        assert done.stdout.startswith("NOTHING WAS DECIDED about grok1-40b (no baseline), ")
+        assert follows in done.stdout.splitlines()[0]
 
 
 def test_the_step_summary_comes_from_the_environment(records: Path, tmp_path: Path, without_plots) -> None:
