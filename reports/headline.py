@@ -28,7 +28,9 @@ def verdict_line(case: CaseResult) -> str:
     verdict, row = case.verdict, deciding_row(case.verdict)
     word = state_words(verdict.state).upper()
     if row is not None:
-        return f"{word}: {verdict.case} {_told(row)}"
+        # beside a published figure its own metric is told, as the sentence below tells it
+        shown = row if row.evidence is not None else verdict.judged(RATE) or row
+        return f"{word}: {verdict.case} {_told(shown)}"
     if verdict.state == "no_baseline" and case.measured:
         return f"{word}: {verdict.case} ran at {_measured(case)}"
     return verdict.sentence

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bench.commands.gate import _table
-from bench.judge.baseline import recorded_baseline
+from bench.judge.baseline import load_baselines, recorded_baseline
 from bench.judge.gate import judge
 from bench.judge.junit import as_junit
 from bench.records.record import Record
@@ -29,6 +29,7 @@ MACHINES = st.sampled_from([0.0, 0.0, 0.0, 1e4])
 SECONDS = st.floats(30.0, 50.0)
 RUNS = st.one_of(*(st.lists(st.tuples(SECONDS, MACHINES), min_size=n, max_size=n) for n in (1, 2, 6)))
 BASELINE = recorded_baseline([build_synthetic_record(seed=90 + index, noise=0.003) for index in range(5)], "to test")
+PUBLISHED = load_baselines(Path(__file__).parents[2] / "baselines")
 SPEED = re.compile(r"([\d,.]+) tokens/s/p \(([\d.]+) s/step\)")
 
 
@@ -90,6 +91,18 @@ def test_every_place_states_the_same_speed(runs: list[tuple[float, float]], with
     (case,) = assess(records, [BASELINE] if with_baseline else [])
     said = _said(case, records, with_baseline)
     assert all(_is_of(each, case) for each in said), said
+
+
+@settings(max_examples=12, suppress_health_check=[HealthCheck.too_slow])
+@given(RUNS)
+def test_a_change_beside_a_published_figure_is_one_number(runs: list[tuple[float, float]]) -> None:
+    """Of tokens/s/p: the same change of s/step is another percentage."""
+    (case,) = assess(_records(runs), PUBLISHED)
+    told = [
+        re.findall(r"ran ([\d.]+ % (?:slower|faster)) than its", said)
+        for said in (headline([case]), case.verdict.sentence)
+    ]
+    assert told[0] == told[1] != [], (headline([case]), case.verdict.sentence)
 
 
 @pytest.mark.parametrize("count", [1, 2, 6])
