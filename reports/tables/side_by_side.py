@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from bench.judge.difference import MIN_BASELINE_RUNS
 from bench.judge.words import times
 from reports.case import CaseResult
-from reports.formats import more
+from reports.formats import Unit, bytes_unit, flops_unit, more, rate_unit, seconds_unit
 from reports.markdown import anchored, details, table, text
 from reports.tables.side_changes import Figure, change
 from reports.tables.sides import MAX_SIDES, Side, sides_of, what_differs, what_is_equal
@@ -66,15 +66,15 @@ def _sentence(first: Side, other: Side) -> str:
     return f"{other.name} is {times(slowdown.percent, low, high)} than {first.name} in tokens/s/p"
 
 
-_SPEED = Figure("tokens/s/p", lambda each: each.tokens_per_second_per_processor, ",.5g", "rate")
+_SPEED = Figure("tokens/s/p", lambda each: each.tokens_per_second_per_processor, rate_unit, "rate")
 _FIGURES = (
     _SPEED,
-    Figure("s/step, median", lambda each: each.median_step_seconds, ".4g", "time"),
-    Figure("s/step, mean", lambda each: each.mean_step_seconds, ".4g", "time"),
-    Figure("s/step, p95", lambda each: each.p95_step_seconds, ".4g", "time"),
-    Figure("TFLOP/s/p", lambda each: each.tflops_per_second_per_processor, ".4g", "rate"),
+    Figure("{unit}/step, median", lambda each: each.median_step_seconds, seconds_unit, "time"),
+    Figure("{unit}/step, mean", lambda each: each.mean_step_seconds, seconds_unit, "time"),
+    Figure("{unit}/step, p95", lambda each: each.p95_step_seconds, seconds_unit, "time"),
+    Figure("{unit}/p", lambda each: each.tflops_per_second_per_processor * 1e12, flops_unit, "rate"),
     Figure("MFU", lambda each: each.mfu, ".1%"),
-    Figure("peak memory, GiB", lambda each: each.peak.max_bytes / 2**30 or None, ".2f", "bytes"),
+    Figure("peak memory, {unit}", lambda each: each.peak.max_bytes or None, bytes_unit, "bytes"),
     Figure("pipeline bubble", lambda each: each.bubble_measured, ".1%"),
     Figure("communication, of a step", lambda each: each.communication_share, ".1%"),
     Figure("skew between ranks", lambda each: each.skew, "+.1%"),
@@ -82,9 +82,12 @@ _FIGURES = (
 )
 
 
-def _phase(name: str) -> Figure:
+def _phase(name: str, unit: Unit) -> Figure:
     return Figure(
-        f"{name}, s", lambda each: each.phase_seconds.get(name, 0.0) if each.phase_seconds else None, ".4g", "part"
+        f"{name}, {{unit}}",
+        lambda each: each.phase_seconds.get(name, 0.0) if each.phase_seconds else None,
+        lambda _: unit,
+        "part",
     )
 
 
@@ -92,11 +95,13 @@ def _figures(sides: Sequence[Side]) -> str:
     phases = dict.fromkeys(name for side in sides for run in side.runs for name in run.summary.phase_seconds)
     headers = ["", "A", *(word for side in sides[1:] for word in (side.name, f"{side.name} from A"))]
     rows = [["runs", *_cells([str(len(side.runs)) for side in sides], [""] * (len(sides) - 1))]]
-    for figure in (*_FIGURES, *map(_phase, list(phases)[:_MAX_PHASES])):
-        shown = [figure.shown(side) for side in sides]
+    every = [seconds for side in sides for run in side.runs for seconds in run.summary.phase_seconds.values()]
+    parts = [_phase(name, seconds_unit(every)) for name in list(phases)[:_MAX_PHASES]]  # parts of one sum, in one unit
+    for figure in (*_FIGURES, *parts):
+        title, shown = figure.row(sides)
         changes = [change(sides[0], side, figure) for side in sides[1:]]
         if any(cell != "–" for cell in shown):
-            rows.append([figure.title, *_cells(shown, ["" if each is None else each.told for each in changes])])
+            rows.append([title, *_cells(shown, ["" if each is None else each.told for each in changes])])
     return table(headers, rows, numbers=range(1, len(headers))) + more(len(phases), _MAX_PHASES, "phases")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,6 +13,7 @@ from bench.judge.evidence import weigh
 from bench.judge.sessions import are_virtual, assumed_level, labels, stamp_of
 from bench.judge.stats import Summary
 from bench.judge.words import of_rate
+from reports.formats import Unit
 from reports.tables.sides import Side
 
 _ALPHA = 0.025  # of each end: intervals of 95 %
@@ -23,17 +24,22 @@ Kind = Literal["time", "rate", "bytes", "part", "shown"]
 
 @dataclass(frozen=True)
 class Figure:
-    """What is shown of every side, in one row."""
+    """What is shown of every side, in one row. Where `form` finds a unit, `{unit}` in the title is its name."""
 
     title: str
     get: Callable[[Summary], float | None]
-    form: str
+    form: str | Callable[[Iterable[float]], Unit]
     kind: Kind = "shown"
 
-    def shown(self, side: Side) -> str:
-        """The median over the side's runs."""
-        value = over_runs((run.summary for run in side.runs), self.get)
-        return "–" if value is None else f"{value:{self.form}}".replace("%", " %")
+    def row(self, sides: Sequence[Side]) -> tuple[str, list[str]]:
+        """The title and, of each side, the median over its runs; in one unit, with the same decimals."""
+        medians = [over_runs((run.summary for run in side.runs), self.get) for side in sides]
+        if isinstance(self.form, str):
+            form = self.form
+            return self.title, ["–" if each is None else f"{each:{form}}".replace("%", " %") for each in medians]
+        unit = self.form([each for each in medians if each is not None])
+        cells = ["–" if each is None else unit.of(each) for each in medians]
+        return self.title.replace("{unit}", unit.name), cells
 
     def values(self, side: Side) -> list[float] | None:
         """Of every run; None unless every run has it."""

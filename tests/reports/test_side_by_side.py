@@ -78,6 +78,16 @@ def test_too_few_runs_have_no_interval_and_say_so() -> None:
     assert " to +" not in text[text.index("### Figures of all") :]
 
 
+def test_a_row_has_one_unit_and_equal_decimals_and_phases_share_theirs() -> None:
+    device = {"peak_flops_per_second": None, "peak_source": None}
+    fast, slow = runs(1, 0.25, device=device), runs(1, 0.0314, first=10, device=device, commit={"sha": "1" * 40})
+    lines = [line for line in told(*fast, *slow).splitlines() if line.startswith("| ")]
+    rows = {cells[1]: cells[2:4] for cells in ([cell.strip() for cell in line.split("|")] for line in lines)}
+    for name in ("tokens/s/p", "ms/step, median", "PFLOP/s/p", "peak memory, GiB", "forward, ms", "data, ms"):
+        one, other = (cell.partition(".")[2] for cell in rows[name])
+        assert len(one) == len(other), (name, rows[name])
+
+
 def test_memory_has_no_level_of_a_session() -> None:
     """What a job needs it needs in every session, so that a hundredth more of it is seen."""
     more = [rank.model_dump() | {"peak_bytes": rank.peak_bytes * 101 // 100} for rank in runs(1)[0].ranks]
