@@ -20,6 +20,7 @@ from bench.calibrate.in_step import as_run
 from bench.calibrate.operators import OperatorJob, OperatorTimes, Timed
 from bench.calibrate.steadiness import changes_of_speed
 from bench.calibrate.uncalled import uncalled
+from bench.cases import select
 from bench.lone_rank import LoneJob
 from bench.plan.device import Device
 from bench.plan.measured import (
@@ -72,7 +73,7 @@ class Findings:
 def default_samples(device: Kind) -> list[Sample]:
     """Ranks whose operators are of all sizes that this device is used for."""
     if device != "cpu":
-        return [Sample(load_recipe("grok1-40b-tuned" if device == "cuda" else "grok1-40b"))]
+        return [Sample(load_recipe(select(None, device)[0].recipe))]
     stock = tuple(
         f"kernels.{part}={choice}"
         for part, choice in (

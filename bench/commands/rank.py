@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from bench.cases import select
 from bench.commands.expected import DeviceProfile, told
 from bench.commands.ledger import routing_shares
 from bench.judge.alone import Alone, alone
@@ -30,7 +31,13 @@ _MIN_STEPS = 4  # the first is warm-up, and a verdict needs three
 
 
 def rank_command(
-    recipe: Annotated[str, typer.Option(help="A shipped recipe (see `grok1 recipes`) or a .toml file.")] = "grok1-40b",
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            help="A shipped recipe (see `grok1 recipes`) or a .toml file. "
+            "Default: grok1-40b on npu, grok1-40b-tuned on cuda, grok1-tiny on cpu."
+        ),
+    ] = None,
     overrides: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Change one recipe value. Repeatable."),
@@ -57,7 +64,8 @@ def rank_command(
     from bench import lone_rank
     from bench.plan.expected import check_profile, known_expectations
 
-    chosen = load_recipe(recipe, overrides or [])
+    kind = chosen_kind(device)
+    chosen = load_recipe(recipe or select(None, kind)[0].recipe, overrides or [])
     job = lone_rank.LoneJob(chosen, rank, steps, tuple(routing_shares(routing) or ()))
     lone_rank.check(job)
     if device_profile is not None:
@@ -65,7 +73,7 @@ def rank_command(
     name = case or f"{chosen.name}-rank-{rank}"
     found: list[tuple[Path, Record]] = []
     for run in range(runs):
-        record = lone_rank.run(name, job, chosen_kind(device), _shown(run + 1, runs, steps))
+        record = lone_rank.run(name, job, kind, _shown(run + 1, runs, steps))
         path = results / "records" / file_name(record)
         record.write(path)
         found.append((path, record))

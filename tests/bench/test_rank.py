@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
+from bench.cases import select
+from bench.commands import rank
 from bench.commands.app import app
 from bench.lone_rank import is_operator
 from bench.plan.expected import rank_work
@@ -116,3 +118,21 @@ def test_a_rank_that_is_not_there_or_does_not_fit_is_refused(
 )
 def test_marks_are_no_operators(name: str, device: str, is_one: bool) -> None:
     assert is_operator(name, device) == is_one
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda", "npu"])
+def test_without_a_recipe_the_devices_own_is_taken(
+    device: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (own,) = select(None, device)
+    asked: list[str] = []
+
+    def refuse(name: str, *_: object) -> None:
+        asked.append(name)
+        raise ValueError("enough")
+
+    monkeypatch.setattr(rank, "load_recipe", refuse)
+    monkeypatch.setattr(rank, "chosen_kind", lambda _: device)
+    rank_command(tmp_path)
+    assert asked == [own.recipe]
+    assert f"{own.recipe} on {device}" in " ".join(CliRunner().invoke(app, ["rank", "--help"]).output.split())
