@@ -108,6 +108,7 @@ def plan(
         named = layout_named(explain, chosen, world_size or chosen.parallel.world_size)
         _explain(_times(named, profile, level, anchor), json_path)
         if picture is None:  # which alone needs the other layouts
+            _tell_of_line()
             return
     asked = _Asked.of(memory_gib, device, communicator_mb)
     layouts = candidates(chosen, world_size or chosen.parallel.world_size, _named(axes))

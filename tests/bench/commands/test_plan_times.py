@@ -45,7 +45,7 @@ def test_a_picture_is_of_its_files_kind(bench: Command, tmp_path: Path) -> None:
 
 def test_another_megatron_than_the_planned_one_is_told(bench: Command, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(installed, "megatron_line", lambda: "0.16")
-    for words in (["--top", 1], ["--fits", "--top", 1]):
+    for words in (["--top", 1], ["--fits", "--top", 1], ["--explain", "TP4 PP2 EP2 ETP4 mb1"]):
         code, _, err = bench("plan", *TINY, *A2, "--axes", "tensor", *words)
         assert code == 0
         assert err.startswith("planned for megatron-core 0.12; 0.16 is installed, whose memory and exchanges differ")
