@@ -70,7 +70,8 @@ def write_cases(
                 for name, picture in pictures.items():
                     write_atomically(place / plot_name(index, name), picture)
             shown.append(tuple(pictures))
-        markdown = body(cases, shown, _ledgers(ledgers, folder), ledgers)
+        counted = _ledgers(ledgers, ((folder, WIDE), (Path(narrow), NARROW)))
+        markdown = body(cases, shown, counted, ledgers)
         title = markdown.splitlines()[0].lstrip("# ")
         state = cases[0].verdict.state if cases else "none"
         if cases:
@@ -79,7 +80,7 @@ def write_cases(
         write_atomically(folder / "report.html", page(markdown, folder, title, state, Path(narrow)).encode())
         write_atomically(folder / REPORT_NAME, markdown.encode())
     if step_summary is not None:
-        _append_summary(step_summary, body(cases, None, _ledgers(ledgers, None), ledgers))
+        _append_summary(step_summary, body(cases, None, _ledgers(ledgers, ()), ledgers))
     return output / REPORT_NAME
 
 
@@ -109,8 +110,8 @@ def _collecting_only_what_is_new() -> Iterator[None]:
         gc.unfreeze()
 
 
-def _ledgers(ledgers: Sequence[Ledger], folder: Path | None) -> list[str]:
-    return [part for index, ledger in enumerate(ledgers) for part in section_of(ledger, folder, index)]
+def _ledgers(ledgers: Sequence[Ledger], places: Sequence[tuple[Path, float]]) -> list[str]:
+    return [part for index, ledger in enumerate(ledgers) for part in section_of(ledger, places, index)]
 
 
 def _pictures(case: CaseResult, width: float) -> dict[str, bytes]:

@@ -6,7 +6,8 @@ A ledger may come from a stranger: its names are escaped, and what it may hold t
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 from bench.ledger.schema import Ledger, RankLedger, group_totals, phase_totals
@@ -20,10 +21,11 @@ from reports.markdown import table, text
 _MAX_NAMES = 40
 
 
-def section_of(ledger: Ledger, folder: Path | None, index: int = 0) -> list[str]:
+def section_of(ledger: Ledger, places: Sequence[tuple[Path, float]], index: int = 0) -> list[str]:
     """The parts of a report, as Markdown, that tell of this ledger.
 
-    Its plots are written into `folder`; with None there are none. `index` keeps two ledgers' plots apart.
+    Its plots are written into each of `places`: a folder, and how wide those in it are, in inches. Without one
+    there are none. `index` keeps two ledgers' plots apart.
     """
     ranks = ledger.ranks[:MAX_RANKS]
     labels, units = _labels(ranks), units_of(ledger)
@@ -33,13 +35,13 @@ def section_of(ledger: Ledger, folder: Path | None, index: int = 0) -> list[str]
     parts += [
         "### What a rank holds and does in a step",
         _overview(ranks, units),
-        *_shown("flops", flops_picture(ranks, labels, units), folder, index),
-        *_shown("collectives", collectives_picture(ranks, labels, units), folder, index),
+        *_shown("flops", partial(flops_picture, ranks, labels, units), places, index),
+        *_shown("collectives", partial(collectives_picture, ranks, labels, units), places, index),
         "### Memory at the peak",
         _memory(ranks, units.memory),
-        *_shown("memory", memory_picture(ranks, labels, units.memory), folder, index),
+        *_shown("memory", partial(memory_picture, ranks, labels, units.memory), places, index),
     ]
-    if folder is not None and len(ranks) > MAX_PANELS:
+    if places and len(ranks) > MAX_PANELS:
         parts.append(f"The picture has room for {MAX_PANELS} of these ranks.")
     for label, rank in zip(labels, ranks, strict=True):
         parts += [f"### {label.capitalize()}", _phases(rank, units), _collectives(rank, units.collective)]
@@ -174,13 +176,17 @@ def _left(rows: Sequence[object]) -> str:
     return f"\n\n{len(rows) - _MAX_NAMES} more are in the ledger." if len(rows) > _MAX_NAMES else ""
 
 
-def _shown(name: str, picture: bytes | None, folder: Path | None, index: int) -> list[str]:
+def _shown(
+    name: str, draw: Callable[[float], bytes | None], places: Sequence[tuple[Path, float]], index: int
+) -> list[str]:
     """Writes a picture and shows it. Its name is plain numbers: a ledger's own words have no place in a path."""
-    if picture is None or folder is None:
-        return []
-    file = f"ledger-{index + 1}-{name}.svg"
-    write_atomically(folder / file, picture)
-    return [f"![{CAPTIONS[name]}]({file})"]
+    file, shown = f"ledger-{index + 1}-{name}.svg", []
+    for folder, width in places:
+        picture = draw(width)
+        if picture is not None:
+            write_atomically(folder / file, picture)
+            shown = [f"![{CAPTIONS[name]}]({file})"]
+    return shown
 
 
 def _labels(ranks: Sequence[RankLedger]) -> list[str]:

@@ -7,15 +7,14 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 
 from matplotlib.axes import Axes
-from matplotlib.colors import to_rgb
 from matplotlib.ticker import MaxNLocator
 
 from bench.ledger.schema import RankLedger, component_totals
 from bench.records.phases import LEDGER_PHASES
 from reports.formats import Unit
 from reports.ledger_words import COMPONENTS, GROUPS, OTHERS, Units, in_order
-from reports.palette import COMMUNICATION, COMPONENT, INK, OTHER, PAPER, PHASE_COLOURS, STRANGERS, shades
-from reports.picture import picture, plain
+from reports.palette import COMMUNICATION, COMPONENT, INK, OTHER, PAPER, PHASE_COLOURS, STRANGERS, letters_on, shades
+from reports.picture import WIDE, picture, plain
 
 # The phases that the report's plot of times has too are in its colours here.
 _PHASE_COLOURS = {
@@ -34,13 +33,13 @@ CAPTIONS = {
 }
 
 
-def flops_picture(ranks: Sequence[RankLedger], labels: Sequence[str], units: Units) -> bytes | None:
+def flops_picture(ranks: Sequence[RankLedger], labels: Sequence[str], units: Units, width: float) -> bytes | None:
     bars = [{name: total["matrix_flops"] for name, total in component_totals(rank).items()} for rank in ranks]
     axis = f"{units.matrix.name} a rank and step"
-    return _stacked(bars, labels, COMPONENTS, COMPONENT, units.matrix, (CAPTIONS["flops"], axis))
+    return _stacked(bars, labels, COMPONENTS, COMPONENT, units.matrix, (CAPTIONS["flops"], axis), width)
 
 
-def collectives_picture(ranks: Sequence[RankLedger], labels: Sequence[str], units: Units) -> bytes | None:
+def collectives_picture(ranks: Sequence[RankLedger], labels: Sequence[str], units: Units, width: float) -> bytes | None:
     bars = []
     for rank in ranks:
         moved: dict[str, int] = defaultdict(int)
@@ -48,7 +47,7 @@ def collectives_picture(ranks: Sequence[RankLedger], labels: Sequence[str], unit
             moved[row.group] += row.bytes
         bars.append(moved)
     axis = f"{units.collective.name} a rank and step"
-    return _stacked(bars, labels, GROUPS, COMMUNICATION, units.collective, (CAPTIONS["collectives"], axis))
+    return _stacked(bars, labels, GROUPS, COMMUNICATION, units.collective, (CAPTIONS["collectives"], axis), width)
 
 
 def _stacked(
@@ -58,6 +57,7 @@ def _stacked(
     family: str,
     unit: Unit,
     words: tuple[str, str],
+    width: float,
 ) -> bytes | None:
     """One horizontal bar a rank, in tones of `family`, each piece with its figure where that fits; None where all is
     nothing."""
@@ -84,8 +84,8 @@ def _stacked(
             )
             for row, value in enumerate(values):
                 figure = unit.of(value)
-                if value > _LETTER_SHARE * len(figure) * longest:
-                    middle, ink = left[row] + widths[row] / 2, _ink(colour)
+                if value > _LETTER_SHARE * WIDE / width * len(figure) * longest:
+                    middle, ink = left[row] + widths[row] / 2, letters_on(colour)
                     axes.text(middle, row, figure, ha="center", va="center", fontsize=8, color=ink)
             left = [start + width for start, width in zip(left, widths, strict=True)]
         for row, bar in enumerate(bars):
@@ -97,7 +97,7 @@ def _stacked(
         axes.set_ylim(len(bars) - 0.5, -0.5)
         axes.xaxis.set_major_formatter("{x:,.10g}")
 
-    return picture(draw, height=1.7 + 0.42 * len(bars))
+    return picture(draw, height=1.7 + 0.42 * len(bars), width=width)
 
 
 def _visible(bars: Sequence[Mapping[str, int]], known: Sequence[str], longest: int) -> list[str]:
@@ -120,7 +120,7 @@ def _piece(bar: Mapping[str, int], name: str, named: Sequence[str]) -> int:
     return sum(value for each, value in bar.items() if each not in named)
 
 
-def memory_picture(ranks: Sequence[RankLedger], labels: Sequence[str], unit: Unit) -> bytes | None:
+def memory_picture(ranks: Sequence[RankLedger], labels: Sequence[str], unit: Unit, width: float) -> bytes | None:
     """One panel a rank on one scale, so that they compare by eye."""
     panels = [(rank, label) for rank, label in zip(ranks, labels, strict=True) if rank.timeline][:MAX_PANELS]
     if not panels:
@@ -143,7 +143,7 @@ def memory_picture(ranks: Sequence[RankLedger], labels: Sequence[str], unit: Uni
         draws[-1](axes)
         axes.set_xlabel("stretches of the step, in order")
 
-    return picture(*draws[:-1], last, height=1.2 + 1.55 * len(panels), title=title, limits=limits)
+    return picture(*draws[:-1], last, height=1.2 + 1.55 * len(panels), title=title, limits=limits, width=width)
 
 
 def _timeline(axes: Axes, *, rank: RankLedger, label: str, unit: Unit, colours: Mapping[str, str]) -> None:
@@ -168,7 +168,7 @@ def _timeline(axes: Axes, *, rank: RankLedger, label: str, unit: Unit, colours: 
     )
     where = f"in {plain(points[peak].phase)}, {plain(points[peak].component)}"
     words = f"{label}: peak {figure} {unit.name} {where}; static {unit.of(rank.memory.static_bytes)} {unit.name}"
-    axes.set_title(words, loc="left", fontsize=9)
+    axes.set_title(words, fontsize=9)
     axes.set(ylabel=unit.name, xlim=(0, len(points)))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
@@ -180,9 +180,3 @@ def _coloured(names: Sequence[str], known: Mapping[str, str]) -> dict[str, str]:
     strangers = [name for name in names if name not in known and name != OTHERS]
     given = {name: free[position % len(free)] for position, name in enumerate(strangers)}
     return {name: known.get(name) or given.get(name, OTHER) for name in names}
-
-
-def _ink(colour: str) -> str:
-    """What can be read on that colour."""
-    red, green, blue = to_rgb(colour)
-    return "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 0.55 else "white"

@@ -13,6 +13,9 @@ PAPER, SHADE, LINE, MUTED, INK = "#ffffff", "#f4f6f8", "#d5dade", "#66707a", "#1
 # What these are where the reader's scheme is dark
 DARK = {PAPER: "#16191d", SHADE: "#1f242a", LINE: "#373e46", MUTED: "#9aa4ae", INK: "#dfe4e8"}
 
+# Letters on a colour, which is the same in both schemes: so are these, and this white is not paper's
+ON_PALE, ON_DARK = "#000000", "#fffffe"
+
 MEASURED, BASELINE = "#3579cf", "#848d96"  # the runs of this report; what they are held against
 COMMUNICATION = "#d0671f"  # exchanges, and waiting for others
 COMPONENT = "#4a5ba8"  # parts of the model, in tones of this
@@ -38,6 +41,17 @@ STATES: dict[VerdictState | RowState, tuple[str, str]] = {
     "pass": ("✓", GOOD),
     "compared": ("·", MUTED),
 }
+
+
+def letters_on(colour: str) -> str:
+    """Black or white, whichever stands out more from `colour`, such as #2a9d8f.
+
+    (Web Content Accessibility Guidelines 2.1, relative luminance.)
+    """
+    shares = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+    linear = [share / 12.92 if share <= 0.04045 else ((share + 0.055) / 1.055) ** 2.4 for share in shares]
+    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+    return ON_PALE if (luminance + 0.05) ** 2 > 0.05 * 1.05 else ON_DARK
 
 
 def shades(colour: str, count: int) -> list[str]:

@@ -80,9 +80,10 @@ def picture(
             draw(axes)
             if limits is not None:
                 axes.set_ylim(limits)
-        if title:
-            figure.suptitle(title, fontsize="large", y=1 - _EDGE / 72 / height)
-        _arrange(figure, panels, _legend(figure, panels), tick_points, has_title=bool(title))
+        rows = textwrap.wrap(title, int(_TITLE_LETTERS * width))
+        _arrange(figure, panels, _legend(figure, panels), tick_points, len(rows))
+        if rows:
+            figure.suptitle("\n".join(rows), fontsize="large", y=1 - _EDGE / 72 / figure.get_figheight())
         return _as_svg(figure) if form == "svg" else _as_png(figure)
 
 
@@ -139,7 +140,7 @@ def _columns(lengths: Sequence[int], letters: float) -> int:
     return 1
 
 
-def _arrange(figure: Figure, panels: Sequence[Axes], legend_rows: int, tick_points: float, *, has_title: bool) -> None:
+def _arrange(figure: Figure, panels: Sequence[Axes], legend_rows: int, tick_points: float, title_rows: int) -> None:
     """Make room for the words around the panels. Points: 72 to an inch.
 
     Their heights are known, and of their widths only those at the y axis vary. matplotlib's own layouts measure every
@@ -147,12 +148,12 @@ def _arrange(figure: Figure, panels: Sequence[Axes], legend_rows: int, tick_poin
     """
     more_rows = [_TITLE_ROW * (_wrap_title(axes, figure.get_figwidth()) - 1) for axes in panels]
     below = [tick_points + (_LABEL if axes.get_xlabel() else 0.0) for axes in panels]
-    top = _EDGE + _TITLE * (1 + has_title) + more_rows[0]
+    top = _EDGE + _TITLE * (1 + title_rows) + more_rows[0]
     bottom = below[-1] + _EDGE + legend_rows * _LEGEND_ROW
     gap = max(below[:-1], default=0.0) + _TITLE + max(more_rows[1:], default=0.0)
     words = top + bottom + gap * (len(panels) - 1)
     is_narrow = figure.get_figwidth() < WIDE
-    more = sum(more_rows) + (legend_rows * _LEGEND_ROW if is_narrow else 0.0)
+    more = sum(more_rows) + _TITLE * max(0, title_rows - 1) + (legend_rows * _LEGEND_ROW if is_narrow else 0.0)
     whole = max(72 * figure.get_figheight() + more, words + _LEAST_PANEL * len(panels))
     panel = (whole - words) / len(panels)
     figure.set_figheight(whole / 72)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.colors import LinearSegmentedColormap, to_hex
 from matplotlib.ticker import MaxNLocator
 
 from bench.records.record import Record
+from reports.palette import letters_on
 from reports.picture import WIDE, picture
 
 _MAX_EXPERT_LABELS = 16  # in a wide picture
@@ -30,13 +31,14 @@ def expert_load(record: Record, width: float = WIDE) -> bytes:
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_locator(MaxNLocator(integer=True))
         if experts <= _MAX_EXPERT_LABELS * width / WIDE and layers <= _MAX_EXPERT_LABELS:
-            _write_cells(axes, relative_LE, spread)
+            _write_cells(axes, relative_LE, image.to_rgba(relative_LE))
         axes.figure.colorbar(image, ax=axes, pad=0.02, fraction=0.09)
 
     return picture(draw, height=min(8.0, 1.6 + 0.34 * layers), width=width)
 
 
-def _write_cells(axes: Axes, relative_LE: np.ndarray, spread: float) -> None:
+def _write_cells(axes: Axes, relative_LE: np.ndarray, colours_LE4: np.ndarray) -> None:
     for (layer, expert), value in np.ndenumerate(relative_LE):
-        colour = "white" if value - 100 > 0.25 * spread else "black"
+        red, green, blue, _ = colours_LE4[layer, expert].tolist()
+        colour = letters_on(to_hex((red, green, blue)))
         axes.text(expert, layer, f"{value:.0f}", ha="center", va="center", fontsize=8, color=colour)

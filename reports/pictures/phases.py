@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 
 from bench.judge.stats import Summary
 from reports.formats import seconds_unit
-from reports.palette import INK, OTHER, PAPER, PHASE_COLOURS, STRANGERS
+from reports.palette import INK, OTHER, PAPER, PHASE_COLOURS, STRANGERS, letters_on
 from reports.picture import WIDE, picture, plain
 
 _LETTER_SHARE = 0.0115  # of the bar of a wide picture: what a letter takes
@@ -36,7 +36,7 @@ def phases(summary: Summary, width: float = WIDE) -> bytes:
                 style = {"facecolor": PAPER, "edgecolor": colour, "hatch": "////", "linewidth": 0.8}
             axes.barh(0, length, left=left, label=label, **style)
             if seconds > _LETTER_SHARE * WIDE / width * len(name) * whole:
-                ink = INK if name == "pipeline" else "white"
+                ink = INK if name == "pipeline" else letters_on(colour)
                 box = {"facecolor": PAPER, "edgecolor": "none", "pad": 1.5} if name == "pipeline" else None
                 axes.text(left + length / 2, 0, plain(name), ha="center", va="center", fontsize=8, color=ink, bbox=box)
             left += length

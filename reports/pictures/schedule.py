@@ -10,13 +10,13 @@ from functools import partial
 from typing import NamedTuple
 
 from matplotlib.axes import Axes
-from matplotlib.colors import to_rgb
+from matplotlib.colors import to_hex, to_rgb
 
 from bench.judge.stats import Summary, bubble_of_step
 from bench.plan.schedule import turns
 from bench.records.record import RankSamples, Record, Span
 from reports.formats import percent, seconds_unit
-from reports.palette import OTHER, PAPER, PHASE_COLOURS
+from reports.palette import OTHER, PAPER, PHASE_COLOURS, letters_on
 from reports.picture import WIDE, picture, plain
 
 _MAX_STAGES = 16
@@ -135,9 +135,10 @@ def _label(name: str, chunk: int | None) -> str:
     return f"{plain(name)}{waiting}" if chunk is None else f"{plain(name)}, chunk {chunk + 1}"
 
 
-def _paler(colour: str, share: float) -> tuple[float, ...]:
+def _paler(colour: str, share: float) -> str:
     """That share of the way to white, but no more than half of it."""
-    return tuple(part + (1 - part) * share / 2 for part in to_rgb(colour))
+    red, green, blue = (part + (1 - part) * share / 2 for part in to_rgb(colour))
+    return to_hex((red, green, blue))
 
 
 def _number(
@@ -153,7 +154,8 @@ def _number(
             is_whole = limits[0] <= middle - half and middle + half <= limits[1]
             if room > _LETTER_POINTS * (len(number) + 0.5) and is_whole:
                 place = row - _BAR / 2 + (chunk + 0.5) * height
-                axes.text(middle, place, number, ha="center", va="center", fontsize=8, color="white", clip_on=True)
+                ink = letters_on(_paler(PHASE_COLOURS[name], chunk / order.chunks))
+                axes.text(middle, place, number, ha="center", va="center", fontsize=8, color=ink, clip_on=True)
 
 
 def _title(record: Record, summary: Summary, order: Order) -> str:

@@ -150,7 +150,7 @@ def _read_ledger(raw: bytes, folder: Path) -> str:
     incomparable(other, ledger)
     differences(other, ledger)
     shown = [as_markdown(other, ledger, ("one", "two")), complaint(other, ledger)]
-    shown += [summary(ledger, load_recipe("grok1-nano"), 60.0), *section_of(ledger, None, 0)]
+    shown += [summary(ledger, load_recipe("grok1-nano"), 60.0), *section_of(ledger, (), 0)]
     return "\n".join(shown)
 
 

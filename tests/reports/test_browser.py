@@ -21,12 +21,13 @@ from tests.reports.browser import Browser, Scheme, why_not
 from tests.reports.contrast import LEAST_CONTRAST, contrast, luminance
 from tests.reports.history.test_build import history
 from tests.reports.test_ab import outcome_of, pairs_at
+from tests.reports.test_ledger_section import a_ledger
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(why_not() is not None, reason=f"pages in a browser: {why_not()}")]
 
 PHONE, TABLET, DESK = 390, 768, 1400  # px
 SCHEMES: tuple[Scheme, Scheme] = ("light", "dark")
-PAGES = ("report", "sides", "ab", "index", "case")
+PAGES = ("report", "sides", "ledger", "ab", "index", "case")
 # What scrolls by itself may be wider than the page; nothing else is
 BEYOND_THE_SIDES = """[...document.body.querySelectorAll('*')].filter(each => {
   const box = each.getBoundingClientRect(), around = each.parentElement.closest('.wide, pre');
@@ -58,6 +59,7 @@ def pages(written: dict[str, Path], folder: Path, synthetic_record: RecordBuilde
         written |= {
             "report": report(folder, synthetic_record),
             "sides": sides(folder, synthetic_record),
+            "ledger": write_report([], [], folder / "ledger", ledgers=[a_ledger()]).with_suffix(".html"),
             "ab": folder / "ab.html",
             "index": site(folder),
         }
@@ -146,7 +148,7 @@ PICTURES = """[...document.images].map(each => {
 })"""
 
 
-@pytest.mark.parametrize("name", ["report", "sides", "ab"])
+@pytest.mark.parametrize("name", ["report", "sides", "ledger", "ab"])
 def test_on_a_phone_pictures_are_whole_and_their_letters_are_not_small(
     browser: Browser, pages: dict[str, Path], name: str
 ) -> None:

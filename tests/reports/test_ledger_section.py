@@ -25,6 +25,7 @@ from bench.ledger.schema import (
 from reports.__main__ import app
 from reports.document import write_report
 from reports.ledger import section_of
+from reports.picture import WIDE
 
 HOUSE = Path(__file__).parents[2]
 SVG = b"<svg "
@@ -100,7 +101,7 @@ def a_ledger(**changes: Any) -> Ledger:
 
 
 def section(ledger: Ledger, folder: Path | None = None) -> str:
-    return "\n\n".join(section_of(ledger, folder))
+    return "\n\n".join(section_of(ledger, [(folder, WIDE)] if folder is not None else []))
 
 
 def rows(markdown: str) -> list[list[str]]:

@@ -17,7 +17,20 @@ from bench.judge.stats import summarise
 from bench.records.record import Record
 from bench.synthetic import build_synthetic_record
 from reports.case import CaseResult, assess
-from reports.palette import BASELINE, COMMUNICATION, DARK, INK, LINE, MEASURED, MUTED, OTHER, PAPER, PHASE_COLOURS
+from reports.palette import (
+    BASELINE,
+    COMMUNICATION,
+    DARK,
+    INK,
+    LINE,
+    MEASURED,
+    MUTED,
+    ON_DARK,
+    ON_PALE,
+    OTHER,
+    PAPER,
+    PHASE_COLOURS,
+)
 from reports.picture import NARROW, WIDE
 from reports.pictures.distribution import distribution
 from reports.pictures.expert_load import expert_load
@@ -233,7 +246,19 @@ def test_a_picture_follows_the_readers_scheme_and_knows_no_time(synthetic_record
 def test_a_colour_is_ours(synthetic_record) -> None:
     """A colour that no list of meanings has would be one that has two."""
     record = build(synthetic_record, 4)
-    ours = {INK, MUTED, LINE, PAPER, MEASURED, BASELINE, COMMUNICATION, OTHER, *PHASE_COLOURS.values()}
+    ours = {
+        INK,
+        ON_DARK,
+        ON_PALE,
+        MUTED,
+        LINE,
+        PAPER,
+        MEASURED,
+        BASELINE,
+        COMMUNICATION,
+        OTHER,
+        *PHASE_COLOURS.values(),
+    }
     for drawn in (
         draw_ranks(record, summarise(record)),
         phases(summarise(record)),
