@@ -137,7 +137,12 @@ def test_commands_meet_a_full_disk_in_one_line(records: Path) -> None:
 
 
 @needs_full
-def test_output_that_is_full_and_a_reader_that_has_gone_are_no_traceback() -> None:
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_output_that_is_full_and_a_reader_that_has_gone_are_no_traceback(
+    unbuffered: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether it is written at once, or when the command ends."""
+    monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
     command = [sys.executable, "-m", "grok1", "recipes"]
     with FULL.open("w") as full:
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, cwd=ROOT, check=False)

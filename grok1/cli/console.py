@@ -27,6 +27,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 _INTERRUPTED = 130  # what typer returns of Ctrl-C
 _LEAST_USAGE = 20  # columns beside the name of the command
+_OUTPUT = "its output"  # where the system names no file
 _READER_GONE = 141  # 128 + SIGPIPE
 
 
@@ -178,7 +179,7 @@ def _exit_interrupted(name: str) -> NoReturn:
 def _exit_for_system(name: str, error: OSError) -> NoReturn:
     if error.filename is None:
         _flush(name)
-    where = "its output" if error.filename is None else os.fsdecode(error.filename)
+    where = _OUTPUT if error.filename is None else os.fsdecode(error.filename)
     _refuse(name, f"{where}: {error.strerror or error}")
 
 
@@ -213,5 +214,5 @@ def _flush(name: str) -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes again when it ends
         if isinstance(error, BrokenPipeError):
             sys.exit(_READER_GONE)
-        print(f"{name}: standard output cannot be written: {error.strerror}", file=sys.stderr)
+        print(f"{name}: {_OUTPUT}: {error.strerror}", file=sys.stderr)
         sys.exit(2)
