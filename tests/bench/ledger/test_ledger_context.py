@@ -31,7 +31,7 @@ CASES = {
     ),
     "sequence for heads, PP2": ("parallel.context=2", "parallel.pipeline=2", "parallel.context_exchange=a2a"),
 }
-pytestmark = pytest.mark.matrix(keep=1)
+pytestmark = pytest.mark.slow  # tests.bench.test_measure has a job of ranks beside its ledger that is not
 
 
 @pytest.fixture(params=CASES)

@@ -65,7 +65,7 @@ def test_stored_ledgers(name: str) -> None:
     assert differences(load_recipe(name), ledger) == [(0, 0, 0)] * len(ledger.ranks)
 
 
-@pytest.mark.matrix(keep=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_counted_ledgers(case: str) -> None:
     recipe = load_recipe("grok1-nano", [*SMALL, *CASES[case]])

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from tests.grok1.conftest import FOUR_RANKS, Train
 
 
+@pytest.mark.slow
 def test_exchanges_come_to_what_the_collectives_mean(train: Train) -> None:
     found: Any = train(1, *FOUR_RANKS, entry="tests.grok1.device.exchange_entries:beside_their_meaning")
     assert [each["wrong"] for each in found] == [[]] * 4
