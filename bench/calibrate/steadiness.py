@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from bench.calibrate.crowding import Miss
 
-_MOST_BETWEEN_LAUNCHES = 1.3  # of the same step; on a quiet machine 1.0 to 1.1
+_MOST_BETWEEN_LAUNCHES = 1.3  # of the same step, median over ranks; of one rank a launch may be 1.4 of another
 _MOST_OVER_RUN = 1.3  # of a step without its exchanges to the same step as it ran, with them
 
 
