@@ -30,7 +30,13 @@ _LEAST_SPREAD = 1e-4
 
 _ASSUMED = "assumed"
 
-LIMIT_PERCENT = 100 * 5 / 95  # of step seconds: 5 % fewer tokens a second
+
+def limits_percent(tolerance_percent: float) -> tuple[float, float]:
+    """A tolerance of tokens a second, in seconds: 5 % fewer are 5.26 % longer steps, 5 % more are 4.76 % shorter."""
+    return 100 * tolerance_percent / (100 - tolerance_percent), 100 * tolerance_percent / (100 + tolerance_percent)
+
+
+LIMIT_PERCENT = limits_percent(5.0)[0]  # of step seconds
 FLOOR_PERCENT = 1.0  # a smaller change is of no practical interest, however sure it is
 
 

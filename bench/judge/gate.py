@@ -18,7 +18,7 @@ from bench.judge import disturbance, outliers
 from bench.judge.attribution import Attribution, attribute
 from bench.judge.baseline import Baseline
 from bench.judge.case_figures import counting, named, step_seconds, tokens_rate
-from bench.judge.difference import MIN_BASELINE_RUNS, Comparison
+from bench.judge.difference import MIN_BASELINE_RUNS, Comparison, limits_percent
 from bench.judge.disturbance import (
     Busier,
     Seen,
@@ -249,12 +249,6 @@ def is_weighed(baseline: Baseline) -> bool:
     return baseline.role == "judge" and len(baseline.runs) >= MIN_BASELINE_RUNS
 
 
-def _limits(baseline: Baseline) -> tuple[float, float]:
-    """The tolerance in seconds: 5 % fewer tokens a second are 5.26 % longer steps, 5 % more are 4.76 % shorter."""
-    tolerance = baseline.tolerance_percent
-    return 100 * tolerance / (100 - tolerance), 100 * tolerance / (100 + tolerance)
-
-
 def _comparisons(
     baseline: Baseline,
     runs: Sequence[Record],
@@ -279,7 +273,9 @@ def _comparisons(
         origin=level.origin,
     )
     return {
-        name: replace(each, limit_percent=_limits(baseline)[0], floor_percent=baseline.floor_percent)
+        name: replace(
+            each, limit_percent=limits_percent(baseline.tolerance_percent)[0], floor_percent=baseline.floor_percent
+        )
         for name, each in family(theirs, ours, sessions=sessions).items()
     }
 
@@ -309,7 +305,7 @@ def _rows(baseline: Baseline, case: _Case, judged: Mapping[tuple[str, str], Judg
             baseline, case, {name: each for (label, name), each in judged.items() if label == baseline.label}
         )
     limit = baseline.tolerance_percent
-    longer, shorter = _limits(baseline)
+    longer, shorter = limits_percent(baseline.tolerance_percent)
     rate, seconds = baseline.metrics.tokens_per_second_per_processor, baseline.metrics.step_seconds
     decides = baseline.role == "judge" and not baseline.why_only_shown(case.runs[0])
     return [
@@ -320,7 +316,7 @@ def _rows(baseline: Baseline, case: _Case, judged: Mapping[tuple[str, str], Judg
 
 def _weighed_rows(baseline: Baseline, case: _Case, judged: Mapping[str, Judgement]) -> list[Row]:
     """tokens/s/p is the test of the mean step: lost throughput is lost."""
-    longest = _limits(baseline)[0]
+    longest = limits_percent(baseline.tolerance_percent)[0]
     sides = case.comparisons[baseline.label]
     stored_figures = [run.known_figures for run in baseline.runs]
     figures = [

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from bench.judge.baseline import Baseline
-from bench.judge.difference import MIN_BASELINE_RUNS, Comparison
+from bench.judge.difference import MIN_BASELINE_RUNS, Comparison, limits_percent
 from bench.judge.evidence import FAMILY_ERROR
 from bench.judge.gate import SessionPercent, is_weighed, level_of
 from bench.judge.metrics import MEAN, STEP, Sessions, family
@@ -69,6 +69,6 @@ def _asked(baseline: Baseline, first: Record, session_percent: SessionPercent) -
     own = [run.known_figures for run in baseline.runs]
     names = labels([*map(stamp_of, baseline.runs), stamp_of(first)])
     sessions = Sessions(before=names[:-1], after=names[-1:] * len(own), spread=level.spread, origin=level.origin)
-    limit = 100 * baseline.tolerance_percent / (100 - baseline.tolerance_percent)
+    limit = limits_percent(baseline.tolerance_percent)[0]
     found = family(own, own, sessions=sessions)
     return [replace(found[name], limit_percent=limit) for name in (STEP, MEAN)]

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from bench.judge.difference import Comparison, difference
+from bench.judge.difference import Comparison, difference, limits_percent
 
 BEFORE = (["a"] * 2 + ["b"] * 4, [0.0, 2.0, 5.0, 5.0, 8.0, 6.0])
 
@@ -35,6 +35,12 @@ def test_a_change_of_a_ratio_is_a_logarithm_and_of_a_part_a_share_of_the_whole()
     two, four = [2.0, 2.0, 2.0, 2.0, 2.0], [4.0, 4.0, 4.0]
     assert difference(Comparison(two, four)).change == pytest.approx(math.log(2))
     assert difference(Comparison(two, four, whole=8.0)).change == pytest.approx(0.25)
+
+
+def test_a_tolerance_of_tokens_a_second_is_another_in_seconds() -> None:
+    assert limits_percent(5.0) == pytest.approx((5.263158, 4.761905))
+    assert limits_percent(50.0) == pytest.approx((100.0, 33.333333))
+    assert Comparison([1.0] * 5, [1.0]).limit_percent == limits_percent(5.0)[0]
 
 
 def test_runs_that_are_equal_are_not_known_to_be_free_of_noise() -> None:

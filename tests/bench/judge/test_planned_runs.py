@@ -8,7 +8,8 @@ import pytest
 from bench.judge.baseline import Baseline, recorded_baseline
 from bench.judge.evidence import MIN_RUNS_TO_DECIDE
 from bench.judge.gate import judge
-from bench.judge.planned_runs import MOST_RUNS, PlannedRuns, planned_runs
+from bench.judge.metrics import RATE, STEP
+from bench.judge.planned_runs import MOST_RUNS, PlannedRuns, _asked, planned_runs
 from bench.records.record import Record
 from bench.synthetic import build_synthetic_record
 
@@ -40,6 +41,20 @@ def test_the_planned_runs_pass_equal_and_fail_slower_ones(spread: float) -> None
     assert MIN_RUNS_TO_DECIDE <= found.runs <= MOST_RUNS
     assert judge(runs(spread, 50, found.runs), [baseline]).state == "pass"
     assert judge(runs(spread, 50, found.runs, slower=1.28), [baseline]).state == "fail"
+
+
+def test_the_slowdown_to_rule_out_is_the_tolerance_in_seconds() -> None:
+    """Half of the tokens a second are twice the seconds; half as many again are a third less."""
+    wide = stored(0.2, tolerance_percent=50.0)
+    rows = {row.metric: row for row in judge(runs(0.2, 60), [wide]).rows}
+    assert rows[RATE].limit_percent == pytest.approx(-50.0)
+    assert rows[STEP].limit_percent == pytest.approx(100.0)
+    for row in (rows[RATE], rows[STEP]):
+        assert row.evidence is not None
+        assert 100 * 50 / 150 < row.evidence.high_percent < 100
+        assert row.state == "pass"
+    (asked, _) = _asked(wide, runs(0.0, 50, 1)[0], None)
+    assert asked.limit_percent == pytest.approx(100.0)
 
 
 def test_noise_takes_more_runs_and_too_much_of_it_is_told() -> None:
