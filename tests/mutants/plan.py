@@ -65,7 +65,7 @@ MODULES = (
     _judge("clock"),
     _judge("stats"),
     _judge("void", "void", "mutations"),
-    _judge("gate", "gate", "attribution", "sessions", "mutations"),
+    _judge("gate", "gate", "attribution", "sessions", "mutations", "planned_runs"),
     _judge("attribution"),
     _judge("beside"),
     _judge("alone"),

@@ -60,6 +60,27 @@ def test_a_rank_alone_has_no_communicator() -> None:
     assert (parts.communicators, parts.total) == (0, parts.tensors + MARGIN_BYTES)
 
 
+def test_parts_are_added_and_told_in_words() -> None:
+    parts = need(load_recipe("grok1-nano"), tensors=3 * 2**30)
+    assert parts.margin == MARGIN_BYTES == 2**30
+    assert parts.buffers == parts.communicators * 400_000_000  # one to send and one to receive, of 200 MB
+    assert parts.total == 3 * 2**30 + parts.buffers + 2**30
+    shown = f"{parts.buffers / 1073741824:.2f} of {parts.communicators}"
+    assert parts.told == (
+        f"3.00 GiB of tensors, {shown} communicators and 1.00 of margin are {4 + parts.buffers / 1073741824:.2f} GiB"
+    )
+
+
+def test_some_groups_communicate_only_where_a_choice_has_them_do_so() -> None:
+    split = ("parallel.context=2", "parallel.tensor=2")
+    without = communicators(load_recipe("grok1-nano", [*split, "model.aux_loss_coefficient=0.0"]))
+    assert communicators(load_recipe("grok1-nano", split)) == without + 1  # experts' load is summed over both
+    eight = ("parallel.world_size=8", "parallel.pipeline=1", "parallel.tensor=2", "parallel.expert_tensor=2")
+    # tensor, data, expert-tensor x expert, and all; where experts are split, their replicas are other ranks
+    assert communicators(load_recipe("grok1-nano", [*eight, "parallel.expert=1"])) == 4
+    assert communicators(load_recipe("grok1-nano", [*eight, "parallel.expert=2"])) == 5
+
+
 def _on_a_card(monkeypatch: pytest.MonkeyPatch, shown_gib: float) -> None:
     monkeypatch.setattr(seam, "check_available", lambda device, local_ranks: None)
     monkeypatch.setattr(seam, "memory_bytes", lambda device: int(shown_gib * 2**30))
