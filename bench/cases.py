@@ -31,6 +31,11 @@ CASES = (
 )
 
 
+def usual_recipe(device: str) -> str:
+    """What a command takes on this device where no recipe is named: that of its first case."""
+    return select(None, device)[0].recipe
+
+
 def select(names: list[str] | None, device: str) -> list[Case]:
     """The named cases, each once, else those that run on this device by default.
 

@@ -17,7 +17,7 @@ from bench.history.session_level import session_level
 from bench.history.store import FILE_NAME
 from bench.judge.baseline import load_baselines
 from bench.judge.junit import write_junit
-from bench.judge.verdict import exit_code, undecided
+from bench.judge.verdict import exit_code, verdict_lines
 from bench.ledger.schema import read_ledger
 from bench.records.expectation import read_expectations
 from bench.records.files import each_record, files_at
@@ -125,7 +125,7 @@ def report(
     except (ValueError, OSError) as error:
         typer.echo(f"error: {plain(error, 5000)}", err=True)
         raise typer.Exit(2) from None
-    for line in filter(None, (undecided(verdicts, require_baseline), *(verdict.sentence for verdict in verdicts))):
+    for line in verdict_lines(verdicts, require_baseline):
         typer.echo(plain(line, 2000))
     typer.echo(f"report: {plain(path, 5000)}")
     raise typer.Exit(max((exit_code(verdict, require_baseline) for verdict in verdicts), default=0))

@@ -62,16 +62,16 @@ def write_cases(
     if not cases and not ledgers:
         raise ValueError("nothing to report on: no record and no ledger")
     with _staged(output) as folder, tempfile.TemporaryDirectory(dir=folder) as narrow, _collecting_only_what_is_new():
+        places = ((folder, WIDE), (Path(narrow), NARROW))
         shown = []
         for index, case in enumerate(cases):
             pictures = {}
-            for place, width in ((folder, WIDE), (Path(narrow), NARROW)):
+            for place, width in places:
                 pictures = _pictures(case, width) if index < MAX_CASES_WITH_PLOTS else {}
                 for name, picture in pictures.items():
                     write_atomically(place / plot_name(index, name), picture)
             shown.append(tuple(pictures))
-        counted = _ledgers(ledgers, ((folder, WIDE), (Path(narrow), NARROW)))
-        markdown = body(cases, shown, counted, ledgers)
+        markdown = body(cases, shown, _ledgers(ledgers, places), ledgers)
         title = markdown.splitlines()[0].lstrip("# ")
         state = cases[0].verdict.state if cases else "none"
         if cases:

@@ -14,13 +14,13 @@ import psutil
 from scipy.optimize import nnls
 
 from bench.calibrate.collectives import CollectiveTime, cores_of, lines
-from bench.calibrate.crowding import crowd_jobs, crowd_misses, with_crowding
+from bench.calibrate.crowding import ROUNDS, crowd_jobs, crowd_misses, with_crowding
 from bench.calibrate.host import HostCost, HostSample, LoneStep, fitted, mean_of
 from bench.calibrate.in_step import as_run
 from bench.calibrate.operators import OperatorJob, OperatorTimes, Timed
 from bench.calibrate.steadiness import changes_of_speed
 from bench.calibrate.uncalled import uncalled
-from bench.cases import select
+from bench.cases import usual_recipe
 from bench.lone_rank import LoneJob
 from bench.plan.device import Device
 from bench.plan.measured import (
@@ -40,7 +40,6 @@ from grok1.distributed.launch import check_machine, launch, preload_in_ranks
 
 ENTRIES = {name: f"bench.calibrate.{name}:run_rank" for name in ("operators", "host", "collectives")}
 CPU_JOBS = (2, 4, 8, 16)  # ranks of the jobs in which collectives are timed
-_ROUNDS = 7
 _STEP_LAUNCHES = 2
 _SHARE_OF_OPERATORS = 0.5  # of the budget; steps and collectives take the rest
 _NOT_MEASURED = "not measured: the tables take its place, or nothing of it was run"
@@ -73,7 +72,7 @@ class Findings:
 def default_samples(device: Kind) -> list[Sample]:
     """Ranks whose operators are of all sizes that this device is used for."""
     if device != "cpu":
-        return [Sample(load_recipe(select(None, device)[0].recipe))]
+        return [Sample(load_recipe(usual_recipe(device)))]
     stock = tuple(
         f"kernels.{part}={choice}"
         for part, choice in (
@@ -124,7 +123,7 @@ def calibrate(device: Kind, samples: Sequence[Sample], minutes: float, say: Say)
     unsteady = changes_of_speed(found.launches_seconds, misses)
     for change in unsteady:
         say(f"warning: {change}; calibrate again when the machine is quiet")
-    profile = with_crowding(profile, misses) if misses else profile
+    profile = with_crowding(profile, misses)
     return profile.model_copy(update={"description": "; ".join([profile.description, *unsteady])})
 
 
@@ -142,7 +141,7 @@ def _ranks_alone(device: Kind, samples: Sequence[Sample], minutes: float, say: S
     for turn in range(1, _STEP_LAUNCHES + 1):
         say(f"the steps of these ranks, {turn} of {_STEP_LAUNCHES}")
         for each, launches in zip(samples, steps, strict=True):
-            launches.append(launch(LoneJob(each.recipe, each.rank, _ROUNDS), starter, device, entry=ENTRIES["host"]))
+            launches.append(launch(LoneJob(each.recipe, each.rank, ROUNDS), starter, device, entry=ENTRIES["host"]))
     mean = [mean_of(launches) for launches in steps]
     timed = [as_run(times, step.operators) for times, step in zip(cold, mean, strict=True)]
     return Findings(timed, mean, launches_seconds=[[each.seconds for each in launches] for launches in steps])

@@ -18,7 +18,8 @@ from grok1.config.recipe import Recipe
 from grok1.distributed.launch import launch
 from grok1.training.job import prepare
 
-_LAUNCHES, _ROUNDS = 2, 7
+ROUNDS = 7  # steps of a launch, of ranks alone too
+_LAUNCHES = 2
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def crowd_misses(device: Device, jobs: Sequence[Recipe], say: Callable[[str], No
         for recipe, without in zip(jobs, predicted, strict=True):
             ranks, cores = recipe.parallel.world_size, device.cores or recipe.parallel.world_size
             say(f"a run of {recipe.name} on {ranks} ranks")
-            taken = launch(prepare(recipe, _ROUNDS), recipe, "cpu", entry="bench.calibrate.observed:run_rank")
+            taken = launch(prepare(recipe, ROUNDS), recipe, "cpu", entry="bench.calibrate.observed:run_rank")
             crowded = crowded_seconds(without.terms, ranks, cores)
             seconds = statistics.median(taken["seconds"])
             misses.append(Miss(seconds, without.step_seconds, crowded, ranks, has_cores=ranks <= cores))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bench.cases import usual_recipe
 from grok1.cli.json_option import Json
 from grok1.config.axes import axes_of
 from grok1.config.load import load_recipe
@@ -18,8 +19,6 @@ from grok1.device.kind import chosen_kind
 if TYPE_CHECKING:
     from bench.doctor.examine import Doctor
     from bench.doctor.findings import Finding, Report
-
-_RECIPES = {"cpu": "grok1-nano", "cuda": "grok1-40b-tuned", "npu": "grok1-40b"}
 
 
 def doctor_command(
@@ -54,7 +53,7 @@ def doctor_command(
     from bench.doctor.oracle import DUMP
 
     kind = chosen_kind(device)
-    chosen = load_recipe(recipe or _RECIPES[kind], overrides or [])
+    chosen = load_recipe(recipe or ("grok1-nano" if kind == "cpu" else usual_recipe(kind)), overrides or [])
     if oracle is not None and not oracle.is_file():
         raise ValueError(f"--oracle {oracle} does not exist; give the NAME.npz of a reference dump")
     started = time.monotonic()

@@ -22,7 +22,7 @@ from bench.judge.evidence import FAMILY_ERROR, FIRST_STAGE_ERROR
 from bench.judge.gate import grouped, judge_suite, missing
 from bench.judge.junit import as_junit
 from bench.judge.rule import WORST_FIRST
-from bench.judge.verdict import Row, Verdict, exit_code, undecided
+from bench.judge.verdict import Row, Verdict, exit_code, verdict_lines
 from bench.judge.words import change, figure, interval_of, stored, title
 from bench.records.expectation import Expectation, read_expectations
 from bench.records.files import read_records
@@ -86,7 +86,7 @@ def gate(
         write_atomically(json_path, _json(verdicts, code))
     if junitxml is not None:
         write_atomically(junitxml, as_junit(verdicts, require_baseline))
-    for line in filter(None, (undecided(verdicts, require_baseline), *(verdict.sentence for verdict in verdicts))):
+    for line in verdict_lines(verdicts, require_baseline):
         print(plain(line, 2000))
     if any(verdict.rows for verdict in verdicts):
         print(f"\n{_table(verdicts)}")

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from bench.cases import select
+from bench.cases import usual_recipe
 from bench.commands.expected import DeviceProfile, told
 from bench.commands.ledger import routing_shares
 from bench.judge.alone import Alone, alone
@@ -35,7 +35,7 @@ def rank_command(
         str | None,
         typer.Option(
             help="A shipped recipe (see `grok1 recipes`) or a .toml file. "
-            "Default: grok1-40b on npu, grok1-40b-tuned on cuda, grok1-tiny on cpu."
+            f"Default: {', '.join(f'{usual_recipe(each)} on {each}' for each in ('npu', 'cuda', 'cpu'))}."
         ),
     ] = None,
     overrides: Annotated[
@@ -65,7 +65,7 @@ def rank_command(
     from bench.plan.expected import check_profile, known_expectations
 
     kind = chosen_kind(device)
-    chosen = load_recipe(recipe or select(None, kind)[0].recipe, overrides or [])
+    chosen = load_recipe(recipe or usual_recipe(kind), overrides or [])
     job = lone_rank.LoneJob(chosen, rank, steps, tuple(routing_shares(routing) or ()))
     lone_rank.check(job)
     if device_profile is not None:

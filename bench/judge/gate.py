@@ -272,10 +272,9 @@ def _comparisons(
         spread=level.spread,
         origin=level.origin,
     )
+    longest = limits_percent(baseline.tolerance_percent)[0]
     return {
-        name: replace(
-            each, limit_percent=limits_percent(baseline.tolerance_percent)[0], floor_percent=baseline.floor_percent
-        )
+        name: replace(each, limit_percent=longest, floor_percent=baseline.floor_percent)
         for name, each in family(theirs, ours, sessions=sessions).items()
     }
 

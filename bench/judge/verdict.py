@@ -82,6 +82,11 @@ def undecided(verdicts: Sequence[Verdict], require_verdict: bool) -> str:
     return f"NOTHING WAS DECIDED about {named}{more}, {follows}"
 
 
+def verdict_lines(verdicts: Sequence[Verdict], require_verdict: bool) -> list[str]:
+    """What a command says of its verdicts, line by line: first where nothing was decided."""
+    return [line for line in (undecided(verdicts, require_verdict), *(each.sentence for each in verdicts)) if line]
+
+
 def exit_code(verdict: Verdict, require_baseline: bool) -> int:
     """0 if the case may pass a gate, else 1. Where a baseline is required, so is an answer: neither may be missing."""
     return exit_code_of(verdict.state, require_answer=require_baseline)
