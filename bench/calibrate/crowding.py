@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bench.calibrate.observed import EVEN_ROUTING
 from bench.calibrate.signatures import count_steps, job_shape
 from bench.plan.device import Device
 from bench.plan.measured import Crowding
@@ -46,9 +47,9 @@ def crowd_jobs() -> list[Recipe]:
     sixteen = ("parallel.world_size=16", "parallel.pipeline=2", expert, *tensor)
     nano = [(pair,), (pair, *tensor), (pair, expert), four, sixteen]
     return [
-        *(load_recipe("grok1-nano", [*ONE_RANK, *words]) for words in nano),
-        load_recipe("grok1-tiny", [*ONE_RANK, *four, expert]),
-        load_recipe("grok1-tiny"),
+        *(load_recipe("grok1-nano", [*ONE_RANK, EVEN_ROUTING, *words]) for words in nano),
+        load_recipe("grok1-tiny", [*ONE_RANK, EVEN_ROUTING, *four, expert]),
+        load_recipe("grok1-tiny", [EVEN_ROUTING]),
     ]
 
 

@@ -9,6 +9,7 @@ from statistics import median
 from scipy.stats import kendalltau
 from tabulate import tabulate
 
+from bench.calibrate.observed import EVEN_ROUTING
 from bench.calibrate.signatures import count_steps, job_shape
 from bench.plan.device import Device
 from bench.plan.measured_device import MeasuredPrediction, predict_measured
@@ -61,6 +62,14 @@ MANY_RANKS = (
 )  # fmt: skip
 
 
+# two of the samples: how far their steps lie from their predictions is what the machine changed meanwhile, and the
+# residual of the host's cost
+CONTROLS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
+    ("nano, one rank", "grok1-nano", ONE_RANK),
+    ("tiny, one rank", "grok1-tiny", ONE_RANK),
+)
+
+
 @dataclass
 class Trial:
     """A job, what is predicted of it, and the steps that ran."""
@@ -84,7 +93,7 @@ class Trial:
 
 def trials(jobs: Sequence[tuple[str, str, tuple[str, ...]]], device: Device) -> list[Trial]:
     """Each job with its prediction; none is run. The counts come from dry runs."""
-    recipes = [load_recipe(recipe, changes) for _, recipe, changes in jobs]
+    recipes = [load_recipe(recipe, [*changes, EVEN_ROUTING]) for _, recipe, changes in jobs]
     counted = count_steps(recipes)
     return [
         Trial(name, recipe, predict_measured(counts, job_shape(recipe), device))

@@ -8,11 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bench.calibrate import validation
+from bench.calibrate.calibration import default_samples
 from bench.calibrate.collectives import CollectiveTime, fitted, lines
+from bench.calibrate.crowding import crowd_jobs
 from bench.calibrate.host import HostSample
 from bench.calibrate.host import fitted as host_fitted
 from bench.calibrate.operators import last_level_cache
-from bench.calibrate.validation import Trial, accuracy, table
+from bench.calibrate.validation import CONTROLS, FEW_RANKS, MANY_RANKS, Trial, accuracy, table, trials
+from bench.plan.device import load_device
 from bench.plan.measured_device import MeasuredPrediction
 from grok1.config.load import load_recipe
 
@@ -111,3 +115,20 @@ def test_errors_regret_and_order_are_of_the_runs() -> None:
     assert found.regret == pytest.approx(0.5)
     assert found.tau == pytest.approx(0.0)
     assert "-33.3%" in table(wrong)
+
+
+def test_jobs_beside_predictions_route_evenly_and_only_the_controls_were_calibrated(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    prediction = MeasuredPrediction(1.0, 1.0, {}, 1.0)
+    monkeypatch.setattr(validation, "count_steps", lambda recipes: [()] * len(recipes))
+    monkeypatch.setattr(validation, "predict_measured", lambda *_: prediction)
+    device = load_device("h100-sxm")
+    control, few, many = ([each.recipe for each in trials(jobs, device)] for jobs in (CONTROLS, FEW_RANKS, MANY_RANKS))
+    assert {each.training.routing for each in (*control, *few, *many, *crowd_jobs())} == {"random"}
+    learned = [
+        each.model_copy(update={"training": each.training.model_copy(update={"routing": "learned"})})
+        for each in (*control, *few, *many)
+    ]
+    calibrated = [sample.recipe for sample in default_samples("cpu")]
+    assert [each in calibrated for each in learned] == [True] * len(control) + [False] * (len(few) + len(many))
