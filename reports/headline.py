@@ -12,6 +12,7 @@ from bench.judge.words import change_unit, title
 from reports.case import CaseResult
 from reports.formats import rate_unit, seconds_unit
 from reports.markdown import state_words
+from reports.tables.side_by_side import in_short
 
 
 def headline(cases: Sequence[CaseResult]) -> str:
@@ -32,7 +33,12 @@ def verdict_line(case: CaseResult) -> str:
         shown = row if row.evidence is not None else verdict.judged(RATE) or row
         return f"{word}: {verdict.case} {_told(shown)}"
     if verdict.state == "no_baseline" and case.measured:
-        return f"{word}: {verdict.case} ran at {_measured(case)}"
+        apart = in_short(case)
+        return (
+            f"{word}: {verdict.case}, side by side: {apart}"
+            if apart
+            else f"{word}: {verdict.case} ran at {_measured(case)}"
+        )
     return verdict.sentence
 
 

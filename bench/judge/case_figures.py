@@ -24,6 +24,17 @@ def counting(runs: Sequence[Record]) -> list[int]:
     return [places[kept] for kept in undisturbed(taken, MIN_RUNS_TO_DECIDE)]
 
 
+def told_runs(runs: Sequence[Record]) -> str:
+    """How many they are, and of how many programs or machines, where of several: their median is of none of these."""
+    told = f"{len(runs)} runs"
+    apart = {(run.commit.model_dump_json(), *sorted(run.software.items()), _machine(run)) for run in runs}
+    return told + (f" of {len(apart)} programs or machines" if len(apart) > 1 else "")
+
+
+def _machine(run: Record) -> str | None:
+    return None if run.session is None else run.session.machine
+
+
 def over_runs(runs: Iterable[T], figure: Callable[[T], float | None]) -> float | None:
     """The median of a figure over runs; None unless every run has it."""
     found = [figure(run) for run in runs]

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from bench.judge import disturbance, outliers
 from bench.judge.attribution import Attribution, attribute
 from bench.judge.baseline import Baseline
-from bench.judge.case_figures import counting, named, step_seconds, tokens_rate
+from bench.judge.case_figures import counting, named, step_seconds, tokens_rate, told_runs
 from bench.judge.difference import MIN_BASELINE_RUNS, Comparison, limits_percent
 from bench.judge.disturbance import (
     Busier,
@@ -121,7 +121,7 @@ class _Case:
     @property
     def measured(self) -> str:
         text = f"{figure(RATE, self.tokens_rate)} tokens/s/p ({figure(STEP, self.step_seconds)}/step{self._told_alone})"
-        return text + (f", the median of {len(self.runs)} runs," if len(self.runs) > 1 else "")
+        return text + (f", the median of {told_runs(self.runs)}," if len(self.runs) > 1 else "")
 
 
 def _prepare(runs: list[Record], baselines: Sequence[Baseline], session_percent: SessionPercent) -> _Case:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import median
 
 from bench.judge.difference import MIN_BASELINE_RUNS
 from bench.judge.words import times
@@ -25,6 +26,18 @@ def side_by_side(cases: Sequence[CaseResult]) -> list[str]:
             heading = anchored(f"sides-{number}", f"## {text(name)}, side by side")
             parts += [heading, *_section(sides, len(runs))]
     return parts
+
+
+def in_short(case: CaseResult) -> str | None:
+    """How far apart the sides of a case's runs are; None where all are of one."""
+    sides = sides_of(case.measured)
+    if len(sides) < 2:
+        return None
+    if len(sides) == 2:
+        return _sentence(*sides)
+    found = [median(each.summary.tokens_per_second_per_processor for each in side.runs) for side in sides]
+    unit = rate_unit(found)
+    return f"{sides[0].name} to {sides[-1].name} ran at {unit.of(min(found))} to {unit.of(max(found))} tokens/s/p"
 
 
 def _section(sides: Sequence[Side], runs: int) -> list[str]:

@@ -125,6 +125,30 @@ def test_the_report_has_it_and_a_report_of_one_side_has_not(tmp_path: Path, monk
     assert ["side by side" in text for text in (one, two)] == [False, True]
 
 
+@pytest.mark.parametrize(
+    ("others", "said"),
+    [
+        ((1.2,), "B is 1.20 times slower than A in tokens/s/p; so few runs do not tell how sure that is"),
+        ((1.2, 0.9), "A to C ran at "),
+    ],
+)
+def test_a_report_of_several_sides_begins_with_how_far_apart_they_are_and_never_with_a_median_of_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, others: tuple[float, ...], said: str
+) -> None:
+    monkeypatch.setattr(document, "_pictures", lambda case, width: {})
+    sides = [
+        runs(1, 39.8 * ratio, first=number, commit={"sha": str(number) * 40})
+        for number, ratio in enumerate((1.0, *others))
+    ]
+    path = document.write_report([record for side in sides for record in side], [], tmp_path)
+    first, beside = path.read_text().split('<a id="sides-1"></a>')
+    assert f"# NO BASELINE: grok1-40b, side by side: {said}" in first
+    assert said in (tmp_path / "comment.md").read_text()
+    assert "| figure" not in first
+    assert "### Figures of all sides" in beside
+    assert f"the median of {len(sides)} runs of {len(sides)} programs or machines" in beside
+
+
 @given(st.floats(-60, 200), st.floats(0.001, 20), st.floats(0.001, 20))
 def test_times_tell_the_ratio_and_half_of_its_interval(change: float, below: float, above: float) -> None:
     found = re.fullmatch(r"([\d.]+) ± ([\d.]+) times (slower|faster)", times(change, change - below, change + above))
