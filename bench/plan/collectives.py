@@ -56,7 +56,7 @@ def _call_seconds(exchange: Exchange, inside: Ints, device: Device) -> Floats:
 
 def _byte_seconds(exchange: Exchange, inside: Ints, device: Device) -> Floats:
     """1 / beta of the call's larger side, by the links' stated rates."""
-    ranks = np.maximum(1, exchange.ranks)
+    ranks = exchange.ranks
     crosses = inside < ranks
     nic = nic_rate(bool((crosses & (exchange.calls > 0)).any()), device)
     links = node_rate(inside, device)
@@ -94,4 +94,4 @@ def _by_table(exchange: Exchange, job_ranks: Ints, timed: list[TimedCollective])
 
 def _apart(wanted: Ints, sizes: list[int]) -> Floats:
     """[places, sizes]: how many times one is the other, as a logarithm."""
-    return np.asarray(np.abs(np.log(np.maximum(1, wanted))[:, None] - np.log(sizes)))
+    return np.asarray(np.abs(np.log(wanted)[:, None] - np.log(sizes)))

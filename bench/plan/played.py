@@ -76,7 +76,8 @@ def _passing(forward: PlaceTimes, whole: PlaceTimes) -> Floats:
     """A forward's share of a micro-batch: of what the host and the transfers take, as of the rest."""
     of_pipeline = whole.micro_batch["pipeline"]
     work = _device_seconds(whole) - of_pipeline
-    return np.asarray(whole.of_micro_batch * _device_seconds(forward) / np.where(work > 0, work, 1.0))
+    share = np.divide(_device_seconds(forward), work, out=np.zeros(len(work)), where=work > 0)
+    return np.asarray(whole.of_micro_batch * share)
 
 
 def _place_of_stages(jobs: Jobs, job: int) -> list[int]:

@@ -85,7 +85,7 @@ def play(forward_SC: Floats, backward_SC: Floats, transfer_seconds: float, micro
         before = sum(at)
         for stage in range(stages):
             while at[stage] < len(todo[stage]):
-                inputs = _inputs(todo[stage], at[stage], stage, stages, chunks)
+                inputs = _inputs(todo[stage], at[stage], stage, stages, chunks, micro_batches)
                 if any(each not in done for each in inputs):
                     break
                 here = [done[each] + transfer_seconds * (each[0] != stage) for each in inputs]
@@ -98,11 +98,13 @@ def play(forward_SC: Floats, backward_SC: Floats, transfer_seconds: float, micro
     return Played(float(clock.max()), busy, np.array([_most_in_flight(each) for each in todo], np.int64))
 
 
-def _inputs(todo: list[Pass], at: int, stage: int, stages: int, chunks: int) -> list[tuple[int, Pass]]:
+def _inputs(
+    todo: list[Pass], at: int, stage: int, stages: int, chunks: int, micro_batches: int
+) -> list[tuple[int, Pass]]:
     """What must be done before, as (stage, pass)."""
     each = todo[at]
     found = [_input(each, stage, stages, chunks)]
-    has_turns = at >= warm_up(stage, stages, chunks, len(todo) // (2 * chunks))
+    has_turns = at >= warm_up(stage, stages, chunks, micro_batches)
     if chunks > 1 and each.is_forward and has_turns:
         following = todo[at + 1]  # the backward of this turn
         gradient = _input(following, stage, stages, chunks)

@@ -14,12 +14,12 @@ from bench.plan.layouts import Floats, Ints
 
 def members_in_node(ranks: Ints, stride: Ints, node_size: int) -> Ints:
     """Members of a group that lie in one node, at least the device itself."""
-    return np.asarray(np.clip(node_size // np.maximum(1, stride), 1, np.maximum(1, ranks)))
+    return np.asarray(np.clip(node_size // stride, 1, ranks))
 
 
 def nodes_of(ranks: Ints, inside: Ints) -> Ints:
     """Nodes over which a group of so many ranks lies, `inside` of them in each."""
-    return np.asarray(-(-np.maximum(1, ranks) // inside))
+    return np.asarray(-(-ranks // inside))
 
 
 def node_rate(inside: Ints, device: Device) -> Floats:

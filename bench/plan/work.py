@@ -58,8 +58,8 @@ class Exchange:
     per: Per
     calls: Ints
     bytes: Ints
-    ranks: Ints  # of the group
-    stride: Ints  # between neighbours in it, in ranks of the job: where its members lie in the nodes follows
+    ranks: Ints  # of the group, at least 1
+    stride: Ints  # between neighbours in it, in ranks of the job, 1 or more: it says which members share a node
 
 
 @dataclass(frozen=True)

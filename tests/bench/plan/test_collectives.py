@@ -177,3 +177,16 @@ def test_a_collective_timed_in_a_job_of_as_many_ranks_is_believed_first() -> Non
     for job, expected in ((2, 2.0), (4, 2.0), (8, 16.0), (16, 16.0)):
         assert exchange_seconds(call, device, np.array([job]))[0] == pytest.approx(expected)
     assert exchange_seconds(call, device)[0] == pytest.approx(2.0)
+
+
+def test_a_collective_timed_in_a_group_of_as_many_ranks_is_believed_before_one_of_the_job() -> None:
+    timed = [
+        TimedCollective(
+            operation="all_reduce", ranks=ranks, call_seconds=ranks * 1.0, bytes_a_second=1e9, job_ranks=job,
+            residual=0.1,
+        )
+        for ranks, job in ((2, 16), (4, 4))
+    ]  # fmt: skip
+    device = load_device("h100-sxm").model_copy(update={"measured": Measured(source="here", collectives=timed)})
+    # a group of four as in the second, in a job of 16 as was the first
+    assert exchange_seconds(exchange("all_reduce", 4, 1, 0), device, np.array([16]))[0] == pytest.approx(4.0)

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from bench.plan.device import load_device
 from bench.plan.played import played, predict_played
-from bench.plan.predict import predict
-from bench.plan.work import Product, Work
+from bench.plan.predict import place_times, predict
+from bench.plan.work import Exchange, Product, Work
 from tests.bench.plan.made_work import work_of_stages
 
 H100 = load_device("h100-sxm").with_efficiency(products=0.7, memory=0.6, attention=0.5, layer_seconds=6e-5)
@@ -32,6 +32,40 @@ def test_equal_stages_take_what_the_formula_says(rows: int, stages: int, chunks:
         work_of_stages([rows] * stages, pipeline=stages, chunks=chunks, micro_batches=rounds * stages, group=2)
     )
     np.testing.assert_allclose(predict_played(work, H100).step_seconds, predict(work, H100).step_seconds)
+
+
+@given(st.integers(1, 4000), st.integers(1, 9))
+def test_a_stage_alone_never_waits(rows: int, micro_batches: int) -> None:
+    work = with_backward(work_of_stages([rows], pipeline=1, micro_batches=micro_batches))
+    found = predict_played(work, H100)
+    assert 0 <= found.terms["bubble"][0] <= 1e-12 * found.step_seconds[0]  # sums of other orders round otherwise
+
+
+def test_a_third_of_the_work_is_a_third_of_a_stage_s_time_with_its_host_and_its_transfers() -> None:
+    """By hand, two micro-batches: forward 1 and backward 2 of the first stage, 1.5 of both of the last. The first
+    stage begins its backwards at 2.5 and at 4.5, and its forwards and the last stage's work are done before.
+    """
+    work = with_backward(work_of_stages([500_000, 250_000], pipeline=2, micro_batches=2))
+    one = np.ones(2, np.int64)
+    sent = Exchange("pipeline", "pipeline", "send", "bfloat16", "micro_batch", one, 2**20 * one, 2 * one, one)
+    work = replace(work, attention=(), traffic=(), exchanges=(sent,))
+    times = place_times(work, H100)
+    assert (times.micro_batch["host"] > 0).all()
+    assert (times.micro_batch["pipeline"] > 0).all()
+    first, last = times.of_micro_batch
+    assert first / 3 < last < first * 2 / 3
+    assert played(work, H100, 0).seconds == pytest.approx(first / 3 + last + 2 * (first * 2 / 3))
+
+
+def test_a_stage_without_work_delays_nobody() -> None:
+    work = with_backward(work_of_stages([400, 400, 900], pipeline=3, micro_batches=8))
+    of_ends = np.array([1, 0, 1])
+    products = tuple(replace(each, calls=each.calls * of_ends) for each in work.products)
+    work = replace(work, layers=work.layers * of_ends, products=products, attention=(), traffic=(), exchanges=())
+    first, none, last = place_times(work, H100).of_micro_batch
+    assert none == 0
+    with np.errstate(all="raise"):
+        assert played(work, H100, 0).seconds == pytest.approx(first + 8 * last)
 
 
 def test_stages_before_the_slowest_one_hide_behind_it() -> None:

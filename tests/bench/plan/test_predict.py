@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from bench.plan.device import Device, load_device
 from bench.plan.measured import Measured, TimedAttention, TimedProduct, TimedTraffic
-from bench.plan.operators import traffic_seconds
+from bench.plan.operators import attention_seconds, traffic_seconds
 from bench.plan.predict import OF_STEP, TERMS, place_times, predict, term_of
-from bench.plan.work import Exchange, Traffic, Work
+from bench.plan.work import Attention, Exchange, Traffic, Work
 from tests.bench.plan.made_work import work_of_stages
 
 H100 = load_device("h100-sxm")
@@ -115,14 +115,15 @@ def test_a_place_stands_for_the_stages_between_it_and_the_last() -> None:
 
 
 def test_jobs_are_apart() -> None:
-    one, other = work_of_stages([10, 900], pipeline=2), work_of_stages([4000], pipeline=1)
-    both = replace(
-        work_of_stages([10, 900, 4000], pipeline=1, stages=[0, 1, 0], layout=[3, 3, 7]),
-        pipeline=np.array([2, 2, 1]), world_size=np.array([2, 2, 1]),
+    alone = [work_of_stages(rows, pipeline=len(rows)) for rows in ([10, 900], [4000], [70, 800])]
+    stages = np.array([2, 2, 1, 2, 2])
+    together = replace(
+        work_of_stages([10, 900, 4000, 70, 800], pipeline=1, stages=[0, 1, 0, 0, 1], layout=[3, 3, 7, 8, 8]),
+        pipeline=stages, world_size=stages,
     )  # fmt: skip
-    found = predict(both, H100)
-    assert found.layout.tolist() == [3, 7]
-    expected = [predict(each, H100).step_seconds[0] for each in (one, other)]
+    found = predict(together, H100)
+    assert found.layout.tolist() == [3, 7, 8]
+    expected = [predict(each, H100).step_seconds[0] for each in alone]
     np.testing.assert_allclose(found.step_seconds, expected)
 
 
@@ -229,6 +230,17 @@ def test_attention_by_hand() -> None:
     work = work_of_stages([1000], pipeline=1)
     (seconds,) = place_times(work, H100.with_efficiency(attention=0.25)).micro_batch["attention"]
     assert seconds == pytest.approx(1000 * 10**6 / (989e12 * 0.25))
+
+
+def test_a_place_without_attention_takes_no_time_for_it() -> None:
+    timed = [TimedAttention(phase="forward", flops=flops, seconds=0.25) for flops in (10**6, 10**9)]
+    mine = H100.model_copy(update={"measured": Measured(source="here", attention=timed)})
+    attention = Attention("forward", np.array([0, 2 * 10**9]), np.array([0, 2]))
+    for device in (H100, mine):
+        with np.errstate(all="raise"):
+            seconds = attention_seconds(attention, 2, device)
+        assert seconds[0] == 0
+    assert seconds[1] == pytest.approx(2 * 0.25)
 
 
 def test_the_terms_of_a_micro_batch_are_the_slowest_stage_s() -> None:
