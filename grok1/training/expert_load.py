@@ -15,7 +15,7 @@ from grok1.megatron.protocols import Router
 class ExpertLoad:
     """Counts the tokens that this rank's routers send to each expert, by layer."""
 
-    def __init__(self, model: torch.nn.Module, is_padded: bool = False) -> None:
+    def __init__(self, model: torch.nn.Module, is_padded: bool) -> None:
         self._is_padded = is_padded  # routing maps hold tokens of probability 0, which count as none
         self._maps_by_layer: dict[int, list[Tensor]] = {}
         self._routers = [module.router for module in model.modules() if isinstance(module, MoELayer)]

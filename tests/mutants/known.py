@@ -36,6 +36,11 @@ KNOWN: dict[tuple[str, str, str], str] = {
         'last, number = dict.fromkeys(names, float("-inf")), dict.fromkeys(names, 0)',
         'last, number = dict.fromkeys(names, float("-inf")), dict.fromkeys(names, 1)',
     ): "of a label all that matters is which others are equal to it",
+    (
+        "grok1/config/memory.py",
+        '"expert-data": parallel.expert_data if are_apart else 1,',
+        '"expert-data": parallel.expert_data if are_apart else 0,',
+    ): "only groups of more than one rank are counted",
 }
 
 

@@ -166,6 +166,18 @@ def test_no_matrix_of_all_scores_is_made() -> None:
     assert 0 < largest.elements <= batch * heads * BLOCK * length
 
 
+@pytest.mark.parametrize(("device", "heads_at_once"), [("cpu", 1), ("meta", 2 * 3)])
+def test_on_a_cpu_a_block_is_of_one_head_and_elsewhere_of_all(device: str, heads_at_once: int) -> None:
+    """Heads of keys and values, each of which two heads of queries read, in every sequence of a micro-batch."""
+    length, batch, groups, group = 2 * BLOCK, 2, 3, 2
+    inputs = _inputs((length, length, batch, group * groups, groups, 8), torch.float32)
+    query, key, value = (each.detach().to(device) for each in inputs)
+    with _Largest() as largest:
+        capped_attention(query, key, value, MULTIPLIER, 30.0)
+    block = BLOCK if device == "cpu" else length
+    assert largest.elements == heads_at_once * group * block * length
+
+
 def test_only_the_inputs_are_kept() -> None:
     """Query, key and value, as many elements as they have, however long the sequence."""
     inputs = _inputs(SHAPES[3], torch.float32)

@@ -86,6 +86,27 @@ def test_received_pairs_are_sorted_by_expert_in_the_order_of_ranks_and_go_back_a
     assert by_expert[plan.as_it_came].tolist() == came.tolist()
 
 
+def test_a_rank_gets_of_every_rank_the_pairs_of_its_own_experts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three expert ranks of two experts each, cut over two ranks; this one is of the second two experts."""
+    counts_GE = torch.arange(36).view(6, 6)
+    mine_E = counts_GE[3]
+
+    def gather(gathered: Tensor, mine: Tensor, group: Any) -> None:
+        assert mine.equal(mine_E)
+        gathered.copy_(counts_GE.flatten())
+
+    monkeypatch.setattr(torch.distributed, "all_gather_into_tensor", gather)
+    monkeypatch.setattr(MergedDispatcher, "tp_ep_group", None, raising=False)
+    dispatcher = MergedDispatcher.__new__(MergedDispatcher)
+    dispatcher.tp_size, dispatcher.ep_size = 2, 3
+    dispatcher.num_experts, dispatcher.num_local_experts, dispatcher.local_expert_indices = 6, 2, [2, 3]
+    plan = dispatcher._plan(mine_E)
+    assert plan.sent == [18 + 19, 20 + 21, 22 + 23]
+    assert plan.copies == 2
+    assert plan.received == [2 + 3, 8 + 9, 14 + 15, 20 + 21, 26 + 27, 32 + 33]
+    assert plan.tokens_per_expert.tolist() == [2 + 8 + 14 + 20 + 26 + 32, 3 + 9 + 15 + 21 + 27 + 33]
+
+
 def test_a_tokens_results_are_weighted_and_added_in_float32() -> None:
     """256 of one expert and halves of four others, whose sum is 2; the weights are float32, as the router's are."""
     dispatcher = MergedDispatcher.__new__(MergedDispatcher)

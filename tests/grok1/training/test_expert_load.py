@@ -32,7 +32,7 @@ class _Layer(torch.nn.Module):
 def test_counting_stops_inside_and_goes_on_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(expert_load, "MoELayer", _Layer)
     layer, map_TE = _Layer(), torch.tensor([[1, 0], [1, 0], [0, 1]])
-    load = ExpertLoad(layer)
+    load = ExpertLoad(layer, is_padded=False)
     layer(map_TE)
     with load.uncounted():
         layer(map_TE)
