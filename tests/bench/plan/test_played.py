@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from bench.plan.device import load_device
 from bench.plan.played import played, predict_played
 from bench.plan.predict import place_times, predict
+from bench.plan.schedule import play
 from bench.plan.work import Exchange, Product, Work
 from tests.bench.plan.made_work import work_of_stages
 
@@ -96,6 +97,28 @@ def test_the_head_is_in_the_last_chunk_alone() -> None:
     spread = played(replace(work, products=(*work.products, as_layers)), H100, 0)
     assert found.busy_seconds == pytest.approx(spread.busy_seconds)
     assert found.seconds != pytest.approx(spread.seconds)
+
+
+def test_the_embedding_is_of_the_first_stage_s_first_chunk_and_the_head_of_the_last_stage_s_last() -> None:
+    device = H100.with_efficiency(layer_seconds=0)
+    work = with_backward(work_of_stages([500_000, 300_000, 400_000], pipeline=3, chunks=2, micro_batches=6))
+    layers, *_ = work.products
+    embedding = replace(layers, component="embedding", calls=np.array([4, 0, 0]))
+    head = replace(layers, component="head", calls=np.array([0, 0, 5]))
+    ends = (embedding, head, replace(head, phase="backward", calls=2 * head.calls))
+    work = replace(work, products=(*work.products, *ends), attention=(), traffic=(), exchanges=())
+    of_layers, of_embedding, of_head = (
+        place_times(replace(work, products=(each,)), device).of_micro_batch for each in (layers, embedding, head)
+    )
+    forward_SC = np.repeat(of_layers[:, None] / 2, 2, axis=1)
+    backward_SC = 2 * forward_SC
+    forward_SC[0, 0] += of_embedding[0]
+    forward_SC[2, 1] += of_head[2]
+    backward_SC[2, 1] += 2 * of_head[2]
+    expected = play(forward_SC, backward_SC, 0.0, 6)
+    found = played(work, device, 0)
+    assert found.busy_seconds == pytest.approx(expected.busy_seconds)
+    assert found.seconds == pytest.approx(expected.seconds)
 
 
 def test_on_shared_cores_nothing_is_played() -> None:
