@@ -8,6 +8,7 @@ visibly ours: every binding of it in its function is annotated with, or made by 
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Iterator
 
 OWN_NAMES = ("self", "cls", "ctx")
@@ -34,15 +35,14 @@ def _changes_in(scope: Scope, classes: set[str], outer: dict[str, bool]) -> Iter
                 yield node.lineno, ast.unparse(node)
 
 
-def _nodes_of(scope: Scope) -> Iterator[ast.expr | ast.stmt]:
+@functools.cache
+def _nodes_of(scope: Scope) -> tuple[ast.expr | ast.stmt, ...]:
     """All nodes of a scope; of the functions inside it, only the functions themselves."""
-    waiting = list(ast.iter_child_nodes(scope))
-    while waiting:
-        node = waiting.pop(0)
-        if isinstance(node, ast.expr | ast.stmt):
-            yield node
+    found = list(ast.iter_child_nodes(scope))
+    for node in found:  # which grows
         if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
-            waiting += ast.iter_child_nodes(node)
+            found += ast.iter_child_nodes(node)
+    return tuple(node for node in found if isinstance(node, ast.expr | ast.stmt))
 
 
 def _changed_objects(node: ast.AST) -> Iterator[ast.expr]:
@@ -60,7 +60,7 @@ def _changed_objects(node: ast.AST) -> Iterator[ast.expr]:
 def _objects_changed_by_call(call: ast.Call) -> Iterator[ast.expr]:
     functions = [call.func, *call.args]  # setattr(x, ...), and functions that are handed setattr and x
     for function, argument in zip(functions, functions[1:], strict=False):
-        if ast.unparse(function).split(".")[-1].strip("_") in ("setattr", "delattr"):
+        if last_name(function).strip("_") in ("setattr", "delattr"):
             yield argument
     if isinstance(call.func, ast.Attribute) and call.func.attr in (*DICT_CHANGES, *LIST_CHANGES):
         yield from _owner_of_container(call.func.value)
@@ -75,13 +75,28 @@ def _owner_of_container(node: ast.expr) -> Iterator[ast.expr]:
 
 
 def _called(call: ast.Call) -> str:
-    return ast.unparse(call.func)
+    """A name without a dot, or nothing."""
+    return call.func.id if isinstance(call.func, ast.Name) else ""
+
+
+def last_name(node: ast.expr) -> str:
+    """What stands last in the source of a name, plain or dotted; of what else there is, after its last dot.
+
+    Most nodes are names or constants, and writing the source of each takes ten times as long.
+    """
+    if isinstance(node, ast.Name):
+        return node.id
+    if isinstance(node, ast.Attribute):
+        return node.attr
+    return "" if isinstance(node, ast.Constant) else ast.unparse(node).rpartition(".")[2]
 
 
 def _own_classes(tree: ast.Module) -> set[str]:
     """Names of classes that this file defines or imports from this house."""
-    names = {node.name for node in ast.walk(tree) if isinstance(node, ast.ClassDef)}
+    names = set()
     for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef):
+            names.add(node.name)
         module = node.module or "" if isinstance(node, ast.ImportFrom) else ""
         if isinstance(node, ast.ImportFrom) and module.split(".")[0] in OWN_PACKAGES and module not in FOREIGN_TYPES:
             names |= {alias.asname or alias.name for alias in node.names if alias.name[:1].isupper()}

@@ -19,7 +19,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from grok1.megatron.installed import Line
-from tests.foreign_objects import foreign_changes
+from tests.foreign_objects import foreign_changes, last_name
 from tests.limits import HANG_SECONDS
 
 if sys.version_info >= (3, 11):
@@ -93,7 +93,7 @@ Rule = Callable[[str, ast.Module], Iterator[str]]
 def engine_has_one_door(path: str, tree: ast.Module) -> Iterator[str]:
     """Megatron is imported by door.py and the module of its line, and by patches.py to patch it; process groups are
     groups.py's, and their module too is patches.py's to patch."""
-    for node in ast.walk(tree):
+    for node in _nodes(tree):
         packages = {name.split(".")[0] for name in _imported(node)}
         if packages & ACCELERATOR_PACKAGES and path not in (DOOR, *LINES, PATCHES, ACCELERATOR, MEASURING, SEAM):
             yield f"{path}:{_line(node)} imports {', '.join(sorted(packages))}; ask grok1.megatron.door for the name"
@@ -138,7 +138,7 @@ def environment_is_read_at_the_edges(path: str, tree: ast.Module) -> Iterator[st
     """os.environ is for the files that talk to the outside world."""
     if path in ENVIRONMENT_READERS:
         return
-    for node in ast.walk(tree):
+    for node in _nodes(tree):
         if any(_mentions(node, name) for name in ("environ", "getenv", "putenv")):
             yield f"{path}:{_line(node)} touches the environment; pass the value in"
 
@@ -147,7 +147,7 @@ def one_place_knows_the_device(path: str, tree: ast.Module) -> Iterator[str]:
     """Which device a process is for is asked of kind.py: nobody else reads the variable, the device files or torch."""
     if path == KIND:
         return
-    for node in ast.walk(tree):
+    for node in _nodes(tree):
         word = node.value if isinstance(node, ast.Constant) else None
         if word in DEVICE_WORDS and (path, word) not in DEVICE_WORDS_ELSEWHERE:
             yield f"{path}:{_line(node)} names {word!r}; ask grok1.device.kind"
@@ -160,7 +160,7 @@ def launcher_names_no_entry(path: str, tree: ast.Module) -> Iterator[str]:
     """What ranks run is the caller's to say: grok1.distributed names no module above it, in words either."""
     if not path.startswith("grok1/distributed/"):
         return
-    for node in ast.walk(tree):
+    for node in _nodes(tree):
         words = [node.value] if isinstance(node, ast.Constant) and isinstance(node.value, str) else _imported(node)
         for word in words:
             if re.match(ABOVE_THE_LAUNCHER, word):
@@ -193,7 +193,7 @@ def one_place_asks_for_the_line(path: str, tree: ast.Module) -> Iterator[str]:
     if path in (DOOR, "grok1/megatron/installed.py"):
         return
     known = r"line_\d+_\d+" if path in LINES else r"(line|since)_\d+_\d+"  # what some lines share is theirs
-    for node in ast.walk(tree):
+    for node in _nodes(tree):
         names = {name.rpartition(".")[2] for name in _imported(node)}
         names |= {alias.name for alias in node.names} if isinstance(node, ast.ImportFrom) else set()
         if any(re.fullmatch(known, name) for name in names):
@@ -215,7 +215,7 @@ def limits_are_against_hangs(path: str, tree: ast.Module) -> Iterator[str]:
         for target in node.targets
         if isinstance(target, ast.Name)
     }
-    for node in (each for each in ast.walk(tree) if isinstance(each, ast.Call)):
+    for node in (each for each in _nodes(tree) if isinstance(each, ast.Call)):
         limits = [each.value for each in node.keywords if each.arg == "timeout"]
         if isinstance(node.func, ast.Attribute) and node.func.attr in ("wait", "communicate"):
             limits += node.args[-1:]
@@ -432,6 +432,12 @@ def _parsed(source: str) -> ast.Module:
     return ast.parse(source)
 
 
+@functools.cache
+def _nodes(tree: ast.Module) -> tuple[ast.AST, ...]:
+    """Once for all rules too."""
+    return tuple(ast.walk(tree))
+
+
 def _foreign_imports(source: str) -> list[str]:
     """All but the standard library's, pytest, and those of ours that import no more than these."""
     names = {name for node in ast.walk(ast.parse(source)) for name in _imported(node)}
@@ -457,7 +463,7 @@ def _imported(node: ast.AST) -> list[str]:
         return [alias.name for alias in node.names]
     if isinstance(node, ast.ImportFrom):
         return [node.module or ""]
-    if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__")):
+    if isinstance(node, ast.Call) and last_name(node.func).endswith(("import_module", "__import__")):
         return [arg.value for arg in node.args[:1] if isinstance(arg, ast.Constant) and isinstance(arg.value, str)]
     return []
 
