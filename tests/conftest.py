@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -13,6 +14,8 @@ from hypothesis import settings
 from bench.records.record import Record
 from bench.synthetic import build_synthetic_record
 from grok1.cli import interruption
+from grok1.config.load import load_recipe
+from grok1.data.sample_corpus import SampleCorpus, sample_corpus
 from grok1.distributed.launch import preload_in_ranks
 
 # recipe changes that choose megatron's own part everywhere; experts first
@@ -71,6 +74,16 @@ def no_signal_is_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def _handle_as_at_the_start() -> None:
     for number, handler in _HANDLERS.items():
         signal.signal(number, handler)
+
+
+@pytest.fixture(scope="session")
+def corpus(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> SampleCorpus:
+    """The sample corpus in grok1-nano's vocabulary. It is built once, and each of pytest-xdist's workers has a copy."""
+    own = tmp_path_factory.getbasetemp()
+    everybodys = own.parent if hasattr(pytestconfig, "workerinput") else own
+    built = sample_corpus(everybodys / "corpora", load_recipe("grok1-nano").model.vocab_size)
+    folder = shutil.copytree(built.prefix.parent, own / "corpus")
+    return SampleCorpus(folder / built.prefix.name, folder / built.tokenizer_path.name)
 
 
 @pytest.fixture

@@ -11,8 +11,7 @@ from typing import Any
 
 import pytest
 
-from grok1.config.load import load_recipe
-from grok1.data.sample_corpus import sample_corpus
+from grok1.data.sample_corpus import SampleCorpus
 from tests.limits import HANG_SECONDS
 
 HOUSE = Path(__file__).resolve().parents[1]
@@ -100,13 +99,6 @@ def test_a_module_that_imports_torch_is_named() -> None:
     assert (done.returncode, done.stderr) == (1, "importing grok1.device.gloo imports torch\n")
 
 
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Options, with their values, that name a corpus of grok1-nano's vocabulary."""
-    made = sample_corpus(tmp_path_factory.mktemp("corpus"), load_recipe("grok1-nano").model.vocab_size)
-    return ["--recipe=grok1-nano", f"--data={made.prefix}", f"--tokenizer={made.tokenizer_path}"]
-
-
 def _refused(program: str, *words: str) -> dict[str, Any]:
     """How the command ends in an interpreter of its own, and what it said."""
     done = _python(_COMMAND, ",".join(UNWANTED), program, *words)
@@ -132,8 +124,9 @@ def _refused(program: str, *words: str) -> dict[str, Any]:
         (["--device", "cpu", "--set", "kernels.experts=te_grouped"], "Transformer Engine runs on CUDA alone"),
     ],
 )
-def test_training_refuses_input_without_torch(words: list[str], complaint: str, corpus: list[str]) -> None:
-    kept = [option for option in corpus if option.partition("=")[0] not in words]
+def test_training_refuses_input_without_torch(words: list[str], complaint: str, corpus: SampleCorpus) -> None:
+    options = ["--recipe=grok1-nano", f"--data={corpus.prefix}", f"--tokenizer={corpus.tokenizer_path}"]
+    kept = [option for option in options if option.partition("=")[0] not in words]
     end = _refused("grok1.__main__", "train", *kept, "--steps", "1", *words)
     assert (end["code"], end["imported"]) == (2, []), end["said"]
     assert complaint in end["said"]

@@ -17,8 +17,7 @@ from typing import Any
 
 import pytest
 
-from grok1.config.load import load_recipe
-from grok1.data.sample_corpus import SampleCorpus, sample_corpus
+from grok1.data.sample_corpus import SampleCorpus
 from tests.limits import HANG_SECONDS
 from tests.real_code import run_program
 
@@ -92,12 +91,6 @@ def checkouts(request: pytest.FixtureRequest) -> Checkouts:
     if isinstance(found, str):
         pytest.skip(found)
     return found
-
-
-@pytest.fixture(scope="session")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> SampleCorpus:
-    """The sample corpus in grok1-nano's vocabulary."""
-    return sample_corpus(tmp_path_factory.mktemp("corpus"), load_recipe("grok1-nano").model.vocab_size)
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,6 @@ import pytest
 
 from grok1.config.load import ONE_RANK, load_recipe
 from grok1.config.recipe import Recipe
-from grok1.data.sample_corpus import SampleCorpus, sample_corpus
 from grok1.distributed.launch import launch
 from grok1.training.job import Job
 from grok1.training.result import RunResult
@@ -64,12 +63,6 @@ def run_python(script: str, device: str) -> subprocess.CompletedProcess[str]:
         timeout=HANG_SECONDS,
         check=False,
     )
-
-
-@pytest.fixture(scope="session")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> SampleCorpus:
-    """(prefix, tokenizer) of the sample corpus in grok1-nano's vocabulary."""
-    return sample_corpus(tmp_path_factory.mktemp("corpus"), load_recipe("grok1-nano").model.vocab_size)
 
 
 @pytest.fixture(scope="session")

@@ -6,20 +6,25 @@ from concurrent.futures import ProcessPoolExecutor
 import pytest
 from pyarrow import parquet
 
+from grok1.config.load import load_recipe
 from grok1.data.indexed import check_indexed
 from grok1.data.sample_corpus import sample_corpus
 from grok1.data.tokenizer import load_tokenizer
 
 
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-    return sample_corpus(tmp_path_factory.mktemp("cache"), 2048)
+def test_it_holds_thousands_of_samples_in_grok1_nanos_vocabulary(corpus):
+    assert_holds_thousands_of_samples(corpus, load_recipe("grok1-nano").model.vocab_size)
 
 
-def test_it_holds_thousands_of_samples_in_the_vocabulary_asked_for(corpus):
+@pytest.mark.slow
+def test_it_holds_thousands_of_samples_in_the_vocabulary_asked_for(tmp_path):
+    assert_holds_thousands_of_samples(sample_corpus(tmp_path, 2048), 2048)
+
+
+def assert_holds_thousands_of_samples(corpus, vocab_size):
     info = check_indexed(corpus.prefix)
     assert info.tokens > 2000 * 64
-    assert load_tokenizer("SentencePiece", corpus.tokenizer_path).vocab_size == 2048
+    assert load_tokenizer("SentencePiece", corpus.tokenizer_path).vocab_size == vocab_size
 
 
 def test_its_rows_have_alpacas_shape(corpus):
