@@ -6,6 +6,7 @@ Messages hold words that strangers wrote (a file's, a log's, a name's). What is 
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import os
 import sys
@@ -17,6 +18,7 @@ from typing import Any, NoReturn, TypeVar
 
 import typer
 from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
+from typer.main import get_command
 
 from grok1.cli import interruption
 from grok1.cli.json_option import json_alone_on_stdout
@@ -141,12 +143,18 @@ def run(app: typer.Typer, name: str, failures: tuple[type[Exception], ...] = ())
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a name that is not UTF-8 is shown, not refused
     try:
-        code = app(standalone_mode=False)
+        code = _command_of(app)(standalone_mode=False)
     except BaseException as error:
         _exit_for(name, error, failures)
     if interruption.came() or code == _INTERRUPTED:
         _exit_interrupted(name)
     _leave(name, code or 0)
+
+
+@functools.cache
+def _command_of(app: typer.Typer) -> Any:
+    """Once a process: it takes typer as long as many a command runs, and tests run hundreds in one process."""
+    return get_command(app)
 
 
 def _exit_for(name: str, error: BaseException, failures: tuple[type[Exception], ...]) -> NoReturn:

@@ -401,9 +401,21 @@ def test_names_of_strangers_reach_no_path_and_no_terminal(bench: Command, synthe
     assert bench("baseline", "show", shown)[0] == 0
 
 
-def candidate_content(bench: Command, synthetic_record) -> dict[str, Any]:
-    bench("baseline", "record", write_runs(synthetic_record, Path("runs")), "-o", "candidate.json")
-    return dict(json.loads(Path("candidate.json").read_text()))
+@pytest.fixture(scope="module")
+def recorded() -> list[str]:
+    """What the first test that needs one recorded, for those that bend it."""
+    return []
+
+
+@pytest.fixture
+def content(bench: Command, synthetic_record, recorded: list[str]) -> dict[str, Any]:
+    """Of a candidate of five runs, which lies in candidate.json too."""
+    path = Path("candidate.json")
+    if not recorded:
+        bench("baseline", "record", write_runs(synthetic_record, Path("runs")), "-o", path)
+        recorded.append(path.read_text())
+    path.write_text(recorded[0])
+    return dict(json.loads(recorded[0]))
 
 
 def altered(content: dict[str, Any], **changes: Any) -> str:
@@ -436,8 +448,8 @@ def altered(content: dict[str, Any], **changes: Any) -> str:
         (lambda c: json.dumps(c) + " " * 5 * 2**20, "larger than the 4 MiB"),
     ],
 )  # fmt: skip
-def test_a_candidate_that_is_not_one_is_refused(bench: Command, synthetic_record, alter: Any, words: str) -> None:
-    Path("bad.json").write_text(alter(candidate_content(bench, synthetic_record)))
+def test_a_candidate_that_is_not_one_is_refused(bench: Command, content: Any, alter: Any, words: str) -> None:
+    Path("bad.json").write_text(alter(content))
     for command in (["promote", "bad.json", "--rationale", "x"], ["diff", "bad.json"]):
         refused(bench("baseline", *command), "bad.json", words)
     assert load_baselines(Path("baselines")) == []
@@ -449,8 +461,7 @@ def test_a_candidate_of_three_runs_is_refused(bench: Command, synthetic_record) 
     refused(bench("baseline", "promote", "few.json", "--rationale", "x"), "3 runs", "at least 5")
 
 
-def test_runs_too_far_apart_are_no_baseline(bench: Command, synthetic_record) -> None:
-    content = candidate_content(bench, synthetic_record)
+def test_runs_too_far_apart_are_no_baseline(bench: Command, content: Any) -> None:
     runs = content["baselines"][0]["runs"]
     steps = [1e6] * len(runs[0]["steady_step_seconds"])
     slow = {"steady_step_seconds": steps, "figures": {"step_seconds": 1e6}}
@@ -459,8 +470,8 @@ def test_runs_too_far_apart_are_no_baseline(bench: Command, synthetic_record) ->
         refused(bench("baseline", "diff", "bad.json"), "not of one program on one machine")
 
 
-def test_a_damaged_folder_of_baselines_is_refused_and_left_alone(bench: Command, synthetic_record) -> None:
-    candidate_content(bench, synthetic_record)
+@pytest.mark.usefixtures("content")
+def test_a_damaged_folder_of_baselines_is_refused_and_left_alone(bench: Command) -> None:
     Path("baselines/bad.json").write_text("{")
     for words in (["list"], ["show", "x"], ["diff", "candidate.json"], ["retire", "x", "--rationale", "x"],
                   ["promote", "candidate.json", "--rationale", "x"]):  # fmt: skip
@@ -469,7 +480,6 @@ def test_a_damaged_folder_of_baselines_is_refused_and_left_alone(bench: Command,
 
 
 def test_a_file_that_would_grow_too_large_to_read_is_not_written(bench: Command, synthetic_record) -> None:
-    candidate_content(bench, synthetic_record)
     Path("baselines/full").mkdir()
     promoted(bench, synthetic_record)
     baseline = stored_one()
