@@ -7,11 +7,14 @@ import re
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from grok1.cli import console
+from grok1.commands.app import app
 from grok1.config.load import ONE_RANK, recipe_names
 from tests.grok1.conftest import ROOT, as_options, grok1_command, run_grok1
 from tests.limits import HANG_SECONDS
@@ -26,6 +29,23 @@ def one_rank_words(corpus: tuple[Path, Path], *instead: str) -> list[str]:
     return [*kept, *as_options(ONE_RANK), *instead]
 
 
+Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def grok1(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """grok1(words...) in this process, for what starts no rank and imports no torch: (exit code, output, errors)."""
+
+    def command(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["grok1", *words])
+        with pytest.raises(SystemExit) as ended:
+            console.run(app, "grok1", failures=(RuntimeError,))
+        printed = capsys.readouterr()
+        return int(ended.value.code or 0), printed.out, printed.err
+
+    return command
+
+
 def test_recipes_lists_every_recipe_with_its_hash() -> None:
     done = run_grok1("recipes")
     assert done.returncode == 0
@@ -33,33 +53,31 @@ def test_recipes_lists_every_recipe_with_its_hash() -> None:
     assert all(re.search(r" [0-9a-f]{12} ", line) for line in done.stdout.splitlines())
 
 
-def test_recipes_shows_one_with_overrides() -> None:
-    shown = json.loads(run_grok1("recipes", "grok1-40b", "--set", "model.num_layers=2").stdout)
+def test_recipes_shows_one_with_overrides(grok1: Command) -> None:
+    shown = json.loads(grok1("recipes", "grok1-40b", "--set", "model.num_layers=2")[1])
     assert shown["model"]["num_layers"] == 2
     assert shown["counts"]["parameters"] == pytest.approx(11.45e9, rel=1e-3)
 
 
 @pytest.mark.parametrize("command", [(), ("train",), ("recipes",), ("preprocess",)])
-def test_help_teaches(command: tuple[str, ...]) -> None:
-    done = run_grok1(*command, "--help")
-    assert done.returncode == 0
-    assert "Usage" in done.stdout
+def test_help_teaches(command: tuple[str, ...], grok1: Command) -> None:
+    code, output, _ = grok1(*command, "--help")
+    assert code == 0
+    assert "Usage" in output
 
 
 @pytest.mark.parametrize(
     "words", [("--data", "a", "--data=b"), ("--load", "a", "--load", "a"), ("--steps=1", "--steps=1")]
 )
-def test_an_option_given_twice_is_refused_and_the_last_does_not_win(words: tuple[str, ...]) -> None:
-    done = run_grok1("train", *words)
-    assert done.returncode == 2
-    assert (
-        done.stderr == f"grok1: {words[0].partition('=')[0]} is given 2 times, and only one can count; give it once\n"
-    )
+def test_an_option_given_twice_is_refused_and_the_last_does_not_win(words: tuple[str, ...], grok1: Command) -> None:
+    code, _, errors = grok1("train", *words)
+    assert code == 2
+    assert errors == f"grok1: {words[0].partition('=')[0]} is given 2 times, and only one can count; give it once\n"
 
 
-def test_overrides_may_be_repeated() -> None:
-    done = run_grok1("recipes", "grok1-nano", "--set", "training.seed=1", "--set", "training.seed=2")
-    assert json.loads(done.stdout)["training"]["seed"] == 2
+def test_overrides_may_be_repeated(grok1: Command) -> None:
+    _, output, _ = grok1("recipes", "grok1-nano", "--set", "training.seed=1", "--set", "training.seed=2")
+    assert json.loads(output)["training"]["seed"] == 2
 
 
 def test_train_says_the_job_each_step_and_a_summary_and_writes_json(corpus: tuple[Path, Path], tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import tests.bench.ledger.ledger_entries as entries
+from bench.__main__ import main
 from bench.ledger import store as ledger_store
 from bench.ledger import text as ledger_text
 from bench.ledger.count import count
@@ -262,11 +263,16 @@ def test_command_stores_checks_and_fails(tmp_path: Path) -> None:
         (("--versus", "training.micro_batch=2", "--check"), "leave --check, --update, --ranks out"),
     ],
 )
-def test_command_refuses_in_one_line(arguments: tuple[str, ...], complaint: str) -> None:
-    done = bench("--recipe", "grok1-nano", *arguments)
-    assert done.returncode == 2, done.stdout
-    assert done.stderr.count("\n") == 1
-    assert complaint in done.stderr
+def test_command_refuses_in_one_line(
+    arguments: tuple[str, ...], complaint: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["bench", "ledger", "--recipe", "grok1-nano", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    shown, errors = capsys.readouterr()
+    assert ended.value.code == 2, shown
+    assert errors.count("\n") == 1
+    assert complaint in errors
 
 
 @pytest.mark.slow
