@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 from grok1.megatron.installed import megatron_core_folder
-from tests.grok1.conftest import run_python
+from tests.grok1.conftest import ROOT, run_python
 from tests.lines import LINE
 
 # (megatron file, what it says that makes a patch of grok1/device/cpu.py or grok1/megatron/patches.py needed), by line
@@ -65,17 +68,52 @@ def test_each_patch_is_still_needed_by_megatron(file: str, text: str) -> None:
     )
 
 
-def _in_a_cpu_process(script: str) -> Any:
-    """What the script prints last, as JSON; the seam is active in it and in no other test's process."""
-    start = "import json\nfrom grok1.device import seam, traffic\nseam.activate()\nimport torch\n"
-    end = "\nimport os, sys\nsys.stdout.flush()\nos._exit(0)"  # gloo aborts now and then where Python takes it apart
-    done = run_python(start + script + end, "cpu")
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+_RUN_EACH_IN_A_FORK = """
+import json, os, sys
+from grok1.device import seam, traffic
+seam.activate()
+import torch
+for line in sys.stdin:
+    if not os.fork():
+        exec(json.loads(line), {"json": json, "seam": seam, "traffic": traffic, "torch": torch})
+        sys.stdout.flush()
+        os._exit(0)  # gloo aborts now and then where Python takes it apart
+    _, status = os.wait()
+    print(json.dumps({"status": status}), flush=True)
+"""
+Ask = Callable[[str], Any]
 
 
-def test_torch_cuda_means_the_cpu() -> None:
-    said = _in_a_cpu_process(
+@pytest.fixture(scope="module")
+def in_a_cpu_process() -> Iterator[Ask]:
+    """What a script prints last, as JSON. Each runs in a fork, so no other test's process has an active seam."""
+    with subprocess.Popen(
+        [sys.executable, "-c", _RUN_EACH_IN_A_FORK],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env={"GROK1_DEVICE": "cpu", "PATH": "", "OMP_NUM_THREADS": "1"},
+    ) as process:
+        asked, told = process.stdin, process.stdout
+        assert asked is not None
+        assert told is not None
+
+        def ask(script: str) -> Any:
+            print(json.dumps(script), file=asked, flush=True)
+            said: Any = None
+            for line in told:
+                last, said = said, json.loads(line)
+                if isinstance(said, dict) and said.keys() == {"status"}:
+                    assert said["status"] == 0
+                    return last
+            raise AssertionError("the process ended")
+
+        yield ask
+
+
+def test_torch_cuda_means_the_cpu(in_a_cpu_process: Ask) -> None:
+    said = in_a_cpu_process(
         "made = [torch.zeros(2, device='cuda'), torch.tensor([1], device=torch.cuda.current_device()),"
         " torch.ones(1).cuda(), torch.empty(3, device=torch.device('cuda', 0))]\n"
         "with torch.cuda.stream(torch.cuda.Stream()): torch.cuda.synchronize()\n"
@@ -86,8 +124,8 @@ def test_torch_cuda_means_the_cpu() -> None:
 
 
 @pytest.mark.slow
-def test_activating_twice_patches_once() -> None:
-    said = _in_a_cpu_process(
+def test_activating_twice_patches_once(in_a_cpu_process: Ask) -> None:
+    said = in_a_cpu_process(
         "before = torch.zeros\nseam.activate()\n"
         "print(json.dumps([torch.zeros is before, hasattr(before, '__wrapped__')]))"
     )
@@ -95,8 +133,8 @@ def test_activating_twice_patches_once() -> None:
 
 
 @pytest.mark.slow
-def test_what_megatron_decorates_is_compiled_at_its_first_call() -> None:
-    said = _in_a_cpu_process(
+def test_what_megatron_decorates_is_compiled_at_its_first_call(in_a_cpu_process: Ask) -> None:
+    said = in_a_cpu_process(
         "compiled = []\n"
         "def compile(function): compiled.append(function.__name__); return function\n"
         "torch.compile = compile\n"
@@ -132,8 +170,8 @@ _TWO_RANKS = (
 )
 
 
-def test_collectives_are_counted_with_their_bytes() -> None:
-    said = _in_a_cpu_process(
+def test_collectives_are_counted_with_their_bytes(in_a_cpu_process: Ask) -> None:
+    said = in_a_cpu_process(
         _TWO_RANKS + "dist.all_reduce(torch.zeros(10))\n"
         "dist.all_gather([torch.zeros(4), torch.zeros(4)], torch.zeros(4))\n"
         "drained = traffic.TRAFFIC.drain({})\n"
@@ -144,8 +182,8 @@ def test_collectives_are_counted_with_their_bytes() -> None:
 
 
 @pytest.mark.slow
-def test_collectives_are_told_apart_by_group_however_it_is_given() -> None:
-    said = _in_a_cpu_process(
+def test_collectives_are_told_apart_by_group_however_it_is_given(in_a_cpu_process: Ask) -> None:
+    said = in_a_cpu_process(
         _TWO_RANKS + "one, two, unnamed = (dist.new_group([0, 1]) for _ in range(3))\n"
         "ten = torch.zeros(10)\n"
         "dist.all_reduce(ten, group=one)\n"
@@ -193,8 +231,8 @@ def gather(async_op):
 
 
 @pytest.mark.slow
-def test_a_group_of_one_rank_moves_nothing_and_is_not_counted() -> None:
-    said = _in_a_cpu_process(
+def test_a_group_of_one_rank_moves_nothing_and_is_not_counted(in_a_cpu_process: Ask) -> None:
+    said = in_a_cpu_process(
         _TWO_RANKS + "alone = dist.new_group([0])\n"
         "dist.all_reduce(torch.zeros(10), group=alone)\n"
         "dist.all_reduce(torch.zeros(10), group=alone, async_op=True).wait()\n"
@@ -204,8 +242,8 @@ def test_a_group_of_one_rank_moves_nothing_and_is_not_counted() -> None:
     assert said == {"other all_reduce": 1}
 
 
-def test_waiting_for_a_collective_is_in_its_seconds_and_in_nothing_else() -> None:
-    said = _in_a_cpu_process(
+def test_waiting_for_a_collective_is_in_its_seconds_and_in_nothing_else(in_a_cpu_process: Ask) -> None:
+    said = in_a_cpu_process(
         _CLOCK + "work = dist.all_reduce(torch.zeros(10), async_op=True)\n"
         "clock[0] += 100\n"  # what it hides behind
         "work.wait()\n"
@@ -215,8 +253,8 @@ def test_waiting_for_a_collective_is_in_its_seconds_and_in_nothing_else() -> Non
 
 
 @pytest.mark.slow
-def test_coalesced_collectives_take_what_their_end_takes() -> None:
-    said = _in_a_cpu_process(
+def test_coalesced_collectives_take_what_their_end_takes(in_a_cpu_process: Ask) -> None:
+    said = in_a_cpu_process(
         _CLOCK + "with dist._coalescing_manager(group): gather(False); gather(False); clock[0] += 100\n"
         "sync = drained()\n"
         "with dist._coalescing_manager(group, async_ops=True) as handle: gather(True); gather(True)\n"
