@@ -32,6 +32,13 @@ def _launch(make_job: MakeJob, entry: str) -> None:
     launch(job, job.recipe, "cpu", entry=f"tests.grok1.distributed.rank_entries:{entry}")
 
 
+@pytest.fixture
+def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One rank alone fails, and others' words are not waited for."""
+    monkeypatch.setattr("grok1.distributed.launch._SETTLE_SECONDS", 0.2)
+
+
+@pytest.mark.usefixtures("hurried")
 def test_a_rank_that_raises_ends_the_run_and_shows_its_traceback(make_job: MakeJob) -> None:
     """The others wait for an hour, so that pytest's time limit fails a run that waits for them."""
     with pytest.raises(RankFailedError, match=r"(?s)rank 1 failed.*the sky fell on rank one") as caught:
@@ -39,6 +46,7 @@ def test_a_rank_that_raises_ends_the_run_and_shows_its_traceback(make_job: MakeJ
     assert caught.value.rank == 1
 
 
+@pytest.mark.usefixtures("hurried")
 def test_a_rank_that_is_killed_ends_the_run_and_is_named(make_job: MakeJob) -> None:
     with pytest.raises(RankFailedError, match="rank 1 failed.*\n.*killed by signal 9.*out of memory"):
         _launch(make_job, "die_on_rank_one")
@@ -59,6 +67,7 @@ def test_ranks_of_a_cpu_take_turns_and_share_one_connection_loop(make_job: MakeJ
     assert found["threads"] == 3 + found["groups"]
 
 
+@pytest.mark.usefixtures("hurried")
 def test_a_failed_run_leaves_no_rank_running(make_job: MakeJob) -> None:
     with pytest.raises(RankFailedError):
         _launch(make_job, "raise_on_rank_one")
