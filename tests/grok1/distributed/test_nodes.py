@@ -203,7 +203,8 @@ def _answer_as_another_program(server: socket.socket) -> None:
         connection.sendall(b"SSH-2.0-x\r\n")
 
 
-def test_something_else_at_the_port_is_called_so(nodes: Nodes) -> None:
+def test_something_else_at_the_port_is_called_so(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("grok1.distributed.meeting._HELLO_SECONDS", 0.5)  # it answers once, and is asked again
     with socket.create_server(("127.0.0.1", nodes.master_port)) as server:
         threading.Thread(target=_answer_as_another_program, args=(server,), daemon=True).start()
         with pytest.raises(ValueError, match="what answers is no launcher of this program"):

@@ -72,9 +72,10 @@ def test_all_that_came_learn_where_hearts_meet() -> None:
     assert _answers([_rank(rank, seconds=HANG_SECONDS) for rank in range(4)]) == [MEETING] * 4
 
 
+@pytest.mark.matrix(keep=1)  # each waits for a second
 @pytest.mark.parametrize(
     ("there", "named"),
-    [((0, 1), "ranks 2-3 on node 1"), ((1, 2, 3), "rank 0 on node 0"), ((2,), "ranks 0-1 on node 0, rank 3 on node 1")],
+    [((2,), "ranks 0-1 on node 0, rank 3 on node 1"), ((0, 1), "ranks 2-3 on node 1"), ((1, 2, 3), "rank 0 on node 0")],
 )
 def test_those_that_did_not_come_are_named_by_all_that_did(there: tuple[int, ...], named: str) -> None:
     said = _answers([_rank(rank) for rank in there])
