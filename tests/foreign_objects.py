@@ -27,7 +27,7 @@ def foreign_changes(tree: ast.Module) -> Iterator[tuple[int, str]]:
 
 def _changes_in(scope: Scope, classes: set[str], outer: dict[str, bool]) -> Iterator[tuple[int, str]]:
     is_ours = {**outer, **_bindings(scope, classes)}
-    for node in _nodes_of(scope):
+    for node in nodes_of(scope):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
             yield from _changes_in(node, classes, is_ours)
         for changed in _changed_objects(node):
@@ -36,7 +36,7 @@ def _changes_in(scope: Scope, classes: set[str], outer: dict[str, bool]) -> Iter
 
 
 @functools.cache
-def _nodes_of(scope: Scope) -> tuple[ast.expr | ast.stmt, ...]:
+def nodes_of(scope: Scope) -> tuple[ast.expr | ast.stmt, ...]:
     """All nodes of a scope; of the functions inside it, only the functions themselves."""
     found = list(ast.iter_child_nodes(scope))
     for node in found:  # which grows
@@ -112,11 +112,11 @@ def _bindings(scope: Scope, classes: set[str]) -> dict[str, bool]:
     annotated = set(found)
     made = {
         target: _called(node.value) in classes
-        for node in _nodes_of(scope)
+        for node in nodes_of(scope)
         if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call)
         for target in node.targets
     }
-    for node in _nodes_of(scope):
+    for node in nodes_of(scope):
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) and node.id not in annotated:
             found[node.id] = made.get(node, False) and found.get(node.id, True)
     return found
@@ -126,7 +126,7 @@ def _annotated(scope: Scope, classes: set[str]) -> Iterator[tuple[str, bool]]:
     for each in () if isinstance(scope, ast.Module) else ast.walk(scope.args):
         if isinstance(each, ast.arg):
             yield each.arg, _names_class(each.annotation, classes)
-    for node in _nodes_of(scope):
+    for node in nodes_of(scope):
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
             yield node.target.id, _names_class(node.annotation, classes)
 

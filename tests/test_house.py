@@ -19,7 +19,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from grok1.megatron.installed import Line
-from tests.foreign_objects import foreign_changes, last_name
+from tests.foreign_objects import foreign_changes, last_name, nodes_of
 from tests.limits import HANG_SECONDS
 
 if sys.version_info >= (3, 11):
@@ -238,6 +238,14 @@ RULES: list[Rule] = [
     one_place_knows_the_device,
     launcher_names_no_entry,
 ]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forgotten_afterwards() -> Iterator[None]:
+    """Millions of nodes, which Python would look through again and again beside the tests that follow."""
+    yield
+    for known in (_parsed, _nodes, nodes_of):
+        known.cache_clear()
 
 
 @pytest.mark.parametrize("rule", RULES)
