@@ -86,10 +86,9 @@ def _is_slope(runs: Sequence[SteadySteps], slow: Sequence[Ints]) -> bool:
     for run, at in zip(runs, slow, strict=True):
         inside = np.zeros(len(run.relative), dtype=bool)
         inside[at] = True
-        steps = np.arange(len(run.relative)) - (len(run.relative) - 1) / 2
-        centred = run.relative - run.relative.mean()
-        line = steps * float(steps @ centred) / max(float(steps @ steps), 1.0)
-        left_by_line += float(np.square(centred - line).sum())
+        of_lines = np.vander(np.arange(len(run.relative)), 2)
+        line = of_lines @ np.linalg.lstsq(of_lines, run.relative, rcond=None)[0]
+        left_by_line += float(np.square(run.relative - line).sum())
         for part in (run.relative[inside], run.relative[~inside]):
             left_by_levels += float(np.square(part - part.mean()).sum()) if len(part) else 0.0
     return left_by_line < left_by_levels

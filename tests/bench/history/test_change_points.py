@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from bench.history.change_points import FLOOR_PERCENT, LEAST_RUNS, ChangePoint, cuts_of
-from bench.history.noise import day_sigma, noise_of, without_spikes
+from bench.history.noise import Noise, day_sigma, noise_of, scatter, without_spikes
 from bench.history.setback import setback_of
 from bench.history.simulated import EQUAL, KINDS, changing, equal_runs
 from bench.history.trials import Found, alarmed, ever_alarmed, found, total
@@ -162,6 +162,37 @@ def test_what_days_have_in_common_is_measured() -> None:
     assert day_sigma(0.01 * random.normal(size=2400), days) < 0.003
     assert day_sigma(values[:24], days[:24]) == 0  # four days tell nothing
     assert day_sigma(values, np.arange(2400)) == 0  # nor does a run a day
+
+
+def test_what_runs_of_a_day_differ_by_is_not_taken_for_what_days_differ_by() -> None:
+    """Runs vary twice as much as days; what is left in of them makes it a third more."""
+    random = np.random.default_rng(6)
+    days = np.repeat(np.arange(400), 6)
+    values = 0.01 * np.repeat(random.normal(size=400), 6) + 0.02 * random.normal(size=2400)
+    assert day_sigma(values, days) == pytest.approx(0.0133, rel=0.1)
+
+
+@pytest.mark.parametrize("odd", [0, -1])
+def test_one_odd_run_at_an_end_of_each_day_is_not_what_days_differ_by(odd: int) -> None:
+    random, days = np.random.default_rng(6), np.repeat(np.arange(40), 6)
+    values = np.repeat(0.02 * random.normal(size=(40, 1)), 6, axis=1)
+    plain = day_sigma(values.ravel(), days)
+    values[:, odd] += 0.1 * random.normal(size=40)
+    assert day_sigma(values.ravel(), days) == plain > 0.01
+
+
+def test_figures_that_never_vary_have_a_noise_of_a_hundredth_of_a_percent() -> None:
+    assert noise_of(np.ones(20)) == Noise(pytest.approx(1e-8), 0.0)
+
+
+def test_of_few_values_the_scatter_is_the_plain_one_and_of_six_an_odd_one_counts_little() -> None:
+    assert scatter(np.array([3.0])) == 0
+    assert scatter(np.array([1.0, 2.0, 6.0])) == pytest.approx(np.sqrt(7))
+    assert scatter(np.array([1.0, 2.0, 3.0, 4.0, 5.0, 90.0])) == pytest.approx(1.4826 * 1.5)
+
+
+def test_a_change_is_told_in_percent_of_the_time_before() -> None:
+    assert ChangePoint(3, 2.0, 2.1, (3, 3)).percent == pytest.approx(5.0)
 
 
 # ---- what was lost again -------------------------------------------------------------------------------------

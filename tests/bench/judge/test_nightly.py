@@ -9,10 +9,11 @@ import pytest
 from scipy import integrate
 from scipy import stats as distributions
 
-from bench.judge.nightly import EFFECT_SCALE, ERROR, Series, first_alarm, watch
+from bench.judge.nightly import ERROR, Series, Watch, first_alarm, watch
 from bench.selftest.nightly import TEN_SESSIONS, Noise, monitor_alarms_first
 
 NIGHTS = 90
+EFFECT_SCALE = 2.0  # standard deviations between sessions: what the e-value bets on
 
 
 def normal(seed: int, sessions: int, nights: int, spread: float = 0.01) -> tuple[list[float], list[float]]:
@@ -30,7 +31,7 @@ def first_of(before: list[float], nights: list[float]) -> int | None:
 
 def test_no_night_is_no_evidence() -> None:
     before, _ = normal(1, 8, 1)
-    assert watch({"step": Series(before, [])}).e_value == 1
+    assert watch({"step": Series(before, [])}) == Watch(0, 1.0, since=None, change_percent=0.0, figure=None)
 
 
 def test_two_nights_by_quadrature() -> None:
@@ -84,6 +85,23 @@ def test_a_tick_of_the_clock_is_no_slowdown() -> None:
     before, after = [0.0] * 10, [0.05] * 20
     assert first_alarm({"step": Series(before, after)}) is not None
     assert first_alarm({"step": Series(before, after, resolution=0.05)}) is None
+
+
+def test_a_slowdown_below_any_clock_is_no_evidence_and_none_is_made_of_nights_that_are_faster() -> None:
+    """A thousandth of a percent is ten times what these sessions vary by."""
+    before, nights = normal(10, 10, 20, spread=1e-6)
+    assert watch({"step": Series(before, [each + 1e-5 for each in nights])}).e_value < 2
+    tiny, large = (
+        watch({"step": Series([unit * each for each in before], [unit * (each - 1e-5) for each in nights])}).e_value
+        for unit in (1.0, 1e4)
+    )
+    assert tiny == pytest.approx(large)
+
+
+def test_the_change_is_that_of_the_mean_sessions() -> None:
+    found = watch({"step": Series([-0.001, 0.001] * 5, [math.log(1.05)] * 8)})
+    assert found.since == 1
+    assert found.change_percent == pytest.approx(5.0)
 
 
 def test_a_slowdown_below_the_floor_is_no_alarm() -> None:

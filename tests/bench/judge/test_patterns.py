@@ -234,6 +234,14 @@ def test_a_stretch_at_the_end_is_a_block_and_no_drift(size: float) -> None:
     assert found.sentence.startswith("steps 140 to 199 took ")
 
 
+@pytest.mark.parametrize(("power", "kind"), [(2, "drift"), (6, "block")])
+def test_what_gets_steeper_is_a_drift_while_a_line_comes_closer_than_two_levels(power: int, kind: str) -> None:
+    def steeper(seconds: Floats) -> Floats:
+        return seconds * (1 + 0.4 * (np.arange(len(seconds)) / len(seconds)) ** power)
+
+    assert findings_of_steps(invented(5, 200, 0), invented(5, 200, 1, steeper))[0].kind == kind
+
+
 def test_a_drift_costs_no_more_where_the_baselines_runs_get_faster() -> None:
     """What the baseline gained is told, not added to what the new runs lose."""
     faster, slower = (lambda seconds, sign=sign: seconds + sign * (slope(seconds) - seconds) for sign in (-1, 1))
