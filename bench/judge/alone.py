@@ -55,7 +55,7 @@ def alone(record: Record, summary: Summary) -> Alone | None:
     """None of a run of the whole job."""
     if record.lone_rank is None:
         return None
-    samples, layout, phases = record.ranks[0], record.layout, summary.phase_seconds
+    [samples], layout, phases = record.ranks, record.layout, summary.phase_seconds
     step, operators = summary.median_step_seconds, samples.operators_seconds
     micro_batch = None
     if {"forward", "backward"} <= phases.keys():

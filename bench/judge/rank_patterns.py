@@ -56,8 +56,6 @@ def find_slow_rank(records: Sequence[Record], steady_from: Sequence[int]) -> Fin
 
 
 def _slowest(record: Record, steady_from: int, by_node: bool) -> _Slow | None:
-    if record.layout.world_size == 1 or (by_node and record.layout.nodes == 1):
-        return None
     busy_S = {rank.rank: _busy(rank)[steady_from:] for rank in record.ranks}
     step = float(np.mean([rank.step_seconds[steady_from:] for rank in record.ranks]))
     per_node = record.layout.ranks_per_node

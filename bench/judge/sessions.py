@@ -58,7 +58,7 @@ class Level:
         return math.log1p(self.percent / 100)
 
 
-def assumed_level(kind: DeviceKind, given: Level | float | None, is_virtual: bool = False) -> Level:
+def assumed_level(kind: DeviceKind, given: Level | float | None, is_virtual: bool) -> Level:
     """The given one, or else that of the kind of device, and of the machine where its CPU is what runs."""
     if isinstance(given, Level):
         return given
@@ -69,7 +69,7 @@ def assumed_level(kind: DeviceKind, given: Level | float | None, is_virtual: boo
     return Level(ASSUMED_PERCENT[kind])
 
 
-def assumed_spread(kind: DeviceKind, percent: float | None, is_virtual: bool = False) -> float:
+def assumed_spread(kind: DeviceKind, percent: float | None, is_virtual: bool) -> float:
     """The same as a logarithm; the given one is in percent."""
     return assumed_level(kind, percent, is_virtual).spread
 

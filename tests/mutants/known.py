@@ -32,10 +32,25 @@ KNOWN: dict[tuple[str, str, str], str] = {
         "names = [name for name in before[ -1] if metric_of(name) and all(name in run for run in (*before, *after))]",
     ): "the names that every run has are those of any run",
     (
+        "bench/judge/periods.py",
+        "is_slow = np.zeros(2 * (longest + 1))",
+        "is_slow = np.zeros( 3 * (longest + 1))",
+    ): "of the sums only those up to the longest distance are kept, and twice as much room keeps the others out",
+    (
+        "bench/judge/planned_runs.py",
+        "needed = [runs_needed(each, error, fewest=1) for each in asked]",
+        "needed = [runs_needed(each, error, fewest= 0) for each in asked]",
+    ): "no fewer are named than decide at all",
+    (
         "bench/judge/sessions.py",
         'last, number = dict.fromkeys(names, float("-inf")), dict.fromkeys(names, 0)',
         'last, number = dict.fromkeys(names, float("-inf")), dict.fromkeys(names, 1)',
     ): "of a label all that matters is which others are equal to it",
+    (
+        "bench/judge/stats.py",
+        "tflops_per_second_per_processor=flops_per_second / 1e12,",
+        "tflops_per_second_per_processor=flops_per_second / 1000000000001.0,",
+    ): "one in 10^12 changes no digit that counts",
     (
         "grok1/config/memory.py",
         '"expert-data": parallel.expert_data if are_apart else 1,',

@@ -182,7 +182,7 @@ def test_one_odd_run_at_an_end_of_each_day_is_not_what_days_differ_by(odd: int) 
 
 
 def test_figures_that_never_vary_have_a_noise_of_a_hundredth_of_a_percent() -> None:
-    assert noise_of(np.ones(20)) == Noise(pytest.approx(1e-8), 0.0)
+    assert noise_of(np.ones(20)) == Noise(0.0001**2, 0.0)
 
 
 def test_of_few_values_the_scatter_is_the_plain_one_and_of_six_an_odd_one_counts_little() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,14 @@ def test_the_job_is_no_faster_than_its_rank_and_the_filling_of_its_pipeline(lone
     assert found.job_seconds(terms, 64) == pytest.approx(10.1 + 7.04 * 65 / 64 + 0.5)
     assert found.job_seconds({}, 64) == found.least_step_seconds
     assert found.host_seconds_a_call == pytest.approx(3e-6)
+
+
+def test_without_the_times_of_its_passes_the_job_takes_as_long_as_its_rank(lone_record) -> None:
+    record = lone_record()
+    found = alone(record, replace(summarise(record), phase_seconds={}))
+    assert found is not None
+    assert found.micro_batch_seconds is None
+    assert found.least_step_seconds == found.step_seconds
 
 
 def test_a_profiled_step_longer_than_the_others_says_nothing_of_the_host(lone_record) -> None:

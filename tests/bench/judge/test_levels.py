@@ -8,13 +8,13 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from bench.judge.findings import SteadySteps
+from bench.judge.findings import Floats, SteadySteps
 from bench.judge.levels import find_levels
 
 MANY_QUIET = [(each, 0.0) for each in np.linspace(0.999, 1.001, 21)]
 
 
-def run(seconds: Sequence[float]) -> SteadySteps:
+def run(seconds: Sequence[float] | Floats) -> SteadySteps:
     return SteadySteps(1 + np.arange(len(seconds)), np.asarray(seconds, dtype=np.float64), 1, np.zeros(1))
 
 

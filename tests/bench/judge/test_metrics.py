@@ -80,6 +80,13 @@ def test_seconds_inside_a_step_are_a_share_of_the_baselines_step() -> None:
     assert found["peak_bytes"].whole is None
 
 
+def test_what_steps_lose_is_told_beside_the_change_of_the_mean_step() -> None:
+    """Of the geometric means of the runs: 4 and 5 seconds."""
+    before, after = ([RUN | {LOST: 0.1, MEAN: mean} for mean in means] for means in ((2.0, 8.0), (2.5, 10.0)))
+    assert family(before, after)[LOST].whole_change_percent == pytest.approx(25.0)
+    assert family(before, after)[STEP].whole_change_percent is None
+
+
 def test_a_session_has_a_level_of_time_and_none_of_memory() -> None:
     found = family([RUN] * 5, [RUN], sessions=Sessions(["a"] * 5, ["b"], 0.03))
     assert {name: each.session_spread for name, each in found.items() if each.session_spread != 0.03} == {

@@ -56,6 +56,12 @@ def steps_120_to_160(seconds: Floats) -> Floats:
     return slow
 
 
+def steps_150_to_160(seconds: Floats) -> Floats:
+    slow = seconds.copy()
+    slow[150:161] *= 1.2
+    return slow
+
+
 def one_step(seconds: Floats) -> Floats:
     slow = seconds.copy()
     slow[130] *= 4
@@ -93,7 +99,7 @@ def test_periodic_steps_are_told_with_their_period_and_numbers() -> None:
     assert found.percent == pytest.approx(100 * 3 * 2.1 / (198 + 3 * 2.1), rel=0.1)
 
 
-@pytest.mark.parametrize("period", [3, 7, 10, 49])
+@pytest.mark.parametrize("period", [3, 7, 10, 49, 113])
 def test_the_period_is_the_one_that_was_put_in(period: int) -> None:
     def change(seconds: Floats) -> Floats:
         slow = seconds.copy()
@@ -101,7 +107,7 @@ def test_the_period_is_the_one_that_was_put_in(period: int) -> None:
         return slow
 
     found = found_by(invented(5, 200, 0), invented(5, 200, 1, change))
-    ordinal = {3: "3rd", 7: "7th", 10: "10th", 49: "49th"}[period]
+    ordinal = {3: "3rd", 7: "7th", 10: "10th", 49: "49th", 113: "113th"}[period]
     assert found["periodic"].sentence.startswith(f"every {ordinal} step takes 1.5 times")
 
 
@@ -179,6 +185,14 @@ def test_a_stretch_may_be_one_step() -> None:
         assert found["block"].sentence.startswith("step 130 took ")
 
 
+def test_a_stretch_is_told_though_the_baseline_lost_more_at_the_next_step() -> None:
+    def before(seconds: Floats) -> Floats:
+        return np.where(np.arange(len(seconds)) == 161, 3.7 * seconds, seconds)
+
+    found = found_by(invented(5, 200, 0, before), invented(5, 200, 1, steps_150_to_160))
+    assert found["block"].sentence.startswith("steps 150 to 160 took 2")
+
+
 def test_a_stretch_at_the_start_counts_as_warm_up_and_is_told() -> None:
     found = found_by(invented(5, 200, 0), invented(5, 200, 1, slow_start))
     assert found["warm-up"].sentence.startswith("the warm-up takes 60 steps, 2 in the baseline")
@@ -190,6 +204,15 @@ def test_slow_steps_here_and_there_are_a_tail() -> None:
     assert found.kind == "tail"
     assert found.sentence.startswith("the slowest 5 % of the steps (p95) grew by ")
     assert found.percent == pytest.approx(4, abs=0.6)
+
+
+def test_a_tail_below_the_floor_is_not_told() -> None:
+    """A tenth of the steps takes 3 % longer: 0.3 % of the time."""
+
+    def hardly(seconds: Floats) -> Floats:
+        return np.where(here_and_there(seconds) > seconds, 1.03 * seconds, seconds)
+
+    assert findings_of_steps(invented(5, 200, 0), invented(5, 200, 1, hardly)) == ()
 
 
 def test_rare_slow_steps_are_told_by_another_percentile() -> None:

@@ -66,6 +66,14 @@ def test_noise_takes_more_runs_and_too_much_of_it_is_told() -> None:
     assert "--runs N overrides" in wild.sentence
 
 
+def test_ten_runs_are_made_unasked_and_of_more_only_five() -> None:
+    found = [planned(spread) for spread in np.linspace(0.014, 0.04, 53)]
+    assert max(each.runs for each in found if each.can_pass) == 10
+    beyond = [each for each in found if not each.can_pass]
+    assert {each.runs for each in beyond} == {5}
+    assert any("; --runs 11 would rule out one of 5 %" in each.sentence for each in beyond)
+
+
 def test_where_no_number_of_runs_would_do_none_is_named() -> None:
     sentences = [judge(runs(0.06, 50, count), [stored(0.06)]).sentence for count in (1, 2, 6)]
     assert all("no number of runs in this session would settle it" in each for each in sentences)

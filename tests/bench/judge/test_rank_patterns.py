@@ -136,6 +136,20 @@ def test_memory_that_settles_is_not_told(synthetic_record: RecordBuilder) -> Non
     assert found_by(runs(synthetic_record, change)) == {}
 
 
+@pytest.mark.parametrize(("share", "is_told"), [(0.73, True), (0.67, False)])
+def test_each_half_of_the_steps_grows_by_most_of_the_whole_slope(
+    share: float, is_told: bool, synthetic_record: RecordBuilder
+) -> None:
+    """The second half by this share of it, to the last step, and the first by the rest."""
+
+    def change(ranks: Ranks) -> None:
+        grows = [0.0, *np.where(np.arange(1, STEPS) <= STEPS // 2, 2 - share, share)]
+        for rank in ranks:
+            rank["memory_bytes"] = [2**35 + round(12 * 2**20 * each) for each in np.cumsum(grows)]
+
+    assert ("memory" in found_by(runs(synthetic_record, change))) == is_told
+
+
 def test_a_cpu_process_may_grow_more_before_it_is_told(synthetic_record: RecordBuilder) -> None:
     device = synthetic_record().device.model_dump() | {"kind": "cpu"}
     assert found_by(runs(synthetic_record, leak(12 * 2**20, 5), device=device)) == {}

@@ -85,7 +85,7 @@ def test_a_records_stamp_counts_its_start_and_steps() -> None:
 def test_the_assumed_level_is_the_given_one_or_that_of_the_kind(
     kind: DeviceKind, percent: float | None, level: float
 ) -> None:
-    assert assumed_spread(kind, percent) == pytest.approx(math.log(level), rel=1e-12)
+    assert assumed_spread(kind, percent, is_virtual=False) == pytest.approx(math.log(level), rel=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -240,6 +240,23 @@ def test_a_change_that_a_session_can_explain_is_a_suspicion_not_an_alarm() -> No
     assert "5 runs against 5 of another session, 1.2 % between sessions, assumed" in next_day.sentence
     assert "settle by A/B: python -m bench ab --base 0000" in next_day.sentence
     assert judge(runs_of(2, 0.025, first=50), [baseline], session_percent=0.1).state == "fail"
+
+
+@pytest.mark.parametrize(("slower", "told"), [(0.025, "takes 2.6 % more time per step"), (0.0, "mean s/step is ")])
+def test_a_suspicion_of_the_median_step_is_told_before_a_mean_that_varies_too_much(slower: float, told: str) -> None:
+    """One step of two of the five runs is twice as long: by their means nothing can be decided."""
+    new = runs_of(2, slower, first=50)
+    for at in (1, 3):
+        ranks = [each.model_dump() for each in new[at].ranks]
+        for rank in ranks:
+            rank["step_seconds"][12] *= 1.9 + at / 10
+        new[at] = Record.model_validate(new[at].model_dump(by_alias=True) | {"ranks": ranks})
+    verdict = judge(new, [recorded_baseline(runs_of(1), "invented")])
+    assert verdict.state == "inconclusive"
+    assert verdict.rows[0].remedy is not None
+    assert not verdict.rows[0].remedy.is_suspicion
+    assert told in verdict.sentence
+    assert ("another session could explain it" in verdict.sentence) == (slower > 0)
 
 
 def test_runs_of_another_number_of_steps_are_not_compared() -> None:

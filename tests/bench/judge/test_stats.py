@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.judge.stats import bubble_of_step, find_steady, ideal_bubble, imbalance, summarise
+from bench.judge.stats import _medians, bubble_of_step, find_steady, ideal_bubble, imbalance, summarise
 
 STEP_SECONDS = st.lists(st.floats(1e-3, 1e3), min_size=1, max_size=60)
 
@@ -37,6 +37,41 @@ def test_every_slow_leading_step_is_cut(slow: int, factor: float, seed: int) -> 
 @given(st.integers(6, 50), st.floats(1e-3, 1e3))
 def test_a_run_that_never_varies_loses_its_first_step_only(count: int, seconds: float) -> None:
     assert find_steady([seconds] * count).steady_from == 1
+
+
+@given(st.integers(6, 60), st.floats(0.0, 2.0), st.floats(0.5, 0.95), st.integers(0, 2**32 - 1))
+def test_the_cut_is_the_first_whose_standard_error_is_nearly_the_least(
+    count: int, height: float, decay: float, seed: int
+) -> None:
+    """By the definition: of clipped times, the variance of what is left over the number of steps left."""
+    random = np.random.default_rng(seed)
+    seconds = 1 + height * decay ** np.arange(count) + 0.02 * random.standard_normal(count)
+    tail = seconds[count // 2 :]
+    middle = np.median(tail)
+    spread = max(3 * 1.4826 * np.median(np.abs(tail - middle)), middle / 1000)
+    clipped = np.clip(seconds, middle - spread, middle + spread)
+    errors = [clipped[cut:].var() / (count - cut) for cut in range(1, count // 2 + 1)]
+    cut = next(place for place, error in enumerate(errors, 1) if error <= 1.1 * min(errors))
+    while cut < count // 2 and seconds[cut] > middle + spread:
+        cut += 1
+    assert find_steady(seconds.tolist()).steady_from == cut
+
+
+def test_half_of_a_run_is_kept_though_the_next_step_is_slow_too() -> None:
+    found = find_steady([9.0] * 11 + [1.0] * 9)
+    assert (found.steady_from, found.rule) == (10, "unsettled")
+
+
+@given(st.lists(st.floats(-1e9, 1e9), min_size=1, max_size=9))
+def test_medians_are_those_of_numpy(values: list[float]) -> None:
+    assert _medians(np.array([values, values[::-1]])) == pytest.approx(np.median([values, values], axis=1))
+
+
+def test_a_modules_time_is_that_of_the_mean_rank_that_tells_of_it(synthetic_record) -> None:
+    ranks = [rank.model_dump() for rank in synthetic_record().ranks]
+    for rank, forward in zip(ranks, (1.0, 2.0), strict=False):
+        rank["modules_seconds"] = {"attention": {"forward": forward, "backward": 2 * forward}}
+    assert summarise(synthetic_record(ranks=ranks)).module_seconds == {"attention": pytest.approx(4.5)}
 
 
 def test_a_run_like_the_published_two_layer_one_loses_its_two_slow_steps() -> None:

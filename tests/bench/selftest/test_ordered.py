@@ -13,6 +13,7 @@ from bench.selftest.ordered import (
     AS_TWO,
     BLOCK,
     InOrder,
+    _log_medians,
     autocorrelations,
     block_pairs,
     in_order,
@@ -89,6 +90,10 @@ def test_spreads_within_sessions_and_between_them() -> None:
     assert within == pytest.approx(1.0, abs=0.3)
     assert between == pytest.approx(100 * np.log(1.1) / np.sqrt(2), abs=0.4)
     assert spreads_percent(series(levels))[0] > 4
+    whole = series(levels)
+    within, between = spreads_percent(whole)
+    assert within == pytest.approx(100 * np.std(_log_medians(whole), ddof=1))
+    assert between is None
 
 
 def test_a_lag_is_told_of_a_series_that_is_twice_as_long_and_a_block_more() -> None:
