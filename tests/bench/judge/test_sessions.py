@@ -13,6 +13,7 @@ from bench.judge.baseline import recorded_baseline
 from bench.judge.difference import MIN_SESSIONS, Comparison, difference
 from bench.judge.evidence import decide, states
 from bench.judge.gate import judge
+from bench.judge.metrics import QUARTILE, STEP
 from bench.judge.sessions import Stamp, assumed_spread, labels, session_name, stamp_of
 from bench.records.fields import DeviceKind
 from bench.records.record import Record, Session
@@ -257,6 +258,21 @@ def test_a_suspicion_of_the_median_step_is_told_before_a_mean_that_varies_too_mu
     assert not verdict.rows[0].remedy.is_suspicion
     assert told in verdict.sentence
     assert ("another session could explain it" in verdict.sentence) == (slower > 0)
+
+
+def test_a_suspicion_of_the_quartile_is_told_before_a_median_that_varies_too_much() -> None:
+    """Three of five steps of two runs are far slower, so that only the lower quartile says something."""
+    new = runs_of(2, 0.025, first=50)
+    for at, factor in ((1, 1.4), (3, 1.6)):
+        ranks = [each.model_dump() for each in new[at].ranks]
+        for rank in ranks:
+            seconds = rank["step_seconds"]
+            rank["step_seconds"] = [each * (factor if step % 5 < 3 else 1.0) for step, each in enumerate(seconds)]
+        new[at] = Record.model_validate(new[at].model_dump(by_alias=True) | {"ranks": ranks})
+    verdict = judge(new, [recorded_baseline(runs_of(1), "invented")])
+    suspicions = {row.metric: row.remedy.is_suspicion for row in verdict.rows if row.remedy}
+    assert (verdict.state, suspicions[STEP], suspicions[QUARTILE]) == ("inconclusive", False, True)
+    assert "another session could explain it" in verdict.sentence
 
 
 def test_runs_of_another_number_of_steps_are_not_compared() -> None:
