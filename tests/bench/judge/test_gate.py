@@ -11,8 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bench.judge.baseline import Baseline, BaselineFile, load_baselines, recorded_baseline
-from bench.judge.gate import judge
+from bench.judge.gate import _cut_figures, judge
+from bench.judge.metrics import speed_figures
 from bench.judge.verdict import exit_code
+from bench.judge.void import MIN_STEADY_STEPS
 from bench.synthetic import LAYOUT
 
 TOKENS_RATE = 1646.633
@@ -299,3 +301,9 @@ def test_two_baselines_of_one_label_are_refused(tmp_path: Path) -> None:
 def test_a_folder_that_does_not_exist_is_an_error_and_not_an_empty_gate(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no such folder"):
         load_baselines(tmp_path / "gone")
+
+
+@given(st.lists(st.floats(0.1, 10.0), min_size=MIN_STEADY_STEPS, max_size=12), st.integers(0, 15))
+def test_as_many_first_steps_are_cut_as_asked_but_for_the_few_that_a_run_needs(seconds: list[float], more: int) -> None:
+    kept = max(MIN_STEADY_STEPS, len(seconds) - more)
+    assert _cut_figures(seconds, more) == speed_figures(seconds[len(seconds) - kept :])
