@@ -149,6 +149,15 @@ def test_a_report_of_several_sides_begins_with_how_far_apart_they_are_and_never_
     assert f"the median of {len(sides)} runs of {len(sides)} programs or machines" in beside
 
 
+def test_runs_of_several_programs_are_not_offered_as_one_baseline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(document, "_pictures", lambda case, width: {})
+    mixed = [*runs(3), *runs(3, first=3, commit={"sha": "1" * 40})]
+    offered = [document.write_report(each, [], tmp_path / str(len(each))).read_text() for each in (runs(5), mixed)]
+    assert ["These runs can become its baseline" in text for text in offered] == [True, False]
+
+
 @given(st.floats(-60, 200), st.floats(0.001, 20), st.floats(0.001, 20))
 def test_times_tell_the_ratio_and_half_of_its_interval(change: float, below: float, above: float) -> None:
     found = re.fullmatch(r"([\d.]+) ± ([\d.]+) times (slower|faster)", times(change, change - below, change + above))
