@@ -20,7 +20,8 @@ from reports.tables.glance import glance
 from reports.tables.overview import overview, processors
 from reports.tables.provenance import provenance, resolved_recipe
 from reports.tables.runs import runs
-from reports.tables.side_by_side import in_short, side_by_side
+from reports.tables.side_by_side import side_by_side
+from reports.tables.sides import are_several
 
 MAX_CASES_WITH_PLOTS = 12
 _MAX_SENTENCES = 12
@@ -88,7 +89,7 @@ def _facts(case: CaseResult) -> Parts:
     if not case.runs:
         return []
     record, runs = case.runs[0].record, len(case.runs)
-    if in_short(case):
+    if are_several(case.measured):
         return [f"{runs} runs that do not come from one program, recipe and machine: what differs follows."]
     when = f"{record.created_at[:10]}, commit {(record.commit.sha or 'unknown')[:12]}"
     told = f"{processors(record)}; {runs} run{'s' * (runs > 1)} of {len(record.steps):,} steps; {when}."
@@ -104,7 +105,7 @@ def _several(cases: Sequence[CaseResult]) -> Parts:
 
 
 def _standing(index: int, case: CaseResult, shown: Sequence[str]) -> Parts:
-    if case.verdict.state == "no_baseline" and in_short(case):
+    if case.verdict.state == "no_baseline" and are_several(case.measured):
         return []  # a median over runs of several programs is of none: they stand side by side
     table = glance(case)
     return [*([table] if table else []), *([image(index, "standing")] if "standing" in shown else [])]

@@ -14,7 +14,7 @@ from bench.judge.remedy import ab_command, base_of, words_of
 from bench.records.record import Record
 from reports.case import CaseResult
 from reports.headline import deciding_row
-from reports.tables.side_by_side import in_short
+from reports.tables.sides import are_several
 
 Step = tuple[str, str | None]  # in words, and as a command
 _MOST_NAMED = 10  # of records
@@ -34,7 +34,7 @@ def next_step(case: CaseResult) -> Step | None:
         return _after_a_failure(case)
     if state == "inconclusive":
         return _after_no_answer(case)
-    if len(case.measured) < MIN_BASELINE_RUNS or in_short(case) is not None:  # a baseline is of one program
+    if len(case.measured) < MIN_BASELINE_RUNS or are_several(case.measured):  # a baseline is of one program
         return f"Make a baseline of {MIN_BASELINE_RUNS} runs, each on a quiet machine:", _make(case)
     why = "Keep this speed as the baseline" if state == "improved" else "These runs can become its baseline"
     return f"{why}:", _record(case)

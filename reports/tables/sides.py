@@ -36,6 +36,11 @@ def sides_of(runs: Iterable[Measured]) -> list[Side]:
     return [Side(name, tuple(each), dict(facts)) for name, (facts, each) in zip(_NAMES, found.items(), strict=False)]
 
 
+def are_several(runs: Iterable[Measured]) -> bool:
+    """Whether a median over these runs is of no one program, recipe and machine."""
+    return len(sides_of(runs)) > 1
+
+
 def facts_of(record: Record) -> dict[str, str]:
     """All that is stated before a run begins, which makes it another run than others."""
     host, resolved = record.host, flatten("", record.recipe.resolved)

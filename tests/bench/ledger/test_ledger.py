@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 import tests.bench.ledger.ledger_entries as entries
-from bench.__main__ import main
 from bench.ledger import store as ledger_store
 from bench.ledger import text as ledger_text
 from bench.ledger.count import count
@@ -21,6 +20,7 @@ from bench.ledger.schema import Ledger, differences, read_ledger, write_ledger
 from grok1.config.load import load_recipe
 from grok1.config.memory import SHOWN_GIB
 from grok1.distributed.launch import rank_context
+from tests.bench.conftest import Command
 from tests.limits import HANG_SECONDS
 from tests.lines import ONLY_0_12
 
@@ -225,7 +225,7 @@ def test_a_damaged_ledger_is_refused(tmp_path: Path, content: str) -> None:
 # ---- the command ---------------------------------------------------------------------------------------
 
 
-def bench(*arguments: object) -> subprocess.CompletedProcess[str]:
+def in_a_process(*arguments: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "bench", "ledger", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=HANG_SECONDS, check=False)
 
@@ -233,15 +233,15 @@ def bench(*arguments: object) -> subprocess.CompletedProcess[str]:
 @pytest.mark.slow
 def test_command_stores_checks_and_fails(tmp_path: Path) -> None:
     nano = ("--recipe", "grok1-nano", "--baselines", tmp_path)
-    assert "no ledger of grok1-nano is stored" in bench(*nano, "--check").stderr
-    stored = bench(*nano, "--update", "--rationale", "first count", "--json", tmp_path / "whole.json")
+    assert "no ledger of grok1-nano is stored" in in_a_process(*nano, "--check").stderr
+    stored = in_a_process(*nano, "--update", "--rationale", "first count", "--json", tmp_path / "whole.json")
     assert (stored.returncode, stored.stderr) == (0, "")
     assert read_ledger(tmp_path / "grok1-nano.json").rationale == "first count"
     assert read_ledger(tmp_path / "whole.json").ranks[0].timeline
-    same = bench(*nano, "--check")
+    same = in_a_process(*nano, "--check")
     assert same.returncode == 0
     assert "identical to " in same.stdout
-    other = bench(*nano, "--check", "--set", "training.micro_batch=2")
+    other = in_a_process(*nano, "--check", "--set", "training.micro_batch=2")
     assert other.returncode == 1
     assert "| operator_calls" in other.stdout
 
@@ -263,14 +263,9 @@ def test_command_stores_checks_and_fails(tmp_path: Path) -> None:
         (("--versus", "training.micro_batch=2", "--check"), "leave --check, --update, --ranks out"),
     ],
 )
-def test_command_refuses_in_one_line(
-    arguments: tuple[str, ...], complaint: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(sys, "argv", ["bench", "ledger", "--recipe", "grok1-nano", *arguments])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    shown, errors = capsys.readouterr()
-    assert ended.value.code == 2, shown
+def test_command_refuses_in_one_line(arguments: tuple[str, ...], complaint: str, bench: Command) -> None:
+    code, shown, errors = bench("ledger", "--recipe", "grok1-nano", *arguments)
+    assert code == 2, shown
     assert errors.count("\n") == 1
     assert complaint in errors
 
@@ -281,7 +276,7 @@ def test_what_if_tells_both_layouts_and_their_cost() -> None:
     nano = load_recipe("grok1-nano")
     changed = load_recipe("grok1-nano", re.split(",(?=parallel|training)", changes))
     counted = [count(each) for each in (nano, changed)]
-    done = bench("--recipe", "grok1-nano", "--versus", changes)
+    done = in_a_process("--recipe", "grok1-nano", "--versus", changes)
     assert (done.returncode, done.stderr) == (0, "")
     title, *layouts = (line for line in done.stdout.splitlines() if line and not line.startswith("|"))
     assert title == f"# grok1-nano, and with {changes}"
