@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from bench.calibrate.calibration import calibrate, default_samples
-from bench.calibrate.validation import CONTROLS, FEW_RANKS, MANY_RANKS, accuracy, run, table, trials
+from bench.calibrate.validation import FEW_CONTROLS, FEW_RANKS, MANY_CONTROLS, MANY_RANKS, accuracy, run, table, trials
 from bench.host import others_clock, others_cores
 from bench.plan.device import write_device
 from bench.session import BenchSession, show_in_benchmark_table
@@ -37,22 +37,27 @@ def test_predictions_of_this_cpu(session: BenchSession, benchmark: Any) -> None:
     device = calibrate("cpu", default_samples("cpu"), _CALIBRATION_MINUTES, lambda what: print(what, file=sys.stderr))
     session.results.mkdir(parents=True, exist_ok=True)
     write_device(session.results / "calibrated-cpu.json", device)
-    controls, few, many = (trials(jobs, device) for jobs in (CONTROLS, FEW_RANKS, MANY_RANKS))
+    few_controls, few, many_controls, many = (
+        trials(jobs, device) for jobs in (FEW_CONTROLS, FEW_RANKS, MANY_CONTROLS, MANY_RANKS)
+    )
     print(f"calibrated and counted after {time.monotonic() - begun:.0f} s", file=sys.stderr)
     until = begun + _BUDGET_SECONDS
     middle = time.monotonic() + _FEW_SHARE * (until - time.monotonic())
-    run([*controls, *few], _LAUNCHES, _STEPS, lambda: time.monotonic() < middle)
-    run(many, _LAUNCHES, _STEPS, lambda: time.monotonic() < until)
+    run([*few_controls, *few], _LAUNCHES, _STEPS, lambda: time.monotonic() < middle)
+    run([*many_controls, *many], _LAUNCHES, _STEPS, lambda: time.monotonic() < until)
     load = others_cores(others, others_clock())
     a_call, a_step = device.host.seconds_a_call, device.host.seconds_a_step
     text = "\n\n".join(
         (
             f"device: {device.description}",
             f"host: {a_call.value * 1e6:.2f} us a call, {a_step.value * 1e3:.2f} ms a step ({a_call.source})",
-            "jobs that were calibrated, run again beside the others: what the machine changed meanwhile",
-            table(controls),
+            "Controls are jobs that were calibrated, run again beside the others: what the machine changed meanwhile.",
+            "controls of 1 rank:",
+            table(few_controls),
             f"1 and 2 ranks: {accuracy(few).line()}",
             table(few),
+            "controls of 4 and 16 ranks:",
+            table(many_controls),
             f"4, 8 and 16 ranks: {accuracy(many).line()}",
             table(many),
             f"cores that other programs used meanwhile: {load}; {time.monotonic() - begun:.0f} s in all\n",

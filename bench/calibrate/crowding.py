@@ -19,8 +19,26 @@ from grok1.config.recipe import Recipe
 from grok1.distributed.launch import launch
 from grok1.training.job import prepare
 
+NamedJob = tuple[str, str, tuple[str, ...]]  # a name, a recipe, what is changed in it
 ROUNDS = 7  # steps of a launch, of ranks alone too
 _LAUNCHES = 2
+
+_PAIR, _FOUR, _SIXTEEN = ((*ONE_RANK, f"parallel.world_size={ranks}") for ranks in (2, 4, 16))
+_EXPERT, _TENSOR = "parallel.expert=2", ("parallel.tensor=2", "parallel.expert_tensor=2")
+# of more ranks than this machine may have cores: they wait for each other's
+SHARING: tuple[NamedJob, ...] = (
+    ("nano, 4 ranks, TP2 ETP2", "grok1-nano", (*_FOUR, *_TENSOR)),
+    ("nano, 16 ranks, TP2 PP2 EP2 ETP2", "grok1-nano", (*_SIXTEEN, "parallel.pipeline=2", _EXPERT, *_TENSOR)),
+)
+# jobs of several ranks that are run, to see what ranks take more beside each other than alone
+CROWDED: tuple[NamedJob, ...] = (
+    ("nano, DP2", "grok1-nano", _PAIR),
+    ("nano, TP2 ETP2", "grok1-nano", (*_PAIR, *_TENSOR)),
+    ("nano, EP2", "grok1-nano", (*_PAIR, _EXPERT)),
+    *SHARING,
+    ("tiny, 4 ranks, TP2 EP2 ETP2", "grok1-tiny", (*_FOUR, *_TENSOR, _EXPERT)),
+    ("tiny, 16 ranks", "grok1-tiny", ()),
+)
 
 
 @dataclass(frozen=True)
@@ -40,17 +58,8 @@ class Miss:
 
 
 def crowd_jobs() -> list[Recipe]:
-    """Jobs of several ranks that are run, to see what ranks take more beside each other than alone."""
-    pair, expert = "parallel.world_size=2", "parallel.expert=2"
-    tensor = ("parallel.tensor=2", "parallel.expert_tensor=2")
-    four = ("parallel.world_size=4", *tensor)
-    sixteen = ("parallel.world_size=16", "parallel.pipeline=2", expert, *tensor)
-    nano = [(pair,), (pair, *tensor), (pair, expert), four, sixteen]
-    return [
-        *(load_recipe("grok1-nano", [*ONE_RANK, EVEN_ROUTING, *words]) for words in nano),
-        load_recipe("grok1-tiny", [*ONE_RANK, EVEN_ROUTING, *four, expert]),
-        load_recipe("grok1-tiny", [EVEN_ROUTING]),
-    ]
+    """The recipes of CROWDED."""
+    return [load_recipe(recipe, [*changes, EVEN_ROUTING]) for _, recipe, changes in CROWDED]
 
 
 def crowd_misses(device: Device, jobs: Sequence[Recipe], say: Callable[[str], None]) -> list[Miss]:

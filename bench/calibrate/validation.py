@@ -9,6 +9,7 @@ from statistics import median
 from scipy.stats import kendalltau
 from tabulate import tabulate
 
+from bench.calibrate.crowding import SHARING, NamedJob
 from bench.calibrate.observed import EVEN_ROUTING
 from bench.calibrate.signatures import count_steps, job_shape
 from bench.plan.device import Device
@@ -30,7 +31,7 @@ def _pair(axis: str) -> tuple[str, ...]:
 
 
 # none of them is among bench.calibrate.calibration.default_samples
-FEW_RANKS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
+FEW_RANKS: tuple[NamedJob, ...] = (
     ("nano, 4 layers", "grok1-nano", (*ONE_RANK, _FOUR_LAYERS)),
     ("nano, micro-batch 2", "grok1-nano", (*ONE_RANK, "training.micro_batch=2")),
     ("nano, 64 tokens", "grok1-nano", (*ONE_RANK, "training.sequence_length=64")),
@@ -48,7 +49,7 @@ FEW_RANKS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
 )  # fmt: skip
 
 
-def _many(ranks: int, tensor: int, pipeline: int, expert: int, expert_tensor: int) -> tuple[str, str, tuple[str, ...]]:
+def _many(ranks: int, tensor: int, pipeline: int, expert: int, expert_tensor: int) -> NamedJob:
     axes = {"world_size": ranks, "tensor": tensor, "pipeline": pipeline, "expert": expert}
     words = [f"parallel.{name}={value}" for name, value in {**axes, "expert_tensor": expert_tensor}.items()]
     name = f"nano, {ranks} ranks, TP{tensor} PP{pipeline} EP{expert} ETP{expert_tensor}"
@@ -62,12 +63,13 @@ MANY_RANKS = (
 )  # fmt: skip
 
 
-# two of the samples: how far their steps lie from their predictions is what the machine changed meanwhile, and the
-# residual of the host's cost
-CONTROLS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
+# jobs that were calibrated: how far their steps lie from their predictions is what the machine changed meanwhile, and
+# the residual of the fit of the host's cost, or of the crowding
+FEW_CONTROLS: tuple[NamedJob, ...] = (
     ("nano, one rank", "grok1-nano", ONE_RANK),
     ("tiny, one rank", "grok1-tiny", ONE_RANK),
 )
+MANY_CONTROLS = SHARING
 
 
 @dataclass
@@ -91,7 +93,7 @@ class Trial:
         return self.predicted.processor_seconds / median(self.processor_seconds) - 1.0
 
 
-def trials(jobs: Sequence[tuple[str, str, tuple[str, ...]]], device: Device) -> list[Trial]:
+def trials(jobs: Sequence[NamedJob], device: Device) -> list[Trial]:
     """Each job with its prediction; none is run. The counts come from dry runs."""
     recipes = [load_recipe(recipe, [*changes, EVEN_ROUTING]) for _, recipe, changes in jobs]
     counted = count_steps(recipes)

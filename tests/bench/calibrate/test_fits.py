@@ -15,10 +15,20 @@ from bench.calibrate.crowding import crowd_jobs
 from bench.calibrate.host import HostSample
 from bench.calibrate.host import fitted as host_fitted
 from bench.calibrate.operators import last_level_cache
-from bench.calibrate.validation import CONTROLS, FEW_RANKS, MANY_RANKS, Trial, accuracy, table, trials
+from bench.calibrate.validation import (
+    FEW_CONTROLS,
+    FEW_RANKS,
+    MANY_CONTROLS,
+    MANY_RANKS,
+    Trial,
+    accuracy,
+    table,
+    trials,
+)
 from bench.plan.device import load_device
 from bench.plan.measured_device import MeasuredPrediction
 from grok1.config.load import load_recipe
+from grok1.config.recipe import Recipe
 
 _SIZES = (1 << 10, 1 << 14, 1 << 17, 1 << 20, 1 << 22)
 
@@ -124,11 +134,13 @@ def test_jobs_beside_predictions_route_evenly_and_only_the_controls_were_calibra
     monkeypatch.setattr(validation, "count_steps", lambda recipes: [()] * len(recipes))
     monkeypatch.setattr(validation, "predict_measured", lambda *_: prediction)
     device = load_device("h100-sxm")
-    control, few, many = ([each.recipe for each in trials(jobs, device)] for jobs in (CONTROLS, FEW_RANKS, MANY_RANKS))
-    assert {each.training.routing for each in (*control, *few, *many, *crowd_jobs())} == {"random"}
-    learned = [
-        each.model_copy(update={"training": each.training.model_copy(update={"routing": "learned"})})
-        for each in (*control, *few, *many)
-    ]
-    calibrated = [sample.recipe for sample in default_samples("cpu")]
-    assert [each in calibrated for each in learned] == [True] * len(control) + [False] * (len(few) + len(many))
+    tried = [each.recipe for each in trials((*FEW_RANKS, *MANY_RANKS), device)]
+    alone, together = ([each.recipe for each in trials(jobs, device)] for jobs in (FEW_CONTROLS, MANY_CONTROLS))
+    assert {each.training.routing for each in (*alone, *together, *tried, *crowd_jobs())} == {"random"}
+    calibrated = [_learned(sample.recipe) for sample in default_samples("cpu")] + [_learned(r) for r in crowd_jobs()]
+    assert all(_learned(each) in calibrated for each in (*alone, *together))
+    assert not any(_learned(each) in calibrated for each in tried)
+
+
+def _learned(recipe: Recipe) -> Recipe:
+    return recipe.model_copy(update={"training": recipe.training.model_copy(update={"routing": "learned"})})
