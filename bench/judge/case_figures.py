@@ -12,6 +12,7 @@ from typing import TypeVar
 from bench.judge.disturbance import readings, seen_of, undisturbed, with_own_load
 from bench.judge.evidence import MIN_RUNS_TO_DECIDE
 from bench.judge.stats import Summary
+from bench.records.origin import origins
 from bench.records.record import Record
 
 T = TypeVar("T")
@@ -26,13 +27,8 @@ def counting(runs: Sequence[Record]) -> list[int]:
 
 def told_runs(runs: Sequence[Record]) -> str:
     """How many they are, and of how many programs or machines, where of several: their median is of none of these."""
-    told = f"{len(runs)} runs"
-    apart = {(run.commit.model_dump_json(), *sorted(run.software.items()), _machine(run)) for run in runs}
-    return told + (f" of {len(apart)} programs or machines" if len(apart) > 1 else "")
-
-
-def _machine(run: Record) -> str | None:
-    return None if run.session is None else run.session.machine
+    apart = origins(runs)
+    return f"{len(runs)} runs" + (f" of {apart} programs or machines" if apart > 1 else "")
 
 
 def over_runs(runs: Iterable[T], figure: Callable[[T], float | None]) -> float | None:

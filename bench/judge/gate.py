@@ -36,7 +36,7 @@ from bench.judge.rule import RowState, deciding
 from bench.judge.sessions import Level, are_virtual, assumed_level, labels, stamp_of
 from bench.judge.stats import Summary, summarise
 from bench.judge.verdict import Measured, Refusal, Row, Verdict
-from bench.judge.void import MIN_STEADY_STEPS, why_invalid, why_learning_differs, why_void
+from bench.judge.void import MIN_STEADY_STEPS, why_apart, why_invalid, why_learning_differs, why_void
 from bench.judge.words import change_of, figure, verdict_sentence, why_no_baseline
 from bench.records.lone_rank import told_tier
 from bench.records.record import Record
@@ -141,7 +141,7 @@ def _prepare(runs: list[Record], baselines: Sequence[Baseline], session_percent:
         (baseline, next((found for run in lengths if (found := baseline.differences(run))), ())) for baseline in related
     ]
     matched = [baseline for baseline, found in differences if not found]
-    void = void or why_learning_differs(runs, matched)
+    void = void or why_apart(runs, filter(is_weighed, related)) or why_learning_differs(runs, matched)
     seen = with_own_load([seen_of(run) for run in runs])
     taken, kept = [readings(each) for each in seen], counting(runs)
     left_out = len(runs) - len(kept)

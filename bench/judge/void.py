@@ -8,6 +8,7 @@ from typing import Protocol
 from bench.judge.baseline import Baseline
 from bench.judge.parity import GRAD_NORM, LOSS, first_departure, traces_of
 from bench.judge.stats import Summary
+from bench.records.origin import why_several_programs
 from bench.records.record import Record
 
 MIN_STEADY_STEPS = 3
@@ -72,6 +73,14 @@ def _routed_pairs(run: Record) -> int | None:
     if not isinstance(each_goes_to, int) or isinstance(each_goes_to, bool):
         return None
     return len(run.steps) * run.work.tokens_per_step * each_goes_to
+
+
+def why_apart(runs: Sequence[Record], weighed: Iterable[Baseline]) -> str | None:
+    """What keeps these baselines from judging: a median over runs of several programs is of none of them."""
+    several = why_several_programs(runs)
+    if several is None or not any(not each.differences(run) for each in weighed for run in runs):
+        return None
+    return f"{several}; judge those of each alone"
 
 
 def why_learning_differs(runs: Sequence[Record], matched: Sequence[Baseline]) -> str | None:

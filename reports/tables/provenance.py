@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bench.records.origin import flatten
 from bench.records.record import Record
 from reports.formats import gibibytes, more
 from reports.markdown import table
@@ -54,10 +55,3 @@ def resolved_recipe(record: Record) -> str:
     """The recipe after overrides, one row a value."""
     rows = [(name, value) for name, value in flatten("", record.recipe.resolved)]
     return table(["key", "value"], rows[:_RESOLVED_ROWS]) + more(len(rows), _RESOLVED_ROWS, "values")
-
-
-def flatten(prefix: str, value: object) -> list[tuple[str, object]]:
-    """Every value of a recipe with the path that leads to it."""
-    if not isinstance(value, dict):
-        return [(prefix, value)]
-    return [row for key, child in value.items() for row in flatten(f"{prefix}.{key}" if prefix else key, child)]

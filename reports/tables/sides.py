@@ -5,18 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from bench.records.lone_rank import told_tier
+from bench.records.origin import ABSENT, origin_of, origins
 from bench.records.record import Record
 from reports.case import Measured
-from reports.formats import gibibytes, more
+from reports.formats import more
 from reports.markdown import table
-from reports.tables.provenance import flatten
 
-ABSENT = "–"
 _NAMES = "ABCDEFGH"
 MAX_SIDES = len(_NAMES)
 _MAX_ROWS = 60
-_SHA_LETTERS = 12
 
 
 @dataclass(frozen=True)
@@ -38,27 +35,12 @@ def sides_of(runs: Iterable[Measured]) -> list[Side]:
 
 def are_several(runs: Iterable[Measured]) -> bool:
     """Whether a median over these runs is of no one program, recipe and machine."""
-    return len(sides_of(runs)) > 1
+    return origins(run.record for run in runs) > 1
 
 
 def facts_of(record: Record) -> dict[str, str]:
-    """All that is stated before a run begins, which makes it another run than others."""
-    host, resolved = record.host, flatten("", record.recipe.resolved)
-    commit = "not a git checkout" if record.commit.sha is None else record.commit.sha[:_SHA_LETTERS]
-    told = {
-        "commit": commit + ", with uncommitted changes" * bool(record.commit.dirty),
-        **{f"software: {name}": version for name, version in sorted(record.software.items())},
-        "device": f"{record.device.kind}, {record.device.name}, {record.device.dtype}",
-        "host": ABSENT if host is None else f"{host.cpu_name}, {host.cores} cores, {gibibytes(host.memory_bytes)} GiB",
-        "machine": ABSENT if record.session is None else record.session.machine,
-        "recipe": record.recipe.name,
-        **{f"layout: {name}": str(size) for name, size in record.layout.model_dump().items()},
-        "tokens a step": f"{record.work.tokens_per_step:,}",
-        "model FLOP a step": f"{record.work.model_flops_per_step:.4g}",
-        "ran": told_tier(record.lone_rank),
-        **{f"value: {name}": str(value) for name, value in resolved if name != "name"},
-        **{f"environment: {name}": value for name, value in sorted(record.environment.items())},
-    }
+    """Where it comes from: two logs are two sides, even if nothing else that they tell differs."""
+    told = origin_of(record)
     return told if record.source is None else told | {"source": record.source}
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from bench.judge.baseline import recorded_baseline
+from bench.judge.gate import judge
 from bench.judge.parity import (
     GRAD_NORM,
     GRAD_NORM_TOLERANCE_PERCENT,
@@ -17,7 +18,7 @@ from bench.judge.parity import (
     first_departure,
 )
 from bench.judge.stats import summarise
-from bench.judge.void import lost_pairs, why_invalid, why_learning_differs, why_void
+from bench.judge.void import lost_pairs, why_apart, why_invalid, why_learning_differs, why_void
 
 
 def test_lost_pairs_are_told_by_layer_and_so_is_a_surplus() -> None:
@@ -87,6 +88,29 @@ def test_learning_is_compared_with_one_run_of_a_baseline_in_both_traces(syntheti
     assert why_learning_differs([ours], [stored]) is None
     assert why_learning_differs([ours], [stored.model_copy(update={"runs": [first, odd, *others]})]) is None
     assert "step 1: " in str(why_learning_differs([ours], [stored.model_copy(update={"runs": [odd, *others]})]))
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"commit": {"sha": "1" * 40}}, "commit is {sha} in run {first} and 111111111111 in run {other}"),
+        ({"software": {"torch": "2.8.0"}}, "software: torch is 2.7.1 in run {first} and 2.8.0 in run {other}"),
+    ],
+)
+def test_runs_of_several_programs_are_judged_by_no_baseline_that_one_of_them_could_be(
+    changes: dict[str, Any], told: str, synthetic_record: Any
+) -> None:
+    """In either order: of runs of equal length all are looked at."""
+    stored = recorded_baseline([synthetic_record(seed=seed) for seed in range(5)], "invented")
+    ours, other = synthetic_record(seed=8), synthetic_record(seed=9, **changes)
+    sha = str(ours.commit.sha)[:12]
+    assert why_apart([ours, ours], [stored]) is None
+    assert why_apart([ours, other], []) is None
+    expected = told.format(sha=sha, first=ours.id[:8], other=other.id[:8])
+    assert why_apart([ours, other], [stored]) == f"runs of several programs: {expected}; judge those of each alone"
+    assert [judge(runs, [stored]).state for runs in ([ours, other], [other, ours])] == ["void", "void"]
+    assert judge([ours, other], []).state == "no_baseline"
+    assert judge([ours, ours], [stored]).state == "pass"
 
 
 def traces(losses: list[float | None], grad_norms: list[float | None]) -> Traces:
