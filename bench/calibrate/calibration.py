@@ -113,11 +113,10 @@ def calibrate(device: Kind, samples: Sequence[Sample], minutes: float, say: Say)
     preload_in_ranks("grok1.training.run", "grok1.training.fake_step", "bench.peers")
     for each in samples:
         check_machine(each.recipe, device, 1)
+    before = _collective_times(device, say)
     found = _ranks_alone(device, samples, minutes, say)
-    together: list[TimedCollective] = []
-    for ranks in CPU_JOBS if device == "cpu" else ():
-        say(f"collectives among {ranks} ranks")
-        together += collectives(device, ranks)
+    after = _collective_times(device, say)  # a machine's speed at one time is not its speed
+    together = [row for ranks in before for row in lines(before[ranks] + after[ranks], ranks, cores_of(device))]
     profile = device_of(device, replace(found, collectives=together))
     misses = crowd_misses(profile, crowd_jobs(), say) if device == "cpu" else []
     unsteady = changes_of_speed(found.launches_seconds, misses)
@@ -147,12 +146,21 @@ def _ranks_alone(device: Kind, samples: Sequence[Sample], minutes: float, say: S
     return Findings(timed, mean, launches_seconds=[[each.seconds for each in launches] for launches in steps])
 
 
-def collectives(device: Kind, ranks: int) -> list[TimedCollective]:
-    """Lines of all collectives in a job of so many ranks."""
+def _collective_times(device: Kind, say: Say) -> dict[int, list[CollectiveTime]]:
+    """By ranks of the job: what each rank took for each collective."""
+    found = {}
+    for ranks in CPU_JOBS if device == "cpu" else ():
+        say(f"collectives among {ranks} ranks")
+        found[ranks] = collective_times(device, ranks)
+    return found
+
+
+def collective_times(device: Kind, ranks: int) -> list[CollectiveTime]:
+    """All collectives in one job of so many ranks."""
     recipe = load_recipe("grok1-nano", [*ONE_RANK, f"parallel.world_size={ranks}", f"training.global_batch={ranks}"])
     heard: list[CollectiveTime] = []
     launch(recipe, recipe, device, on_event=heard.append, entry=ENTRIES["collectives"])
-    return lines(heard, ranks, cores_of(device))
+    return heard
 
 
 # ---- the profile ---------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from bench.calibrate.observed import EVEN_ROUTING
 from bench.calibrate.signatures import count_steps, job_shape
 from bench.plan.device import Device
 from bench.plan.measured import Crowding
-from bench.plan.measured_device import crowded_seconds, predict_measured
+from bench.plan.measured_device import predict_measured
 from grok1.config.load import ONE_RANK, load_recipe
 from grok1.config.recipe import Recipe
 from grok1.distributed.launch import launch
@@ -23,7 +23,7 @@ NamedJob = tuple[str, str, tuple[str, ...]]  # a name, a recipe, what is changed
 ROUNDS = 7  # steps of a launch, of ranks alone too
 _LAUNCHES = 2
 
-_PAIR, _FOUR, _SIXTEEN = ((*ONE_RANK, f"parallel.world_size={ranks}") for ranks in (2, 4, 16))
+_PAIR, _FOUR, _EIGHT, _SIXTEEN = ((*ONE_RANK, f"parallel.world_size={ranks}") for ranks in (2, 4, 8, 16))
 _EXPERT, _TENSOR = "parallel.expert=2", ("parallel.tensor=2", "parallel.expert_tensor=2")
 # of more ranks than this machine may have cores: they wait for each other's
 SHARING: tuple[NamedJob, ...] = (
@@ -36,6 +36,7 @@ CROWDED: tuple[NamedJob, ...] = (
     ("nano, TP2 ETP2", "grok1-nano", (*_PAIR, *_TENSOR)),
     ("nano, EP2", "grok1-nano", (*_PAIR, _EXPERT)),
     *SHARING,
+    ("nano, 8 ranks, TP2 EP2 ETP2", "grok1-nano", (*_EIGHT, *_TENSOR, _EXPERT)),
     ("tiny, 4 ranks, TP2 EP2 ETP2", "grok1-tiny", (*_FOUR, *_TENSOR, _EXPERT)),
     ("tiny, 16 ranks", "grok1-tiny", ()),
 )
@@ -43,18 +44,19 @@ CROWDED: tuple[NamedJob, ...] = (
 
 @dataclass(frozen=True)
 class Miss:
-    """A run of several ranks beside its prediction, and how much of that is what crowding makes longer."""
+    """A run of several ranks beside its prediction, and how much of that crowding makes longer, or is exchanges."""
 
     step_seconds: float
     predicted_seconds: float
     crowded_seconds: float
+    exchange_seconds: float = 0.0
     ranks: int = 2
     has_cores: bool = True  # a core for each rank
 
     @property
     def alone_seconds(self) -> float:
-        """What is predicted of it but for that."""
-        return self.predicted_seconds - self.crowded_seconds
+        """What is predicted of it but for exchanges."""
+        return self.predicted_seconds - self.exchange_seconds
 
 
 def crowd_jobs() -> list[Recipe]:
@@ -71,12 +73,12 @@ def crowd_misses(device: Device, jobs: Sequence[Recipe], say: Callable[[str], No
     ]
     for _ in range(_LAUNCHES):
         for recipe, without in zip(jobs, predicted, strict=True):
-            ranks, cores = recipe.parallel.world_size, device.cores or recipe.parallel.world_size
+            ranks = recipe.parallel.world_size
             say(f"a run of {recipe.name} on {ranks} ranks")
             taken = launch(prepare(recipe, ROUNDS), recipe, "cpu", entry="bench.calibrate.observed:run_rank")
-            crowded = crowded_seconds(without.terms, ranks, cores)
-            seconds = statistics.median(taken["seconds"])
-            misses.append(Miss(seconds, without.step_seconds, crowded, ranks, has_cores=ranks <= cores))
+            seconds, has_cores = statistics.median(taken["seconds"]), ranks <= (device.cores or ranks)
+            parts = without.crowded_seconds, without.terms["exchange"]
+            misses.append(Miss(seconds, without.step_seconds, *parts, ranks, has_cores))
     return misses
 
 

@@ -79,7 +79,7 @@ class TimedCollective(Strict):
 class Crowding(Strict):
     """How much longer than alone ranks take that run beside each other: runs over their predictions without it.
 
-    Of ranks that share cores all of a step, else its exchanges.
+    Of ranks that share cores all of a step; else what its exchanges take a call, whatever their bytes.
     """
 
     job_ranks: Annotated[int, Field(ge=2, le=65_536)]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,7 @@ from bench.plan.device import Device
 from bench.plan.measured import Crowding, TimedCollective, TimedOperator
 
 _PASSES = ("forward", "backward", "recompute")  # what a micro-batch costs; all else is once a step
+_ASIDE = ("looked up", "calls of exchange")  # parts of other terms
 _LEAST_SECONDS = 1e-12
 _FEWEST = 4  # timed calls of a kind, below which it is interpolated among all operators
 # several names of one exchange, as megatron's lines and the ledger call them
@@ -87,6 +88,7 @@ class MeasuredPrediction:
     processor_seconds: float  # of all ranks, exchanges left out
     terms: Mapping[str, float]
     looked_up: float  # share of operators' seconds whose very signature was timed
+    crowded_seconds: float  # of the step before crowding, what takes longer where ranks run beside each other
 
 
 class OperatorTable:
@@ -175,17 +177,18 @@ def predict_measured(counts: Sequence[StepCounts], shape: Shape, device: Device)
     weights = [each.ranks_alike for each in counts]
     cores = device.cores or shape.world_size
     total = _summed(zip(ranks, weights, strict=True))
-    processor = sum(value for term, value in total.items() if term not in ("exchange", "looked up"))
+    processor = sum(value for term, value in total.items() if term not in ("exchange", *_ASIDE))
     if shape.world_size > cores:
         terms = {term: value / cores for term, value in total.items()}
+        crowded = _seconds_of(terms)
     else:
         terms = max((_in_turn(each, shape) for each in ranks), key=_seconds_of)
+        crowded = terms["calls of exchange"]
     more = crowding_factor(measured.crowding if measured is not None else (), shape.world_size) - 1.0
-    terms = {**terms, "crowding": more * crowded_seconds(terms, shape.world_size, cores)}
+    shown = {term: value for term, value in terms.items() if term not in _ASIDE} | {"crowding": more * crowded}
     operators = total["passes"] + total["once"]
     looked_up = total["looked up"] / operators if operators else 0.0
-    shown = {term: value for term, value in terms.items() if term != "looked up"}
-    return MeasuredPrediction(_seconds_of(terms), processor, shown, looked_up)
+    return MeasuredPrediction(sum(shown.values()), processor, shown, looked_up, crowded)
 
 
 def crowding_factor(rows: Sequence[Crowding], ranks: int) -> float:
@@ -197,13 +200,8 @@ def crowding_factor(rows: Sequence[Crowding], ranks: int) -> float:
     return float(np.exp(np.interp(np.log(ranks), np.log(sizes), np.log(factors))))
 
 
-def crowded_seconds(terms: Mapping[str, float], ranks: int, cores: int) -> float:
-    """Of a step, what takes longer because ranks run beside each other: all where they share cores, else exchanges."""
-    return _seconds_of(terms) if ranks > cores else terms["exchange"]
-
-
 def _seconds_of(terms: Mapping[str, float]) -> float:
-    return sum(value for term, value in terms.items() if term != "looked up")
+    return sum(value for term, value in terms.items() if term not in _ASIDE)
 
 
 def _summed(ranks: Iterable[tuple[Mapping[str, float], int]]) -> dict[str, float]:
@@ -216,7 +214,7 @@ def _summed(ranks: Iterable[tuple[Mapping[str, float], int]]) -> dict[str, float
 
 def _rank_terms(counts: StepCounts, table: OperatorTable, shape: Shape, device: Device) -> dict[str, float]:
     """Seconds of one rank: operators in the passes and once a step, the host's in both, exchanges."""
-    terms = dict.fromkeys(("passes", "once", "host of passes", "host", "exchange", "looked up"), 0.0)
+    terms = dict.fromkeys(("passes", "once", "host of passes", "host", "exchange", *_ASIDE), 0.0)
     a_call = device.host.seconds_a_call.value
     for each in counts.operators:
         seconds = each.calls * table.seconds(each)
@@ -227,7 +225,9 @@ def _rank_terms(counts: StepCounts, table: OperatorTable, shape: Shape, device: 
     terms["host"] += device.host.seconds_a_step.value
     measured = device.measured
     exchanges = measured.collectives if measured is not None else []
-    terms["exchange"] = sum(exchange_seconds(each, shape.world_size, exchanges, device) for each in counts.collectives)
+    for calls in counts.collectives:
+        terms["exchange"] += exchange_seconds(calls, shape.world_size, exchanges, device)
+        terms["calls of exchange"] += exchange_seconds(replace(calls, bytes=0), shape.world_size, exchanges, device)
     return terms
 
 

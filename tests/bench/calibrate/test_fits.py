@@ -110,7 +110,7 @@ def test_the_largest_cache_counts(tmp_path: Path) -> None:
 def _trial(predicted: float, measured: float, ranks: int) -> Trial:
     recipe = load_recipe("grok1-nano", ["training.global_batch=16"])
     recipe = recipe.model_copy(update={"parallel": recipe.parallel.model_copy(update={"world_size": ranks})})
-    prediction = MeasuredPrediction(predicted, predicted, {}, 1.0)
+    prediction = MeasuredPrediction(predicted, predicted, {}, 1.0, 0.0)
     return Trial("job", recipe, prediction, [measured] * 3, [measured] * 3)
 
 
@@ -130,7 +130,7 @@ def test_errors_regret_and_order_are_of_the_runs() -> None:
 def test_jobs_beside_predictions_route_evenly_and_only_the_controls_were_calibrated(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    prediction = MeasuredPrediction(1.0, 1.0, {}, 1.0)
+    prediction = MeasuredPrediction(1.0, 1.0, {}, 1.0, 0.0)
     monkeypatch.setattr(validation, "count_steps", lambda recipes: [()] * len(recipes))
     monkeypatch.setattr(validation, "predict_measured", lambda *_: prediction)
     device = load_device("h100-sxm")

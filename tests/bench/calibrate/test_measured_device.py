@@ -23,7 +23,6 @@ from bench.plan.measured_device import (
     OperatorTable,
     Shape,
     StepCounts,
-    crowded_seconds,
     crowding_factor,
     exchange_seconds,
     line_of,
@@ -101,10 +100,22 @@ def test_crowding_lies_between_the_jobs_that_were_run() -> None:
     assert crowding_factor((), 16) == 1.0
 
 
-def test_crowding_makes_exchanges_longer_and_where_cores_are_shared_the_whole_step() -> None:
-    terms = {"passes": 3.0, "exchange": 2.0, "looked up": 1.0}
-    assert crowded_seconds(terms, ranks=2, cores=2) == 2.0
-    assert crowded_seconds(terms, ranks=4, cores=2) == 5.0
+def test_crowding_makes_what_exchanges_take_a_call_longer_and_where_cores_are_shared_the_whole_step() -> None:
+    """Not what their bytes take: all ranks copied theirs when they were timed."""
+    exchange = CollectiveCalls("optimizer", "data", 2, "all_reduce", 3, 3 << 22)
+    device, counts = _device(), replace(_COUNTS, ranks_alike=2, collectives=(exchange,))
+    crowding = [Crowding(job_ranks=2, factor=3.0), Crowding(job_ranks=4, factor=3.0)]
+    measured = device.measured
+    assert measured is not None
+    crowded = device.model_copy(update={"measured": measured.model_copy(update={"crowding": crowding})})
+    before, after = (predict_measured([counts], _shape(2), each) for each in (device, crowded))
+    assert before.crowded_seconds == pytest.approx(3e-4, rel=1e-3)
+    assert before.terms["exchange"] == pytest.approx(3e-4 + (3 << 22) / 1e9, rel=1e-3)
+    assert after.step_seconds == pytest.approx(before.step_seconds + 2 * 3e-4)
+    assert "calls of exchange" not in after.terms
+    counts = replace(counts, ranks_alike=4)
+    before, after = (predict_measured([counts], _shape(4), each) for each in (device, crowded))
+    assert after.step_seconds == pytest.approx(3 * before.step_seconds)
 
 
 def test_the_factor_is_the_one_that_jobs_share() -> None:

@@ -9,7 +9,7 @@ STEADY = [[0.10, 0.11], [0.35, 0.33], [0.80, 0.84]]
 
 
 def ran(step_seconds: float, predicted: float, exchange: float = 0.01, *, has_cores: bool = True) -> Miss:
-    return Miss(step_seconds, predicted, exchange, has_cores=has_cores)
+    return Miss(step_seconds, predicted, exchange / 2, exchange, has_cores=has_cores)
 
 
 def test_a_machine_that_varies_a_little_is_steady() -> None:
