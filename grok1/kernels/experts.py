@@ -21,10 +21,9 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from grok1.kernels.context import Context
-from grok1.kernels.gemm import WeightGradients, matmul
+from grok1.kernels.gemm import WeightGradients, matmul, room_for_left
 from grok1.megatron.door import MLPSubmodules, SequentialMLP, TransformerConfig
 
 _ATEN: Any = torch.ops.aten
@@ -34,15 +33,17 @@ _ATEN: Any = torch.ops.aten
 class Activation:
     """What is applied to the gate; `backward(upstream, gate, grad_input=out)` is its gradient."""
 
-    forward: Callable[[Tensor], Tensor]
+    of: Callable[..., Tensor]
     backward: Callable[..., Tensor]
+
+    def forward(self, gate: Tensor, out: Tensor | None = None) -> Tensor:
+        """Of each element; written to `out` where it is given."""
+        return self.of(gate) if out is None else self.of(gate, out=out)
 
 
 ACTIVATIONS = {
-    "swiglu": Activation(F.silu, _ATEN.silu_backward),
-    "geglu": Activation(
-        functools.partial(F.gelu, approximate="tanh"), functools.partial(_ATEN.gelu_backward, approximate="tanh")
-    ),
+    "swiglu": Activation(_ATEN.silu, _ATEN.silu_backward),
+    "geglu": Activation(*(functools.partial(each, approximate="tanh") for each in (_ATEN.gelu, _ATEN.gelu_backward))),
 }
 
 
@@ -87,7 +88,8 @@ class _Experts(torch.autograd.Function):
         for expert, rows in _rows(counts):
             fused_p2F = matmul(tokens_PH[rows], fc1[expert].t())
             gate_pF, value_pF = fused_p2F.chunk(2, dim=-1)
-            unscaled_PH[rows] = matmul(activation.forward(gate_pF).mul_(value_pF), fc2[expert].t())
+            room_pF = room_for_left(len(fused_p2F), fc2[expert].t())
+            unscaled_PH[rows] = matmul(activation.forward(gate_pF, out=room_pF).mul_(value_pF), fc2[expert].t())
             all_fused.append(fused_p2F)
         wants_d_probs = ctx.needs_input_grad[1]
         ctx.save_for_backward(tokens_PH, probs_P, unscaled_PH if wants_d_probs else None, *all_fused)
@@ -110,7 +112,8 @@ class _Experts(torch.autograd.Function):
             activated_pF = ctx.activation.forward(gate_pF)
             gradients.add(len(fc1) + expert, d_unscaled_PH[rows], activated_pF * value_pF)
             d_product_pF = matmul(d_unscaled_PH[rows], fc2[expert])
-            d_fused_p2F = torch.empty_like(fused_p2F)
+            room_p2F = room_for_left(len(fused_p2F), fc1[expert])
+            d_fused_p2F = torch.empty_like(fused_p2F) if room_p2F is None else room_p2F
             d_gate_pF, d_value_pF = d_fused_p2F.chunk(2, dim=-1)
             torch.mul(d_product_pF, activated_pF, out=d_value_pF)
             ctx.activation.backward(d_product_pF.mul_(value_pF), gate_pF, grad_input=d_gate_pF)

@@ -37,7 +37,7 @@ _LIBRARY.define("addmm_(Tensor(a!) total, Tensor left, Tensor right) -> Tensor(a
 
 def matmul(left_MK: Tensor, right_KN: Tensor) -> Tensor:
     """left @ right, [M, N]; no gradients."""
-    if _is_ours(left_MK, right_KN):
+    if _is_ours(left_MK.shape[0], right_KN):
         product_MN: Tensor = torch.ops.grok1.matmul(left_MK, right_KN)
         return product_MN
     if left_MK.shape[0] == 1:  # whose elements lie apart in a transposed matrix: torch 2.7.1 errs in bf16 on a CPU
@@ -45,11 +45,16 @@ def matmul(left_MK: Tensor, right_KN: Tensor) -> Tensor:
     return torch.mm(left_MK, right_KN)
 
 
+def room_for_left(rows: int, right_KN: Tensor) -> Tensor | None:
+    """[rows, K] to write a product's left side to, with room behind it that spares a copy; None where none is made."""
+    return right_KN.new_empty((_rounded(rows), right_KN.shape[0]))[:rows] if _is_ours(rows, right_KN) else None
+
+
 def add_matmul(total_MN: Tensor, left_MK: Tensor, right_KN: Tensor) -> None:
     """total += left @ right, in place; the total may be of a wider dtype. No gradients."""
     if total_MN.dtype != left_MK.dtype:
         total_MN.add_(torch.mm(left_MK, right_KN))
-    elif _is_ours(left_MK, right_KN):
+    elif _is_ours(left_MK.shape[0], right_KN):
         torch.ops.grok1.addmm_(total_MN, left_MK, right_KN)
     else:
         torch.addmm(total_MN, left_MK, right_KN, out=total_MN)
@@ -87,11 +92,11 @@ def _returned(weight: Tensor) -> Tensor | None:
     return torch.zeros_like(weight) if getattr(weight, "zero_out_wgrad", False) else torch.empty_like(weight)
 
 
-def _is_ours(left_MK: Tensor, right_KN: Tensor) -> bool:
+def _is_ours(rows: int, right_KN: Tensor) -> bool:
     """By shapes alone, so that the same operators run on every machine and on tensors without data."""
-    if left_MK.device.type != "cpu" or left_MK.dtype != torch.float32:
+    if right_KN.device.type != "cpu" or right_KN.dtype != torch.float32:
         return False
-    return left_MK.numel() * right_KN.shape[1] >= _FEWEST_MULTIPLY_ADDS
+    return rows * right_KN.numel() >= _FEWEST_MULTIPLY_ADDS
 
 
 @functools.cache
@@ -108,9 +113,20 @@ def _matmul(left_MK: Tensor, right_KN: Tensor) -> Tensor:
     if linear is None:
         return torch.mm(left_MK, right_KN)
     rows = left_MK.shape[0]
-    padded = F.pad(left_MK, (0, 0, 0, _rounded(rows) - rows))
-    product: Tensor = linear(padded, right_KN.t(), None, "none", [], "")
+    product: Tensor = linear(_with_rows(left_MK, _rounded(rows)), right_KN.t(), None, "none", [], "")
     return product[:rows]
+
+
+def _with_rows(matrix_MK: Tensor, rows: int) -> Tensor:
+    """The matrix and what follows it in its storage, whatever that is: a row of a product is of one row alone.
+
+    Where too little follows, a copy with zeros below.
+    """
+    own_rows, columns = matrix_MK.shape
+    end = (matrix_MK.storage_offset() + rows * columns) * matrix_MK.element_size()
+    if matrix_MK.is_contiguous() and end <= matrix_MK.untyped_storage().nbytes():
+        return matrix_MK.as_strided((rows, columns), (columns, 1))
+    return F.pad(matrix_MK, (0, 0, 0, rows - own_rows))
 
 
 def _addmm_(total_MN: Tensor, left_MK: Tensor, right_KN: Tensor) -> Tensor:

@@ -188,6 +188,35 @@ def test_rows_are_rounded_up_to_few_sizes() -> None:
     assert len(set(rounded.values())) < 64
 
 
+@pytest.mark.usefixtures("library")
+@pytest.mark.parametrize("before", [0, 16])
+def test_rows_that_follow_in_memory_take_no_part_in_a_product(before: int) -> None:
+    """oneDNN is given more rows than there are: what lies behind may be anything, and is not written."""
+    left, right = _matrices((57, 512, 1024), False)
+    whole = torch.full((before + 80, 512), math.nan)
+    rows = whole[before : before + 57]
+    rows.copy_(left)
+    kept = whole.clone()
+    torch.testing.assert_close(gemm.matmul(rows, right), gemm.matmul(left, right), rtol=0, atol=1e-4)
+    torch.testing.assert_close(whole, kept, rtol=0, atol=0, equal_nan=True)
+
+
+def test_rows_are_added_without_a_copy_where_memory_follows() -> None:
+    left, right = _matrices((57, 512, 1024), False)
+    room = gemm.room_for_left(57, right)
+    assert room is not None
+    assert room.shape == left.shape
+    assert gemm._with_rows(room, gemm._rounded(57)).data_ptr() == room.data_ptr()
+    assert gemm._with_rows(left[:50], 57).data_ptr() == left.data_ptr()
+    copied = gemm._with_rows(left, 60)
+    assert copied.shape == (60, 512)
+    assert torch.equal(copied[:57], left)
+    assert not copied[57:].any()
+    assert torch.equal(gemm._with_rows(left.t()[:50], 57)[:50], left.t()[:50])  # stored by columns: nothing follows
+    assert gemm.room_for_left(1, right[:4]) is None  # which torch multiplies
+    assert gemm.room_for_left(57, right.bfloat16()) is None
+
+
 def test_mkl_is_left_in_place_on_intels_processors(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, is_onednn in [("Intel(R) Xeon(R) Platinum", False), ("AMD EPYC", True)]:
         described = measuring.Description("cpu", name, None, None, None)
