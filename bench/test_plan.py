@@ -13,7 +13,18 @@ from typing import Any
 import pytest
 
 from bench.calibrate.calibration import calibrate, default_samples
-from bench.calibrate.validation import FEW_CONTROLS, FEW_RANKS, MANY_CONTROLS, MANY_RANKS, accuracy, run, table, trials
+from bench.calibrate.validation import (
+    FEW_CONTROLS,
+    FEW_RANKS,
+    MANY_CONTROLS,
+    MANY_RANKS,
+    Trial,
+    accuracy,
+    run,
+    slowdown,
+    table,
+    trials,
+)
 from bench.host import others_clock, others_cores
 from bench.plan.device import write_device
 from bench.session import BenchSession, show_in_benchmark_table
@@ -52,17 +63,22 @@ def test_predictions_of_this_cpu(session: BenchSession, benchmark: Any) -> None:
             f"device: {device.description}",
             f"host: {a_call.value * 1e6:.2f} us a call, {a_step.value * 1e3:.2f} ms a step ({a_call.source})",
             "Controls are jobs that were calibrated, run again beside the others: what the machine changed meanwhile.",
-            "controls of 1 rank:",
-            table(few_controls),
-            f"1 and 2 ranks: {accuracy(few).line()}",
-            table(few),
-            "controls of 4 and 16 ranks:",
-            table(many_controls),
-            f"4, 8 and 16 ranks: {accuracy(many).line()}",
-            table(many),
+            *_part("1 and 2 ranks", few, few_controls),
+            *_part("4, 8 and 16 ranks", many, many_controls),
             f"cores that other programs used meanwhile: {load}; {time.monotonic() - begun:.0f} s in all\n",
         )
     )
     print("\n" + text)
     Path(session.results / "plan.md").write_text(text, encoding="utf-8")
     show_in_benchmark_table(benchmark, [seconds for each in few for seconds in each.seconds])
+
+
+def _part(name: str, some: list[Trial], controls: list[Trial]) -> list[str]:
+    times = slowdown(controls)
+    return [
+        f"{name}: {accuracy(some).line()}",
+        f"Each prediction times {times:.2f}, which is how the controls ran: {accuracy(some, times).errors}.",
+        table(some),
+        "controls:",
+        table(controls),
+    ]

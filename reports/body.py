@@ -90,6 +90,8 @@ def _facts(case: CaseResult) -> Parts:
         return []
     record, runs = case.runs[0].record, len(case.runs)
     if are_several(case.measured):
+        if case.verdict.state == "void":
+            return [text(case.verdict.sentence, SENTENCE)]
         return [f"{runs} runs that do not come from one program, recipe and machine: what differs follows."]
     when = f"{record.created_at[:10]}, commit {(record.commit.sha or 'unknown')[:12]}"
     told = f"{processors(record)}; {runs} run{'s' * (runs > 1)} of {len(record.steps):,} steps; {when}."
@@ -105,7 +107,7 @@ def _several(cases: Sequence[CaseResult]) -> Parts:
 
 
 def _standing(index: int, case: CaseResult, shown: Sequence[str]) -> Parts:
-    if case.verdict.state == "no_baseline" and are_several(case.measured):
+    if case.verdict.state in ("no_baseline", "void") and are_several(case.measured):
         return []  # a median over runs of several programs is of none: they stand side by side
     table = glance(case)
     return [*([table] if table else []), *([image(index, "standing")] if "standing" in shown else [])]

@@ -13,6 +13,7 @@ from reports.case import CaseResult
 from reports.formats import rate_unit, seconds_unit
 from reports.markdown import state_words
 from reports.tables.side_by_side import in_short
+from reports.tables.sides import are_several
 
 
 def headline(cases: Sequence[CaseResult]) -> str:
@@ -32,13 +33,11 @@ def verdict_line(case: CaseResult) -> str:
         # beside a published figure its own metric is told, as the sentence below tells it
         shown = row if row.evidence is not None else verdict.judged(RATE) or row
         return f"{word}: {verdict.case} {_told(shown)}"
+    apart = in_short(case)
+    if apart is not None and (verdict.state == "no_baseline" or are_several(case.measured)):
+        return f"{word}: {verdict.case}, side by side: {apart}"
     if verdict.state == "no_baseline" and case.measured:
-        apart = in_short(case)
-        return (
-            f"{word}: {verdict.case}, side by side: {apart}"
-            if apart
-            else f"{word}: {verdict.case} ran at {_measured(case)}"
-        )
+        return f"{word}: {verdict.case} ran at {_measured(case)}"
     return verdict.sentence
 
 

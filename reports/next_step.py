@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Iterable
 
 from bench.judge.difference import MIN_BASELINE_RUNS
 from bench.judge.remedy import ab_command, base_of, words_of
 from bench.records.record import Record
-from reports.case import CaseResult
+from reports.case import CaseResult, Measured
 from reports.headline import deciding_row
-from reports.tables.sides import are_several
+from reports.tables.sides import are_several, sides_of
 
 Step = tuple[str, str | None]  # in words, and as a command
 _MOST_NAMED = 10  # of records
@@ -26,6 +27,8 @@ def next_step(case: CaseResult) -> Step | None:
     state = case.verdict.state
     if state == "pass":
         return None
+    if state == "void" and are_several(case.measured) and all(run.record.valid for run in case.runs):
+        return "Judge the runs of each program alone, as those of the first:", _judge_first(case)
     if state in ("void", "missing"):
         return "Mend the cause, then run it again:", _rerun(case)
     if state in ("fail", "no_baseline") and any(run.record.planted_percent for run in case.runs):
@@ -118,7 +121,15 @@ def _make(case: CaseResult) -> str | None:
 
 def _record(case: CaseResult) -> str | None:
     """These runs alone: beside them may lie those of other commits, recipes or numbers of steps."""
-    name, ids = _name(case), [each.record.id for each in case.measured]
-    few = ids[:_MOST_NAMED] == ids
-    files = [f"results/records/{name}-{each}.json" for each in ids] if few else [f"results/records/{name}-*.json"]
+    few = len(case.measured) <= _MOST_NAMED
+    name, files = _name(case), _files(case, case.measured) if few else [f"results/records/{_name(case)}-*.json"]
     return name and " ".join(["python -m bench baseline record", *files])
+
+
+def _judge_first(case: CaseResult) -> str | None:
+    files = " ".join(_files(case, sides_of(case.measured)[0].runs[:_MOST_NAMED]))
+    return _name(case) and f"python -m bench gate {files}"
+
+
+def _files(case: CaseResult, runs: Iterable[Measured]) -> list[str]:
+    return [f"results/records/{_name(case)}-{each.record.id}.json" for each in runs]

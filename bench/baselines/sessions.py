@@ -92,14 +92,15 @@ def require_sessions(records: Sequence[Record], least: int) -> None:
 
 
 def require_sound(runs: Sequence[Record] | Sequence[RecordedRun]) -> None:
-    """Refuse runs that differ in software, and sessions that were on one machine at one time, and name both."""
+    """Refuse sessions that differ in software, or that were on one machine at one time, and name both."""
     found = sessions_of(runs)
-    for each, run in ((session, run) for session in found for run in session.runs):
-        if moved := other_versions(run.software, found[0].runs[0].software):
+    for each in found[1:]:
+        if moved := other_versions(each.runs[0].software, found[0].runs[0].software):
             name, its, first = moved[0]
-            who = "two runs of a session" if each is found[0] else "two sessions"
-            where = f"{found[0].name} and {its} in {each.name}" if each is not found[0] else f"one and {its} in another"
-            raise ValueError(f"{who} differ in software: {name} is {first} in {where}; record a baseline for each")
+            raise ValueError(
+                f"two sessions differ in software: {name} is {first} in {found[0].name} and {its} in {each.name}; "
+                "record a baseline for each"
+            )
     if pair := overlapping(found):
         raise ValueError(
             f"two sessions overlap on one machine: {pair[0].told}, and {pair[1].told}; two jobs at once disturb "

@@ -128,15 +128,22 @@ class Accuracy:
 
     def line(self) -> str:
         """For a terminal."""
-        return (
-            f"median error {self.median_error:.1%}, worst {self.worst_error:.1%}, regret {self.regret:.1%}, "
-            f"Kendall tau {self.tau:.2f}"
-        )
+        return f"{self.errors}, regret {self.regret:.1%}, Kendall tau {self.tau:.2f}"
+
+    @property
+    def errors(self) -> str:
+        """The same without what a factor on all predictions leaves as it is."""
+        return f"median error {self.median_error:.1%}, worst {self.worst_error:.1%}"
 
 
-def accuracy(some: Sequence[Trial]) -> Accuracy:
-    """Of these jobs; the worst regret and the median tau over numbers of ranks."""
-    errors = [abs(each.error) for each in some]
+def slowdown(controls: Sequence[Trial]) -> float:
+    """Median of measured over predicted: how much longer than when they were calibrated these jobs took."""
+    return median(1.0 / (1.0 + each.error) for each in controls)
+
+
+def accuracy(some: Sequence[Trial], times: float = 1.0) -> Accuracy:
+    """Of these jobs, each prediction `times` as long; the worst regret and the median tau over numbers of ranks."""
+    errors = [abs(times * (1.0 + each.error) - 1.0) for each in some]
     groups = [
         [each for each in some if each.recipe.parallel.world_size == ranks]
         for ranks in sorted({each.recipe.parallel.world_size for each in some})

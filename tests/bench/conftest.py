@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from bench import __main__
-
-Command = Callable[..., tuple[int, str, str]]
+from tests.in_process import Command, command_of
 
 
 @pytest.fixture
@@ -17,13 +15,4 @@ def bench(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], t
     """Runs `python -m bench ...` in an empty folder that has baselines/: (exit code, output, errors)."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "baselines").mkdir()
-
-    def command(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["bench", *map(str, words)])
-        with pytest.raises(SystemExit) as ended:
-            __main__.main()
-        printed = capsys.readouterr()
-        assert "Traceback" not in printed.err
-        return int(ended.value.code or 0), printed.out, printed.err
-
-    return command
+    return command_of("bench", __main__.main, monkeypatch, capsys)

@@ -7,7 +7,6 @@ import re
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ from grok1.cli import console
 from grok1.commands.app import app
 from grok1.config.load import ONE_RANK, recipe_names
 from tests.grok1.conftest import ROOT, as_options, grok1_command, run_grok1
+from tests.in_process import Command, command_of
 from tests.limits import HANG_SECONDS
 from tests.lines import NO_NPU, NO_NPU_REMEDY
 
@@ -29,21 +29,10 @@ def one_rank_words(corpus: tuple[Path, Path], *instead: str) -> list[str]:
     return [*kept, *as_options(ONE_RANK), *instead]
 
 
-Command = Callable[..., tuple[int, str, str]]
-
-
 @pytest.fixture
 def grok1(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
     """grok1(words...) in this process, for what starts no rank and imports no torch: (exit code, output, errors)."""
-
-    def command(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["grok1", *words])
-        with pytest.raises(SystemExit) as ended:
-            console.run(app, "grok1", failures=(RuntimeError,))
-        printed = capsys.readouterr()
-        return int(ended.value.code or 0), printed.out, printed.err
-
-    return command
+    return command_of("grok1", lambda: console.run(app, "grok1", failures=(RuntimeError,)), monkeypatch, capsys)
 
 
 def test_recipes_lists_every_recipe_with_its_hash() -> None:

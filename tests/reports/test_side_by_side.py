@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bench.judge.baseline import recorded_baseline
 from bench.judge.words import times
 from bench.records.record import Record
 from bench.synthetic import build_synthetic_record
@@ -156,6 +157,22 @@ def test_runs_of_several_programs_are_not_offered_as_one_baseline(
     mixed = [*runs(3), *runs(3, first=3, commit={"sha": "1" * 40})]
     offered = [document.write_report(each, [], tmp_path / str(len(each))).read_text() for each in (runs(5), mixed)]
     assert ["These runs can become its baseline" in text for text in offered] == [True, False]
+
+
+def test_runs_of_several_programs_beside_a_baseline_stand_side_by_side_and_are_to_be_judged_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(document, "_pictures", lambda case, width: {})
+    stored = recorded_baseline(runs(5, first=20), "invented")
+    ours = runs(3)
+    mixed = [*ours, *runs(3, 1.2 * 39.8, first=3, commit={"sha": "1" * 40})]
+    text = document.write_report(mixed, [stored], tmp_path).read_text()
+    first = text.split('<a id="sides-1"></a>')[0]
+    assert "# VOID: grok1-40b, side by side: B is 1.20 " in first
+    assert "runs of several programs: commit is " in first
+    assert "Judge the runs of each program alone" in first
+    assert " ".join(["bench gate", *(f"results/records/grok1-40b-{run.id}.json" for run in ours)]) in first
+    assert "| figure" not in first
 
 
 @given(st.floats(-60, 200), st.floats(0.001, 20), st.floats(0.001, 20))

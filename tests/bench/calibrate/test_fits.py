@@ -22,6 +22,7 @@ from bench.calibrate.validation import (
     MANY_RANKS,
     Trial,
     accuracy,
+    slowdown,
     table,
     trials,
 )
@@ -125,6 +126,19 @@ def test_errors_regret_and_order_are_of_the_runs() -> None:
     assert found.regret == pytest.approx(0.5)
     assert found.tau == pytest.approx(0.0)
     assert "-33.3%" in table(wrong)
+
+
+def test_errors_are_told_at_the_speed_of_the_controls_too() -> None:
+    """All took a quarter longer than when they were calibrated, but for one that took half as long again."""
+    controls = [_trial(1.0, 1.25, 1), _trial(2.0, 2.5, 1), _trial(2.0, 9.0, 1)]
+    assert slowdown(controls) == pytest.approx(1.25)
+    jobs = [_trial(1.0, 1.25, 1), _trial(2.0, 2.5, 1), _trial(2.0, 3.0, 1)]
+    assert accuracy(jobs).median_error == pytest.approx(0.2)
+    found = accuracy(jobs, slowdown(controls))
+    assert found.median_error == pytest.approx(0.0)
+    assert found.worst_error == pytest.approx(1 / 6)
+    assert found.errors == "median error 0.0%, worst 16.7%"
+    assert found.line() == "median error 0.0%, worst 16.7%, regret 0.0%, Kendall tau 0.82"
 
 
 def test_jobs_beside_predictions_route_evenly_and_only_the_controls_were_calibrated(

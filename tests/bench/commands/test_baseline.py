@@ -12,7 +12,7 @@ import pytest
 
 from bench.judge.baseline import Baseline, BaselineFile, load_baselines, recorded_baseline, stored_baselines
 from bench.judge.gate import judge, missing
-from tests.bench.conftest import Command
+from tests.in_process import Command
 
 
 def write_runs(synthetic_record, folder: Path, count: int = 5, first: int = 1, **changes: Any) -> Path:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.bench.conftest import Command
+from tests.in_process import Command
 
 
 class Pytest:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from bench.judge.baseline import BaselineFile, load_baselines, recorded_baseline
-from tests.bench.conftest import Command
+from tests.in_process import Command
 
 SECONDS = 39.8
 

@@ -12,8 +12,8 @@ import pytest
 from bench.judge.baseline import BaselineFile, recorded_baseline
 from reports.__main__ import main
 from tests.bench.ab.test_settle import TWO_DAYS, runs_of
-from tests.bench.conftest import Command
 from tests.bench.history.test_session_level import histories
+from tests.in_process import Command
 
 
 @pytest.fixture

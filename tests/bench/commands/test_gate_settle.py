@@ -18,7 +18,7 @@ from bench.judge.baseline import BaselineFile, recorded_baseline
 from grok1.config.load import load_recipe
 from tests.bench.ab.test_ab import does, git, repository, worktrees  # noqa: F401 (fixtures are found by name)
 from tests.bench.ab.test_settle import TWO_DAYS, runs_of
-from tests.bench.conftest import Command
+from tests.in_process import Command
 
 CASE = "grok1-40b"
 

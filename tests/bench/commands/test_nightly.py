@@ -14,7 +14,7 @@ import pytest
 from bench.judge.baseline import BaselineFile, recorded_baseline
 from bench.records.record import Record
 from bench.selftest.nightly import Noise, rates, rates_table
-from tests.bench.conftest import Command
+from tests.in_process import Command
 
 SECONDS = 39.8
 RUNS = 2

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from grok1.megatron import installed
-from tests.bench.conftest import Command
+from tests.in_process import Command
 
 TINY = ["--recipe", "grok1-tiny", "--set", "training.dtype=bf16"]
 A2 = ["--device", "ascend-a2-376t"]

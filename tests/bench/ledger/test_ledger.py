@@ -20,7 +20,7 @@ from bench.ledger.schema import Ledger, differences, read_ledger, write_ledger
 from grok1.config.load import load_recipe
 from grok1.config.memory import SHOWN_GIB
 from grok1.distributed.launch import rank_context
-from tests.bench.conftest import Command
+from tests.in_process import Command
 from tests.limits import HANG_SECONDS
 from tests.lines import ONLY_0_12
 

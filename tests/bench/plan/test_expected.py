@@ -30,9 +30,9 @@ from bench.records.record import Record
 from grok1.config.load import load_recipe
 from grok1.device.accelerator import PEAKS
 from reports.__main__ import app
-from tests.bench.conftest import Command
 from tests.bench.ingest.logs import NPU, dump, lines
 from tests.conftest import RecordBuilder
+from tests.in_process import Command
 
 FULL = load_recipe("grok1-40b")
 OF_40B = {
