@@ -20,7 +20,7 @@ from reports.tables.glance import glance
 from reports.tables.overview import overview, processors
 from reports.tables.provenance import provenance, resolved_recipe
 from reports.tables.runs import runs
-from reports.tables.side_by_side import side_by_side
+from reports.tables.side_by_side import in_short, side_by_side
 from reports.tables.sides import are_several
 
 MAX_CASES_WITH_PLOTS = 12
@@ -107,7 +107,7 @@ def _several(cases: Sequence[CaseResult]) -> Parts:
 
 
 def _standing(index: int, case: CaseResult, shown: Sequence[str]) -> Parts:
-    if case.verdict.state in ("no_baseline", "void") and are_several(case.measured):
+    if case.verdict.state in ("no_baseline", "void") and in_short(case) is not None:
         return []  # a median over runs of several programs is of none: they stand side by side
     table = glance(case)
     return [*([table] if table else []), *([image(index, "standing")] if "standing" in shown else [])]

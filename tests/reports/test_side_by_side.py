@@ -159,6 +159,18 @@ def test_runs_of_several_programs_are_not_offered_as_one_baseline(
     assert ["These runs can become its baseline" in text for text in offered] == [True, False]
 
 
+def test_logs_that_tell_the_same_are_two_sides_and_can_become_one_baseline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether they are before and after or the same again, only who wrote them knows."""
+    monkeypatch.setattr(document, "_pictures", lambda case, width: {})
+    logs = [runs(1, first=number, source=f"ingested from run-{number}.log")[0] for number in range(5)]
+    first = document.write_report(logs, [], tmp_path).read_text().split('<a id="sides-1"></a>')[0]
+    assert "side by side: A to E ran at" in first
+    assert "| figure" not in first
+    assert "These runs can become its baseline" in first
+
+
 def test_runs_of_several_programs_beside_a_baseline_stand_side_by_side_and_are_to_be_judged_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
