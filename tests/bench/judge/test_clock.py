@@ -47,6 +47,13 @@ def test_two_different_times_are_no_grid_and_three_evenly_apart_are() -> None:
     assert tick_seconds(three) == pytest.approx(3**-0.5)
 
 
+@pytest.mark.parametrize(("different", "tick"), [(7, 3**-0.5), (8, 0.0)])
+def test_times_that_hardly_repeat_show_no_grid(different: int, tick: float) -> None:
+    """Of ten that are evenly apart, seven different ones still do."""
+    seconds = [2**0.5 + min(place, different - 1) * 3**-0.5 for place in range(10)]
+    assert tick_seconds(seconds) == pytest.approx(tick)
+
+
 def test_a_tick_leaves_the_mean_of_times_that_vary_by_half_of_it() -> None:
     """Found in a million rounded normal times; it must be the true mean to a hundredth of the tick."""
     random = np.random.default_rng(1)
