@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,9 +59,14 @@ class Miss:
         return self.predicted_seconds - self.exchange_seconds
 
 
+def recipes_of(jobs: Iterable[NamedJob]) -> list[Recipe]:
+    """Each with even routing."""
+    return [load_recipe(recipe, [*changes, EVEN_ROUTING]) for _, recipe, changes in jobs]
+
+
 def crowd_jobs() -> list[Recipe]:
     """The recipes of CROWDED."""
-    return [load_recipe(recipe, [*changes, EVEN_ROUTING]) for _, recipe, changes in CROWDED]
+    return recipes_of(CROWDED)
 
 
 def crowd_misses(device: Device, jobs: Sequence[Recipe], say: Callable[[str], None]) -> list[Miss]:

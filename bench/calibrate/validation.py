@@ -9,12 +9,11 @@ from statistics import median
 from scipy.stats import kendalltau
 from tabulate import tabulate
 
-from bench.calibrate.crowding import SHARING, NamedJob
-from bench.calibrate.observed import EVEN_ROUTING
+from bench.calibrate.crowding import SHARING, NamedJob, recipes_of
 from bench.calibrate.signatures import count_steps, job_shape
 from bench.plan.device import Device
 from bench.plan.measured_device import MeasuredPrediction, predict_measured
-from grok1.config.load import ONE_RANK, load_recipe
+from grok1.config.load import ONE_RANK
 from grok1.config.recipe import Recipe
 from grok1.distributed.launch import launch
 from grok1.training.job import prepare
@@ -95,7 +94,7 @@ class Trial:
 
 def trials(jobs: Sequence[NamedJob], device: Device) -> list[Trial]:
     """Each job with its prediction; none is run. The counts come from dry runs."""
-    recipes = [load_recipe(recipe, [*changes, EVEN_ROUTING]) for _, recipe, changes in jobs]
+    recipes = recipes_of(jobs)
     counted = count_steps(recipes)
     return [
         Trial(name, recipe, predict_measured(counts, job_shape(recipe), device))
