@@ -7,7 +7,7 @@
 # the pins that differ. Exits 1, and says why in one line that begins with "error:", where it cannot be done.
 set -euo pipefail
 folder=$1 python=$2 torch=${3:-} line=${4:-}
-REMEDY="name a Python 3.10 to 3.13 with make PYTHON=python3.11, or install uv, which brings one"
+REMEDY="name a Python 3.10 to 3.14 with make PYTHON=python3.11, or install uv, which brings one"
 
 fail() {
     echo "error: $*" >&2
@@ -96,10 +96,11 @@ make_folder() {
 }
 
 pip_install() { # says which package has no build for this Python, and what to do
-    local log=$folder/pip.log status=0 what
+    local log=$folder/pip.log status=0 constraints="$pins constraints/build.txt" of_build what
+    of_build=$constraints
+    if [[ " $* " == *" --no-build-isolation "* ]]; then of_build=; fi # pip 26 refuses the two together
     # the folder's own python3 comes first, as megatron-core's setup.py calls python3
-    PATH="$PWD/$folder/bin:$PATH" PIP_BUILD_CONSTRAINT="$pins constraints/build.txt" \
-        PIP_CONSTRAINT="$pins constraints/build.txt" \
+    PATH="$PWD/$folder/bin:$PATH" PIP_BUILD_CONSTRAINT="$of_build" PIP_CONSTRAINT="$constraints" \
         "$folder/bin/python" -m pip --disable-pip-version-check install -qq "$@" 2>"$log" || status=$?
     cat "$log" >&2
     what=$(sed -n 's/.*No matching distribution found for \([^ ]*\).*/\1/p' "$log" | head -n 1)

@@ -24,6 +24,7 @@ case "$*" in
 *Python.h*) exit "$NO_HEADERS" ;;
 *"-m venv"*) for folder; do :; done; mkdir -p "$folder/bin"; cp "$0" "$folder/bin/python" ;;
 *" download "*) exit "$NO_WHEEL" ;;
+*no-build-isolation*) [ -z "$PIP_BUILD_CONSTRAINT" ] || exit 2 ;; # as pip 26 does
 *" install "*"$UNBUILT"*) [ -z "$UNBUILT" ] || echo "ERROR: No matching distribution found for $UNBUILT" >&2 ;;
 *"pip check"*) [ -z "$UNFIT" ] || { echo "$UNFIT"; exit 1; } ;;
 *"-m pytest"*) echo "$SAID" ;;
@@ -34,7 +35,7 @@ echo "uv $UV_PYTHON_PREFERENCE $*" >>"$LOG"
 [ -z "$NO_DOWNLOAD" ] || { echo "error: no such host" >&2; exit 2; }
 [ "$2" != find ] || echo "$BIN/managed-$3"
 """
-REMEDY = "name a Python 3.10 to 3.13 with make PYTHON=python3.11, or install uv, which brings one"
+REMEDY = "name a Python 3.10 to 3.14 with make PYTHON=python3.11, or install uv, which brings one"
 
 pytestmark = pytest.mark.skipif(
     any(shutil.which(tool) is None for tool in TOOLS.split()), reason="no make, or none of the usual programs"
@@ -120,7 +121,7 @@ def test_an_interpreter_that_cannot_be_used_is_named_or_replaced_by_uv(
     if version:
         machine.python("python3", version, **said)
     refused = machine.make("venv")
-    assert refused.stderr.splitlines()[0].startswith(f"error: {cause}: name a Python 3.10 to 3.13"), refused
+    assert refused.stderr.splitlines()[0].startswith(f"error: {cause}: name a Python 3.10 to 3.14"), refused
     assert refused.returncode
     assert not (machine.root / "checkout/.venv").exists()
 
