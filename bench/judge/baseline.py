@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -242,9 +242,9 @@ class Baseline(Strict):
         """How far a run's losses and gradient norms may be from those of the baseline's runs (bench.judge.parity)."""
         return {LOSS: self.loss_tolerance_percent, GRAD_NORM: self.grad_norm_tolerance_percent}
 
-    def why_only_shown(self, record: Record) -> tuple[str, ...]:
-        """Why this published figure does not decide about a record of its key; empty where it does, or never would."""
-        return self.decides_when.unmet(record) if self.decides_when else ()
+    def why_only_shown(self, runs: Iterable[Record]) -> tuple[str, ...]:
+        """What a run of its key lacks for this published figure to decide; empty where it does, or never would."""
+        return next(filter(None, map(self.decides_when.unmet, runs)), ()) if self.decides_when else ()
 
     def differences(self, record: Record) -> tuple[str, ...]:
         """What of the key differs, in words; empty if the record may be compared with this baseline."""

@@ -136,9 +136,8 @@ def _prepare(runs: list[Record], baselines: Sequence[Baseline], session_percent:
         for each in baselines
         if each.role != "retired" and (each.case == first.case or each.recipe.name == first.recipe.name)
     ]
-    lengths = {len(run.steps): run for run in runs}.values()  # one run of each: their numbers of steps may differ
     differences = [
-        (baseline, next((found for run in lengths if (found := baseline.differences(run))), ())) for baseline in related
+        (baseline, next((found for run in runs if (found := baseline.differences(run))), ())) for baseline in related
     ]
     matched = [baseline for baseline, found in differences if not found]
     void = void or why_apart(runs, filter(is_weighed, related)) or why_learning_differs(runs, matched)
@@ -158,7 +157,7 @@ def _prepare(runs: list[Record], baselines: Sequence[Baseline], session_percent:
         figures=figures,
         matched=matched,
         refusals=(
-            *(Refusal(each.label, why, is_shown=True) for each in matched if (why := each.why_only_shown(first))),
+            *(Refusal(each.label, why, is_shown=True) for each in matched if (why := each.why_only_shown(runs))),
             *(Refusal(baseline.label, found) for baseline, found in differences if found),
         ),
         step_seconds=step_seconds(summaries),
@@ -306,7 +305,7 @@ def _rows(baseline: Baseline, case: _Case, judged: Mapping[tuple[str, str], Judg
     limit = baseline.tolerance_percent
     longer, shorter = limits_percent(baseline.tolerance_percent)
     rate, seconds = baseline.metrics.tokens_per_second_per_processor, baseline.metrics.step_seconds
-    decides = baseline.role == "judge" and not baseline.why_only_shown(case.runs[0])
+    decides = baseline.role == "judge" and not baseline.why_only_shown(case.runs)
     return [
         _row(baseline, decides, RATE, case.tokens_rate, rate, -limit, limit),
         _row(baseline, decides, STEP, case.step_seconds, seconds, longer, -shorter),

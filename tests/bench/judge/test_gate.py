@@ -151,6 +151,15 @@ def test_a_published_figure_decides_only_where_all_that_it_states_matches_and_is
         assert verdict.refusals == ()
 
 
+@pytest.mark.parametrize("order", [("0.6", "0.12"), ("0.12", "0.6")])
+def test_a_published_figure_decides_only_where_every_run_is_of_what_it_states(synthetic_record, order) -> None:
+    conditions = {"recipe": {}, "software": {"engine": "0.6"}}
+    runs = [at_rate(synthetic_record, 0.5 * TOKENS_RATE, software={"engine": each}) for each in order]
+    verdict = judge(runs, [published(decides_when=conditions)])
+    assert verdict.state == "no_baseline"
+    assert [each.differences for each in verdict.refusals] == [("software.engine 0.12 (baseline 0.6)",)]
+
+
 @pytest.mark.parametrize("changes", [{"decides_when": None}, {"decides_when": {"recipe": {"a": [1]}}}])
 def test_a_published_figure_that_judges_says_when_it_decides(changes: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="decides_when"):
