@@ -13,7 +13,7 @@ from bench.calibrate.observed import EVEN_ROUTING
 from bench.calibrate.signatures import count_steps, job_shape
 from bench.plan.device import Device
 from bench.plan.measured import Crowding
-from bench.plan.measured_device import predict_measured
+from bench.plan.measured_device import MeasuredPrediction, predict_measured
 from grok1.config.load import ONE_RANK, load_recipe
 from grok1.config.recipe import Recipe
 from grok1.distributed.launch import launch
@@ -69,13 +69,16 @@ def crowd_jobs() -> list[Recipe]:
     return recipes_of(CROWDED)
 
 
+def predictions(jobs: Sequence[Recipe], device: Device) -> list[MeasuredPrediction]:
+    """What a profile predicts of these jobs, from the counts of dry runs."""
+    counted = zip(jobs, count_steps(jobs), strict=True)
+    return [predict_measured(counts, job_shape(recipe), device) for recipe, counts in counted]
+
+
 def crowd_misses(device: Device, jobs: Sequence[Recipe], say: Callable[[str], None]) -> list[Miss]:
     """Runs of these jobs beside what the profile predicts of them without crowding."""
     misses: list[Miss] = []
-    predicted = [
-        predict_measured(counts, job_shape(recipe), device)
-        for recipe, counts in zip(jobs, count_steps(jobs), strict=True)
-    ]
+    predicted = predictions(jobs, device)
     for _ in range(_LAUNCHES):
         for recipe, without in zip(jobs, predicted, strict=True):
             ranks = recipe.parallel.world_size

@@ -9,10 +9,9 @@ from statistics import median
 from scipy.stats import kendalltau
 from tabulate import tabulate
 
-from bench.calibrate.crowding import SHARING, NamedJob, recipes_of
-from bench.calibrate.signatures import count_steps, job_shape
+from bench.calibrate.crowding import SHARING, NamedJob, predictions, recipes_of
 from bench.plan.device import Device
-from bench.plan.measured_device import MeasuredPrediction, predict_measured
+from bench.plan.measured_device import MeasuredPrediction
 from grok1.config.load import ONE_RANK
 from grok1.config.recipe import Recipe
 from grok1.distributed.launch import launch
@@ -93,13 +92,10 @@ class Trial:
 
 
 def trials(jobs: Sequence[NamedJob], device: Device) -> list[Trial]:
-    """Each job with its prediction; none is run. The counts come from dry runs."""
+    """Each job with its prediction; none is run."""
     recipes = recipes_of(jobs)
-    counted = count_steps(recipes)
-    return [
-        Trial(name, recipe, predict_measured(counts, job_shape(recipe), device))
-        for (name, _, _), recipe, counts in zip(jobs, recipes, counted, strict=True)
-    ]
+    each_job = zip(jobs, recipes, predictions(recipes, device), strict=True)
+    return [Trial(name, recipe, predicted) for (name, _, _), recipe, predicted in each_job]
 
 
 def run(some: Sequence[Trial], launches: int, steps: int, may_go_on: Callable[[], bool]) -> None:

@@ -145,8 +145,7 @@ def test_jobs_beside_predictions_route_evenly_and_only_the_controls_were_calibra
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     prediction = MeasuredPrediction(1.0, 1.0, {}, 1.0, 0.0)
-    monkeypatch.setattr(validation, "count_steps", lambda recipes: [()] * len(recipes))
-    monkeypatch.setattr(validation, "predict_measured", lambda *_: prediction)
+    monkeypatch.setattr(validation, "predictions", lambda recipes, _: [prediction] * len(recipes))
     device = load_device("h100-sxm")
     tried = [each.recipe for each in trials((*FEW_RANKS, *MANY_RANKS), device)]
     alone, together = ([each.recipe for each in trials(jobs, device)] for jobs in (FEW_CONTROLS, MANY_CONTROLS))
