@@ -40,6 +40,7 @@ PATCHES = (
     patches.ask_for_no_rank_outside_a_job,
     patches.drop_the_last_tokens_of_a_map,
     patches.forget_the_job_that_is_left,
+    patches.forget_the_routers_sums,
     patches.recompute_outputs_without_fp8,
     patches.keep_torchs_generator,
     patches.move_splits_from_a_cpu,

@@ -285,12 +285,31 @@ def forget_the_job_that_is_left() -> None:
     from megatron.core import parallel_state
     from megatron.core.transformer.moe.moe_utils import MoEAuxLossAutoScaler
 
+    def forget() -> None:
+        parallel_state._EMBEDDING_GLOBAL_RANKS = parallel_state._POSITION_EMBEDDING_GLOBAL_RANKS = None
+        MoEAuxLossAutoScaler.main_loss_backward_scale = None
+
+    _on_leaving_a_job(forget)
+
+
+def forget_the_routers_sums() -> None:
+    """parallel_state.destroy_model_parallel: forget the routers' sums, as earlier lines do (0.19).
+
+    They have a place for each layer: a model of more layers in the same process would have none for its last.
+    """
+    from megatron.core.transformer.moe.moe_logging import destroy_moe_metrics_tracker
+
+    _on_leaving_a_job(destroy_moe_metrics_tracker)
+
+
+def _on_leaving_a_job(forget: Callable[[], None]) -> None:
+    from megatron.core import parallel_state
+
     original: Callable[[], None] = parallel_state.destroy_model_parallel
 
     def destroy() -> None:
         original()
-        parallel_state._EMBEDDING_GLOBAL_RANKS = parallel_state._POSITION_EMBEDDING_GLOBAL_RANKS = None
-        MoEAuxLossAutoScaler.main_loss_backward_scale = None
+        forget()
 
     parallel_state.destroy_model_parallel = destroy
 

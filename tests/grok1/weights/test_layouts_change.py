@@ -21,7 +21,7 @@ SAVED, STEPS = 2, 6
 LAYOUTS = {
     "one rank": ONE_RANK,
     "data 2": TWO_RANKS,
-    "pipeline 2": ("parallel.world_size=2", "parallel.tensor=1", "parallel.pipeline=2", *ONE_RANK[3:]),
+    "pipeline 2": (*ONE_RANK, "parallel.world_size=2", "parallel.pipeline=2"),
     "tensor 2, expert 2": ("parallel.world_size=4", "parallel.tensor=2", "parallel.pipeline=1")
     + ("parallel.expert=2", "parallel.expert_tensor=1"),
     "pipeline 2, expert 2": ("parallel.world_size=4", "parallel.tensor=1", "parallel.pipeline=2")

@@ -20,14 +20,8 @@ PLAIN = (
 )
 LAYOUTS = {
     "one rank": ONE_RANK,
-    "two expert ranks": ("parallel.world_size=2", *ONE_RANK[1:3], "parallel.expert=2", ONE_RANK[4]),
-    "two tensor ranks": (
-        "parallel.world_size=2",
-        "parallel.tensor=2",
-        "parallel.pipeline=1",
-        "parallel.expert=1",
-        "parallel.expert_tensor=2",
-    ),
+    "two expert ranks": (*ONE_RANK, "parallel.world_size=2", "parallel.expert=2"),
+    "two tensor ranks": (*ONE_RANK, "parallel.world_size=2", "parallel.tensor=2", "parallel.expert_tensor=2"),
 }
 
 
