@@ -13,7 +13,7 @@ from grok1.training.result import RunResult
 from tests.grok1.conftest import Train, column
 from tests.lines import WITH_OTHER_LAYOUTS
 
-SAME = 1e-6  # relative; fp32 sums in another order
+SAME = 1e-5  # relative; fp32 sums in another order
 SAVED, STEPS = 2, 6
 METRICS = ("loss", "grad_norm", "aux_loss", "learning_rate")
 ALONE = (*ONE_RANK, "model.num_layers=6", "training.global_batch=4")

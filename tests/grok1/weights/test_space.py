@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -57,8 +58,9 @@ def test_a_save_that_cannot_end_leaves_the_older_step_and_nothing_else(tmp_path:
         check=False,
     )
     assert limited.returncode == 1
-    assert limited.stderr.splitlines()[-1].startswith("grok1: the checkpoint of step 2 was not written to")
-    assert "a file could not be written to its end" in limited.stderr.splitlines()[-1]
+    last = limited.stderr.splitlines()[-1]
+    assert last.startswith("grok1: the checkpoint of step 2 was not written to")
+    assert re.search("a file could not be written to its end|File too large", last)  # which file it is, is torch's
     assert "Traceback" not in limited.stderr
     assert sorted(path.name for path in (tmp_path / "ck").iterdir()) == [
         "iter_0000001",
