@@ -124,9 +124,6 @@ if [ -n "$reason" ] && ! has_wheel; then
     make_folder
     write_pins >"$pins"
 fi
-if [ "$(version_of "$python")" = 3.14 ]; then
-    echo "note: nobody has run this project on Python 3.14 yet; docs/versions.md lists what was run"
-fi
 echo "installing into $folder: some minutes; a gigabyte with torch's CPU build, six with its CUDA build"
 # All is installed as pinned, unresolved, and only if its hash is kept, another line's pins too. torch follows by its
 # exact version, so that pip takes the build this machine offers (CPU or CUDA): what it needs is there, but for CUDA's own

@@ -181,13 +181,6 @@ def test_a_package_without_a_build_is_named(machine: Machine) -> None:
     assert not (machine.root / "checkout/.venv/.ready").exists()
 
 
-def test_python_3_14_is_tried_and_said_to_be_new(machine: Machine) -> None:
-    machine.python("python3", "3.14")
-    done = machine.make("venv")
-    assert done.returncode == 0
-    assert "note: nobody has run this project on Python 3.14 yet" in done.stdout
-
-
 def test_a_cell_has_a_folder_of_its_own_with_its_pins(machine: Machine) -> None:
     machine.python("python3", "3.13")
     other = "# differs\nmegatron-core==0.16.1\nHuggingface_Hub==9\n"
