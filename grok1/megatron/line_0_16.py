@@ -5,6 +5,8 @@ line_0_12.py and line_0_19.py have the same names. `grok1.megatron.door` takes o
 
 from __future__ import annotations
 
+import functools
+
 from megatron.core.transformer.moe import grouped_gemm_util
 from megatron.core.transformer.moe.experts import GroupedMLP
 from megatron.core.transformer.moe.moe_utils import clear_aux_losses_tracker, get_moe_layer_wise_logging_tracker
@@ -40,6 +42,7 @@ PATCHES = (
     patches.name_the_gemm_that_is_missing,
     patches.drop_the_last_tokens_of_a_map,
     patches.forget_the_job_that_is_left,
+    functools.partial(patches.forget_the_routers_sums, lambda: get_moe_layer_wise_logging_tracker().clear()),
     patches.recompute_outputs_without_fp8,
     patches.keep_torchs_generator,
     patches.move_splits_from_a_cpu,

@@ -5,8 +5,10 @@ line_0_12.py and line_0_16.py have the same names. `grok1.megatron.door` takes o
 
 from __future__ import annotations
 
+import functools
+
 import megatron.core.models.mimo.model.base  # noqa: F401  # get_megatron_optimizer would, in each rank
-from megatron.core.transformer.moe.moe_logging import get_moe_metrics_tracker
+from megatron.core.transformer.moe.moe_logging import destroy_moe_metrics_tracker, get_moe_metrics_tracker
 
 from grok1.megatron import patches
 from grok1.megatron.since_0_16 import (
@@ -40,7 +42,7 @@ PATCHES = (
     patches.ask_for_no_rank_outside_a_job,
     patches.drop_the_last_tokens_of_a_map,
     patches.forget_the_job_that_is_left,
-    patches.forget_the_routers_sums,
+    functools.partial(patches.forget_the_routers_sums, destroy_moe_metrics_tracker),
     patches.recompute_outputs_without_fp8,
     patches.keep_torchs_generator,
     patches.move_splits_from_a_cpu,

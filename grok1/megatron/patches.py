@@ -292,14 +292,12 @@ def forget_the_job_that_is_left() -> None:
     _on_leaving_a_job(forget)
 
 
-def forget_the_routers_sums() -> None:
-    """parallel_state.destroy_model_parallel: forget the routers' sums, as earlier lines do (0.19).
+def forget_the_routers_sums(forget: Callable[[], None]) -> None:
+    """parallel_state.destroy_model_parallel: `forget` the routers' sums, as 0.12 does (0.16, 0.19).
 
     They have a place for each layer: a model of more layers in the same process would have none for its last.
     """
-    from megatron.core.transformer.moe.moe_logging import destroy_moe_metrics_tracker
-
-    _on_leaving_a_job(destroy_moe_metrics_tracker)
+    _on_leaving_a_job(forget)
 
 
 def _on_leaving_a_job(forget: Callable[[], None]) -> None:

@@ -13,7 +13,7 @@ import torch.distributed as dist
 
 from grok1.config.recipe import Recipe
 from grok1.data.batches import Batch, of_context_rank
-from grok1.distributed.groups import Ranks, aux_loss_sums, joined
+from grok1.distributed.groups import Ranks, joined
 from grok1.distributed.rendezvous import Rendezvous
 from grok1.model.model import gather_gradients
 from grok1.training.assembly import build_stepper
@@ -76,7 +76,6 @@ def _alone(trial: Trial, known: dict[str, Trained], where: Rendezvous, number: i
 
 
 def _train(recipe: Recipe, stock: bool, num_steps: int, where: Rendezvous) -> Trained:
-    aux_loss_sums().clear()  # of another number of layers (0.16, 0.19)
     with with_package(), joined(where, recipe.parallel, recipe.training.seed) as ranks:
         stepper = build_stepper(recipe, ranks, RandomTokens(recipe, ranks), stock=stock)
         losses = stepper.accumulate(RandomTokens(recipe, ranks).step(0))
