@@ -20,7 +20,8 @@ from bench.history.session_level import SessionLevel, session_level
 from bench.history.store import FILE_NAME as HISTORY_FILE
 from bench.judge.baseline import Baseline, load_baselines
 from bench.judge.evidence import FAMILY_ERROR, FIRST_STAGE_ERROR, SECOND_STAGE_ERROR
-from bench.judge.gate import grouped, judge_suite, missing
+from bench.judge.gate import judge_suite, missing
+from bench.judge.groups import grouped
 from bench.judge.planned_runs import PlannedRuns, planned_runs
 from bench.judge.verdict import Verdict, exit_code
 from bench.ledger.schema import Ledger

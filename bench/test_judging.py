@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from bench.judge.baseline import Baseline, recorded_baseline
-from bench.judge.gate import grouped, judge_suite
+from bench.judge.gate import judge_suite
+from bench.judge.groups import grouped
 from bench.records.files import each_record
 from bench.records.record import Record
 from bench.synthetic import build_synthetic_record

@@ -16,11 +16,12 @@ from bench.baselines.option import Baselines
 from bench.history.session_level import session_level
 from bench.history.store import FILE_NAME
 from bench.judge.baseline import load_baselines
+from bench.judge.groups import told_own
 from bench.judge.junit import write_junit
 from bench.judge.verdict import exit_code, verdict_lines
 from bench.ledger.schema import read_ledger
 from bench.records.expectation import read_expectations
-from bench.records.files import each_record, files_at
+from bench.records.files import files_at, read_records
 from bench.records.terminal import plain
 from reports.case import assess
 from reports.document import write_cases
@@ -112,7 +113,7 @@ def report(
     Exit code: 0 no case failed, 1 a case failed or is void, 2 bad input.
     """
     try:
-        loaded = list(each_record(_files(records or [])))
+        loaded = [record for _, record in read_records(_files(records or []))]
         stored = load_baselines(baselines) if loaded else []
         ledgers = [read_ledger(path) for path in ledger or ()]
         level = session_level(session_spread, Path("results") / FILE_NAME, [record.id for record in loaded])
@@ -125,6 +126,8 @@ def report(
     except (ValueError, OSError) as error:
         typer.echo(f"error: {plain(error, 5000)}", err=True)
         raise typer.Exit(2) from None
+    if own := told_own(loaded, ([run.record for run in case.runs] for case in cases), stored):
+        typer.echo(f"note: {own}", err=True)
     for line in verdict_lines(verdicts, require_baseline):
         typer.echo(plain(line, 2000))
     typer.echo(f"report: {plain(path, 5000)}")

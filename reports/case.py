@@ -9,7 +9,8 @@ from functools import cached_property
 from bench.judge.baseline import Baseline
 from bench.judge.beside import expectation_for, with_expectations
 from bench.judge.case_figures import counting
-from bench.judge.gate import SessionPercent, grouped, judge_suite
+from bench.judge.gate import SessionPercent, judge_suite
+from bench.judge.groups import grouped
 from bench.judge.rule import WORST_FIRST
 from bench.judge.stats import Summary, summarise
 from bench.judge.verdict import Verdict
@@ -68,10 +69,10 @@ def assess(
 ) -> list[CaseResult]:
     """Every case with its runs, its verdict and what was expected of it, the worst first.
 
-    `verdicts` are those of `grouped(records)` where they were given already, in its order; else all cases are judged
-    here, as one suite, with that level between sessions (bench.judge.gate.judge_suite).
+    `verdicts` are those of `grouped(records, baselines)` where they were given already, in its order; else all cases
+    are judged here, as one suite, with that level between sessions (bench.judge.gate.judge_suite).
     """
-    groups = grouped(records)
+    groups = grouped(records, baselines)
     judged = judge_suite(groups, baselines, session_percent=session_percent) if verdicts is None else verdicts
     judged = with_expectations(judged, groups, expectations)
     cases = [

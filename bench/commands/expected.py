@@ -10,7 +10,7 @@ import typer
 
 from bench.commands.baseline import Records
 from bench.judge.beside import Beside, Part, median_beside
-from bench.judge.gate import grouped
+from bench.judge.groups import grouped
 from bench.records.expectation import write_expectations
 from bench.records.files import read_records
 from bench.records.record import Record

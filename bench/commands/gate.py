@@ -19,7 +19,8 @@ from bench.history.session_level import session_level
 from bench.judge.baseline import load_baselines
 from bench.judge.beside import with_expectations
 from bench.judge.evidence import FAMILY_ERROR, FIRST_STAGE_ERROR
-from bench.judge.gate import grouped, judge_suite, missing
+from bench.judge.gate import judge_suite, missing
+from bench.judge.groups import grouped, told_own
 from bench.judge.junit import as_junit
 from bench.judge.rule import WORST_FIRST
 from bench.judge.verdict import Row, Verdict, exit_code, verdict_lines
@@ -104,16 +105,9 @@ def _judged(
     """All verdicts, the worst first."""
     stored = load_baselines(folder)
     records = [record for _, record in read_records(paths)]
-    own = {run.record_id for each in stored if each.role == "judge" for run in each.runs} & {
-        each.id for each in records
-    }
-    if own:
-        print(
-            f"note: {len(own)} of these runs belong to a baseline that judges them, so they cannot confirm it",
-            file=sys.stderr,
-        )
-    level, groups = session_level(session_spread, HISTORY, [each.id for each in records]), grouped(records)
-    for line in filter(None, (level.told(group[0]) for group in groups)):
+    groups = grouped(records, stored)
+    level = session_level(session_spread, HISTORY, [each.id for each in records])
+    for line in filter(None, (told_own(records, groups, stored), *(level.told(group[0]) for group in groups))):
         print(f"note: {plain(line, 1000)}", file=sys.stderr)
     try:
         verdicts = judge_suite(groups, stored, FIRST_STAGE_ERROR if may_settle else FAMILY_ERROR, level.level)

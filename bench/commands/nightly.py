@@ -11,7 +11,7 @@ import typer
 from bench.baselines.option import Baselines
 from bench.commands.baseline import Records
 from bench.judge.baseline import load_baselines
-from bench.judge.gate import grouped
+from bench.judge.groups import grouped
 from bench.judge.nightly import ERROR, Watch, first_alarm, watch
 from bench.judge.nights import Nights, nights_of
 from bench.judge.remedy import ab_command, words_of

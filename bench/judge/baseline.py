@@ -45,6 +45,7 @@ NOT_BASELINES = ("ledger", "noise")
 _ROUNDING = 0.005
 # Recipes of one name may be overridden to another size; vocabulary padding moves the count by less than this.
 _SAME_SIZE = 0.005
+_SAME_TOKENS = 0.01  # logs that state them step by step have a few more or less
 # Runs of one program on one machine; beyond it a between-run spread is no number to judge by.
 _MAX_RUN_RATIO = 1000.0
 
@@ -261,6 +262,9 @@ class Baseline(Strict):
         found = [f"{key} {ours} (baseline {theirs})" for key, ours, theirs in pairs if theirs not in (None, ours)]
         if abs(record.work.parameters_total / self.parameters_total - 1) > _SAME_SIZE:
             found.append(f"parameters_total {record.work.parameters_total} (baseline {self.parameters_total})")
+        tokens = self.sequence_length * self.global_batch  # of its runs; a log may count fewer
+        if self.runs and abs(record.work.tokens_per_step / tokens - 1) > _SAME_TOKENS:
+            found.append(f"tokens_per_step {record.work.tokens_per_step} (baseline {tokens})")
         if self.known_steps not in (None, len(record.steps)):
             found.append(f"steps {len(record.steps)} (baseline {self.known_steps})")
         elif self.step_interval is not None and interval_of(record) != self.step_interval:

@@ -29,6 +29,7 @@ from bench.judge.disturbance import (
     with_own_load,
 )
 from bench.judge.evidence import FAMILY_ERROR, Judgement, decide
+from bench.judge.groups import require_one_case
 from bench.judge.metrics import MEAN, RATE, SPEED, STEP, Sessions, family, figures_of, speed_figures
 from bench.judge.patterns import findings, in_words
 from bench.judge.remedy import remedy_of
@@ -37,8 +38,7 @@ from bench.judge.sessions import Level, are_virtual, assumed_level, labels, stam
 from bench.judge.stats import Summary, summarise
 from bench.judge.verdict import Measured, Refusal, Row, Verdict
 from bench.judge.void import MIN_STEADY_STEPS, why_apart, why_invalid, why_learning_differs, why_void
-from bench.judge.words import change_of, figure, verdict_sentence, why_no_baseline
-from bench.records.lone_rank import told_tier
+from bench.judge.words import change_of, figure, told_refused, verdict_sentence, why_no_baseline
 from bench.records.record import Record
 
 SessionPercent = float | Callable[[Record], Level | float | None] | None
@@ -125,7 +125,7 @@ class _Case:
 
 
 def _prepare(runs: list[Record], baselines: Sequence[Baseline], session_percent: SessionPercent) -> _Case:
-    _require_one_case(runs)
+    require_one_case(runs)
     first, level = runs[0], level_of(runs, session_percent)
     if void := next((reason for run in runs if (reason := why_invalid(run))), None):
         return _Case(runs, void, 1.0, [], [], ())
@@ -140,7 +140,8 @@ def _prepare(runs: list[Record], baselines: Sequence[Baseline], session_percent:
         (baseline, next((found for run in runs if (found := baseline.differences(run))), ())) for baseline in related
     ]
     matched = [baseline for baseline, found in differences if not found]
-    void = void or why_apart(runs, filter(is_weighed, related)) or why_learning_differs(runs, matched)
+    judging = [each for each in related if each.role == "judge"]
+    void = void or why_apart(runs, judging) or why_learning_differs(runs, [each for each in judging if each in matched])
     seen = with_own_load([seen_of(run) for run in runs])
     taken, kept = [readings(each) for each in seen], counting(runs)
     left_out = len(runs) - len(kept)
@@ -158,7 +159,11 @@ def _prepare(runs: list[Record], baselines: Sequence[Baseline], session_percent:
         matched=matched,
         refusals=(
             *(Refusal(each.label, why, is_shown=True) for each in matched if (why := each.why_only_shown(runs))),
-            *(Refusal(baseline.label, found) for baseline, found in differences if found),
+            *(
+                Refusal(baseline.label, found, is_weighed=is_weighed(baseline))
+                for baseline, found in differences
+                if found
+            ),
         ),
         step_seconds=step_seconds(summaries),
         comparisons={each.label: _comparisons(each, runs, summaries, figures, level) for each in weighed},
@@ -172,35 +177,6 @@ def level_of(runs: Sequence[Record], session_percent: SessionPercent) -> Level:
     """Between sessions, as it is assumed of the runs of a case."""
     given = session_percent(runs[0]) if callable(session_percent) else session_percent
     return assumed_level(runs[0].device.kind, given, are_virtual(run.host for run in runs))
-
-
-def grouped(records: Iterable[Record]) -> list[list[Record]]:
-    """The records that are runs of one case, recipe, layout, device and work, in the order of their first.
-
-    Raises:
-        ValueError: of one case there are runs of the whole job and of a rank alone.
-    """
-    groups: dict[tuple[str, ...], list[Record]] = {}
-    first: dict[str, Record] = {}
-    for record in records:
-        groups.setdefault(_key(record), []).append(record)
-        _require_one_tier(first.setdefault(record.case, record), record)
-    return list(groups.values())
-
-
-def _require_one_tier(one: Record, other: Record) -> None:
-    """A rank alone never waits, so that its step says nothing of the job's."""
-    tiers = [told_tier(each.lone_rank) for each in (one, other)]
-    if tiers[0] != tiers[1]:
-        raise ValueError(
-            f"records {one.id} ({tiers[0]}) and {other.id} ({tiers[1]}) are of one case, {one.case}, and are never "
-            "compared: judge them apart, or give each its own --case"
-        )
-
-
-def _key(record: Record) -> tuple[str, ...]:
-    parts = (part.model_dump_json() for part in (record.layout, record.device, record.work))
-    return (record.case, record.recipe.hash, *parts, told_tier(record.lone_rank))
 
 
 def missing(
@@ -231,16 +207,6 @@ def _is_of_kind(baseline: Baseline, record: Record) -> bool:
     device = record.device
     is_here = device.kind in baseline.device.kinds and baseline.device.accepts(device.name)
     return is_here and (baseline.lone_rank is None) == (record.lone_rank is None)
-
-
-def _require_one_case(runs: list[Record]) -> None:
-    if not runs:
-        raise ValueError("no record to judge")
-    first = runs[0]
-    for run in runs[1:]:
-        _require_one_tier(first, run)
-        if _key(run) != _key(first):
-            raise ValueError(f"records {first.id} and {run.id} are not runs of one case, recipe, layout and device")
 
 
 def is_weighed(baseline: Baseline) -> bool:
@@ -386,7 +352,7 @@ def _conclude(case: _Case, judged: Mapping[tuple[str, str], Judgement]) -> Verdi
         sentence += f". Where: {attribution.sentence}"
     baseline = next(each for each in case.matched if each.label == worst.label)
     told = findings(baseline.runs, case.runs, with_ranks=state != "pass")
-    sentence += _also(in_words(told), case.disturbed, outliers.told(baseline))
+    sentence += _also(in_words(told), told_refused(case.refusals), case.disturbed, outliers.told(baseline))
     return Verdict(state, record.case, sentence, rows, case.refusals, attribution, told, case.figures_measured)
 
 

@@ -9,7 +9,7 @@ from bench.judge.attribution import Attribution
 from bench.judge.evidence import Evidence
 from bench.judge.findings import Finding
 from bench.judge.remedy import Remedy
-from bench.judge.rule import RowState, VerdictState, exit_code_of
+from bench.judge.rule import WORST_FIRST, RowState, VerdictState, exit_code_of
 
 _MOST_NAMED = 5
 
@@ -40,6 +40,7 @@ class Refusal:
     label: str
     differences: tuple[str, ...]
     is_shown: bool = False
+    is_weighed: bool = False  # it has runs enough to know its own noise
 
 
 @dataclass(frozen=True)
@@ -65,8 +66,9 @@ class Verdict:
     measured: Measured | None = None  # None where nothing can be trusted, or nothing ran
 
     def judged(self, metric: str) -> Row | None:
-        """The metric beside the baseline that judges, if one does."""
-        return next((row for row in self.rows if row.metric == metric and row.state != "compared"), None)
+        """The metric beside the baseline that judges, if one does: of several, the one by which it is worst."""
+        rows = [row for row in self.rows if row.metric == metric and row.state != "compared"]
+        return min(rows, key=lambda row: WORST_FIRST.index(row.state), default=None)
 
 
 def undecided(verdicts: Sequence[Verdict], require_verdict: bool) -> str:

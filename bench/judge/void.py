@@ -75,18 +75,26 @@ def _routed_pairs(run: Record) -> int | None:
     return len(run.steps) * run.work.tokens_per_step * each_goes_to
 
 
-def why_apart(runs: Sequence[Record], weighed: Iterable[Baseline]) -> str | None:
-    """What keeps these baselines from judging: a median over runs of several programs is of none of them."""
+def why_apart(runs: Sequence[Record], judging: Iterable[Baseline]) -> str | None:
+    """What keeps these baselines from judging: a median is of one program, all of whose runs they may judge."""
     several = why_several_programs(runs)
-    if several is None or not any(not each.differences(run) for each in weighed for run in runs):
-        return None
-    return f"{several}; judge those of each alone"
+    for baseline in judging:
+        lacking = [baseline.differences(run) or baseline.why_only_shown([run]) for run in runs]
+        if all(lacking):
+            continue
+        if several is not None:
+            return f"{several}; judge those of each alone"
+        if odd := next(((run, found) for run, found in zip(runs, lacking, strict=True) if found), None):
+            run, found = odd
+            return f"{baseline.label} judges others of these runs, but not {run.id[:8]}: {found[0]}; judge it alone"
+    return None
 
 
 def why_learning_differs(runs: Sequence[Record], matched: Sequence[Baseline]) -> str | None:
     """The first step whose loss or gradient norm is not that of a baseline's run."""
     for baseline in (each for each in matched if each.runs):
-        theirs = {LOSS: baseline.runs[0].losses, GRAD_NORM: baseline.runs[0].grad_norms}
+        told = next((each for each in baseline.runs if each.losses), baseline.runs[0])
+        theirs = {LOSS: told.losses, GRAD_NORM: told.grad_norms}
         for run in runs:
             if found := first_departure(traces_of(run.steps), theirs, baseline.parity_tolerances_percent):
                 step, values = run.steps[found.index].number, found.told(f"where {baseline.label} had")

@@ -194,6 +194,15 @@ def session_level(evidence: Evidence) -> str:
     return f"{evidence.session_percent or 0.0:.1f} % between sessions, {how}"
 
 
+def told_refused(refusals: tuple[Refusal, ...]) -> str:
+    """Which recorded baselines would judge if the runs were of its software and as long; empty where none would."""
+    near = [
+        each for each in refusals
+        if each.is_weighed and all(found.startswith(("software.", "steps ")) for found in each.differences)
+    ]  # fmt: skip
+    return "; ".join(f"{each.label} was not compared: {each.differences[0]}" for each in near)
+
+
 def why_no_baseline(refusals: tuple[Refusal, ...]) -> str:
     """Which baseline came nearest, and what of its key differs."""
     if not refusals:

@@ -80,7 +80,8 @@ def _read_record(raw: bytes, folder: Path) -> str:
     """Judged, reported without its pictures, put into a history and made a baseline."""
     from bench.baselines.store import unfit
     from bench.history.store import append
-    from bench.judge.gate import grouped, judge_suite
+    from bench.judge.gate import judge_suite
+    from bench.judge.groups import grouped
     from bench.judge.junit import as_junit
     from bench.records.files import read_records
     from bench.records.terminal import plain
@@ -116,7 +117,8 @@ def _read_baselines(raw: bytes, folder: Path) -> str:
     from bench.baselines.store import read_candidate
     from bench.commands.baseline_text import compared, described
     from bench.judge.baseline import stored_baselines
-    from bench.judge.gate import grouped, judge_suite, missing
+    from bench.judge.gate import judge_suite, missing
+    from bench.judge.groups import grouped
     from bench.records.terminal import plain
 
     path = as_file(folder, "baseline.json", raw)

@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 import pytest
 from typer.testing import CliRunner
 
+from bench.judge.baseline import BaselineFile, recorded_baseline
 from reports import __main__
 from reports.__main__ import app
 
@@ -31,6 +32,24 @@ def test_a_pass_exits_zero_and_says_where_the_report_is(records: Path, tmp_path:
     assert result.exit_code == 0
     assert result.stdout.splitlines()[0].startswith("PASS: grok1-40b")
     assert (tmp_path / "out" / "report.md").exists()
+
+
+def test_a_run_given_twice_is_refused(records: Path, tmp_path: Path) -> None:
+    (records / "again.json").write_bytes((records / "good.json").read_bytes())
+    result = call(records, "-o", tmp_path / "out", "--baselines", BASELINES)
+    assert result.exit_code == 2
+    assert "give each run once" in result.stderr
+
+
+def test_runs_of_the_baseline_beside_others_are_left_out(synthetic_record, tmp_path: Path, without_plots) -> None:
+    own = [synthetic_record(seed=seed, noise=0.003) for seed in range(5)]
+    BaselineFile(schema=1, baselines=[recorded_baseline(own, "invented")]).write(tmp_path / "baselines" / "own.json")
+    for each in (*own, *(synthetic_record(seed=seed, noise=0.003, median_seconds=43.0) for seed in range(10, 13))):
+        each.write(tmp_path / "records" / f"{each.id}.json")
+    result = call(tmp_path / "records", "-o", tmp_path / "out", "--baselines", tmp_path / "baselines")
+    assert result.exit_code == 1
+    assert "5 of these runs are left out" in result.stderr
+    assert "3 runs" in (tmp_path / "out" / "report.md").read_text()
 
 
 def test_a_fail_exits_one_with_its_report_written(synthetic_record, tmp_path: Path) -> None:

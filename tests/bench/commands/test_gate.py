@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from bench.judge.baseline import BaselineFile, load_baselines, recorded_baseline
+from tests.bench.judge.test_gate import published
 from tests.in_process import Command
 
 SECONDS = 39.8
@@ -133,6 +134,26 @@ def test_a_baseline_s_own_runs_are_remarked(bench: Command, synthetic_record) ->
         in bench("gate", write(runs(synthetic_record), "own"))[2]
     )
     assert bench("gate", write(runs(synthetic_record, first=11), "others"))[2] == ""
+
+
+def test_a_baseline_s_own_runs_do_not_hide_a_slowdown_of_others(bench: Command, synthetic_record) -> None:
+    own, slower = runs(synthetic_record), runs(synthetic_record, 3, first=11, seconds=1.05 * SECONDS)
+    store(own)
+    alone = bench("gate", write(slower, "slower"))
+    assert alone[0] == 1
+    code, output, errors = bench("gate", write([*own, *slower], "all"))
+    assert (code, output) == alone[:2]
+    assert "note: 5 of these runs are left out: the baseline that judges the others is made of them" in errors
+
+
+def test_a_recorded_baseline_that_new_software_puts_aside_is_named(bench: Command, synthetic_record) -> None:
+    store(runs(synthetic_record), label="stored")
+    BaselineFile(schema=1, baselines=[published()]).write(Path("baselines/published.json"))
+    software = synthetic_record().software | {"torch": "2.99"}
+    code, output, _ = bench("gate", write(runs(synthetic_record, 3, first=11, software=software), "new"))
+    assert code == 0
+    assert output.startswith("PASS: ")
+    assert "Also: stored was not compared: software.torch 2.99 (baseline " in output
 
 
 def test_an_expected_case_without_a_run_fails(bench: Command, synthetic_record) -> None:

@@ -11,7 +11,8 @@ from bench.baselines.store import key_differences, same_key
 from bench.history.store import key_of
 from bench.judge.alone import alone
 from bench.judge.baseline import load_baselines, recorded_baseline
-from bench.judge.gate import grouped, judge, missing
+from bench.judge.gate import judge, missing
+from bench.judge.groups import grouped
 from bench.judge.metrics import figures_of
 from bench.judge.stats import summarise
 from bench.records.record import Record

@@ -156,8 +156,40 @@ def test_a_published_figure_decides_only_where_every_run_is_of_what_it_states(sy
     conditions = {"recipe": {}, "software": {"engine": "0.6"}}
     runs = [at_rate(synthetic_record, 0.5 * TOKENS_RATE, software={"engine": each}) for each in order]
     verdict = judge(runs, [published(decides_when=conditions)])
-    assert verdict.state == "no_baseline"
-    assert [each.differences for each in verdict.refusals] == [("software.engine 0.12 (baseline 0.6)",)]
+    assert verdict.state == "void"
+    assert "runs of several programs: software: engine is " in verdict.sentence
+
+
+def test_a_published_figure_decides_about_one_program_alone(synthetic_record) -> None:
+    """A median of two programs, one far too slow, may lie within any limit."""
+    fast = [at_rate(synthetic_record, TOKENS_RATE) for _ in range(3)]
+    commit = fast[0].commit.model_dump() | {"sha": "b" * 40}
+    slow = [at_rate(synthetic_record, 0.7 * TOKENS_RATE, commit=commit) for _ in range(2)]
+    assert judge([*fast, *slow], [published()]).state == "void"
+    assert judge(fast, [published()]).state == "pass"
+    assert judge(slow, [published()]).state == "fail"
+    assert judge([*fast, *slow], [published(role="compare")]).state == "no_baseline"
+
+
+def test_the_row_that_stands_for_a_verdict_is_of_the_baseline_by_which_it_is_worst(synthetic_record) -> None:
+    record = at_rate(synthetic_record, 0.97 * TOKENS_RATE)
+    strict = published(label="strict", tolerance_percent=2.0)
+    for baselines in ([published(), strict], [strict, published()]):
+        verdict = judge(record, baselines)
+        assert verdict.state == "fail"
+        row = verdict.judged("step_seconds")
+        assert row is not None
+        assert row.label == "strict"
+
+
+def test_a_log_that_counts_fewer_tokens_a_step_is_not_of_the_baseline(synthetic_record) -> None:
+    runs = [synthetic_record(seed=seed) for seed in range(5)]
+    baseline = recorded_baseline(runs, "invented")
+    for share, differs in ((0.995, False), (0.73, True)):
+        work = runs[0].work.model_copy(update={"tokens_per_step": round(share * runs[0].work.tokens_per_step)})
+        found = baseline.differences(runs[0].model_copy(update={"work": work}))
+        assert bool(found) == differs
+        assert all(each.startswith("tokens_per_step ") for each in found)
 
 
 @pytest.mark.parametrize("changes", [{"decides_when": None}, {"decides_when": {"recipe": {"a": [1]}}}])

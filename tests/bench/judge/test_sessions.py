@@ -279,9 +279,13 @@ def test_runs_of_another_number_of_steps_are_not_compared() -> None:
     """They do not pay for the same checkpoints; one such run among the others is enough."""
     baseline = recorded_baseline(runs_of(1), "invented")
     short = build_synthetic_record(seed=77, steps=19, noise=0.002)
-    verdict = judge([*runs_of(1, first=50), short], [baseline])
+    verdict = judge([short, short], [baseline])
     assert verdict.state == "no_baseline"
     assert "steps 19 (baseline 20)" in verdict.sentence
+    for runs in ([*runs_of(1, first=50), short], [short, *runs_of(1, first=50)]):
+        verdict = judge(runs, [baseline])
+        assert verdict.state == "void"
+        assert f"but not {short.id[:8]}: steps 19 (baseline 20)" in verdict.sentence
 
 
 def test_an_older_baseline_of_runs_of_several_lengths_still_judges() -> None:

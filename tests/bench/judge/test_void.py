@@ -113,6 +113,25 @@ def test_runs_of_several_programs_are_judged_by_no_baseline_that_one_of_them_cou
     assert judge([ours, ours], [stored]).state == "pass"
 
 
+def test_a_baseline_that_never_fails_a_run_voids_none(synthetic_record: Any) -> None:
+    runs = [synthetic_record(seed=seed) for seed in range(5)]
+    stored = recorded_baseline(runs, "invented")
+    other = [run.model_copy(update={"losses": [1.7 * (each or 0.0) for each in run.losses]}) for run in stored.runs]
+    compared = stored.model_copy(update={"role": "compare", "label": "other", "runs": other})
+    assert judge(runs[:3], [stored, compared]).state == "pass"
+    assert judge(runs[:3], [stored, compared.model_copy(update={"role": "judge"})]).state == "void"
+
+
+def test_the_losses_are_those_of_the_first_run_that_has_some(synthetic_record: Any) -> None:
+    runs = [synthetic_record(seed=seed) for seed in range(5)]
+    stored = recorded_baseline(runs, "invented")
+    first = stored.runs[0].model_copy(update={"losses": [], "grad_norms": []})
+    others = [
+        run.model_copy(update={"losses": [1.7 * (each or 0.0) for each in run.losses]}) for run in stored.runs[1:]
+    ]
+    assert judge(runs[:3], [stored.model_copy(update={"runs": [first, *others]})]).state == "void"
+
+
 def traces(losses: list[float | None], grad_norms: list[float | None]) -> Traces:
     return {LOSS: losses, GRAD_NORM: grad_norms}
 
