@@ -11,6 +11,7 @@ from pathlib import Path
 from bench.records.record import Record
 
 MAX_FILES = 10_000
+_TELLING_TIMES = 5  # different step times of a run; fewer, in a log of whole milliseconds, may be another's by chance
 
 
 def files_at(path: Path) -> list[Path]:
@@ -32,18 +33,23 @@ def read_records(paths: Sequence[Path]) -> list[tuple[Path, Record]]:
     """The records of these files, and of the *.json inside these folders, each with its file.
 
     Raises:
-        ValueError: a file that is no record, or a run that is given twice, as one run is one piece of evidence.
+        ValueError: a file that is no record, or a run that is given twice, as one run is one piece of evidence. A copy
+            under another id is known by its step times, which no two runs share.
     """
     files = [file for path in paths for file in files_at(path)]
     if len(files) > MAX_FILES:
         raise ValueError(f"{len(files)} files of records, more than the {MAX_FILES} allowed; give fewer at a time")
     found: dict[str, tuple[Path, Record]] = {}
+    timed: dict[tuple[float, ...], Path] = {}
     for file, record in zip(files, each_record(files), strict=True):
         if record.id in found:
             raise ValueError(
                 f"{file}: holds run {record.id}, which {found[record.id][0]} holds as well; give each run once"
             )
         found[record.id] = (file, record)
+        times = tuple(record.ranks[0].step_seconds) if record.ranks else ()
+        if len(set(times)) >= _TELLING_TIMES and (other := timed.setdefault(times, file)) != file:
+            raise ValueError(f"{file}: its step times are those of {other}, to the last digit; give each run once")
     return list(found.values())
 
 

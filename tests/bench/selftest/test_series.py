@@ -19,7 +19,8 @@ OF_ONE_DAY = {"machine": "a" * 12, "boot": "b" * 12, "day": "2025-01-31", "job":
 def at(synthetic_record: Any, minute: int, session: Any = None, **changes: Any) -> Any:
     """A record of that minute after noon."""
     moment = f"2025-01-31T{12 + minute // 60}:{minute % 60:02}:00Z"
-    return synthetic_record(id=f"{minute:032x}", created_at=moment, session=session, median_seconds=1.0, **changes)
+    stamp = {"id": f"{minute:032x}", "created_at": moment, "session": session}
+    return synthetic_record(seed=minute, median_seconds=1.0, **stamp, **changes)
 
 
 def runs(sessions: Sequence[str | None], times: Sequence[str | None] | None = None) -> list[Run]:

@@ -1,0 +1,28 @@
+"""Records of files that a command was given: each run once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.records.files import read_records
+
+
+def test_a_copy_of_a_run_under_another_id_is_refused(synthetic_record: Any, tmp_path: Path) -> None:
+    first, other = synthetic_record(seed=1, noise=0.003), synthetic_record(seed=2, noise=0.003)
+    first.write(tmp_path / "a.json")
+    other.write(tmp_path / "b.json")
+    assert len(read_records([tmp_path])) == 2
+    first.model_copy(update={"id": "f" * len(first.id)}).write(tmp_path / "c.json")
+    with pytest.raises(
+        ValueError, match=r"c\.json: its step times are those of .*a\.json, to the last digit; give each"
+    ):
+        read_records([tmp_path])
+
+
+def test_runs_of_a_few_alike_times_are_runs(synthetic_record: Any, tmp_path: Path) -> None:
+    for seed in (1, 2):
+        synthetic_record(seed=seed, noise=0.0).write(tmp_path / f"{seed}.json")
+    assert len(read_records([tmp_path])) == 2
