@@ -38,7 +38,7 @@ from bench.judge.sessions import Level, are_virtual, assumed_level, labels, stam
 from bench.judge.stats import Summary, summarise
 from bench.judge.verdict import Measured, Refusal, Row, Verdict
 from bench.judge.void import MIN_STEADY_STEPS, why_apart, why_invalid, why_learning_differs, why_void
-from bench.judge.words import change_of, figure, told_refused, verdict_sentence, why_no_baseline
+from bench.judge.words import change_of, figure, told_refused, told_worse, verdict_sentence, why_no_baseline
 from bench.records.record import Record
 
 SessionPercent = float | Callable[[Record], Level | float | None] | None
@@ -352,7 +352,9 @@ def _conclude(case: _Case, judged: Mapping[tuple[str, str], Judgement]) -> Verdi
         sentence += f". Where: {attribution.sentence}"
     baseline = next(each for each in case.matched if each.label == worst.label)
     told = findings(baseline.runs, case.runs, with_ranks=state != "pass")
-    sentence += _also(in_words(told), told_refused(case.refusals), case.disturbed, outliers.told(baseline))
+    sentence += _also(
+        in_words(told), told_worse(rows), told_refused(case.refusals), case.disturbed, outliers.told(baseline)
+    )
     return Verdict(state, record.case, sentence, rows, case.refusals, attribution, told, case.figures_measured)
 
 

@@ -9,7 +9,7 @@ import math
 from typing import Literal
 
 from bench.judge.evidence import FAMILY_ERROR, MIN_RUNS_TO_DECIDE, Evidence, MetricState
-from bench.judge.metrics import MEAN, RATE, STEP, metric_of
+from bench.judge.metrics import MEAN, RATE, SPEED, STEP, metric_of
 from bench.judge.verdict import Refusal, Row
 from bench.records.record import Record
 
@@ -201,6 +201,17 @@ def told_refused(refusals: tuple[Refusal, ...]) -> str:
         if each.is_weighed and all(found.startswith(("software.", "steps ")) for found in each.differences)
     ]  # fmt: skip
     return "; ".join(f"{each.label} was not compared: {each.differences[0]}" for each in near)
+
+
+def told_worse(rows: tuple[Row, ...]) -> str:
+    """The figures beside speed that are worse by more than the limit, which too few runs keep from failing."""
+    return "; ".join(
+        compared(row.metric, row.evidence.change_percent, "", "in its baseline").removeprefix(": ")
+        + ", which takes more runs to decide"
+        for row in rows
+        if row.state == "inconclusive" and row.evidence is not None and row.metric not in (RATE, *SPEED)
+        if row.evidence.low_percent > (row.limit_percent or math.inf)
+    )
 
 
 def why_no_baseline(refusals: tuple[Refusal, ...]) -> str:

@@ -182,6 +182,20 @@ def test_the_row_that_stands_for_a_verdict_is_of_the_baseline_by_which_it_is_wor
         assert row.label == "strict"
 
 
+def test_memory_that_one_run_shows_and_cannot_decide_is_told(synthetic_record) -> None:
+    def run(seed: int, more: float = 1.0):
+        plain = synthetic_record(seed=seed, noise=0.002)
+        ranks = [each.model_copy(update={"peak_bytes": round(more * each.peak_bytes)}) for each in plain.ranks]
+        return plain.model_copy(update={"ranks": ranks})
+
+    baseline = recorded_baseline([run(seed) for seed in range(5)], "invented")
+    verdict = judge(run(9, 1.25), [baseline])
+    assert verdict.state == "pass"
+    assert "peak memory is 25.0 % higher than in its baseline, which takes more runs to decide" in verdict.sentence
+    assert "higher" not in judge(run(9), [baseline]).sentence
+    assert judge([run(seed, 1.25) for seed in (9, 10, 11)], [baseline]).state == "fail"
+
+
 def test_a_log_that_counts_fewer_tokens_a_step_is_not_of_the_baseline(synthetic_record) -> None:
     runs = [synthetic_record(seed=seed) for seed in range(5)]
     baseline = recorded_baseline(runs, "invented")
