@@ -303,7 +303,9 @@ class BenchSession:
         return self.verdicts
 
     def _judged(self, error: float) -> dict[str, Verdict]:
-        found = judge_suite(grouped(self.records), self.baselines(), error, self.session_level().level)
+        found = judge_suite(
+            grouped(self.records, self.baselines()), self.baselines(), error, self.session_level().level
+        )
         return {each.case: each for each in found}
 
 
