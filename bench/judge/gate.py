@@ -136,12 +136,9 @@ def _prepare(runs: list[Record], baselines: Sequence[Baseline], session_percent:
         for each in baselines
         if each.role != "retired" and (each.case == first.case or each.recipe.name == first.recipe.name)
     ]
-    differences = [
-        (baseline, next((found for run in runs if (found := baseline.differences(run))), ())) for baseline in related
-    ]
+    differences = [(each, next(filter(None, map(each.differences, runs)), ())) for each in related]
     matched = [baseline for baseline, found in differences if not found]
-    judging = [each for each in related if each.role == "judge"]
-    void = void or why_apart(runs, judging) or why_learning_differs(runs, [each for each in judging if each in matched])
+    void = void or why_apart(runs, filter(_judges, related)) or why_learning_differs(runs, filter(_judges, matched))
     seen = with_own_load([seen_of(run) for run in runs])
     taken, kept = [readings(each) for each in seen], counting(runs)
     left_out = len(runs) - len(kept)
@@ -211,7 +208,11 @@ def _is_of_kind(baseline: Baseline, record: Record) -> bool:
 
 def is_weighed(baseline: Baseline) -> bool:
     """Whether it knows its own noise, and so judges by it."""
-    return baseline.role == "judge" and len(baseline.runs) >= MIN_BASELINE_RUNS
+    return _judges(baseline) and len(baseline.runs) >= MIN_BASELINE_RUNS
+
+
+def _judges(baseline: Baseline) -> bool:
+    return baseline.role == "judge"
 
 
 def _comparisons(
@@ -271,7 +272,7 @@ def _rows(baseline: Baseline, case: _Case, judged: Mapping[tuple[str, str], Judg
     limit = baseline.tolerance_percent
     longer, shorter = limits_percent(baseline.tolerance_percent)
     rate, seconds = baseline.metrics.tokens_per_second_per_processor, baseline.metrics.step_seconds
-    decides = baseline.role == "judge" and not baseline.why_only_shown(case.runs)
+    decides = _judges(baseline) and not baseline.why_only_shown(case.runs)
     return [
         _row(baseline, decides, RATE, case.tokens_rate, rate, -limit, limit),
         _row(baseline, decides, STEP, case.step_seconds, seconds, longer, -shorter),

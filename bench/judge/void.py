@@ -90,7 +90,7 @@ def why_apart(runs: Sequence[Record], judging: Iterable[Baseline]) -> str | None
     return None
 
 
-def why_learning_differs(runs: Sequence[Record], matched: Sequence[Baseline]) -> str | None:
+def why_learning_differs(runs: Sequence[Record], matched: Iterable[Baseline]) -> str | None:
     """The first step whose loss or gradient norm is not that of a baseline's run."""
     for baseline in (each for each in matched if each.runs):
         told = next((each for each in baseline.runs if each.losses), baseline.runs[0])

@@ -13,7 +13,7 @@ from grok1.training.result import RunResult
 from tests.grok1.conftest import Train, column
 from tests.lines import WITH_OTHER_LAYOUTS
 
-SAME = 1e-5  # relative; fp32 sums in another order
+SAME, SAME_NORM = 1e-6, 1e-5  # relative; fp32 sums in another order
 SAVED, STEPS = 2, 6
 METRICS = ("loss", "grad_norm", "aux_loss", "learning_rate")
 ALONE = (*ONE_RANK, "model.num_layers=6", "training.global_batch=4")
@@ -75,7 +75,8 @@ def test_another_layout_goes_on_as_if_nothing_had_stopped(
     resumed = train(STEPS, *LAYOUTS[reader], load=written(writer), allowed_changes=("parallel",))
     assert column(resumed, "step") == list(range(SAVED, STEPS))
     for name in METRICS:
-        assert column(resumed, name) == pytest.approx(column(alone, name)[SAVED:], rel=SAME)
+        same = SAME_NORM if name == "grad_norm" else SAME
+        assert column(resumed, name) == pytest.approx(column(alone, name)[SAVED:], rel=same)
 
 
 @pytest.mark.slow
