@@ -142,6 +142,7 @@ def run_rank(job: LoneJob, where: Rendezvous, emit: Callable[[StepDone], None]) 
             layout=layout_used(job.recipe, alone(job, where)),
             device=device_used(job.recipe),
             software=software.versions() | software.commits(),
+            code_digests=software.sources(),
         )
     kernels = [use for name, use in profile.operators.items() if is_operator(name, result.device.kind)]
     if not kernels:

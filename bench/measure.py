@@ -120,6 +120,7 @@ def content_of(
         "layout": asdict(result.layout),
         "device": asdict(result.device),
         "software": result.software,
+        "code_digests": result.code_digests,
         "commit": commit(),
         "environment": allowed_environment(os.environ),
         "host": machine,

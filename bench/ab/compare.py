@@ -28,6 +28,7 @@ from bench.ledger import store as ledger_store
 from bench.ledger import text as ledger_text
 from bench.ledger.schema import differences, incomparable
 from bench.records.jsonfile import write_model
+from bench.records.origin import why_several_programs
 from bench.records.record import Record
 from grok1.config.load import load_recipe
 
@@ -139,6 +140,9 @@ class _PairedRuns:
                 self.progress.running(index, name)
                 self.checkouts[name].records.append(run(self.checkouts[name], index, self.request.words))
                 self.progress.ran()
+            for name, side in self.checkouts.items():
+                if edited := why_several_programs([side.records[0], side.records[-1]]):
+                    raise VoidError(f"{name}: {edited}; leave its files as they are until the comparison ends")
             base, head = (self.checkouts[name].records[-1] for name in ("base", "head"))
             self.notes = check_pair(base, head)
             self.pairs.append((base, head))

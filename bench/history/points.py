@@ -56,7 +56,7 @@ def points_of(series: Sequence[Entry], changes: Sequence[ChangePoint]) -> list[P
 
 
 def _belongs(entry: Entry) -> tuple[object, ...]:
-    return entry.commit.sha, entry.commit.dirty, entry.created_at[:10], entry.software
+    return entry.commit.sha, entry.commit.dirty, entry.created_at[:10], entry.software, entry.code_digests
 
 
 def _reach(squares: float, freedom: int) -> float | None:

@@ -52,6 +52,7 @@ class Entry(Strict):
     software: Annotated[
         dict[Name, Text], Field(max_length=100)
     ] = {}  # versions; empty in a line from before they were kept
+    code_digests: Annotated[dict[Name, HexId], Field(max_length=100)] = {}  # as a record's
 
 
 def key_of(record: Record) -> str:
@@ -78,6 +79,7 @@ def entry_of(record: Record, state: VerdictState | None = None) -> Entry:
         state=state,
         session=record.session,
         software=record.software,
+        code_digests=record.code_digests,
     )
 
 

@@ -60,9 +60,18 @@ def how_sure(point: ChangePoint) -> str:
 def between(series: Sequence[Entry], point: ChangePoint) -> str:
     """The commits between which a change lies."""
     last, first = series[point.at - 1], series[point.at]
-    if last.commit.sha is not None and last.commit == first.commit and not last.commit.dirty:
+    if _same_code(last, first):
         return f"within commit {commit_name(first)}: the code did not change, so look at the machine"
     return f"after commit {commit_name(last)}, by {commit_name(first)}"
+
+
+def _same_code(last: Entry, first: Entry) -> bool:
+    """What is known of it: the same sources may be of a changed tree, and a clean tree may run an edited megatron."""
+    if last.commit.sha is None or last.commit != first.commit:
+        return False
+    if last.code_digests and first.code_digests:
+        return last.code_digests == first.code_digests
+    return not last.commit.dirty
 
 
 def warnings(series: Sequence[Entry], points: Sequence[ChangePoint]) -> list[str]:

@@ -33,6 +33,7 @@ from bench.records.fields import (
 )
 from bench.records.jsonfile import read_model, write_model
 from bench.records.lone_rank import LoneRank, told_tier
+from bench.records.origin import why_several_programs
 from bench.records.record import LATE_AXES, Record
 
 MAX_BASELINE_BYTES = 4 * 2**20
@@ -343,6 +344,9 @@ def recorded_baseline(
             raise ValueError(f"record {record.id} is void ({record.void_reasons[0]}) and cannot be a baseline")
         if other := software_differences(record.software, first.software, "first"):
             raise ValueError(f"record {record.id} differs from the first in {other[0]}")
+        of_its_commit = next(each for each in records if each.commit == record.commit)
+        if edited := why_several_programs([of_its_commit, record]):
+            raise ValueError(f"{edited}; record a baseline of one program")
     runs = [recorded_run(record) for record in records]
     step_seconds = statistics.median(statistics.median(run.steady_step_seconds) for run in runs)
     mean_seconds = statistics.median(run.known_figures[MEAN] for run in runs)

@@ -288,6 +288,9 @@ class Record(Strict):
     device: Device
     software: Annotated[dict[Name, Text], Field(max_length=100)]
     commit: Commit
+    # Of each package's Python files (grok1, megatron.core, mindspeed) on rank 0's disk, as edits of one working tree
+    # share a commit; empty in a record from before they were kept, or of a foreign log.
+    code_digests: Annotated[dict[Name, HexId], Field(max_length=100)] = {}
     environment: Annotated[dict[Name, Text], Field(max_length=500)]
     host: Host | None
     session: Session | None = None  # null: from before records said so, or of a foreign log

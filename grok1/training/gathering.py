@@ -54,6 +54,7 @@ def gather_result(
         layout=layout_used(stepper.recipe, where),
         device=device_used(stepper.recipe),
         software=software.versions() | software.commits(),
+        code_digests=software.sources(),
         node_differences=software.node_differences(
             {rank // where.ranks_per_node: code for rank, (_, _, code) in enumerate(told) if code is not None}
         ),

@@ -128,6 +128,7 @@ class RunResult:
     layout: LayoutUsed
     device: DeviceUsed
     software: dict[str, str]  # versions by package, and commits
+    code_digests: dict[str, str]  # of the sources that rank 0 ran, by package
     node_differences: list[str] = field(default_factory=list)  # what other nodes ran than the first, in words
 
     def as_json(self) -> dict[str, object]:

@@ -10,6 +10,7 @@ from typing import Any
 import psutil
 import pytest
 
+import grok1
 import tests.bench.measure_entries as entries
 from bench import host as hosts
 from bench import measure
@@ -22,6 +23,7 @@ from bench.ledger.schema import RankLedger, group_totals
 from bench.records.record import RankSamples, Record
 from grok1.config.load import ONE_RANK, load_recipe
 from grok1.distributed.launch import launch
+from grok1.files import folder_digest
 from grok1.training.job import Job, prepare
 from grok1.training.result import (
     CollectiveSamples,
@@ -60,6 +62,12 @@ def ledgers() -> dict[int, RankLedger]:
 def test_a_sound_run_is_valid(record: Record) -> None:
     assert record.valid
     assert all(rank.collectives and rank.timeline for rank in record.ranks)
+
+
+def test_the_record_knows_its_sources(record: Record) -> None:
+    """As a reader of the folder on disk would count them."""
+    assert set(record.code_digests) == {"grok1", "megatron.core"}
+    assert record.code_digests["grok1"] == folder_digest(Path(grok1.__file__).parent, ".py")
 
 
 def test_collectives_are_those_of_the_ledger(record: Record, ledgers: dict[int, RankLedger]) -> None:
@@ -255,6 +263,7 @@ def _result(record: Record) -> RunResult:
         layout=LayoutUsed(**record.layout.model_dump()),
         device=DeviceUsed(**record.device.model_dump()),
         software=record.software,
+        code_digests=record.code_digests,
     )
 
 

@@ -263,6 +263,8 @@ def test_pretrain(request):
         rank["step_seconds"] = [factor * x for x in rank["step_seconds"]]
     if does[0] == "void":
         record |= {"valid": False, "void_reasons": ["step 2: loss is not finite"]}
+    if does[0] == "edits":
+        record["code_digests"] = {"grok1": uuid.uuid4().hex}
     if does[0] != "lie":  # the template names another commit
         record["commit"] = {"sha": None, "dirty": None}
     record |= {"id": uuid.uuid4().hex, "case": request.config.getoption("--case")[0]}
@@ -351,6 +353,14 @@ def test_a_side_that_is_void_stops_at_its_pair(repository: Path) -> None:
         "VOID: grok1-nano cannot be compared: head: grok1-nano cannot be judged: step 2: loss is not finite"
     )
     assert (outcome.exit_code(False), len(outcome.base.records)) == (1, 1)
+
+
+def test_an_edit_during_the_comparison_voids_it(repository: Path) -> None:
+    does(repository, "edits 1.0")
+    outcome = compare(request_of(repository))
+    assert (outcome.state, outcome.pairs) == ("void", 1)
+    assert "head: runs of several programs: sources of grok1 is " in outcome.sentence
+    assert outcome.sentence.endswith("; leave its files as they are until the comparison ends")
 
 
 def test_a_run_that_breaks_shows_its_last_lines(repository: Path) -> None:

@@ -352,6 +352,33 @@ def test_a_tree_that_was_changed_may_be_the_code(tmp_path: Path) -> None:
     assert "after commit 000000000000+, by 000000000000+" in ask("check", "--history", file)
 
 
+@pytest.mark.parametrize(
+    ("is_dirty", "before", "after", "told"),
+    [
+        (True, "1", "1", "within commit 000000000000+: the code did not change"),
+        (True, "1", "2", "after commit 000000000000+, by 000000000000+"),
+        (False, "1", "2", "after commit 000000000000, by 000000000000"),  # another megatron, edited where it lies
+    ],
+)
+def test_the_sources_say_whether_the_code_changed(
+    is_dirty: bool, before: str, after: str, told: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "history.jsonl"
+    random = np.random.default_rng(3)
+    levels = [(before, random.normal(2.0, 0.01, 10)), (after, random.normal(3.0, 0.01, 10))]
+    sources = [{"grok1": letter * 64} for letter, seconds in levels for _ in seconds]
+    entries = series([float(value) for _, seconds in levels for value in seconds])
+    commit = entries[0].commit.model_copy(update={"dirty": is_dirty})
+    write(
+        file,
+        [
+            entry.model_copy(update={"commit": commit, "code_digests": each})
+            for entry, each in zip(entries, sources, strict=True)
+        ],
+    )
+    assert told in ask("check", "--history", file)
+
+
 def test_too_few_runs_and_an_unknown_case_are_said(tmp_path: Path) -> None:
     file = tmp_path / "history.jsonl"
     append(file, [run_of(0)])

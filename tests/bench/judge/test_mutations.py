@@ -233,6 +233,7 @@ def raw(job: Job) -> RunResult:
         layout=LayoutUsed(1, 1, 1, 1, 1, 1, 1, 1),
         device=DeviceUsed("cpu", "invented", None, None, None, "fp32"),
         software={},
+        code_digests={},
     )
 
 

@@ -95,6 +95,10 @@ def test_learning_is_compared_with_one_run_of_a_baseline_in_both_traces(syntheti
     [
         ({"commit": {"sha": "1" * 40}}, "commit is {sha} in run {first} and 111111111111 in run {other}"),
         ({"software": {"torch": "2.8.0"}}, "software: torch is 2.7.1 in run {first} and 2.8.0 in run {other}"),
+        (
+            {"code_digests": {"grok1": "1" * 64}},
+            "sources of grok1 is not stated in run {first} and 111111111111 in run {other}",
+        ),
     ],
 )
 def test_runs_of_several_programs_are_judged_by_no_baseline_that_one_of_them_could_be(

@@ -57,12 +57,16 @@ def result(modules: dict[str, ModuleSeconds]) -> RunResult:
         layout=LayoutUsed(1, 1, 1, 1, 1, 1, 1, 1),
         device=DeviceUsed("cpu", "invented", None, None, None, "fp32"),
         software={"torch": "0"},
+        code_digests={"grok1": "0" * 64},
     )
 
 
 def test_the_json_has_the_keys_that_others_read() -> None:
     written = json.loads(json.dumps(result({}).as_json()))
-    assert set(written) == {"steps", "ranks", "expert_load", "startup_seconds", "layout", "device", "software"}
+    assert set(written) == {"steps", "ranks", "expert_load", "startup_seconds", "layout", "device"} | {
+        "software",
+        "code_digests",
+    }
     assert set(written["steps"][0]) == {"step", "loss", "aux_loss", "grad_norm", "learning_rate", "skipped"}
     [rank] = written["ranks"]
     assert set(rank) == RANK_KEYS
