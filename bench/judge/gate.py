@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from bench.judge import disturbance, outliers
+from bench.judge import disturbance, outliers, surroundings
 from bench.judge.attribution import Attribution, attribute
 from bench.judge.baseline import Baseline
 from bench.judge.case_figures import counting, named, step_seconds, tokens_rate, told_runs
@@ -354,7 +354,12 @@ def _conclude(case: _Case, judged: Mapping[tuple[str, str], Judgement]) -> Verdi
     baseline = next(each for each in case.matched if each.label == worst.label)
     told = findings(baseline.runs, case.runs, with_ranks=state != "pass")
     sentence += _also(
-        in_words(told), told_worse(rows), told_refused(case.refusals), case.disturbed, outliers.told(baseline)
+        in_words(told),
+        told_worse(rows),
+        told_refused(case.refusals),
+        case.disturbed,
+        outliers.told(baseline),
+        surroundings.told(baseline.runs, case.runs),
     )
     return Verdict(state, record.case, sentence, rows, case.refusals, attribution, told, case.figures_measured)
 
