@@ -7,6 +7,7 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from itertools import accumulate
 from typing import Any, NamedTuple
 
@@ -80,6 +81,7 @@ class Log:
     waiting: tuple[int, int] = (0, 0)  # memory stated before the line it belongs to
     order: int = 0  # of all lines that were kept
     orders: dict[str, list[int]] = field(default_factory=dict)  # of the lines in `streams`
+    last_date: str = ""  # of a training line, as ISO 8601 without a time zone; empty: none has one
 
     @property
     def unusable(self) -> int:
@@ -127,6 +129,14 @@ class Log:
             return sample
         peak, reserved = max(peak, sample.peak_bytes), max(reserved, sample.reserved_bytes)
         return sample._replace(peak_bytes=peak, reserved_bytes=reserved)
+
+    def note_date(self, date: str) -> None:
+        """When a training line was printed, in the log's own time zone; what is no date says nothing."""
+        try:
+            datetime.fromisoformat(date)
+        except ValueError:
+            return
+        self.last_date = max(self.last_date, date)
 
     def overflowed(self) -> None:
         """DeepSpeed, or apex, says that it skips the update of the step whose training line comes next."""

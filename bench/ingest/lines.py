@@ -32,6 +32,8 @@ _RANK = re.compile(
     r"|^\[\d{1,6},(\d{1,6})\]<std"  # Open MPI
 )
 _NODE = re.compile(r"^([A-Za-z][\w.-]{0,60}): ")
+# As in [2024-03-18 12:23:25], [titan] 2025-01-01 12:00:00,123 and, of Primus, [20251202 06:56:28].
+_DATE = re.compile(r"(?<!\d)(\d{4})[-/]?(\d\d)[-/]?(\d\d)[ T](\d\d:\d\d:\d\d)(?!\d)")
 # MindSpeed-LLM's plain trainer prints `iteration: 6 |`, the others `iteration 6/ 2000 |`.
 HEAD = re.compile(r"iteration(:?)\s{1,40}(\d{1,12})\s{0,40}(?:/\s{0,40}\d{1,12}\s{0,40})?\|")
 TITAN = re.compile(r"(?:^|[\s|])step:\s{0,40}(\d{1,12})\s{1,40}loss:\s{0,40}(\S{1,40})\s")
@@ -61,6 +63,7 @@ def iteration_line(log: Log, text: str, head: re.Match[str], where: str, ended: 
         if name not in known.KNOWN:
             log.not_known(name)
     sample = _sample(step, seconds, fields, skipped)
+    _note_date(log, text[: head.start()])
     log.add(_writer(text[: head.start()]), sample, "NeMo" if is_nemo else "Megatron", where)
 
 
@@ -165,6 +168,7 @@ def titan_line(log: Log, text: str, found: re.Match[str], where: str, ended: boo
         tflops=positive_number(fields.get("tflops")),
         reserved_bytes=0 if memory is None else known.scaled_bytes(memory[1], 2**30),
     )
+    _note_date(log, text[: found.start()])
     log.add(_writer(text[: found.start()]), sample, "torchtitan", where)
 
 
@@ -188,6 +192,13 @@ def bar_line(log: Log, text: str, where: str) -> None:
     # Counts are rounded too: they are not held against anything.
     kept = {name: value for name, value in fields.items() if name not in known.SAMPLES_SEEN + known.TOKENS_SEEN}
     log.add(_writer(text), _sample(int(found[1]) - 1, seconds, kept, skipped), "NeMo's progress bar", where)
+
+
+def _note_date(log: Log, prefix: str) -> None:
+    """The last date before a line's first field."""
+    if dates := _DATE.findall(prefix[-_PREFIX_LENGTH:]):
+        year, month, day, time = dates[-1]
+        log.note_date(f"{year}-{month}-{day}T{time}")
 
 
 def _writer(prefix: str) -> str:

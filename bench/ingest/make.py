@@ -62,7 +62,10 @@ def make_record(
     content = {
         "schema": 1,
         "id": log.digest.hexdigest()[:32],
-        "created_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "created_at": f"{log.last_date}Z"
+        if log.last_date
+        else datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "is_dated": bool(log.last_date),
         "case": case,
         "valid": not reasons,
         "void_reasons": reasons,
@@ -119,6 +122,7 @@ def _source(log: Log, interval: int, count: int, tokens_vary: bool) -> str:
     if log.resumes:
         first = log.number(log.resumes[0])
         words.append(f"resumed {len(log.resumes)} time(s), first at step {first}: later lines replaced earlier")
+    words.append("dated as its lines are, in an unknown time zone" if log.last_date else "its lines have no dates")
     if log.from_step:
         words.append(f"steps before {log.from_step} were left out")
     return "; ".join(words)[:1000]

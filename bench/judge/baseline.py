@@ -18,7 +18,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, StringConstraints, mo
 from bench.judge.difference import FLOOR_PERCENT
 from bench.judge.metrics import MEAN
 from bench.judge.parity import GRAD_NORM, GRAD_NORM_TOLERANCE_PERCENT, LOSS, LOSS_TOLERANCE_PERCENT
-from bench.judge.recorded_run import RecordedRun, is_ratio, recorded_run
+from bench.judge.recorded_run import RecordedRun, interval_of, is_ratio, recorded_run
 from bench.judge.sessions import session_name
 from bench.records.fields import (
     DeviceKind,
@@ -276,12 +276,6 @@ class Baseline(Strict):
             found.append(f"device.name {record.device.name} (baseline {self.device.name})")
         software = software_differences(record.software, self.software) if self.software else []
         return (*found, *software)
-
-
-def interval_of(record: Record) -> int:
-    """How many steps each sample stands for: more than one only in ingested logs."""
-    numbers = [step.step for step in record.steps]
-    return round((numbers[-1] - numbers[0]) / (len(numbers) - 1)) if len(numbers) > 1 else 1
 
 
 def _check_alike(name: str, values: Sequence[float]) -> None:

@@ -231,7 +231,7 @@ def _comparisons(
         {**known, **_cut_figures(each.step_seconds[each.steady_from :], cut - each.steady_from)}
         for known, each in zip(figures, summaries, strict=True)
     ]
-    stamps = labels([*map(stamp_of, baseline.runs), *map(stamp_of, runs)])
+    stamps = labels([*map(stamp_of, baseline.runs)], [*map(stamp_of, runs)])
     sessions = Sessions(
         before=stamps[: len(baseline.runs)],
         after=stamps[len(baseline.runs) :],

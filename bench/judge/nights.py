@@ -66,7 +66,7 @@ def nights_of(runs: Sequence[Record], baselines: Sequence[Baseline]) -> Nights:
     """
     runs = sorted(runs, key=lambda run: utc_moment(run.created_at))
     baseline = _baseline_of(runs[-1], baselines)
-    names = labels([*map(stamp_of, baseline.runs), *map(stamp_of, runs)])
+    names = labels([*map(stamp_of, baseline.runs)], [*map(stamp_of, runs)])
     sessions = tuple(names[: len(baseline.runs)])
     if len(set(sessions)) < MIN_SESSIONS:
         raise ValueError(

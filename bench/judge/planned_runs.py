@@ -67,7 +67,7 @@ def _asked(baseline: Baseline, first: Record, session_percent: SessionPercent) -
     """The questions that a pass must answer, as if the new runs were as the baseline's own, in the first's session."""
     level = level_of([first], session_percent)
     own = [run.known_figures for run in baseline.runs]
-    names = labels([*map(stamp_of, baseline.runs), stamp_of(first)])
+    names = labels([*map(stamp_of, baseline.runs)], [stamp_of(first)])
     sessions = Sessions(before=names[:-1], after=names[-1:] * len(own), spread=level.spread, origin=level.origin)
     limit = limits_percent(baseline.tolerance_percent)[0]
     found = family(own, own, sessions=sessions)

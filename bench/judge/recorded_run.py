@@ -19,6 +19,7 @@ class RecordedRun(Strict):
 
     record_id: HexId
     created_at: Annotated[str, StringConstraints(max_length=40)]
+    is_dated: bool = True  # false: of a log without dates, and `created_at` is when it was read
     session: Session | None = None  # null: from before records said so, or of a foreign log
     run_seconds: Seconds | None = None  # from the start to the last step; null in older files
     host: Host | None = None  # null in older files, or of a foreign log
@@ -71,6 +72,7 @@ def recorded_run(record: Record) -> RecordedRun:
     return RecordedRun(
         record_id=record.id,
         created_at=record.created_at,
+        is_dated=record.is_dated,
         session=record.session,
         run_seconds=run_seconds(record),
         host=record.host,
@@ -87,4 +89,11 @@ def recorded_run(record: Record) -> RecordedRun:
 
 def run_seconds(record: Record) -> float:
     """From the start of a run to its last step, which is what one more would cost."""
-    return (record.startup_seconds or 0.0) + (sum(record.ranks[0].step_seconds) if record.ranks else 0.0)
+    steps_seconds = sum(record.ranks[0].step_seconds) if record.ranks else 0.0
+    return (record.startup_seconds or 0.0) + interval_of(record) * steps_seconds
+
+
+def interval_of(record: Record) -> int:
+    """How many steps each sample stands for: more than one only in ingested logs."""
+    numbers = [step.step for step in record.steps]
+    return round((numbers[-1] - numbers[0]) / (len(numbers) - 1)) if len(numbers) > 1 else 1

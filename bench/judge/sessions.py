@@ -35,14 +35,15 @@ class Stamp:
     session: Session | None
     created_at: str
     seconds: float
+    is_dated: bool = True  # false: it was made at another time, which nobody knows
 
 
 def stamp_of(run: Record | RecordedRun) -> Stamp:
     """Of a record, or of a run behind a baseline."""
     if isinstance(run, RecordedRun):
         seconds = sum(run.steady_step_seconds) if run.run_seconds is None else run.run_seconds
-        return Stamp(run.session, run.created_at, seconds)
-    return Stamp(run.session, run.created_at, run_seconds(run))
+        return Stamp(run.session, run.created_at, seconds, run.is_dated)
+    return Stamp(run.session, run.created_at, run_seconds(run), run.is_dated)
 
 
 @dataclass(frozen=True)
@@ -79,15 +80,20 @@ def are_virtual(hosts: Iterable[Host | None]) -> bool:
     return any(host is not None and host.is_virtual for host in hosts)
 
 
-def labels(stamps: Sequence[Stamp]) -> list[str]:
-    """A name for the session of each run; equal names are one session.
+def labels(before: Sequence[Stamp], after: Sequence[Stamp] = ()) -> list[str]:
+    """A name for the session of each run, of one side and then the other; equal names are one session.
 
     Runs that name the same session, or none, are of one while no pause of twenty minutes is between them. A time that
-    is not in UTC says nothing: such runs are one session together.
+    is not in UTC says nothing: such runs are one session together. So are those without a date, but for the other side:
+    as many sessions would claim to know how far sessions are apart, and one would claim that nothing stands between.
     """
+    stamps = [*before, *after]
     names = ["unnamed" if each.session is None else _name(each.session) for each in stamps]
     found = [f"{name}, no time" for name in names]
     last, number = dict.fromkeys(names, float("-inf")), dict.fromkeys(names, 0)
+    for place, each in enumerate(stamps):
+        if not each.is_dated:
+            found[place] = f"{names[place]}, no date, {'after' if place >= len(before) else 'before'}"
     moments = [(moment, place) for place, each in enumerate(stamps) if (moment := _moment(each)) is not None]
     for moment, place in sorted(moments):
         name = names[place]
@@ -99,6 +105,8 @@ def labels(stamps: Sequence[Stamp]) -> list[str]:
 
 def _moment(stamp: Stamp) -> float | None:
     """When a run ended."""
+    if not stamp.is_dated:
+        return None
     try:
         return utc_moment(stamp.created_at).timestamp()
     except ValueError:

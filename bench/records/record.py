@@ -279,7 +279,10 @@ class Record(Strict):
     # `schema` is the name on disk, but also a (deprecated) method of pydantic's models.
     schema_: Literal[1] = Field(alias="schema", default=1)
     id: HexId
+    # When the run ended. Of an ingested log: as its last training line says, taken for UTC; or, where its lines have no
+    # dates, when it was read, and `is_dated` is false.
     created_at: UtcTime
+    is_dated: bool = True
     case: Name
     valid: bool
     void_reasons: Annotated[list[Text], Field(max_length=100)]

@@ -102,8 +102,9 @@ def _weighed(
     """The mean change and its interval, of figures of which more is slower; across sessions with the level of one."""
     if len(before) < MIN_BASELINE_RUNS:
         return None
-    records = [run.record for run in (*first.runs, *other.runs)]
-    sessions = labels([stamp_of(record) for record in records])
+    sides = [[run.record for run in side.runs] for side in (first, other)]
+    records = [record for side in sides for record in side]
+    sessions = labels(*([stamp_of(record) for record in side] for side in sides))
     level = assumed_level(records[0].device.kind, None, are_virtual(record.host for record in records))
     evidence = weigh(
         Comparison(

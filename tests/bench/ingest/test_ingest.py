@@ -25,6 +25,8 @@ from bench.ingest.read import read_logs
 from bench.ingest.values import MAX_SECONDS
 from bench.judge.baseline import recorded_baseline
 from bench.judge.gate import judge
+from bench.judge.metrics import STEP
+from bench.judge.sessions import ASSUMED_PERCENT
 from bench.judge.stats import summarise
 from bench.records.record import Record
 from grok1.config.load import load_recipe
@@ -112,6 +114,50 @@ def test_fields_differ_between_versions(write: Write, changes: dict[str, Any]) -
     record = read(write(dump() + "".join(line(i, **changes) + "\n" for i in range(1, 8))))
     assert record.valid
     assert times(record) == pytest.approx([0.6607] * 7)
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        "[2024-03-18 12:23:{:02d}]",
+        "0: [2024-03-18 12:23:{:02d}.123] ",
+        "2020-01-01 00:00:00 [default0]: [2024-03-18 12:23:{:02d}]",
+        "[[32m20240318 12:23:{:02d}[0m][[36mrank-7/8[0m][[1mINFO [0m] : ",
+        "[NeMo I 2024/03/18 12:23:{:02d} log:1] ",
+    ],
+)
+def test_a_record_is_dated_as_its_last_line(write: Write, before: str) -> None:
+    record = read(write(dump() + "".join(f"{before.format(i)}{line(i)}\n" for i in range(1, 8))))
+    assert (record.created_at, record.is_dated) == ("2024-03-18T12:23:07Z", True)
+    assert "dated as its lines are" in str(record.source)
+
+
+@pytest.mark.parametrize("before", ["", "[2024-13-45 99:00:00]", "12024-03-18 12:23:00 ", "[12:23:00] "])
+def test_a_log_without_dates_says_so(write: Write, before: str) -> None:
+    record = read(write(dump() + "".join(f"{before}{line(i)}\n" for i in range(1, 8))))
+    assert not record.is_dated
+    assert "its lines have no dates" in str(record.source)
+
+
+def test_the_log_of_another_day_is_of_another_session(write: Write) -> None:
+    """As far as its lines say when it ran; without a date it is never taken for the baseline's."""
+
+    def judged(ours: str, theirs: str) -> float | None:
+        stored, new = (
+            [
+                read(write("".join([dump(), *(f"{day}{line(i, ms=600.0 + i % 3 + of / 9)}\n" for i in range(1, 12))])))
+                for of in range(first, first + 5)
+            ]
+            for day, first in ((theirs, 0), (ours, 5))
+        )
+        verdict = judge(new, [recorded_baseline(stored, "a try")])
+        [row] = [row for row in verdict.rows if row.metric == STEP]
+        assert row.evidence is not None
+        return row.evidence.session_percent
+
+    assert judged("[2024-03-18 12:23:25]", "[2024-03-18 12:20:25]") is None
+    assert judged("[2024-03-19 12:23:25]", "[2024-03-18 12:20:25]") == pytest.approx(ASSUMED_PERCENT["npu"])
+    assert judged("", "") == pytest.approx(ASSUMED_PERCENT["npu"])
 
 
 def test_colours_and_carriage_returns(write: Write) -> None:

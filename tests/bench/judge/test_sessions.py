@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
@@ -71,9 +72,25 @@ def test_times_that_say_nothing_are_one_session() -> None:
     assert len(set(labels([Stamp(None, "yesterday", 1.0), Stamp(None, "2025-01-31T12:00:00", 1.0), at(0)]))) == 2
 
 
+def test_runs_without_a_date_are_one_session_on_each_side() -> None:
+    """However close in time their logs were read."""
+    undated = [replace(at(seconds), is_dated=False) for seconds in (0, 1, 99_999)]
+    found = labels([*undated, at(0)], [*undated, at(0)])
+    assert len(set(found)) == 3
+    assert found[0] == found[2] != found[4] == found[6]
+    assert found[3] == found[7]
+
+
 def test_a_records_stamp_counts_its_start_and_steps() -> None:
     record = build_synthetic_record(startup_seconds=100.0)
     assert stamp_of(record).seconds == pytest.approx(100 + sum(record.ranks[0].step_seconds))
+
+
+def test_a_sample_that_stands_for_ten_steps_took_ten_times_as_long() -> None:
+    record = build_synthetic_record(startup_seconds=100.0)
+    every_tenth = [step.model_copy(update={"step": 10 * step.step}) for step in record.steps]
+    sampled = record.model_copy(update={"steps": every_tenth})
+    assert stamp_of(sampled).seconds == pytest.approx(100 + 10 * sum(record.ranks[0].step_seconds))
 
 
 # ---- right, by hand ------------------------------------------------------------------------------------
