@@ -89,6 +89,7 @@ def record_of(case: str, job: LoneJob, found: LoneResult, watched: WatchedMachin
         for step in found.run.steps
         if not step.is_finite
     ]
+    reasons += [f"step {step.step + 1}: the optimizer skipped its update" for step in found.run.steps if step.skipped]
     content = content_of(case, job.recipe, found.run, watched.host(), reasons[:100])
     content["lone_rank"] = {"rank": job.rank, "routing_shares": list(job.routing_shares)}
     for step in content["steps"]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bench.commands import fresh_runs
+from bench.records.jsonfile import discard
 from bench.records.terminal import plain
 from grok1.cli.json_option import Json
 from grok1.config.refusals import printable_lines
@@ -55,6 +56,7 @@ def ab_command(
     from bench.ab.compare import compare, write
     from bench.ab.request import Request
 
+    discard(json_path)
     request = Request(
         base,
         head,

@@ -27,7 +27,7 @@ from bench.judge.verdict import Row, Verdict, exit_code, verdict_lines
 from bench.judge.words import change, figure, interval_of, stored, title
 from bench.records.expectation import Expectation, read_expectations
 from bench.records.files import read_records
-from bench.records.jsonfile import write_atomically
+from bench.records.jsonfile import discard, write_atomically
 from bench.records.terminal import plain, table
 from grok1.cli.json_option import Json
 
@@ -80,6 +80,7 @@ def gate(
 
     Exit code: 0 passed, 1 a case failed, is void or missing, or there are no records; 2 the input was refused.
     """
+    discard(json_path, junitxml)
     told = read_expectations(expected) if expected is not None else []
     verdicts = _judged(records, baselines, expect, settle, session_spread, told)
     code = max(exit_code(verdict, require_baseline) for verdict in verdicts)

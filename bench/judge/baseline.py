@@ -116,7 +116,9 @@ class DecidesWhen(Strict):
         """What of this a record does not have, in words."""
         chosen = {key: _at(record.recipe.resolved, key) for key in self.recipe}
         found = [
-            f"{key} {chosen[key]} (baseline {value})" for key, value in self.recipe.items() if chosen[key] != value
+            f"{key} {chosen[key]} (baseline {value})"
+            for key, value in self.recipe.items()
+            if chosen[key] != value or isinstance(chosen[key], bool) != isinstance(value, bool)  # 0 is not false
         ]
         for name, line in self.software.items():
             version = record.software.get(name, "absent")

@@ -38,7 +38,15 @@ from bench.judge.sessions import Level, are_virtual, assumed_level, labels, stam
 from bench.judge.stats import Summary, summarise
 from bench.judge.verdict import Measured, Refusal, Row, Verdict
 from bench.judge.void import MIN_STEADY_STEPS, why_apart, why_invalid, why_learning_differs, why_void
-from bench.judge.words import change_of, figure, told_refused, told_worse, verdict_sentence, why_no_baseline
+from bench.judge.words import (
+    change_of,
+    figure,
+    told_lacking,
+    told_refused,
+    told_worse,
+    verdict_sentence,
+    why_no_baseline,
+)
 from bench.records.record import Record
 
 SessionPercent = float | Callable[[Record], Level | float | None] | None
@@ -356,6 +364,7 @@ def _conclude(case: _Case, judged: Mapping[tuple[str, str], Judgement]) -> Verdi
     sentence += _also(
         in_words(told),
         told_worse(rows),
+        told_lacking([run.known_figures for run in baseline.runs], case.figures),
         told_refused(case.refusals),
         case.disturbed,
         outliers.told(baseline),

@@ -6,6 +6,7 @@ The gate, the A/B comparison, the commands and the reports all take their words 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from bench.judge.evidence import FAMILY_ERROR, MIN_RUNS_TO_DECIDE, Evidence, MetricState
@@ -16,6 +17,7 @@ from bench.records.record import Record
 ChangeUnit = Literal["%", "% of a step"]
 
 MAX_VISIBLE_PERCENT = 900.0  # ten times as long
+_MOST_LACKING = 2
 _NONE_VISIBLE = "none below tenfold"
 _ENOUGH = "significant, and above the floor"
 _REFRESH = "store a fresh baseline, so that losing this speed again is noticed"
@@ -212,6 +214,22 @@ def told_worse(rows: tuple[Row, ...]) -> str:
         if row.state == "inconclusive" and row.evidence is not None and row.metric not in (RATE, *SPEED)
         if row.evidence.low_percent > (row.limit_percent or math.inf)
     )
+
+
+def told_lacking(before: Sequence[Mapping[str, float]], after: Sequence[Mapping[str, float]]) -> str:
+    """The figures that every run of the baseline has and some of ours lack, which are therefore not judged."""
+    everywhere = (
+        [name for name in before[0] if metric_of(name) and all(name in run for run in before)] if before else []
+    )
+    lacking = {name: sum(name not in run for run in after) for name in everywhere}
+    told = [
+        f"{title(name)} is not judged, as {count} of {len(after)} run{'s' * (len(after) > 1)} "
+        f"do{'es' * (count == 1)} not state it"
+        for name, count in lacking.items()
+        if count
+    ]
+    more = len(told) - _MOST_LACKING
+    return "; ".join([*told[:_MOST_LACKING], *([f"nor are {more} more figures"] if more > 0 else [])])
 
 
 def why_no_baseline(refusals: tuple[Refusal, ...]) -> str:

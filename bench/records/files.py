@@ -34,9 +34,11 @@ def read_records(paths: Sequence[Path]) -> list[tuple[Path, Record]]:
 
     Raises:
         ValueError: a file that is no record, or a run that is given twice, as one run is one piece of evidence. A copy
-            under another id is known by its step times, which no two runs share.
+            under another id is known by its step times, which no two runs share. Or a folder of records within another
+            was not given.
     """
     files = [file for path in paths for file in files_at(path)]
+    _refuse_folders_within(paths)
     if len(files) > MAX_FILES:
         raise ValueError(f"{len(files)} files of records, more than the {MAX_FILES} allowed; give fewer at a time")
     found: dict[str, tuple[Path, Record]] = {}
@@ -51,6 +53,17 @@ def read_records(paths: Sequence[Path]) -> list[tuple[Path, Record]]:
         if len(set(times)) >= _TELLING_TIMES and (other := timed.setdefault(times, file)) != file:
             raise ValueError(f"{file}: its step times are those of {other}, to the last digit; give each run once")
     return list(found.values())
+
+
+def _refuse_folders_within(paths: Sequence[Path]) -> None:
+    """A folder of records that has another within, which was not given: its runs would silently not count."""
+    given = {path.resolve() for path in paths}
+    for path in paths:
+        within = sorted(each for each in path.iterdir() if each.is_dir()) if path.is_dir() and files_at(path) else []
+        if forgotten := next((each for each in within if each.resolve() not in given and files_at(each)), None):
+            raise ValueError(
+                f"{path}: holds records, and so does {forgotten}, which was not given; give both folders, or move one"
+            )
 
 
 def each_record(files: Sequence[Path]) -> Iterator[Record]:

@@ -101,6 +101,20 @@ def write_atomically(path: Path, content: bytes) -> None:
         raise cannot_write(path, error, len(content)) from None
 
 
+def discard(*paths: Path | None) -> None:
+    """Remove what an earlier run wrote there, before there is an answer: else a service would show it for this one's.
+
+    Raises:
+        ValueError: the system does not let us.
+    """
+    for path in paths:
+        if path is not None and path.is_file():
+            try:
+                path.unlink()
+            except OSError as error:
+                raise ValueError(f"{path}: cannot be replaced: {error.strerror or error}") from None
+
+
 def _write_whole(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     # not tempfile's, which would stay closed to everybody else who may read the folder

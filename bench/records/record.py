@@ -352,7 +352,9 @@ class Record(Strict):
         if not self.steps:
             raise ValueError("a record without steps cannot be valid")
         for step in self.steps:
-            is_unknown = step.loss is None or (step.grad_norm is None and not step.skipped and self.source is None)
+            if step.skipped:
+                raise ValueError(f"step {step.number} has skipped its update: valid must be false")
+            is_unknown = step.loss is None or (step.grad_norm is None and self.source is None)
             if is_unknown and self.lone_rank is None:
                 raise ValueError(f"step {step.number} has a loss or grad_norm that is not finite: valid must be false")
 

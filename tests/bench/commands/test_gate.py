@@ -287,3 +287,13 @@ def test_neither_command_needs_torch(synthetic_record, tmp_path: Path) -> None:
             cwd=tmp_path, env={"PYTHONPATH": str(Path(__file__).parents[3])}, capture_output=True, text=True,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
+
+
+def test_a_refused_gate_leaves_no_verdict_of_before(bench: Command, synthetic_record) -> None:
+    """A service that reads the file would show it as this one's."""
+    records = write(runs(synthetic_record), "records")
+    assert bench("gate", records, "--json", "out.json", "--junitxml", "out.xml")[0] == 0
+    Path(records, "broken.json").write_text("{")
+    assert bench("gate", records, "--json", "out.json", "--junitxml", "out.xml")[0] == 2
+    assert not Path("out.json").exists()
+    assert not Path("out.xml").exists()

@@ -151,6 +151,30 @@ def test_a_published_figure_decides_only_where_all_that_it_states_matches_and_is
         assert verdict.refusals == ()
 
 
+@pytest.mark.parametrize(
+    ("stated", "chosen", "state"),
+    [(False, 0, "no_baseline"), (1, True, "no_baseline"), (0, 0, "pass"), (1, 1.0, "pass")],
+)
+def test_a_number_is_no_truth_value(synthetic_record, stated: Any, chosen: Any, state: str) -> None:
+    conditions = {"recipe": {"parallel.overlap": stated}, "software": {}}
+    record = at_rate(synthetic_record, TOKENS_RATE, recipe={"resolved": {"parallel": {"overlap": chosen}}})
+    assert judge(record, [published(decides_when=conditions)]).state == state
+
+
+def test_a_figure_that_some_runs_lack_is_told(synthetic_record) -> None:
+    """An eighth more memory would pass unseen: of one run nobody knows its peak."""
+    stored = recorded_baseline([synthetic_record(seed=seed) for seed in range(5)], "to test with")
+    ours = [synthetic_record(seed=10 + seed) for seed in range(5)]
+    assert "is not judged" not in judge(ours, [stored]).sentence
+    silent = [rank.model_copy(update={"peak_bytes": 0}) for rank in ours[2].ranks]
+    ours[2] = ours[2].model_copy(update={"ranks": silent})
+    assert "peak memory is not judged, as 1 of 5 runs does not state it" in judge(ours, [stored]).sentence
+    bare = [rank.model_copy(update={"phases_seconds": {}}) for rank in ours[0].ranks]
+    ours[0] = ours[0].model_copy(update={"ranks": bare})
+    sentence = judge(ours, [stored]).sentence
+    assert "; forward is not judged, as 1 of 5 runs does not state it; nor are 5 more figures" in sentence
+
+
 @pytest.mark.parametrize("order", [("0.6", "0.12"), ("0.12", "0.6")])
 def test_a_published_figure_decides_only_where_every_run_is_of_what_it_states(synthetic_record, order) -> None:
     conditions = {"recipe": {}, "software": {"engine": "0.6"}}

@@ -26,3 +26,17 @@ def test_runs_of_a_few_alike_times_are_runs(synthetic_record: Any, tmp_path: Pat
     for seed in (1, 2):
         synthetic_record(seed=seed, noise=0.0).write(tmp_path / f"{seed}.json")
     assert len(read_records([tmp_path])) == 2
+
+
+def test_a_folder_within_a_folder_of_records_is_not_forgotten(synthetic_record: Any, tmp_path: Path) -> None:
+    """As artifacts of several jobs are unpacked, one over the other."""
+    (tmp_path / "records" / "job-2").mkdir(parents=True)
+    (tmp_path / "records" / "plots").mkdir()
+    synthetic_record(seed=1, noise=0.003).write(tmp_path / "records" / "a.json")
+    assert len(read_records([tmp_path / "records"])) == 1
+    synthetic_record(seed=2, noise=0.003).write(tmp_path / "records" / "job-2" / "b.json")
+    with pytest.raises(
+        ValueError, match=r"records: holds records, and so does .*job-2, which was not given; give both"
+    ):
+        read_records([tmp_path / "records"])
+    assert len(read_records([tmp_path / "records", tmp_path / "records" / "job-2"])) == 2
