@@ -62,9 +62,7 @@ def make_record(
     content = {
         "schema": 1,
         "id": log.digest.hexdigest()[:32],
-        "created_at": f"{log.last_date}Z"
-        if log.last_date
-        else datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "created_at": f"{log.last_date}Z" if log.last_date else _now(),
         "is_dated": bool(log.last_date),
         "case": case,
         "valid": not reasons,
@@ -87,6 +85,10 @@ def make_record(
         return Ingested(Record.model_validate(content), facts, origins, interval, log.left_out, log.unknown)
     except ValidationError as error:
         raise ValueError(f"{', '.join(log.names)}: makes no record: {first_fault(error)}") from None
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
 def _seconds(sample: Sample, facts: Facts) -> float:
