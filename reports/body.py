@@ -124,7 +124,7 @@ def _to_do(case: CaseResult) -> Parts:
 def _case(index: int, case: CaseResult, shown: Sequence[str], *, is_only: bool) -> Parts:
     verdict, anchor = case.verdict, f"case-{index + 1}"
     sections = _sections(index, case, shown)
-    heading = f"## {text(verdict.case)}: {state_words(verdict.state).upper()}"
+    heading = f"## {text(verdict.name)}: {state_words(verdict.state).upper()}"
     parts = [anchored(anchor, heading), text(verdict.sentence, SENTENCE)]
     if sections:
         parts.append(contents((f"{anchor}-{end}", title) for end, title, _ in sections))

@@ -67,7 +67,7 @@ def _row(verdict: Verdict, rate: Unit, step: Unit) -> list[Markup]:
     ends = None if row is None else interval_of(row)
     return [
         Markup(state_cell(verdict.state)),
-        Markup(text(verdict.case, _NAME)),
+        Markup(text(verdict.name, _NAME)),
         *(
             Markup(text(cell, _FIGURE))
             for cell in (
@@ -84,7 +84,7 @@ def _row(verdict: Verdict, rate: Unit, step: Unit) -> list[Markup]:
 
 def _moved(verdict: Verdict) -> str:
     sentence = "" if verdict.attribution is None else verdict.attribution.sentence
-    return f"{text(verdict.case, _NAME)}: {text(sentence, _MOVED)}"
+    return f"{text(verdict.name, _NAME)}: {text(sentence, _MOVED)}"
 
 
 def _listed(lines: Sequence[str], most: int) -> str:

@@ -32,12 +32,12 @@ def verdict_line(case: CaseResult) -> str:
     if row is not None:
         # beside a published figure its own metric is told, as the sentence below tells it
         shown = row if row.evidence is not None else verdict.judged(RATE) or row
-        return f"{word}: {verdict.case} {_told(shown)}"
+        return f"{word}: {verdict.name} {_told(shown)}"
     apart = in_short(case)
     if apart is not None and (verdict.state == "no_baseline" or are_several(case.measured)):
-        return f"{word}: {verdict.case}, side by side: {apart}"
+        return f"{word}: {verdict.name}, side by side: {apart}"
     if verdict.state == "no_baseline" and case.measured:
-        return f"{word}: {verdict.case} ran at {_measured(case)}"
+        return f"{word}: {verdict.name} ran at {_measured(case)}"
     return verdict.sentence
 
 

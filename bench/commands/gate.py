@@ -131,7 +131,7 @@ def _judged(
 def _table(verdicts: Sequence[Verdict]) -> str:
     rows = [
         (
-            verdict.case,
+            verdict.name,
             title(row.metric),
             figure(row.metric, row.measured),
             stored(row.metric, row.baseline),

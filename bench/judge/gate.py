@@ -29,7 +29,7 @@ from bench.judge.disturbance import (
     with_own_load,
 )
 from bench.judge.evidence import FAMILY_ERROR, Judgement, decide
-from bench.judge.groups import require_one_case
+from bench.judge.groups import require_one_case, told_apart
 from bench.judge.metrics import MEAN, RATE, SPEED, STEP, Sessions, family, figures_of, speed_figures
 from bench.judge.patterns import findings, in_words
 from bench.judge.remedy import remedy_of
@@ -89,10 +89,11 @@ def judge_suite(
         key: _as_far_as_alike(found, tests[key], cases[key[0]].busier.get(key[1]))
         for key, found in decide(tests, family_error).items()
     }
-    return [
+    verdicts = [
         _conclude(case, {(label, metric): found for (at, label, metric), found in judged.items() if at == index})
         for index, case in enumerate(cases)
     ]
+    return [verdict.named(which) for verdict, which in zip(verdicts, told_apart(groups), strict=True)]
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from bench.judge.baseline import Baseline
 from bench.records.lone_rank import told_tier
+from bench.records.origin import flatten
 from bench.records.record import Record
+
+_MOST_TOLD = 2  # of what tells groups of one case apart
 
 
 def grouped(records: Iterable[Record], baselines: Sequence[Baseline] = ()) -> list[list[Record]]:
@@ -58,6 +61,32 @@ def _require_one_tier(one: Record, other: Record) -> None:
 def _key(record: Record) -> tuple[str, ...]:
     parts = (part.model_dump_json() for part in (record.layout, record.device, record.work))
     return (record.case, record.recipe.hash, *parts, told_tier(record.lone_rank))
+
+
+def told_apart(groups: Sequence[Sequence[Record]]) -> list[str]:
+    """What tells each group from the others of its case, in words; empty where it has a case of its own."""
+    told = [_told(group[0]) for group in groups]
+    by_case: dict[str, list[dict[str, str]]] = {}
+    for group, one in zip(groups, told, strict=True):
+        by_case.setdefault(group[0].case, []).append(one)
+    return [_difference(one, by_case[group[0].case]) for group, one in zip(groups, told, strict=True)]
+
+
+def _told(record: Record) -> dict[str, str]:
+    """What groups differ by, as people name it; the recipe's hash comes last, and says the least."""
+    values = flatten("", record.recipe.resolved)
+    return {
+        **{name: f"{name}={value}" for name, value in values if name not in ("name", "description")},
+        **{f"layout.{name}": f"{name} {size}" for name, size in record.layout.model_dump().items()},
+        "device": f"{record.device.name}, {record.device.dtype}",
+        "work": f"{record.work.tokens_per_step:,} tokens a step",
+        "hash": f"recipe {record.recipe.hash}",
+    }
+
+
+def _difference(one: Mapping[str, str], all_of_case: Sequence[Mapping[str, str]]) -> str:
+    differs = [word for name, word in one.items() if any(other.get(name) != word for other in all_of_case)]
+    return ", ".join(differs[:_MOST_TOLD])
 
 
 def require_one_case(runs: list[Record]) -> None:

@@ -31,7 +31,7 @@ def as_junit(verdicts: Sequence[Verdict], require_baseline: bool) -> bytes:
     outcomes = [_outcome(verdict, require_baseline) for verdict in verdicts]
     root = ElementTree.Element("testsuites", {"name": SUITE, **_counts(outcomes)})
     for verdict, outcome in zip(verdicts, outcomes, strict=True):
-        name = _legal(verdict.case)
+        name = _legal(verdict.name)
         counts = {**_counts([outcome]), "skipped": str(int(outcome == "skipped"))}
         suite = ElementTree.SubElement(root, "testsuite", {"name": name, **counts})
         properties = ElementTree.SubElement(suite, "properties")

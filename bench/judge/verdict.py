@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bench.judge.attribution import Attribution
 from bench.judge.evidence import Evidence
@@ -64,6 +64,20 @@ class Verdict:
     attribution: Attribution | None = None
     findings: tuple[Finding, ...] = ()  # the costliest first
     measured: Measured | None = None  # None where nothing can be trusted, or nothing ran
+    which: str = ""  # of several verdicts of one case
+
+    @property
+    def name(self) -> str:
+        """The case, and which of several."""
+        return f"{self.case} ({self.which})" if self.which else self.case
+
+    def named(self, which: str) -> Verdict:
+        """The same, told from others of its case."""
+        named = replace(self, which=which)
+        begin = f"{self.state.replace('_', ' ').upper()}: {self.case}"
+        if which and self.sentence.startswith(begin):
+            named = replace(named, sentence=begin.removesuffix(self.case) + named.name + self.sentence[len(begin) :])
+        return named
 
     def judged(self, metric: str) -> Row | None:
         """The metric beside the baseline that judges, if one does: of several, the one by which it is worst."""
@@ -78,7 +92,7 @@ def undecided(verdicts: Sequence[Verdict], require_verdict: bool) -> str:
     found = [each for each in verdicts if each.state in ("no_baseline", "inconclusive")]
     if not found:
         return ""
-    named = ", ".join(f"{each.case} ({each.state.replace('_', ' ')})" for each in found[:_MOST_NAMED])
+    named = ", ".join(f"{each.name} ({each.state.replace('_', ' ')})" for each in found[:_MOST_NAMED])
     more = f" and {len(found) - _MOST_NAMED} more" if len(found) > _MOST_NAMED else ""
     follows = "which fails, as --require-verdict asks" if require_verdict else "and --require-verdict would fail it"
     return f"NOTHING WAS DECIDED about {named}{more}, {follows}"

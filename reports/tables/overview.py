@@ -26,7 +26,7 @@ def overview(cases: Sequence[CaseResult]) -> str:
     headers = ["case", "verdict", "tokens/s/p", step.per("step"), "tokens/s/p change", "CV", "MFU", f"peak {peak.name}"]
     rows = [
         [
-            Markup(f"[{text(case.verdict.case)}](#case-{index + 1})"),
+            Markup(f"[{text(case.verdict.name)}](#case-{index + 1})"),
             state_cell(case.verdict.state),
             _told(rates[index], rate),
             _told(steps[index], step),

@@ -297,3 +297,23 @@ def test_a_refused_gate_leaves_no_verdict_of_before(bench: Command, synthetic_re
     assert bench("gate", records, "--json", "out.json", "--junitxml", "out.xml")[0] == 2
     assert not Path("out.json").exists()
     assert not Path("out.xml").exists()
+
+
+def test_several_verdicts_of_one_case_say_which_they_are(bench: Command, synthetic_record) -> None:
+    """As of runs with --set in the folder of those without."""
+    store(runs(synthetic_record))
+    write(runs(synthetic_record, 3, first=11), "records")
+    resolved = synthetic_record().recipe.resolved
+    changed = {**resolved, "model": {**resolved["model"], "num_layers": 4}}
+    other = {"recipe": {"hash": "f" * 12, "resolved": changed}, "device": {"dtype": "fp16"}}
+    write(runs(synthetic_record, 3, first=21, **other), "records")
+    code, output, _ = bench("gate", "records", "--junitxml", "out.xml")
+    lines = [line for line in output.splitlines() if line.startswith(("PASS", "NO BASELINE"))]
+    assert [line.partition(")")[0] for line in lines] == [
+        "NO BASELINE: grok1-40b (model.num_layers=4, Ascend910B-synthetic, fp16",
+        "PASS: grok1-40b (model.num_layers=8, Ascend910B-synthetic, bf16",
+    ]
+    assert code == 0
+    assert len(outcomes("out.xml")) == 2
+    bench("gate", write(runs(synthetic_record, 3, first=31), "alone"), "--junitxml", "out.xml")
+    assert list(outcomes("out.xml")) == ["grok1-40b"]
