@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, StringConstraints, model_serializer, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
 from bench.judge.difference import FLOOR_PERCENT
 from bench.judge.metrics import MEAN
@@ -34,7 +34,7 @@ from bench.records.fields import (
 from bench.records.jsonfile import read_model, write_model
 from bench.records.lone_rank import LoneRank, told_tier
 from bench.records.origin import why_several_programs
-from bench.records.record import LATE_AXES, Record
+from bench.records.record import AxisSizes, Record
 
 MAX_BASELINE_BYTES = 4 * 2**20
 MAX_BASELINE_FILES = 1000
@@ -54,7 +54,7 @@ Percent = Annotated[float, Field(gt=0, le=50)]
 Sentence = Annotated[str, StringConstraints(min_length=1, max_length=2000)]
 
 
-class LayoutKey(Strict):
+class LayoutKey(AxisSizes):
     """The layout a figure holds for. A null was not stated by the source and is not compared."""
 
     world_size: Positive
@@ -67,11 +67,6 @@ class LayoutKey(Strict):
     ranks_per_node: Positive | None
     context: Positive = 1
     virtual_pipeline: Positive = 1
-
-    @model_serializer(mode="wrap")
-    def _as_before_there_was_more(self, handler: SerializerFunctionWrapHandler) -> dict[str, int | None]:
-        """As a record's: what is written of old layouts stays as it was."""
-        return {name: size for name, size in handler(self).items() if size != 1 or name not in LATE_AXES}
 
     @property
     def short(self) -> str:

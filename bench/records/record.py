@@ -45,7 +45,7 @@ MAX_RANKS = 65_536
 MAX_SPANS_OF_RANK = 20_000
 MAX_MODULES = 200
 MAX_ASKED, MAX_ASKED_CHARACTERS = 100, 1000
-LATE_AXES = ("context", "virtual_pipeline")
+_LATE_AXES = ("context", "virtual_pipeline")
 
 
 Asked = Annotated[
@@ -67,7 +67,15 @@ class RecipeUsed(Strict):
         return value
 
 
-class Layout(Strict):
+class AxisSizes(Strict):
+    """Sizes by axis. The two that layouts got last are written where they are above 1: old layouts keep their text."""
+
+    @model_serializer(mode="wrap")
+    def _as_before_there_was_more(self, handler: SerializerFunctionWrapHandler) -> dict[str, int | None]:
+        return {name: size for name, size in handler(self).items() if size != 1 or name not in _LATE_AXES}
+
+
+class Layout(AxisSizes):
     """How many ways the job was split. `expert_tensor` is the tensor split inside one expert."""
 
     world_size: Annotated[int, Field(ge=1, le=MAX_RANKS)]
@@ -80,11 +88,6 @@ class Layout(Strict):
     ranks_per_node: Positive
     context: Positive = 1
     virtual_pipeline: Positive = 1
-
-    @model_serializer(mode="wrap")
-    def _as_before_there_was_more(self, handler: SerializerFunctionWrapHandler) -> dict[str, int]:
-        """The two axes that layouts got last are written where they are above 1: old layouts keep their text."""
-        return {name: size for name, size in handler(self).items() if size != 1 or name not in LATE_AXES}
 
     @model_validator(mode="after")
     def _consistent(self) -> Layout:
