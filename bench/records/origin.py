@@ -16,7 +16,7 @@ def program_of(record: Record) -> dict[str, str]:
     commit = "not a git checkout" if record.commit.sha is None else record.commit.sha[:_SHA_LETTERS]
     return {
         "commit": commit + ", with uncommitted changes" * bool(record.commit.dirty),
-        **{f"sources of {name}": digest[:_SHA_LETTERS] for name, digest in sorted(record.code_digests.items())},
+        **{f"digest of {name}'s sources": digest[:_SHA_LETTERS] for name, digest in sorted(record.code_digests.items())},
         **{f"software: {name}": version for name, version in sorted(record.software.items())},
     }
 

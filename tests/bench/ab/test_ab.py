@@ -359,7 +359,7 @@ def test_an_edit_during_the_comparison_voids_it(repository: Path) -> None:
     does(repository, "edits 1.0")
     outcome = compare(request_of(repository))
     assert (outcome.state, outcome.pairs) == ("void", 1)
-    assert "head: runs of several programs: sources of grok1 is " in outcome.sentence
+    assert "head: runs of several programs: digest of grok1's sources is " in outcome.sentence
     assert outcome.sentence.endswith("; leave its files as they are until the comparison ends")
 
 

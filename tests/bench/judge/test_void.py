@@ -97,7 +97,7 @@ def test_learning_is_compared_with_one_run_of_a_baseline_in_both_traces(syntheti
         ({"software": {"torch": "2.8.0"}}, "software: torch is 2.7.1 in run {first} and 2.8.0 in run {other}"),
         (
             {"code_digests": {"grok1": "1" * 64}},
-            "sources of grok1 is not stated in run {first} and 111111111111 in run {other}",
+            "digest of grok1's sources is not stated in run {first} and 111111111111 in run {other}",
         ),
     ],
 )
