@@ -84,7 +84,7 @@ def check(job: LoneJob) -> None:
 
 def record_of(case: str, job: LoneJob, found: LoneResult, watched: WatchedMachine) -> Record:
     """A record of the rank alone, void where its numbers stopped being finite."""
-    reasons = [
+    reasons = found.run.code_differences + [
         f"step {step.step + 1}: the gradient norm is not finite, and kernels may be faster on such numbers"
         for step in found.run.steps
         if not step.is_finite
@@ -128,6 +128,7 @@ def run_rank(job: LoneJob, where: Rendezvous, emit: Callable[[StepDone], None]) 
     from grok1.training.run import step_done
 
     with stepping(job, where) as (stepper, transfers):
+        code = software.sources()
         startup_seconds = time.time() - job.launched_at
         results = []
         for step in range(job.num_steps):
@@ -143,7 +144,8 @@ def run_rank(job: LoneJob, where: Rendezvous, emit: Callable[[StepDone], None]) 
             layout=layout_used(job.recipe, alone(job, where)),
             device=device_used(job.recipe),
             software=software.versions() | software.commits(),
-            code_digests=software.sources(),
+            code_digests=code,
+            code_differences=software.edited(code, software.sources()),
         )
     kernels = [use for name, use in profile.operators.items() if is_operator(name, result.device.kind)]
     if not kernels:

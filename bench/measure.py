@@ -145,7 +145,7 @@ def fitting(samples: RankSamples, num_ranks: int) -> RankSamples:
 
 def void_reasons(job: Job, result: RunResult) -> list[str]:
     """Why a run's times mean nothing: fast but wrong is not fast. The first hundred reasons."""
-    reasons, steps = list(result.node_differences), result.steps
+    reasons, steps = list(result.code_differences), result.steps
     if len(steps) < job.num_steps:
         reasons.append(f"{len(steps)} of {job.num_steps} steps ran")
     for step in steps:

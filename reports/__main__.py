@@ -21,7 +21,8 @@ from bench.judge.junit import write_junit
 from bench.judge.verdict import exit_code, verdict_lines
 from bench.ledger.schema import read_ledger
 from bench.records.expectation import read_expectations
-from bench.records.files import files_at, read_records
+from bench.records.files import files_at, read_records, refuse_folders_within
+from bench.records.jsonfile import discard
 from bench.records.terminal import plain
 from reports.case import assess
 from reports.document import write_cases
@@ -113,6 +114,7 @@ def report(
     Exit code: 0 no case failed, 1 a case failed or is void, 2 bad input.
     """
     try:
+        discard(junitxml)
         loaded = [record for _, record in read_records(_files(records or []))]
         stored = load_baselines(baselines) if loaded else []
         ledgers = [read_ledger(path) for path in ledger or ()]
@@ -137,6 +139,7 @@ def report(
 def _files(given: list[Path]) -> list[Path]:
     """The record files named, and those inside the folders named."""
     files: list[Path] = []
+    refuse_folders_within(given)
     for path in given:
         inside = files_at(path)
         if not inside:

@@ -67,7 +67,7 @@ def _row(verdict: Verdict, rate: Unit, step: Unit) -> list[Markup]:
     ends = None if row is None else interval_of(row)
     return [
         Markup(state_cell(verdict.state)),
-        Markup(text(verdict.name, _NAME)),
+        Markup(_named(verdict)),
         *(
             Markup(text(cell, _FIGURE))
             for cell in (
@@ -82,9 +82,14 @@ def _row(verdict: Verdict, rate: Unit, step: Unit) -> list[Markup]:
     ]
 
 
+def _named(verdict: Verdict) -> str:
+    """The case, and which of several; of long ones, both begin."""
+    return text(verdict.case, _NAME) + (f" ({text(verdict.which, _NAME)})" if verdict.which else "")
+
+
 def _moved(verdict: Verdict) -> str:
     sentence = "" if verdict.attribution is None else verdict.attribution.sentence
-    return f"{text(verdict.name, _NAME)}: {text(sentence, _MOVED)}"
+    return f"{_named(verdict)}: {text(sentence, _MOVED)}"
 
 
 def _listed(lines: Sequence[str], most: int) -> str:

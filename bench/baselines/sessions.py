@@ -20,7 +20,7 @@ from bench.judge.difference import MIN_BASELINE_RUNS, MIN_SESSIONS, Comparison
 from bench.judge.evidence import weigh
 from bench.judge.gate import judge
 from bench.judge.metrics import MEAN
-from bench.judge.recorded_run import RecordedRun, recorded_run
+from bench.judge.recorded_run import RecordedRun, recorded_run, why_edited
 from bench.judge.sessions import (
     OF_A_VIRTUAL_MACHINE,
     Level,
@@ -92,7 +92,9 @@ def require_sessions(records: Sequence[Record], least: int) -> None:
 
 
 def require_sound(runs: Sequence[Record] | Sequence[RecordedRun]) -> None:
-    """Refuse sessions that differ in software, or that were on one machine at one time, and name both."""
+    """Refuse sessions that differ in software or sources, or that were on one machine at one time, and name both."""
+    if edited := why_edited(runs):
+        raise ValueError(edited)
     found = sessions_of(runs)
     for each in found[1:]:
         if moved := other_versions(each.runs[0].software, found[0].runs[0].software):

@@ -21,7 +21,7 @@ from bench.judge.rule import VerdictState
 from bench.judge.stats import summarise
 from bench.records.fields import Figure, HexId, Name, Strict, Text, UtcTime, utc_moment
 from bench.records.jsonfile import append_whole, cannot_write, parse_model, read_bounded
-from bench.records.record import Commit, Record, Session
+from bench.records.record import CodeDigests, Commit, Record, Session
 
 MAX_HISTORY_BYTES = 64 << 20
 MAX_LINE_BYTES = 256 << 10
@@ -52,7 +52,7 @@ class Entry(Strict):
     software: Annotated[
         dict[Name, Text], Field(max_length=100)
     ] = {}  # versions; empty in a line from before they were kept
-    code_digests: Annotated[dict[Name, HexId], Field(max_length=100)] = {}  # as a record's
+    code_digests: CodeDigests = {}
 
 
 def key_of(record: Record) -> str:

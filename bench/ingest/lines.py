@@ -32,8 +32,11 @@ _RANK = re.compile(
     r"|^\[\d{1,6},(\d{1,6})\]<std"  # Open MPI
 )
 _NODE = re.compile(r"^([A-Za-z][\w.-]{0,60}): ")
-# As in [2024-03-18 12:23:25], [titan] 2025-01-01 12:00:00,123 and, of Primus, [20251202 06:56:28].
-_DATE = re.compile(r"(?<!\d)(\d{4})[-/]?(\d\d)[-/]?(\d\d)[ T](\d\d:\d\d:\d\d)(?!\d)")
+# As in [2024-03-18 12:23:25], [titan] 2025-01-01 12:00:00,123 and, of Primus, [20251202 06:56:28]; with a time zone
+# as in 2024-03-18T04:23:07.123456789Z, which container runtimes write.
+_DATE = re.compile(
+    r"(?<!\d)(\d{4})[-/]?(\d\d)[-/]?(\d\d)[ T](\d\d:\d\d:\d\d)(?!\d)(?:[.,]\d{1,9})?(Z|[+-]\d\d:?\d\d)?(?!\d)"
+)
 # MindSpeed-LLM's plain trainer prints `iteration: 6 |`, the others `iteration 6/ 2000 |`.
 HEAD = re.compile(r"iteration(:?)\s{1,40}(\d{1,12})\s{0,40}(?:/\s{0,40}\d{1,12}\s{0,40})?\|")
 TITAN = re.compile(r"(?:^|[\s|])step:\s{0,40}(\d{1,12})\s{1,40}loss:\s{0,40}(\S{1,40})\s")
@@ -191,14 +194,17 @@ def bar_line(log: Log, text: str, where: str) -> None:
         log.not_known(name)
     # Counts are rounded too: they are not held against anything.
     kept = {name: value for name, value in fields.items() if name not in known.SAMPLES_SEEN + known.TOKENS_SEEN}
+    _note_date(log, text[: found.start()])
     log.add(_writer(text), _sample(int(found[1]) - 1, seconds, kept, skipped), "NeMo's progress bar", where)
 
 
 def _note_date(log: Log, prefix: str) -> None:
-    """The last date before a line's first field."""
-    if dates := _DATE.findall(prefix[-_PREFIX_LENGTH:]):
-        year, month, day, time = dates[-1]
-        log.note_date(f"{year}-{month}-{day}T{time}")
+    """The last date before a line's first field; one that says its time zone before one that does not."""
+    dates = _DATE.findall(prefix[-_PREFIX_LENGTH:])
+    for year, month, day, time, zone in sorted(dates, key=lambda date: bool(date[-1]))[-1:]:
+        offset = zone.replace("Z", "+00:00")
+        offset = offset if ":" in offset else f"{offset[:3]}:{offset[3:]}" * bool(offset)
+        log.note_date(f"{year}-{month}-{day}T{time}{offset}")
 
 
 def _writer(prefix: str) -> str:

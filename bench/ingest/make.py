@@ -62,8 +62,8 @@ def make_record(
     content = {
         "schema": 1,
         "id": log.digest.hexdigest()[:32],
-        "created_at": f"{log.last_date}Z" if log.last_date else _now(),
-        "is_dated": bool(log.last_date),
+        "created_at": (log.last_date or datetime.now(timezone.utc)).isoformat(timespec="seconds"),
+        "is_dated": log.last_date is not None,
         "case": case,
         "valid": not reasons,
         "void_reasons": reasons,
@@ -85,10 +85,6 @@ def make_record(
         return Ingested(Record.model_validate(content), facts, origins, interval, log.left_out, log.unknown)
     except ValidationError as error:
         raise ValueError(f"{', '.join(log.names)}: makes no record: {first_fault(error)}") from None
-
-
-def _now() -> str:
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
 def _seconds(sample: Sample, facts: Facts) -> float:
@@ -124,7 +120,10 @@ def _source(log: Log, interval: int, count: int, tokens_vary: bool) -> str:
     if log.resumes:
         first = log.number(log.resumes[0])
         words.append(f"resumed {len(log.resumes)} time(s), first at step {first}: later lines replaced earlier")
-    words.append("dated as its lines are, in an unknown time zone" if log.last_date else "its lines have no dates")
+    if log.last_date is None:
+        words.append("its lines have no dates")
+    else:
+        words.append("dated as its last line" + ", whose time zone is not known" * (not log.has_zone))
     if log.from_step:
         words.append(f"steps before {log.from_step} were left out")
     return "; ".join(words)[:1000]

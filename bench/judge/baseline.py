@@ -18,7 +18,7 @@ from pydantic import Field, StringConstraints, model_validator
 from bench.judge.difference import FLOOR_PERCENT
 from bench.judge.metrics import MEAN
 from bench.judge.parity import GRAD_NORM, GRAD_NORM_TOLERANCE_PERCENT, LOSS, LOSS_TOLERANCE_PERCENT
-from bench.judge.recorded_run import RecordedRun, interval_of, is_ratio, recorded_run
+from bench.judge.recorded_run import RecordedRun, interval_of, is_ratio, recorded_run, why_edited
 from bench.judge.sessions import session_name
 from bench.records.fields import (
     DeviceKind,
@@ -33,7 +33,6 @@ from bench.records.fields import (
 )
 from bench.records.jsonfile import read_model, write_model
 from bench.records.lone_rank import LoneRank, told_tier
-from bench.records.origin import why_several_programs
 from bench.records.record import AxisSizes, Record
 
 MAX_BASELINE_BYTES = 4 * 2**20
@@ -199,6 +198,8 @@ class Baseline(Strict):
         if self.steps is not None and any(run.steps != self.steps for run in self.runs):
             raise ValueError(f"steps is {self.steps}, and a run has another number")
         self._check_software()
+        if edited := why_edited(self.runs):
+            raise ValueError(edited)
         medians = [statistics.median(run.steady_step_seconds) for run in self.runs]
         _check_alike("the median of the steady steps", medians)
         for name in {name for run in self.runs for name in run.figures if is_ratio(name)}:
@@ -335,9 +336,6 @@ def recorded_baseline(
             raise ValueError(f"record {record.id} is void ({record.void_reasons[0]}) and cannot be a baseline")
         if other := software_differences(record.software, first.software, "first"):
             raise ValueError(f"record {record.id} differs from the first in {other[0]}")
-        of_its_commit = next(each for each in records if each.commit == record.commit)
-        if edited := why_several_programs([of_its_commit, record]):
-            raise ValueError(f"{edited}; record a baseline of one program")
     runs = [recorded_run(record) for record in records]
     step_seconds = statistics.median(statistics.median(run.steady_step_seconds) for run in runs)
     mean_seconds = statistics.median(run.known_figures[MEAN] for run in runs)

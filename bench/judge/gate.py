@@ -365,7 +365,7 @@ def _conclude(case: _Case, judged: Mapping[tuple[str, str], Judgement]) -> Verdi
     sentence += _also(
         in_words(told),
         told_worse(rows),
-        told_lacking([run.known_figures for run in baseline.runs], case.figures),
+        told_lacking([run.known_figures for run in baseline.runs], case.figures) if is_weighed(baseline) else "",
         told_refused(case.refusals),
         case.disturbed,
         outliers.told(baseline),

@@ -9,7 +9,8 @@ from bench.records.lone_rank import told_tier
 from bench.records.origin import flatten
 from bench.records.record import Record
 
-_MOST_TOLD = 2  # of what tells groups of one case apart
+_MOST_LETTERS = 60  # of one thing that tells groups of one case apart
+_UNTOLD = ("name", "description")
 
 
 def grouped(records: Iterable[Record], baselines: Sequence[Baseline] = ()) -> list[list[Record]]:
@@ -65,28 +66,40 @@ def _key(record: Record) -> tuple[str, ...]:
 
 def told_apart(groups: Sequence[Sequence[Record]]) -> list[str]:
     """What tells each group from the others of its case, in words; empty where it has a case of its own."""
-    told = [_told(group[0]) for group in groups]
-    by_case: dict[str, list[dict[str, str]]] = {}
-    for group, one in zip(groups, told, strict=True):
-        by_case.setdefault(group[0].case, []).append(one)
-    return [_difference(one, by_case[group[0].case]) for group, one in zip(groups, told, strict=True)]
+    places: dict[str, list[int]] = {}
+    for place, group in enumerate(groups):
+        places.setdefault(group[0].case, []).append(place)
+    found = [""] * len(groups)
+    for of_case in places.values():
+        for place, told in zip(of_case, _differences([_told(groups[place][0]) for place in of_case]), strict=True):
+            found[place] = told
+    return found
 
 
 def _told(record: Record) -> dict[str, str]:
-    """What groups differ by, as people name it; the recipe's hash comes last, and says the least."""
-    values = flatten("", record.recipe.resolved)
+    """All that groups differ by, as people name it; the recipe's hash comes last, and says the least."""
+    parts = (record.layout, record.device, record.work)
     return {
-        **{name: f"{name}={value}" for name, value in values if name not in ("name", "description")},
-        **{f"layout.{name}": f"{name} {size}" for name, size in record.layout.model_dump().items()},
-        "device": f"{record.device.name}, {record.device.dtype}",
-        "work": f"{record.work.tokens_per_step:,} tokens a step",
+        **{name: f"{name}={value}" for name, value in flatten("", record.recipe.resolved) if name not in _UNTOLD},
+        **{name: f"{name} {value}" for part in parts for name, value in part.model_dump().items()},
         "hash": f"recipe {record.recipe.hash}",
     }
 
 
-def _difference(one: Mapping[str, str], all_of_case: Sequence[Mapping[str, str]]) -> str:
-    differs = [word for name, word in one.items() if any(other.get(name) != word for other in all_of_case)]
-    return ", ".join(differs[:_MOST_TOLD])
+def _differences(told: Sequence[Mapping[str, str]]) -> list[str]:
+    """The fewest of these, in their order, that no two share; one that tells no more of them apart is left out."""
+    chosen: list[str] = []
+    words = [""] * len(told)
+    for name in dict.fromkeys(name for one in told for name in one):
+        tried = [", ".join(_cut(one.get(each, f"no {each}")) for each in (*chosen, name)) for one in told]
+        if len(set(tried)) > len(set(words)):
+            chosen.append(name)
+            words = tried
+    return words
+
+
+def _cut(words: str) -> str:
+    return words if len(words) <= _MOST_LETTERS else f"{words[:_MOST_LETTERS]}…"
 
 
 def require_one_case(runs: list[Record]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated
 
 from pydantic import Field, StringConstraints, model_validator
@@ -11,7 +11,7 @@ from pydantic import Field, StringConstraints, model_validator
 from bench.judge.metrics import STEP, metric_of, speed_figures, stored_figures_of
 from bench.judge.stats import summarise
 from bench.records.fields import Count, Figure, HexId, Name, Seconds, StepSeconds, Strict, Text
-from bench.records.record import Commit, Host, Record, Session
+from bench.records.record import CodeDigests, Commit, Host, Record, Session
 
 
 class RecordedRun(Strict):
@@ -24,6 +24,7 @@ class RecordedRun(Strict):
     run_seconds: Seconds | None = None  # from the start to the last step; null in older files
     host: Host | None = None  # null in older files, or of a foreign log
     commit: Commit
+    code_digests: CodeDigests = {}  # empty in older files, or of a foreign log
     software: Annotated[dict[Name, Text], Field(max_length=100)]
     environment: Annotated[dict[Name, Text], Field(max_length=500)]
     warmup_steps: Count
@@ -77,6 +78,7 @@ def recorded_run(record: Record) -> RecordedRun:
         run_seconds=run_seconds(record),
         host=record.host,
         commit=record.commit,
+        code_digests=record.code_digests,
         software=record.software,
         environment=record.environment,
         warmup_steps=summary.steady_from,
@@ -97,3 +99,22 @@ def interval_of(record: Record) -> int:
     """How many steps each sample stands for: more than one only in ingested logs."""
     numbers = [step.step for step in record.steps]
     return round((numbers[-1] - numbers[0]) / (len(numbers) - 1)) if len(numbers) > 1 else 1
+
+
+def why_edited(runs: Iterable[Record] | Iterable[RecordedRun]) -> str | None:
+    """Which two of these runs are of one commit and of other sources; of one commit there is one program otherwise."""
+    by_commit: dict[str, Record | RecordedRun] = {}
+    for run in runs:
+        if run.commit.sha is None or not run.code_digests:
+            continue
+        first = by_commit.setdefault(run.commit.sha, run)
+        if first.code_digests != run.code_digests:
+            return (
+                f"runs {_id(first)[:8]} and {_id(run)[:8]} are of commit {run.commit.sha[:10]}, whose sources were "
+                "edited between; record a baseline of one program"
+            )
+    return None
+
+
+def _id(run: Record | RecordedRun) -> str:
+    return run.id if isinstance(run, Record) else run.record_id

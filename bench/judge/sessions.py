@@ -35,7 +35,7 @@ class Stamp:
     session: Session | None
     created_at: str
     seconds: float
-    is_dated: bool = True  # false: it was made at another time, which nobody knows
+    is_dated: bool = True  # false: it was made before that, at a time which nobody knows
 
 
 def stamp_of(run: Record | RecordedRun) -> Stamp:
@@ -84,16 +84,16 @@ def labels(before: Sequence[Stamp], after: Sequence[Stamp] = ()) -> list[str]:
     """A name for the session of each run, of one side and then the other; equal names are one session.
 
     Runs that name the same session, or none, are of one while no pause of twenty minutes is between them. A time that
-    is not in UTC says nothing: such runs are one session together. So are those without a date, but for the other side:
-    as many sessions would claim to know how far sessions are apart, and one would claim that nothing stands between.
+    is not in UTC says nothing: such runs are one session together. Runs without a date, which have the time when their
+    logs were read, are of none of the other side's.
     """
     stamps = [*before, *after]
     names = ["unnamed" if each.session is None else _name(each.session) for each in stamps]
-    found = [f"{name}, no time" for name in names]
-    last, number = dict.fromkeys(names, float("-inf")), dict.fromkeys(names, 0)
     for place, each in enumerate(stamps):
         if not each.is_dated:
-            found[place] = f"{names[place]}, no date, {'after' if place >= len(before) else 'before'}"
+            names[place] += f", no date, {'after' if place >= len(before) else 'before'}"
+    found = [f"{name}, no time" for name in names]
+    last, number = dict.fromkeys(names, float("-inf")), dict.fromkeys(names, 0)
     moments = [(moment, place) for place, each in enumerate(stamps) if (moment := _moment(each)) is not None]
     for moment, place in sorted(moments):
         name = names[place]
@@ -105,8 +105,6 @@ def labels(before: Sequence[Stamp], after: Sequence[Stamp] = ()) -> list[str]:
 
 def _moment(stamp: Stamp) -> float | None:
     """When a run ended."""
-    if not stamp.is_dated:
-        return None
     try:
         return utc_moment(stamp.created_at).timestamp()
     except ValueError:

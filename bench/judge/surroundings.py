@@ -8,16 +8,17 @@ from bench.judge.recorded_run import RecordedRun
 from bench.records.record import Record
 
 _MOST_NAMED = 3
+_MOST_LETTERS = 40  # of a value
 
 
 def told(before: Sequence[RecordedRun], after: Sequence[Record]) -> str:
-    """In what the runs of the two sides are not alike, in words; empty where they are, or a side does not say it."""
-    runs: list[Record | RecordedRun] = [*before, *after]
-    if not before or not all(run.host or run.environment for run in runs):
+    """In what the runs of the two sides are not alike, in words; empty where they are, or no run of a side says it."""
+    theirs, ours = ([run for run in runs if run.host or run.environment] for runs in (before, after))
+    if not (theirs and ours):
         return ""
-    names = sorted({name for run in runs for name in run.environment})
-    variables = [_apart(name, _settings(before, name), _settings(after, name)) for name in names]
-    found = [*filter(None, variables), *_hosts_apart(before, after)]
+    names = sorted({name for run in (*theirs, *ours) for name in run.environment})
+    variables = [_apart(name, _settings(theirs, name), _settings(ours, name)) for name in names]
+    found = [*filter(None, variables), *_hosts_apart(theirs, ours)]
     more = len(found) - _MOST_NAMED
     return ", ".join(found[:_MOST_NAMED]) + (f", and {more} more of the environment" if more > 0 else "")
 
@@ -26,7 +27,7 @@ def _settings(runs: Iterable[Record | RecordedRun], name: str) -> list[str]:
     return [run.environment.get(name, "not set") for run in runs]
 
 
-def _hosts_apart(before: Iterable[RecordedRun], after: Iterable[Record]) -> list[str]:
+def _hosts_apart(before: Iterable[Record | RecordedRun], after: Iterable[Record | RecordedRun]) -> list[str]:
     theirs, ours = ([run.host for run in runs if run.host] for runs in (before, after))
     if not (theirs and ours):
         return []
@@ -38,5 +39,10 @@ def _hosts_apart(before: Iterable[RecordedRun], after: Iterable[Record]) -> list
 
 
 def _apart(name: str, before: Iterable[str], after: Iterable[str]) -> str:
-    theirs, ours = sorted(set(before)), sorted(set(after))
-    return "" if theirs == ours else f"{name} is {' or '.join(ours)}, at the baseline {' or '.join(theirs)}"
+    theirs, ours = set(before), set(after)
+    return "" if theirs == ours else f"{name} is {_listed(ours)}, at the baseline {_listed(theirs)}"
+
+
+def _listed(values: Iterable[str]) -> str:
+    told = [f"{value[:_MOST_LETTERS]}…" if len(value) > _MOST_LETTERS else value or "empty" for value in sorted(values)]
+    return " or ".join(told[:_MOST_NAMED]) + " or others" * (len(told) > _MOST_NAMED)

@@ -11,6 +11,7 @@ from pathlib import Path
 from bench.records.record import Record
 
 MAX_FILES = 10_000
+_START_BYTES = 4096
 _TELLING_TIMES = 5  # different step times of a run; fewer, in a log of whole milliseconds, may be another's by chance
 
 
@@ -38,7 +39,7 @@ def read_records(paths: Sequence[Path]) -> list[tuple[Path, Record]]:
             was not given.
     """
     files = [file for path in paths for file in files_at(path)]
-    _refuse_folders_within(paths)
+    refuse_folders_within(paths)
     if len(files) > MAX_FILES:
         raise ValueError(f"{len(files)} files of records, more than the {MAX_FILES} allowed; give fewer at a time")
     found: dict[str, tuple[Path, Record]] = {}
@@ -55,15 +56,26 @@ def read_records(paths: Sequence[Path]) -> list[tuple[Path, Record]]:
     return list(found.values())
 
 
-def _refuse_folders_within(paths: Sequence[Path]) -> None:
-    """A folder of records that has another within, which was not given: its runs would silently not count."""
+def refuse_folders_within(paths: Sequence[Path]) -> None:
+    """Refuse a folder of records with others somewhere below it that were not given: they would silently not count."""
     given = {path.resolve() for path in paths}
     for path in paths:
-        within = sorted(each for each in path.iterdir() if each.is_dir()) if path.is_dir() and files_at(path) else []
-        if forgotten := next((each for each in within if each.resolve() not in given and files_at(each)), None):
+        below = sorted(path.glob("*/**/*.json")) if path.is_dir() and files_at(path) else []
+        for file in below:
+            is_hidden = any(part.startswith(".") for part in file.relative_to(path).parts)
+            if is_hidden or {file.resolve(), file.parent.resolve()} & given or not _looks_like_a_record(file):
+                continue
             raise ValueError(
-                f"{path}: holds records, and so does {forgotten}, which was not given; give both folders, or move one"
+                f"{path}: holds records, and so does {file.parent}, which was not given; give both folders, or move one"
             )
+
+
+def _looks_like_a_record(file: Path) -> bool:
+    try:
+        with file.open("rb") as stream:
+            return b'"void_reasons"' in stream.read(_START_BYTES)
+    except OSError:
+        return False
 
 
 def each_record(files: Sequence[Path]) -> Iterator[Record]:

@@ -31,6 +31,8 @@ MAX_OTHER_VALUES = 2_000_000  # of them, outside lists of numbers
 MAX_NAMES = 20_000  # of one object
 _MAX_FAULTS = 100_000  # beyond, building them all to name the first takes seconds
 
+_VERDICTS = (b'"family_error"', b'<testsuites name="performance"')  # in files of verdicts, and in no record or baseline
+_VERDICTS_WITHIN = 2**20
 _NUMBERS = re.compile(r"\[[-+.0-9eE,\s]*\]")
 _STRING = re.compile(r'"[^"]*"')  # without escaped quotes
 _NO_BRACKETS = re.compile(r"[^\[\]{}]+")
@@ -102,17 +104,25 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def discard(*paths: Path | None) -> None:
-    """Remove what an earlier run wrote there, before there is an answer: else a service would show it for this one's.
+    """Remove the verdicts of an earlier run, before there is an answer: else a service would show them for this one's.
+
+    Nothing else is removed: no link, and no file that does not look like verdicts.
 
     Raises:
         ValueError: the system does not let us.
     """
     for path in paths:
-        if path is not None and path.is_file():
-            try:
+        try:
+            if path is not None and path.is_file() and not path.is_symlink() and _holds_verdicts(path):
                 path.unlink()
-            except OSError as error:
-                raise ValueError(f"{path}: cannot be replaced: {error.strerror or error}") from None
+        except OSError as error:
+            raise ValueError(f"{path}: cannot be replaced: {error.strerror or error}") from None
+
+
+def _holds_verdicts(path: Path) -> bool:
+    with path.open("rb") as stream:
+        start = stream.read(_VERDICTS_WITHIN)
+    return any(mark in start for mark in _VERDICTS)
 
 
 def _write_whole(path: Path, content: bytes) -> None:

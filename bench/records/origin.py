@@ -16,7 +16,9 @@ def program_of(record: Record) -> dict[str, str]:
     commit = "not a git checkout" if record.commit.sha is None else record.commit.sha[:_SHA_LETTERS]
     return {
         "commit": commit + ", with uncommitted changes" * bool(record.commit.dirty),
-        **{f"digest of {name}'s sources": digest[:_SHA_LETTERS] for name, digest in sorted(record.code_digests.items())},
+        **{
+            f"digest of {name}'s sources": digest[:_SHA_LETTERS] for name, digest in sorted(record.code_digests.items())
+        },
         **{f"software: {name}": version for name, version in sorted(record.software.items())},
     }
 
@@ -48,6 +50,8 @@ def why_several_programs(records: Sequence[Record]) -> str | None:
     """What differs between the programs of two of these runs, in words; None where they are of one."""
     for other in records[1:]:
         first, second = program_of(records[0]), program_of(other)
+        if records[0].commit.sha == other.commit.sha and records[0].code_digests and other.code_digests:
+            del first["commit"], second["commit"]  # the digests say whether changes of it touch what ran
         for name in (*first, *second):
             if first.get(name) != second.get(name):
                 values = [

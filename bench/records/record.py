@@ -44,6 +44,7 @@ MAX_STEPS = 100_000
 MAX_RANKS = 65_536
 MAX_SPANS_OF_RANK = 20_000
 MAX_MODULES = 200
+_MAX_REASONS = 100
 MAX_ASKED, MAX_ASKED_CHARACTERS = 100, 1000
 _LATE_AXES = ("context", "virtual_pipeline")
 
@@ -51,6 +52,9 @@ _LATE_AXES = ("context", "virtual_pipeline")
 Asked = Annotated[
     str, StringConstraints(max_length=MAX_ASKED_CHARACTERS, pattern=r"^--(recipe|set|steps|data|tokenizer)=")
 ]
+
+
+CodeDigests = Annotated[dict[Name, HexId], Field(max_length=100)]
 
 
 class RecipeUsed(Strict):
@@ -276,6 +280,10 @@ class RankSamples(Strict):
                 raise ValueError(f"rank {self.rank}: {name} holds {len(values)} numbers for {steps} steps")
 
 
+def _has_skipped(step: object) -> bool:
+    return isinstance(step, dict) and step.get("skipped") is True and isinstance(step.get("step"), int)
+
+
 class Record(Strict):
     """One run of one case. A void record is kept for people to read; it is never judged nor a baseline."""
 
@@ -288,7 +296,7 @@ class Record(Strict):
     is_dated: bool = True
     case: Name
     valid: bool
-    void_reasons: Annotated[list[Text], Field(max_length=100)]
+    void_reasons: Annotated[list[Text], Field(max_length=_MAX_REASONS)]
     recipe: RecipeUsed
     layout: Layout
     device: Device
@@ -296,7 +304,7 @@ class Record(Strict):
     commit: Commit
     # Of each package's Python files (grok1, megatron.core, mindspeed) on rank 0's disk, as edits of one working tree
     # share a commit; empty in a record from before they were kept, or of a foreign log.
-    code_digests: Annotated[dict[Name, HexId], Field(max_length=100)] = {}
+    code_digests: CodeDigests = {}
     environment: Annotated[dict[Name, Text], Field(max_length=500)]
     host: Host | None
     session: Session | None = None  # null: from before records said so, or of a foreign log
@@ -315,6 +323,17 @@ class Record(Strict):
     planted_percent: Annotated[float, Field(gt=0, le=1000)] | None = None
     # What the command line changed of the case, word by word, for commands that run it again; capitals are filled in.
     asked: Annotated[list[Asked], Field(max_length=MAX_ASKED)] = []
+
+    @model_validator(mode="before")
+    @classmethod
+    def _void_where_an_update_was_skipped(cls, content: object) -> object:
+        """Whatever the file says: records were valid with such steps once, and a hand may write one."""
+        steps = content.get("steps") if isinstance(content, dict) else None
+        skipped = [each for each in steps if _has_skipped(each)] if isinstance(steps, list) else []
+        if not isinstance(content, dict) or content.get("valid") is not True or not skipped:
+            return content
+        reasons = [f"step {each['step'] + 1}: the optimizer skipped its update" for each in skipped[:_MAX_REASONS]]
+        return {**content, "valid": False, "void_reasons": reasons}
 
     @field_validator("environment")
     @classmethod
@@ -355,8 +374,6 @@ class Record(Strict):
         if not self.steps:
             raise ValueError("a record without steps cannot be valid")
         for step in self.steps:
-            if step.skipped:
-                raise ValueError(f"step {step.number} has skipped its update: valid must be false")
             is_unknown = step.loss is None or (step.grad_norm is None and self.source is None)
             if is_unknown and self.lone_rank is None:
                 raise ValueError(f"step {step.number} has a loss or grad_norm that is not finite: valid must be false")

@@ -65,6 +65,15 @@ def sources(named: Sequence[str] = ("grok1", "megatron.core", "mindspeed")) -> d
     return {name: folder_digest(folder, ".py") for name in named if (folder := _folder(name)) is not None}
 
 
+def edited(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
+    """Which sources changed between two of their digests, in words. What was imported later may be of either."""
+    return [
+        f"the sources of {name} were edited while it ran; run again, and leave them as they are meanwhile"
+        for name in before
+        if after.get(name, before[name]) != before[name]
+    ]
+
+
 def node_differences(nodes: Mapping[int, Mapping[str, str]]) -> list[str]:
     """What other nodes run that the first does not, in words: `nodes` holds names and versions (or digests) by node."""
     first, *others = sorted(nodes)

@@ -37,9 +37,12 @@ _Modules = tuple[dict[str, ModuleSeconds], str | None]  # seconds by module, and
 
 
 def gather_result(
-    where: Rendezvous, stepper: Stepper, results: Sequence[StepResult], startup_seconds: float
+    where: Rendezvous, stepper: Stepper, results: Sequence[StepResult], startup_seconds: float, code: Code
 ) -> RunResult | None:
-    """The whole job's measurements on rank 0, None on the others. All ranks must call it."""
+    """The whole job's measurements on rank 0, None on the others. All ranks must call it.
+
+    `code` are the digests of the sources (grok1.device.software.sources) from before the first step.
+    """
     load, mine = stepper.expert_load.drain(), samples_of(stepper, results)
     gathered: list[tuple[RankSamples, ExpertLoad, Code | None] | None] = [None] * where.world_size
     dist.all_gather_object(gathered, (mine, load, _code(where, stepper.recipe)))
@@ -54,9 +57,10 @@ def gather_result(
         layout=layout_used(stepper.recipe, where),
         device=device_used(stepper.recipe),
         software=software.versions() | software.commits(),
-        code_digests=software.sources(),
-        node_differences=software.node_differences(
-            {rank // where.ranks_per_node: code for rank, (_, _, code) in enumerate(told) if code is not None}
+        code_digests=code,
+        code_differences=software.edited(code, software.sources())
+        + software.node_differences(
+            {rank // where.ranks_per_node: each for rank, (_, _, each) in enumerate(told) if each is not None}
         ),
     )
 

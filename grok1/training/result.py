@@ -128,8 +128,9 @@ class RunResult:
     layout: LayoutUsed
     device: DeviceUsed
     software: dict[str, str]  # versions by package, and commits
-    code_digests: dict[str, str]  # of the sources that rank 0 ran, by package
-    node_differences: list[str] = field(default_factory=list)  # what other nodes ran than the first, in words
+    code_digests: dict[str, str]  # of the sources on rank 0's disk as it began, by package
+    # In words: what other nodes ran than the first, and what was edited on the first while it ran.
+    code_differences: list[str] = field(default_factory=list)
 
     def as_json(self) -> dict[str, object]:
         """Plain data under the names of the fields, steps from 1; modules and differences where there are."""
@@ -137,8 +138,8 @@ class RunResult:
         for axis in SHOWN_ABOVE_ONE:
             if content["layout"][axis] == 1:
                 del content["layout"][axis]
-        if not self.node_differences:
-            del content["node_differences"]
+        if not self.code_differences:
+            del content["code_differences"]
         for rank in content["ranks"]:
             if not rank["modules_seconds"]:
                 del rank["modules_seconds"]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch.distributed as dist
 
-from grok1.device import measuring
+from grok1.device import measuring, software
 from grok1.device.traffic import TRAFFIC
 from grok1.distributed.progress import PROGRESS
 from grok1.distributed.rendezvous import Rendezvous
@@ -36,13 +36,14 @@ def run_rank(job: Job, where: Rendezvous, emit: Emit) -> RunResult | None:
             )
             if ranks.rank == 0:
                 emit(Resumed(job.load, first))
+        code = software.sources()
         dist.barrier()
         startup_seconds = time.time() - job.launched_at
         profiler = StepProfiler(job.profile, ranks.rank, stepper.model)
         results = _loop(job, stepper, first, emit, profiler)
         if profiles := profiler.profiles(results):
             emit(ProfileDone(profiles))
-        result = gather_result(where, stepper, results, startup_seconds)
+        result = gather_result(where, stepper, results, startup_seconds, code)
         return with_modules(where, stepper, results, result, emit) if job.times_modules else result
 
 

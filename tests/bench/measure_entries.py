@@ -41,6 +41,13 @@ def dawdle_in_the_router(job: Job, where: Rendezvous, emit: Any) -> RunResult | 
     return run_rank(job, where, emit)
 
 
+def edited_meanwhile(job: Job, where: Rendezvous, emit: Any) -> RunResult | None:
+    """Trains with sources that are others at the end than at the start."""
+    found = [software.sources() | {"grok1": letter * 64} for letter in "ba"]
+    software.sources = lambda named=(): found.pop() if len(found) > 1 else found[0]
+    return run_rank(job, where, emit)
+
+
 def one_node_a_rank(job: Job, where: Rendezvous, emit: Any) -> RunResult | None:
     """Trains with each rank a node of its own, by what it is told."""
     return run_rank(job, replace(where, local_rank=0, ranks_per_node=1), emit)

@@ -234,6 +234,16 @@ def test_a_router_that_drops_tokens_voids_its_run() -> None:
     assert all("(token, expert) pairs were dropped" in reason for reason in made.void_reasons)
 
 
+def test_an_edit_while_it_runs_voids_the_run() -> None:
+    recipe = load_recipe("grok1-nano", ONE_RANK)
+    job = prepare(recipe, STEPS)
+    result = launch(job, recipe, "cpu", entry=f"{entries.__name__}:edited_meanwhile", timeout_seconds=HANG_SECONDS)
+    made = measure.make_record("grok1-nano", job, result, host())
+    assert made.code_digests["grok1"] == "a" * 64
+    (reason,) = made.void_reasons
+    assert reason.startswith("the sources of grok1 were edited while it ran; ")
+
+
 def test_a_node_that_runs_other_code_voids_the_run() -> None:
     recipe = load_recipe("grok1-nano", (*ONE_RANK, "parallel.world_size=2"))
     job = prepare(recipe, STEPS)
@@ -241,7 +251,7 @@ def test_a_node_that_runs_other_code_voids_the_run() -> None:
         launch(job, recipe, "cpu", entry=f"{entries.__name__}:{entry}", timeout_seconds=HANG_SECONDS)
         for entry in ("one_node_a_rank", "other_megatron_on_node_1")
     )
-    assert (alike.layout.nodes, alike.node_differences) == (2, [])
+    assert (alike.layout.nodes, alike.code_differences) == (2, [])
     assert measure.make_record("grok1-nano", job, alike, host()).valid
     made = measure.make_record("grok1-nano", job, other, host())
     (reason,) = made.void_reasons

@@ -341,7 +341,17 @@ def test_edits_of_one_working_tree_are_several_programs(bench: Command, syntheti
     commit = {"sha": "0" * 40, "dirty": True}
     runs = write_runs(synthetic_record, Path("runs"), commit=commit, code_digests={"grok1": "1" * 64})
     write_runs(synthetic_record, runs, count=1, first=9, commit=commit, code_digests={"grok1": "2" * 64})
-    refused(bench("baseline", "record", runs), "digest of grok1's sources is 111111111111 in run", "a baseline of one program")
+    told = "are of commit 0000000000, whose sources were edited between; record a baseline of one program"
+    refused(bench("baseline", "record", runs), told)
+    (runs / "9.json").unlink()
+    assert bench("baseline", "record", runs, "-o", "candidate.json")[0] == 0
+    later: dict[str, Any] = {
+        "created_at": "2025-02-01T12:00:00Z",
+        "commit": commit,
+        "code_digests": {"grok1": "2" * 64},
+    }
+    more = write_runs(synthetic_record, Path("more"), first=11, **later)
+    refused(bench("baseline", "add", "candidate.json", more), told)
 
 
 def test_diff_names_what_keeps_the_nearest_from_being_replaced(bench: Command, synthetic_record) -> None:

@@ -128,8 +128,33 @@ def test_fields_differ_between_versions(write: Write, changes: dict[str, Any]) -
 )
 def test_a_record_is_dated_as_its_last_line(write: Write, before: str) -> None:
     record = read(write(dump() + "".join(f"{before.format(i)}{line(i)}\n" for i in range(1, 8))))
-    assert (record.created_at, record.is_dated) == ("2024-03-18T12:23:07Z", True)
-    assert "dated as its lines are" in str(record.source)
+    assert (record.created_at, record.is_dated) == ("2024-03-18T12:23:07+00:00", True)
+    assert "dated as its last line, whose time zone is not known" in str(record.source)
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        "2024-03-18T04:23:07Z ",
+        "2024-03-18T04:23:07.123456789Z [2024-03-18 12:23:07]",
+        "[2024-03-18 12:23:07] 2024-03-18T12:23:07.5+08:00 ",
+        "2024-03-18 12:23:07,123+0800 ",
+        "2024-03-17T22:23:07-06:00 ",
+    ],
+)
+def test_a_time_zone_that_is_stated_counts(write: Write, before: str) -> None:
+    record = read(write(dump() + "".join(f"{before}{line(i)}\n" for i in range(1, 8))))
+    assert record.created_at == "2024-03-18T04:23:07+00:00"
+    assert "time zone" not in str(record.source)
+
+
+def test_the_last_line_dates_and_not_the_latest(write: Write) -> None:
+    """A resumed job's clock may be behind, and a garbled date is none."""
+    days = ["2025-01-02", "9999-01-01", "0001-01-01", "2025-01-01"]
+    text = "".join(f"[{day} 10:00:00]{line(i)}\n" for i, day in enumerate(days, 1))
+    assert read(write(dump() + text)).created_at == "2025-01-01T10:00:00+00:00"
+    undated = "".join(f"[{day} 10:00:00]{line(i)}\n" for i, day in enumerate(days[1:3], 1))
+    assert not read(write(dump() + undated)).is_dated
 
 
 @pytest.mark.parametrize("before", ["", "[2024-13-45 99:00:00]", "12024-03-18 12:23:00 ", "[12:23:00] "])

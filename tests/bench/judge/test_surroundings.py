@@ -50,3 +50,21 @@ def test_nothing_is_told_beside_what_says_nothing(synthetic_record: Any) -> None
     bare = stored.model_copy(update={"runs": []})
     for baseline in (silent, bare):
         assert "at the baseline" not in judge(synthetic_record(seed=9, environment={}), [baseline]).sentence
+
+
+def test_one_run_that_says_nothing_hides_nothing(synthetic_record: Any) -> None:
+    stored = recorded_baseline([synthetic_record(seed=seed) for seed in range(5)], "invented")
+    ours = [synthetic_record(seed=10 + seed, **RING) for seed in range(5)]
+    ours[2] = ours[2].model_copy(update={"environment": {}, "host": None})
+    assert "HCCL_ALGO is ring, at the baseline not set" in judge(ours, [stored]).sentence
+
+
+def test_long_and_empty_values_are_told_in_few_words(synthetic_record: Any) -> None:
+    stored = recorded_baseline([synthetic_record(seed=seed, **RING) for seed in range(5)], "invented")
+    ours = [
+        synthetic_record(seed=10 + seed, environment={"HCCL_ALGO": "", "HCCL_OTHER": f"{seed}" * 1000})
+        for seed in range(5)
+    ]
+    sentence = judge(ours, [stored]).sentence
+    assert "HCCL_ALGO is empty, at the baseline ring" in sentence
+    assert f"HCCL_OTHER is {'0' * 40}… or {'1' * 40}… or {'2' * 40}… or others, at the baseline not set" in sentence

@@ -19,6 +19,7 @@ from bench.judge.parity import (
 )
 from bench.judge.stats import summarise
 from bench.judge.void import lost_pairs, why_apart, why_invalid, why_learning_differs, why_void
+from bench.records.origin import why_several_programs
 
 
 def test_lost_pairs_are_told_by_layer_and_so_is_a_surplus() -> None:
@@ -115,6 +116,17 @@ def test_runs_of_several_programs_are_judged_by_no_baseline_that_one_of_them_cou
     assert [judge(runs, [stored]).state for runs in ([ours, other], [other, ours])] == ["void", "void"]
     assert judge([ours, other], []).state == "no_baseline"
     assert judge([ours, ours], [stored]).state == "pass"
+
+
+def test_changes_of_a_tree_that_touch_no_sources_are_no_other_program(synthetic_record: Any) -> None:
+    """As an edit of the README between two runs."""
+    digests = {"code_digests": {"grok1": "1" * 64}}
+    clean, dirty = (synthetic_record(commit={"dirty": is_dirty}, **digests) for is_dirty in (False, True))
+    assert why_several_programs([clean, dirty]) is None
+    unknown = synthetic_record(commit={"dirty": True})
+    assert "uncommitted changes" in str(why_several_programs([clean, unknown]))
+    other = synthetic_record(commit={"sha": "1" * 40}, **digests)  # what measures may be another
+    assert "commit is " in str(why_several_programs([clean, other]))
 
 
 def test_a_baseline_that_never_fails_a_run_voids_none(synthetic_record: Any) -> None:

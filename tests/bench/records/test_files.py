@@ -28,15 +28,23 @@ def test_runs_of_a_few_alike_times_are_runs(synthetic_record: Any, tmp_path: Pat
     assert len(read_records([tmp_path])) == 2
 
 
-def test_a_folder_within_a_folder_of_records_is_not_forgotten(synthetic_record: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("place", ["job-2", "job-2/records"])
+def test_a_folder_within_a_folder_of_records_is_not_forgotten(
+    place: str, synthetic_record: Any, tmp_path: Path
+) -> None:
     """As artifacts of several jobs are unpacked, one over the other."""
-    (tmp_path / "records" / "job-2").mkdir(parents=True)
-    (tmp_path / "records" / "plots").mkdir()
-    synthetic_record(seed=1, noise=0.003).write(tmp_path / "records" / "a.json")
-    assert len(read_records([tmp_path / "records"])) == 1
-    synthetic_record(seed=2, noise=0.003).write(tmp_path / "records" / "job-2" / "b.json")
+    records, inner = tmp_path / "records", tmp_path / "records" / place
+    inner.mkdir(parents=True)
+    for number, other in enumerate((records, records / ".ipynb_checkpoints"), 1):
+        other.mkdir(exist_ok=True)
+        synthetic_record(seed=number, noise=0.003).write(other / "a.json")
+    (inner / "notes.json").write_text("{}")
+    assert len(read_records([records])) == 1
+    synthetic_record(seed=9, noise=0.003).write(inner / "b.json")
     with pytest.raises(
-        ValueError, match=r"records: holds records, and so does .*job-2, which was not given; give both"
+        ValueError, match=r"records: holds records, and so does .*job-2.*, which was not given; give both"
     ):
-        read_records([tmp_path / "records"])
-    assert len(read_records([tmp_path / "records", tmp_path / "records" / "job-2"])) == 2
+        read_records([records])
+    assert len(read_records([records, inner / "b.json"])) == 2
+    (inner / "notes.json").unlink()
+    assert len(read_records([records, inner])) == 2

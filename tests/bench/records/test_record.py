@@ -114,10 +114,10 @@ def test_a_loss_that_is_not_finite_may_be_kept_in_a_void_record(synthetic_record
 def test_a_skipped_step_voids_a_record_and_needs_no_grad_norm(synthetic_record) -> None:
     content = changed(synthetic_record(), "steps.3.grad_norm", None)
     content["steps"][3]["skipped"] = True
-    with pytest.raises(ValidationError, match="step 4 has skipped its update: valid must be false"):
-        Record.model_validate(content)
-    void = content | {"valid": False, "void_reasons": ["step 4: the optimizer skipped its update"]}
-    assert Record.model_validate(void).steps[3].grad_norm is None
+    read = Record.model_validate(content)
+    assert (read.valid, read.void_reasons) == (False, ["step 4: the optimizer skipped its update"])
+    other = content | {"valid": False, "void_reasons": ["step 9: loss is not finite"]}
+    assert Record.model_validate(other).void_reasons == ["step 9: loss is not finite"]
 
 
 def test_communication_may_be_left_unmeasured(synthetic_record) -> None:

@@ -110,6 +110,13 @@ def test_any_change_of_a_packages_sources_changes_their_digest(checkout: Path, m
     assert len({each["mindspeed"] for each in seen}) == 4
 
 
+def test_sources_that_were_edited_meanwhile_are_named() -> None:
+    before = {"grok1": "a" * 64, "megatron.core": "b" * 64}
+    assert software.edited(before, {**before, "mindspeed": "c" * 64}) == []
+    (told,) = software.edited(before, {**before, "grok1": "d" * 64})
+    assert told.startswith("the sources of grok1 were edited while it ran; ")
+
+
 def test_nodes_that_differ_are_named() -> None:
     alike = {"mindspeed": "a" * 64, "torch": "2.7.1"}
     assert software.node_differences({0: alike, 1: dict(alike)}) == []
