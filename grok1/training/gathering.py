@@ -41,7 +41,7 @@ def gather_result(
 ) -> RunResult | None:
     """The whole job's measurements on rank 0, None on the others. All ranks must call it.
 
-    `code` are the digests of the sources (grok1.device.software.sources) from before the first step.
+    `code` are the digests of rank 0's sources (grok1.device.software.sources) from before the first step.
     """
     load, mine = stepper.expert_load.drain(), samples_of(stepper, results)
     gathered: list[tuple[RankSamples, ExpertLoad, Code | None] | None] = [None] * where.world_size

@@ -36,7 +36,7 @@ def run_rank(job: Job, where: Rendezvous, emit: Emit) -> RunResult | None:
             )
             if ranks.rank == 0:
                 emit(Resumed(job.load, first))
-        code = software.sources()
+        code = software.sources() if ranks.rank == 0 else {}
         dist.barrier()
         startup_seconds = time.time() - job.launched_at
         profiler = StepProfiler(job.profile, ranks.rank, stepper.model)
