@@ -21,7 +21,7 @@ def provenance(record: Record) -> str:
     experts = f"expert {layout.expert}, tensor within an expert {layout.expert_tensor}"
     peak = record.device.peak_flops_per_second
     rows = [
-        ("record", f"{record.id}, {record.created_at}"),
+        ("record", f"{record.id}, {'' if record.is_dated else 'read '}{record.created_at}"),
         ("recipe", f"{record.recipe.name}, hash {record.recipe.hash}"),
         ("layout", f"{layout.world_size} ranks on {layout.nodes} node(s): {split}; {experts}"),
         (
@@ -36,6 +36,7 @@ def provenance(record: Record) -> str:
             "not known: no MFU" if peak is None else f"{peak / 1e12:.5g} TFLOP/s ({record.device.peak_source})",
         ),
         ("commit", f"{record.commit.sha or 'not a git checkout'}{dirty}"),
+        *((f"digest of {name}'s sources", digest) for name, digest in sorted(record.code_digests.items())),
         (
             "host",
             "not known"

@@ -78,8 +78,11 @@ def test_the_same_record_gives_the_same_report(synthetic_record, written: Path, 
 
 
 def test_figures_provenance_and_sources_are_in_it(synthetic_record, tmp_path: Path, without_plots) -> None:
-    report = write_report([synthetic_record()], STORED, tmp_path).read_text()
+    record = synthetic_record(is_dated=False, code_digests={"grok1": "fedc" * 16})
+    report = write_report([record], STORED, tmp_path).read_text()
     for part in (
+        "fedcfedc",
+        f"{record.id}, read {record.created_at}",
         "1,646.6",
         "2,057",
         "32.4 %",
