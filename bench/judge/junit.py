@@ -76,9 +76,11 @@ def _outcome(verdict: Verdict, require_baseline: bool) -> str | None:
 
 
 def _legal(words: str) -> str:
-    """What XML 1.0 can hold: a stranger's control characters and half characters would make the file unreadable."""
+    """What XML 1.0 can hold and a reader sees: a stranger's control characters and half characters would make the file
+    unreadable, and separators of lines and marks of direction make it read as another.
+    """
     return "".join(char if _is_legal(char) else "\N{REPLACEMENT CHARACTER}" for char in words)
 
 
 def _is_legal(char: str) -> bool:
-    return char in "\t\n\r" or " " <= char <= "\ud7ff" or "\ue000" <= char <= "\ufffd" or char >= "\U00010000"
+    return char in "\t\n\r" or char.isprintable()

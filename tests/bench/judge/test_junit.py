@@ -78,9 +78,9 @@ def test_each_state_is_what_the_gate_makes_of_it(tmp_path: Path, require_baselin
 
 
 def test_any_words_stay_readable_xml(tmp_path: Path) -> None:
-    hostile = "<a b='\"'>&\x00\x1b\x0b\ud800\ufffe]]>\U0001f600"
+    hostile = "<a b='\"'>&\x00\x1b\x0b\ud800\ufffe\u2029\u202e\u200b]]>\U0001f600"
     (case,) = written(tmp_path, [Verdict("fail", hostile, hostile)]).iter("testcase")
-    assert case.get("name") == "<a b='\"'>&\ufffd\ufffd\ufffd\ufffd\ufffd]]>\U0001f600"
+    assert case.get("name") == "<a b='\"'>&" + 8 * "\ufffd" + "]]>\U0001f600"
     assert list(case)[0].get("message") == case.get("name")
 
 
