@@ -36,7 +36,7 @@ from bench.judge.remedy import remedy_of
 from bench.judge.rule import RowState, deciding
 from bench.judge.sessions import Level, are_virtual, assumed_level, labels, stamp_of
 from bench.judge.stats import Summary, summarise
-from bench.judge.verdict import Measured, Refusal, Row, Verdict
+from bench.judge.verdict import Measured, Refusal, Row, Verdict, name_of
 from bench.judge.void import MIN_STEADY_STEPS, why_apart, why_invalid, why_learning_differs, why_void
 from bench.judge.words import (
     change_of,
@@ -89,11 +89,10 @@ def judge_suite(
         key: _as_far_as_alike(found, tests[key], cases[key[0]].busier.get(key[1]))
         for key, found in decide(tests, family_error).items()
     }
-    verdicts = [
-        _conclude(case, {(label, metric): found for (at, label, metric), found in judged.items() if at == index})
-        for index, case in enumerate(cases)
+    return [
+        _conclude(case, which, {(label, metric): found for (at, label, metric), found in judged.items() if at == index})
+        for index, (case, which) in enumerate(zip(cases, told_apart(groups), strict=True))
     ]
-    return [verdict.named(which) for verdict, which in zip(verdicts, told_apart(groups), strict=True)]
 
 
 @dataclass(frozen=True)
@@ -338,26 +337,34 @@ def _row(
     return Row(metric, measured, stored, change, limit, state, baseline.label, baseline.source)
 
 
-def _conclude(case: _Case, judged: Mapping[tuple[str, str], Judgement]) -> Verdict:
-    """The worst row that decides makes the verdict, and the sentence is about it."""
+def _conclude(case: _Case, which: str, judged: Mapping[tuple[str, str], Judgement]) -> Verdict:
+    """The worst row that decides makes the verdict, and the sentence is about it; `which` of several of this case."""
     record = case.runs[0]
+    name = name_of(record.case, which)
     if case.void is not None:
-        return Verdict("void", record.case, f"VOID: {record.case} cannot be judged: {case.void}")
+        return Verdict("void", record.case, f"VOID: {name} cannot be judged: {case.void}", which=which)
     rows = tuple(row for baseline in case.matched for row in _rows(baseline, case, judged))
     found = deciding([(row.metric, row.state) for row in rows])
     if found is None:
         why = why_no_baseline(case.refusals)
-        sentence = f"NO BASELINE: {record.case} ran at {case.measured} on {record.device.name}; {why}"
+        sentence = f"NO BASELINE: {name} ran at {case.measured} on {record.device.name}; {why}"
         told = findings((), case.runs)
         sentence += _also(in_words(told), disturbance.planted(case.runs))
         return Verdict(
-            "no_baseline", record.case, sentence, rows, case.refusals, findings=told, measured=case.figures_measured
+            "no_baseline",
+            record.case,
+            sentence,
+            rows,
+            case.refusals,
+            findings=told,
+            measured=case.figures_measured,
+            which=which,
         )
     worst, state = rows[found[0]], found[1]
     if state == "inconclusive":  # a suspicion says more than a lack of runs
         worst = next((row for row in rows if row.metric in SPEED and row.remedy and row.remedy.is_suspicion), worst)
     attribution = _attribution(case, worst)
-    sentence = verdict_sentence(record, rows, worst, case.measured)
+    sentence = verdict_sentence(name, rows, worst, case.measured)
     if attribution is not None and attribution.sentence:
         sentence += f". Where: {attribution.sentence}"
     baseline = next(each for each in case.matched if each.label == worst.label)
@@ -371,7 +378,7 @@ def _conclude(case: _Case, judged: Mapping[tuple[str, str], Judgement]) -> Verdi
         outliers.told(baseline),
         surroundings.told(baseline.runs, case.runs),
     )
-    return Verdict(state, record.case, sentence, rows, case.refusals, attribution, told, case.figures_measured)
+    return Verdict(state, record.case, sentence, rows, case.refusals, attribution, told, case.figures_measured, which)
 
 
 def _also(*told: str) -> str:

@@ -8,8 +8,9 @@ from bench.judge.baseline import Baseline
 from bench.records.lone_rank import told_tier
 from bench.records.origin import flatten
 from bench.records.record import Record
+from bench.records.terminal import plain
 
-_MOST_LETTERS = 60  # of one thing that tells groups of one case apart
+_MOST_LETTERS = 61  # of one thing that tells groups of one case apart
 _UNTOLD = ("name", "description")
 
 
@@ -70,7 +71,7 @@ def told_apart(groups: Sequence[Sequence[Record]]) -> list[str]:
     for place, group in enumerate(groups):
         places.setdefault(group[0].case, []).append(place)
     found = [""] * len(groups)
-    for of_case in places.values():
+    for of_case in (each for each in places.values() if len(each) > 1):
         for place, told in zip(of_case, _differences([_told(groups[place][0]) for place in of_case]), strict=True):
             found[place] = told
     return found
@@ -91,15 +92,13 @@ def _differences(told: Sequence[Mapping[str, str]]) -> list[str]:
     chosen: list[str] = []
     words = [""] * len(told)
     for name in dict.fromkeys(name for one in told for name in one):
-        tried = [", ".join(_cut(one.get(each, f"no {each}")) for each in (*chosen, name)) for one in told]
+        tried = [
+            ", ".join(plain(one.get(each, f"no {each}"), _MOST_LETTERS) for each in (*chosen, name)) for one in told
+        ]
         if len(set(tried)) > len(set(words)):
             chosen.append(name)
             words = tried
     return words
-
-
-def _cut(words: str) -> str:
-    return words if len(words) <= _MOST_LETTERS else f"{words[:_MOST_LETTERS]}…"
 
 
 def require_one_case(runs: list[Record]) -> None:

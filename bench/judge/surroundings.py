@@ -6,9 +6,10 @@ from collections.abc import Iterable, Sequence
 
 from bench.judge.recorded_run import RecordedRun
 from bench.records.record import Record
+from bench.records.terminal import plain
 
 _MOST_NAMED = 3
-_MOST_LETTERS = 40  # of a value
+_MOST_LETTERS = 41  # of a value
 
 
 def told(before: Sequence[RecordedRun], after: Sequence[Record]) -> str:
@@ -44,5 +45,5 @@ def _apart(name: str, before: Iterable[str], after: Iterable[str]) -> str:
 
 
 def _listed(values: Iterable[str]) -> str:
-    told = [f"{value[:_MOST_LETTERS]}…" if len(value) > _MOST_LETTERS else value or "empty" for value in sorted(values)]
+    told = [plain(value, _MOST_LETTERS) or "empty" for value in sorted(values)]
     return " or ".join(told[:_MOST_NAMED]) + " or others" * (len(told) > _MOST_NAMED)

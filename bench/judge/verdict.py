@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from bench.judge.attribution import Attribution
 from bench.judge.evidence import Evidence
@@ -69,20 +69,17 @@ class Verdict:
     @property
     def name(self) -> str:
         """The case, and which of several."""
-        return f"{self.case} ({self.which})" if self.which else self.case
-
-    def named(self, which: str) -> Verdict:
-        """The same, told from others of its case."""
-        named = replace(self, which=which)
-        begin = f"{self.state.replace('_', ' ').upper()}: {self.case}"
-        if which and self.sentence.startswith(begin):
-            named = replace(named, sentence=begin.removesuffix(self.case) + named.name + self.sentence[len(begin) :])
-        return named
+        return name_of(self.case, self.which)
 
     def judged(self, metric: str) -> Row | None:
         """The metric beside the baseline that judges, if one does: of several, the one by which it is worst."""
         rows = [row for row in self.rows if row.metric == metric and row.state != "compared"]
         return min(rows, key=lambda row: WORST_FIRST.index(row.state), default=None)
+
+
+def name_of(case: str, which: str) -> str:
+    """A case, and which of several verdicts of it; `which` is empty where it has one."""
+    return f"{case} ({which})" if which else case
 
 
 def undecided(verdicts: Sequence[Verdict], require_verdict: bool) -> str:

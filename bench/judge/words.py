@@ -12,7 +12,6 @@ from typing import Literal
 from bench.judge.evidence import FAMILY_ERROR, MIN_RUNS_TO_DECIDE, Evidence, MetricState
 from bench.judge.metrics import MEAN, RATE, SPEED, STEP, metric_of
 from bench.judge.verdict import Refusal, Row
-from bench.records.record import Record
 
 ChangeUnit = Literal["%", "% of a step"]
 
@@ -154,18 +153,18 @@ def ending(state: MetricState, evidence: Evidence, units: Literal["runs", "pairs
     }[state]
 
 
-def verdict_sentence(record: Record, rows: tuple[Row, ...], worst: Row, measured: str) -> str:
+def verdict_sentence(name: str, rows: tuple[Row, ...], worst: Row, measured: str) -> str:
     """The sentence of a gate's verdict, which is about its worst row."""
     rate, seconds = (
         next(row for row in rows if (row.label, row.metric) == (worst.label, name)) for name in (RATE, STEP)
     )
     figures = f"{measured} against {stored(RATE, rate.baseline)} ({seconds.baseline:.4g}) of {worst.label}"
     if worst.evidence is not None and worst.state != "compared":
-        return _weighed_sentence(record.case, worst, worst.state, worst.evidence, figures)
+        return _weighed_sentence(name, worst, worst.state, worst.evidence, figures)
     percent = rate.change_percent
     moved = f"{abs(percent):.1f} % {'faster' if percent > 0 else 'slower'} than its baseline"
     limit = f"the limit is {abs(rate.limit_percent or 0):g} %"
-    return f"{worst.state.upper()}: {record.case} ran {moved}: {figures}; " + (
+    return f"{worst.state.upper()}: {name} ran {moved}: {figures}; " + (
         _REFRESH if worst.state == "improved" else limit
     )
 

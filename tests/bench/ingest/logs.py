@@ -80,6 +80,13 @@ def lines(*iterations: int, **changes: object) -> str:
     return "".join(line(each, **changes) + "\n" for each in iterations)
 
 
+def after(before: str, iterations: int = 7) -> str:
+    """A log each of whose training lines stands behind these words; `{:02d}` in them is the iteration."""
+    return dump() + "".join(
+        f"{before.replace('{:02d}', f'{each:02d}')}{line(each)}\n" for each in range(1, iterations + 1)
+    )
+
+
 def titan(step: int, tps: object = "10,000", **changes: str) -> str:
     fields = {"grad_norm": " 1.2500", "memory": "12.50GiB(15.60%)", "tps": tps, "tflops": "56.78", "mfu": "12.30%"}
     rest = "  ".join(f"{name}: {value}" for name, value in (fields | changes).items() if value)

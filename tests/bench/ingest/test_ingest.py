@@ -30,7 +30,7 @@ from bench.judge.sessions import ASSUMED_PERCENT
 from bench.judge.stats import summarise
 from bench.records.record import Record
 from grok1.config.load import load_recipe
-from tests.bench.ingest.logs import NPU, TITAN, Write, dump, line, lines, nemo, numbers, read, times, titan
+from tests.bench.ingest.logs import NPU, TITAN, Write, after, dump, line, lines, nemo, numbers, read, times, titan
 from tests.limits import HANG_SECONDS
 
 # ---- Megatron and its kin --------------------------------------------------------------------------------
@@ -88,7 +88,7 @@ def test_the_sizes_of_a_log_count_as_the_recipe_counts_them(write: Write) -> Non
     ],
 )
 def test_what_stands_before_a_line_does_not_matter(write: Write, before: str) -> None:
-    record = read(write(dump() + "".join(f"{before}{line(i)}\n" for i in range(1, 8))))
+    record = read(write(after(before)))
     assert times(record) == pytest.approx([0.6607] * 7)
 
 
@@ -127,7 +127,7 @@ def test_fields_differ_between_versions(write: Write, changes: dict[str, Any]) -
     ],
 )
 def test_a_record_is_dated_as_its_last_line(write: Write, before: str) -> None:
-    record = read(write(dump() + "".join(f"{before.format(i)}{line(i)}\n" for i in range(1, 8))))
+    record = read(write(after(before)))
     assert (record.created_at, record.is_dated) == ("2024-03-18T12:23:07+00:00", True)
     assert "dated as its last line, whose time zone is not known" in str(record.source)
 
@@ -143,7 +143,7 @@ def test_a_record_is_dated_as_its_last_line(write: Write, before: str) -> None:
     ],
 )
 def test_a_time_zone_that_is_stated_counts(write: Write, before: str) -> None:
-    record = read(write(dump() + "".join(f"{before}{line(i)}\n" for i in range(1, 8))))
+    record = read(write(after(before)))
     assert record.created_at == "2024-03-18T04:23:07+00:00"
     assert "time zone" not in str(record.source)
 
@@ -159,7 +159,7 @@ def test_the_last_line_dates_and_not_the_latest(write: Write) -> None:
 
 @pytest.mark.parametrize("before", ["", "[2024-13-45 99:00:00]", "12024-03-18 12:23:00 ", "[12:23:00] "])
 def test_a_log_without_dates_says_so(write: Write, before: str) -> None:
-    record = read(write(dump() + "".join(f"{before}{line(i)}\n" for i in range(1, 8))))
+    record = read(write(after(before)))
     assert not record.is_dated
     assert "its lines have no dates" in str(record.source)
 
