@@ -23,7 +23,7 @@ from bench.overhead import timed
 from grok1.config.recipe import Recipe
 from grok1.config.sections import Kernels
 from grok1.data.batches import Batches
-from grok1.device import measuring, seam
+from grok1.device import mailboxes, measuring, seam
 from grok1.distributed.groups import Ranks, joined
 from grok1.distributed.rendezvous import Rendezvous
 from grok1.kernels.gemm import matmul
@@ -64,6 +64,12 @@ def one_rank(job: Job, where: Rendezvous, _emit: Emit) -> dict[str, list[float]]
 def ours(job: Job, where: Rendezvous, _emit: Emit) -> dict[str, list[float]] | None:
     """Wall seconds of the steps after the first, and each rank's peak bytes, of the recipe as it is."""
     return _measured(job, where, build_stepper)
+
+
+def over_connections(job: Job, where: Rendezvous, emit: Emit) -> dict[str, list[float]] | None:
+    """The same without shared memory."""
+    with mock.patch.object(mailboxes, "_may_open", return_value=False):
+        return ours(job, where, emit)
 
 
 def stock_parts(job: Job, where: Rendezvous, _emit: Emit) -> dict[str, list[float]] | None:

@@ -53,6 +53,7 @@ def test_sixteen_ranks(session: BenchSession, benchmark: Any) -> None:
     recipe = load_recipe("grok1-small")
     sides = {
         "ours": "ours",
+        "ours, over connections": "over_connections",
         "megatron-core's parts": "stock_parts",
         "the same, default scheduling, torch's gloo": "stock_alone",
     }

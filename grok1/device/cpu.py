@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from grok1.device import gloo
+from grok1.device import gloo, shared_memory
 
 P = ParamSpec("P")
 
@@ -77,6 +77,7 @@ def use_cpu() -> None:
     _pad_uneven_collectives()
     _take_numpy_split_sizes()
     _exchange_directly()
+    _share_memory()
 
 
 def _answer_for_cuda() -> None:
@@ -188,4 +189,10 @@ def _take_numpy_split_sizes() -> None:
 def _exchange_directly() -> None:
     """dist.reduce_scatter_tensor, all_gather_into_tensor, all_reduce: see grok1.device.gloo."""
     for collective in gloo.direct_collectives():
+        setattr(dist, collective.__name__, collective)
+
+
+def _share_memory() -> None:
+    """The same and dist.all_to_all_single, among ranks of one machine: see grok1.device.shared_memory."""
+    for collective in shared_memory.shared_collectives():
         setattr(dist, collective.__name__, collective)

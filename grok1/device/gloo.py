@@ -30,10 +30,10 @@ _MOST_RANKS = 8  # of a group whose ranks all send to each other: messages grow 
 _MOST_COPIED_BYTES = 1 << 20  # what is sent to all is copied for each; beyond this the ring is as fast
 # torch 2.7's gloo scatters sums, whatever reduction is asked for; in 2.11 it does as told
 _SCATTERS_SUMS_ALONE = Version(torch.__version__) < Version("2.11")
-_REDUCTIONS: dict[ReduceOp, Callable[[Tensor], Tensor]] = {
-    dist.ReduceOp.SUM: lambda parts_GN: parts_GN.sum(dim=0, dtype=parts_GN.dtype),
-    dist.ReduceOp.MAX: lambda parts_GN: parts_GN.amax(dim=0),
-    dist.ReduceOp.MIN: lambda parts_GN: parts_GN.amin(dim=0),
+REDUCTIONS: dict[ReduceOp, Callable[[Tensor, Tensor], Tensor]] = {  # of [G, N], into [N]
+    dist.ReduceOp.SUM: lambda parts_GN, out_N: torch.sum(parts_GN, dim=0, dtype=parts_GN.dtype, out=out_N),
+    dist.ReduceOp.MAX: lambda parts_GN, out_N: torch.amax(parts_GN, dim=0, out=out_N),
+    dist.ReduceOp.MIN: lambda parts_GN, out_N: torch.amin(parts_GN, dim=0, out=out_N),
 }
 
 
@@ -72,15 +72,13 @@ class Handle(Protocol):
 
 
 class Exchange:
-    """A collective under way whose result is not what was received: `finish` makes it, once all is here."""
+    """A collective under way whose result this rank makes itself: `finish` does, once all is here."""
 
-    def __init__(self, work: Handle, finish: Callable[[], None]) -> None:
-        self._work = work
+    def __init__(self, finish: Callable[[], None]) -> None:
         self._finish: Callable[[], None] | None = finish
 
     def wait(self) -> bool:
         """Until this rank has its result."""
-        self._work.wait()
         if self._finish is not None:
             self._finish()
             self._finish = None
@@ -96,7 +94,7 @@ def direct_collectives() -> list[Callable[..., Handle | None]]:
     def reduce_scatter_tensor(
         output: Tensor, input: Tensor, op: ReduceOp = dist.ReduceOp.SUM, group: Group = None, async_op: bool = False
     ) -> Handle | None:
-        if op not in _REDUCTIONS or not _is_direct(group, output):
+        if op not in REDUCTIONS or not _is_direct(group, output):
             if op != dist.ReduceOp.SUM and _SCATTERS_SUMS_ALONE:
                 raise NotImplementedError(  # by torch, which says nothing and gives another result
                     f"reduce_scatter_tensor with {op}: gloo of torch {torch.__version__} would sum"
@@ -105,7 +103,7 @@ def direct_collectives() -> list[Callable[..., Handle | None]]:
         parts = input.reshape(group.size(), -1)
         received = torch.empty_like(parts)
         work = send_to_each(received, parts, group=group)
-        return _waited(Exchange(work, lambda: _reduce_into(output, received, op)), async_op)
+        return waited(Exchange(lambda: _reduce_into(output, received, op, work)), async_op)
 
     def all_gather_into_tensor(
         output_tensor: Tensor, input_tensor: Tensor, group: Group = None, async_op: bool = False
@@ -114,23 +112,27 @@ def direct_collectives() -> list[Callable[..., Handle | None]]:
             return ring_gather(output_tensor, input_tensor, group=group, async_op=async_op)
         copies = input_tensor.reshape(1, -1).repeat(group.size(), 1)
         work = send_to_each(output_tensor.view(copies.shape), copies, group=group)
-        return _waited(work, async_op)
+        return waited(work, async_op)
 
     def all_reduce(
         tensor: Tensor, op: ReduceOp = dist.ReduceOp.SUM, group: Group = None, async_op: bool = False
     ) -> Handle | None:
-        if op not in _REDUCTIONS or not _is_direct(group, tensor, _MOST_RANKS * tensor.nbytes):
+        if op not in REDUCTIONS or not _is_direct(group, tensor, _MOST_RANKS * tensor.nbytes):
             return ring_reduce(tensor, op=op, group=group, async_op=async_op)
         copies = tensor.reshape(1, -1).repeat(group.size(), 1)
         received = torch.empty_like(copies)
         work = send_to_each(received, copies, group=group)
-        return _waited(Exchange(work, lambda: _reduce_into(tensor, received, op)), async_op)
+        return waited(Exchange(lambda: _reduce_into(tensor, received, op, work)), async_op)
 
     return [reduce_scatter_tensor, all_gather_into_tensor, all_reduce]
 
 
-def _reduce_into(output: Tensor, parts_GN: Tensor, op: ReduceOp) -> None:
-    output.copy_(_REDUCTIONS[op](parts_GN).view(output.shape))
+def _reduce_into(output: Tensor, parts_GN: Tensor, op: ReduceOp, received: Handle) -> None:
+    received.wait()
+    if output.is_contiguous():
+        REDUCTIONS[op](parts_GN, output.data.view(-1))
+        return
+    output.copy_(REDUCTIONS[op](parts_GN, torch.empty_like(parts_GN[0])).view(output.shape))
 
 
 def _is_direct(group: Group, tensor: Tensor, copied_bytes: int = 0) -> TypeGuard[dist.ProcessGroup]:
@@ -139,14 +141,21 @@ def _is_direct(group: Group, tensor: Tensor, copied_bytes: int = 0) -> TypeGuard
         isinstance(group, dist.ProcessGroup)  # not torch's mark for groups that this rank is not in
         and 1 < group.size() <= _MOST_RANKS
         and copied_bytes <= _MOST_COPIED_BYTES
-        and not tensor.is_complex()
+        and is_ours(group, tensor)
+    )
+
+
+def is_ours(group: dist.ProcessGroup, tensor: Tensor) -> bool:
+    """Whether this backend serves the group, and a collective of this tensor may be done otherwise than by gloo."""
+    return (
+        not tensor.is_complex()
         and dist.get_backend(group) == BACKEND
         # inside torch's coalescing manager calls are only taken down (2.13); megatron's buffers use it
         and group not in dist.distributed_c10d._world.pg_coalesce_state
     )
 
 
-def _waited(handle: Handle, async_op: bool) -> Handle | None:
+def waited(handle: Handle, async_op: bool) -> Handle | None:
     """The handle, or None once it has been waited for: what a collective of torch's returns."""
     if async_op:
         return handle

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from grok1.device import gloo
+from grok1.device import gloo, mailboxes
 from grok1.device.accelerator import (
     check_mindspeed_installed,
     import_torch_npu,
@@ -68,6 +68,7 @@ def memory_bytes(device: Kind) -> int:
     return int(module.get_device_properties(0).total_memory)
 
 
-def bind(local_rank: int) -> None:
-    """Give this process its processor."""
+def bind(local_rank: int, node: int = 0) -> None:
+    """Give this process its processor, and say on which of the job's machines it is."""
     torch.cuda.set_device(local_rank)
+    mailboxes.be_on(node)

@@ -60,7 +60,7 @@ def joined(where: Rendezvous, parallel: Parallel, seed: int) -> Iterator[Ranks]:
     Raises:
         ValueError: ranks of torchrun or Slurm did not come, or do not run the same.
     """
-    seam.bind(where.local_rank)
+    seam.bind(where.local_rank, where.node)
     if where.url == FAKE_URL:
         init_fake_process_group(where.rank, where.world_size)
         yield _build_groups(where, parallel, seed)

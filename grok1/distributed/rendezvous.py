@@ -64,9 +64,14 @@ class Rendezvous:
         return f"{host} port {port}"
 
     @property
+    def node(self) -> int:
+        """The number of this rank's machine."""
+        return self.rank // self.ranks_per_node
+
+    @property
     def node_name(self) -> str:
         """As in "node 1 (host)"."""
-        return f"node {self.rank // self.ranks_per_node} ({self.host})"
+        return f"node {self.node} ({self.host})"
 
     def interface(self) -> str | None:
         """The network interface on the way to rank 0's machine; None where it cannot be told.

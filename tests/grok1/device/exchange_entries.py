@@ -1,17 +1,20 @@
-"""Collectives by direct exchange beside what they must come to, as an entry for the launcher."""
+"""Collectives as ranks on a CPU do them beside what they must come to, as an entry for the launcher."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
+from unittest import mock
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from grok1.device import gloo
+from grok1.device import gloo, mailboxes, shared_memory
+from grok1.device.mailboxes import Mailboxes, Rounds
 from grok1.device.traffic import TRAFFIC
 from grok1.distributed.groups import joined, tensor_group
 from grok1.distributed.rendezvous import Rendezvous
@@ -29,26 +32,61 @@ ROWS = (1, 3, 40_000)  # the last makes an all-reduce of more than is sent to al
 
 
 def beside_their_meaning(job: Job, where: Rendezvous, _emit: Any) -> list[dict[str, Any]] | None:
-    """What each rank found: wrong results by name, how often an exchange served, and what was counted."""
+    """What each rank found, by connections and by memory: wrong results by name, the ways taken, what was counted."""
     with joined(where, job.recipe.parallel, 0) as ranks:
         taken = _count_answers()
-        wrong = _wrong_of_coalesced(tensor_group())
-        wrong += [name for group in (tensor_group(), None) for name in _wrong_of(group)]
-        counted = {name: each.calls for name, each in TRAFFIC.drain({tensor_group(): "tensor"}).items()}
+        with mock.patch.object(mailboxes, "_may_open", return_value=False):
+            by_connections = _found(taken)
+        mailboxes._OPENED.clear()
         found: list[Any] = [None] * where.world_size
-        dist.all_gather_object(found, {"wrong": wrong, "taken": dict(taken), "counted": counted})
+        dist.all_gather_object(found, [by_connections, _found(taken), _sharing(ranks.rank)])
         return found if ranks.rank == 0 else None
 
 
+def _sharing(rank: int) -> list[bool]:
+    """Whether this rank shares memory: among two nodes, if one cannot map it, if there is none, else, of too much."""
+
+    def shares() -> bool:
+        mailboxes._OPENED.clear()
+        return mailboxes.mailboxes(tensor_group()) is not None
+
+    mailboxes.be_on(rank // 2)
+    found = [shares()]
+    mailboxes.be_on(0)
+    with mock.patch.object(mailboxes, "_mapped", return_value=None) if rank == 2 else contextlib.nullcontext():
+        found.append(shares())
+    with mock.patch.object(os, "memfd_create", side_effect=OSError):
+        found.append(shares())
+    found.append(shares())
+    boxes: Any = mailboxes.mailboxes(tensor_group())
+    before = boxes._posted
+    with mock.patch.object(shared_memory, "_MOST_READ_BYTES", 15):  # less than four ranks' four bytes
+        dist.all_reduce(torch.ones(1), group=tensor_group())
+    return [*found, boxes._posted > before]
+
+
+def _found(taken: Counter[str]) -> dict[str, Any]:
+    taken.clear()
+    wrong = _wrong_of_coalesced(tensor_group())
+    wrong += [name for group in (tensor_group(), None) for name in _wrong_of(group)]
+    counted = {name: each.calls for name, each in TRAFFIC.drain({tensor_group(): "tensor"}).items()}
+    return {"wrong": wrong, "taken": dict(taken), "counted": counted}
+
+
 def _count_answers() -> Counter[str]:
-    is_direct, answers = gloo._is_direct, Counter[str]()
+    is_direct, begin, answers = gloo._is_direct, Mailboxes.begin, Counter[str]()
 
     def counted(group: Any, *args: Any) -> bool:
         answer = is_direct(group, *args)
         answers[f"{'world' if group is None else 'tensor'} {'direct' if answer else 'ring'}"] += 1
         return answer
 
+    def begun(boxes: Mailboxes, rounds: Rounds) -> Callable[[], None]:
+        answers["shared memory"] += 1
+        return begin(boxes, rounds)
+
     gloo._is_direct = counted  # type: ignore[assignment]  # this process runs nothing else
+    Mailboxes.begin = begun  # type: ignore[method-assign,assignment]
     return answers
 
 
@@ -88,6 +126,11 @@ def _results(inputs_GPK: Tensor, group: Any, rank: int, is_async: bool) -> Itera
         if work is not None:
             work.wait()
 
+    for name, received, sent in _shares(size := len(inputs_GPK), rank, rows):
+        swapped_PK = mine_PK.new_empty(sum(received) if received else size * rows, 2)
+        outgoing_PK = mine_PK[: sum(sent)] if sent else mine_PK
+        ended(dist.all_to_all_single(swapped_PK, outgoing_PK, received, sent, **how))
+        yield name, swapped_PK
     whole_PK = torch.empty_like(mine_PK)
     ended(dist.all_gather_into_tensor(whole_PK, mine_PK[:rows], **how))
     yield "gathered", whole_PK
@@ -105,8 +148,22 @@ def _results(inputs_GPK: Tensor, group: Any, rank: int, is_async: bool) -> Itera
         yield "strided", strided_PK
 
 
+def _shares(size: int, rank: int, rows: int) -> Iterator[tuple[str, list[int] | None, list[int] | None]]:
+    """All-to-alls: name, rows from each rank, rows to each rank."""
+    yield "swapped", None, None
+    yield (
+        "swapped unevenly",
+        [rows * (peer >= rank) for peer in range(size)],
+        [rows * (peer <= rank) for peer in range(size)],
+    )
+
+
 def _meanings(inputs_GPK: Tensor, rank: int) -> Iterator[tuple[str, Tensor]]:
-    rows = inputs_GPK.shape[1] // len(inputs_GPK)
+    size = len(inputs_GPK)
+    rows = inputs_GPK.shape[1] // size
+    mine_PK = inputs_GPK[:, rank * rows : (rank + 1) * rows]
+    yield "swapped", mine_PK.flatten(0, 1)
+    yield "swapped unevenly", mine_PK[rank:].flatten(0, 1)
     yield "gathered", inputs_GPK[:, :rows].flatten(0, 1)
     for op, reduction in REDUCTIONS.items():
         total_PK = reduction(inputs_GPK)

@@ -1,4 +1,4 @@
-"""Collectives on gloo by direct exchange: what they come to, when they serve, and what is counted of them."""
+"""Collectives of ranks on a CPU, by connections and by shared memory: what they come to, and what is counted."""
 
 from __future__ import annotations
 
@@ -12,15 +12,25 @@ from tests.grok1.conftest import FOUR_RANKS, Train
 @pytest.mark.slow
 def test_exchanges_come_to_what_the_collectives_mean(train: Train) -> None:
     found: Any = train(1, *FOUR_RANKS, entry="tests.grok1.device.exchange_entries:beside_their_meaning")
-    assert [each["wrong"] for each in found] == [[]] * 4
-    # alike on every rank, or they would wait for each other
-    assert all(each["taken"] == found[0]["taken"] for each in found)
-    assert min(found[0]["taken"][way] for way in ("tensor direct", "tensor ring")) > 10
-    assert found[0]["taken"].keys() == {"tensor direct", "tensor ring", "world ring"}
-    counted = found[0]["counted"]  # under the names that were called, not those of what is sent
-    assert {name.split(" ", 1)[1] for name in counted} == {
-        "all_gather_into_tensor",
-        "reduce_scatter_tensor",
-        "all_reduce",
-    }
-    assert counted["tensor all_gather_into_tensor"] == counted["other all_gather_into_tensor"]
+    by_connections, by_memory, sharing = zip(*found, strict=True)
+    assert list(sharing) == [[False, False, False, True, False]] * 4
+    for ways in (by_connections, by_memory):
+        assert [each["wrong"] for each in ways] == [[]] * 4
+        # alike on every rank, or they would wait for each other
+        assert all(each["taken"] == ways[0]["taken"] for each in ways)
+        counted = ways[0]["counted"]  # under the names that were called, not those of what is sent
+        assert {name.split(" ", 1)[1] for name in counted} == {
+            "all_gather_into_tensor",
+            "reduce_scatter_tensor",
+            "all_reduce",
+            "all_to_all_single",
+        }
+        assert counted["tensor all_gather_into_tensor"] == counted["other all_gather_into_tensor"]
+    assert by_connections[0]["counted"] == by_memory[0]["counted"]
+    taken = by_connections[0]["taken"]
+    assert taken.keys() == {"tensor direct", "tensor ring", "world ring"}
+    assert min(taken[way] for way in ("tensor direct", "tensor ring")) > 10
+    # nothing but what is coalesced, and a reduction that no exchange serves, which nobody is asked about
+    coalesced, swapped = 2, sum(n for name, n in by_memory[0]["counted"].items() if "all_to_all" in name)
+    shared = sum(taken.values()) - coalesced + swapped
+    assert by_memory[0]["taken"] == {"shared memory": shared, "tensor ring": coalesced}
