@@ -193,6 +193,6 @@ def _exchange_directly() -> None:
 
 
 def _share_memory() -> None:
-    """The same and dist.all_to_all_single, among ranks of one machine: see grok1.device.shared_memory."""
+    """The same, dist.all_to_all_single and what coalesces, among ranks of one machine: grok1.device.shared_memory."""
     for collective in shared_memory.shared_collectives():
         setattr(dist, collective.__name__, collective)

@@ -100,7 +100,7 @@ class Mailboxes:
         """[G x N] of each rank to one [G x N], of which each rank has its [N]."""
         output_N, inputs_GN = output.view(-1), inputs.reshape(self.size, -1)
         for low, high in _cuts(len(output_N), PART_BYTES // self.size // output.itemsize):
-            everybodys_GP = yield from self._swap(inputs_GN[:, low:high].reshape(-1))
+            everybodys_GP = yield from self._swap(inputs_GN[:, low:high])
             width = high - low
             reduction(everybodys_GP[:, self._rank * width : (self._rank + 1) * width], output_N[low:high])
 
@@ -132,23 +132,23 @@ class Mailboxes:
             raise RuntimeError(f"ranks send {found} bytes to rank {self._rank}, which waits for {list(received)}")
         return [sum(row[: self._rank]) for row in rows], max(map(sum, rows))
 
-    def _swap(self, mine_N: Tensor) -> Generator[None, None, Tensor]:
-        """Post this and wait for everybody's, as much: [G, N], which stays until this rank's next post but one."""
-        num_bytes = mine_N.nbytes
-        self._post(mine_N)
+    def _swap(self, mine: Tensor) -> Generator[None, None, Tensor]:
+        """Post these N numbers and wait for everybody's: [G, N], which stay until this rank's next post but one."""
+        num_bytes = mine.nbytes
+        self._post(mine)
         yield
         self._await_all()
         for sizes in self._sizes[self._slot]:
             if sizes[0] != num_bytes:
                 posted = [each[0] for each in self._sizes[self._slot]]
                 raise RuntimeError(f"ranks post {posted} bytes in one collective of equal parts")
-        return self._parts(num_bytes, mine_N.dtype)[self._slot]
+        return self._parts(num_bytes, mine.dtype)[self._slot]
 
-    def _post(self, mine_N: Tensor, sent: Sequence[int] = ()) -> None:
+    def _post(self, mine: Tensor, sent: Sequence[int] = ()) -> None:
         self._posted += 1
         self._slot = self._posted % 2
-        num_bytes = mine_N.nbytes
-        self._parts(num_bytes, mine_N.dtype)[self._slot][self._rank].copy_(mine_N)
+        num_bytes = mine.nbytes
+        self._parts(num_bytes, mine.dtype)[self._slot][self._rank].view(mine.shape).copy_(mine)
         sizes = self._sizes[self._slot][self._rank]
         sizes[0] = num_bytes
         for place, each in enumerate(sent, 1):

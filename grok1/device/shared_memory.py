@@ -5,21 +5,23 @@ Otherwise, and on other backends, they are what they were. Counted, like theirs,
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import cast
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from grok1.device.gloo import REDUCTIONS, Exchange, Group, Handle, ReduceOp, is_ours, waited
+from grok1.device.gloo import BACKEND, REDUCTIONS, Exchange, Group, Handle, ReduceOp, is_ours, waited
 from grok1.device.mailboxes import Mailboxes, Rounds, mailboxes
 
-_MOST_READ_BYTES = (
-    32 << 20
-)  # for an all-reduce by each rank, which reads all that all wrote; beyond it a ring is faster
+_COALESCING = "_coalescing_manager"  # which megatron-core imports from torch.distributed
+_MOST_READ_BYTES = 32 << 20  # by a rank for an all-reduce, of which it reads all that all wrote; beyond it, a ring
 
 
-def shared_collectives() -> list[Callable[..., Handle | None]]:
+def shared_collectives() -> list[Callable[..., object]]:
     """torch.distributed's functions of these names, through shared memory wherever `_shared`, else as they were.
 
     Tensors are written as gloo writes them, unseen by autograd: hence `.data`.
@@ -31,15 +33,15 @@ def shared_collectives() -> list[Callable[..., Handle | None]]:
         output: Tensor, input: Tensor, op: ReduceOp = dist.ReduceOp.SUM, group: Group = None, async_op: bool = False
     ) -> Handle | None:
         if op not in REDUCTIONS or (boxes := _shared(group, output)) is None:
-            return scatter(output, input, op=op, group=group, async_op=async_op)
-        return _begun(boxes, boxes.scatter(output.data, input.data, REDUCTIONS[op]), async_op)
+            return _noted(scatter(output, input, op=op, group=group, async_op=async_op), group)
+        return _begun(boxes, boxes.scatter(output.data, input.data, REDUCTIONS[op]), group, async_op)
 
     def all_gather_into_tensor(
         output_tensor: Tensor, input_tensor: Tensor, group: Group = None, async_op: bool = False
     ) -> Handle | None:
         if (boxes := _shared(group, output_tensor)) is None:
-            return gather(output_tensor, input_tensor, group=group, async_op=async_op)
-        return _begun(boxes, boxes.gather(output_tensor.data, input_tensor.data), async_op)
+            return _noted(gather(output_tensor, input_tensor, group=group, async_op=async_op), group)
+        return _begun(boxes, boxes.gather(output_tensor.data, input_tensor.data), group, async_op)
 
     def all_reduce(
         tensor: Tensor, op: ReduceOp = dist.ReduceOp.SUM, group: Group = None, async_op: bool = False
@@ -47,8 +49,8 @@ def shared_collectives() -> list[Callable[..., Handle | None]]:
         size = dist.get_world_size(group)  # -1 for torch's mark
         is_small = size * tensor.nbytes <= _MOST_READ_BYTES
         if op not in REDUCTIONS or not is_small or (boxes := _shared(group, tensor)) is None:
-            return reduce(tensor, op=op, group=group, async_op=async_op)
-        return _begun(boxes, boxes.reduce(tensor.data, REDUCTIONS[op]), async_op)
+            return _noted(reduce(tensor, op=op, group=group, async_op=async_op), group)
+        return _begun(boxes, boxes.reduce(tensor.data, REDUCTIONS[op]), group, async_op)
 
     def all_to_all_single(
         output: Tensor,
@@ -59,24 +61,88 @@ def shared_collectives() -> list[Callable[..., Handle | None]]:
         async_op: bool = False,
     ) -> Handle | None:
         if (boxes := _shared(group, output)) is None:
-            return exchange(output, input, output_split_sizes, input_split_sizes, group=group, async_op=async_op)
+            sizes = output_split_sizes, input_split_sizes
+            return _noted(exchange(output, input, *sizes, group=group, async_op=async_op), group)
         received = _shares(output, output_split_sizes, boxes.size)
         sent = _shares(input, input_split_sizes, boxes.size)
-        return _begun(boxes, boxes.exchange(output.data, input.data, received, sent), async_op)
+        return _begun(boxes, boxes.exchange(output.data, input.data, received, sent), group, async_op)
 
-    return [reduce_scatter_tensor, all_gather_into_tensor, all_reduce, all_to_all_single]
+    collectives: list[Callable[..., object]] = [
+        reduce_scatter_tensor,
+        all_gather_into_tensor,
+        all_reduce,
+        all_to_all_single,
+    ]
+    return [*collectives, _coalescing_manager(getattr(dist, _COALESCING))]
 
 
 def _shared(group: Group, tensor: Tensor) -> Mailboxes | None:
     """The group's mailboxes, if this goes through them. Ranks answer alike: by the group, the type, the machine."""
-    if group is None:
-        group = dist.group.WORLD
+    chosen = _chosen(group)
     # not torch's mark for groups that this rank is not in
-    return mailboxes(group) if isinstance(group, dist.ProcessGroup) and is_ours(group, tensor) else None
+    return mailboxes(chosen) if isinstance(chosen, dist.ProcessGroup) and is_ours(chosen, tensor) else None
 
 
-def _begun(boxes: Mailboxes, rounds: Rounds, async_op: bool) -> Handle | None:
-    return waited(Exchange(boxes.begin(rounds)), async_op)
+def _chosen(group: Group) -> dist.ProcessGroup:
+    """The group, or the whole job's."""
+    return cast(dist.ProcessGroup, dist.group.WORLD if group is None else group)
+
+
+# ---- several at once -----------------------------------------------------------------------------------
+
+
+class Together:
+    """Collectives that were begun one after another, to be waited for at once: as torch's coalescing manager."""
+
+    def __init__(self) -> None:
+        self._handles: list[Handle] = []
+
+    def append(self, handle: Handle) -> None:
+        """Wait for this one too."""
+        self._handles.append(handle)
+
+    def wait(self) -> None:
+        """Until this rank has all their results."""
+        for handle in self._handles:
+            handle.wait()
+
+
+_TOGETHER: dict[dist.ProcessGroup, Together] = {}  # of groups whose calls are collected now
+
+
+def _coalescing_manager(
+    original: Callable[..., contextlib.AbstractContextManager[object]],
+) -> Callable[..., contextlib.AbstractContextManager[object]]:
+    """torch's; where a group shares memory nothing is won by taking calls down first, and they just begin."""
+
+    @contextlib.contextmanager
+    def call(group: Group = None, device: torch.device | None = None, async_ops: bool = False) -> Iterator[object]:
+        chosen = _chosen(group)
+        if dist.get_backend(chosen) != BACKEND or mailboxes(chosen) is None:
+            with original(group, device, async_ops) as under_way:
+                yield under_way
+            return
+        together = _TOGETHER[chosen] = Together()
+        try:
+            yield together
+        finally:
+            del _TOGETHER[chosen]
+        if not async_ops:
+            together.wait()
+
+    call.__name__ = _COALESCING
+    return call
+
+
+def _noted(handle: Handle | None, group: Group) -> Handle | None:
+    """The handle; inside a coalescing manager it is waited for there."""
+    if _TOGETHER and handle is not None and (together := _TOGETHER.get(_chosen(group))) is not None:
+        together.append(handle)
+    return handle
+
+
+def _begun(boxes: Mailboxes, rounds: Rounds, group: Group, async_op: bool) -> Handle | None:
+    return _noted(waited(Exchange(boxes.begin(rounds)), async_op), group)
 
 
 def _shares(tensor: Tensor, rows: Sequence[int] | None, size: int) -> list[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -67,7 +68,7 @@ def _sharing(rank: int) -> list[bool]:
 
 def _found(taken: Counter[str]) -> dict[str, Any]:
     taken.clear()
-    wrong = _wrong_of_coalesced(tensor_group())
+    wrong = list(_wrong_of_coalesced(tensor_group()))
     wrong += [name for group in (tensor_group(), None) for name in _wrong_of(group)]
     counted = {name: each.calls for name, each in TRAFFIC.drain({tensor_group(): "tensor"}).items()}
     return {"wrong": wrong, "taken": dict(taken), "counted": counted}
@@ -106,14 +107,26 @@ def _wrong_of(group: Any) -> Iterator[str]:
                         yield f"{name} of {rows} rows of {dtype}, group of {size}, async: {is_async}"
 
 
-def _wrong_of_coalesced(group: dist.ProcessGroup) -> list[str]:
-    """As megatron's gradient buffers do, and wait for all of them at once."""
-    parts = [torch.zeros(3), torch.zeros(5)]
-    with dist.distributed_c10d._coalescing_manager(group, async_ops=True) as under_way:
-        for part in parts:
-            dist.reduce_scatter_tensor(part, torch.ones(len(part) * group.size()), group=group, async_op=True)
-    under_way.wait()
-    return [f"coalesced {part}" for part in parts if not part.eq(group.size()).all()]
+def _wrong_of_coalesced(group: dist.ProcessGroup) -> Iterator[str]:
+    """As megatron's gradient buffers do, in place, and wait for all of them at once; one is too large for memory."""
+    size, coalescing = group.size(), vars(dist)["_coalescing_manager"]
+    for is_async, most in itertools.product((False, True), (shared_memory._MOST_READ_BYTES, 0)):
+        wholes = [torch.ones(3 * size), torch.ones(40_000 * size)]
+        parts = [whole.view(size, -1)[group.rank()] for whole in wholes]
+        with coalescing(group, async_ops=is_async) as under_way:
+            for whole, part in zip(wholes, parts, strict=True):
+                dist.reduce_scatter_tensor(part, whole, group=group, async_op=is_async)
+        if is_async:
+            under_way.wait()
+        reduced = [torch.ones(5), torch.ones(40_000)]
+        with mock.patch.object(shared_memory, "_MOST_READ_BYTES", most):
+            with coalescing(group, async_ops=is_async) as under_way:
+                for tensor in reduced:
+                    dist.all_reduce(tensor, group=group, async_op=is_async)
+            if is_async:
+                under_way.wait()
+        if not all(part.eq(size).all() for part in (*parts, *reduced)):
+            yield f"coalesced, async: {is_async}"
 
 
 def _results(inputs_GPK: Tensor, group: Any, rank: int, is_async: bool) -> Iterator[tuple[str, Tensor]]:

@@ -66,13 +66,14 @@ def random(dtype: torch.dtype, *shape: int) -> Tensor:
     return torch.randint(-3, 4, shape, generator=torch.Generator().manual_seed(sum(shape))).to(dtype)
 
 
-@given(size=groups, count=counts, dtype=st.sampled_from(DTYPES))
-def test_all_gather(threads: ThreadPoolExecutor, size: int, count: int, dtype: torch.dtype) -> None:
+@given(size=groups, count=counts, dtype=st.sampled_from(DTYPES), is_in_place=st.booleans())
+def test_all_gather(threads: ThreadPoolExecutor, size: int, count: int, dtype: torch.dtype, is_in_place: bool) -> None:
     parts_GN = random(dtype, size, count)
 
     def work(rank: int, boxes: Mailboxes) -> Tensor:
-        whole_GN = torch.empty_like(parts_GN)
-        end(boxes, boxes.gather(whole_GN, parts_GN[rank]))
+        whole_GN = torch.zeros_like(parts_GN)
+        whole_GN[rank] = parts_GN[rank]
+        end(boxes, boxes.gather(whole_GN, whole_GN[rank] if is_in_place else parts_GN[rank]))
         return whole_GN
 
     assert all(found.equal(parts_GN) for found in run(threads, opened(size), work))
@@ -92,13 +93,16 @@ def test_all_reduce(threads: ThreadPoolExecutor, size: int, count: int, dtype: t
     assert all(found.equal(total(parts_GN2)) for found in run(threads, opened(size), work))
 
 
-@given(size=groups, count=counts, dtype=st.sampled_from(DTYPES))
-def test_reduce_scatter(threads: ThreadPoolExecutor, size: int, count: int, dtype: torch.dtype) -> None:
+@given(size=groups, count=counts, dtype=st.sampled_from(DTYPES), is_in_place=st.booleans())
+def test_reduce_scatter(
+    threads: ThreadPoolExecutor, size: int, count: int, dtype: torch.dtype, is_in_place: bool
+) -> None:
     inputs_GGN = random(dtype, size, size, count)
 
     def work(rank: int, boxes: Mailboxes) -> Tensor:
-        mine_N = inputs_GGN.new_empty(count)
-        end(boxes, boxes.scatter(mine_N, inputs_GGN[rank], total))
+        inputs_GN = inputs_GGN[rank].clone()
+        mine_N = inputs_GN[rank] if is_in_place else inputs_GN.new_empty(count)
+        end(boxes, boxes.scatter(mine_N, inputs_GN, total))
         return mine_N
 
     assert torch.stack(run(threads, opened(size), work)).equal(total(inputs_GGN))
