@@ -26,6 +26,7 @@ from torch import Tensor
 Group = dist.ProcessGroup | None  # None is the whole job
 ReduceOp = dist.ReduceOp.RedOpType
 BACKEND = "shared_gloo"  # torch refuses a second backend of gloo's own name
+COALESCING = "_coalescing_manager"  # torch.distributed's: in it megatron reduces gradients and gathers weights
 _MOST_RANKS = 8  # of a group whose ranks all send to each other: messages grow with its square
 _MOST_COPIED_BYTES = 1 << 20  # what is sent to all is copied for each; beyond this the ring is as fast
 # torch 2.7's gloo scatters sums, whatever reduction is asked for; in 2.11 it does as told

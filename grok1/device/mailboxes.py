@@ -25,7 +25,6 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -34,6 +33,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from grok1.device import futex
+from grok1.device.process_state import has_ended
 
 MOST_RANKS = 16  # of a group: each reads what all wrote
 PART_BYTES = 1 << 21  # that a rank posts at a time; what is never used of it takes no memory
@@ -178,7 +178,7 @@ class Mailboxes:
         while self._counts[peer].value == before:
             if futex.sleep(self._addresses[peer], before):
                 continue
-            if _has_ended(self._pids[peer]) and self._counts[peer].value == before:
+            if has_ended(self._pids[peer]) and self._counts[peer].value == before:
                 raise RuntimeError(f"Connection closed by peer: the process of rank {peer} of this group has ended")
             if time.monotonic() - started > self._timeout_seconds:
                 raise RuntimeError(f"Timed out waiting for rank {peer} of this group, {self._timeout_seconds:g} s")
@@ -287,12 +287,3 @@ def _tell(group: dist.ProcessGroup, mine: Sequence[int]) -> list[list[int]]:
     everybodys = [torch.empty_like(told) for _ in range(group.size())]
     group.allgather([everybodys], [told]).wait()
     return [each.tolist() for each in everybodys]
-
-
-def _has_ended(pid: int) -> bool:
-    """Whether a process is gone, or has ended and nobody has asked how yet."""
-    try:
-        status = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return True
-    return status.rpartition(")")[2].split()[0] in "ZX"

@@ -8,16 +8,15 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from grok1.device.gloo import BACKEND, REDUCTIONS, Exchange, Group, Handle, ReduceOp, is_ours, waited
+from grok1.device.gloo import BACKEND, COALESCING, REDUCTIONS, Exchange, Group, Handle, ReduceOp, is_ours, waited
 from grok1.device.mailboxes import Mailboxes, Rounds, mailboxes
 
-_COALESCING = "_coalescing_manager"  # which megatron-core imports from torch.distributed
 _MOST_READ_BYTES = 32 << 20  # by a rank for an all-reduce, of which it reads all that all wrote; beyond it, a ring
 
 
@@ -73,7 +72,7 @@ def shared_collectives() -> list[Callable[..., object]]:
         all_reduce,
         all_to_all_single,
     ]
-    return [*collectives, _coalescing_manager(getattr(dist, _COALESCING))]
+    return [*collectives, _coalescing_manager(getattr(dist, COALESCING))]
 
 
 def _shared(group: Group, tensor: Tensor) -> Mailboxes | None:
@@ -91,23 +90,7 @@ def _chosen(group: Group) -> dist.ProcessGroup:
 # ---- several at once -----------------------------------------------------------------------------------
 
 
-class Together:
-    """Collectives that were begun one after another, to be waited for at once: as torch's coalescing manager."""
-
-    def __init__(self) -> None:
-        self._handles: list[Handle] = []
-
-    def append(self, handle: Handle) -> None:
-        """Wait for this one too."""
-        self._handles.append(handle)
-
-    def wait(self) -> None:
-        """Until this rank has all their results."""
-        for handle in self._handles:
-            handle.wait()
-
-
-_TOGETHER: dict[dist.ProcessGroup, Together] = {}  # of groups whose calls are collected now
+_TOGETHER: dict[dist.ProcessGroup, Any] = {}  # of groups whose calls are collected now: torch's list of handles
 
 
 def _coalescing_manager(
@@ -122,7 +105,7 @@ def _coalescing_manager(
             with original(group, device, async_ops) as under_way:
                 yield under_way
             return
-        together = _TOGETHER[chosen] = Together()
+        together = _TOGETHER[chosen] = dist.distributed_c10d._CoalescingManager()
         try:
             yield together
         finally:
@@ -130,7 +113,7 @@ def _coalescing_manager(
         if not async_ops:
             together.wait()
 
-    call.__name__ = _COALESCING
+    call.__name__ = COALESCING
     return call
 
 

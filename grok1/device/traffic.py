@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 
 from grok1.device import gloo
-from grok1.device.gloo import Group
+from grok1.device.gloo import COALESCING, Group
 from grok1.device.measuring import Stamp, seconds_between, stamp
 
 P = ParamSpec("P")
@@ -165,7 +165,6 @@ _COUNTED = (
     "all_to_all_single",
     "broadcast",
 )
-_COALESCING = "_coalescing_manager"  # megatron-core 0.12 reduces gradients and gathers weights inside it
 
 
 def count_traffic() -> None:
@@ -178,7 +177,7 @@ def count_traffic() -> None:
         if original is not None:
             setattr(dist, name, _counted(original))
     _hear_transfers()
-    setattr(dist, _COALESCING, _timed(getattr(dist, _COALESCING)))
+    setattr(dist, COALESCING, _timed(getattr(dist, COALESCING)))
 
 
 def _counted(original: Callable[P, R]) -> Callable[P, R]:

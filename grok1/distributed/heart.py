@@ -22,8 +22,8 @@ import sys
 import time
 from dataclasses import dataclass
 
+from grok1.device.process_state import is_stopped
 from grok1.distributed.heart_channel import HeartChannel
-from grok1.distributed.process_state import is_stopped
 from grok1.distributed.progress import Mark
 from grok1.distributed.standing import Marks, OwnRank, Stand, cause, told
 

@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from grok1.distributed.process_state import is_stopped, is_traced
+from grok1.device.process_state import is_stopped, is_traced
 from grok1.distributed.progress import ASK, Mark, seconds_allowed, unpacked
 from grok1.distributed.stacks import block, frames, grouped, is_waiting
 

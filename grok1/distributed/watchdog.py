@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from grok1.device.process_state import is_stopped, is_traced
 from grok1.distributed.failure import MAX_DETAILS, Failure
-from grok1.distributed.process_state import is_stopped, is_traced
 from grok1.distributed.progress import LEAST_SECONDS, Mark, read_mark, seconds_allowed
 from grok1.distributed.stacks import Frame, ask_for_stacks, is_waiting, told
 

@@ -87,7 +87,7 @@ def _count_answers() -> Counter[str]:
         return begin(boxes, rounds)
 
     gloo._is_direct = counted  # type: ignore[assignment]  # this process runs nothing else
-    Mailboxes.begin = begun  # type: ignore[method-assign,assignment]
+    Mailboxes.begin = begun  # type: ignore[method-assign,assignment]  # nor does it need the other
     return answers
 
 

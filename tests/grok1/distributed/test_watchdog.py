@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from grok1.config.load import load_recipe
+from grok1.device import process_state
 from grok1.distributed import launch as launching
-from grok1.distributed import process_state, watchdog
+from grok1.distributed import watchdog
 from grok1.distributed.failure import Failure, cause
 from grok1.distributed.launch import RankFailedError, launch
 from grok1.distributed.memory_limit import oom_kills

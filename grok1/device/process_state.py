@@ -15,6 +15,11 @@ def is_traced(process: int) -> bool:
     return _status(process, "TracerPid") not in ("", "0")
 
 
+def has_ended(process: int) -> bool:
+    """Whether it is gone, or has ended and nobody has asked how yet; on Linux only, as elsewhere all seem gone."""
+    return _status(process, "State")[:1] in ("", "Z", "X")
+
+
 def _status(process: int, field: str) -> str:
     with contextlib.suppress(OSError), open(f"/proc/{process}/status", encoding="utf-8", errors="replace") as file:
         for line in file:
