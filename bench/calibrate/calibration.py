@@ -14,7 +14,7 @@ import psutil
 from scipy.optimize import nnls
 
 from bench.calibrate.collectives import CollectiveTime, cores_of, lines
-from bench.calibrate.crowding import ROUNDS, crowd_jobs, crowd_misses, with_crowding
+from bench.calibrate.crowding import ROUNDS, crowd_jobs, crowd_misses, crowd_seconds, with_crowding
 from bench.calibrate.host import HostCost, HostSample, LoneStep, fitted, mean_of
 from bench.calibrate.in_step import as_run
 from bench.calibrate.operators import OperatorJob, OperatorTimes, Timed
@@ -113,12 +113,17 @@ def calibrate(device: Kind, samples: Sequence[Sample], minutes: float, say: Say)
     preload_in_ranks("grok1.training.run", "grok1.training.fake_step", "bench.peers")
     for each in samples:
         check_machine(each.recipe, device, 1)
+    crowd = crowd_jobs() if device == "cpu" else []
+    # a machine changes its speed: what has ranks beside each other is taken at several times
+    runs = [crowd_seconds(crowd, say)]
     before = _collective_times(device, say)
     found = _ranks_alone(device, samples, minutes, say)
-    after = _collective_times(device, say)  # a machine's speed at one time is not its speed
+    runs.append(crowd_seconds(crowd, say))
+    after = _collective_times(device, say)
+    runs.append(crowd_seconds(crowd, say))
     together = [row for ranks in before for row in lines(before[ranks] + after[ranks], ranks, cores_of(device))]
     profile = device_of(device, replace(found, collectives=together))
-    misses = crowd_misses(profile, crowd_jobs(), say) if device == "cpu" else []
+    misses = crowd_misses(profile, crowd, runs)
     unsteady = changes_of_speed(found.launches_seconds, misses)
     for change in unsteady:
         say(f"warning: {change}; calibrate again when the machine is quiet")

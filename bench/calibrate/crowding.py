@@ -21,7 +21,6 @@ from grok1.training.job import prepare
 
 NamedJob = tuple[str, str, tuple[str, ...]]  # a name, a recipe, what is changed in it
 ROUNDS = 7  # steps of a launch, of ranks alone too
-_LAUNCHES = 2
 
 _PAIR, _FOUR, _EIGHT, _SIXTEEN = ((*ONE_RANK, f"parallel.world_size={ranks}") for ranks in (2, 4, 8, 16))
 _EXPERT, _TENSOR = "parallel.expert=2", ("parallel.tensor=2", "parallel.expert_tensor=2")
@@ -75,18 +74,30 @@ def predictions(jobs: Sequence[Recipe], device: Device) -> list[MeasuredPredicti
     return [predict_measured(counts, job_shape(recipe), device) for recipe, counts in counted]
 
 
-def crowd_misses(device: Device, jobs: Sequence[Recipe], say: Callable[[str], None]) -> list[Miss]:
-    """Runs of these jobs beside what the profile predicts of them without crowding."""
-    misses: list[Miss] = []
-    predicted = predictions(jobs, device)
-    for _ in range(_LAUNCHES):
-        for recipe, without in zip(jobs, predicted, strict=True):
-            ranks = recipe.parallel.world_size
-            say(f"a run of {recipe.name} on {ranks} ranks")
-            taken = launch(prepare(recipe, ROUNDS), recipe, "cpu", entry="bench.calibrate.observed:run_rank")
-            seconds, has_cores = statistics.median(taken["seconds"]), ranks <= (device.cores or ranks)
-            parts = without.crowded_seconds, without.terms["exchange"]
-            misses.append(Miss(seconds, without.step_seconds, *parts, ranks, has_cores))
+def crowd_seconds(jobs: Sequence[Recipe], say: Callable[[str], None]) -> list[float]:
+    """A launch of each job: the median of its steps."""
+    found = []
+    for recipe in jobs:
+        say(f"a run of {recipe.name} on {recipe.parallel.world_size} ranks")
+        taken = launch(prepare(recipe, ROUNDS), recipe, "cpu", entry="bench.calibrate.observed:run_rank")
+        found.append(statistics.median(taken["seconds"]))
+    return found
+
+
+def crowd_misses(device: Device, jobs: Sequence[Recipe], launches: Sequence[Sequence[float]]) -> list[Miss]:
+    """The median of each job's launches beside what the profile predicts of it without crowding.
+
+    Args:
+        device: a CPU's profile without crowding.
+        jobs: of several ranks.
+        launches: `crowd_seconds` of these jobs, at several times: one launch may always have been disturbed.
+    """
+    misses = []
+    for recipe, without, seconds in zip(jobs, predictions(jobs, device), zip(*launches, strict=True), strict=True):
+        ranks = recipe.parallel.world_size
+        parts = without.crowded_seconds, without.terms["exchange"]
+        has_cores = ranks <= (device.cores or ranks)
+        misses.append(Miss(statistics.median(seconds), without.step_seconds, *parts, ranks, has_cores))
     return misses
 
 
