@@ -10,6 +10,8 @@ from torch import Tensor
 from torch._ops import OpOverload
 from torch._subclasses.fake_tensor import FakeTensor
 
+_DEVICE = torch.ops.prim.device.default
+
 
 def tensors_in(values: Iterable[object]) -> list[Tensor]:
     """The tensors among an operator's arguments or results, lists opened."""
@@ -29,7 +31,7 @@ def operands(args: Sequence[object], kwargs: Mapping[str, object]) -> list[Tenso
 
 def device_asked_for(func: OpOverload, args: Sequence[Any]) -> torch.device | None:
     """The answer where a fake tensor is asked for its device, as most calls do; None where something else is called."""
-    if func is not torch.ops.prim.device.default or not isinstance(args[0], FakeTensor):
+    if func is not _DEVICE or not isinstance(args[0], FakeTensor):
         return None
     tensor = args[0]
     return torch.device("meta") if tensor.fake_mode.in_kernel_invocation else tensor.fake_device

@@ -12,10 +12,10 @@ cost the same.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -115,13 +115,20 @@ class FakeBatches:
         return [batch] * self.num_micro_batches
 
 
+class Watcher(Protocol):
+    """Sees all that a fake rank calls."""
+
+    def over(self, answer: Callable[..., object]) -> AbstractContextManager[object]:
+        """A dispatch mode that has calls answered by `answer`, which takes what __torch_dispatch__ does."""
+
+
 @contextmanager
 def fake_rank(
     recipe: Recipe,
     rank: int,
     routing: Routing,
     timers: PhaseTimers | None = None,
-    meter: AbstractContextManager[object] | None = None,
+    meter: Watcher | None = None,
 ) -> Iterator[tuple[Stepper, FakeBatches, Ranks]]:
     """Make this process one rank of the recipe's job, ready to step. `meter` sees all that runs, set-up included.
 
@@ -131,7 +138,8 @@ def fake_rank(
     where = Rendezvous(FAKE_URL, rank, world_size, local_rank=0, ranks_per_node=world_size)
     with joined(where, recipe.parallel, recipe.training.seed) as ranks:
         fake = FakeTensorMode(allow_non_fake_inputs=True)
-        with without_data(), fake, _FakeStep(fake), meter or nullcontext():
+        step = _FakeStep(fake)
+        with without_data(), fake, step if meter is None else meter.over(step.__torch_dispatch__):
             batches = FakeBatches(recipe, ranks.context)
             plan = functools.partial(plan_routing, recipe=recipe, routing=routing)
             yield build_stepper(recipe, ranks, batches, prepare=plan, timers=timers, with_values=False), batches, ranks

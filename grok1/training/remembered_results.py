@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._ops import OpOverload
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 _PLAIN = frozenset(
     (int, float, bool, str, type(None), torch.dtype, torch.device, torch.layout, torch.memory_format)
@@ -61,6 +61,12 @@ class RememberedResults:
     def __init__(self, mode: FakeTensorMode) -> None:
         self._mode = mode
         self._answers: dict[_Key, _Answer | None] = {}
+        self._guard = (  # of a pointer to data that is not there
+            torch._C._set_warn_deprecated_on_mutable_data_ptr
+            if mode._allow_unsafe_data_ptr_access
+            else torch._C._set_throw_on_mutable_data_ptr
+        )
+        self._alike: dict[torch.device, dict[str, Any]] = {}  # what each fake tensor on a device holds beside its shape
 
     def call(self, func: OpOverload, args: Sequence[Any], kwargs: dict[str, Any]) -> object:
         """What `func` returns under FakeTensorMode."""
@@ -79,7 +85,7 @@ class RememberedResults:
 
     def _made(self, answer: _Answer, tensors: _Tensors) -> object:
         arguments = [tensor for _, tensor in tensors.values()]
-        with unset_fake_temporarily():
+        with torch._C._DisableTorchDispatch():
             made = [
                 self._tensor(part, arguments) if isinstance(part, _Made) else None if part is None else arguments[part]
                 for part in answer.parts
@@ -88,11 +94,20 @@ class RememberedResults:
 
     def _tensor(self, part: _Made, arguments: list[Tensor]) -> FakeTensor:
         if part.is_view:
-            bare = torch.empty((0,), dtype=part.dtype, device="meta")
+            bare = torch.empty_strided((0,), (1,), dtype=part.dtype, device="meta")
             bare.set_(arguments[0].untyped_storage(), part.offset, part.shape, part.stride)
         else:
             bare = torch.empty_strided(part.shape, part.stride, dtype=part.dtype, device="meta")
-        return FakeTensor(self._mode, bare, part.device)
+        alike = self._alike.get(part.device)
+        if alike is None:
+            first = FakeTensor(self._mode, bare, part.device)
+            self._alike[part.device] = dict(vars(first))
+            return first
+        # as FakeTensor's own constructor does, which would take a tenth of a count
+        made = Tensor._make_subclass(FakeTensor, bare, False, dispatch_device=True, device_for_backend_keys=part.device)
+        self._guard(made)
+        vars(made).update(alike)
+        return made
 
 
 def _described(func: OpOverload, args: Sequence[Any], kwargs: dict[str, Any], tensors: _Tensors) -> _Key | None:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as some
 from torch import Tensor
 from torch._ops import OpOverload
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from grok1.training.remembered_results import RememberedResults
@@ -23,7 +23,7 @@ class _Remembering(TorchDispatchMode):
 
     def __init__(self, mode: FakeTensorMode) -> None:
         super().__init__()
-        self.results, self.computed = RememberedResults(mode), 0
+        self.mode, self.results, self.computed = mode, RememberedResults(mode), 0
 
     def __torch_dispatch__(self, func: OpOverload, types: object, args: Any = (), kwargs: Any = None) -> object:
         def compute(*args: Any, **kwargs: Any) -> object:
@@ -133,6 +133,25 @@ def test_a_call_that_changes_a_shape_is_not_remembered() -> None:
             tensor.resize_(2, 2)
             assert tensor.shape == (2, 2)
             assert remembered.computed > before
+
+
+def test_a_remembered_result_is_as_torch_makes_fake_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
+    # by default torch warns of the first access in a process alone
+    monkeypatch.setattr("torch._functorch.config.fake_tensor_allow_unsafe_data_ptr_access", False)
+    made = []
+    for is_second in (False, True):
+        with remembering() as remembered:
+            a, b = torch.empty(4, 6), torch.empty(4, 6)
+            for _ in range(1 + 2 * is_second):  # the first that is remembered is made by torch's constructor
+                before, result = remembered.computed, a + b
+            assert remembered.computed == before + (not is_second)
+        assert type(result) is FakeTensor
+        assert result.fake_mode is remembered.mode
+        with pytest.raises(RuntimeError, match="data pointer"):
+            result.data_ptr()
+        held = {name: value for name, value in vars(result).items() if name != "fake_mode"}
+        made.append((held, str(torch._C._dispatch_keys(result)), result.requires_grad, result.is_leaf, result._version))
+    assert made[0] == made[1]
 
 
 def test_each_result_has_memory_of_its_own() -> None:
