@@ -18,6 +18,8 @@ from torch import Tensor
 from torch._ops import OpOverload
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
+from grok1.device.fake_tensors import FakeTensors
+
 _PLAIN = frozenset(
     (int, float, bool, str, type(None), torch.dtype, torch.device, torch.layout, torch.memory_format)
 )  # what a call may hold beside tensors, and lists of all these
@@ -59,14 +61,8 @@ class RememberedResults:
     """Results of operators on the tensors of one FakeTensorMode."""
 
     def __init__(self, mode: FakeTensorMode) -> None:
-        self._mode = mode
+        self._fake = FakeTensors(mode)
         self._answers: dict[_Key, _Answer | None] = {}
-        self._guard = (  # of a pointer to data that is not there
-            torch._C._set_warn_deprecated_on_mutable_data_ptr
-            if mode._allow_unsafe_data_ptr_access
-            else torch._C._set_throw_on_mutable_data_ptr
-        )
-        self._alike: dict[torch.device, dict[str, Any]] = {}  # what each fake tensor on a device holds beside its shape
 
     def call(self, func: OpOverload, args: Sequence[Any], kwargs: dict[str, Any]) -> object:
         """What `func` returns under FakeTensorMode."""
@@ -98,16 +94,7 @@ class RememberedResults:
             bare.set_(arguments[0].untyped_storage(), part.offset, part.shape, part.stride)
         else:
             bare = torch.empty_strided(part.shape, part.stride, dtype=part.dtype, device="meta")
-        alike = self._alike.get(part.device)
-        if alike is None:
-            first = FakeTensor(self._mode, bare, part.device)
-            self._alike[part.device] = dict(vars(first))
-            return first
-        # as FakeTensor's own constructor does, which would take a tenth of a count
-        made = Tensor._make_subclass(FakeTensor, bare, False, dispatch_device=True, device_for_backend_keys=part.device)
-        self._guard(made)
-        vars(made).update(alike)
-        return made
+        return self._fake.make(bare, part.device)
 
 
 def _described(func: OpOverload, args: Sequence[Any], kwargs: dict[str, Any], tensors: _Tensors) -> _Key | None:
