@@ -105,6 +105,32 @@ class PublishedRow:
         return _NO_LAYOUT in self.flags
 
     @property
+    def ring(self) -> int:
+        """Steps in which attention meets the keys of the context ranks one after the other; 1: all at once.
+
+        By MindSpeed's names: `megatron_cp_algo` passes keys around, `ulysses_cp_algo` exchanges heads, `hybrid_cp_algo`
+        does so among `ulysses-degree-in-cp` ranks and passes keys among the others. 1 where a source names none.
+        """
+        way = self.flags.get("context-parallel-algo", "")
+        if way == "hybrid_cp_algo":
+            return self.context // self.ulysses_degree
+        return self.context if way == "megatron_cp_algo" else 1
+
+    @property
+    def ulysses_degree(self) -> int:
+        """Context ranks that exchange heads under `hybrid_cp_algo`.
+
+        Raises:
+            ValueError: it is no positive whole number.
+        """
+        return _integer("ulysses-degree-in-cp", self.flags.get("ulysses-degree-in-cp", "1"))
+
+    @property
+    def is_causal(self) -> bool:
+        """Attention leaves out the scores of later tokens, where MindSpeed's mask is not the `general` one."""
+        return self.flags.get("attention-mask-type") != "general"
+
+    @property
     def is_eight_bit(self) -> bool:
         """The products run in 8 bits."""
         return self.precision in _EIGHT_BITS
@@ -287,6 +313,7 @@ def _check_layout(row: PublishedRow) -> None:
     _divides("n_chips", row.world_size, "TP x PP x CP", replica)
     _divides("n_chips", row.world_size, "ETP x EP x PP", row.expert_tensor * row.expert * row.pipeline)
     _divides("seq", row.sequence_length, "CP", row.context)
+    _divides("CP", row.context, "ulysses-degree-in-cp", row.ulysses_degree)
     if not row.is_layer_alone:
         _divides("gbs", row.global_batch, "mbs x DP", row.micro_batch * row.data)
     sizes = row.architecture

@@ -30,6 +30,7 @@ class PublishedPlaces:
     sequence: Ints
     tensor: Ints
     context: Ints
+    ring: Ints  # steps in which attention meets the context ranks' keys; 1: all at once
     pipeline: Ints
     virtual_pipeline: Ints
     expert: Ints
@@ -50,6 +51,7 @@ class PublishedPlaces:
     shared: Ints
     has_attention: Ints  # 0 of a layer of experts alone
     has_fused_attention: Ints
+    is_causal: Ints
     shards_optimizer: Ints
     gathers_tokens: Ints  # the dispatcher gathers all tokens, where others exchange each token's copies
     runs_forward: Ints  # 0 where the backward of a layer alone was timed
@@ -92,6 +94,7 @@ def published_places(rows: Sequence[PublishedRow]) -> PublishedPlaces:
         sequence=column(lambda row: row.sequence_length),
         tensor=column(lambda row: row.tensor),
         context=column(lambda row: row.context),
+        ring=column(lambda row: row.ring),
         pipeline=column(lambda row: row.pipeline),
         virtual_pipeline=column(lambda row: row.virtual_pipeline),
         expert=column(lambda row: row.expert),
@@ -112,6 +115,7 @@ def published_places(rows: Sequence[PublishedRow]) -> PublishedPlaces:
         shared=column(lambda row: row.architecture.shared_hidden_size),
         has_attention=column(lambda row: not row.is_layer_alone),
         has_fused_attention=column(lambda row: _does(row, "use-flash-attn")),
+        is_causal=column(lambda row: row.is_causal),
         shards_optimizer=column(lambda row: _does(row, "use-distributed-optimizer")),
         gathers_tokens=column(lambda row: row.flags.get("moe-token-dispatcher-type") == "allgather"),
         runs_forward=column(lambda row: not row.metric.startswith("ms backward")),

@@ -25,6 +25,11 @@ _QKV_BYTES = 4  # positions
 _ROUTED_BYTES = 8  # permute and unpermute
 _SCORE_BYTES = 8  # of attention that is not fused: written, masked and normalised, read
 _LOSS_BYTES = 12
+# Of a ring's step, which merges what it attended to with what the steps before did: launches with those of sends and
+# receives, and bytes an element of queries and of keys. Counted by running MindSpeed's own causal_out_update and
+# causal_grad_update; half of the steps have all queries and half of them the later half.
+_MERGE_LAUNCHES, _MERGE_BYTES = 22, 54
+_GRADIENT_MERGE_LAUNCHES, _GRADIENT_MERGE_BYTES = 7, (4.5, 9)
 # Of the optimizer, a parameter: of the rank's share, and of all that it holds
 _SHARDED_BYTES = 18
 _WHOLE_BYTES = 4
@@ -110,14 +115,14 @@ def _of_all_phases(
 
 
 def _attention(at: PublishedPlaces) -> list[Attention]:
-    halves = 2 - at.has_fused_attention  # what is not fused multiplies the whole matrix
+    halves = 2 - at.has_fused_attention * at.is_causal  # what is not fused multiplies the whole matrix
     of_layer = 2 * at.tokens * at.sequence * (at.heads // at.tensor) * at.head_dim * halves * at.has_attention
     backward = (of_layer * np.where(at.has_fused_attention == 1, _BACKWARD_OF_ATTENTION, 2.0)).astype(np.int64)
-    calls = at.layers * at.has_attention
+    of_each = at.ring * at.has_attention
     return [
-        Attention("forward", of_layer * at.layers, calls),
-        Attention("backward", backward * at.layers, calls),
-        Attention("recompute", of_layer * at.recomputed, at.recomputed * at.has_attention),
+        Attention("forward", of_layer * at.layers, at.layers * of_each),
+        Attention("backward", backward * at.layers, at.layers * of_each),
+        Attention("recompute", of_layer * at.recomputed, at.recomputed * of_each),
     ]
 
 
@@ -125,7 +130,7 @@ def _attention(at: PublishedPlaces) -> list[Attention]:
 
 
 def _traffic(at: PublishedPlaces) -> list[Traffic]:
-    return [*_layer_traffic(at), *_loss_traffic(at), _optimizer_traffic(at)]
+    return [*_layer_traffic(at), *_merge_traffic(at), *_loss_traffic(at), _optimizer_traffic(at)]
 
 
 def _layer_traffic(at: PublishedPlaces) -> list[Traffic]:
@@ -154,6 +159,21 @@ def _layer_traffic(at: PublishedPlaces) -> list[Traffic]:
             _of_layers(component, "recompute", of_layer, runs, again),
         ]
     return found
+
+
+def _merge_traffic(at: PublishedPlaces) -> list[Traffic]:
+    """What a ring of context ranks does beside attention itself, in each of its steps but the first."""
+    queries = at.tokens * at.heads // at.tensor * at.head_dim
+    keys = at.tokens * np.maximum(1, at.groups // at.tensor) * at.head_dim
+    merges = (at.ring - 1) * at.has_attention
+    of_queries, of_keys = _GRADIENT_MERGE_BYTES
+    forward = _MERGE_BYTES * queries * merges, _MERGE_LAUNCHES * merges
+    backward = ((of_queries * queries + of_keys * keys) * merges).astype(np.int64), _GRADIENT_MERGE_LAUNCHES * merges
+    return [
+        _of_layers("attention core", "forward", *forward, at.layers * at.runs_forward),
+        _of_layers("attention core", "backward", *backward, at.layers * at.runs_backward),
+        _of_layers("attention core", "recompute", *forward, at.recomputed),
+    ]
 
 
 def _of_layers(component: str, phase: str, of_layer: Ints, kernels: Ints, layers: Ints) -> Traffic:

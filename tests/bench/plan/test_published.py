@@ -96,6 +96,8 @@ def test_a_layer_of_experts_is_described_in_words(tmp_path: Path) -> None:
         ({"n_chips": "9"}, "n_chips 9 by TP x PP x CP 4"),
         ({"gbs": "33"}, "gbs 33 by mbs x DP 2"),
         ({"seq": "4097", "cp": "2"}, "seq 4097 by CP 2"),
+        ({"n_chips": "16", "cp": "4", "notes": "ulysses-degree-in-cp=3"}, "CP 4 by ulysses-degree-in-cp 3"),
+        ({"notes": "ulysses-degree-in-cp=all"}, "ulysses-degree-in-cp is 'all'"),
         ({"ep": "2"}, "EP 2 without experts"),
         ({"layers": "2", "vp": "8"}, "leave some of 16 chunks"),
         ({"value": "nan"}, "value is 'nan'"),

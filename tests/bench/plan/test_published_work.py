@@ -165,3 +165,43 @@ def test_a_gathering_dispatcher_sends_every_token_to_every_rank_of_its_experts()
     assert gathered.ranks.tolist() == [row.expert * row.expert_tensor]
     assert not found["expert", "all_to_all_single"].calls.any()
     assert found["expert", "all_to_all_single"].group not in {each.group for each in work.exchanges if each.calls.any()}
+
+
+@pytest.mark.parametrize(
+    ("flags", "ring"),
+    [
+        ({}, 1),
+        ({"context-parallel-algo": "ulysses_cp_algo"}, 1),
+        ({"context-parallel-algo": "megatron_cp_algo"}, 8),
+        ({"context-parallel-algo": "hybrid_cp_algo", "ulysses-degree-in-cp": "4"}, 2),
+        ({"context-parallel-algo": "hybrid_cp_algo"}, 8),
+    ],
+)
+def test_a_ring_calls_attention_and_merges_in_each_of_its_steps(flags: dict[str, str], ring: int) -> None:
+    at_once = replace(_shipped_row(), context=8, world_size=8, tensor=1, pipeline=1, virtual_pipeline=1)
+    row = replace(at_once, flags={**at_once.flags, **flags})
+    assert row.ring == ring
+    whole, work = published_work([at_once]), published_work([row])
+    for before, after in zip(whole.attention, work.attention, strict=True):
+        assert (after.flops == before.flops).all()
+        assert (after.calls == ring * before.calls).all()
+    more = {
+        phase: sum(int(each.calls[0]) for each in work.traffic if each.phase == phase)
+        - sum(int(each.calls[0]) for each in whole.traffic if each.phase == phase)
+        for phase in ("forward", "backward")
+    }
+    assert more == {"forward": 22 * (ring - 1) * row.layers, "backward": 7 * (ring - 1) * row.layers}
+
+
+def test_a_general_mask_leaves_out_no_score() -> None:
+    row = _shipped_row()
+    general = replace(row, flags={**row.flags, "attention-mask-type": "general"})
+    assert flops(published_work([general]), "forward") > flops(published_work([row]), "forward")
+    for before, after in zip(published_work([row]).attention, published_work([general]).attention, strict=True):
+        assert (after.flops == 2 * before.flops).all()
+
+
+def _shipped_row() -> PublishedRow:
+    """A dense job of one rank's layout, whose attention is fused."""
+    rows = read_published().rows
+    return next(row for row in rows if row.has("use-flash-attn") and not row.architecture.num_experts and row.is_time)
