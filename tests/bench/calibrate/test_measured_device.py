@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from bench.calibrate.calibration import Findings, device_of, merged
 from bench.calibrate.collectives import CollectiveTime, lines
-from bench.calibrate.crowding import Miss, crowding_of
+from bench.calibrate.crowding import Miss, crowd_misses, crowding_of
 from bench.calibrate.host import LoneStep
 from bench.calibrate.operators import OperatorTimes, Timed
 from bench.plan.device import Device, load_device, write_device
@@ -125,6 +125,12 @@ def test_the_factor_is_the_one_that_jobs_share() -> None:
     between = crowding_of([Miss(1.0, 0.5, 0.5), Miss(1.0, 0.0, 0.5)])
     assert between == pytest.approx(2.5)
     assert crowding_of([Miss(1.0, -99.0, 1.0)]) == 20.0
+
+
+def test_without_jobs_beside_each_other_no_process_is_started_to_count_them() -> None:
+    """As on a GPU or NPU, whose process may start no rank of a CPU."""
+    device = load_device("h100-sxm")
+    assert crowd_misses(device, [], [[], [], []]) == []
 
 
 def test_a_curve_passes_through_what_was_timed() -> None:
