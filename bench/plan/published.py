@@ -111,19 +111,18 @@ class PublishedRow:
         By MindSpeed's names: `megatron_cp_algo` passes keys around, `ulysses_cp_algo` exchanges heads, `hybrid_cp_algo`
         does so among `ulysses-degree-in-cp` ranks and passes keys among the others. 1 where a source names none.
         """
-        way = self.flags.get("context-parallel-algo", "")
-        if way == "hybrid_cp_algo":
-            return self.context // self.ulysses_degree
-        return self.context if way == "megatron_cp_algo" else 1
+        way = self.flags.get("context-parallel-algo")
+        return self.context // self.ulysses_degree if way in ("megatron_cp_algo", "hybrid_cp_algo") else 1
 
     @property
     def ulysses_degree(self) -> int:
-        """Context ranks that exchange heads under `hybrid_cp_algo`.
+        """Context ranks that exchange heads where the others pass keys around: under `hybrid_cp_algo`, else 1.
 
         Raises:
             ValueError: it is no positive whole number.
         """
-        return _integer("ulysses-degree-in-cp", self.flags.get("ulysses-degree-in-cp", "1"))
+        is_hybrid = self.flags.get("context-parallel-algo") == "hybrid_cp_algo"
+        return _integer("ulysses-degree-in-cp", self.flags.get("ulysses-degree-in-cp", "1")) if is_hybrid else 1
 
     @property
     def is_causal(self) -> bool:

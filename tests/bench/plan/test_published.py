@@ -18,6 +18,8 @@ GOOD = {
     "vp": "", "etp": "", "precision": "bf16", "notes": "", "evidence": "a page",
 }  # fmt: skip
 
+HYBRID = "context-parallel-algo=hybrid_cp_algo; ulysses-degree-in-cp="
+
 
 def written(path: Path, *rows: dict[str, str]) -> Path:
     """A file of these rows, each GOOD where it does not say otherwise."""
@@ -62,6 +64,11 @@ def test_a_row_states_its_job(tmp_path: Path) -> None:
     assert "row 2" in row.name
 
 
+def test_a_degree_that_its_way_does_not_use_is_no_reason_to_leave_a_row_out(tmp_path: Path) -> None:
+    (row,) = read(tmp_path, {"notes": "context-parallel-algo=megatron_cp_algo; ulysses-degree-in-cp=8"}).rows
+    assert (row.ring, row.ulysses_degree) == (1, 1)
+
+
 def test_all_metrics_of_time_are_seconds_of_the_step(tmp_path: Path) -> None:
     rows = read(
         tmp_path,
@@ -96,8 +103,8 @@ def test_a_layer_of_experts_is_described_in_words(tmp_path: Path) -> None:
         ({"n_chips": "9"}, "n_chips 9 by TP x PP x CP 4"),
         ({"gbs": "33"}, "gbs 33 by mbs x DP 2"),
         ({"seq": "4097", "cp": "2"}, "seq 4097 by CP 2"),
-        ({"n_chips": "16", "cp": "4", "notes": "ulysses-degree-in-cp=3"}, "CP 4 by ulysses-degree-in-cp 3"),
-        ({"notes": "ulysses-degree-in-cp=all"}, "ulysses-degree-in-cp is 'all'"),
+        ({"n_chips": "16", "cp": "4", "notes": f"{HYBRID}3"}, "CP 4 by ulysses-degree-in-cp 3"),
+        ({"notes": f"{HYBRID}all"}, "ulysses-degree-in-cp is 'all'"),
         ({"ep": "2"}, "EP 2 without experts"),
         ({"layers": "2", "vp": "8"}, "leave some of 16 chunks"),
         ({"value": "nan"}, "value is 'nan'"),
