@@ -22,7 +22,7 @@ from bench.ledger.extension import Figures
 from bench.ledger.live_memory import LiveMemory
 from bench.ledger.marked_phases import MarkedPhases
 from bench.ledger.running_module import RunningModule
-from grok1.device.operands import device_asked_for, operands, tensors_in
+from grok1.device.operands import device_asked_for
 from grok1.device.storages import resizes_heard
 from grok1.device.traffic import TRAFFIC
 from grok1.distributed.groups import group_names
@@ -172,10 +172,10 @@ class Meter(TorchDispatchMode):
         kind = operators.kind_of(func)
         if self._inside_calls or not kind.is_counted:
             return out
-        inputs = operands(args, kwargs)
-        results = tensors_in((operators.written(kind.name, args, kwargs, out),))
-        if not (kind.is_mutable or operators.makes_storage(inputs, results)):
-            return out  # a view that does not call itself one
+        touched = operators.touched(kind, args, kwargs, out)
+        if touched is None:
+            return out
+        inputs, results = touched
         where = (self._phase(), self._module())
         for result in results:
             self._memory.see(result, "activations" if where[0] == "forward" else "temporary")

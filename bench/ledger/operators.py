@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import flop_registry
 
+from grok1.device.operands import operands, tensors_in
+
 _ATTENTION_MATRICES_FORWARD = 2  # q k^T and p v
 _ATTENTION_MATRICES_BACKWARD = 5  # q k^T again, and one for each of dv, dp, dq, dk
 
@@ -94,6 +96,12 @@ def kind_of(func: Any) -> Kind:
 def is_view(func: Any) -> bool:
     """Whether the operator says that what it returns shares its input's storage."""
     return bool(func.is_view) or func._schema.name in ("aten::detach", "aten::_unsafe_view", "aten::_reshape_alias")
+
+
+def touched(kind: Kind, args: Any, kwargs: Any, out: Any) -> tuple[list[Tensor], list[Tensor]] | None:
+    """What a call of a counted operator read and what it wrote; None of a view that does not call itself one."""
+    inputs, results = operands(args, kwargs), tensors_in((written(kind.name, args, kwargs, out),))
+    return (inputs, results) if kind.is_mutable or makes_storage(inputs, results) else None
 
 
 def makes_storage(inputs: list[Tensor], results: list[Tensor]) -> bool:

@@ -81,8 +81,7 @@ def _of_dispatchers(at: PublishedPlaces, width: int, phase: str, runs: Ints) -> 
 
 def _context(at: PublishedPlaces, width: int) -> list[Exchange]:
     """Keys and values of the whole sequence: a ring passes as many bytes as a gather."""
-    keys = np.maximum(1, at.groups // at.tensor) * at.head_dim
-    gathered = at.tokens * at.context * 2 * keys * width
+    gathered = at.tokens * at.context * 2 * at.keys * width
     layers = at.layers * at.has_attention
     return [
         _exchange("forward", "context", _GATHER, "micro_batch", layers, gathered, at.context, at.tensor),

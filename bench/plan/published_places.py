@@ -68,6 +68,16 @@ class PublishedPlaces:
         return ((self.stage == self.pipeline - 1) & (self.has_attention == 1)).astype(np.int64)
 
     @property
+    def queries(self) -> Ints:
+        """Width of a tensor rank's queries."""
+        return self.heads // self.tensor * self.head_dim
+
+    @property
+    def keys(self) -> Ints:
+        """Width of a tensor rank's keys, of at least one group."""
+        return np.maximum(1, self.groups // self.tensor) * self.head_dim
+
+    @property
     def is_mixture(self) -> Ints:
         """1 where the layers have experts."""
         return (self.experts > 0).astype(np.int64)

@@ -79,15 +79,13 @@ def _products(at: PublishedPlaces) -> list[Product]:
     local = np.maximum(1, at.experts // at.expert)
     ffn = at.ffn // at.tensor
     dense, mixture = at.layers * (1 - at.is_mixture), at.layers * at.is_mixture
-    queries = at.heads * at.head_dim // at.tensor
-    keys = np.maximum(1, at.groups // at.tensor) * at.head_dim
     expert_ffn = np.maximum(1, at.ffn // at.expert_tensor)
     rows_of_expert = np.maximum(1, routed // local)
     shared = np.maximum(1, at.shared // at.tensor)
     sharing = mixture * (at.shared > 0)
     shapes = (  # component, rows, columns, depth, calls
-        ("attention projections", at.tokens, queries + 2 * keys, at.hidden, at.layers * at.has_attention),
-        ("attention projections", at.tokens, at.hidden, queries, at.layers * at.has_attention),
+        ("attention projections", at.tokens, at.queries + 2 * at.keys, at.hidden, at.layers * at.has_attention),
+        ("attention projections", at.tokens, at.hidden, at.queries, at.layers * at.has_attention),
         ("mlp", at.tokens, at.first_products * ffn, at.hidden, dense),
         ("mlp", at.tokens, at.hidden, ffn, dense),
         ("router", np.maximum(1, at.tokens // at.tensor), np.maximum(1, at.experts), at.hidden, mixture),
@@ -116,7 +114,7 @@ def _of_all_phases(
 
 def _attention(at: PublishedPlaces) -> list[Attention]:
     halves = 2 - at.has_fused_attention * at.is_causal  # what is not fused multiplies the whole matrix
-    of_layer = 2 * at.tokens * at.sequence * (at.heads // at.tensor) * at.head_dim * halves * at.has_attention
+    of_layer = 2 * at.tokens * at.sequence * at.queries * halves * at.has_attention
     backward = (of_layer * np.where(at.has_fused_attention == 1, _BACKWARD_OF_ATTENTION, 2.0)).astype(np.int64)
     of_each = at.ring * at.has_attention
     return [
@@ -136,7 +134,7 @@ def _traffic(at: PublishedPlaces) -> list[Traffic]:
 def _layer_traffic(at: PublishedPlaces) -> list[Traffic]:
     routed = at.tokens * at.chosen * at.expert_tensor // at.tensor
     heads = at.heads // at.tensor
-    qkv = at.tokens * (heads + 2 * np.maximum(1, at.groups // at.tensor)) * at.head_dim
+    qkv = at.tokens * (at.queries + 2 * at.keys)
     scores = at.tokens * at.sequence * heads * (1 - at.has_fused_attention)
     activation = _WIDTH * (1 + at.first_products)  # read before it, written behind it
     activated = np.where(
@@ -163,8 +161,7 @@ def _layer_traffic(at: PublishedPlaces) -> list[Traffic]:
 
 def _merge_traffic(at: PublishedPlaces) -> list[Traffic]:
     """What a ring of context ranks does beside attention itself, in each of its steps but the first."""
-    queries = at.tokens * at.heads // at.tensor * at.head_dim
-    keys = at.tokens * np.maximum(1, at.groups // at.tensor) * at.head_dim
+    queries, keys = at.tokens * at.queries, at.tokens * at.keys
     merges = (at.ring - 1) * at.has_attention
     of_queries, of_keys = _GRADIENT_MERGE_BYTES
     forward = _MERGE_BYTES * queries * merges, _MERGE_LAUNCHES * merges

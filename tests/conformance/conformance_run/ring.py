@@ -16,7 +16,6 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench.ledger import operators
-from grok1.device.operands import operands, tensors_in
 
 _TOKENS, _HEADS, _SIZE = 512, 4, 128
 _WIDTH = _HEADS * _SIZE
@@ -32,12 +31,10 @@ class _Counted(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         out, kind = func(*args, **kwargs), operators.kind_of(func)
-        if not kind.is_counted:
-            return out
-        inputs, results = operands(args, kwargs), tensors_in((operators.written(kind.name, args, kwargs, out),))
-        if kind.is_mutable or operators.makes_storage(inputs, results):
+        touched = operators.touched(kind, args, kwargs, out) if kind.is_counted else None
+        if touched is not None:
             self.launches += 1
-            self.bytes += sum(operators.traffic(kind.name, inputs, results))
+            self.bytes += sum(operators.traffic(kind.name, *touched))
         return out
 
 
