@@ -52,6 +52,7 @@ class PublishedPlaces:
     has_attention: Ints  # 0 of a layer of experts alone
     has_fused_attention: Ints
     is_causal: Ints
+    fuses_ring_update: Ints  # a kernel merges what a ring's step attended to
     shards_optimizer: Ints
     gathers_tokens: Ints  # the dispatcher gathers all tokens, where others exchange each token's copies
     runs_forward: Ints  # 0 where the backward of a layer alone was timed
@@ -126,6 +127,7 @@ def published_places(rows: Sequence[PublishedRow]) -> PublishedPlaces:
         has_attention=column(lambda row: not row.is_layer_alone),
         has_fused_attention=column(lambda row: _does(row, "use-flash-attn")),
         is_causal=column(lambda row: row.is_causal),
+        fuses_ring_update=column(lambda row: row.has("use-fused-ring-attention-update")),
         shards_optimizer=column(lambda row: _does(row, "use-distributed-optimizer")),
         gathers_tokens=column(lambda row: row.flags.get("moe-token-dispatcher-type") == "allgather"),
         runs_forward=column(lambda row: not row.metric.startswith("ms backward")),
@@ -161,18 +163,24 @@ def _does(row: PublishedRow, flag: str) -> bool:
 
 
 def _recomputed(row: PublishedRow) -> int:
-    """Layers of a stage that full recompute runs again; "block" counts them in each chunk."""
+    """Layers of a stage that full recompute runs again."""
     if row.flags.get("recompute-granularity") != "full":
         return 0
     if row.flags.get("recompute-method", "uniform") != "block":
         return row.layers
-    return _number(row.flags.get("recompute-num-layers", ""), row.layers) * row.virtual_pipeline
+    return _of_chunks(row, "recompute-num-layers")
 
 
 def _reactivated(row: PublishedRow) -> int:
     if not row.has("recompute-activation-function"):
         return 0
-    return _number(row.flags.get("recompute-activation-function-num-layers", ""), row.layers) * row.virtual_pipeline
+    return _of_chunks(row, "recompute-activation-function-num-layers")
+
+
+def _of_chunks(row: PublishedRow, flag: str) -> int:
+    """Layers of a stage, of a number that counts in each chunk, or in all of them where MindSpeed is told so."""
+    chunks = 1 if row.has("enable-recompute-layers-per-pp-rank") else row.virtual_pipeline
+    return _number(row.flags.get(flag, ""), row.layers) * chunks
 
 
 def _number(digits: str, most: int) -> int:

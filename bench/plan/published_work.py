@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bench.plan.layouts import Ints
+from bench.plan.layouts import Floats, Ints
 from bench.plan.published import PublishedRow
 from bench.plan.published_exchanges import published_exchanges
 from bench.plan.published_places import PublishedPlaces, published_places, rank_parameters
@@ -26,10 +26,13 @@ _ROUTED_BYTES = 8  # permute and unpermute
 _SCORE_BYTES = 8  # of attention that is not fused: written, masked and normalised, read
 _LOSS_BYTES = 12
 # Of a ring's step, which merges what it attended to with what the steps before did: launches with those of sends and
-# receives, and bytes an element of queries and of keys. Counted by running MindSpeed's own causal_out_update and
-# causal_grad_update; half of the steps have all queries and half of them the later half.
-_MERGE_LAUNCHES, _MERGE_BYTES = 22, 54
-_GRADIENT_MERGE_LAUNCHES, _GRADIENT_MERGE_BYTES = 7, (4.5, 9)
+# receives, and bytes an element of the queries, forward; backward of queries and of keys. Counted by running
+# MindSpeed's own functions. Under a causal mask half of the steps have all queries and half of them the later half;
+# under a general one each has all of both: [general, causal], forward each without its fused kernel and with it.
+_MERGE_LAUNCHES = np.array([[20, 3], [21.5, 4.5]])
+_MERGE_BYTES = np.array([[69, 7.5], [54, 7.5]])
+_GRADIENT_MERGE_LAUNCHES = 7
+_GRADIENT_MERGE_BYTES = np.array([[6, 12], [4.5, 9]])
 # Of the optimizer, a parameter: of the rank's share, and of all that it holds
 _SHARDED_BYTES = 18
 _WHOLE_BYTES = 4
@@ -163,14 +166,19 @@ def _merge_traffic(at: PublishedPlaces) -> list[Traffic]:
     """What a ring of context ranks does beside attention itself, in each of its steps but the first."""
     queries, keys = at.tokens * at.queries, at.tokens * at.keys
     merges = (at.ring - 1) * at.has_attention
-    of_queries, of_keys = _GRADIENT_MERGE_BYTES
-    forward = _MERGE_BYTES * queries * merges, _MERGE_LAUNCHES * merges
-    backward = ((of_queries * queries + of_keys * keys) * merges).astype(np.int64), _GRADIENT_MERGE_LAUNCHES * merges
+    kind = at.is_causal, at.fuses_ring_update
+    forward = _whole(_MERGE_BYTES[kind] * queries * merges), _whole(_MERGE_LAUNCHES[kind] * merges)
+    of_queries, of_keys = _GRADIENT_MERGE_BYTES[at.is_causal].T
+    backward = _whole((of_queries * queries + of_keys * keys) * merges), _GRADIENT_MERGE_LAUNCHES * merges
     return [
         _of_layers("attention core", "forward", *forward, at.layers * at.runs_forward),
         _of_layers("attention core", "backward", *backward, at.layers * at.runs_backward),
         _of_layers("attention core", "recompute", *forward, at.recomputed),
     ]
+
+
+def _whole(numbers: Floats) -> Ints:
+    return numbers.astype(np.int64)
 
 
 def _of_layers(component: str, phase: str, of_layer: Ints, kernels: Ints, layers: Ints) -> Traffic:

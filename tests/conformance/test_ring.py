@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import json
+from statistics import fmean
 
 import pytest
 
 from bench.plan import published_work
 from tests.conformance.conftest import Checkouts
 
-_SENDS = {"forward": 2, "backward": 4}  # keys and values there and back; and their gradients
+_SENDS = 2  # keys and values there and back; backward their gradients too
 
 
 def test_a_step_of_a_ring_is_what_mindspeed_runs(checkouts: Checkouts) -> None:
     found = json.loads(checkouts.run("npu", "-m", "conformance_run.ring").stdout.splitlines()[-1])
-    launches, size = {}, {}
-    for phase, steps in found.items():
-        launches[phase] = sum(step["launches"] for step in steps) / 2 + _SENDS[phase]
-        size[phase] = sum(step["bytes"] for step in steps) / 2
-    assert launches["forward"] == pytest.approx(published_work._MERGE_LAUNCHES, abs=0.5)
-    assert size["forward"] == pytest.approx(published_work._MERGE_BYTES, abs=0.5)
-    assert launches["backward"] == published_work._GRADIENT_MERGE_LAUNCHES
-    assert size["backward"] == sum(published_work._GRADIENT_MERGE_BYTES)  # with as many key heads as heads
+    launches = {kind: fmean(step["launches"] for step in steps) for kind, steps in found.items()}
+    size = {kind: fmean(step["bytes"] for step in steps) for kind, steps in found.items()}
+    for is_causal, mask in enumerate(("general", "causal")):
+        for is_fused, kind in enumerate((f"forward, {mask}", f"forward, {mask}, fused")):
+            assert launches[kind] + _SENDS == published_work._MERGE_LAUNCHES[is_causal, is_fused]
+            assert size[kind] == pytest.approx(published_work._MERGE_BYTES[is_causal, is_fused], abs=0.5)
+    assert launches["backward, causal"] + 2 * _SENDS == published_work._GRADIENT_MERGE_LAUNCHES
+    assert size["backward, causal"] == sum(published_work._GRADIENT_MERGE_BYTES[1])  # with as many key heads as heads

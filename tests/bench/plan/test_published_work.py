@@ -190,7 +190,34 @@ def test_a_ring_calls_attention_and_merges_in_each_of_its_steps(flags: dict[str,
         - sum(int(each.calls[0]) for each in whole.traffic if each.phase == phase)
         for phase in ("forward", "backward")
     }
-    assert more == {"forward": 22 * (ring - 1) * row.layers, "backward": 7 * (ring - 1) * row.layers}
+    assert more == {"forward": int(21.5 * (ring - 1)) * row.layers, "backward": 7 * (ring - 1) * row.layers}
+
+
+@pytest.mark.parametrize(
+    ("mask", "fused", "launches"),
+    [("causal", False, 21), ("causal", True, 4), ("general", False, 20), ("general", True, 3)],
+)
+def test_what_a_ring_merges_depends_on_its_mask_and_its_kernel(mask: str, fused: bool, launches: int) -> None:
+    flags = {"context-parallel-algo": "megatron_cp_algo", "attention-mask-type": mask}
+    flags |= {"use-fused-ring-attention-update": ""} if fused else {}
+    once = replace(_shipped_row(), context=2, world_size=2, tensor=1, pipeline=1, virtual_pipeline=1, layers=1)
+    row = replace(once, flags={**once.flags, **flags})
+    more = [
+        sum(int(figure(each)) for each in published_work([row]).traffic if each.phase == "forward")
+        - sum(int(figure(each)) for each in published_work([once]).traffic if each.phase == "forward")
+        for figure in (lambda each: each.calls[0], lambda each: each.bytes[0])
+    ]
+    assert more[0] == launches
+    assert more[1] > 0
+
+
+@pytest.mark.parametrize(("per_stage", "layers"), [(False, 4), (True, 1)])
+def test_a_job_may_count_its_recomputed_layers_in_the_stage(per_stage: bool, layers: int) -> None:
+    flags = {"recompute-granularity": "full", "recompute-method": "block", "recompute-num-layers": "1"}
+    flags |= {"enable-recompute-layers-per-pp-rank": ""} if per_stage else {}
+    row = replace(_shipped_row(), virtual_pipeline=4, pipeline=1, layers=8, flags=flags)
+    assert published_places([row]).recomputed.tolist() == [layers]
+    assert published_places([replace(row, flags={**flags, "recompute-num-layers": "9"})]).recomputed.tolist() == [8]
 
 
 def test_a_general_mask_leaves_out_no_score() -> None:
