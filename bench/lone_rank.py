@@ -26,6 +26,7 @@ from grok1.training.result import CollectiveSamples, RankSamples, RunResult, Ste
 
 if TYPE_CHECKING:  # import torch
     from grok1.device.without_data import Transfers
+    from grok1.training.planned_routing import RoutingPlan
     from grok1.training.step import Stepper
 
 
@@ -38,6 +39,15 @@ class LoneJob:
     num_steps: int
     routing_shares: tuple[float, ...] = ()
     launched_at: float = 0.0  # seconds since the epoch
+
+
+@dataclass(frozen=True)
+class LoneRank:
+    """A rank that is ready to step: what its pipeline sends and receives is counted, its routers do as planned."""
+
+    stepper: Stepper
+    transfers: Transfers
+    routing: RoutingPlan
 
 
 @dataclass(frozen=True)
@@ -100,18 +110,20 @@ def record_of(case: str, job: LoneJob, found: LoneResult, watched: WatchedMachin
 
 
 @contextmanager
-def stepping(job: LoneJob, where: Rendezvous) -> Iterator[tuple[Stepper, Transfers]]:
+def stepping(job: LoneJob, where: Rendezvous) -> Iterator[LoneRank]:
     """Make this process the job's rank, alone and ready to step; what its pipeline sends and receives is counted."""
     from grok1.device.without_data import noise_received
     from grok1.distributed.groups import joined
     from grok1.training.assembly import build_stepper
-    from grok1.training.fake_step import FakeBatches, Routing, plan_routing
+    from grok1.training.fake_step import FakeBatches
+    from grok1.training.planned_routing import Routing, RoutingPlan
 
     recipe = job.recipe
     routing = Routing(job.routing_shares) if job.routing_shares else Routing.balanced(recipe.model.num_experts)
-    plan = functools.partial(plan_routing, recipe=recipe, routing=routing)
+    plan = RoutingPlan(recipe, routing)
     with joined(alone(job, where), recipe.parallel, recipe.training.seed) as ranks, noise_received() as transfers:
-        yield build_stepper(recipe, ranks, FakeBatches(recipe, ranks.context), prepare=plan), transfers
+        batches = FakeBatches(recipe, ranks.context)
+        yield LoneRank(build_stepper(recipe, ranks, batches, prepare=plan.apply), transfers, plan)
 
 
 def alone(job: LoneJob, where: Rendezvous) -> Rendezvous:
@@ -127,14 +139,15 @@ def run_rank(job: LoneJob, where: Rendezvous, emit: Callable[[StepDone], None]) 
     from grok1.training.profiling import profiled_step
     from grok1.training.run import step_done
 
-    with stepping(job, where) as (stepper, transfers):
+    with stepping(job, where) as rank:
+        stepper = rank.stepper
         code = software.sources()
         startup_seconds = time.time() - job.launched_at
         results = []
         for step in range(job.num_steps):
             results.append(stepper.run(step))
             emit(step_done(results[-1]))
-        measured = with_transfers(samples_of(stepper, results), transfers.counted)
+        measured = with_transfers(samples_of(stepper, results), rank.transfers.counted)
         profile = profiled_step(stepper.model, functools.partial(stepper.run, job.num_steps - 1))
         result = RunResult(
             steps=[each.metrics for each in results],

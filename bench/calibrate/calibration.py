@@ -15,7 +15,7 @@ from scipy.optimize import nnls
 
 from bench.calibrate.collectives import CollectiveTime, cores_of, lines
 from bench.calibrate.crowding import ROUNDS, crowd_jobs, crowd_misses, crowd_seconds, with_crowding
-from bench.calibrate.host import HostCost, HostSample, LoneStep, fitted, mean_of
+from bench.calibrate.host import HostCost, HostSample, LoneStep, fitted, median_of
 from bench.calibrate.in_step import as_run
 from bench.calibrate.operators import OperatorJob, OperatorTimes, Timed
 from bench.calibrate.steadiness import changes_of_speed
@@ -40,7 +40,6 @@ from grok1.distributed.launch import check_machine, launch, preload_in_ranks
 
 ENTRIES = {name: f"bench.calibrate.{name}:run_rank" for name in ("operators", "host", "collectives")}
 CPU_JOBS = (2, 4, 8, 16)  # ranks of the jobs in which collectives are timed
-_STEP_LAUNCHES = 2
 _SHARE_OF_OPERATORS = 0.5  # of the budget; steps and collectives take the rest
 _NOT_MEASURED = "not measured: the tables take its place, or nothing of it was run"
 Say = Callable[[str], None]
@@ -114,15 +113,17 @@ def calibrate(device: Kind, samples: Sequence[Sample], minutes: float, say: Say)
     for each in samples:
         check_machine(each.recipe, device, 1)
     crowd = crowd_jobs() if device == "cpu" else []
-    # a machine changes its speed: what has ranks beside each other is taken at several times
-    runs = [crowd_seconds(crowd, say)]
+    # a machine changes its speed: steps are taken at three times, those of ranks alone and of ranks beside each other
+    runs, steps = [crowd_seconds(crowd, say)], [_steps_alone(device, samples, say)]
     before = _collective_times(device, say)
-    found = _ranks_alone(device, samples, minutes, say)
-    runs.append(crowd_seconds(crowd, say))
+    cold = _operators(device, samples, minutes, say)
+    for _ in range(2):
+        runs.append(crowd_seconds(crowd, say))
+        steps.append(_steps_alone(device, samples, say))
     after = _collective_times(device, say)
-    runs.append(crowd_seconds(crowd, say))
     together = [row for ranks in before for row in lines(before[ranks] + after[ranks], ranks, cores_of(device))]
-    profile = device_of(device, replace(found, collectives=together))
+    found = findings(cold, steps, together)
+    profile = device_of(device, found)
     misses = crowd_misses(profile, crowd, runs)
     unsteady = changes_of_speed(found.launches_seconds, misses)
     for change in unsteady:
@@ -131,24 +132,39 @@ def calibrate(device: Kind, samples: Sequence[Sample], minutes: float, say: Say)
     return profile.model_copy(update={"description": "; ".join([profile.description, *unsteady])})
 
 
-def _ranks_alone(device: Kind, samples: Sequence[Sample], minutes: float, say: Say) -> Findings:
-    """Operators and steps of these ranks, the steps in processes of several launches."""
-    starter = load_recipe("grok1-nano", [*ONE_RANK, "training.global_batch=1"])
-    cold: list[OperatorTimes] = []
-    steps: list[list[LoneStep]] = [[] for _ in samples]
+def findings(
+    cold: Sequence[OperatorTimes], times: Sequence[Sequence[LoneStep]], collectives: Sequence[TimedCollective]
+) -> Findings:
+    """Of ranks whose operators were timed alone and whose steps ran at several times: the median of these."""
+    by_rank = [list(launches) for launches in zip(*times, strict=True)]
+    steps = [median_of(launches) for launches in by_rank]
+    timed = [as_run(alone, step.operators) for alone, step in zip(cold, steps, strict=True)]
+    return Findings(timed, steps, list(collectives), [[each.seconds for each in launches] for launches in by_rank])
+
+
+def _starter() -> Recipe:
+    """Of a process that is one rank, whatever the job has."""
+    return load_recipe("grok1-nano", [*ONE_RANK, "training.global_batch=1"])
+
+
+def _operators(device: Kind, samples: Sequence[Sample], minutes: float, say: Say) -> list[OperatorTimes]:
+    """Each call of these ranks' steps, alone."""
+    found: list[OperatorTimes] = []
     seconds = 60.0 * minutes * _SHARE_OF_OPERATORS / len(samples)
     for number, each in enumerate(samples, 1):
         say(f"{number} of {len(samples)}: operators of {each.recipe.name}, rank {each.rank}")
-        cold.append(launch(OperatorJob(each.recipe, each.rank, seconds), starter, device, entry=ENTRIES["operators"]))
-        for line in uncalled(cold[-1].counts.operators, cold[-1].refused):
+        job = OperatorJob(each.recipe, each.rank, seconds)
+        found.append(launch(job, _starter(), device, entry=ENTRIES["operators"]))
+        for line in uncalled(found[-1].counts.operators, found[-1].refused):
             say(line)
-    for turn in range(1, _STEP_LAUNCHES + 1):
-        say(f"the steps of these ranks, {turn} of {_STEP_LAUNCHES}")
-        for each, launches in zip(samples, steps, strict=True):
-            launches.append(launch(LoneJob(each.recipe, each.rank, ROUNDS), starter, device, entry=ENTRIES["host"]))
-    mean = [mean_of(launches) for launches in steps]
-    timed = [as_run(times, step.operators) for times, step in zip(cold, mean, strict=True)]
-    return Findings(timed, mean, launches_seconds=[[each.seconds for each in launches] for launches in steps])
+    return found
+
+
+def _steps_alone(device: Kind, samples: Sequence[Sample], say: Say) -> list[LoneStep]:
+    """A launch of each rank alone."""
+    say("the steps of ranks alone")
+    jobs = [LoneJob(each.recipe, each.rank, ROUNDS) for each in samples]
+    return [launch(job, _starter(), device, entry=ENTRIES["host"]) for job in jobs]
 
 
 def _collective_times(device: Kind, say: Say) -> dict[int, list[CollectiveTime]]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.optimize import lsq_linear
 
 from bench.calibrate.observed import EVEN_ROUTING
 from bench.calibrate.signatures import count_steps, job_shape
@@ -21,9 +22,11 @@ from grok1.training.job import prepare
 
 NamedJob = tuple[str, str, tuple[str, ...]]  # a name, a recipe, what is changed in it
 ROUNDS = 7  # steps of a launch, of ranks alone too
+_CROWDED_BOUNDS = (0.1, 20.0), (0.8, 1.5)  # of the factors of what is crowded and of computing
 
 _PAIR, _FOUR, _EIGHT, _SIXTEEN = ((*ONE_RANK, f"parallel.world_size={ranks}") for ranks in (2, 4, 8, 16))
 _EXPERT, _TENSOR = "parallel.expert=2", ("parallel.tensor=2", "parallel.expert_tensor=2")
+_FOURTHS = ("parallel.tensor=4", "parallel.expert_tensor=4")
 # of more ranks than this machine may have cores: they wait for each other's
 SHARING: tuple[NamedJob, ...] = (
     ("nano, 4 ranks, TP2 ETP2", "grok1-nano", (*_FOUR, *_TENSOR)),
@@ -34,8 +37,11 @@ CROWDED: tuple[NamedJob, ...] = (
     ("nano, DP2", "grok1-nano", _PAIR),
     ("nano, TP2 ETP2", "grok1-nano", (*_PAIR, *_TENSOR)),
     ("nano, EP2", "grok1-nano", (*_PAIR, _EXPERT)),
+    ("tiny, 2 layers, EP2", "grok1-tiny", (*_PAIR, _EXPERT, "model.num_layers=2")),
     *SHARING,
     ("nano, 8 ranks, TP2 EP2 ETP2", "grok1-nano", (*_EIGHT, *_TENSOR, _EXPERT)),
+    ("nano, 8 ranks, TP4 ETP4", "grok1-nano", (*_EIGHT, *_FOURTHS)),
+    ("nano, 16 ranks, TP4 PP2 ETP4", "grok1-nano", (*_SIXTEEN, "parallel.pipeline=2", *_FOURTHS)),
     ("tiny, 4 ranks, TP2 EP2 ETP2", "grok1-tiny", (*_FOUR, *_TENSOR, _EXPERT)),
     ("tiny, 16 ranks", "grok1-tiny", ()),
 )
@@ -108,12 +114,19 @@ def with_crowding(device: Device, misses: Sequence[Miss]) -> Device:
     by_ranks: dict[int, list[Miss]] = defaultdict(list)
     for each in misses:
         by_ranks[each.ranks].append(each)
-    rows = [Crowding(job_ranks=ranks, factor=crowding_of(each)) for ranks, each in sorted(by_ranks.items())]
+    factors = [(ranks, *crowding_of(each)) for ranks, each in sorted(by_ranks.items())]
+    rows = [Crowding(job_ranks=ranks, factor=factor, computing_factor=other) for ranks, factor, other in factors]
     return device.model_copy(update={"measured": measured.model_copy(update={"crowding": rows})})
 
 
-def crowding_of(misses: Sequence[Miss]) -> float:
-    """The factor of the crowded seconds that leaves the least squares of relative errors; between 0.1 and 20."""
-    crowded = np.array([each.crowded_seconds / each.step_seconds for each in misses])
-    more = np.array([1.0 - each.predicted_seconds / each.step_seconds for each in misses])
-    return float(np.clip(1.0 + crowded @ more / max(crowded @ crowded, 1e-12), 0.1, 20.0))
+def crowding_of(misses: Sequence[Miss]) -> tuple[float, float]:
+    """The factors of crowded seconds and of computing that leave the least squares of relative errors.
+
+    Of jobs of one number of ranks. Where ranks share cores all computing is crowded, and the second is 1.
+    """
+    steps = np.array([each.step_seconds for each in misses])
+    parts = np.array([[each.crowded_seconds, each.alone_seconds * each.has_cores] for each in misses])
+    more = 1.0 - np.array([each.predicted_seconds for each in misses]) / steps
+    least, most = (np.array(factors) - 1.0 for factors in zip(*_CROWDED_BOUNDS, strict=True))
+    crowded, computing = 1.0 + lsq_linear(parts / steps[:, None], more, bounds=(least, most), tol=1e-12).x
+    return float(crowded), float(computing)

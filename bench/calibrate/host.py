@@ -11,13 +11,17 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.optimize import lsq_linear, nnls
 
 from bench.calibrate.in_step import CallsInSteps
-from bench.lone_rank import LoneJob, stepping
+from bench.lone_rank import LoneJob, LoneRank, stepping
 from grok1.distributed.rendezvous import Rendezvous
+
+if TYPE_CHECKING:  # imports torch
+    from grok1.training.step import Stepper
 
 _WARM_UP = 2
 _LEAST_SHARE = 0.4  # of cold time
@@ -56,27 +60,42 @@ def run_rank(job: LoneJob, where: Rendezvous, _emit: Callable[[object], None]) -
     """This rank's step, alone: processor time on a CPU, wall elsewhere. In a process of its own."""
     from grok1.device.kind import device_kind
 
-    is_cpu = device_kind() == "cpu"
-    clock = time.process_time if is_cpu else time.perf_counter
+    with stepping(job, where) as alone:
+        if device_kind() == "cpu":
+            return _step_on_cpu(job, alone)
+        taken = [_seconds(alone.stepper, step, time.perf_counter) for step in range(_WARM_UP + job.num_steps)]
+        return LoneStep(statistics.median(taken[_WARM_UP:]), {})
+
+
+def _step_on_cpu(job: LoneJob, alone: LoneRank) -> LoneStep:
+    """Steps, and steps in which calls are heard, in turns, so that the machine is as fast for both.
+
+    A rank without others routes as a run with even routing does: alike in sum, and not in each expert's rows.
+    """
     taken, heard = [], CallsInSteps()
-    with stepping(job, where) as (stepper, _):
-        for step in range(_WARM_UP + (1 + is_cpu) * job.num_steps):
-            if is_cpu and step >= _WARM_UP and step % 2:  # in turns, so that the machine is as fast for both
-                heard.run(stepper, step)
-                continue
-            start = clock()
-            stepper.run(step)
-            taken.append(clock() - start)
-    return LoneStep(statistics.median(taken[_WARM_UP:]), heard.seconds())
+    alone.stepper.run(0)
+    heard.run(alone.stepper, 1)  # as counted
+    for step in range(_WARM_UP, _WARM_UP + 2 * job.num_steps, 2):
+        if job.recipe.parallel.world_size == 1:
+            alone.routing.draw(step)
+        taken.append(_seconds(alone.stepper, step, time.process_time))
+        heard.run(alone.stepper, step + 1)
+    return LoneStep(statistics.median(taken), heard.seconds())
 
 
-def mean_of(launches: Sequence[LoneStep]) -> LoneStep:
+def _seconds(stepper: Stepper, step: int, clock: Callable[[], float]) -> float:
+    start = clock()
+    stepper.run(step)
+    return clock() - start
+
+
+def median_of(launches: Sequence[LoneStep]) -> LoneStep:
     """Of one rank, launched several times: a process keeps its speed, and another has another."""
     names = {name for each in launches for name in each.operators}
     calls = {name: [each.operators[name] for each in launches if name in each.operators] for name in names}
     return LoneStep(
-        statistics.fmean(each.seconds for each in launches),
-        {name: statistics.fmean(seconds) for name, seconds in calls.items()},
+        statistics.median(each.seconds for each in launches),
+        {name: statistics.median(seconds) for name, seconds in calls.items()},
     )
 
 

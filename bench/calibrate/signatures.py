@@ -89,7 +89,8 @@ def look(recipe: Recipe, rank: int) -> tuple[StepCounts, dict[str, Example]]:
     from bench.ledger.count import _uncollected, step_moments
     from bench.ledger.marked_phases import MarkedPhases
     from grok1.distributed.groups import group_names
-    from grok1.training.fake_step import Routing, fake_rank
+    from grok1.training.fake_step import fake_rank
+    from grok1.training.planned_routing import Routing
 
     phases = MarkedPhases()
     meter = _meter(phases)

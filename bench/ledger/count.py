@@ -105,7 +105,8 @@ def _count_rank(job: tuple[Recipe, int, tuple[float, ...], int]) -> tuple[RankLe
     from bench.ledger.meter import Meter
     from grok1.device import software
     from grok1.distributed.rank_process import prepare_process
-    from grok1.training.fake_step import Routing, fake_rank
+    from grok1.training.fake_step import fake_rank
+    from grok1.training.planned_routing import Routing
 
     prepare_process()
     phases = MarkedPhases()

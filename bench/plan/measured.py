@@ -79,11 +79,13 @@ class TimedCollective(Strict):
 class Crowding(Strict):
     """How much longer than alone ranks take that run beside each other: runs over their predictions without it.
 
-    Of ranks that share cores all of a step; else what its exchanges take a call, whatever their bytes.
+    Of ranks that share cores all but the bytes of exchanges, which take what they took when they were timed: calls of
+    them count nothing there, since who waits leaves its core to others. Else `factor` is of these calls.
     """
 
     job_ranks: Annotated[int, Field(ge=2, le=65_536)]
     factor: Annotated[float, Field(ge=0.1, le=20.0)]
+    computing_factor: Annotated[float, Field(ge=0.5, le=2.0)] = 1.0  # where each rank has a core
 
 
 class Measured(Strict):

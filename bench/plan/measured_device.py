@@ -180,24 +180,27 @@ def predict_measured(counts: Sequence[StepCounts], shape: Shape, device: Device)
     processor = sum(value for term, value in total.items() if term not in ("exchange", *_ASIDE))
     if shape.world_size > cores:
         terms = {term: value / cores for term, value in total.items()}
-        crowded = _seconds_of(terms)
+        terms["exchange"] -= terms["calls of exchange"]  # who waits leaves its core to others
+        crowded, computing = _seconds_of(terms) - terms["exchange"], 0.0
     else:
         terms = max((_in_turn(each, shape) for each in ranks), key=_seconds_of)
-        crowded = terms["calls of exchange"]
-    more = crowding_factor(measured.crowding if measured is not None else (), shape.world_size) - 1.0
-    shown = {term: value for term, value in terms.items() if term not in _ASIDE} | {"crowding": more * crowded}
+        crowded, computing = terms["calls of exchange"], _seconds_of(terms) - terms["exchange"]
+    factor, of_computing = crowding_factors(measured.crowding if measured is not None else (), shape.world_size)
+    more = (factor - 1.0) * crowded + (of_computing - 1.0) * computing
+    shown = {term: value for term, value in terms.items() if term not in _ASIDE} | {"crowding": more}
     operators = total["passes"] + total["once"]
     looked_up = total["looked up"] / operators if operators else 0.0
     return MeasuredPrediction(sum(shown.values()), processor, shown, looked_up, crowded)
 
 
-def crowding_factor(rows: Sequence[Crowding], ranks: int) -> float:
-    """What a job of so many ranks takes more than the sum of its parts, between the jobs that were run; 1 of one."""
+def crowding_factors(rows: Sequence[Crowding], ranks: int) -> tuple[float, float]:
+    """`factor` and `computing_factor` of a job of so many ranks, between the jobs that were run; 1 of one rank."""
     if not rows or ranks == 1:
-        return 1.0
-    by_ranks = sorted((each.job_ranks, each.factor) for each in rows)
-    sizes, factors = zip(*by_ranks, strict=True)
-    return float(np.exp(np.interp(np.log(ranks), np.log(sizes), np.log(factors))))
+        return 1.0, 1.0
+    by_ranks = sorted((each.job_ranks, each.factor, each.computing_factor) for each in rows)
+    sizes, factors, of_computing = np.log(by_ranks).T
+    at = np.log(ranks)
+    return float(np.exp(np.interp(at, sizes, factors))), float(np.exp(np.interp(at, sizes, of_computing)))
 
 
 def _seconds_of(terms: Mapping[str, float]) -> float:

@@ -25,7 +25,7 @@ def routed(of: Layouts, shares: Sequence[float] | None = None, expert_rank: Ints
     """Pairs that a rank routes, and those for the experts of the rank at that place of its expert group.
 
     `shares` are each expert's of the pairs, summing to 1; None: equal ones. They are rounded and cut to a capacity as
-    in grok1.training.fake_step.
+    in grok1.training.planned_routing.
     """
     counts = _pairs_by_expert(of, shares)
     until = np.concatenate([np.zeros((len(of), 1), np.int64), counts.cumsum(axis=1)], axis=1)

@@ -11,10 +11,8 @@ cost the same.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -24,76 +22,20 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
-from grok1.config.levers import expert_capacity
 from grok1.config.recipe import Recipe
 from grok1.data.batches import Batch, of_context_rank
 from grok1.device.operands import device_asked_for, operands
 from grok1.device.without_data import HOST_READS, without_data
 from grok1.distributed.groups import Ranks, joined
 from grok1.distributed.rendezvous import FAKE_URL, Rendezvous
-from grok1.megatron.capacity import first_tokens
-from grok1.megatron.door import MoELayer
 from grok1.training.assembly import build_stepper
+from grok1.training.planned_routing import Routing, RoutingPlan
 from grok1.training.remembered_results import RememberedResults
 from grok1.training.step import Stepper
 from grok1.training.timers import PhaseTimers
 
 Arguments = tuple[Any, ...]  # of an operator, as torch's dispatcher hands them on
 KeywordArguments = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Routing:
-    """Each expert's share of a router's (token, expert) pairs. The shares sum to 1."""
-
-    shares: tuple[float, ...]
-
-    @staticmethod
-    def balanced(num_experts: int) -> Routing:
-        """Every expert alike."""
-        return Routing((1.0 / num_experts,) * num_experts)
-
-    def routing_map(self, num_tokens: int, experts_per_token: int) -> Tensor:
-        """[T, E], True where a token goes to an expert. Every token goes to `experts_per_token` different experts.
-
-        Raises:
-            ValueError: a share asks for more than one pair per token.
-        """
-        pairs = num_tokens * experts_per_token
-        # cumulative rounding, so that the counts add up
-        ends = [round(pairs * sum(self.shares[: expert + 1])) for expert in range(len(self.shares))]
-        counts = [end - start for start, end in zip([0, *ends[:-1]], ends, strict=True)]
-        if max(counts) > num_tokens or min(counts) < 0 or ends[-1] != pairs:
-            raise ValueError(
-                f"routing shares {self.shares} of {num_tokens} tokens to {experts_per_token} experts each: "
-                "give one share an expert, summing to 1, none above 1 / experts per token"
-            )
-        # an expert's pairs are consecutive tokens and at most all of them, so no token meets it twice
-        expert_of_pair = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
-        map_TE = torch.zeros(num_tokens, len(counts), dtype=torch.bool)
-        map_TE[torch.arange(pairs) % num_tokens, expert_of_pair] = True
-        return map_TE
-
-
-def plan_routing(model: torch.nn.Module, recipe: Recipe, routing: Routing) -> None:
-    """Make every router of `model` send its tokens as planned, whatever it computes. Works on real tensors too."""
-    maps_TE: dict[int, Tensor] = {}
-
-    def planned(_router: object, _inputs: object, output: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        probs_TE, map_TE = output
-        num_tokens = map_TE.shape[0]
-        if num_tokens not in maps_TE:
-            with unset_fake_temporarily():
-                planned_TE = routing.routing_map(num_tokens, recipe.model.experts_per_token)
-                capacity = expert_capacity(recipe.model, recipe.parallel, recipe.training)
-                if capacity is not None:
-                    planned_TE = first_tokens(planned_TE, capacity, recipe.training.pad_to_capacity)
-                maps_TE[num_tokens] = planned_TE.to(map_TE.device)
-        return probs_TE, maps_TE[num_tokens]
-
-    for module in model.modules():
-        if isinstance(module, MoELayer):
-            module.router.register_forward_hook(planned)
 
 
 class FakeBatches:
@@ -141,8 +83,9 @@ def fake_rank(
         step = _FakeStep(fake)
         with without_data(), fake, step if meter is None else meter.over(step.__torch_dispatch__):
             batches = FakeBatches(recipe, ranks.context)
-            plan = functools.partial(plan_routing, recipe=recipe, routing=routing)
-            yield build_stepper(recipe, ranks, batches, prepare=plan, timers=timers, with_values=False), batches, ranks
+            plan = RoutingPlan(recipe, routing)
+            stepper = build_stepper(recipe, ranks, batches, prepare=plan.apply, timers=timers, with_values=False)
+            yield stepper, batches, ranks
 
 
 class _FakeStep(TorchDispatchMode):

@@ -23,7 +23,7 @@ from bench.plan.measured_device import (
     OperatorTable,
     Shape,
     StepCounts,
-    crowding_factor,
+    crowding_factors,
     exchange_seconds,
     line_of,
     predict_measured,
@@ -92,39 +92,58 @@ def test_an_exchange_takes_its_line_and_one_that_was_not_timed_the_links() -> No
 
 
 def test_crowding_lies_between_the_jobs_that_were_run() -> None:
-    rows = [Crowding(job_ranks=2, factor=1.1), Crowding(job_ranks=8, factor=1.4)]
-    assert crowding_factor(rows, 1) == 1.0
-    assert crowding_factor(rows, 2) == pytest.approx(1.1)
-    assert 1.1 < crowding_factor(rows, 4) < 1.4
-    assert crowding_factor(rows, 16) == pytest.approx(1.4)
-    assert crowding_factor((), 16) == 1.0
+    rows = [Crowding(job_ranks=2, factor=1.1, computing_factor=1.2), Crowding(job_ranks=8, factor=1.4)]
+    assert crowding_factors(rows, 1) == (1.0, 1.0)
+    assert crowding_factors(rows, 2) == pytest.approx((1.1, 1.2))
+    factor, of_computing = crowding_factors(rows, 4)
+    assert 1.1 < factor < 1.4
+    assert 1.0 < of_computing < 1.2
+    assert crowding_factors(rows, 16) == pytest.approx((1.4, 1.0))
+    assert crowding_factors((), 16) == (1.0, 1.0)
 
 
-def test_crowding_makes_what_exchanges_take_a_call_longer_and_where_cores_are_shared_the_whole_step() -> None:
+def test_crowding_makes_calls_of_exchanges_and_computing_longer_and_where_cores_are_shared_computing_alone() -> None:
     """Not what their bytes take: all ranks copied theirs when they were timed."""
     exchange = CollectiveCalls("optimizer", "data", 2, "all_reduce", 3, 3 << 22)
     device, counts = _device(), replace(_COUNTS, ranks_alike=2, collectives=(exchange,))
-    crowding = [Crowding(job_ranks=2, factor=3.0), Crowding(job_ranks=4, factor=3.0)]
+    crowding = [Crowding(job_ranks=2, factor=3.0, computing_factor=1.5), Crowding(job_ranks=4, factor=3.0)]
     measured = device.measured
     assert measured is not None
     crowded = device.model_copy(update={"measured": measured.model_copy(update={"crowding": crowding})})
     before, after = (predict_measured([counts], _shape(2), each) for each in (device, crowded))
     assert before.crowded_seconds == pytest.approx(3e-4, rel=1e-3)
     assert before.terms["exchange"] == pytest.approx(3e-4 + (3 << 22) / 1e9, rel=1e-3)
-    assert after.step_seconds == pytest.approx(before.step_seconds + 2 * 3e-4)
+    computing = before.step_seconds - before.terms["exchange"]
+    assert after.step_seconds == pytest.approx(before.step_seconds + 2 * 3e-4 + 0.5 * computing)
     assert "calls of exchange" not in after.terms
     counts = replace(counts, ranks_alike=4)
     before, after = (predict_measured([counts], _shape(4), each) for each in (device, crowded))
-    assert after.step_seconds == pytest.approx(3 * before.step_seconds)
+    copied = 4 * (3 << 22) / 1e9 / _CORES  # what their bytes take, and no call
+    assert before.terms["exchange"] == pytest.approx(copied, rel=1e-3)
+    assert after.step_seconds == pytest.approx(3 * (before.step_seconds - copied) + copied)
 
 
-def test_the_factor_is_the_one_that_jobs_share() -> None:
-    same = [Miss(step, step - 0.5 * crowded, crowded) for step, crowded in ((2.0, 1.0), (9.0, 3.0))]
-    assert crowding_of(same) == pytest.approx(1.5)
-    assert crowding_of([Miss(1.0, 1.0, 0.0)]) == 1.0  # no exchange, nothing to make longer
-    between = crowding_of([Miss(1.0, 0.5, 0.5), Miss(1.0, 0.0, 0.5)])
-    assert between == pytest.approx(2.5)
-    assert crowding_of([Miss(1.0, -99.0, 1.0)]) == 20.0
+def _shared(step: float, predicted: float, crowded: float) -> Miss:
+    return Miss(step, predicted, crowded, has_cores=False)
+
+
+def test_where_cores_are_shared_the_factor_is_the_one_that_jobs_share() -> None:
+    same = [_shared(step, step - 0.5 * crowded, crowded) for step, crowded in ((2.0, 1.0), (9.0, 3.0))]
+    assert crowding_of(same) == pytest.approx((1.5, 1.0))
+    assert crowding_of([_shared(1.0, 1.0, 0.0)]) == pytest.approx((1.0, 1.0))  # nothing to make longer
+    between = crowding_of([_shared(1.0, 0.5, 0.5), _shared(1.0, 0.0, 0.5)])
+    assert between == pytest.approx((2.5, 1.0))
+    assert crowding_of([_shared(1.0, -99.0, 1.0)]) == pytest.approx((20.0, 1.0))
+
+
+@given(st.floats(0.5, 10.0), st.floats(0.9, 1.4))
+def test_with_a_core_each_calls_and_computing_have_a_factor_each(calls: float, computing: float) -> None:
+    parts = ((2.0, 0.5, 0.1), (3.0, 0.4, 0.3), (9.0, 1.0, 0.2))  # alone, exchange, of it the calls
+    misses = [
+        Miss(computing * alone + exchange + (calls - 1) * own, alone + exchange, own, exchange)
+        for alone, exchange, own in parts
+    ]
+    assert crowding_of(misses) == pytest.approx((calls, computing), rel=1e-6)
 
 
 def test_without_jobs_beside_each_other_no_process_is_started_to_count_them() -> None:

@@ -17,7 +17,8 @@ def counted_directly(job: tuple[Recipe, int]) -> RankLedger:
     from bench.ledger.marked_phases import MarkedPhases
     from bench.ledger.meter import Meter
     from grok1.distributed.rank_process import prepare_process
-    from grok1.training.fake_step import Routing, fake_rank
+    from grok1.training.fake_step import fake_rank
+    from grok1.training.planned_routing import Routing
 
     recipe, rank = job
     prepare_process()
@@ -37,7 +38,8 @@ def first_step_and_ledger(recipe: Recipe) -> tuple[int, int, RankLedger]:
     from bench.ledger.marked_phases import MarkedPhases
     from bench.ledger.meter import Meter
     from grok1.distributed.rank_process import prepare_process
-    from grok1.training.fake_step import Routing, fake_rank
+    from grok1.training.fake_step import fake_rank
+    from grok1.training.planned_routing import Routing
 
     prepare_process()
     phases = MarkedPhases()
@@ -59,7 +61,8 @@ def cost_of_a_singular_value_decomposition(_job: None) -> tuple[dict[str, int], 
     from bench.ledger.meter import Meter
     from grok1.config.load import load_recipe
     from grok1.distributed.rank_process import prepare_process
-    from grok1.training.fake_step import Routing, fake_rank
+    from grok1.training.fake_step import fake_rank
+    from grok1.training.planned_routing import Routing
 
     prepare_process()
     recipe, phases = load_recipe("grok1-nano"), MarkedPhases()
@@ -81,7 +84,8 @@ def bytes_of_a_fused_update(is_scaled: bool) -> tuple[int, int]:
     from bench.ledger.meter import Meter
     from grok1.config.load import load_recipe
     from grok1.distributed.rank_process import prepare_process
-    from grok1.training.fake_step import Routing, fake_rank
+    from grok1.training.fake_step import fake_rank
+    from grok1.training.planned_routing import Routing
 
     prepare_process()
     recipe, phases = load_recipe("grok1-nano"), MarkedPhases()

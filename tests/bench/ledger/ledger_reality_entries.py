@@ -14,9 +14,10 @@ from grok1.config.stages import micro_batch_group
 from grok1.distributed.groups import joined
 from grok1.distributed.rendezvous import Rendezvous
 from grok1.model.model import build_model
-from grok1.training.fake_step import FakeBatches, Routing, plan_routing
+from grok1.training.fake_step import FakeBatches
 from grok1.training.job import Job
 from grok1.training.optimizer import build_optimizer
+from grok1.training.planned_routing import Routing, RoutingPlan
 from grok1.training.step import Stepper
 
 
@@ -26,7 +27,7 @@ def metered(job: Job, where: Rendezvous, _emit: Any) -> list[str] | None:
     with joined(where, recipe.parallel, recipe.training.seed) as ranks:
         with Meter(phases) as meter:
             model = build_model(recipe, ranks)
-            plan_routing(model, recipe, Routing.balanced(recipe.model.num_experts))
+            RoutingPlan(recipe, Routing.balanced(recipe.model.num_experts)).apply(model)
             optimizer, scheduler = build_optimizer(model, recipe.training)
             batches = FakeBatches(recipe, ranks.context)
             stepper = Stepper(recipe, ranks, model, optimizer, scheduler, batches, phases)

@@ -45,11 +45,11 @@ import functools, json
 from grok1.config.load import load_recipe
 from grok1.distributed.rank_process import prepare_process
 prepare_process()
-from grok1.training import assembly, fake_step
+from grok1.training import assembly, fake_step, planned_routing
 # megatron's own optimizer on both devices: on a CPU ours gathers less
 fake_step.build_stepper = functools.partial(assembly.build_stepper, stock=True)
 recipe = load_recipe("grok1-nano", ["training.dtype=bf16", "model.attention_logit_cap=30"])
-with fake_step.fake_rank(recipe, 0, fake_step.Routing.balanced(8)) as (stepper, _, _):
+with fake_step.fake_rank(recipe, 0, planned_routing.Routing.balanced(8)) as (stepper, _, _):
     collectives = stepper.run(0).collectives
 print(json.dumps({name: [each.calls, each.bytes] for name, each in collectives.items()}))
 import os, sys
