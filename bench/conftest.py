@@ -49,9 +49,20 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize("case", cases, ids=[case.name for case in cases])
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """--case means that case alone: files that no option asks for are not even imported, which takes seconds.
+
+    A file that is named always runs, as the main job does; the others as their option says.
+    """
+    named = {Path(word.partition("::")[0]).name for word in config.args}
+    is_ours = collection_path.parent == _ROOM and collection_path.name.startswith("test_")
+    if not is_ours or collection_path.name in {_SEVERAL_NODES, *named} or _asked(config, collection_path):
+        return None
+    return True
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """--case means that case alone; a job of several nodes is test_pretrain.py's alone."""
-    _leave_out_what_no_option_names(config, items)
+    """A job of several nodes is test_pretrain.py's alone."""
     nnodes = config.getoption("--nnodes")
     if nnodes == 1:
         return
@@ -61,25 +72,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(skip)
 
 
-def _leave_out_what_no_option_names(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """A file that is named always runs, as the main job does; the others as their option says."""
-    named = {Path(word.partition("::")[0]).name for word in config.args}
-    left_out = [
-        item
-        for item in items
-        if _ROOM in item.path.parents and item.path.name not in {_SEVERAL_NODES, *named} and not _asked(config, item)
-    ]
-    if left_out:
-        config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if item not in left_out]
+def _option_of(path: Path) -> str:
+    return _OPTION_OF.get(path.name, _PARTS)
 
 
-def _option_of(item: pytest.Item) -> str:
-    return _OPTION_OF.get(item.path.name, _PARTS)
-
-
-def _asked(config: pytest.Config, item: pytest.Item) -> bool:
-    option = _option_of(item)
+def _asked(config: pytest.Config, path: Path) -> bool:
+    option = _option_of(path)
     return config.getoption(option) or not (config.getoption("--case") or option in _ONLY_WHEN_ASKED)
 
 
@@ -105,7 +103,7 @@ def _others_told(config: pytest.Config, others: list[pytest.Item]) -> list[str]:
     """The benchmarks beside the main job, in one line."""
     if not others:
         return []
-    minutes = sum(_MINUTES[option] for option in set(map(_option_of, others)))
+    minutes = sum(_MINUTES[option] for option in {_option_of(item.path) for item in others})
     what = f"{len(others)} other benchmark{'s' * (len(others) > 1)}"
     left_out_by = "" if config.getoption("--case") else " (--case NAME leaves them out)"
     return [f"and {what}, about {minutes} min on two free cores{left_out_by}"]
