@@ -20,7 +20,7 @@ import numpy as np
 from bench.ledger.extension import extension
 from bench.ledger.schema import RankLedger
 from bench.plan.layouts import Layouts, Places, Recompute, different_stages, layouts_of
-from grok1.config.load import ONE_RANK, build_recipe, load_recipe
+from grok1.config.load import ONE_RANK, _apply_override, build_recipe, load_recipe
 from grok1.config.recipe import Recipe
 from grok1.config.refusals import RecipeError
 from grok1.config.stages import stage_layers
@@ -157,10 +157,11 @@ def _draws(name: str, index: int) -> tuple[list[Recipe], Iterator[Recipe]]:
 
 def _drawn_layouts(name: str, index: int) -> Iterator[Recipe]:
     draw, found = random.Random(_SEED + index), set[str]()
-    overrides = [*ONE_RANK, *RECIPES[name], f"name={name}"]
     fields = load_recipe("grok1-nano").resolved()
+    for override in (*ONE_RANK, *RECIPES[name], f"name={name}"):
+        _apply_override(fields, override)  # once: to parse them took most of the time of a draw
     for _ in range(_MOST_DRAWS):
-        recipe = _drawn(draw, fields, overrides)
+        recipe = _drawn(draw, fields)
         if recipe is None or recipe.hash() in found:
             continue
         if _work(recipe) <= _MOST_WORK * (1 + (recipe.parallel.virtual_pipeline > 1)):
@@ -177,17 +178,13 @@ def _work(recipe: Recipe) -> int:
     return max(stage_layers(recipe.model.num_layers, parallel)) * micro_batches * passes
 
 
-def _drawn(draw: random.Random, fields: dict[str, Any], overrides: list[str]) -> Recipe | None:
+def _drawn(draw: random.Random, fields: dict[str, Any]) -> Recipe | None:
     """None where the recipe refuses what was drawn."""
-    axes = {axis: draw.choice(sizes) for axis, sizes in _AXES.items()}
-    words = [f"parallel.{axis}={size}" for axis, size in axes.items()]
-    words += [f"training.micro_batch={draw.choice((1, 1, 2, 3, 4))}", *draw.choice(_RECOMPUTES)]
+    own = {key: dict(value) if isinstance(value, dict) else value for key, value in fields.items()}
+    own["parallel"] |= {axis: draw.choice(sizes) for axis, sizes in _AXES.items()}
+    own["training"]["micro_batch"] = draw.choice((1, 1, 2, 3, 4))
     try:
-        return build_recipe(
-            "sample",
-            {key: dict(value) if isinstance(value, dict) else value for key, value in fields.items()},
-            [*overrides, *words],
-        )
+        return build_recipe("sample", own, draw.choice(_RECOMPUTES))
     except RecipeError:
         return None
 
