@@ -56,7 +56,8 @@ def points_of(series: Sequence[Entry], changes: Sequence[ChangePoint]) -> list[P
 
 
 def _belongs(entry: Entry) -> tuple[object, ...]:
-    return entry.commit.sha, entry.commit.dirty, entry.created_at[:10], entry.software, entry.code_digests
+    is_edited = entry.commit.dirty and not entry.code_digests  # digests say themselves what was edited
+    return entry.commit.sha, is_edited, entry.created_at[:10], entry.software, entry.code_digests
 
 
 def _reach(squares: float, freedom: int) -> float | None:

@@ -67,11 +67,11 @@ def between(series: Sequence[Entry], point: ChangePoint) -> str:
 
 def _same_code(last: Entry, first: Entry) -> bool:
     """What is known of it: the same sources may be of a changed tree, and a clean tree may run an edited megatron."""
-    if last.commit.sha is None or last.commit != first.commit:
+    if last.commit.sha is None or last.commit.sha != first.commit.sha:
         return False
     if last.code_digests and first.code_digests:
         return last.code_digests == first.code_digests
-    return not last.commit.dirty
+    return not (last.commit.dirty or first.commit.dirty)
 
 
 def warnings(series: Sequence[Entry], points: Sequence[ChangePoint]) -> list[str]:

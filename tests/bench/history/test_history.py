@@ -353,29 +353,34 @@ def test_a_tree_that_was_changed_may_be_the_code(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("is_dirty", "before", "after", "told"),
+    ("are_dirty", "before", "after", "told"),
     [
-        (True, "1", "1", "within commit 000000000000+: the code did not change"),
-        (True, "1", "2", "after commit 000000000000+, by 000000000000+"),
-        (False, "1", "2", "after commit 000000000000, by 000000000000"),  # another megatron, edited where it lies
+        ((True, True), "1", "1", "within commit 000000000000+: the code did not change"),
+        ((False, True), "1", "1", "within commit 000000000000+: the code did not change"),  # edits of what did not run
+        ((False, True), "", "", "after commit 000000000000, by 000000000000+"),
+        ((True, True), "1", "2", "after commit 000000000000+, by 000000000000+"),
+        (
+            (False, False),
+            "1",
+            "2",
+            "after commit 000000000000, by 000000000000",
+        ),  # another megatron, edited where it is
     ],
 )
 def test_the_sources_say_whether_the_code_changed(
-    is_dirty: bool, before: str, after: str, told: str, tmp_path: Path
+    are_dirty: tuple[bool, bool], before: str, after: str, told: str, tmp_path: Path
 ) -> None:
     file = tmp_path / "history.jsonl"
     random = np.random.default_rng(3)
-    levels = [(before, random.normal(2.0, 0.01, 10)), (after, random.normal(3.0, 0.01, 10))]
-    sources = [{"grok1": letter * 64} for letter, seconds in levels for _ in seconds]
-    entries = series([float(value) for _, seconds in levels for value in seconds])
-    commit = entries[0].commit.model_copy(update={"dirty": is_dirty})
-    write(
-        file,
-        [
-            entry.model_copy(update={"commit": commit, "code_digests": each})
-            for entry, each in zip(entries, sources, strict=True)
-        ],
-    )
+    entries = series([*random.normal(2.0, 0.01, 10), *random.normal(3.0, 0.01, 10)])
+    sides = [
+        {
+            "commit": entries[0].commit.model_copy(update={"dirty": is_dirty}),
+            "code_digests": {"grok1": letter * 64} if letter else {},
+        }
+        for is_dirty, letter in zip(are_dirty, (before, after), strict=True)
+    ]
+    write(file, [entry.model_copy(update=sides[place >= 10]) for place, entry in enumerate(entries)])
     assert told in ask("check", "--history", file)
 
 

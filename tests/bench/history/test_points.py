@@ -49,6 +49,13 @@ def test_other_versions_are_another_point() -> None:
     assert len(points_of([one, two.model_copy(update={"software": {"torch": "2.8"}})], [])) == 2
 
 
+@pytest.mark.parametrize(("digests", "points"), [({}, 2), ({"grok1": "1" * 64}, 1)])
+def test_edits_of_what_did_not_run_make_no_point_of_their_own(digests: dict[str, str], points: int) -> None:
+    clean, other = (each.model_copy(update={"code_digests": digests}) for each in runs([1.0, 1.0], "aa"))
+    dirty = other.model_copy(update={"commit": other.commit.model_copy(update={"dirty": True})})
+    assert len(points_of([clean, dirty], [])) == points
+
+
 def test_an_interval_holds_the_true_time_as_often_as_it_says() -> None:
     """Of 2000 points with two runs each; four standard deviations of the count."""
     random = np.random.default_rng(7)
