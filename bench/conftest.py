@@ -25,7 +25,7 @@ _OPTION_OF = {
     "test_peers.py": "--peers",
     "test_plan.py": "--plan",
 }  # the others' is --parts
-_MINUTES = {"--parts": 1, "--ledgers": 1, "--harness": 2, "--peers": 10, "--plan": 12}  # at most, on two free cores
+_MINUTES = {"--parts": 1, "--ledgers": 1, "--harness": 2, "--peers": 10, "--plan": 13}  # at most, on two free cores
 _ONLY_WHEN_ASKED = {"--harness", "--peers", "--plan"}
 _ROOM = Path(__file__).parent
 

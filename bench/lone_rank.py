@@ -67,11 +67,15 @@ def run(case: str, job: LoneJob, device: Kind, on_event: Callable[[StepDone], No
     """
     check(job)
     check_machine(job.recipe, device, 1)
-    starter = load_recipe("grok1-nano", [*ONE_RANK, "training.global_batch=1"])  # one process, whatever the job has
     watched = WatchedMachine()
     timed = replace(job, launched_at=time.time())
-    found: LoneResult = launch(timed, starter, device, on_event=on_event, entry="bench.lone_rank:run_rank")
+    found: LoneResult = launch(timed, starter(), device, on_event=on_event, entry="bench.lone_rank:run_rank")
     return record_of(case, job, found, watched)
+
+
+def starter() -> Recipe:
+    """What a lone rank is launched as: one process, whatever its job has."""
+    return load_recipe("grok1-nano", [*ONE_RANK, "training.global_batch=1"])
 
 
 def check(job: LoneJob) -> None:

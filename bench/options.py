@@ -48,7 +48,7 @@ def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginMa
             "--harness",
             "also time the suite itself: reading, judging, reporting, its own cost in a step (takes two minutes)",
         ),
-        ("--plan", "also hold the planner's predictions of this CPU against runs (takes twelve minutes)"),
+        ("--plan", "also hold the planner's predictions of this CPU against runs (takes thirteen minutes)"),
     ):
         add(name, action="store_true", help=does)
     add(

@@ -21,7 +21,7 @@ from bench.calibrate.operators import OperatorJob, OperatorTimes, Timed
 from bench.calibrate.steadiness import changes_of_speed
 from bench.calibrate.uncalled import uncalled
 from bench.cases import usual_recipe
-from bench.lone_rank import LoneJob
+from bench.lone_rank import LoneJob, starter
 from bench.plan.device import Device
 from bench.plan.measured import (
     Measured,
@@ -39,6 +39,7 @@ from grok1.device.kind import Kind
 from grok1.distributed.launch import check_machine, launch, preload_in_ranks
 
 ENTRIES = {name: f"bench.calibrate.{name}:run_rank" for name in ("operators", "host", "collectives")}
+_TIMES = 3  # at which steps are taken
 CPU_JOBS = (2, 4, 8, 16)  # ranks of the jobs in which collectives are timed
 _SHARE_OF_OPERATORS = 0.5  # of the budget; steps and collectives take the rest
 _NOT_MEASURED = "not measured: the tables take its place, or nothing of it was run"
@@ -113,13 +114,13 @@ def calibrate(device: Kind, samples: Sequence[Sample], minutes: float, say: Say)
     for each in samples:
         check_machine(each.recipe, device, 1)
     crowd = crowd_jobs() if device == "cpu" else []
-    # a machine changes its speed: steps are taken at three times, those of ranks alone and of ranks beside each other
-    runs, steps = [crowd_seconds(crowd, say)], [_steps_alone(device, samples, say)]
+    # a machine changes its speed: steps are taken at several times, those of ranks alone and of ranks beside each other
+    runs, steps = [crowd_seconds(crowd, say)], [_steps_alone(device, samples, say, 1)]
     before = _collective_times(device, say)
     cold = _operators(device, samples, minutes, say)
-    for _ in range(2):
+    for turn in range(2, _TIMES + 1):
         runs.append(crowd_seconds(crowd, say))
-        steps.append(_steps_alone(device, samples, say))
+        steps.append(_steps_alone(device, samples, say, turn))
     after = _collective_times(device, say)
     together = [row for ranks in before for row in lines(before[ranks] + after[ranks], ranks, cores_of(device))]
     found = findings(cold, steps, together)
@@ -142,11 +143,6 @@ def findings(
     return Findings(timed, steps, list(collectives), [[each.seconds for each in launches] for launches in by_rank])
 
 
-def _starter() -> Recipe:
-    """Of a process that is one rank, whatever the job has."""
-    return load_recipe("grok1-nano", [*ONE_RANK, "training.global_batch=1"])
-
-
 def _operators(device: Kind, samples: Sequence[Sample], minutes: float, say: Say) -> list[OperatorTimes]:
     """Each call of these ranks' steps, alone."""
     found: list[OperatorTimes] = []
@@ -154,17 +150,17 @@ def _operators(device: Kind, samples: Sequence[Sample], minutes: float, say: Say
     for number, each in enumerate(samples, 1):
         say(f"{number} of {len(samples)}: operators of {each.recipe.name}, rank {each.rank}")
         job = OperatorJob(each.recipe, each.rank, seconds)
-        found.append(launch(job, _starter(), device, entry=ENTRIES["operators"]))
+        found.append(launch(job, starter(), device, entry=ENTRIES["operators"]))
         for line in uncalled(found[-1].counts.operators, found[-1].refused):
             say(line)
     return found
 
 
-def _steps_alone(device: Kind, samples: Sequence[Sample], say: Say) -> list[LoneStep]:
+def _steps_alone(device: Kind, samples: Sequence[Sample], say: Say, turn: int) -> list[LoneStep]:
     """A launch of each rank alone."""
-    say("the steps of ranks alone")
+    say(f"the steps of these ranks, {turn} of {_TIMES}")
     jobs = [LoneJob(each.recipe, each.rank, ROUNDS) for each in samples]
-    return [launch(job, _starter(), device, entry=ENTRIES["host"]) for job in jobs]
+    return [launch(job, starter(), device, entry=ENTRIES["host"]) for job in jobs]
 
 
 def _collective_times(device: Kind, say: Say) -> dict[int, list[CollectiveTime]]:

@@ -22,7 +22,12 @@ def calibrate_command(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Change one value of each --recipe. Repeatable."),
     ] = None,
-    minutes: Annotated[float, typer.Option(help="About how long it may take.", min=0.1, max=600.0)] = 3.0,
+    minutes: Annotated[
+        float,
+        typer.Option(
+            help="About how long it may take; a CPU's jobs of several ranks take one to three more.", min=0.1, max=600.0
+        ),
+    ] = 3.0,
     output: Annotated[Path, typer.Option("-o", "--output", help="Where the profile goes.")] = Path("device.json"),
     json_path: Json = None,
 ) -> None:

@@ -198,9 +198,9 @@ def crowding_factors(rows: Sequence[Crowding], ranks: int) -> tuple[float, float
     if not rows or ranks == 1:
         return 1.0, 1.0
     by_ranks = sorted((each.job_ranks, each.factor, each.computing_factor) for each in rows)
-    sizes, factors, of_computing = np.log(by_ranks).T
-    at = np.log(ranks)
-    return float(np.exp(np.interp(at, sizes, factors))), float(np.exp(np.interp(at, sizes, of_computing)))
+    sizes, *factors = np.log(by_ranks).T
+    factor, of_computing = (float(np.exp(np.interp(np.log(ranks), sizes, each))) for each in factors)
+    return factor, of_computing
 
 
 def _seconds_of(terms: Mapping[str, float]) -> float:

@@ -359,12 +359,7 @@ def test_a_tree_that_was_changed_may_be_the_code(tmp_path: Path) -> None:
         ((False, True), "1", "1", "within commit 000000000000+: the code did not change"),  # edits of what did not run
         ((False, True), "", "", "after commit 000000000000, by 000000000000+"),
         ((True, True), "1", "2", "after commit 000000000000+, by 000000000000+"),
-        (
-            (False, False),
-            "1",
-            "2",
-            "after commit 000000000000, by 000000000000",
-        ),  # another megatron, edited where it is
+        ((False, False), "1", "2", "after commit 000000000000, by 000000000000"),  # an edited megatron
     ],
 )
 def test_the_sources_say_whether_the_code_changed(

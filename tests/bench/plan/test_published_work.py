@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.plan.architectures import Architecture
+from bench.plan.layouts import Ints
 from bench.plan.published import PublishedRow, read_published
 from bench.plan.published_places import published_places, rank_parameters, stage_layers
 from bench.plan.published_work import model_flops, published_work
@@ -185,11 +186,7 @@ def test_a_ring_calls_attention_and_merges_in_each_of_its_steps(flags: dict[str,
     for before, after in zip(whole.attention, work.attention, strict=True):
         assert (after.flops == before.flops).all()
         assert (after.calls == ring * before.calls).all()
-    more = {
-        phase: sum(int(each.calls[0]) for each in work.traffic if each.phase == phase)
-        - sum(int(each.calls[0]) for each in whole.traffic if each.phase == phase)
-        for phase in ("forward", "backward")
-    }
+    more = {phase: (_traffic(work, phase) - _traffic(whole, phase))[0] for phase in ("forward", "backward")}
     assert more == {"forward": int(21.5 * (ring - 1)) * row.layers, "backward": 7 * (ring - 1) * row.layers}
 
 
@@ -202,13 +199,9 @@ def test_what_a_ring_merges_depends_on_its_mask_and_its_kernel(mask: str, fused:
     flags |= {"use-fused-ring-attention-update": ""} if fused else {}
     once = replace(_shipped_row(), context=2, world_size=2, tensor=1, pipeline=1, virtual_pipeline=1, layers=1)
     row = replace(once, flags={**once.flags, **flags})
-    more = [
-        sum(int(figure(each)) for each in published_work([row]).traffic if each.phase == "forward")
-        - sum(int(figure(each)) for each in published_work([once]).traffic if each.phase == "forward")
-        for figure in (lambda each: each.calls[0], lambda each: each.bytes[0])
-    ]
-    assert more[0] == launches
-    assert more[1] > 0
+    calls, moved_bytes = _traffic(published_work([row]), "forward") - _traffic(published_work([once]), "forward")
+    assert calls == launches
+    assert moved_bytes > 0
 
 
 @pytest.mark.parametrize(("per_stage", "layers"), [(False, 4), (True, 1)])
@@ -226,6 +219,11 @@ def test_a_general_mask_leaves_out_no_score() -> None:
     assert flops(published_work([general]), "forward") > flops(published_work([row]), "forward")
     for before, after in zip(published_work([row]).attention, published_work([general]).attention, strict=True):
         assert (after.flops == 2 * before.flops).all()
+
+
+def _traffic(work: Work, phase: str) -> Ints:
+    """Launches and bytes of the first place that multiply nothing."""
+    return np.sum([(each.calls[0], each.bytes[0]) for each in work.traffic if each.phase == phase], axis=0)
 
 
 def _shipped_row() -> PublishedRow:
