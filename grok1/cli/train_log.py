@@ -66,13 +66,14 @@ class TrainLog:
 def start_line(recipe: Recipe, steps: int, kind: Kind, data: Path | None) -> str:
     """The job in one line, before anything takes time."""
     layout = recipe.parallel
+    sample = "the sample corpus" if recipe.data.has_sample_corpus else "not given"
     ranks = f"{layout.world_size} rank{'s' * (layout.world_size > 1)}"
     return _SEPARATOR.join(
         (
             f"{printable(recipe.name)}: {_count(recipe.parameters())} parameters, "
             f"{_count(recipe.active_parameters())} active",
             f"{ranks} on {kind}, {axes_text(layout)}",
-            f"data {'the sample corpus' if data is None else _shown(data)}",
+            f"data {sample if data is None else _shown(data)}",
             f"to step {steps:,}, {recipe.tokens_per_step:,} tokens each",
         )
     )

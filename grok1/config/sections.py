@@ -185,6 +185,11 @@ class Data(Frozen):
             )
         return self
 
+    @property
+    def has_sample_corpus(self) -> bool:
+        """Whether this tokenizer reads the corpus that every Python ships: without it a job needs the user's data."""
+        return self.tokenizer_type == "SentencePiece"
+
 
 class Kernels(Frozen):
     """Which implementation computes a part of the step. The maths is the same; time and memory are not.

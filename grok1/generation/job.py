@@ -180,7 +180,7 @@ def _chosen_recipe(checkpoint: StoredCheckpoint, named: str | None, overrides: l
 
 def _tokenizer(recipe: Recipe, path: Path | None) -> tuple[Path, Tokenizer]:
     if path is None:
-        if recipe.data.tokenizer_type != "SentencePiece":
+        if not recipe.data.has_sample_corpus:
             raise ValueError(f"recipe {recipe.name} has no sample corpus: give --tokenizer PATH, as in its training")
         path = cached_sample_corpus(recipe).tokenizer_path
     tokenizer = load_tokenizer(recipe.data.tokenizer_type, path)

@@ -170,7 +170,7 @@ def _data_and_tokenizer(recipe: Recipe, data: Path | None, tokenizer: Path | Non
             raise ValueError(
                 f"--tokenizer {tokenizer} without --data: the sample corpus has its own; give both, or neither"
             )
-        if recipe.data.tokenizer_type != "SentencePiece":
+        if not recipe.data.has_sample_corpus:
             raise ValueError(
                 f"recipe {recipe.name} has no sample corpus: give --data PREFIX and --tokenizer PATH, "
                 "which `grok1 preprocess --input FILE --output-prefix PREFIX --tokenizer-name-or-path PATH` makes"

@@ -24,6 +24,7 @@ def test_the_job_is_told_in_one_line() -> None:
         "data the sample corpus | to step 20, 128 tokens each"
     )
     assert "data my/corpus" in start_line(NANO, 20, "cpu", Path("my/corpus"))
+    assert "data not given" in start_line(load_recipe("grok1-40b"), 20, "cpu", None)  # which has no sample corpus
 
 
 def test_a_step_is_counted_from_one_and_whole_in_a_pipe() -> None:
