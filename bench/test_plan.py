@@ -20,6 +20,7 @@ from bench.calibrate.validation import (
     MANY_RANKS,
     Trial,
     accuracy,
+    plan_accuracy,
     run,
     slowdown,
     table,
@@ -77,6 +78,7 @@ def _part(name: str, some: list[Trial], controls: list[Trial]) -> list[str]:
     times = slowdown(controls)
     return [
         f"{name}: {accuracy(some).line()}",
+        f"python -m bench plan, by this profile: {plan_accuracy(some).line()}.",
         f"Each prediction times {times:.2f}, which is how the controls ran: {accuracy(some, times).errors}.",
         table(some),
         "controls:",

@@ -14,7 +14,7 @@ import psutil
 from scipy.optimize import nnls
 
 from bench.calibrate.collectives import CollectiveTime, cores_of, lines
-from bench.calibrate.crowding import ROUNDS, crowd_jobs, crowd_misses, crowd_seconds, with_crowding
+from bench.calibrate.crowding import ROUNDS, crowd_jobs, crowd_misses, crowd_seconds, with_crowding, with_whole_steps
 from bench.calibrate.host import HostCost, HostSample, LoneStep, fitted, median_of
 from bench.calibrate.in_step import as_run
 from bench.calibrate.operators import OperatorJob, OperatorTimes, Timed
@@ -122,14 +122,19 @@ def calibrate(device: Kind, samples: Sequence[Sample], minutes: float, say: Say)
         runs.append(crowd_seconds(crowd, say))
         steps.append(_steps_alone(device, samples, say, turn))
     after = _collective_times(device, say)
-    together = [row for ranks in before for row in lines(before[ranks] + after[ranks], ranks, cores_of(device))]
-    found = findings(cold, steps, together)
+    exchanges = [row for ranks in before for row in lines(before[ranks] + after[ranks], ranks, cores_of(device))]
+    found = findings(cold, steps, exchanges)
     profile = device_of(device, found)
     misses = crowd_misses(profile, crowd, runs)
     unsteady = changes_of_speed(found.launches_seconds, misses)
     for change in unsteady:
         say(f"warning: {change}; calibrate again when the machine is quiet")
     profile = with_crowding(profile, misses)
+    if device == "cpu":
+        alone = [(each.recipe, step.seconds) for each, step in zip(samples, found.steps, strict=True)]
+        alone = [(recipe, seconds) for recipe, seconds in alone if recipe.parallel.world_size == 1]
+        together = zip(crowd, (miss.step_seconds for miss in misses), strict=True)
+        profile = with_whole_steps(profile, [*alone, *together])
     return profile.model_copy(update={"description": "; ".join([profile.description, *unsteady])})
 
 

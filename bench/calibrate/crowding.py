@@ -13,8 +13,11 @@ from scipy.optimize import lsq_linear
 from bench.calibrate.observed import EVEN_ROUTING
 from bench.calibrate.signatures import count_steps, job_shape
 from bench.plan.device import Device
+from bench.plan.layouts import layouts_of
 from bench.plan.measured import Crowding
 from bench.plan.measured_device import MeasuredPrediction, predict_measured
+from bench.plan.timed import time_layouts
+from bench.plan.whole_steps import whole_steps
 from grok1.config.load import ONE_RANK, load_recipe
 from grok1.config.recipe import Recipe
 from grok1.distributed.launch import launch
@@ -117,6 +120,26 @@ def with_crowding(device: Device, misses: Sequence[Miss]) -> Device:
     factors = [(ranks, *crowding_of(each)) for ranks, each in sorted(by_ranks.items())]
     rows = [Crowding(job_ranks=ranks, factor=factor, computing_factor=other) for ranks, factor, other in factors]
     return device.model_copy(update={"measured": measured.model_copy(update={"crowding": rows})})
+
+
+def planned_seconds(recipe: Recipe, device: Device) -> float:
+    """Of a step, as `python -m bench plan` says by this profile."""
+    return float(time_layouts(layouts_of(recipe), device).prediction.step_seconds[0])
+
+
+def with_whole_steps(device: Device, jobs: Sequence[tuple[Recipe, float]]) -> Device:
+    """The profile with what these jobs' steps took, over what the closed forms make of them.
+
+    Args:
+        device: a CPU's profile.
+        jobs: recipes, and seconds of their steps.
+    """
+    measured = device.measured
+    assert measured is not None
+    planned = [planned_seconds(recipe, device) for recipe, _ in jobs]
+    ranks = [recipe.parallel.world_size for recipe, _ in jobs]
+    rows = whole_steps(ranks, [seconds for _, seconds in jobs], planned)
+    return device.model_copy(update={"measured": measured.model_copy(update={"whole_steps": rows})})
 
 
 def crowding_of(misses: Sequence[Miss]) -> tuple[float, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from statistics import median
@@ -9,7 +10,7 @@ from statistics import median
 from scipy.stats import kendalltau
 from tabulate import tabulate
 
-from bench.calibrate.crowding import SHARING, NamedJob, predictions, recipes_of
+from bench.calibrate.crowding import SHARING, NamedJob, planned_seconds, predictions, recipes_of
 from bench.plan.device import Device
 from bench.plan.measured_device import MeasuredPrediction
 from grok1.config.load import ONE_RANK
@@ -77,6 +78,7 @@ class Trial:
     name: str
     recipe: Recipe
     predicted: MeasuredPrediction
+    planned_seconds: float  # what `python -m bench plan` says of it by the same profile
     seconds: list[float] = field(default_factory=list)
     processor_seconds: list[float] = field(default_factory=list)
 
@@ -84,6 +86,11 @@ class Trial:
     def error(self) -> float:
         """Predicted over measured step, less 1."""
         return self.predicted.step_seconds / median(self.seconds) - 1.0
+
+    @property
+    def planned_error(self) -> float:
+        """Planned over measured step, less 1."""
+        return self.planned_seconds / median(self.seconds) - 1.0
 
     @property
     def processor_error(self) -> float:
@@ -95,7 +102,9 @@ def trials(jobs: Sequence[NamedJob], device: Device) -> list[Trial]:
     """Each job with its prediction; none is run."""
     recipes = recipes_of(jobs)
     each_job = zip(jobs, recipes, predictions(recipes, device), strict=True)
-    return [Trial(name, recipe, predicted) for (name, _, _), recipe, predicted in each_job]
+    return [
+        Trial(name, recipe, predicted, planned_seconds(recipe, device)) for (name, _, _), recipe, predicted in each_job
+    ]
 
 
 def run(some: Sequence[Trial], launches: int, steps: int, may_go_on: Callable[[], bool]) -> None:
@@ -138,29 +147,37 @@ def slowdown(controls: Sequence[Trial]) -> float:
 
 def accuracy(some: Sequence[Trial], times: float = 1.0) -> Accuracy:
     """Of these jobs, each prediction `times` as long; the worst regret and the median tau over numbers of ranks."""
-    errors = [abs(times * (1.0 + each.error) - 1.0) for each in some]
-    groups = [
-        [each for each in some if each.recipe.parallel.world_size == ranks]
-        for ranks in sorted({each.recipe.parallel.world_size for each in some})
-    ]
+    return _accuracy(some, [times * each.predicted.step_seconds for each in some])
+
+
+def plan_accuracy(some: Sequence[Trial]) -> Accuracy:
+    """The same of what a plan says of these jobs."""
+    return _accuracy(some, [each.planned_seconds for each in some])
+
+
+def _accuracy(some: Sequence[Trial], seconds: Sequence[float]) -> Accuracy:
+    errors = [abs(said / median(each.seconds) - 1.0) for said, each in zip(seconds, some, strict=True)]
+    by_ranks: dict[int, list[tuple[float, float]]] = defaultdict(list)
+    for said, each in zip(seconds, some, strict=True):
+        by_ranks[each.recipe.parallel.world_size].append((said, median(each.seconds)))
     regrets, taus = [], []
-    for group in groups:
-        predicted = [each.predicted.step_seconds for each in group]
-        measured = [median(each.seconds) for each in group]
+    for group in by_ranks.values():
+        predicted, measured = (list(column) for column in zip(*group, strict=True))
         regrets.append(measured[predicted.index(min(predicted))] / min(measured) - 1.0)
         taus.append(float(kendalltau(predicted, measured).statistic) if len(group) > 1 else 1.0)
     return Accuracy(median(errors), max(errors), max(regrets), median(taus))
 
 
 def table(some: Sequence[Trial]) -> str:
-    """A row a job: predicted, measured, error; the same of processor seconds; what was looked up."""
+    """A row a job: predicted, measured, error; the same of processor seconds; what was looked up; what a plan says."""
     rows = [
         [each.name, f"{1e3 * each.predicted.step_seconds:.1f}", f"{1e3 * median(each.seconds):.1f}"]
         + [f"{1e3 * min(each.seconds):.1f} to {1e3 * max(each.seconds):.1f}", f"{each.error:+.1%}"]
         + [f"{1e3 * each.predicted.processor_seconds:.1f}", f"{1e3 * median(each.processor_seconds):.1f}"]
         + [f"{each.processor_error:+.1%}", f"{each.predicted.looked_up:.0%}", str(len(each.seconds))]
+        + [f"{1e3 * each.planned_seconds:.1f}", f"{each.planned_error:+.1%}"]
         for each in some
     ]
     headers = ["job", "predicted ms", "measured ms", "min to max", "error", "predicted processor ms"]
-    headers += ["measured", "error", "looked up", "launches"]
+    headers += ["measured", "error", "looked up", "launches", "planned ms", "error"]
     return tabulate(rows, headers, tablefmt="pipe", disable_numparse=True)

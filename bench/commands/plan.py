@@ -48,7 +48,7 @@ def plan(
         Path | None, typer.Option(metavar="FILE", help="Draw time against memory of all layouts, as .png or .svg.")
     ] = None,
     memory_gib: Annotated[
-        float | None, typer.Option(help="Memory that a rank's device shows, in place of --device.", min=0.0)
+        float | None, typer.Option(help="Memory that a rank's device shows, in place of --device.", min=0.0, max=1e6)
     ] = None,
     device: Annotated[str | None, typer.Option(help="A shipped device profile, or a file of one.")] = None,
     skew: Annotated[
@@ -98,6 +98,8 @@ def plan(
     form = _form_of(picture) if picture is not None else None
     if show_fits:
         _refuse_times({"--explain": explain, "--picture": picture, "--anchor": anchor})
+    elif exact:
+        raise ValueError("--exact N has the ledger count the memory of the first N layouts of --fits: add --fits")
     said = _about_rows(published, freeze, score, frozen, level, anchor)
     if said:
         print(said)
@@ -106,7 +108,13 @@ def plan(
     if explain is not None:
         profile = load_device(_device_of(device))
         named = layout_named(explain, chosen, world_size or chosen.parallel.world_size)
-        _explain(_times(named, profile, level, anchor), json_path)
+        asked = _Asked.of(memory_gib, device, communicator_mb)
+        _explain(
+            _times(named, profile, level, anchor),
+            fits(named, asked.available, skew, buffer_mb=asked.buffer_mb),
+            asked,
+            json_path,
+        )
         if picture is None:  # which alone needs the other layouts
             _tell_of_line()
             return
@@ -171,10 +179,12 @@ def _times(layouts: Layouts, device: Device, level: float, anchor: Path | None) 
     return times.anchored(anchor_of_file(anchor, device)) if anchor is not None else times
 
 
-def _explain(times: Timed, json_path: Path | None) -> None:
+def _explain(times: Timed, found: Fits, asked: _Asked, json_path: Path | None) -> None:
+    need, verdict = int(found.need[0]), "fits" if found.fit[0] else "does not fit"
     print(times.explained(0))
+    print(f"\nmemory: the fullest rank needs {need / _GIB:.2f} GiB of {asked.told}{_of_skew(found.skew)}: it {verdict}")
     if json_path is not None:
-        write_timed(json_path, times.played(np.array([0])), 1)
+        write_timed(json_path, times.played(np.array([0])), 1, [need])
 
 
 def _show_fits(found: Fits, asked: _Asked, top: int, exact: int, json_path: Path | None) -> None:
@@ -198,13 +208,23 @@ def _show_times(found: Fits, times: Timed, asked: _Asked, top: int, json_path: P
     shown = times.played(times.fastest(top, fitting))
     need = found.need[shown.prediction.layout]
     recipe, ranks = found.layouts.recipe.name, found.layouts.world_size[0]
-    print(f"{recipe} on {ranks:,} ranks of {asked.told}: {len(fitting):,} of {total:,} layouts fit; the fastest are\n")
+    fit = f"{len(fitting):,} of {total:,} layouts fit{_of_skew(found.skew)}"
+    print(f"{recipe} on {ranks:,} ranks of {asked.told}: {fit}; the fastest are\n")
     print(ranking(shown.ranked(need), top))
     peak = f"{shown.speed.peak_flops / 1e12:.4g} TFLOP/s of {shown.speed.dtype}"
     print(f"\nMFU of {peak}. GiB: what the fullest rank needs, communicators and margin included.")
     print(shown.basis())
     if json_path is not None:
         write_timed(json_path, shown, total, need.tolist())
+
+
+def _of_skew(skew: float) -> str:
+    """That memory is of uneven routing, while times are of even."""
+    return (
+        ""
+        if skew == 1.0
+        else f" (experts of the fullest rank with {skew:g} times their share; times are of even routing)"
+    )
 
 
 def _tell_of_line() -> None:

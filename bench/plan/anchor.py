@@ -84,13 +84,22 @@ def seconds_of_record(record: Record) -> float:
     """The mean steady step of a recorded run, which its rate is of.
 
     Raises:
-        ValueError: the record is void, or holds no step.
+        ValueError: the record is void, holds no step, or is of steps that no job of this kind takes.
     """
     from bench.judge.stats import summarise
 
     if not record.valid:
         why = record.void_reasons[0] if record.void_reasons else "its run ended early"
         raise ValueError(f"record {record.id} is void ({why}): anchor with a run that is valid")
+    if record.planted_percent:
+        raise ValueError(
+            f"record {record.id}: its steps were made {record.planted_percent:g} % longer on purpose "
+            "(--plant-slowdown): anchor with a run without it"
+        )
+    if record.lone_rank is not None:
+        raise ValueError(
+            f"record {record.id} is of one rank alone, without exchanges: anchor with a run of a whole job"
+        )
     return summarise(record).mean_step_seconds
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from bench.plan.device import Device
 from bench.plan.layouts import Floats, Ints
-from bench.plan.measured import TimedCollective
+from bench.plan.measured import TimedCollective, same_exchange
 from bench.plan.topology import members_in_node, nic_rate, node_rate, nodes_of
 from bench.plan.work import Exchange
 
@@ -32,12 +32,14 @@ def exchange_seconds(exchange: Exchange, device: Device, world_size: Ints | None
     if exchange.operation == "receive":
         return np.zeros(len(exchange.calls))
     job = exchange.ranks if world_size is None else world_size
-    seconds = _by_table(exchange, job, timed) if timed else _by_rates(exchange, device)
+    seconds = _by_table(exchange, job, timed, device.cores) if timed else _by_rates(exchange, device)
     return np.asarray(np.where((exchange.ranks > 1) & (exchange.calls > 0), seconds, 0.0))
 
 
 def _by_rates(exchange: Exchange, device: Device) -> Floats:
-    inside = members_in_node(exchange.ranks, exchange.stride, device.node_size)
+    inside = exchange.ranks  # cores that ranks share are one machine's
+    if device.cores is None:
+        inside = members_in_node(exchange.ranks, exchange.stride, device.node_size)
     waiting = exchange.calls * _call_seconds(exchange, inside, device)
     return np.asarray(waiting + exchange.bytes * _byte_seconds(exchange, inside, device) / _share(exchange, device))
 
@@ -79,15 +81,19 @@ def _share(exchange: Exchange, device: Device) -> float:
 
 
 def _timed(operation: str, device: Device) -> list[TimedCollective]:
-    return [each for each in (device.measured.collectives if device.measured else []) if each.operation == operation]
+    timed, name = device.measured.collectives if device.measured else [], same_exchange(operation)
+    return [each for each in timed if each.operation == name]
 
 
-def _by_table(exchange: Exchange, job_ranks: Ints, timed: list[TimedCollective]) -> Floats:
-    """By the timed call whose group, and then whose job, has the nearest number of ranks."""
+def _by_table(exchange: Exchange, job_ranks: Ints, timed: list[TimedCollective], cores: int | None) -> Floats:
+    """By the timed call whose group, and then whose job, has the nearest number of ranks.
+
+    Where ranks share cores only bytes count: who waits in a call leaves its core to others.
+    """
     groups = _apart(exchange.ranks, [each.ranks for each in timed])
     jobs = _apart(job_ranks, [each.job_ranks or each.ranks for each in timed])
     nearest = np.asarray(groups + _TIE * jobs).argmin(axis=1)
-    call = np.array([each.call_seconds for each in timed])[nearest]
+    call = np.array([each.call_seconds for each in timed])[nearest] * (job_ranks <= (cores or np.inf))
     rate = np.array([each.bytes_a_second for each in timed])[nearest]
     return np.asarray(exchange.calls * call + exchange.bytes / rate)
 

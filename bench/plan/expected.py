@@ -12,11 +12,12 @@ import numpy as np
 from bench.plan.calibration_file import read_calibration
 from bench.plan.certainty import Certainty
 from bench.plan.collectives import exchange_seconds
-from bench.plan.device import Device, load_device
+from bench.plan.device import Device, device_names, load_device
 from bench.plan.grok1_work import work_at, work_of
 from bench.plan.groups import groups_of
 from bench.plan.layouts import Places, layouts_of
 from bench.plan.predict import place_times, predict
+from bench.plan.whole_steps import step_factors
 from bench.plan.work import Work
 from bench.records.expectation import Expectation, ExpectedExchange, is_in_step
 from bench.records.lone_rank import LoneRank
@@ -44,6 +45,22 @@ _OF_WHOLE_JOBS = "these rows are of whole jobs: none is of a rank alone"
 def profile_of_device(name: str) -> str | None:
     """The shipped profile of a device by the name that it prints; None where none is of it."""
     return _PROFILES.get(name)
+
+
+def check_device(record: Record, device: Device) -> None:
+    """Refuse a profile that cannot be of the device on which the run was recorded.
+
+    A profile of the user's own is believed, but for a CPU's where an accelerator ran, or the reverse.
+
+    Raises:
+        ValueError: and what ran.
+    """
+    ran, known = record.device, profile_of_device(record.device.name)
+    is_other_chip = known is not None and known != device.name and device.name in device_names()
+    if is_other_chip or (ran.kind == "cpu") != (device.cores is not None):
+        raise ValueError(
+            f"record {record.id} ran on {quoted(ran.name)}, and the profile is {device.name}: take that of its device"
+        )
 
 
 def recipe_of_record(record: Record) -> Recipe | None:
@@ -135,7 +152,9 @@ def _terms_of_rank(work: Work, device: Device) -> dict[str, float]:
     times, count = place_times(work, device), int(work.micro_batches[0])
     terms = {name: count * float(seconds[0]) for name, seconds in times.micro_batch.items()}
     terms |= {name: float(seconds[0]) for name, seconds in times.step.items()}
-    return terms | {"host": terms["host"] + device.host.seconds_a_step.value}
+    terms["host"] += device.host.seconds_a_step.value
+    factor = float(step_factors(device, np.ones(1, np.int64))[0])  # it runs alone
+    return {name: factor * seconds for name, seconds in terms.items()}
 
 
 def _expectation(
@@ -166,7 +185,7 @@ def _exchanges(work: Work, place: int, device: Device) -> list[ExpectedExchange]
     for each in work.exchanges:
         times = int(work.micro_batches[place]) if each.per == "micro_batch" else 1
         calls, size, seconds = found.get(name := f"{each.group} {each.operation}", (0, 0, 0.0))
-        more = float(exchange_seconds(each, device)[place])
+        more = float(exchange_seconds(each, device, work.world_size)[place])
         found[name] = (
             calls + times * int(each.calls[place]),
             size + times * int(each.bytes[place]),

@@ -10,8 +10,9 @@ import numpy as np
 from bench.plan.device import Device
 from bench.plan.layouts import Floats, Ints
 from bench.plan.played import played
-from bench.plan.predict import TERMS, Jobs, Prediction, place_times
+from bench.plan.predict import TERMS, Jobs, Prediction, place_times, predict
 from bench.plan.speed import Speed
+from bench.plan.whole_steps import step_factors
 from bench.plan.work import Work
 from bench.records.terminal import pairs, plain, table
 
@@ -41,21 +42,21 @@ class Ranked:
     prediction: Prediction
     speed: Speed
     intervals: Sequence[str] | None = None  # of the step, in words
-    peak_bytes: Ints | None = None  # of the fullest rank
+    need_bytes: Ints | None = None  # of the fullest rank, with communicators and margin
 
 
 def ranking(ranked: Ranked, most: int = 10) -> str:
     """The fastest layouts as a table: time, speed, memory and what the time is mostly of."""
     order = np.argsort(ranked.prediction.step_seconds, kind="stable")[:most]
     headers = ["layout", "s/step", *(["interval"] if ranked.intervals else []), "tokens/s/p", "MFU"]
-    headers += ["GiB"] if ranked.peak_bytes is not None else []
+    headers += ["GiB"] if ranked.need_bytes is not None else []
     numbers = range(1, len(headers))
     rows = []
     for row in order.tolist():
         cells: list[object] = [ranked.names[row], f"{ranked.prediction.step_seconds[row]:.4g}"]
         cells += [ranked.intervals[row]] if ranked.intervals else []
         cells += [f"{ranked.speed.tokens_per_second[row]:,.1f}", f"{ranked.speed.mfu[row]:.1%}"]
-        cells += [f"{ranked.peak_bytes[row] / 2**30:.2f}"] if ranked.peak_bytes is not None else []
+        cells += [f"{ranked.need_bytes[row] / 2**30:.2f}"] if ranked.need_bytes is not None else []
         rows.append([*cells, largest_terms(ranked.prediction, row)])
     return table([*headers, "mostly"], rows, numbers=list(numbers))
 
@@ -67,12 +68,15 @@ def largest_terms(prediction: Prediction, row: int) -> str:
     return ", ".join(f"{name} {shares[name]:.0%}" for name in largest if shares[name] >= _LEAST_SHOWN)
 
 
-def explain(name: str, work: Work, device: Device, prediction: Prediction, speed: Speed, job: int) -> str:
+def explain(
+    name: str, work: Work, device: Device, prediction: Prediction, speed: Speed, job: int, factor: float = 1.0
+) -> str:
     """One layout's time by terms, its stages, and its schedule played through beside the formula.
 
     Args:
         name: of the layout.
         job: its position in the work.
+        factor: an anchor's, which is in the prediction and the speed.
     """
     seconds = float(prediction.step_seconds[job])
     peak = f"{speed.peak_flops / 1e12:.4g} TFLOP/s ({speed.dtype})"
@@ -82,9 +86,7 @@ def explain(name: str, work: Work, device: Device, prediction: Prediction, speed
         ("step", f"{seconds:.4g} s"),
         ("speed", f"{speed.tokens_per_second[job]:,.1f} tokens/s/p, MFU {speed.mfu[job]:.1%} of {peak}"),
     ]
-    return "\n\n".join(
-        [pairs(facts), _terms(prediction, job), _stages(work, device, job, prediction), _sources(device)]
-    )
+    return "\n\n".join([pairs(facts), _terms(prediction, job), _stages(work, device, job, factor), _sources(device)])
 
 
 def _terms(prediction: Prediction, job: int) -> str:
@@ -97,14 +99,15 @@ def _terms(prediction: Prediction, job: int) -> str:
     return table(["term", "s", "share", "of"], rows, numbers=[1, 2])
 
 
-def _stages(work: Work, device: Device, job: int, prediction: Prediction) -> str:
+def _stages(work: Work, device: Device, job: int, factor: float) -> str:
     """Seconds of a micro-batch at each stage that differs; and what the schedule makes of it."""
     jobs, times = Jobs(work), place_times(work, device)
+    factor *= float(step_factors(device, jobs.world_size)[job])
     places = np.flatnonzero(jobs.of_place == job).tolist()
     named = [name for name in times.micro_batch if times.micro_batch[name][places].any()]
     rows = [
-        [_stage_name(work, jobs, place), *(_ms(times.micro_batch[name], place) for name in named),
-         _ms(times.of_micro_batch, place)]
+        [_stage_name(work, jobs, place), *(_ms(factor * times.micro_batch[name], place) for name in named),
+         _ms(factor * times.of_micro_batch, place)]
         for place in places
     ]  # fmt: skip
     columns = [f"{name} ms" for name in [*named, "all"]]
@@ -112,11 +115,12 @@ def _stages(work: Work, device: Device, job: int, prediction: Prediction) -> str
     if device.cores or jobs.pipeline[job] == 1:
         return shown
     schedule = played(work, device, job)
-    by_formula = sum(prediction.terms[name][job] for name in times.micro_batch) - device.host.seconds_a_step.value
-    by_formula += prediction.terms["bubble"][job]
+    formula = predict(work, device).terms
+    by_formula = sum(formula[name][job] for name in (*times.micro_batch, "bubble")) - device.host.seconds_a_step.value
     waits = schedule.bubble_seconds / schedule.seconds
     return (
-        f"{shown}\n\nThe schedule, played through: {schedule.seconds:.4g} s, by the formula {by_formula:.4g} s; stages "
+        f"{shown}\n\nThe schedule, played through: {factor * schedule.seconds:.4g} s, by the formula "
+        f"{factor * by_formula:.4g} s; stages "
         f"wait {waits.min():.1%} to {waits.max():.1%} of it."
     )
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from bench.plan.conformal import weighted_quantile
-from bench.plan.situations import OWN_EXCHANGES, Situation, distance
+from bench.plan.situations import LAYER_ALONE, OWN_EXCHANGES, Situation, distance
 
 LEVEL = 0.9
 MIN_ROWS = 10
@@ -154,9 +154,9 @@ def widening(job: Situation, chosen: Sequence[CalibrationRow]) -> tuple[float, t
     if not any(each.chip == job.chip for each in situations):
         factor *= OTHER_CHIP
         reasons.append(f"no row of {job.chip} (x{OTHER_CHIP:g})")
-    if job.experts != "dense" and not any(each.experts == job.experts for each in situations):
+    if job.experts != "dense" and not any(_tells_of_experts(each, job) for each in situations):
         factor *= NO_EXPERTS
-        reasons.append(f"no row with experts: their exchange and routing are from priors (x{NO_EXPERTS:g})")
+        reasons.append(f"no row of a step with experts: their exchange and routing are from priors (x{NO_EXPERTS:g})")
     missing = sorted(job.kinds - set[str]().union(*(each.kinds for each in situations)) - {"EP", "ETP"})
     if missing:
         factor *= NEW_KIND
@@ -166,6 +166,11 @@ def widening(job: Situation, chosen: Sequence[CalibrationRow]) -> tuple[float, t
         said = f"no row of {job.release}" if job.release else "the release of the program is not stated"
         reasons.append(f"{said} (x{OTHER_RELEASE:g})")
     return factor, tuple(reasons)
+
+
+def _tells_of_experts(row: Situation, job: Situation) -> bool:
+    """A layer of experts that was timed alone tells of another, and not of a step."""
+    return row.experts == job.experts and (LAYER_ALONE in row.kinds) <= (LAYER_ALONE in job.kinds)
 
 
 def nearest(job: Situation, rows: Sequence[CalibrationRow], most: int = NEAREST) -> list[CalibrationRow]:

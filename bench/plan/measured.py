@@ -16,6 +16,21 @@ _Seconds = Annotated[float, Field(gt=0, le=1e4)]
 _Latency = Annotated[float, Field(ge=0, le=1e4)]
 _Size = Annotated[int, Field(ge=1, le=2**40)]
 
+# several names of one exchange, as megatron's lines and the ledger call them
+_ALIKE = {
+    "_all_gather_base": "all_gather_into_tensor",
+    "all_gather": "all_gather_into_tensor",
+    "_reduce_scatter_base": "reduce_scatter_tensor",
+    "reduce_scatter": "reduce_scatter_tensor",
+    "broadcast": "all_reduce",
+    "receive": "send",
+}
+
+
+def same_exchange(operation: str) -> str:
+    """The one name under which an exchange is timed."""
+    return _ALIKE.get(operation, operation)
+
 
 def _printable(text: str) -> str:
     if not text.isprintable():
@@ -88,6 +103,13 @@ class Crowding(Strict):
     computing_factor: Annotated[float, Field(ge=0.5, le=2.0)] = 1.0  # where each rank has a core
 
 
+class WholeSteps(Strict):
+    """What steps of jobs of so many ranks took, over what the closed forms of a plan make of them: a geometric mean."""
+
+    job_ranks: Annotated[int, Field(ge=1, le=65_536)]
+    factor: Annotated[float, Field(ge=0.1, le=20.0)]
+
+
 class Measured(Strict):
     """Tables of one device. What is not in them is computed from the profile's rates and efficiencies."""
 
@@ -98,3 +120,4 @@ class Measured(Strict):
     collectives: Annotated[list[TimedCollective], Field(max_length=1000)] = []
     operators: Annotated[list[TimedOperator], Field(max_length=20_000)] = []
     crowding: Annotated[list[Crowding], Field(max_length=100)] = []
+    whole_steps: Annotated[list[WholeSteps], Field(max_length=100)] = []

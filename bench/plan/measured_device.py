@@ -17,21 +17,12 @@ import numpy.typing as npt
 from scipy.optimize import nnls
 
 from bench.plan.device import Device
-from bench.plan.measured import Crowding, TimedCollective, TimedOperator
+from bench.plan.measured import Crowding, TimedCollective, TimedOperator, same_exchange
 
 _PASSES = ("forward", "backward", "recompute")  # what a micro-batch costs; all else is once a step
 _ASIDE = ("looked up", "calls of exchange")  # parts of other terms
 _LEAST_SECONDS = 1e-12
 _FEWEST = 4  # timed calls of a kind, below which it is interpolated among all operators
-# several names of one exchange, as megatron's lines and the ledger call them
-_ALIKE = {
-    "_all_gather_base": "all_gather_into_tensor",
-    "all_gather": "all_gather_into_tensor",
-    "_reduce_scatter_base": "reduce_scatter_tensor",
-    "reduce_scatter": "reduce_scatter_tensor",
-    "broadcast": "all_reduce",
-    "receive": "send",
-}
 
 
 @dataclass(frozen=True)
@@ -255,7 +246,7 @@ def exchange_seconds(calls: CollectiveCalls, job_ranks: int, timed: Sequence[Tim
 
 def _nearest(calls: CollectiveCalls, job_ranks: int, timed: Sequence[TimedCollective]) -> TimedCollective | None:
     """The measurement of this operation on the group and in the job that are nearest in size."""
-    operation = _ALIKE.get(calls.operation, calls.operation)
+    operation = same_exchange(calls.operation)
     group = 2 if operation == "send" else calls.ranks
 
     def distance(each: TimedCollective) -> tuple[float, float]:

@@ -16,6 +16,7 @@ from bench.plan.collectives import exchange_seconds
 from bench.plan.device import Device
 from bench.plan.layouts import Floats, Ints
 from bench.plan.operators import attention_seconds, calls_of, product_seconds, traffic_seconds
+from bench.plan.whole_steps import step_factors
 from bench.plan.work import Exchange, Work
 
 OF_MICRO_BATCH = ("products", "attention", "memory", "tensor", "expert", "context", "pipeline", "host")
@@ -66,6 +67,8 @@ def predict(work: Work, device: Device, dtype: str | None = None) -> Prediction:
         shared = _on_shared_cores(times, jobs, fixed, device.cores)
         is_shared = np.asarray(sum(shared.values())) > np.asarray(sum(on_schedule.values()))
         terms = {name: np.where(is_shared, shared[name], on_schedule[name]) for name in TERMS}
+    factors = step_factors(device, jobs.world_size)
+    terms = {name: factors * term for name, term in terms.items()}
     return Prediction(jobs.layout, np.asarray(sum(terms.values())), terms)
 
 

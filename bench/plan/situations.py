@@ -12,6 +12,7 @@ from bench.plan.published import PublishedRow
 Experts = Literal["dense", "coarse experts", "fine-grained experts"]
 # Exchanges of tokens by kernels of their own, which the model of an all-to-all is not of, as notes name them
 OWN_EXCHANGES = {"dispatcher deepep": "DeepEP", "dispatcher hybridep": "HybridEP"}
+LAYER_ALONE = "layer alone"  # a kind: a layer of experts that was timed without a step around it
 FINE_GRAINED = 64  # experts, from which the plain model is off by tens of percent in either direction
 # What counts as far: another chip or precision more than any difference in size, a kind of layout as much as a
 # factor of e in one size
@@ -25,7 +26,7 @@ class Situation:
     chip: str
     is_eight_bit: bool
     num_experts: int
-    kinds: frozenset[str]  # what its layout does: "TP", "PP", "VPP", "CP", "EP", "ETP", "recompute"
+    kinds: frozenset[str]  # what its layout does: "TP", "PP", "VPP", "CP", "EP", "ETP", "recompute", LAYER_ALONE
     release: str  # of the program; empty where it is not stated
     sizes: tuple[float, ...]
 
@@ -52,7 +53,8 @@ def situation_of(row: PublishedRow, chip: str) -> Situation:
             "ETP": row.expert_tensor if sizes.num_experts else 1,
         },
         is_recomputed=row.has("recompute-granularity") or row.has("recompute-activation-function"),
-        more={kind for flag, kind in OWN_EXCHANGES.items() if flag in row.flags},
+        more={kind for flag, kind in OWN_EXCHANGES.items() if flag in row.flags}
+        | ({LAYER_ALONE} if row.is_layer_alone else set()),
         release=row.source,
         sizes=(sizes.hidden_size, row.layers, row.sequence_length, row.micro_batch, row.world_size),
     )  # fmt: skip

@@ -19,6 +19,7 @@ from bench.plan.anchor import Anchor
 from bench.plan.calibration_file import CalibrationFile
 from bench.plan.certainty import Certainty, anchor_of_record
 from bench.plan.device import Device
+from bench.plan.expected import check_device
 from bench.plan.explain import Ranked, explain
 from bench.plan.grok1_work import work_of
 from bench.plan.intervals import LEVEL, Interval
@@ -27,6 +28,7 @@ from bench.plan.layouts import Ints, Layouts, layouts_of
 from bench.plan.played import predict_played
 from bench.plan.predict import Prediction, predict
 from bench.plan.speed import Speed, speed_of
+from bench.plan.whole_steps import UNPLANNED, lacks_steps
 from bench.records.fields import Count, Name, Strict
 from bench.records.jsonfile import parse_model, write_model
 from bench.records.record import Record
@@ -45,13 +47,13 @@ class TimedRow(Strict):
     tokens_per_second: float  # and processor
     mfu: float
     terms: dict[Name, float]
-    peak_bytes: Count | None = None
+    need_bytes: Count | None = None  # of the fullest rank, with communicators and margin
 
 
 class TimedFile(Strict):
     """What was asked, and the layouts shown, the fastest first."""
 
-    schema_version: Literal[1] = Field(default=1, alias="schema", serialization_alias="schema")
+    schema_version: Literal[2] = Field(default=2, alias="schema", serialization_alias="schema")
     recipe_name: Name
     recipe_hash: Name
     device: Name
@@ -128,25 +130,25 @@ class Timed:
 
     def basis(self) -> str:
         """What the times rest on, and what the null model says of them."""
-        lines = [self.anchor.sentence] if self.anchor else []
+        lines = [self.anchor.sentence] if self.anchor else [UNPLANNED] if lacks_steps(self.device) else []
         null = self._certainty().null_step_seconds(self.layouts.recipe, int(self.layouts.world_size[0]))
         if null is not None:
             whose = "the anchor's MFU" if self.anchor else "the median MFU of the chip's published rows"
             lines.append(f"null model: {whose} would make it {null:.4g} s, whatever the layout")
         return "\n".join(lines)
 
-    def ranked(self, peak_bytes: Ints | None = None) -> Ranked:
+    def ranked(self, need_bytes: Ints | None = None) -> Ranked:
         """As the ranking shows them."""
         intervals = self.intervals()
         words = None if intervals is None else [_words(each) for each in intervals]
-        return Ranked(self.names(), self.prediction, self.speed, words, peak_bytes)
+        return Ranked(self.names(), self.prediction, self.speed, words, need_bytes)
 
     def explained(self, row: int) -> str:
         """One row, by its terms, and what its interval is from."""
         work = work_of(self.layouts.take(np.array([row])))
         prediction = _scaled(predict_played(work, self.device), self.factor)
         speed = speed_of(prediction, work, self.device)
-        text = explain(layout_text(self.layouts, row), work, self.device, prediction, speed, 0)
+        text = explain(layout_text(self.layouts, row), work, self.device, prediction, speed, 0, self.factor)
         one = replace(self, layouts=self.layouts.take(np.array([row])), prediction=prediction, speed=speed)
         intervals = one.intervals()
         said = [text, *([_sentences(intervals[0])] if intervals else []), one.basis()]
@@ -186,6 +188,7 @@ def anchor_of_file(path: Path, device: Device) -> Anchor:
         ValueError: no such record, a void one, or one that cannot be of the device.
     """
     record = Record.read(path)
+    check_device(record, device)
     recipe = build_recipe(f"the recipe of {path.name}", dict(record.recipe.resolved))
     own = time_layouts(layouts_of(recipe), device).played(np.array([0]))
     return anchor_of_record(record, recipe, float(own.prediction.step_seconds[0]), device)
@@ -196,7 +199,7 @@ def _scaled(prediction: Prediction, factor: float) -> Prediction:
     return replace(prediction, step_seconds=prediction.step_seconds * factor, terms=terms)
 
 
-def write_timed(path: Path, found: Timed, total: int, peak_bytes: Sequence[int] | None = None) -> None:
+def write_timed(path: Path, found: Timed, total: int, need_bytes: Sequence[int] | None = None) -> None:
     """The rows shown, of so many layouts in all, as JSON."""
     intervals, recipe = found.intervals(), found.layouts.recipe
     names = found.names()
@@ -209,12 +212,12 @@ def write_timed(path: Path, found: Timed, total: int, peak_bytes: Sequence[int] 
             tokens_per_second=float(found.speed.tokens_per_second[row]),
             mfu=float(found.speed.mfu[row]),
             terms={name: float(term[row]) for name, term in found.prediction.terms.items()},
-            peak_bytes=int(peak_bytes[row]) if peak_bytes is not None else None,
+            need_bytes=int(need_bytes[row]) if need_bytes is not None else None,
         )
         for row in range(len(names))
     ]
     file = TimedFile(
-        schema=1,
+        schema=2,
         recipe_name=recipe.name,
         recipe_hash=recipe.hash(),
         device=found.device.name[:200],

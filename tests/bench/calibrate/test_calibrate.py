@@ -60,6 +60,10 @@ def test_a_rank_is_calibrated_and_its_step_predicted(
     assert device.measured is not None
     assert {each.job_ranks for each in device.measured.collectives} == {2}
     assert [each.job_ranks for each in device.measured.crowding] == [2]
+    assert [each.job_ranks for each in device.measured.whole_steps] == [1, 2]
+    code, out, err = bench("plan", "--recipe", "grok1-nano", "--world-size", 2, "--device", path, "--top", 1)
+    assert code == 0, err
+    assert "calibrate again" not in out
     recipe = load_recipe("grok1-nano", ONE_RANK)
     (counts,) = count_steps([recipe])
     found = predict_measured(counts, job_shape(recipe), device)

@@ -22,6 +22,7 @@ from bench.calibrate.validation import (
     MANY_RANKS,
     Trial,
     accuracy,
+    plan_accuracy,
     slowdown,
     table,
     trials,
@@ -112,7 +113,7 @@ def _trial(predicted: float, measured: float, ranks: int) -> Trial:
     recipe = load_recipe("grok1-nano", ["training.global_batch=16"])
     recipe = recipe.model_copy(update={"parallel": recipe.parallel.model_copy(update={"world_size": ranks})})
     prediction = MeasuredPrediction(predicted, predicted, {}, 1.0, 0.0)
-    return Trial("job", recipe, prediction, [measured] * 3, [measured] * 3)
+    return Trial("job", recipe, prediction, 2.0 * predicted, [measured] * 3, [measured] * 3)
 
 
 def test_errors_regret_and_order_are_of_the_runs() -> None:
@@ -125,7 +126,9 @@ def test_errors_regret_and_order_are_of_the_runs() -> None:
     found = accuracy(right + wrong)
     assert found.regret == pytest.approx(0.5)
     assert found.tau == pytest.approx(0.0)
-    assert "-33.3%" in table(wrong)
+    assert plan_accuracy(right).median_error == pytest.approx(1.0)
+    assert plan_accuracy(right).tau == 1.0
+    assert {"-33.3%", "+33.3%"} <= set(table(wrong).split())
 
 
 def test_errors_are_told_at_the_speed_of_the_controls_too() -> None:
@@ -146,6 +149,7 @@ def test_jobs_beside_predictions_route_evenly_and_only_the_controls_were_calibra
 ) -> None:
     prediction = MeasuredPrediction(1.0, 1.0, {}, 1.0, 0.0)
     monkeypatch.setattr(validation, "predictions", lambda recipes, _: [prediction] * len(recipes))
+    monkeypatch.setattr(validation, "planned_seconds", lambda *_: 1.0)
     device = load_device("h100-sxm")
     tried = [each.recipe for each in trials((*FEW_RANKS, *MANY_RANKS), device)]
     alone, together = ([each.recipe for each in trials(jobs, device)] for jobs in (FEW_CONTROLS, MANY_CONTROLS))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -59,10 +60,24 @@ def test_one_layout_is_explained(bench: Command, tmp_path: Path):
     assert "TP4 PP2 EP2 ETP4" in out
     assert "matrix products" in out
     assert "The schedule, played through" in out
+    assert re.search(r"^memory: the fullest rank needs \S+ GiB of ascend-a2-376t, 60.96 GiB: it fits$", out, re.M)
     content = json.loads(json_path.read_text())
     (row,) = content["rows"]
     assert (row["layout"], content["layouts"]) == ("TP4 PP2 EP2 ETP4 DP2 mb1 alltoall", 1)
     assert sum(row["terms"].values()) == pytest.approx(row["step_seconds"])
+    assert row["need_bytes"] > 0
+
+
+def test_a_layout_that_does_not_fit_is_explained_and_said_not_to_fit_and_a_skew_is_named(bench: Command):
+    words = [*TINY, *A2, "--memory-gib", 0.5, "--skew", 2, "--explain", "TP4 PP2 EP2 ETP4 mb1"]
+    code, out, _ = bench("plan", *words)
+    assert code == 0
+    assert (
+        "0.50 GiB (experts of the fullest rank with 2 times their share; times are of even routing): it does not fit"
+        in out
+    )
+    code, out, _ = bench("plan", *TINY, *A2, "--skew", 2, "--top", 1)
+    assert "layouts fit (experts of the fullest rank with 2 times their share; times are of even routing); the" in out
 
 
 @pytest.mark.parametrize(
@@ -75,6 +90,7 @@ def test_one_layout_is_explained(bench: Command, tmp_path: Path):
             "--picture plan.pdf: a picture is a .png or .svg file; give a name that",
         ),
         ([*TINY, *A2, "--explain", "TP3"], "parallel.world_size"),
+        ([*TINY, *A2, "--exact", 3], "--exact N has the ledger count the memory of the first N layouts of --fits: add"),
         (["--fits", *TINY, *A2, "--picture", "plan.png"], "--fits tells memory alone, not times as --picture"),
         ([*TINY, *A2, "--memory-gib", "0.5"], "fits ascend-a2-376t, 0.50 GiB: the least that one needs is"),
         (["--recipe", "grok1-tiny", *A2], "device ascend-a2-376t states no peak for fp32, only for bf16, fp16"),

@@ -190,3 +190,26 @@ def test_a_collective_timed_in_a_group_of_as_many_ranks_is_believed_before_one_o
     device = load_device("h100-sxm").model_copy(update={"measured": Measured(source="here", collectives=timed)})
     # a group of four as in the second, in a job of 16 as was the first
     assert exchange_seconds(exchange("all_reduce", 4, 1, 0), device, np.array([16]))[0] == pytest.approx(4.0)
+
+
+def test_an_exchange_is_timed_under_one_name_and_where_ranks_share_cores_only_its_bytes_count() -> None:
+    timed = [
+        TimedCollective(
+            operation="all_gather_into_tensor", ranks=4, call_seconds=1.0, bytes_a_second=1e9, job_ranks=4, residual=0.1
+        )
+    ]
+    device = load_device("h100-sxm").model_copy(update={"measured": Measured(source="here", collectives=timed)})
+    shared = device.model_copy(update={"cores": 2, "node_size": 2})
+    job = np.array([4])
+    for operation in ("all_gather", "all_gather_into_tensor", "_all_gather_base"):
+        call = exchange(operation, 4, 1, 10**9)
+        assert exchange_seconds(call, device, job)[0] == pytest.approx(2.0)
+        assert exchange_seconds(call, shared, job)[0] == pytest.approx(1.0)
+
+
+def test_ranks_that_share_cores_are_in_one_machine() -> None:
+    links = load_device("h100-sxm").links.model_copy(update={"nic_bytes_a_second": None})
+    cpu = load_device("h100-sxm").model_copy(update={"cores": 2, "node_size": 2, "links": links})
+    assert seconds(cpu, "all_reduce", 16, 1) > 0
+    with pytest.raises(ValueError, match="states no nic_bytes_a_second"):
+        seconds(cpu.model_copy(update={"cores": None}), "all_reduce", 16, 1)

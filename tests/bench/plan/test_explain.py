@@ -9,7 +9,8 @@ import pytest
 
 from bench.plan.device import load_device
 from bench.plan.explain import MEANINGS, Ranked, explain, largest_terms, ranking
-from bench.plan.predict import TERMS, predict
+from bench.plan.played import played, predict_played
+from bench.plan.predict import TERMS, place_times, predict
 from bench.plan.speed import speed_of
 from bench.records.terminal import plain
 from tests.bench.plan.made_work import work_of_stages
@@ -31,7 +32,7 @@ def test_the_fastest_layout_comes_first() -> None:
 
 
 def test_memory_and_intervals_have_columns_where_they_are_known() -> None:
-    shown = ranking(ranked(intervals=["a to b"] * 3, peak_bytes=np.array([3, 2, 1]) << 30))
+    shown = ranking(ranked(intervals=["a to b"] * 3, need_bytes=np.array([3, 2, 1]) << 30))
     for word in ("interval", "a to b", "GiB"):
         assert word in shown
     assert "2.00" in shown.splitlines()[2]
@@ -62,6 +63,20 @@ def test_a_layout_is_explained_by_terms_that_add_up() -> None:
     alone = work_of_stages([900], pipeline=1)
     found = predict(alone, H100)
     assert "played through" not in explain("TP1", alone, H100, found, speed_of(found, alone, H100), 0)
+
+
+def test_a_schedule_stands_beside_the_formula_and_an_anchor_moves_both_and_the_stages() -> None:
+    work = work_of_stages([900, 300, 4000], pipeline=3)
+    formula, found = predict(work, H100), predict_played(work, H100)
+    of_passes = {name: term for name, term in formula.terms.items() if name not in ("data", "optimizer")}
+    by_formula = float(sum(term[0] for term in of_passes.values())) - H100.host.seconds_a_step.value
+    assert by_formula != pytest.approx(played(work, H100, 0).seconds, rel=1e-3)
+    for factor in (1.0, 3.0):
+        text = explain("PP3", work, H100, found, speed_of(found, work, H100), 0, factor)
+        assert f"played through: {factor * played(work, H100, 0).seconds:.4g} s" in text
+        assert f"by the formula {factor * by_formula:.4g} s" in text
+    times = place_times(work, H100).of_micro_batch
+    assert f"{3e3 * times[2]:.4g}" in text.split("\n\n")[2]
 
 
 def test_every_term_has_a_meaning() -> None:

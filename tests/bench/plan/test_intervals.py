@@ -21,7 +21,7 @@ from bench.plan.intervals import (
     widening,
 )
 from bench.plan.published import read_published
-from bench.plan.situations import Situation, distance, situation_of
+from bench.plan.situations import LAYER_ALONE, Situation, distance, situation_of
 
 JOB = Situation("h100", False, 0, frozenset({"TP"}), "a program 1", (1.0, 2.0))
 
@@ -56,7 +56,7 @@ def test_the_narrowest_class_of_ten_rows_speaks() -> None:
     ("change", "factor", "said"),
     [
         ({"chip": "b200"}, OTHER_CHIP, "no row of b200"),
-        ({"num_experts": 8, "kinds": frozenset({"TP", "EP"})}, NO_EXPERTS, "no row with experts"),
+        ({"num_experts": 8, "kinds": frozenset({"TP", "EP"})}, NO_EXPERTS, "no row of a step with experts"),
         ({"kinds": frozenset({"TP", "CP", "recompute"})}, NEW_KIND, "no row with CP, recompute"),
         ({"release": ""}, OTHER_RELEASE, "not stated"),
         ({"release": "a program 2"}, OTHER_RELEASE, "no row of a program 2"),
@@ -68,6 +68,13 @@ def test_what_no_row_has_widens_and_is_said(change: dict[str, Any], factor: floa
     interval = interval_of(1.0, job, rows(20))
     assert interval.high == pytest.approx(math.exp(0.1 * factor))
     assert said in interval.sentences[1]
+
+
+def test_a_layer_of_experts_timed_alone_tells_of_no_step() -> None:
+    job = replace(JOB, num_experts=8)
+    alone, whole = rows(20, replace(job, kinds=job.kinds | {LAYER_ALONE})), rows(1, job)
+    assert widening(job, alone)[0] == NO_EXPERTS
+    assert widening(alone[0].situation, alone)[0] == widening(job, [*alone, *whole])[0] == 1.0
 
 
 def test_reasons_multiply() -> None:

@@ -128,7 +128,7 @@ def test_what_is_shown_is_written(tmp_path: Path) -> None:
         assert row["step_seconds"] == pytest.approx(seconds)
         assert sum(row["terms"].values()) == pytest.approx(seconds)
         assert set(row["terms"]) == set(TERMS)
-    assert [row["peak_bytes"] for row in read["rows"]] == [3, 4]
+    assert [row["need_bytes"] for row in read["rows"]] == [3, 4]
 
 
 def test_a_work_has_the_stages_that_differ() -> None:

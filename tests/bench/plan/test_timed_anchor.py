@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from bench.plan.anchor import seconds_of_record
 from bench.plan.device import load_device
 from bench.plan.layouts import layouts_of
 from bench.plan.timed import Timed, anchor_of_file, time_layouts
-from bench.records.record import RecipeUsed
+from bench.records.lone_rank import LoneRank
+from bench.records.record import RecipeUsed, Record
 from bench.synthetic import build_synthetic_record
 from grok1.config.load import load_recipe
 
@@ -58,6 +61,23 @@ def test_the_null_model_has_the_same_information(record: Path) -> None:
     assert "the anchor's MFU" in said
     assert "anchored by record" in said
     assert "anchored by record" in timed().anchored(anchor_of_file(record, NPU)).explained(0)
+
+
+def test_a_run_that_is_no_measure_of_the_plan_is_refused(record: Path) -> None:
+    run = Record.read(record)
+    cases: dict[str, dict[str, Any]] = {
+        "ran on 'NVIDIA H100 80GB HBM3', and the profile is ascend-a2-376t": {
+            "device": run.device.model_copy(update={"name": "NVIDIA H100 80GB HBM3"})
+        },
+        "take that of its device": {"device": run.device.model_copy(update={"kind": "cpu", "name": "a processor"})},
+        "50 % longer on purpose": {"planted_percent": 50.0},
+    }
+    for said, change in cases.items():
+        record.write_text(run.model_copy(update=change).model_dump_json(by_alias=True), encoding="utf-8")
+        with pytest.raises(ValueError, match=said):
+            anchor_of_file(record, NPU)
+    with pytest.raises(ValueError, match="is of one rank alone"):
+        seconds_of_record(run.model_copy(update={"lone_rank": LoneRank(rank=0)}))
 
 
 def test_what_is_no_record_is_refused(tmp_path: Path) -> None:
