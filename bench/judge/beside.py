@@ -77,7 +77,7 @@ class Beside:
 
 def beside(record: Record, summary: Summary, expectation: Expectation) -> Beside:
     """The record's median step beside its expectation."""
-    measured = _measured(record, summary)
+    measured = {} if expectation.ranks_share_cores else _measured(record, summary)
     parts = [
         _part(name, terms, expectation, measured.get(name))
         for name, terms in PARTS.items()

@@ -28,6 +28,11 @@ class Certainty:
     anchor: Anchor | None = None
     level: float = LEVEL
 
+    @property
+    def speaks(self) -> bool:
+        """Whether there are intervals: published rows say nothing of a machine that was calibrated by itself."""
+        return self.device.measured is None or self.anchor is not None
+
     def intervals(self, layouts: Layouts, seconds: Floats, rows: Sequence[int]) -> list[Interval]:
         """Intervals of the predicted steps of these rows of the layouts; anchored ones are of anchored times."""
         family = architecture_of_recipe(layouts.recipe).family

@@ -15,6 +15,7 @@ from bench.plan.collectives import exchange_seconds
 from bench.plan.device import Device, device_names, load_device
 from bench.plan.grok1_work import work_at, work_of
 from bench.plan.groups import groups_of
+from bench.plan.intervals import LEVEL
 from bench.plan.layouts import Places, layouts_of
 from bench.plan.predict import place_times, predict
 from bench.plan.whole_steps import step_factors
@@ -39,6 +40,8 @@ _PROFILES = {
     "NVIDIA H800": "h800-sxm",
 }
 
+_NO_ROWS = "no interval: the profile was measured on a machine, of which no published row is"
+_SHARED_CORES = "ranks share cores: while one waits another computes, so that the step alone is compared"
 _OF_WHOLE_JOBS = "these rows are of whole jobs: none is of a rank alone"
 
 
@@ -162,19 +165,23 @@ def _expectation(
 ) -> Expectation:
     """With the interval of the step, in proportion where the record is of a rank alone."""
     seconds = sum(value for name, value in terms.items() if is_in_step(record.lone_rank, name))
-    certainty = Certainty(device, read_calibration())
-    (interval,) = certainty.intervals(layouts_of(recipe), np.array([seconds]), [0])
+    certainty, layouts = Certainty(device, read_calibration()), layouts_of(recipe)
+    interval = certainty.intervals(layouts, np.array([seconds]), [0])[0] if certainty.speaks else None
+    ranks = 1 if record.lone_rank is not None else record.layout.world_size
+    shares_cores = device.cores is not None and ranks > device.cores
+    basis = [_NO_ROWS] if interval is None else [*interval.sentences, *([_OF_WHOLE_JOBS] if record.lone_rank else [])]
     return Expectation(
         recipe_hash=record.recipe.hash,
         device_name=record.device.name,
         lone_rank=record.lone_rank,
         profile=device.name,
         step_seconds=seconds,
-        low_seconds=interval.low,
-        high_seconds=interval.high,
-        level=interval.level,
+        low_seconds=interval.low if interval else None,
+        high_seconds=interval.high if interval else None,
+        level=LEVEL,
         terms=terms,
-        basis=[*interval.sentences, *([_OF_WHOLE_JOBS] if record.lone_rank else [])],
+        basis=[*basis, *([_SHARED_CORES] if shares_cores else [])],
+        ranks_share_cores=shares_cores,
         exchanges=exchanges,
     )
 

@@ -120,7 +120,7 @@ class Timed:
 
     def intervals(self) -> list[Interval] | None:
         """Of all rows; without an anchor none for a measured profile, for which published rows do not speak."""
-        if self.device.measured is not None and self.anchor is None:
+        if not self._certainty().speaks:
             return None
         unanchored = np.asarray(self.prediction.step_seconds / self.factor)
         return self._certainty().intervals(self.layouts, unanchored, range(len(unanchored)))

@@ -53,6 +53,7 @@ class Expectation(Strict):
     level: Annotated[float, Field(gt=0, lt=1)]  # the share of jobs that lie between these
     terms: Annotated[dict[PartName, Seconds], Field(max_length=len(TERMS))]
     basis: Annotated[list[Text], Field(max_length=20)] = []  # what it rests on, a sentence each
+    ranks_share_cores: bool = False  # while one waits another computes: of its parts nothing is measured apart
     exchanges: Annotated[list[ExpectedExchange], Field(max_length=200)] = []  # of the stage that takes longest
 
     @model_validator(mode="after")

@@ -24,6 +24,7 @@ from bench.plan.expected import (
 )
 from bench.plan.grok1_work import work_of
 from bench.plan.layouts import layouts_of
+from bench.plan.measured import Measured, WholeSteps
 from bench.plan.predict import predict
 from bench.records.lone_rank import LoneRank
 from bench.records.record import Record
@@ -107,6 +108,24 @@ def test_a_rank_alone_is_expected_to_do_its_stages_work_without_the_others(synth
     assert last.step_seconds < whole.step_seconds
     assert last.terms["products"] == pytest.approx(whole.terms["products"])  # its slowest stage is the last one
     assert any("none is of a rank alone" in sentence for sentence in last.basis)
+
+
+def test_by_a_profile_measured_here_there_is_no_interval_and_of_shared_cores_no_part(
+    synthetic_record: RecordBuilder,
+) -> None:
+    steps = [WholeSteps(job_ranks=ranks, factor=factor) for ranks, factor in ((1, 1.5), (16, 2.0))]
+    update = {"cores": 2, "measured": Measured(source="here", whole_steps=steps)}
+    plain = load_device("a100-sxm").model_copy(update={"cores": 2, "measured": Measured(source="here")})
+    device, whole, alone = plain.model_copy(update=update), synthetic_record(**OF_40B), lone(synthetic_record, 0)
+    found, single = expectation_by(whole, FULL, device), expectation_by(alone, FULL, device)
+    assert found.step_seconds == pytest.approx(2.0 * expectation_by(whole, FULL, plain).step_seconds)
+    assert single.step_seconds == pytest.approx(1.5 * expectation_by(alone, FULL, plain).step_seconds)
+    assert found.low_seconds is single.low_seconds is None
+    assert any("no published row" in sentence for sentence in found.basis)
+    assert (found.ranks_share_cores, single.ranks_share_cores) == (True, False)
+    told = beside(whole, summarise(whole), found)
+    assert told.step.measured_seconds is not None
+    assert {part.measured_seconds for part in told.parts} == {None}
 
 
 def test_a_rank_with_more_of_the_tokens_is_expected_to_compute_more(synthetic_record: RecordBuilder) -> None:
