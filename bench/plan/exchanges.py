@@ -30,7 +30,7 @@ def exchanges(
     `shares` are each expert's share of a router's pairs, as `bench ledger --routing` takes them; None: equal ones. With
     them it matters whose experts a place has: those of the rank at `expert_rank` of its expert group.
 
-    An interleaved pipeline of two stages sends one way in the whole job's group: its ranks and stride are the
+    An interleaved pipeline of two stages sends one way in the whole job's group: its ranks and where they lie are the
     pipeline's there, as only two take part.
     """
     sizes, found = Sizes(places, shares, expert_rank), dict[_Key, Exchange]()
@@ -46,7 +46,7 @@ def _add(found: dict[_Key, Exchange], sizes: Sizes, phase: str, per: Per, call: 
     for name, part in _by_name(sizes, call):
         group = sizes.groups[name]
         key = phase, "world" if call.is_in_world else name, call.operation, call.dtype, per
-        before = found.get(key) or Exchange(*key, part.calls * 0, part.bytes * 0, group.ranks, group.stride)
+        before = found.get(key) or Exchange(*key, part.calls * 0, part.bytes * 0, group.ranks, group)
         found[key] = replace(before, calls=before.calls + part.calls, bytes=before.bytes + part.bytes)
 
 

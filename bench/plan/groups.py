@@ -16,35 +16,56 @@ from bench.plan.layouts import Ints, Layouts
 
 @dataclass(frozen=True)
 class Group:
-    """A kind of group, a row a layout."""
+    """A kind of group, a row a layout: which ranks of the job make up its groups.
 
-    ranks: Ints
-    stride: Ints  # from one of its ranks to the next, in ranks of the job
+    A group is `runs` runs of `run` ranks. Between its runs lie those of others: of `between` runs one is its own. The
+    job is so many `blocks` of that. A group whose ranks are equally far apart is one run.
+    """
+
+    stride: Ints  # from one rank of a run to the next, in ranks of the job
+    run: Ints
+    between: Ints
+    runs: Ints
+    blocks: Ints
+    has_ends: bool = False  # of a run the first rank and the last alone
+
+    @property
+    def ranks(self) -> Ints:
+        """Of one group."""
+        return np.minimum(2, self.run) if self.has_ends else self.run * self.runs
+
+    @property
+    def world_size(self) -> Ints:
+        """Of the job."""
+        return self.stride * self.run * self.between * self.runs * self.blocks
 
 
 def groups_of(of: Layouts) -> dict[str, Group]:
     """Every kind of group by what is split over it, as the ledger names them.
 
-    "data x context" is a block of neighbours where stages lie outside replicas. Where they lie inside, its ranks are
-    not equally far apart: the stride is then that of its replicas, the widest, or of its context where it has one.
+    "data x context" is a block of neighbours where stages lie outside replicas. Where they lie inside, the ranks of a
+    context are a run, and the other stages' lie between it and the next replica's.
     """
     is_stage_inside = of.column_of("tp-cp-ep-pp-dp", "order")
     one, dense, of_experts = np.ones_like(of.tensor), of.tensor * of.context, of.expert_tensor * of.expert
     stages_between = np.where(is_stage_inside, of.pipeline, 1)
     stage = np.where(is_stage_inside, dense, dense * of.data)
-    replica = dense * stages_between
-    is_block = (of.context > 1) & ((stages_between == 1) | (of.data == 1))
+
+    def even(ranks: Ints, stride: Ints, has_ends: bool = False) -> Group:
+        return Group(stride, ranks, one, one, of.world_size // (stride * ranks), has_ends)
+
+    replicas = Group(of.tensor, of.context, stages_between, of.data, of.pipeline // stages_between)
     return {
-        "tensor": Group(of.tensor, one),
-        "context": Group(of.context, of.tensor),
-        "tensor x context": Group(dense, one),
-        "expert": Group(of.expert, of.expert_tensor),
-        "expert-tensor": Group(of.expert_tensor, one),
-        "expert-tensor x expert": Group(of_experts, one),
-        "data": Group(of.data, replica),
-        "data x context": Group(of.data * of.context, np.where(is_block, of.tensor, replica)),
-        "expert-data": Group(of.expert_data, of_experts * stages_between),
-        "pipeline": Group(of.pipeline, stage),
-        "embedding": Group(np.minimum(2, of.pipeline), stage * np.maximum(1, of.pipeline - 1)),
-        "world": Group(of.world_size, one),
+        "tensor": even(of.tensor, one),
+        "context": even(of.context, of.tensor),
+        "tensor x context": even(dense, one),
+        "expert": even(of.expert, of.expert_tensor),
+        "expert-tensor": even(of.expert_tensor, one),
+        "expert-tensor x expert": even(of_experts, one),
+        "data": even(of.data, dense * stages_between),
+        "data x context": replicas,
+        "expert-data": even(of.expert_data, of_experts * stages_between),
+        "pipeline": even(of.pipeline, stage),
+        "embedding": even(of.pipeline, stage, has_ends=True),
+        "world": even(of.world_size, one),
     }

@@ -1,24 +1,66 @@
 """Where the members of a group lie: how many share a node, and how fast they reach each other. No torch.
 
-Ranks fill nodes in order, so that a group's stride, the distance of neighbours in ranks of the job, says which of its
-members share a node. Rates are of one device and one way.
+Ranks fill nodes in order. So nodes may split groups of one kind in different ways, and a step takes as long as with
+the group that is split worst: the one of which some node holds the fewest members. By these few the ring is as fast as
+their NICs together, and of an all-to-all they send most to other nodes. Rates are of one device and one way.
 """
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
+import numpy.typing as npt
 
 from bench.plan.device import Device
+from bench.plan.groups import Group
 from bench.plan.layouts import Floats, Ints
 
 
-def members_in_node(ranks: Ints, stride: Ints, node_size: int) -> Ints:
-    """Members of a group that lie in one node, at least the device itself."""
-    return np.asarray(np.clip(node_size // stride, 1, ranks))
+def members_in_node(ranks: Ints, stride: Ints | Group, node_size: int) -> Ints:
+    """The fewest members of a group that a node holds, of all groups of the job and all nodes that hold any.
+
+    It is `ranks` where no group crosses nodes. Of a mere stride, the groups are taken to nest in nodes.
+    """
+    if not isinstance(stride, Group):
+        return np.asarray(np.clip(node_size // stride, 1, ranks))
+    of = stride
+    found = np.clip(node_size // of.stride, 1, of.ranks)
+    odd = np.flatnonzero(~_nests(of, node_size))
+    if len(odd):
+        columns = np.stack([each[odd] for each in (of.stride, of.run, of.between, of.runs, of.blocks)])
+        order = np.lexsort(columns)
+        is_another = np.r_[True, (np.diff(columns[:, order]) != 0).any(axis=0)]
+        kinds = columns[:, order[is_another]].T.tolist()
+        fewest = np.array([_fewest(*kind, of.has_ends, node_size) for kind in kinds], np.int64)
+        found[odd[order]] = fewest[np.cumsum(is_another) - 1]
+    return np.asarray(np.minimum(found, ranks))
+
+
+def _nests(of: Group, node_size: int) -> npt.NDArray[np.bool_]:
+    """Where a node is a whole number of blocks of groups, or a block of evenly spaced groups of nodes."""
+    block = of.stride * of.run * of.between * of.runs
+    is_split_evenly = (of.stride % node_size == 0) | ((block % node_size == 0) & (node_size % of.stride == 0))
+    is_even = (of.between * of.runs == 1) & (not of.has_ends)
+    return np.asarray((of.world_size <= node_size) | (node_size % block == 0) | (is_even & is_split_evenly))
+
+
+@lru_cache(maxsize=1 << 16)
+def _fewest(stride: int, run: int, between: int, runs: int, blocks: int, has_ends: bool, node_size: int) -> int:
+    """Of one layout, by the node of every rank of the job."""
+    node: Ints = (np.arange(stride * run * between * runs * blocks) // node_size).reshape(
+        -1, runs, between, run, stride
+    )
+    if has_ends:
+        node = node[:, :, :, sorted({0, run - 1})]
+    members = node.transpose(0, 2, 4, 1, 3).reshape(blocks * between * stride, -1)  # a group a row, in order
+    begins = np.ones(members.shape, np.bool_)
+    begins[:, 1:] = members[:, 1:] != members[:, :-1]
+    return int(np.diff(np.flatnonzero(begins), append=begins.size).min())
 
 
 def nodes_of(ranks: Ints, inside: Ints) -> Ints:
-    """Nodes over which a group of so many ranks lies, `inside` of them in each."""
+    """Nodes over which a group of so many ranks lies, `inside` of them in each: the most, where others hold more."""
     return np.asarray(-(-ranks // inside))
 
 

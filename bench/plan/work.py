@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from bench.plan.groups import Group
 from bench.plan.layouts import Floats, Ints
 
 Per = Literal["micro_batch", "step"]
@@ -59,7 +60,7 @@ class Exchange:
     calls: Ints
     bytes: Ints
     ranks: Ints  # of the group, at least 1
-    stride: Ints  # between neighbours in it, in ranks of the job, 1 or more: it says which members share a node
+    stride: Ints | Group  # between neighbours in it, in ranks of the job; or the job's groups, whose worst counts
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,12 @@
-"""Groups' ranks and strides from columns are those of the groups that megatron makes."""
+"""Groups' ranks from columns are those of the groups that megatron makes."""
 
 from __future__ import annotations
 
 from concurrent.futures import ProcessPoolExecutor
 
-import numpy as np
 import pytest
 
-from bench.plan.groups import groups_of
+from bench.plan.groups import Group, groups_of
 from grok1.config.axes import axes_text
 from grok1.config.recipe import Recipe
 from grok1.distributed.launch import rank_context
@@ -24,23 +23,22 @@ def made() -> list[tuple[Recipe, dict[str, list[int]]]]:
     return list(zip(recipes, groups, strict=True))
 
 
-def test_every_group_has_megatrons_ranks_at_its_stride(made: list[tuple[Recipe, dict[str, list[int]]]]) -> None:
+def test_every_group_has_megatrons_ranks(made: list[tuple[Recipe, dict[str, list[int]]]]) -> None:
     for recipe, theirs in made:
         parallel = recipe.parallel
         for name, group in groups_of(together([recipe])).items():
             if name.endswith(" x context") and parallel.context == 1:
                 continue  # megatron's has the narrower one's ranks, and the ledger its name
-            ranks, stride = theirs[name], int(group.stride[0])
-            assert int(group.ranks[0]) == len(ranks), (name, axes_text(parallel))
-            neighbours = range(0, len(ranks), parallel.context if is_in_blocks(name, recipe) else 1)
-            apart = np.diff([ranks[each] for each in neighbours])
-            assert set(apart.tolist()) <= {stride}, (name, axes_text(parallel), ranks)
+            assert group.world_size.tolist() == [parallel.world_size]
+            assert int(group.ranks[0]) == len(theirs[name]), (name, axes_text(parallel))
+            assert first_of(group) == theirs[name], (name, axes_text(parallel))
 
 
-def is_in_blocks(name: str, recipe: Recipe) -> bool:
-    """Whether its ranks are not equally far apart: a context's are near, those of other replicas behind stages."""
-    parallel = recipe.parallel
-    return name == "data x context" and parallel.order.endswith("pp-dp") and min(parallel.pipeline, parallel.data) > 1
+def first_of(group: Group) -> list[int]:
+    """The ranks of rank 0's group."""
+    stride, run, between, runs = (int(each[0]) for each in (group.stride, group.run, group.between, group.runs))
+    neighbours = sorted({0, run - 1}) if group.has_ends else range(run)
+    return [stride * (run * between * each + place) for each in range(runs) for place in neighbours]
 
 
 def test_both_orders_and_all_axes_are_among_the_layouts(made: list[tuple[Recipe, dict[str, list[int]]]]) -> None:
