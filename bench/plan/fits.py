@@ -7,13 +7,13 @@ grok1.config.memory adds them up for one recipe; here for all layouts at once.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
 from bench.plan.kept import Flags
-from bench.plan.layouts import Ints, Layouts, Places, Recompute, different_stages
+from bench.plan.layouts import Ints, Layouts, Places, Recompute, different_stages, layouts_of
 from bench.plan.legal import legal_layouts
 from bench.plan.peak import MOMENTS, Peak, peak
 from bench.plan.rules import is_sound
@@ -101,14 +101,8 @@ def candidates(recipe: Recipe, world_size: int, axes: Sequence[str]) -> Layouts:
     Raises:
         ValueError: there is none, with the nearest world sizes that have one; or an axis is not one.
     """
-    layouts = legal_layouts(recipe, world_size, [axis for axis in axes if axis != "recompute"])
-    if "recompute" not in axes:
-        return layouts
     usual = [each for each in USUAL_RECOMPUTES if is_sound(each, recipe)]
-    recomputes = tuple(dict.fromkeys((*layouts.recomputes, *usual)))
-    rows = np.repeat(np.arange(len(layouts)), len(recomputes))
-    numbers = np.tile(np.arange(len(recomputes), dtype=np.int64), len(layouts))
-    return replace(layouts.take(rows), recomputes=recomputes, recompute=numbers)
+    return legal_layouts(recipe, world_size, axes, [*layouts_of(recipe).recomputes, *usual])
 
 
 def communicators(layouts: Layouts) -> Ints:

@@ -26,7 +26,10 @@ class Recompute:
     kind: str = "none"  # none, full, selective
     method: str = "uniform"  # of full
     layers: int = 1  # of full
-    modules: tuple[str, ...] = ()  # of selective
+    modules: tuple[str, ...] = ()  # of selective; sorted, so that one choice has one name
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "modules", tuple(sorted(self.modules)))
 
 
 DISPATCHERS = ("alltoall", "allgather")

@@ -19,12 +19,20 @@ _MOST_RANKS = 1 << 16  # of parallel.world_size
 _LOOKED_AROUND = 256  # world sizes to either side, where one has no layout
 
 
-def legal_layouts(recipe: Recipe, world_size: int | None = None, axes: Sequence[str] = SPLITS) -> Layouts:
+def legal_layouts(
+    recipe: Recipe,
+    world_size: int | None = None,
+    axes: Sequence[str] = SPLITS,
+    recomputes: Sequence[Recompute] | None = None,
+) -> Layouts:
     """All layouts over these axes, by default of as many ranks as the recipe has; other axes are as the recipe's.
 
     `context` is with both its exchanges. Of layouts that are the same but by name there is one: without a context there
     is no exchange, without a pipeline or replicas no other order. Of full recompute there is each layer for itself, all
     of a chunk's at once, and a chunk's first layer alone; of selective, all sets of modules that do something.
+
+    Args:
+        recomputes: what the axis `recompute` offers in place of that.
 
     Raises:
         ValueError: no layout is legal on so many ranks, with the nearest world sizes that have one.
@@ -35,7 +43,7 @@ def legal_layouts(recipe: Recipe, world_size: int | None = None, axes: Sequence[
     unknown = [axis for axis in axes if axis not in EVERY_AXIS]
     if unknown:
         raise ValueError(f"axes {', '.join(unknown)} are none of a layout; choose of {', '.join(EVERY_AXIS)}")
-    found = _search(recipe, ranks, axes)
+    found = _search(recipe, ranks, axes, recomputes)
     if not len(found):
         raise ValueError(_none(recipe, ranks, axes))
     return found
@@ -66,7 +74,9 @@ def recipe_of(layouts: Layouts, row: int) -> Recipe:
 # ---- searching -----------------------------------------------------------------------------------------
 
 
-def _search(recipe: Recipe, world_size: int, axes: Sequence[str]) -> Layouts:
+def _search(
+    recipe: Recipe, world_size: int, axes: Sequence[str], offered: Sequence[Recompute] | None = None
+) -> Layouts:
     """Column by column: each row with each value, of which the rules leave some."""
     own = layouts_of(recipe)
     columns: dict[str, Ints] = {"world_size": np.array([world_size], np.int64)}
@@ -76,10 +86,12 @@ def _search(recipe: Recipe, world_size: int, axes: Sequence[str]) -> Layouts:
         columns = _joined(recipe, columns, name, values)
         if is_free:
             columns = _taken(columns, _is_another(columns, name))
-    recomputes = _recomputes(recipe, columns) if "recompute" in axes else own.recomputes
+    is_free = "recompute" in axes
+    every = tuple(dict.fromkeys(offered)) if offered is not None else _recomputes(recipe, columns)
+    recomputes = every if is_free else own.recomputes
     columns = _joined(recipe, columns, "recompute", np.arange(len(recomputes), dtype=np.int64), recomputes)
-    if "recompute" in axes:
-        columns = _taken(columns, _is_another_recompute(recipe, columns, recomputes))
+    if is_free:
+        columns = _taken(columns, _is_another_recompute(recipe, columns, recomputes, is_every=offered is None))
     return Layouts(recipe, recomputes, **columns)
 
 
@@ -138,14 +150,18 @@ def _recomputes(recipe: Recipe, at: Columns) -> tuple[Recompute, ...]:
     return Recompute(), *(each for each in (*full, *selective) if is_sound(each, recipe))
 
 
-def _is_another_recompute(recipe: Recipe, at: Columns, recomputes: Sequence[Recompute]) -> Any:
-    """Where it is not the same as another: a chunk of one layer has nothing but that, larger ones one or all."""
+def _is_another_recompute(recipe: Recipe, at: Columns, recomputes: Sequence[Recompute], *, is_every: bool) -> Any:
+    """Where it is not the same as another: the first layers of a chunk are not all of them.
+
+    Of every choice, a chunk has its layers each for itself, or all at once.
+    """
     fewest, most = layers_of_chunks(recipe, at["pipeline"], at["virtual_pipeline"])
     positions = at["recompute"]
     layers = np.array([each.layers for each in recomputes])[positions]
     is_full = np.array([each.kind == "full" for each in recomputes])[positions]
     is_block = np.array([each.method == "block" for each in recomputes])[positions]
-    return ~is_full | np.where(is_block, most > 1, (layers == 1) | (layers == fewest))
+    is_uniform = (layers == 1) | (layers == fewest) if is_every else True
+    return ~is_full | np.where(is_block, most > layers, is_uniform)
 
 
 # in the order in which rules prune most; `recompute` follows
@@ -171,5 +187,5 @@ def _none(recipe: Recipe, world_size: int, axes: Sequence[str]) -> str:
 
 
 def _with_layouts(recipe: Recipe, sizes: Sequence[int], axes: Sequence[str]) -> Iterator[int]:
-    splits = [axis for axis in axes if axis in (*SPLITS, "context")]
-    return (size for size in sizes if len(_search(recipe, size, splits)))
+    splits = [axis for axis in axes if axis in (*SPLITS, "context", "recompute")]
+    return (size for size in sizes if len(_search(recipe, size, splits, [Recompute()])))

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from bench.plan.fits import Fits, candidates, communicators, fits
+from bench.plan.layout_text import layout_text
 from bench.plan.layouts import different_stages, every_stage, layouts_of
 from bench.plan.legal import EVERY_AXIS, SPLITS, legal_layouts, recipe_of
 from bench.plan.peak import peak
@@ -18,6 +19,7 @@ from grok1.config.memory import MARGIN_BYTES, need
 from grok1.config.memory import communicators as communicators_of_recipe
 
 GIB = 2**30
+WITHOUT_ORDER = [axis for axis in EVERY_AXIS if axis != "order"]
 
 
 def of_40b(available_gib: float = 60.96, **more: Any) -> Fits:
@@ -90,6 +92,33 @@ def test_a_layout_alone_is_as_among_all(name: str, ranks: int) -> None:
         alone = fits(layouts.take([row]), 80 * GIB)
         np.testing.assert_array_equal(alone.parts[0], found.parts[row])
         assert (alone.stage[0], alone.moment[0]) == (found.stage[row], found.moment[row])
+
+
+def test_a_recipes_own_recompute_takes_no_layout_of_another_choice_away() -> None:
+    changes = ("training.recompute=full", "training.recompute_layers=4")
+    plain, own = (candidates(load_recipe("grok1-40b", each), 16, WITHOUT_ORDER) for each in ((), changes))
+    names = [{layout_text(each, row) for row in range(len(each))} for each in (plain, own)]
+    assert len(names[1]) == len(own) > len(plain)
+    assert names[0] < names[1]
+    assert {name.partition("recompute ")[2] for name in names[1] - names[0]} == {"full uniform 4"}
+
+
+def test_a_choice_of_recompute_has_one_name_however_it_is_written() -> None:
+    changes = ("training.recompute=selective", 'training.recompute_modules=["moe","layernorm"]')
+    layouts = candidates(load_recipe("grok1-nano", changes), 16, WITHOUT_ORDER)
+    names = [layout_text(layouts, row) for row in range(len(layouts))]
+    assert len(set(names)) == len(names) == len(candidates(load_recipe("grok1-nano"), 16, WITHOUT_ORDER))
+    assert sum(name.endswith("selective layernorm+moe") for name in names) * 4 == len(names)
+
+
+def test_of_a_chunk_that_is_all_computed_again_there_is_one_layout() -> None:
+    """A block of all of its layers is the same as each for itself."""
+    changes = ("training.recompute=full", "training.recompute_method=block", "training.recompute_layers=4")
+    layouts = candidates(load_recipe("grok1-40b", changes), 16, WITHOUT_ORDER)
+    is_block = np.array([each.method == "block" for each in layouts.recomputes])[layouts.recompute]
+    chunks = layouts.pipeline * layouts.virtual_pipeline
+    assert set((8 // chunks)[is_block]) == {8}
+    assert 4 in 8 // chunks
 
 
 def test_skew_takes_layouts_away() -> None:

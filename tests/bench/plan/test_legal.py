@@ -223,6 +223,13 @@ def test_where_no_layout_is_legal_the_nearest_world_sizes_are_named() -> None:
         legal_layouts(load_recipe("grok1-314b"), 17)
 
 
+def test_where_recompute_varies_the_recipes_own_makes_no_world_size_illegal() -> None:
+    """Both layers at once, which 32 ranks cannot: they need two stages."""
+    one_stage = ("parallel.pipeline=1", "training.recompute=full", "training.recompute_layers=2")
+    with pytest.raises(ValueError, match=r"the nearest world sizes with one are 16 and 32$"):
+        legal_layouts(load_recipe("grok1-nano", one_stage), 17, (*SPLITS, "recompute"))
+
+
 @pytest.mark.parametrize(("ranks", "axes"), [(0, SPLITS), (1 << 17, SPLITS), (16, ("sideways",))])
 def test_impossible_questions_are_refused(ranks: int, axes: tuple[str, ...]) -> None:
     with pytest.raises(ValueError, match=r"not between 1 and 65536|sideways are none of a layout"):
