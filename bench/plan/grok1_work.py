@@ -41,5 +41,5 @@ def work_at(places: Places, shares: Sequence[float] | None = None) -> Work:
         attention=attention_cores(places),
         traffic=traffic(places),
         exchanges=exchanges(places, shares),
-        hides_data=recipe.kernels.gradient_reduction == "overlapped",
+        hides_data=False,  # but for what the recipe overlaps: its phase is then a pass's
     )

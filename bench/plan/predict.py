@@ -2,7 +2,8 @@
 
 A micro-batch takes a stage the sum of its operators and of those exchanges that nothing hides. A step takes
 m max(t) + (p - 1)/v mean(t) over its stages, of m micro-batches, p stages and v chunks, and then what follows the
-pipeline: the gradients' reduction as far as it shows, and the optimizer. Where ranks share cores, it takes at least the
+pipeline: the optimizer, and of gradients' reduction and weights' gathering what shows, which is all that does not run
+beside a pass. Where ranks share cores, it takes at least the
 work of all ranks over the cores: then the pipeline's bubbles are filled by other ranks.
 """
 
@@ -21,6 +22,7 @@ from bench.plan.work import Exchange, Work
 
 OF_MICRO_BATCH = ("products", "attention", "memory", "tensor", "expert", "context", "pipeline", "host")
 OF_STEP = ("data", "optimizer")
+_PASSES = ("forward", "backward")  # phases of an exchange of the step that runs beside them
 TERMS = (*OF_MICRO_BATCH, *OF_STEP, "bubble")
 
 
@@ -91,12 +93,14 @@ def place_times(work: Work, device: Device, dtype: str | None = None) -> PlaceTi
         "tensor": efficiency.tensor_exposed.value,
         "context": efficiency.context_exposed.value,
         "pipeline": efficiency.pipeline_exposed.value,
-        "data": efficiency.data_exposed.value if work.hides_data else 1.0,
+        "data": efficiency.data_exposed.value,
     }
     for exchange in work.exchanges:
         name = term_of(exchange)
         times = step if name == "data" else micro_batch
-        times[name] = times[name] + exchange_seconds(exchange, device, work.world_size) * exposed.get(name, 1.0)
+        is_whole = name == "data" and not (work.hides_data or exchange.phase in _PASSES)
+        share = 1.0 if is_whole else exposed.get(name, 1.0)
+        times[name] = times[name] + exchange_seconds(exchange, device, work.world_size) * share
     micro_batch["host"] = _host_seconds(work, micro_batch, device)
     return PlaceTimes(micro_batch, step)
 

@@ -81,4 +81,4 @@ class Work:
     attention: tuple[Attention, ...]
     traffic: tuple[Traffic, ...]
     exchanges: tuple[Exchange, ...]
-    hides_data: bool = True  # gradients are reduced and weights gathered while the device computes
+    hides_data: bool = True  # its exchanges of a step run while the device computes, whatever their phase

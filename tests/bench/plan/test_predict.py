@@ -11,10 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.plan.device import Device, load_device
+from bench.plan.grok1_work import work_of
+from bench.plan.layouts import layouts_of
 from bench.plan.measured import Measured, TimedAttention, TimedProduct, TimedTraffic
 from bench.plan.operators import attention_seconds, traffic_seconds
 from bench.plan.predict import OF_STEP, TERMS, place_times, predict, term_of
 from bench.plan.work import Attention, Exchange, Traffic, Work
+from grok1.config.load import load_recipe
 from tests.bench.plan.made_work import work_of_stages
 
 H100 = load_device("h100-sxm")
@@ -150,6 +153,24 @@ def test_what_is_not_hidden_shows() -> None:
     work = work_of_stages([1000], pipeline=1, group=8)
     hidden, shown = predict(work, H100).terms["data"], predict(replace(work, hides_data=False), H100).terms["data"]
     assert hidden[0] == pytest.approx(shown[0] * H100.efficiency.data_exposed.value)
+
+
+def test_of_a_step_s_exchanges_only_those_that_are_overlapped_are_hidden() -> None:
+    """Reduction and gathering each for itself, as the recipe has them; what follows the passes shows whole."""
+
+    def data_seconds(*settings: str, exposed: float = 0.25) -> float:
+        keys = ("gradient_reduction", "param_gather")
+        words = [f"kernels.{key}={value}" for key, value in zip(keys, settings, strict=False)]
+        of = layouts_of(load_recipe("grok1-40b", words))
+        return float(predict(work_of(of), H100.with_efficiency(data_exposed=exposed)).terms["data"][0])
+
+    whole, gathers = data_seconds(), data_seconds("overlapped")
+    both, none = data_seconds("overlapped", "overlapped"), data_seconds("overlapped", "overlapped", exposed=0.0)
+    assert data_seconds(exposed=0.0) == whole > gathers > both > none > 0  # what tensor ranks sum, the norm, the report
+    reduced, gathered = (whole - gathers) / 0.75, (gathers - both) / 0.75
+    assert reduced == pytest.approx(2 * gathered, rel=0.1)  # gradients are in fp32, weights in bf16; calls wait, too
+    assert whole == pytest.approx(reduced + gathered + none, rel=0.05)  # of other buckets
+    assert data_seconds("overlapped", exposed=0.0) == pytest.approx(gathered + none, rel=0.01)
 
 
 def test_launching_counts_where_it_is_longer_or_where_nothing_hides_it() -> None:

@@ -48,12 +48,6 @@ def test_one_rank_of_a_recipe_has_no_exchange() -> None:
     assert terms["products"][0] > 0
 
 
-def test_gradients_that_are_reduced_at_the_end_show_in_full() -> None:
-    whole = work_of(layouts_of(load_recipe("grok1-40b")))
-    assert not whole.hides_data
-    assert work_of(layouts_of(load_recipe("grok1-40b", ["kernels.gradient_reduction=overlapped"]))).hides_data
-
-
 def test_an_expert_group_that_crosses_nodes_takes_longer() -> None:
     found = time_layouts(layouts(expert=[8, 8], expert_tensor=[1, 1], tensor=[1, 1], pipeline=[1, 2]), A2)
     crossing = time_layouts(layouts(expert=[4], expert_tensor=[4], tensor=[4], pipeline=[1]), A2)
