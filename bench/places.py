@@ -7,6 +7,7 @@ Standard library only.
 
 from __future__ import annotations
 
+import secrets
 import shutil
 import sys
 from pathlib import Path
@@ -32,21 +33,34 @@ def baselines() -> Path:
     return OWN_BASELINES if OWN_BASELINES.is_dir() else shipped("baselines")
 
 
-def writable(path: Path) -> Path:
-    """`path`, or its place in the current folder's baselines/ where it lies in an installed package.
+def writable_folder(folder: Path) -> Path:
+    """`folder`, or its place in the current folder's baselines/ where it lies in an installed package.
 
-    An upgrade would drop what is stored there. The shipped baselines are copied first, as one folder is read, not two.
+    An upgrade would drop what is stored there. If there is no baselines/ yet, the shipped ones are copied first, as one
+    folder is read, not two.
 
     Raises:
         ValueError: the copy cannot be made.
     """
     installed = shipped("baselines")
-    if SOURCES is not None or not path.is_relative_to(installed):
-        return path
+    if SOURCES is not None or not folder.is_relative_to(installed):
+        return folder
+    if not OWN_BASELINES.is_dir():
+        _copy(installed)
+    return OWN_BASELINES / folder.relative_to(installed)
+
+
+def _copy(installed: Path) -> None:
+    """All or nothing: another process that copies at the same time may have stored something in its copy already."""
+    partial = Path(f".{OWN_BASELINES}.{secrets.token_hex(4)}.partial")
     try:
-        shutil.copytree(installed, OWN_BASELINES, ignore=shutil.ignore_patterns(*_READ_ONLY), dirs_exist_ok=True)
+        shutil.copytree(installed, partial, ignore=shutil.ignore_patterns(*_READ_ONLY))
+        partial.rename(OWN_BASELINES)
     except (OSError, shutil.Error) as error:
+        if OWN_BASELINES.is_dir():
+            return
         raise ValueError(f"{OWN_BASELINES}: the shipped baselines cannot be copied there: {error}") from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
     where = f"{OWN_BASELINES.resolve()}, where they are read from whenever this folder is the current one"
     print(f"note: the shipped baselines are copied to {where}", file=sys.stderr)
-    return OWN_BASELINES / path.relative_to(installed)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -23,13 +24,15 @@ from bench.judge.baseline import (
     BaselineFile,
     read_baselines,
     recorded_baseline,
+    require_folder,
     software_differences,
     stored_baselines,
 )
 from bench.judge.difference import MIN_BASELINE_RUNS
 from bench.judge.gate import judge
-from bench.places import writable
+from bench.places import writable_folder
 from bench.records.jsonfile import first_fault, write_atomically
+from bench.records.lock import only_writer
 from bench.records.lone_rank import told_tier
 from bench.records.record import Record
 from bench.records.terminal import plain
@@ -152,29 +155,73 @@ def _slug(words: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", words).strip(".-")[:80] or "unnamed"
 
 
+@contextmanager
+def held(folder: Path) -> Iterator[Path]:
+    """A folder of baselines that nobody else writes to in the meantime; what to read from and write to.
+
+    Of an installed package it is the current folder's copy.
+
+    Raises:
+        ValueError: there is no such folder, it cannot be written to, or another process does not let go of it.
+    """
+    folder = writable_folder(folder)
+    require_folder(folder)
+    with only_writer(folder, folder / ".lock", "try again"):
+        yield folder
+
+
+@contextmanager
+def held_candidate(path: Path, folder: Path) -> Iterator[None]:
+    """The file of a candidate that nobody else writes to in the meantime, nor to the folder if it lies within."""
+    is_within = path.resolve().is_relative_to(folder.resolve())
+    with held(folder) if is_within else only_writer(path, Path(f"{path}.lock"), "try again"):
+        yield
+
+
+def require_replaceable(path: Path) -> None:
+    """Refuse to write a candidate over anything but a candidate: what was promoted has a reason of its own."""
+    if not path.is_file():
+        return
+    try:
+        is_candidate = [each.rationale for each in read_baselines(path)] == [_NOT_YET]
+    except ValueError:
+        is_candidate = False
+    if not is_candidate:
+        raise ValueError(
+            f"{path}: exists and is no candidate, which alone `record` may replace; give another file with -o, "
+            "then store it with `baseline promote`"
+        )
+
+
 def promote(folder: Path, candidate: Baseline, rationale: str) -> tuple[Path, Baseline | None]:
     """Store a candidate in place of the judge of its key, or beside the others; the file, and what it replaced."""
-    stored = stored_baselines(folder)
     accepted = changed(candidate, rationale=required(rationale))
-    replaced = judge_of_key(candidate, [each for _, each in stored])
+    with held(folder) as at:
+        return _stored(at, accepted)
+
+
+def _stored(folder: Path, accepted: Baseline) -> tuple[Path, Baseline | None]:
+    stored = stored_baselines(folder)
+    replaced = judge_of_key(accepted, [each for _, each in stored])
     for path, each in stored:
         if each.label == accepted.label and each is not replaced:
             raise ValueError(f"{path}: has the label {each.label!r} already; record other runs for a new baseline")
     path = next((path for path, each in stored if each is replaced), default_path(folder, accepted))
-    held = [each for at, each in stored if at == path]
-    kept = [accepted if each is replaced else each for each in held] + [accepted] * (replaced is None)
+    beside = [each for at, each in stored if at == path]
+    kept = [accepted if each is replaced else each for each in beside] + [accepted] * (replaced is None)
     return write(path, kept), replaced
 
 
 def retire(folder: Path, label: str, reason: str, today: date) -> Path:
     """Let a baseline judge no more, and say why and since when in its rationale."""
-    stored = stored_baselines(folder)
-    path, baseline = find(folder, stored, label)
-    if baseline.role == "retired":
-        raise ValueError(f"{baseline.label!r} is retired already: {baseline.rationale[-200:]}")
-    rationale = f"{baseline.rationale} {today.isoformat()}: retired, {required(reason)}"
-    retired = changed(baseline, role="retired", rationale=rationale)
-    return write(path, [retired if each is baseline else each for at, each in stored if at == path])
+    with held(folder) as at:
+        stored = stored_baselines(at)
+        path, baseline = find(at, stored, label)
+        if baseline.role == "retired":
+            raise ValueError(f"{baseline.label!r} is retired already: {baseline.rationale[-200:]}")
+        rationale = f"{baseline.rationale} {today.isoformat()}: retired, {required(reason)}"
+        retired = changed(baseline, role="retired", rationale=rationale)
+        return write(path, [retired if each is baseline else each for file, each in stored if file == path])
 
 
 def find(folder: Path, stored: Sequence[tuple[Path, Baseline]], label: str) -> tuple[Path, Baseline]:
@@ -205,7 +252,7 @@ def changed(baseline: Baseline, **changes: object) -> Baseline:
 
 
 def write(path: Path, baselines: Sequence[Baseline]) -> Path:
-    """Write a file of baselines, atomically; where it is now. A ValueError where it could not be read again."""
+    """Write a file of baselines, atomically. A ValueError where it could not be read again."""
     try:
         content = BaselineFile(schema=1, baselines=list(baselines)).model_dump_json(indent=1, by_alias=True) + "\n"
     except ValidationError as error:
@@ -216,6 +263,5 @@ def write(path: Path, baselines: Sequence[Baseline]) -> Path:
             f"{path}: would be {len(raw) / 2**20:.1f} MiB, more than the {MAX_BASELINE_BYTES // 2**20} MiB allowed; "
             "record fewer or shorter runs, or retire and remove what the file holds"
         )
-    path = writable(path)
     write_atomically(path, raw)
     return path

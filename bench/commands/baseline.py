@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Annotated
@@ -84,6 +86,8 @@ def record(
     fresh = fresh_runs.FreshRuns(case, recipe, overrides or (), steps, device, runs, wait, data, tokenizer)
     if records and fresh.words:
         raise ValueError(f"RECORDS are of runs that were made, and {fresh.words[0]} is for new ones; give one of them")
+    if output is not None:
+        baseline_store.require_replaceable(output)
     found = read_records(records or [fresh_runs.make(fresh)])
     baseline_store.require_enough(len(found))
     require_sessions([each for _, each in found], least_sessions)
@@ -102,6 +106,7 @@ def record(
     if not allow_outliers:
         _refuse_outliers(made)
     path = output or baseline_store.default_path(CANDIDATES, made)
+    baseline_store.require_replaceable(path)
     baseline_store.write(path, [made])
     print(baseline_text.described(made))
     where = plain(path, 5000)
@@ -197,17 +202,17 @@ def add(
     A baseline of five sessions or more knows how far sessions are apart. Unfit runs are refused, as by `record`.
     """
     found = read_records(records)
-    path, old, beside = _target(target, baselines)
     if complaints := baseline_store.unfit(found):
         print("\n".join(plain(each, 5000) for each in complaints), file=sys.stderr)
         raise ValueError(
             f"{len(complaints)} complaint{'s'[: len(complaints) - 1]} about {len(found)} records, listed above; "
             "run them all again"
         )
-    new = added(old, [each for _, each in found], datetime.now(timezone.utc).date())
-    if not allow_outliers:
-        _refuse_outliers(new)
-    path = baseline_store.write(path, [new if each is old else each for each in beside] or [new])
+    with _target(target, baselines) as (path, old, beside):
+        new = added(old, [each for _, each in found], datetime.now(timezone.utc).date())
+        if not allow_outliers:
+            _refuse_outliers(new)
+        baseline_store.write(path, [new if each is old else each for each in beside] or [new])
     for each in sessions_of([record for _, record in found]):
         print(f"added  {plain(each.told, 1000)}")
     print(f"\n{baseline_text.described(new)}\n")
@@ -215,13 +220,20 @@ def add(
     write_json(json_path, baseline_json.written(path, new, old))
 
 
-def _target(target: str, folder: Path) -> tuple[Path, Baseline, list[Baseline]]:
-    """The file of a candidate or label, the baseline that is meant, and all that a file of stored ones holds."""
-    if Path(target).is_file():
-        return Path(target), baseline_store.read_candidate(Path(target)), []
-    stored = stored_baselines(folder)
-    path, old = baseline_store.find(folder, stored, target)
-    return path, old, [each for at, each in stored if at == path]
+@contextmanager
+def _target(target: str, folder: Path) -> Iterator[tuple[Path, Baseline, list[Baseline]]]:
+    """The file of a candidate or label, the baseline that is meant, and all that a file of stored ones holds.
+
+    Nobody else writes to it meanwhile.
+    """
+    if (path := Path(target)).is_file():
+        with baseline_store.held_candidate(path, folder):
+            yield path, baseline_store.read_candidate(path), []
+        return
+    with baseline_store.held(folder) as at:
+        stored = stored_baselines(at)
+        path, old = baseline_store.find(at, stored, target)
+        yield path, old, [each for file, each in stored if file == path]
 
 
 @app.command()

@@ -13,7 +13,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
-from filelock import FileLock, Timeout
 from pydantic import Field
 
 from bench.judge.metrics import STEP, metric_of, stored_figures_of
@@ -21,6 +20,7 @@ from bench.judge.rule import VerdictState
 from bench.judge.stats import summarise
 from bench.records.fields import Figure, HexId, Name, Strict, Text, UtcTime, utc_moment
 from bench.records.jsonfile import append_whole, cannot_write, parse_model, read_bounded
+from bench.records.lock import only_writer
 from bench.records.record import CodeDigests, Commit, Record, Session
 
 MAX_HISTORY_BYTES = 64 << 20
@@ -28,7 +28,6 @@ MAX_LINE_BYTES = 256 << 10
 MAX_FIGURES = 100
 MAX_RUNS = 50_000
 FILE_NAME = "history.jsonl"
-_LOCK_SECONDS = 60.0
 
 Apart = Literal["machine", "device"]  # what two runs that are compared over time must share
 PositiveFigure = Annotated[float, Field(gt=0, le=1e30)]
@@ -92,15 +91,11 @@ def append(path: Path, records: Iterable[Record], states: Mapping[str, VerdictSt
         ValueError: the history is damaged, full, or locked by a process that does not let go.
     """
     wanted = {record.id: record for record in records if record.valid and not record.planted_percent}
+    remedy = f"add the records with `python -m bench history add RECORDS --history {shlex.quote(str(path))}`"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{path}.lock", timeout=_LOCK_SECONDS):
+        with only_writer(path, Path(f"{path}.lock"), remedy):
             return _append_new(path, wanted, states or {})
-    except Timeout:
-        raise ValueError(
-            f"{path}: locked by another process for {_LOCK_SECONDS:g} s; end it, then add the records with "
-            f"`python -m bench history add RECORDS --history {shlex.quote(str(path))}`"
-        ) from None
     except OSError as error:
         raise ValueError(f"{path}: cannot be written: {error.strerror or error}") from None
 

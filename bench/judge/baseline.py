@@ -301,8 +301,7 @@ def load_baselines(folder: Path) -> list[Baseline]:
 
 def stored_baselines(folder: Path) -> list[tuple[Path, Baseline]]:
     """Every baseline under a folder, and the file that holds it; a ValueError of one line names the file at fault."""
-    if not folder.is_dir():
-        raise ValueError(f"{folder}: no such folder of baselines; give --baselines a folder that exists")
+    require_folder(folder)
     paths = sorted(path for path in folder.rglob("*.json") if path.relative_to(folder).parts[0] not in NOT_BASELINES)
     if len(paths) > MAX_BASELINE_FILES:
         raise ValueError(f"{folder}: {len(paths)} files, more than the {MAX_BASELINE_FILES} allowed")
@@ -313,6 +312,12 @@ def stored_baselines(folder: Path) -> list[tuple[Path, Baseline]]:
             if loaded.setdefault(baseline.label, (path, baseline))[1] is not baseline:
                 raise ValueError(f"{path}: the label {baseline.label!r} is already taken by another baseline")
     return list(loaded.values())
+
+
+def require_folder(folder: Path) -> None:
+    """Refuse what is no folder of baselines, before anything is made there."""
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: no such folder of baselines; give --baselines a folder that exists")
 
 
 def read_baselines(path: Path) -> list[Baseline]:

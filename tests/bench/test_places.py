@@ -35,11 +35,24 @@ def test_the_current_folders_baselines_come_first(as_installed: Path, tmp_path: 
 
 
 def test_a_folder_of_the_users_is_written_to_as_it_is(as_installed: Path, tmp_path: Path) -> None:
-    assert places.writable(tmp_path / "mine" / "a.json") == tmp_path / "mine" / "a.json"
+    assert places.writable_folder(tmp_path / "mine") == tmp_path / "mine"
     assert not (tmp_path / "baselines").exists()
 
 
 def test_a_folder_that_cannot_be_written_is_refused(as_installed: Path, tmp_path: Path) -> None:
     (tmp_path / "baselines").write_text("a file")
     with pytest.raises(ValueError, match="baselines: the shipped baselines cannot be copied there"):
-        places.writable(as_installed / "cpu" / "a.json")
+        places.writable_folder(as_installed)
+
+
+def test_the_shipped_baselines_are_copied_once(as_installed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What another process stored in its copy meanwhile stays."""
+    assert places.writable_folder(as_installed / "npu-910b") == Path("baselines/npu-910b")
+    (kept,) = Path("baselines/npu-910b").glob("grok1-60b.json")
+    kept.write_text("stored since")
+    answers = iter([False])  # as at the time when the other began
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "is_dir", lambda _: next(answers, True))
+        places.writable_folder(as_installed)
+    assert kept.read_text() == "stored since"
+    assert not list(Path().glob(".baselines.*"))
