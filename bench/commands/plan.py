@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -28,10 +29,12 @@ from grok1.config.memory import HCCL_BUFFER_MB, SHOWN_GIB
 from grok1.megatron.installed import PLANNED_LINE, unplanned_line
 
 _GIB = 2**30
+_OF_ROWS = ("--rows", "--freeze", "--score", "--frozen", "--level", "--anchor")
 _VARIED = tuple(axis for axis in EVERY_AXIS if axis != "order")  # which changes no rank's memory
 
 
 def plan(
+    context: typer.Context,
     recipe: Annotated[str, typer.Option(help="A shipped recipe (see `grok1 recipes`) or a .toml file.")] = "grok1-40b",
     overrides: Annotated[
         list[str] | None,
@@ -98,12 +101,12 @@ def plan(
     form = _form_of(picture) if picture is not None else None
     if show_fits:
         _refuse_times({"--explain": explain, "--picture": picture, "--anchor": anchor})
-    elif exact:
-        raise ValueError("--exact N has the ledger count the memory of the first N layouts of --fits: add --fits")
-    said = _about_rows(published, freeze, score, frozen, level, anchor)
-    if said:
+    said = _about_rows(published, freeze, score, frozen, level, anchor, _of_layouts(context))
+    if said is not None:
         print(said)
         return
+    if exact and not show_fits:
+        raise ValueError("--exact N has the ledger count the memory of the first N layouts of --fits: add --fits")
     chosen = load_recipe(recipe, overrides or [])
     if explain is not None:
         profile = load_device(_device_of(device))
@@ -139,6 +142,13 @@ def _refuse_times(given: dict[str, object]) -> None:
         raise ValueError(f"--fits tells memory alone, not times as {' and '.join(names)}: ask for one at a time")
 
 
+def _of_layouts(context: typer.Context) -> list[str]:
+    """The options that were given and are not about rows."""
+    sources = {each.opts[0]: context.get_parameter_source(each.name or "") for each in context.command.params}
+    given = [option for option, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
+    return [option for option in given if option not in _OF_ROWS]
+
+
 def _about_rows(
     published: Path | None,
     freeze: Path | None,
@@ -146,13 +156,14 @@ def _about_rows(
     frozen: Path | None,
     level: float,
     anchor: Path | None,
-) -> str:
-    """What --rows and --score ask for, whose statistics are imported then alone; nothing where they are not given."""
+    others: Sequence[str],
+) -> str | None:
+    """What --rows and --score ask for, whose statistics are imported then alone; None where they are not given."""
     if published is freeze is score is frozen is None and 0 < level < 1:
-        return ""
+        return None
     from bench.commands.plan_rows import about_rows
 
-    return about_rows(published, freeze, score, frozen, level, anchor)
+    return about_rows(published, freeze, score, frozen, level, anchor, others)
 
 
 def _form_of(picture: Path) -> Literal["svg", "png"]:

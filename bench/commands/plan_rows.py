@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from bench.plan.calibration_file import read_calibration
-from bench.plan.published import read_published
-from bench.plan.scoring import freeze_published, predicted, predictions_text, score_published
-from bench.records.terminal import plain
+from bench.plan.intervals import LEVEL
+from bench.plan.scoring import freeze_published, predict_published, score_published
 
 
 def about_rows(
@@ -17,10 +17,11 @@ def about_rows(
     frozen: Path | None,
     level: float,
     anchor: Path | None = None,
-) -> str:
-    """The answer to --rows, --freeze, --score and --frozen; empty where none was given.
+    others: Sequence[str] = (),
+) -> str | None:
+    """The answer to --rows, --freeze, --score and --frozen; None where none was given.
 
-    Of rows an --anchor is a file of rows too.
+    Of rows an --anchor is a file of rows too. `others` are the options that were given of layouts.
 
     Raises:
         ValueError: an option is missing or too many, or a file cannot be read, written or scored.
@@ -33,17 +34,30 @@ def about_rows(
         raise ValueError("--freeze needs the rows to predict: add --rows ROWS.csv")
     if score is not None and (rows is not None or freeze is not None):
         raise ValueError("--score judges its own rows: leave --rows and --freeze out")
-    if frozen is not None and anchor is not None:
-        raise ValueError("--anchor moves predictions, and those of --frozen are made: leave one of the two out")
+    if frozen is not None:
+        _refuse_for_frozen(level, anchor)
     if score is not None:
+        _refuse_others("--score", others)
         return score_published(score, frozen, read_calibration(), level, anchor)
-    if freeze is not None and rows is not None:
+    if rows is None:
+        return None
+    _refuse_others("--rows", others)
+    if freeze is not None:
         return freeze_published(freeze, rows, read_calibration(), level, anchor)
-    return _predicted(rows, level, anchor) if rows is not None else ""
+    return predict_published(rows, read_calibration(), level, anchor)
 
 
-def _predicted(rows: Path, level: float, anchor: Path | None) -> str:
-    published = read_published(rows, needs_values=False)
-    found, refused = predicted(published, read_calibration(), level, anchor)
-    unused = [*(each.sentence for each in published.set_aside), *(plain(line) for line in refused)]
-    return "\n\n".join([predictions_text(found), *(f"not used: {line}" for line in unused)]).strip()
+def _refuse_for_frozen(level: float, anchor: Path | None) -> None:
+    """What would make other predictions than those that are made."""
+    if anchor is not None:
+        raise ValueError("--anchor moves predictions, and those of --frozen are made: leave one of the two out")
+    if level != LEVEL:
+        raise ValueError(f"--level {level:g} makes intervals, and those of --frozen are made: leave one of the two out")
+
+
+def _refuse_others(asked: str, others: Sequence[str]) -> None:
+    """What the rows would leave unanswered: each states its own job and chip."""
+    if others:
+        raise ValueError(
+            f"{asked} is about published jobs, and {', '.join(others)} about a recipe's layouts: ask for one at a time"
+        )

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench.plan.calibration_file import CalibrationFile
-from bench.plan.frozen import read_frozen
+from bench.plan.frozen import key_of, read_frozen
 from bench.plan.intervals import LEVEL
-from bench.plan.published import Published, read_published
+from bench.plan.published import MEMORY, Published, read_published
 from bench.plan.published_anchors import anchored, anchors_of_file
 from bench.plan.published_predictions import RowPrediction, freeze_rows, predict_rows
 from bench.plan.score import Scored, score_table, scored, scores
@@ -29,12 +29,31 @@ def freeze_published(
     """
     published = read_published(rows, needs_values=False)
     found, refused = predicted(published, calibration, level, anchor)
+    _require_some(found, "predicted", rows, published, refused)
     digest = freeze_rows(path, found, calibration, level)
-    lines = [f"wrote {len(found)} predictions to {plain(path, 5000)}", f"sha256 {digest}"]
+    kept = len({key_of(each.row) for each in found})
+    lines = [f"wrote {kept} predictions to {plain(path, 5000)}", f"sha256 {digest}"]
+    if kept < len(found):
+        lines.append(f"of {len(found)} rows: those of one job are predicted once")
     known = sum(each.was_fitted for each in found)
     if known:
         lines.append(f"{known} rows are calibration rows: each is predicted by a fit that left its family out")
     return "\n".join([*lines, *_unused(published, refused)])
+
+
+def predict_published(
+    rows: Path, calibration: CalibrationFile, level: float = LEVEL, anchor: Path | None = None
+) -> str:
+    """Predict the rows of a CSV file: each with its interval, then those that were not used.
+
+    Raises:
+        ValueError: the rows cannot be read, or none can be predicted.
+    """
+    published = read_published(rows, needs_values=False)
+    found, refused = predicted(published, calibration, level, anchor)
+    _require_some(found, "predicted", rows, published, refused)
+    unused = [f"not used: {line}" for line in _reasons(published, refused)]
+    return "\n\n".join([predictions_text(found), *unused])
 
 
 def predicted(
@@ -61,7 +80,7 @@ def score_published(
     """Score predictions of the rows of a CSV file: those that were frozen, or those of this calibration.
 
     Raises:
-        ValueError: the rows cannot be read, none of them was predicted, or the frozen file was changed.
+        ValueError: the rows cannot be read, none of them can be scored, or the frozen file was changed.
     """
     published = read_published(rows)
     if frozen is None:
@@ -77,6 +96,7 @@ def score_published(
         level = kept.level
         refused = [f"{row.name}: was not predicted in {plain(frozen, 5000)}" for row in missing]
         basis = f"predictions frozen with sha256 {kept.sha256}"
+    _require_some(judged, "scored", rows, published, refused)
     return "\n".join(
         [basis, "", score_table(scores(judged), level), "", worst_table(judged), *_unused(published, refused)]
     )
@@ -119,7 +139,21 @@ def predictions_text(predictions: Sequence[RowPrediction]) -> str:
 
 def _unused(published: Published, refused: Sequence[str]) -> list[str]:
     """A line for each row that was not used, of which only the first are shown."""
-    lines = [*(each.sentence for each in published.set_aside), *(plain(line) for line in refused)]
+    lines = _reasons(published, refused)
     shown = [f"not used: {line}" for line in lines[:_MOST_LINES]]
     more = len(lines) - len(shown)
     return [*([""] if shown else []), *shown, *([f"and {more} more rows that were not used"] if more > 0 else [])]
+
+
+def _reasons(published: Published, refused: Sequence[str]) -> list[str]:
+    return [*(each.sentence for each in published.set_aside), *(plain(line) for line in refused)]
+
+
+def _require_some(found: Sequence[object], what: str, rows: Path, published: Published, refused: Sequence[str]) -> None:
+    """Refuse a file of which no row could be used, with the first reason."""
+    if found:
+        return
+    reasons = [plain(line) for line in refused] or _reasons(published, ())
+    of_memory = [row for row in published.rows if row.metric == MEMORY]
+    reasons += [f"{row.name}: {row.metric} is no time" for row in of_memory]
+    raise ValueError(f"{rows}: no row of it can be {what}: {[*reasons, 'each is an anchor itself'][0]}")

@@ -26,7 +26,7 @@ def _read_published(raw: bytes, folder: Path) -> str:
 
     path, frozen = as_file(folder, "rows.csv", raw), folder / "frozen.json"
     shown = [about_rows(path, None, None, None, 0.9), about_rows(path, frozen, None, None, 0.9)]
-    return "\n".join([*shown, about_rows(None, None, path, frozen, 0.9)])
+    return "\n".join(each or "" for each in [*shown, about_rows(None, None, path, frozen, 0.9)])
 
 
 def _bend_rows(raw: bytes, random: Random) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -46,7 +47,7 @@ def test_rows_are_predicted_frozen_and_scored(tmp_path, rows):
     ],
 )
 def test_what_does_not_go_together_is_refused(given, reason):
-    options: dict[str, Path | None] = {"rows": None, "freeze": None, "score": None, "frozen": None, **given}
+    options: dict[str, Any] = {"rows": None, "freeze": None, "score": None, "frozen": None, **given}
     with pytest.raises(ValueError, match=reason):
         about_rows(**options, level=0.9)
 
@@ -57,5 +58,67 @@ def test_an_impossible_level_is_refused(rows, level):
         about_rows(rows, None, None, None, level)
 
 
-def test_nothing_asked_is_nothing_said():
-    assert about_rows(None, None, None, None, 0.9) == ""
+def test_nothing_asked_is_no_answer():
+    assert about_rows(None, None, None, None, 0.9) is None
+
+
+MEMORY_ROW = JOB | {"metric": "GiB/chip peak alloc", "value": "60"}
+UNKNOWN_CHIP = JOB | {"chip": "nobody's"}
+
+
+def refused(*words: object) -> str:
+    """The one line of a refusal."""
+    shown = CliRunner().invoke(app, ["plan", *map(str, words)])
+    assert isinstance(shown.exception, ValueError), shown.output
+    assert not shown.output
+    assert "\n" not in str(shown.exception)
+    return str(shown.exception)
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        (UNKNOWN_CHIP, 'row 2 (Llama3.1 8B): chip "nobody\'s" has no device profile'),
+        (MEMORY_ROW, "GiB/chip peak alloc is no time"),
+    ],
+)
+def test_rows_of_which_none_can_be_used_are_refused_with_the_first_reason(tmp_path, row, reason):
+    rows, frozen = written(tmp_path / "rows.csv", row), tmp_path / "frozen.json"
+    assert refused("--rows", rows).startswith(f"{rows}: no row of it can be predicted: ")
+    assert reason in refused("--rows", rows)
+    assert reason in refused("--rows", rows, "--freeze", frozen)
+    assert reason in refused("--score", rows)
+    assert not frozen.exists()
+
+
+def test_rows_that_were_not_frozen_or_are_anchors_are_refused_with_the_reason(tmp_path, rows):
+    other, frozen = written(tmp_path / "other.csv", JOB | {"tp": "4"}), tmp_path / "frozen.json"
+    said("--rows", rows, "--freeze", frozen)
+    assert "was not predicted in" in refused("--score", other, "--frozen", frozen)
+    assert "each is an anchor itself" in refused("--score", other, "--anchor", other)
+
+
+OTHERS = {
+    "--device": "gb200", "--recipe": "grok1-314b", "--json": "found.json", "--picture": "found.svg", "--explain": "TP8",
+    "--world-size": 8, "--set": "model.num_layers=2", "--memory-gib": 0, "--communicator-mb": 0, "--exact": 2,
+    "--skew": 2, "--axes": "tensor", "--top": 3,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("option", OTHERS)
+def test_options_of_layouts_do_not_go_with_rows(rows, option):
+    for asked in ("--rows", "--score"):
+        assert f"{asked} is about published jobs, and {option} about" in refused(asked, rows, option, OTHERS[option])
+
+
+def test_all_that_does_not_go_together_is_named(rows):
+    words = [word for option in ("--recipe", "--device", "--explain") for word in (option, OTHERS[option])]
+    assert "--recipe, --explain, --device about a recipe's layouts" in refused("--score", rows, *words)
+    assert "--fits about" in refused("--rows", rows, "--fits")
+
+
+def test_frozen_predictions_keep_their_level(tmp_path, rows):
+    said("--rows", rows, "--freeze", tmp_path / "frozen.json")
+    assert "--level 0.5 makes intervals" in refused(
+        "--score", rows, "--frozen", tmp_path / "frozen.json", "--level", 0.5
+    )

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from bench.plan.calibration_file import CalibrationFile, read_calibration
+from bench.plan.frozen import read_frozen
 from bench.plan.published import SHIPPED, read_published
 from bench.plan.published_predictions import predict_rows
 from bench.plan.scoring import freeze_published, predictions_text, score_published
@@ -92,7 +93,18 @@ def test_a_stranger_s_words_do_not_steer_the_terminal(tmp_path: Path, calibratio
 
 def test_no_row_to_predict_is_refused(tmp_path: Path, calibration: CalibrationFile) -> None:
     rows = written(tmp_path / "rows.csv", DENSE | {"chip": "nobody's"})
-    with pytest.raises(ValueError, match="no prediction to freeze"):
+    with pytest.raises(ValueError, match=r"rows\.csv: no row of it can be predicted: row 2 .*nobody's"):
         freeze_published(tmp_path / "frozen.json", rows, calibration)
-    with pytest.raises(ValueError, match="no row to score"):
+    with pytest.raises(ValueError, match=r"rows\.csv: no row of it can be scored: row 2 .*nobody's"):
         score_published(rows, None, calibration)
+
+
+def test_a_row_that_is_there_twice_is_one_prediction_and_two_errors(
+    tmp_path: Path, calibration: CalibrationFile
+) -> None:
+    rows, frozen = written(tmp_path / "rows.csv", DENSE, DENSE | {"value": "6.0"}, SLOW), tmp_path / "frozen.json"
+    said = freeze_published(frozen, rows, calibration)
+    assert "wrote 2 predictions" in said
+    assert "of 3 rows: those of one job are predicted once" in said
+    assert len(read_frozen(frozen).predictions) == 2
+    assert re.search(r"dense +3 ", score_published(rows, frozen, calibration))
