@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import median
 
 from bench.plan.errors import Choice, Errors, choices_by_job, errors_of
 from bench.plan.frozen import Frozen, FrozenPrediction, key_of
@@ -98,17 +99,30 @@ def _class_of(row: PublishedRow) -> str:
 def _score(name: str, rows: Sequence[Scored]) -> Score:
     with_null = [(each.null_seconds, each.row.seconds) for each in rows if each.null_seconds is not None]
     covered = [each.is_covered for each in rows if each.is_covered is not None]
-    steps = [each for each in rows if each.row.is_time]  # the kernels of a layer alone are no layouts to choose from
-    jobs = [_job_whatever_layout(each.row) for each in steps]
-    choices = choices_by_job(jobs, [each.seconds for each in steps], [each.row.seconds for each in steps])
     return Score(
         name=name,
         errors=errors_of([each.seconds for each in rows], [each.row.seconds for each in rows]),
         null=errors_of([null for null, _ in with_null], [real for _, real in with_null]) if with_null else None,
         covered=sum(covered),
         with_interval=len(covered),
-        choices=tuple(choices.values()),
+        choices=_choices([each for each in rows if each.row.is_time]),
     )
+
+
+def _choices(steps: Sequence[Scored]) -> tuple[Choice, ...]:
+    """What was chosen of each job's layouts. (The kernels of a layer alone are no layouts to choose from.)
+
+    Several measurements of one layout are no choice: it counts once, with the median of its seconds.
+    """
+    layouts: dict[str, list[Scored]] = {}
+    for each in steps:
+        layouts.setdefault(key_of(each.row), []).append(each)
+    found = choices_by_job(
+        [_job_whatever_layout(alike[0].row) for alike in layouts.values()],
+        [median(each.seconds for each in alike) for alike in layouts.values()],
+        [median(each.row.seconds for each in alike) for alike in layouts.values()],
+    )
+    return tuple(found.values())
 
 
 def _job_whatever_layout(row: PublishedRow) -> tuple[object, ...]:

@@ -51,6 +51,17 @@ def test_regret_is_over_layouts_of_one_job(row: PublishedRow) -> None:
     assert (alone.worst_regret, alone.mean_tau) == (None, None)
 
 
+def test_measurements_of_one_layout_are_no_choice(row: PublishedRow) -> None:
+    again = replace(row, line=row.line + 1, value=20.0)
+    (score,) = scores([Scored(row, 11.0, None, None, None), Scored(again, 11.0, None, None, None)])
+    assert (score.errors.rows, score.choices) == (2, ())
+    slow = replace(row, tensor=row.tensor * 2, value=18.0)
+    rows = [Scored(each, seconds, None, None, None) for each, seconds in ((row, 11.0), (again, 11.0), (slow, 12.0))]
+    (score,) = scores(rows)
+    assert (score.errors.rows, score.choices[0].layouts) == (3, 2)
+    assert score.worst_regret == 0  # what is put first takes 15 s, the median of its two
+
+
 def test_classes_are_judged_apart_and_together(row: PublishedRow) -> None:
     eight = replace(row, precision="fp8")
     found = scores([Scored(row, 11.0, 9, 12, 20.0), Scored(eight, 20.0, None, None, None)])
