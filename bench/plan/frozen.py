@@ -6,12 +6,15 @@ measurement is. It is no signature: whoever rewrites the whole file gets another
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import os
+import secrets
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints
+from pydantic import Field, StringConstraints, model_validator
 
 from bench.plan.published import PublishedRow
 from bench.records.fields import Figure, Name, Strict, Text
@@ -32,6 +35,14 @@ class FrozenPrediction(Strict):
     high: Seconds | None
     null_seconds: Seconds | None
     said: Text = ""
+
+    @model_validator(mode="after")
+    def _bounds_are_in_order(self) -> FrozenPrediction:
+        if (self.low is None) != (self.high is None):
+            raise ValueError("low and high stand together: an interval has both, or there is none")
+        if self.low is not None and self.high is not None and self.low > self.high:
+            raise ValueError(f"low {self.low:g} s is more than high {self.high:g} s")
+        return self
 
 
 class Frozen(Strict):
@@ -71,14 +82,42 @@ def freeze(
     Raises:
         ValueError: the file exists, cannot be written, or there is nothing to freeze.
     """
-    if path.exists():
-        raise ValueError(f"{path}: exists; frozen predictions are not written over, choose another file")
     if not predictions:
         raise ValueError(f"{path}: there is no prediction to freeze")
     frozen = Frozen(level=level, made_with=made_with, figures=figures, predictions=list(predictions))
     digest = frozen.digest
-    write_model(path, frozen.model_copy(update={"sha256": digest}))
+    _write_new(path, frozen.model_copy(update={"sha256": digest}))
     return digest
+
+
+def _write_new(path: Path, frozen: Frozen) -> None:
+    """Whole or not at all; of several that write at once, the first alone."""
+    whole = path.with_name(f".{path.name}.{secrets.token_hex(4)}.new")
+    try:
+        if path.exists():  # said before the folder is touched
+            raise FileExistsError
+        write_model(whole, frozen)
+        _name_new(whole, path)
+    except FileExistsError:
+        raise ValueError(f"{path}: exists; frozen predictions are not written over, choose another file") from None
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be written: {error.strerror or error}") from None
+    except ValueError as error:
+        raise ValueError(str(error).replace(str(whole), str(path))) from None
+    finally:
+        with contextlib.suppress(OSError):
+            whole.unlink()
+
+
+def _name_new(whole: Path, path: Path) -> None:
+    """Give a file its name; a FileExistsError where something has it."""
+    try:
+        os.link(whole, path)
+    except FileExistsError:
+        raise
+    except OSError:  # of a disk without hard links
+        path.touch(exist_ok=False)
+        os.replace(whole, path)
 
 
 def read_frozen(path: Path) -> Frozen:

@@ -12,6 +12,7 @@ import pytest
 
 from bench.plan.frozen import Frozen, FrozenPrediction, freeze, key_of, read_frozen
 from bench.plan.published import read_published
+from bench.records.jsonfile import write_model
 
 PREDICTION = FrozenPrediction(row="row 2", key="0" * 64, seconds=2.0, low=1.9, high=2.1, null_seconds=3.0)
 
@@ -71,6 +72,51 @@ def test_frozen_predictions_are_not_written_over(tmp_path: Path) -> None:
         freeze(path, 0.9, {}, {}, [PREDICTION])
     with pytest.raises(ValueError, match="no prediction"):
         freeze(tmp_path / "other.json", 0.9, {}, {}, [])
+
+
+@pytest.mark.parametrize("links", [True, False], ids=["links", "no links"])
+def test_of_two_that_freeze_at_once_the_first_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    """The second has looked for the file before the first one wrote it."""
+    path, write = tmp_path / "frozen.json", write_model
+
+    def after_the_other(place: Path, frozen: Frozen) -> None:
+        monkeypatch.setattr("bench.plan.frozen.write_model", write)
+        freeze(path, 0.9, {"who": "first"}, {}, [PREDICTION])
+        write(place, frozen)
+
+    def refuse(*_: object) -> None:
+        raise PermissionError
+
+    if not links:
+        monkeypatch.setattr("os.link", refuse)
+    monkeypatch.setattr("bench.plan.frozen.write_model", after_the_other)
+    with pytest.raises(ValueError, match=r"frozen\.json: exists; frozen predictions are not written over"):
+        freeze(path, 0.9, {"who": "second"}, {}, [PREDICTION])
+    assert read_frozen(path).made_with == {"who": "first"}
+    assert [each.name for each in tmp_path.iterdir()] == ["frozen.json"]
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match=r"file/frozen\.json: cannot be written: File exists"):
+        freeze(tmp_path / "file" / "frozen.json", 0.9, {}, {}, [PREDICTION])
+    with pytest.raises(ValueError, match="cannot be written: File name too long"):
+        freeze(tmp_path / ("x" * 300), 0.9, {}, {}, [PREDICTION])
+
+
+@pytest.mark.parametrize(
+    ("bounds", "reason"),
+    [((2.0, 1.0), "low 2 s is more than high 1 s"), ((1.0, None), "together"), ((None, 2.0), "together")],
+)
+def test_an_interval_that_is_none_is_refused(tmp_path: Path, bounds: tuple[Any, Any], reason: str) -> None:
+    path, _ = frozen_file(tmp_path)
+    content = json.loads(path.read_text())
+    content["predictions"][0].update(low=bounds[0], high=bounds[1])
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=reason):
+        read_frozen(path)
 
 
 def test_a_row_keeps_its_key_whatever_was_measured() -> None:
