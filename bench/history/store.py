@@ -22,6 +22,7 @@ from bench.records.fields import Figure, HexId, Name, Strict, Text, UtcTime, utc
 from bench.records.jsonfile import append_whole, cannot_write, parse_model, read_bounded
 from bench.records.lock import only_writer
 from bench.records.record import CodeDigests, Commit, Record, Session
+from bench.records.text import without_mark
 
 MAX_HISTORY_BYTES = 64 << 20
 MAX_LINE_BYTES = 256 << 10
@@ -120,7 +121,12 @@ def _append_new(path: Path, wanted: Mapping[str, Record], states: Mapping[str, V
 def read(path: Path) -> list[Entry]:
     """Every run in the order of time; a ValueError of one line names the damaged line and what to do about it."""
     found: dict[str, Entry] = {}
-    for number, line in enumerate(_lines(read_bounded(path, MAX_HISTORY_BYTES)), 1):
+    raw = read_bounded(path, MAX_HISTORY_BYTES)
+    try:
+        raw = without_mark(raw)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    for number, line in enumerate(_lines(raw), 1):
         try:
             if not line.endswith(b"\n"):
                 raise ValueError("is cut off")
@@ -130,9 +136,8 @@ def read(path: Path) -> list[Entry]:
             if entry.record_id in found:
                 raise ValueError(f"run {entry.record_id} is there twice")
         except ValueError as error:
-            raise ValueError(
-                f"{path}: line {number}: {error}; remove it (sed -i.bak {number}d '{path}') and add its record again"
-            ) from None
+            remedy = f"remove it (sed -i.bak {number}d {shlex.quote(str(path))}) and add its record again"
+            raise ValueError(f"{path}: line {number}: {error}; {remedy}") from None
         found[entry.record_id] = entry
         if number > MAX_RUNS:
             raise ValueError(f"{path}: more than {MAX_RUNS:,} runs; move it away to begin another")

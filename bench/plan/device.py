@@ -16,6 +16,7 @@ from pydantic import Field, ValidationError, model_validator
 from bench.plan.measured import Measured, Words
 from bench.records.fields import Strict
 from bench.records.jsonfile import first_fault, read_bounded, read_model, write_model
+from bench.records.text import utf8_text
 from grok1.config.refusals import quoted, reason_of
 
 if sys.version_info >= (3, 11):
@@ -215,7 +216,11 @@ def write_device(path: Path, device: Device) -> None:
 def parse_device(content: bytes, name: str) -> Device:
     """A profile from TOML text; a ValueError of one line names the field and the fault."""
     try:
-        fields = tomllib.loads(content.decode("utf-8"))
+        text = utf8_text(content)
+    except ValueError as error:
+        raise ValueError(f"device {quoted(name)} {error}") from None
+    try:
+        fields = tomllib.loads(text)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"device {quoted(name)} is not valid TOML: {reason_of(error)}") from None
     try:

@@ -17,6 +17,7 @@ from pathlib import Path
 from bench.plan.architectures import Architecture, architecture_of, notes_of
 from bench.records.jsonfile import read_bounded
 from bench.records.terminal import plain
+from bench.records.text import utf8_text
 from grok1.config.refusals import quoted
 
 SHIPPED = Path(__file__).with_name("published_rows.csv")
@@ -221,11 +222,7 @@ def _parsed(raw: bytes, assume_layouts: bool, needs_values: bool) -> tuple[list[
 
 def _cells(raw: bytes) -> list[tuple[int, dict[str, str]]]:
     """Each row's cells by column, with the number of its line; the header is line 1."""
-    try:
-        text = raw.decode("utf-8")
-    except UnicodeDecodeError:
-        raise ValueError("not text in UTF-8") from None
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    reader = csv.reader(io.StringIO(utf8_text(raw), newline=""), strict=True)
     found: list[tuple[int, dict[str, str]]] = []
     try:
         header = next(reader, [])

@@ -124,7 +124,7 @@ def test_runs_are_read_in_the_order_of_time_however_it_is_written(tmp_path: Path
     ],
 )
 def test_a_damaged_line_is_refused_by_its_number_with_the_remedy_which_works(tmp_path: Path, damage, complaint) -> None:
-    file = tmp_path / "history.jsonl"
+    file = tmp_path / "it's mine; $HOME" / "history.jsonl"
     append(file, [run_of(seed) for seed in range(3)])
     file.write_bytes(damage(file.read_bytes()))
     for refused in (lambda: read(file), lambda: append(file, [run_of(9)])):
@@ -136,6 +136,24 @@ def test_a_damaged_line_is_refused_by_its_number_with_the_remedy_which_works(tmp
     subprocess.run(remedy[1], shell=True, check=True)
     assert append(file, [run_of(seed) for seed in range(3)]) <= 1
     assert len(read(file)) == 3
+
+
+def test_a_byte_order_mark_is_no_damage(tmp_path: Path) -> None:
+    file = tmp_path / "history.jsonl"
+    append(file, [run_of(0)])
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    assert append(file, [run_of(0), run_of(1)]) == 1
+    assert len(read(file)) == 2
+
+
+def test_a_history_in_another_encoding_is_named_and_no_run_of_it_is_given_up(tmp_path: Path) -> None:
+    file = tmp_path / "history.jsonl"
+    append(file, [run_of(0)])
+    file.write_bytes(file.read_text().encode("utf-16"))
+    for refused in (lambda: read(file), lambda: append(file, [run_of(1)])):
+        with pytest.raises(ValueError, match=r"history\.jsonl: is text in UTF-16: save it as UTF-8") as raised:
+            refused()
+        assert "sed" not in str(raised.value)
 
 
 def test_the_history_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -91,6 +91,13 @@ def test_a_type_without_a_peak_is_refused() -> None:
         load_device("h100-sxm").peak_flops("fp32")
 
 
+def test_a_byte_order_mark_is_no_part_of_a_profile() -> None:
+    text = text_of("h100-sxm")
+    assert parse_device(text.encode("utf-8-sig"), "mine.toml") == load_device("h100-sxm")
+    with pytest.raises(ValueError, match=r"device 'mine\.toml' is text in UTF-16: save it as UTF-8"):
+        parse_device(text.encode("utf-16"), "mine.toml")
+
+
 def test_files_are_bounded(tmp_path: Path) -> None:
     path = tmp_path / "large.toml"
     path.write_text("# " + "x" * 40_000)

@@ -145,7 +145,9 @@ def test_a_stated_step_may_be_rounded(tmp_path: Path) -> None:
     [
         (b"", "its first line must be source,model,"),
         (b"a,b\n1,2\n", "its first line must be source,model,"),
-        (b"\xff\xfe", "not text in UTF-8"),
+        (b"\xff\xfe", "is text in UTF-16: save it as UTF-8"),
+        (",".join(COLUMNS).encode("utf-16-le"), "is text in UTF-16: save it as UTF-8"),
+        (",".join(COLUMNS).encode() + b"\nM\xfcnchen\n", r"is no text in UTF-8 \(line 2\): save it as UTF-8"),
         (",".join(COLUMNS).encode() + b"\n1,2\n", "line 2 has 2 cells"),
         (",".join(COLUMNS).encode() + b'\n"1\n', "line 2: unexpected end of data"),
         (",".join(COLUMNS).encode() + b"\n", "only a header"),
@@ -159,6 +161,12 @@ def test_what_is_no_such_file_is_refused_in_one_line(tmp_path: Path, content: by
         read_published(path)
     assert str(refusal.value).startswith(str(path))
     assert str(refusal.value).isprintable()
+
+
+def test_a_spreadsheet_s_byte_order_mark_is_no_part_of_the_header(tmp_path: Path) -> None:
+    path = written(tmp_path / "rows.csv", {})
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert len(read_published(path).rows) == 1
 
 
 CELLS = st.one_of(

@@ -273,6 +273,15 @@ def test_a_recipe_file_of_ones_own_is_read(tmp_path: Path) -> None:
     assert load_recipe(str(path)).hash() == load_recipe("grok1-nano").hash()
 
 
+def test_a_byte_order_mark_is_no_part_of_a_recipe(tmp_path: Path) -> None:
+    path, text = tmp_path / "mine.toml", (RECIPES / "grok1-nano.toml").read_text()
+    path.write_text(text, encoding="utf-8-sig")
+    assert load_recipe(str(path)) == load_recipe("grok1-nano")
+    path.write_text(text, encoding="utf-16")
+    with pytest.raises(RecipeError, match=r"mine\.toml is text in UTF-16: save it as UTF-8"):
+        load_recipe(str(path))
+
+
 @pytest.mark.parametrize("content", [b"\xff", b"name = ", b"# " + b"x" * 70000, b"[" * 5000])
 def test_a_damaged_file_is_refused_in_one_line(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "bad.toml"
