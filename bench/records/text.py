@@ -1,7 +1,4 @@
-"""Text files as editors and spreadsheets save them: in UTF-8, with or without a byte order mark.
-
-grok1.config.text reads in the same way: the harness's pure packages may not import grok1.
-"""
+"""Text files as editors and spreadsheets save them: in UTF-8, with or without a byte order mark."""
 
 from __future__ import annotations
 

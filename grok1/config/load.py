@@ -12,7 +12,6 @@ from pydantic import ValidationError
 from grok1.config.axes import AXES
 from grok1.config.recipe import Recipe
 from grok1.config.refusals import RecipeError, describe_validation_error, printable, quoted, reason_of
-from grok1.config.text import utf8_text
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -74,11 +73,9 @@ def _read_toml(name_or_path: str) -> Fields:
     if len(content) > _MAX_RECIPE_BYTES:
         raise RecipeError(f"recipe file {name_or_path} is larger than {_MAX_RECIPE_BYTES} bytes; shorten it")
     try:
-        text = utf8_text(content)
-    except ValueError as error:
-        raise RecipeError(f"recipe file {name_or_path} {error}") from None
-    try:
-        return tomllib.loads(text)
+        return tomllib.loads(content.decode("utf-8-sig"))
+    except UnicodeDecodeError:
+        raise RecipeError(f"recipe file {name_or_path} is no text in UTF-8: save it as UTF-8") from None
     except (ValueError, RecursionError) as error:
         raise RecipeError(f"recipe file {name_or_path} is not valid TOML: {reason_of(error)}") from None
 

@@ -278,7 +278,7 @@ def test_a_byte_order_mark_is_no_part_of_a_recipe(tmp_path: Path) -> None:
     path.write_text(text, encoding="utf-8-sig")
     assert load_recipe(str(path)) == load_recipe("grok1-nano")
     path.write_text(text, encoding="utf-16")
-    with pytest.raises(RecipeError, match=r"mine\.toml is text in UTF-16: save it as UTF-8"):
+    with pytest.raises(RecipeError, match=r"mine\.toml is no text in UTF-8: save it as UTF-8"):
         load_recipe(str(path))
 
 
