@@ -16,7 +16,7 @@ from bench.plan.layouts import Floats, Ints
 from bench.plan.measured import WholeSteps
 
 UNPLANNED = (
-    "this profile has no whole steps beside its operators, so that plans are too fast, on a CPU by 10 to 40 %: "
+    "this profile has no whole steps beside its operators, so that plans are too fast, on a CPU by 10 to 50 %: "
     "calibrate again"
 )
 
