@@ -123,6 +123,7 @@ class Efficiency(Strict):
     memory: Share
     exchange: Share  # of the links' rate that collectives reach
     tensor_exposed: Exposed
+    fused_tensor_exposed: Exposed | None = None  # where they exchange within the products (MC2); none: as the others
     data_exposed: Exposed
     context_exposed: Exposed
     pipeline_exposed: Exposed
@@ -179,7 +180,9 @@ class Device(Strict):
             raise ValueError(f"unknown efficiency {quoted(unknown[0])}; choose among {known}")
         old = self.efficiency
         update = {
-            name: getattr(old, name).model_copy(update={"value": float(value), "source": source})
+            name: (getattr(old, name) or old.tensor_exposed).model_copy(
+                update={"value": float(value), "source": source}
+            )
             for name, value in values.items()
         }
         return self.model_copy(update={"efficiency": old.model_copy(update=update)})

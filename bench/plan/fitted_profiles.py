@@ -15,7 +15,7 @@ from collections.abc import Mapping
 
 from bench.plan.calibration_file import CalibrationFile, StoredFit
 from bench.plan.device import Efficiency, parse_device
-from bench.plan.published_fit import CALL, STEP
+from bench.plan.published_fit import CALL, FUSED, STEP
 
 # Profiles, and the one whose rows speak for them
 SPEAKS_FOR = {
@@ -64,6 +64,9 @@ def _lines(fit: StoredFit, speaker: str, *, is_own: bool) -> dict[str, str]:
     said = f"{fit.rows} {_ROWS_OF[speaker]}; residual median {fit.residual_median:.1%}"
     found = {name: value for name, value in fit.efficiencies.items() if name in Efficiency.model_fields}
     lines = {name: _line(name, value, _source(fit.told, name, said, is_own=is_own)) for name, value in found.items()}
+    if FUSED in fit.efficiencies:
+        source = _source(fit.told, FUSED, f"those with MC2 of {said}", is_own=is_own)
+        lines[FUSED] = _line(FUSED, fit.efficiencies[FUSED], source)
     if CALL in fit.efficiencies:
         launch = f"; of an operator, of which {_OPERATORS_A_LAUNCH} are a launch of published work"
         seconds = float(f"{fit.efficiencies[CALL] / _OPERATORS_A_LAUNCH:.3g}")

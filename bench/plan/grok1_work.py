@@ -42,4 +42,5 @@ def work_at(places: Places, shares: Sequence[float] | None = None) -> Work:
         traffic=traffic(places),
         exchanges=exchanges(places, shares),
         hides_data=False,  # but for what the recipe overlaps: its phase is then a pass's
+        fuses_tensor=recipe.kernels.linear == "mc2",
     )

@@ -89,8 +89,9 @@ def place_times(work: Work, device: Device, dtype: str | None = None) -> PlaceTi
     for traffic in work.traffic:
         times, name = (micro_batch, "memory") if traffic.per == "micro_batch" else (step, "optimizer")
         times[name] = times[name] + traffic_seconds(traffic, device)
+    fused = efficiency.fused_tensor_exposed if work.fuses_tensor else None
     exposed = {
-        "tensor": efficiency.tensor_exposed.value,
+        "tensor": (fused or efficiency.tensor_exposed).value,
         "context": efficiency.context_exposed.value,
         "pipeline": efficiency.pipeline_exposed.value,
         "data": efficiency.data_exposed.value,

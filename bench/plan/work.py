@@ -82,3 +82,4 @@ class Work:
     traffic: tuple[Traffic, ...]
     exchanges: tuple[Exchange, ...]
     hides_data: bool = True  # its exchanges of a step run while the device computes, whatever their phase
+    fuses_tensor: bool = False  # tensor ranks exchange within the products, as MC2 does

@@ -83,7 +83,7 @@ MODULES = (
     Module("bench/history/setback.py", (f"{_HISTORY}change_points.py",)),
     Module("bench/history/session_level.py", (f"{_HISTORY}session_level.py",)),
     Module("bench/selftest/ordered.py", ("tests/bench/selftest/test_ordered.py",)),
-    Module("bench/plan/topology.py", (f"{_PLAN}collectives.py",)),
+    Module("bench/plan/topology.py", (f"{_PLAN}topology.py", f"{_PLAN}collectives.py")),
     Module("bench/plan/collectives.py", (f"{_PLAN}collectives.py",)),
     Module("bench/plan/operators.py", (f"{_PLAN}predict.py",)),
     Module("bench/plan/predict.py", (f"{_PLAN}predict.py",)),

@@ -173,6 +173,22 @@ def test_of_a_step_s_exchanges_only_those_that_are_overlapped_are_hidden() -> No
     assert data_seconds("overlapped", exposed=0.0) == pytest.approx(gathered + none, rel=0.01)
 
 
+def test_what_shows_of_exchanges_within_the_products_is_the_profile_s_own_share_where_it_has_one() -> None:
+    def tensor_seconds(linear: str, device: Device) -> float:
+        of = layouts_of(load_recipe("grok1-40b", [f"kernels.linear={linear}"]))
+        return float(predict(work_of(of), device).terms["tensor"][0])
+
+    ascend = load_device("ascend-a2-376t")
+    assert ascend.efficiency.fused_tensor_exposed is not None
+    share = ascend.efficiency.fused_tensor_exposed.value / ascend.efficiency.tensor_exposed.value
+    assert share < 0.5
+    assert tensor_seconds("mc2", ascend) == pytest.approx(share * tensor_seconds("megatron", ascend))
+    assert H100.efficiency.fused_tensor_exposed is None
+    assert tensor_seconds("mc2", H100) == tensor_seconds("megatron", H100) > 0
+    moved = H100.with_efficiency(fused_tensor_exposed=0.0)
+    assert tensor_seconds("mc2", moved) == 0 < tensor_seconds("megatron", moved)
+
+
 def test_launching_counts_where_it_is_longer_or_where_nothing_hides_it() -> None:
     work = work_of_stages([1], pipeline=1, micro_batches=1)
     calls, layers = 3 + 2 + 4 + 2 + 2, 2 * H100.efficiency.layer_seconds.value

@@ -35,6 +35,10 @@ def test_every_profile_holds_the_shipped_calibration(shipped: CalibrationFile) -
         if profile in SPEAKS_FOR:
             text = (folder / f"{profile}.toml").read_text(encoding="utf-8")
             assert with_fitted(text, profile, shipped) == text, profile
+            fit = shipped.fit_of(SPEAKS_FOR[profile], False)
+            assert fit is not None
+            held = {name for name, each in load_device(profile).efficiency if each is not None}
+            assert set(fit.efficiencies) & set(Efficiency.model_fields) <= held, profile
 
 
 def test_the_shipped_calibration_is_of_the_shipped_rows(
