@@ -11,7 +11,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from bench.plan.measured import Measured, Words
 from bench.records.fields import Strict
@@ -27,6 +27,11 @@ else:  # Python 3.10 is what the Ascend stack runs
 MAX_TOML_BYTES = 32 * 1024  # hostile keys cost tomllib quadratic time; the shipped profiles need 4 KiB
 MAX_JSON_BYTES = 8 << 20  # a calibrated profile with its timed operators has some hundred KiB
 DTYPES = ("bf16", "fp16", "fp8", "fp32")
+# the exchanges of a step that may have links' figures of their own; a receive takes none, its time is the sender's
+OPERATIONS = (
+    "all_gather_into_tensor", "reduce_scatter_tensor", "all_reduce", "all_to_all_single", "all_gather",
+    "reduce_scatter", "send",
+)  # fmt: skip
 OF_WIDTH = {2: "bf16", 4: "fp32"}  # the products' type by the bytes of an activation
 
 
@@ -39,13 +44,13 @@ class Sourced(Strict):
 class Rate(Sourced):
     """FLOPs or bytes a second, or bytes."""
 
-    value: Annotated[float, Field(gt=0, le=1e20)]
+    value: Annotated[float, Field(ge=1, le=1e20)]
 
 
 class Share(Sourced):
     """What is reached of what is possible."""
 
-    value: Annotated[float, Field(gt=0, le=1)]
+    value: Annotated[float, Field(ge=1e-4, le=1)]
 
 
 class Exposed(Sourced):
@@ -106,6 +111,12 @@ class OperationLinks(Strict):
     rank_seconds: Duration | None = None
 
 
+def _operation(name: str) -> str:
+    if name not in OPERATIONS:
+        raise ValueError(f"{quoted(name, 40)} is no exchange of a step; choose among {', '.join(OPERATIONS)}")
+    return name
+
+
 class Host(Strict):
     """What launching costs. `is_hidden`: the device works on while the host launches, so the longer of both counts."""
 
@@ -142,7 +153,7 @@ class Device(Strict):
     links: Links
     host: Host
     efficiency: Efficiency
-    operations: Annotated[dict[Words, OperationLinks], Field(max_length=50)] = Field(default_factory=dict)
+    operations: dict[Annotated[str, AfterValidator(_operation)], OperationLinks] = Field(default_factory=dict)
     measured: Measured | None = None  # on this very device; takes the place of the figures above where it has them
 
     @model_validator(mode="after")

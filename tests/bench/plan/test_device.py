@@ -5,14 +5,19 @@ from __future__ import annotations
 import sys
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import BaseModel
 
 from bench.plan.device import Device, Efficiency, device_names, load_device, parse_device, write_device
+from bench.plan.fits import candidates as layouts_of
 from bench.plan.measured import Measured, TimedProduct
+from bench.plan.timed import time_layouts
+from grok1.config.load import load_recipe
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -54,7 +59,15 @@ def test_the_chips_that_are_asked_for_are_shipped() -> None:
             "products = { value = 1.",
             "efficiency.products.value: Input should be less than or equal to 1",
         ),
-        ("value = 3.35e12,", "value = 0.0,", "memory.bytes_a_second.value: Input should be greater than 0"),
+        ("value = 3.35e12,", "value = 0.0,", "memory.bytes_a_second.value: Input should be greater than or equal to 1"),
+        ("value = 989e12,", "value = 1e-300,", "peak.bf16.value: Input should be greater than or equal to 1"),
+        ("value = 450e9,", "value = 1e-300,", "links.bytes_a_second.value: Input should be greater than or equal to 1"),
+        (
+            "products = { value = 0.",
+            "products = { value = 0.00000",
+            "efficiency.products.value: Input should be greater",
+        ),
+        ("[host]", "[operations.all_redcue]\n[host]", "'all_redcue' is no exchange of a step; choose among all_gather"),
         ("value = 450e9,", "value = nan,", "links.bytes_a_second.value: Input should be"),
         ("value = 450e9,", "value = '450',", "links.bytes_a_second.value: Input should be a valid number"),
         ("node_size = 8", "node_size = 0", "node_size: Input should be greater than or equal to 1"),
@@ -72,6 +85,34 @@ def test_a_bad_profile_is_refused_in_one_line(old: str, new: str, said: str) -> 
         parse_device(text.replace(old, new, 1).encode(), "mine.toml")
     assert said in str(refused.value)
     assert str(refused.value).isprintable()
+
+
+def at_the_bound(annotation: Any, is_least: bool) -> Any:
+    """Fields of a model of a profile, each number the least, or the largest, that a file may hold."""
+    fields = {}
+    for name, field in annotation.model_fields.items():
+        kinds = [each for each in (field.annotation, *get_args(field.annotation)) if isinstance(each, type)]
+        inner = next((each for each in kinds if issubclass(each, BaseModel)), None)
+        bounds = [getattr(each, "ge" if is_least else "le", None) for each in field.metadata]
+        if inner is not None and inner is not Measured:
+            fields[name] = at_the_bound(inner, is_least)
+        elif name == "value":
+            (fields[name],) = (each for each in bounds if each is not None)
+    return fields | ({"source": "a bound"} if "source" in annotation.model_fields else {})
+
+
+@pytest.mark.parametrize("is_least", [True, False])
+def test_any_profile_that_is_read_gives_times(is_least: bool) -> None:
+    told = {"name": "x", "description": "x", "node_size": 4, "operations": {}}
+    fields = at_the_bound(Device, is_least) | told
+    device = Device.model_validate(
+        fields | {"links": fields["links"] | {"kind": "switch"}, "host": fields["host"] | {"is_hidden": True}}
+    )
+    layouts = layouts_of(load_recipe("grok1-40b"), 16, ("tensor", "pipeline", "expert"))
+    with np.errstate(all="raise"):
+        seconds = time_layouts(layouts, device).prediction.step_seconds
+    assert np.isfinite(seconds).all()
+    assert (seconds > 0).all()
 
 
 def test_a_profile_without_a_matrix_rate_is_refused() -> None:
