@@ -69,8 +69,23 @@ def settle_facts(log: Log, given: Facts, recipe: Recipe | None) -> tuple[dict[st
                 remedy = "leave the flag out" if who == "flag" else "choose another --recipe, or change it with --set"
                 raise ValueError(f"{option} contradicts {facts[name]} of {origins[name]}: {remedy}")
             origins.setdefault(name, f"a {who}")
+    _refuse_more_than_all(log, facts)
     _follow(log, facts, origins)
     return facts, origins
+
+
+def _refuse_more_than_all(log: Log, facts: Facts) -> None:
+    """Parts of a model that are more than the whole, or none: what is counted from them would look like a model."""
+    is_grouped = log.arguments.get("group_query_attention", ("", ""))[0] == "True"
+    parts = {"experts_per_token": "num_experts", "expert": "num_experts"}
+    parts |= {"num_query_groups": "num_attention_heads"} if is_grouped else {}
+    for part, whole in parts.items():
+        if part in facts and int(facts.get(whole, 0)) and not 1 <= int(facts[part]) <= int(facts[whole]):
+            names = [SIZES[name][0] for name in (part, whole)]
+            raise ValueError(
+                f"{names[0]} {facts[part]} is not between 1 and {names[1]} {facts[whole]}: "
+                "no such model ran; correct what the log or the flag says"
+            )
 
 
 def _stated_in_words(log: Log) -> None:
@@ -166,4 +181,4 @@ def _counted(log: Log, facts: Facts) -> tuple[int, int, float] | None:
     total += tables * vocabulary * hidden + hidden
     length = int(facts["sequence_length"])
     flops = 6.0 * (active + layers * query * length) * length * int(facts["global_batch"])
-    return max(total, active), active, flops
+    return total, active, flops
