@@ -147,6 +147,7 @@ def test_a_baseline_is_stored_in_the_current_folder(run: Run, site: Path, tmp_pa
     assert f"the shipped baselines are copied to {own}" in done.stderr
     assert "wrote baselines/ascend910b-synthetic/grok1-40b.json: " in done.stdout
     assert sorted(path.name for path in own.iterdir()) == [
+        ".lock",
         "README.md",
         "ascend910b-synthetic",
         "npu-910b",

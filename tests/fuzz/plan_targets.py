@@ -44,7 +44,7 @@ def _bend_rows(raw: bytes, random: Random) -> bytes:
 def _frozen() -> list[bytes]:
     from bench.plan.frozen import Frozen, FrozenPrediction
 
-    prediction = FrozenPrediction(row="row 2", key="0" * 64, seconds=2.0, low=1.9, high=None, null_seconds=3.0)
+    prediction = FrozenPrediction(row="row 2", key="0" * 64, seconds=2.0, low=1.9, high=2.1, null_seconds=3.0)
     frozen = Frozen(level=0.9, made_with={"profile": "h100"}, figures={"products": 0.7}, predictions=[prediction])
     return [frozen.model_copy(update={"sha256": frozen.digest}).model_dump_json(by_alias=True).encode()]
 
