@@ -39,7 +39,7 @@ def exchange_seconds(exchange: Exchange, device: Device, world_size: Ints | None
 def _by_rates(exchange: Exchange, device: Device) -> Floats:
     inside = exchange.ranks  # cores that ranks share are one machine's
     if device.cores is None:
-        inside = members_in_node(exchange.ranks, exchange.stride, device.node_size)
+        inside = members_in_node(exchange.ranks, exchange.spacing, device.node_size)
     waiting = exchange.calls * _call_seconds(exchange, inside, device)
     return np.asarray(waiting + exchange.bytes * _byte_seconds(exchange, inside, device) / _share(exchange, device))
 

@@ -17,14 +17,14 @@ from bench.plan.groups import Group
 from bench.plan.layouts import Floats, Ints
 
 
-def members_in_node(ranks: Ints, stride: Ints | Group, node_size: int) -> Ints:
+def members_in_node(ranks: Ints, spacing: Ints | Group, node_size: int) -> Ints:
     """The fewest members of a group that a node holds, of all groups of the job and all nodes that hold any.
 
     It is `ranks` where no group crosses nodes. Of a mere stride, the groups are taken to nest in nodes.
     """
-    if not isinstance(stride, Group):
-        return np.asarray(np.clip(node_size // stride, 1, ranks))
-    of = stride
+    if not isinstance(spacing, Group):
+        return np.asarray(np.clip(node_size // spacing, 1, ranks))
+    of = spacing
     found = np.clip(node_size // of.stride, 1, of.ranks)
     odd = np.flatnonzero(~_nests(of, node_size))
     if len(odd):

@@ -60,7 +60,7 @@ class Exchange:
     calls: Ints
     bytes: Ints
     ranks: Ints  # of the group, at least 1
-    stride: Ints | Group  # between neighbours in it, in ranks of the job; or the job's groups, whose worst counts
+    spacing: Ints | Group  # between neighbours in it, in ranks of the job; or the job's groups, whose worst counts
 
 
 @dataclass(frozen=True)

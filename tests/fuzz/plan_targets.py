@@ -89,7 +89,8 @@ def _read_device(raw: bytes, folder: Path, name: str = "device.toml") -> str:
     from bench.records.terminal import plain
 
     device = load_device(str(as_file(folder, name, raw)))
-    sources = [getattr(device.efficiency, field).source for field in type(device.efficiency).model_fields]
+    stated = [getattr(device.efficiency, field) for field in type(device.efficiency).model_fields]
+    sources = [each.source for each in stated if each is not None]
     return "\n".join(plain(each) for each in (device.name, device.description, *sources))
 
 

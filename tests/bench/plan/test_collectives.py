@@ -23,7 +23,7 @@ GIB = 2**30
 
 
 def exchange(operation: str, ranks: int, stride: int, call_bytes: int = GIB, calls: int = 1) -> Exchange:
-    column = {name: np.array([value], np.int64) for name, value in locals().items() if name in ("ranks", "stride")}
+    column = {name: np.array([value], np.int64) for name, value in (("ranks", ranks), ("spacing", stride))}
     return Exchange(
         "forward", "tensor", operation, "bfloat16", "micro_batch", calls=np.array([calls], np.int64),
         bytes=np.array([calls * call_bytes], np.int64), **column,
