@@ -252,7 +252,7 @@ def changed(baseline: Baseline, **changes: object) -> Baseline:
 
 
 def write(path: Path, baselines: Sequence[Baseline]) -> Path:
-    """Write a file of baselines, atomically. A ValueError where it could not be read again."""
+    """Write a file of baselines, atomically; where it is now. A ValueError where it could not be read again."""
     try:
         content = BaselineFile(schema=1, baselines=list(baselines)).model_dump_json(indent=1, by_alias=True) + "\n"
     except ValidationError as error:
@@ -263,5 +263,6 @@ def write(path: Path, baselines: Sequence[Baseline]) -> Path:
             f"{path}: would be {len(raw) / 2**20:.1f} MiB, more than the {MAX_BASELINE_BYTES // 2**20} MiB allowed; "
             "record fewer or shorter runs, or retire and remove what the file holds"
         )
+    path = writable_folder(path.parent) / path.name
     write_atomically(path, raw)
     return path

@@ -107,7 +107,7 @@ def record(
         _refuse_outliers(made)
     path = output or baseline_store.default_path(CANDIDATES, made)
     baseline_store.require_replaceable(path)
-    baseline_store.write(path, [made])
+    path = baseline_store.write(path, [made])
     print(baseline_text.described(made))
     where = plain(path, 5000)
     print(f"\nwrote {where}; next: python -m bench baseline promote {shlex.quote(where)} --rationale TEXT")
