@@ -12,12 +12,15 @@ import math
 import os
 import secrets
 import shutil
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 from filelock import FileLock, Timeout
+
+_MOST_LINKS = 40  # as Linux has it
 
 
 class NotDoneError(RuntimeError):
@@ -77,23 +80,53 @@ def read_start(path: Path, most_bytes: int) -> bytes:
 def whole_file(path: Path) -> Iterator[BinaryIO]:
     """A file to write into, which gets its name when the block ends; after an error the old content is left alone.
 
-    What exists and is no regular file (/dev/null, a pipe) is written to as it is: it is not to be replaced by a file.
+    A link stays, and its target is written. What is no regular file (`in_place`) is written to as it is.
     """
-    if path.exists() and not path.is_file() and not path.is_dir():
-        with path.open("wb") as stream:
+    if in_place(path):
+        with _opened(path) as stream:
             yield stream
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = name_beside(path)
+    target = Path(os.path.realpath(path))
+    if target.is_symlink():  # a circle of links has no target
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = name_beside(target)
     with temporary.open("xb") as stream:
         try:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())  # else a crash of the machine may keep the new name and lose the content
-            os.replace(temporary, path)
+            os.replace(temporary, target)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
+
+
+def in_place(path: Path) -> bool:
+    """Whether a path is not to be replaced by a file: a device, a pipe, and what is open here (/dev/stdout)."""
+    is_special = path.exists() and not path.is_file() and not path.is_dir()
+    return is_special or _descriptor(path) is not None
+
+
+def _opened(path: Path) -> BinaryIO:
+    """What is open here is written where it stands, after what was printed: opening its path would cut it."""
+    descriptor = _descriptor(path)
+    if descriptor is None:
+        return path.open("wb")
+    if sys.stdout is not None:
+        sys.stdout.flush()
+    return os.fdopen(os.dup(descriptor), "wb")
+
+
+def _descriptor(path: Path) -> int | None:
+    """The number under which this process holds open what a path such as /dev/stdout leads to."""
+    for _ in range(_MOST_LINKS):
+        if path.name.isdecimal() and os.path.realpath(path.parent) in ("/dev/fd", f"/proc/{os.getpid()}/fd"):
+            return int(path.name)
+        if not path.is_symlink():
+            return None
+        path = path.parent / os.readlink(path)
+    return None
 
 
 def name_beside(path: Path) -> Path:

@@ -29,6 +29,7 @@ MAX_DEPTH = 16
 MAX_VALUES = 10_000_000  # of one file; an honest one of 64 MiB, indented, holds seven million
 MAX_OTHER_VALUES = 2_000_000  # of them, outside lists of numbers
 MAX_NAMES = 20_000  # of one object
+_MOST_LINKS = 40  # as Linux has it
 _MAX_FAULTS = 100_000  # beyond, building them all to name the first takes seconds
 
 _VERDICTS = (b'"family_error"', b'<testsuites name="performance"')  # in files of verdicts, and in no record or baseline
@@ -89,13 +90,17 @@ def write_model(path: Path, model: BaseModel) -> None:
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a file so that a reader sees the old content or the new, never a part; makes missing folders.
 
-    What exists and is no regular file (/dev/null, a pipe) is written to as it is: it is not to be replaced by a file.
+    A link stays, and its target is written. What is no regular file (/dev/null, a pipe), or is open here (/dev/stdout),
+    is written to as it is: it is not to be replaced by a file.
 
     Raises:
         ValueError: the system does not let us; one line names the file, and how much room it needs.
     """
     try:
-        if path.exists() and not path.is_file() and not path.is_dir():
+        if (descriptor := _own_descriptor(path)) is not None:
+            with os.fdopen(descriptor, "wb") as stream:
+                stream.write(content)
+        elif path.exists() and not path.is_file() and not path.is_dir():
             path.write_bytes(content)
         else:
             _write_whole(path, content)
@@ -125,16 +130,33 @@ def _holds_verdicts(path: Path) -> bool:
     return any(mark in start for mark in _VERDICTS)
 
 
+def _own_descriptor(path: Path) -> int | None:
+    """What this process holds open and a path such as /dev/stdout leads to, opened once more and to be closed: it is
+    written where it stands, after what was printed, as opening its path would cut it."""
+    for _ in range(_MOST_LINKS):
+        if path.name.isdecimal() and os.path.realpath(path.parent) in ("/dev/fd", f"/proc/{os.getpid()}/fd"):
+            if sys.stdout is not None:
+                sys.stdout.flush()
+            return os.dup(int(path.name))
+        if not path.is_symlink():
+            return None
+        path = path.parent / os.readlink(path)
+    return None
+
+
 def _write_whole(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    target = Path(os.path.realpath(path))
+    if target.is_symlink():  # a circle of links has no target
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
+    target.parent.mkdir(parents=True, exist_ok=True)
     # not tempfile's, which would stay closed to everybody else who may read the folder
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.partial")
     with temporary.open("xb") as stream:
         try:
             stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
-            os.replace(temporary, path)
+            os.replace(temporary, target)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
@@ -143,7 +165,9 @@ def _write_whole(path: Path, content: bytes) -> None:
 def append_whole(path: Path, content: bytes) -> None:
     """Put content at the end of a file, all of it or nothing; an OSError where the system does not let us."""
     is_new = not path.exists()
-    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    descriptor = _own_descriptor(path)
+    if descriptor is None:
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
     with os.fdopen(descriptor, "wb", buffering=0) as stream:
         size = os.fstat(descriptor).st_size
         try:

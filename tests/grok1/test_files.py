@@ -5,12 +5,19 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from bench.records.jsonfile import append_whole, write_atomically
 from grok1 import files
+
+OPEN_FILES = Path("/proc/self/fd")  # Linux: the files that this process holds open, as links
+
+Write = Callable[[Path, bytes], None]
+WRITERS = pytest.mark.parametrize("write", [files.write_bytes, write_atomically])
+APPENDERS = pytest.mark.parametrize("write", [files.write_bytes, write_atomically, append_whole])
 
 
 def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
@@ -48,6 +55,43 @@ def test_a_write_that_fails_leaves_the_old_content_alone(tmp_path: Path, monkeyp
         files.write_text(target, "new")
     assert target.read_text() == "old"
     assert list(tmp_path.iterdir()) == [target]
+
+
+@WRITERS
+def test_a_link_stays_and_its_target_is_written(write: Write, tmp_path: Path) -> None:
+    target, link = tmp_path / "elsewhere" / "file", tmp_path / "link"
+    link.symlink_to(Path("elsewhere") / "file")
+    for content in (b"first", b"second"):  # of which there was none before
+        write(link, content)
+        assert link.is_symlink()
+        assert target.read_bytes() == content
+    assert list(target.parent.iterdir()) == [target]
+
+
+@WRITERS
+def test_a_circle_of_links_is_refused_and_stays(write: Write, tmp_path: Path) -> None:
+    for name, other in (("a", "b"), ("b", "a")):
+        (tmp_path / name).symlink_to(other)
+    with pytest.raises(ValueError, match=r"a:? cannot be written: Too many levels of symbolic links$"):
+        write(tmp_path / "a", b"content")
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_symlink()) == ["a", "b"]
+
+
+@pytest.mark.skipif(not OPEN_FILES.is_dir(), reason="this system has no /proc/self/fd")
+@APPENDERS
+def test_what_is_open_is_written_after_what_was_printed(write: Write, tmp_path: Path) -> None:
+    """As /dev/stdout is, where a shell sent it to a file."""
+    printed, link = tmp_path / "printed", tmp_path / "stdout"
+    with printed.open("wb", buffering=0) as stream:
+        link.symlink_to(OPEN_FILES / str(stream.fileno()))
+        stream.write(b"before ")
+        write(link, b"content ")
+        stream.write(b"after")
+    assert link.is_symlink()
+    assert printed.read_bytes() == b"before content after"
+    with pytest.raises((ValueError, OSError), match="Bad file descriptor"):
+        write(link, b"content")  # it is closed by now
+    assert link.is_symlink()
 
 
 def test_content_is_on_disk_before_the_name_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
