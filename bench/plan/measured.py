@@ -12,7 +12,8 @@ from pydantic import AfterValidator, Field
 
 from bench.records.fields import Strict
 
-_Seconds = Annotated[float, Field(gt=0, le=1e4)]
+_Seconds = Annotated[float, Field(ge=1e-12, le=1e4)]
+_Rate = Annotated[float, Field(ge=1, le=1e20)]
 _Latency = Annotated[float, Field(ge=0, le=1e4)]
 _Size = Annotated[int, Field(ge=1, le=2**40)]
 
@@ -63,7 +64,7 @@ class TimedTraffic(Strict):
 
     component: Words
     phase: Words
-    bytes_a_second: Annotated[float, Field(gt=0, le=1e20)]
+    bytes_a_second: _Rate
     call_seconds: _Latency
 
 
@@ -86,7 +87,7 @@ class TimedCollective(Strict):
     operation: Words  # as the ledger names it: all_gather_into_tensor, send, ...
     ranks: Annotated[int, Field(ge=2, le=65_536)]
     call_seconds: _Latency
-    bytes_a_second: Annotated[float, Field(gt=0, le=1e20)]
+    bytes_a_second: _Rate
     job_ranks: Annotated[int, Field(ge=2, le=65_536)] | None = None  # of the job that measured; all were alive
     residual: _Latency  # median of |log(measured / fitted)| over the sizes that were timed
 

@@ -24,6 +24,7 @@ from typing import Any, NoReturn, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from bench.records.structure import is_plain
+from bench.records.text import without_mark
 
 MAX_DEPTH = 16
 MAX_VALUES = 10_000_000  # of one file; an honest one of 64 MiB, indented, holds seven million
@@ -46,7 +47,7 @@ def read_model(path: Path, model: type[ModelT], *, max_bytes: int) -> ModelT:
     """Read one model from a JSON file; a ValueError of one line names the file, the field and the fault."""
     raw = read_bounded(path, max_bytes)
     try:
-        return parse_model(raw, model)
+        return parse_model(without_mark(raw), model)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 

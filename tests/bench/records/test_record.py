@@ -129,7 +129,7 @@ def test_communication_may_be_left_unmeasured(synthetic_record) -> None:
     ("raw", "complaint"),
     [
         (b"", "not a usable JSON file"),
-        (b"\xff\xfe", "not a usable JSON file"),
+        (b"\xff\xfe", "is text in UTF-16: save it as UTF-8"),
         (b'{"schema": NaN}', "NaN is not a JSON number"),
         (b'{"startup_seconds": -Infinity}', "-Infinity is not a JSON number"),
         (b'{"startup_seconds": 1e999}', "not finite"),
