@@ -28,7 +28,9 @@ def members_in_node(ranks: Ints, spacing: Ints | Group, node_size: int) -> Ints:
     found = np.clip(node_size // of.stride, 1, of.ranks)
     odd = np.flatnonzero(~_nests(of, node_size))
     if len(odd):
-        columns = np.stack([each[odd] for each in (of.stride, of.run, of.between, of.runs, of.blocks)])
+        block = of.stride * of.run * of.between * of.runs
+        blocks = np.minimum(of.blocks, node_size // np.gcd(block, node_size))  # further ones lie as these do
+        columns = np.stack([each[odd] for each in (of.stride, of.run, of.between, of.runs, blocks)])
         order = np.lexsort(columns)
         is_another = np.r_[True, (np.diff(columns[:, order]) != 0).any(axis=0)]
         kinds = columns[:, order[is_another]].T.tolist()
@@ -38,16 +40,18 @@ def members_in_node(ranks: Ints, spacing: Ints | Group, node_size: int) -> Ints:
 
 
 def _nests(of: Group, node_size: int) -> npt.NDArray[np.bool_]:
-    """Where a node is a whole number of blocks of groups, or a block of evenly spaced groups of nodes."""
+    """Where the stride says it all: a node is whole blocks of groups, a block of evenly spaced ones is whole nodes, or
+    no two neighbours share a node.
+    """
     block = of.stride * of.run * of.between * of.runs
-    is_split_evenly = (of.stride % node_size == 0) | ((block % node_size == 0) & (node_size % of.stride == 0))
+    is_split_evenly = (of.stride >= node_size) | ((block % node_size == 0) & (node_size % of.stride == 0))
     is_even = (of.between * of.runs == 1) & (not of.has_ends)
     return np.asarray((of.world_size <= node_size) | (node_size % block == 0) | (is_even & is_split_evenly))
 
 
 @lru_cache(maxsize=1 << 16)
 def _fewest(stride: int, run: int, between: int, runs: int, blocks: int, has_ends: bool, node_size: int) -> int:
-    """Of one layout, by the node of every rank of the job."""
+    """Of one layout, by the node of every rank."""
     node: Ints = (np.arange(stride * run * between * runs * blocks) // node_size).reshape(
         -1, runs, between, run, stride
     )
