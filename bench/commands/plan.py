@@ -29,7 +29,7 @@ from grok1.config.memory import HCCL_BUFFER_MB, SHOWN_GIB
 from grok1.megatron.installed import PLANNED_LINE, unplanned_line
 
 _GIB = 2**30
-_OF_ROWS = ("--rows", "--freeze", "--score", "--frozen", "--level", "--anchor")
+_OF_ROWS = ("--rows", "--freeze", "--score", "--frozen", "--level", "--anchor", "--json")
 _VARIED = tuple(axis for axis in EVERY_AXIS if axis != "order")  # which changes no rank's memory
 
 
@@ -101,7 +101,7 @@ def plan(
     form = _form_of(picture) if picture is not None else None
     if show_fits:
         _refuse_times({"--explain": explain, "--picture": picture, "--anchor": anchor})
-    said = _about_rows(published, freeze, score, frozen, level, anchor, _of_layouts(context))
+    said = _about_rows(published, freeze, score, frozen, level, anchor, _of_layouts(context), json_path)
     if said is not None:
         print(said)
         return
@@ -157,13 +157,14 @@ def _about_rows(
     level: float,
     anchor: Path | None,
     others: Sequence[str],
+    json_path: Path | None,
 ) -> str | None:
     """What --rows and --score ask for, whose statistics are imported then alone; None where they are not given."""
     if published is freeze is score is frozen is None and 0 < level < 1:
         return None
     from bench.commands.plan_rows import about_rows
 
-    return about_rows(published, freeze, score, frozen, level, anchor, others)
+    return about_rows(published, freeze, score, frozen, level, anchor, others, json_path)
 
 
 def _form_of(picture: Path) -> Literal["svg", "png"]:

@@ -18,6 +18,7 @@ def about_rows(
     level: float,
     anchor: Path | None = None,
     others: Sequence[str] = (),
+    json_path: Path | None = None,
 ) -> str | None:
     """The answer to --rows, --freeze, --score and --frozen; None where none was given.
 
@@ -38,13 +39,13 @@ def about_rows(
         _refuse_for_frozen(level, anchor)
     if score is not None:
         _refuse_others("--score", others)
-        return score_published(score, frozen, read_calibration(), level, anchor)
+        return score_published(score, frozen, read_calibration(), level, anchor, json_path)
     if rows is None:
         return None
     _refuse_others("--rows", others)
     if freeze is not None:
-        return freeze_published(freeze, rows, read_calibration(), level, anchor)
-    return predict_published(rows, read_calibration(), level, anchor)
+        return freeze_published(freeze, rows, read_calibration(), level, anchor, json_path)
+    return predict_published(rows, read_calibration(), level, anchor, json_path)
 
 
 def _refuse_for_frozen(level: float, anchor: Path | None) -> None:

@@ -106,15 +106,16 @@ def freeze_rows(path: Path, predictions: Sequence[RowPrediction], calibration: C
         for name, value in fit.efficiencies.items()
     }
     by_key = {key_of(each.row): each for each in predictions}
-    frozen = [_frozen(key, each) for key, each in by_key.items()]
+    frozen = [as_frozen(each) for each in by_key.values()]
     return freeze(path, level, {"calibration": calibration.source}, figures, frozen)
 
 
-def _frozen(key: str, prediction: RowPrediction) -> FrozenPrediction:
+def as_frozen(prediction: RowPrediction) -> FrozenPrediction:
+    """As it is written down."""
     interval = prediction.interval
     return FrozenPrediction(
         row=prediction.row.name[:200],
-        key=key,
+        key=key_of(prediction.row),
         seconds=prediction.seconds,
         low=interval.low,
         high=interval.high,

@@ -10,15 +10,22 @@ from bench.plan.frozen import key_of, read_frozen
 from bench.plan.intervals import LEVEL
 from bench.plan.published import MEMORY, Published, read_published
 from bench.plan.published_anchors import anchored, anchors_of_file
-from bench.plan.published_predictions import RowPrediction, freeze_rows, predict_rows
+from bench.plan.published_predictions import RowPrediction, as_frozen, freeze_rows, predict_rows
 from bench.plan.score import Scored, score_table, scored, scores
+from bench.plan.score_file import score_file, write_predicted
+from bench.records.jsonfile import write_model
 from bench.records.terminal import plain, table
 
 _MOST_LINES = 20  # of one kind that are shown
 
 
 def freeze_published(
-    path: Path, rows: Path, calibration: CalibrationFile, level: float = LEVEL, anchor: Path | None = None
+    path: Path,
+    rows: Path,
+    calibration: CalibrationFile,
+    level: float = LEVEL,
+    anchor: Path | None = None,
+    json_path: Path | None = None,
 ) -> str:
     """Predict the rows of a CSV file, and write the predictions to a file that must not exist; what to say of it.
 
@@ -31,6 +38,7 @@ def freeze_published(
     found, refused = predicted(published, calibration, level, anchor)
     _require_some(found, "predicted", rows, published, refused)
     digest = freeze_rows(path, found, calibration, level)
+    _write_predicted(json_path, found, level, _reasons(published, refused))
     kept = len({key_of(each.row) for each in found})
     lines = [f"wrote {kept} predictions to {plain(path, 5000)}", f"sha256 {digest}"]
     if kept < len(found):
@@ -42,7 +50,11 @@ def freeze_published(
 
 
 def predict_published(
-    rows: Path, calibration: CalibrationFile, level: float = LEVEL, anchor: Path | None = None
+    rows: Path,
+    calibration: CalibrationFile,
+    level: float = LEVEL,
+    anchor: Path | None = None,
+    json_path: Path | None = None,
 ) -> str:
     """Predict the rows of a CSV file: each with its interval, then those that were not used.
 
@@ -52,8 +64,14 @@ def predict_published(
     published = read_published(rows, needs_values=False)
     found, refused = predicted(published, calibration, level, anchor)
     _require_some(found, "predicted", rows, published, refused)
-    unused = [f"not used: {line}" for line in _reasons(published, refused)]
-    return "\n\n".join([predictions_text(found), *unused])
+    unused = _reasons(published, refused)
+    _write_predicted(json_path, found, level, unused)
+    return "\n\n".join([predictions_text(found), *(f"not used: {line}" for line in unused)])
+
+
+def _write_predicted(path: Path | None, found: Sequence[RowPrediction], level: float, unused: Sequence[str]) -> None:
+    if path is not None:
+        write_predicted(path, [as_frozen(each) for each in found], level, unused)
 
 
 def predicted(
@@ -76,13 +94,14 @@ def score_published(
     calibration: CalibrationFile,
     level: float = LEVEL,
     anchor: Path | None = None,
+    json_path: Path | None = None,
 ) -> str:
     """Score predictions of the rows of a CSV file: those that were frozen, or those of this calibration.
 
     Raises:
         ValueError: the rows cannot be read, none of them can be scored, or the frozen file was changed.
     """
-    published = read_published(rows)
+    published, sha256 = read_published(rows), None
     if frozen is None:
         found, refused = predicted(published, calibration, level, anchor)
         judged, known = [each.scored() for each in found], sum(each.was_fitted for each in found)
@@ -93,13 +112,14 @@ def score_published(
         kept = read_frozen(frozen)
         times = [row for row in published.rows if row.is_time or row.is_layer_alone]
         judged, missing = scored(times, kept)
-        level = kept.level
+        level, sha256 = kept.level, kept.sha256
         refused = [f"{row.name}: was not predicted in {plain(frozen, 5000)}" for row in missing]
-        basis = f"predictions frozen with sha256 {kept.sha256}"
+        basis = f"predictions frozen with sha256 {sha256}"
     _require_some(judged, "scored", rows, published, refused)
-    return "\n".join(
-        [basis, "", score_table(scores(judged), level), "", worst_table(judged), *_unused(published, refused)]
-    )
+    of_classes = scores(judged)
+    if json_path is not None:
+        write_model(json_path, score_file(basis, sha256, level, of_classes, judged, _reasons(published, refused)))
+    return "\n".join([basis, "", score_table(of_classes, level), "", worst_table(judged), *_unused(published, refused)])
 
 
 def worst_table(rows: Sequence[Scored], most: int = 5) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,7 @@ def test_rows_that_were_not_frozen_or_are_anchors_are_refused_with_the_reason(tm
 
 
 OTHERS = {
-    "--device": "gb200", "--recipe": "grok1-314b", "--json": "found.json", "--picture": "found.svg", "--explain": "TP8",
+    "--device": "gb200", "--recipe": "grok1-314b", "--picture": "found.svg", "--explain": "TP8",
     "--world-size": 8, "--set": "model.num_layers=2", "--memory-gib": 0, "--communicator-mb": 0, "--exact": 2,
     "--skew": 2, "--axes": "tensor", "--top": 3,
 }  # fmt: skip
@@ -122,3 +123,19 @@ def test_frozen_predictions_keep_their_level(tmp_path, rows):
     assert "--level 0.5 makes intervals" in refused(
         "--score", rows, "--frozen", tmp_path / "frozen.json", "--level", 0.5
     )
+
+
+def test_what_is_predicted_and_scored_is_written_as_json(tmp_path, rows):
+    paths = [tmp_path / f"{name}.json" for name in ("predicted", "frozen", "beside", "score")]
+    predicted, frozen, beside, score = paths
+    said("--rows", rows, "--json", predicted)
+    said("--rows", rows, "--freeze", frozen, "--json", beside)
+    told = said("--score", rows, "--frozen", frozen, "--json", score)
+    assert predicted.read_text() == beside.read_text()
+    kept, found = (json.loads(each.read_text()) for each in (frozen, predicted))
+    assert found["predictions"] == kept["predictions"]
+    scored = json.loads(score.read_text())
+    assert scored["frozen_sha256"] == kept["sha256"]
+    assert len(scored["rows"]) == len(found["predictions"]) == scored["scores"][-1]["errors"]["rows"]
+    assert f"{scored['scores'][0]['errors']['median']:.1%}" in told
+    assert [each["predicted_seconds"] for each in scored["rows"]] == [each["seconds"] for each in kept["predictions"]]
