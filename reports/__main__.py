@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import io
-import platform
-import signal
-import sys
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -21,20 +16,14 @@ from bench.judge.junit import write_junit
 from bench.judge.verdict import exit_code, verdict_lines
 from bench.ledger.schema import read_ledger
 from bench.records.expectation import read_expectations
-from bench.records.files import files_at, read_records, refuse_folders_within
+from bench.records.files import files_at, is_kept, read_records, refuse_folders_within
 from bench.records.jsonfile import discard
 from bench.records.terminal import plain
+from grok1.cli import console
 from reports.case import assess
 from reports.document import write_cases
 
-_INTERRUPTED = 128 + signal.SIGINT  # as shells have it, and Typer too
-
-app = typer.Typer(
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+app = console.App(is_kept)
 
 Records = Annotated[
     list[Path] | None, typer.Argument(metavar="RECORDS", help="Record files, or folders that hold them (*.json).")
@@ -72,27 +61,7 @@ Expected = Annotated[
 ]
 
 
-def _show_version(wanted: bool) -> None:
-    """As `grok1 --version` says; torch and megatron are asked of, not imported."""
-    if wanted:
-        found = (f"{package} {_version_of(package)}" for package in ("grok1-bench", "torch", "megatron-core"))
-        typer.echo(", ".join([*found, f"Python {platform.python_version()}"]))
-        raise typer.Exit
-
-
-def _version_of(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
-
-
-Version = Annotated[
-    bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show versions and exit.")
-]
-
-
-@app.command(options_metavar="--output DIR [OPTIONS]")  # what must be given is part of the usage line
+@app.command()
 def report(
     output: Output,
     baselines: Baselines,
@@ -103,7 +72,7 @@ def report(
     junitxml: JunitXml = None,
     session_spread: SessionSpread = None,
     expected: Expected = None,
-    version: Version = False,
+    version: console.Version = False,
 ) -> None:
     """Write a report from benchmark records, judged against stored baselines: report.md, report.html, report.json.
 
@@ -113,21 +82,17 @@ def report(
 
     Exit code: 0 no case failed, 1 a case failed or is void, 2 bad input.
     """
-    try:
-        discard(junitxml)
-        loaded = [record for _, record in read_records(_files(records or []))]
-        stored = load_baselines(baselines) if loaded else []
-        ledgers = [read_ledger(path) for path in ledger or ()]
-        level = session_level(session_spread, Path("results") / FILE_NAME, [record.id for record in loaded])
-        told = read_expectations(expected) if expected is not None else []
-        cases = assess(loaded, stored, session_percent=level.level, expectations=told)
-        path = write_cases(cases, output, step_summary=step_summary, ledgers=ledgers)
-        verdicts = [case.verdict for case in cases]
-        if junitxml is not None:
-            write_junit(junitxml, verdicts, require_baseline)
-    except (ValueError, OSError) as error:
-        typer.echo(f"error: {plain(error, 5000)}", err=True)
-        raise typer.Exit(2) from None
+    discard(junitxml)
+    loaded = [record for _, record in read_records(_files(records or []))]
+    stored = load_baselines(baselines) if loaded else []
+    ledgers = [read_ledger(path) for path in ledger or ()]
+    level = session_level(session_spread, Path("results") / FILE_NAME, [record.id for record in loaded])
+    told = read_expectations(expected) if expected is not None else []
+    cases = assess(loaded, stored, session_percent=level.level, expectations=told)
+    path = write_cases(cases, output, step_summary=step_summary, ledgers=ledgers)
+    verdicts = [case.verdict for case in cases]
+    if junitxml is not None:
+        write_junit(junitxml, verdicts, require_baseline)
     if own := told_own(loaded, ([run.record for run in case.runs] for case in cases), stored):
         typer.echo(f"note: {own}", err=True)
     for line in verdict_lines(verdicts, require_baseline):
@@ -149,22 +114,8 @@ def _files(given: list[Path]) -> list[Path]:
 
 
 def main() -> NoReturn:
-    """Entry point. Typer's own complaints hold words of the command line, which may be names of strangers' files."""
-    try:
-        code = app(prog_name="python -m reports", standalone_mode=False) or 0
-    except (KeyboardInterrupt, typer.Abort):
-        code = _INTERRUPTED
-    except Exception as error:
-        show = getattr(error, "show", None)
-        if show is None:
-            raise
-        words = io.StringIO()
-        show(words)
-        print("\n".join(plain(line, 2000) for line in words.getvalue().splitlines()), file=sys.stderr)
-        code = getattr(error, "exit_code", 2)
-    if code == _INTERRUPTED:
-        print("reports: interrupted", file=sys.stderr)
-    sys.exit(code)
+    """Entry point."""
+    console.run(app, "reports")
 
 
 if __name__ == "__main__":

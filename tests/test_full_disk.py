@@ -136,24 +136,65 @@ def test_commands_meet_a_full_disk_in_one_line(records: Path) -> None:
     assert FULL.is_char_device()
 
 
+PRINTING = (
+    ("grok1", "recipes"),
+    ("bench", "gate", "records/one.json"),
+    ("reports", "records/one.json", "-o", "report"),
+    ("bench", "baseline", "--help"),
+    ("reports", "--version"),
+)
+
+
+def end_with(words: tuple[str, ...], stdout: int | None, folder: Path) -> tuple[int, str]:
+    """(exit code, errors) of a program with this standard output; without one it is closed."""
+    done = subprocess.run(
+        [sys.executable, "-m", *words],
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        preexec_fn=None if stdout is not None else lambda: os.close(1),
+        timeout=HANG_SECONDS,
+        check=False,
+    )
+    return done.returncode, done.stderr
+
+
 @needs_full
-@pytest.mark.parametrize("unbuffered", ["", "1"])
-def test_output_that_is_full_and_a_reader_that_has_gone_are_no_traceback(
-    unbuffered: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.matrix(keep=3)
+@pytest.mark.parametrize("words", PRINTING)
+@pytest.mark.parametrize("unbuffered", ["1", ""])
+def test_output_that_is_full_closed_or_unread_is_no_verdict(
+    unbuffered: str, words: tuple[str, ...], records: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whether it is written at once, or when the command ends."""
     monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
-    command = [sys.executable, "-m", "grok1", "recipes"]
+    folder, name = records.parent, words[0]
     with FULL.open("w") as full:
-        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, cwd=ROOT, check=False)
-    assert (done.returncode, done.stderr) == (2, "grok1: its output: No space left on device\n")
+        assert end_with(words, full.fileno(), folder) == (2, f"{name}: its output: No space left on device\n")
     reader, writer = os.pipe()
     os.close(reader)
     try:
-        done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, cwd=ROOT, check=False)
+        assert end_with(words, writer, folder) == (141, "")
     finally:
         os.close(writer)
-    assert done.stderr == ""
+    code, errors = end_with(words, None, folder)
+    assert (code, errors.count("\n")) == (2, 1), errors
+    assert errors.startswith(f"{name}: its output is closed")
+
+
+@needs_full
+def test_a_refusal_that_nobody_reads_is_its_exit_code(records: Path) -> None:
+    with FULL.open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "bench", "gate", "nowhere.json"],
+            stderr=full,
+            cwd=ROOT,
+            timeout=HANG_SECONDS,
+            check=False,
+        )
+    assert done.returncode == 2
 
 
 def test_a_limit_on_the_size_of_files_is_named(records: Path) -> None:

@@ -17,9 +17,10 @@ from bench.commands import (
     rank,
     selftest,
 )
+from bench.records.files import is_kept
 from grok1.cli import console
 
-app = console.with_version(console.App(help=__doc__))
+app = console.with_version(console.App(is_kept, help=__doc__))
 app.add_typer(baseline.app, name="baseline")
 app.add_typer(history.app, name="history")
 app.add_typer(nightly.app, name="nightly")

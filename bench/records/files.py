@@ -12,6 +12,7 @@ from bench.records.record import Record
 
 MAX_FILES = 10_000
 _START_BYTES = 4096
+_RECORD, _BASELINES = b'"void_reasons"', b'"baselines"'  # near the start of such a file, and of no other of ours
 _TELLING_TIMES = 5  # different step times of a run; fewer, in a log of whole milliseconds, may be another's by chance
 
 
@@ -63,17 +64,22 @@ def refuse_folders_within(paths: Sequence[Path]) -> None:
         below = sorted(path.glob("*/**/*.json")) if path.is_dir() and files_at(path) else []
         for file in below:
             is_hidden = any(part.startswith(".") for part in file.relative_to(path).parts)
-            if is_hidden or {file.resolve(), file.parent.resolve()} & given or not _looks_like_a_record(file):
+            if is_hidden or {file.resolve(), file.parent.resolve()} & given or not _starts_with(file, _RECORD):
                 continue
             raise ValueError(
                 f"{path}: holds records, and so does {file.parent}, which was not given; give both folders, or move one"
             )
 
 
-def _looks_like_a_record(file: Path) -> bool:
+def is_kept(file: Path) -> bool:
+    """Whether a file in a folder looks like a record, or like one of baselines: what commands read there."""
+    return _starts_with(file, _RECORD) or _starts_with(file, _BASELINES)
+
+
+def _starts_with(file: Path, mark: bytes) -> bool:
     try:
         with file.open("rb") as stream:
-            return b'"void_reasons"' in stream.read(_START_BYTES)
+            return mark in stream.read(_START_BYTES)
     except OSError:
         return False
 

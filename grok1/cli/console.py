@@ -14,7 +14,8 @@ import textwrap
 import traceback
 from collections import Counter
 from collections.abc import Callable
-from typing import Any, NoReturn, TypeVar
+from pathlib import Path
+from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
 from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
@@ -22,6 +23,7 @@ from typer.main import get_command
 
 from grok1.cli import interruption
 from grok1.cli.json_option import json_alone_on_stdout
+from grok1.cli.outputs import check_outputs
 from grok1.cli.versions import versions
 from grok1.config.refusals import printable, printable_lines
 
@@ -34,14 +36,18 @@ _READER_GONE = 141  # 128 + SIGPIPE
 
 
 class App(typer.Typer):
-    """Commands with plain help that nothing cuts, and that refuse an option given twice: only one value could count."""
+    """Commands with plain help that nothing cuts, and that refuse an option given twice: only one value could count.
 
-    def __init__(self, **settings: Any) -> None:
+    No output of a command takes the place of what it reads. `is_kept` says of a file in a folder that was given whether
+    commands read it there; that of the outermost app counts.
+    """
+
+    def __init__(self, is_kept: Callable[[Path], bool] | None = None, **settings: Any) -> None:
         settings = {"no_args_is_help": True, "rich_markup_mode": None, "add_completion": False, **settings}
         super().__init__(
             cls=_Group,
             pretty_exceptions_enable=False,
-            context_settings={"help_option_names": ["-h", "--help"]},
+            context_settings={"help_option_names": ["-h", "--help"], "obj": is_kept},
             **settings,
         )
 
@@ -50,18 +56,22 @@ class App(typer.Typer):
         return super().command(name, **{"cls": _Command, **settings})
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(versions())
+        raise typer.Exit
+
+
+Version = Annotated[
+    bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show versions and exit.")
+]
+
+
 def with_version(app: App) -> App:
     """The same, with --version: for a program of its own, not for a group of commands."""
 
-    def show(wanted: bool) -> None:
-        if wanted:
-            print(versions())
-            raise typer.Exit
-
-    shown = typer.Option(False, "--version", callback=show, is_eager=True, help="Show versions and exit.")
-
     @app.callback()
-    def root(version: bool = shown) -> None: ...
+    def root(version: Version = False) -> None: ...
 
     return app
 
@@ -77,6 +87,7 @@ class _Command(TyperCommand):
         return list(super().parse_args(ctx, args))
 
     def invoke(self, ctx: Any) -> Any:
+        check_outputs(self.params, ctx.params, ctx.obj)
         with json_alone_on_stdout(ctx.params):
             return super().invoke(ctx)
 
@@ -136,9 +147,13 @@ def run(app: typer.Typer, name: str, failures: tuple[type[Exception], ...] = ())
     """Run a command and exit: 0 done, 2 the input was refused, 130 interrupted; 1 where the command says so.
 
     `failures` are errors whose message says all there is to say: it is printed, and 1 is the exit code. What the
-    system refuses (a full disk, a folder that may not be written) is one line too, and the exit code is 2.
+    system refuses (a full disk, a folder that may not be written) is one line too, and the exit code is 2. Where the
+    reader of what is printed has gone it is 141, without a word.
     """
     interruption.unwind()  # a job that is told to end must end its ranks
+    if sys.stdout is None:  # so Python has what was closed when it started
+        _tell(f"{name}: {_OUTPUT} is closed: leave it open, or send it to {os.devnull}")
+        sys.exit(2)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a name that is not UTF-8 is shown, not refused
@@ -165,12 +180,16 @@ def _exit_for(name: str, error: BaseException, failures: tuple[type[Exception], 
         _leave(name, error.exit_code)
     if isinstance(error, ValueError):
         _refuse(name, str(error))
-    if isinstance(error, BrokenPipeError):
-        _leave(name, _READER_GONE)
+    cause = (
+        error.__context__ if isinstance(error, SystemExit) else error
+    )  # typer makes sys.exit(1) of it: a verdict's FAIL
+    if isinstance(cause, BrokenPipeError):
+        _drop_output()
+        sys.exit(_READER_GONE)
     if isinstance(error, OSError):
         _exit_for_system(name, error)
     if isinstance(error, failures):
-        print(f"{name}: {printable_lines(str(error))}", file=sys.stderr)
+        _tell(f"{name}: {printable_lines(str(error))}")
         _leave(name, 1)
     if not isinstance(error, Exception):
         raise error
@@ -180,7 +199,7 @@ def _exit_for(name: str, error: BaseException, failures: tuple[type[Exception], 
 def _exit_interrupted(name: str) -> NoReturn:
     if interruption.came():
         interruption.leave(name)
-    print(f"{name}: {interruption.told()}", file=sys.stderr)
+    _tell(f"{name}: {interruption.told()}")
     _leave(name, interruption.exit_code())
 
 
@@ -192,7 +211,7 @@ def _exit_for_system(name: str, error: OSError) -> NoReturn:
 
 
 def _refuse(name: str, message: str) -> NoReturn:
-    print(f"{name}: {printable(' '.join(message.split()))}", file=sys.stderr)
+    _tell(f"{name}: {printable(' '.join(message.split()))}")
     _leave(name, 2)
 
 
@@ -200,11 +219,11 @@ def _exit_for_usage(name: str, error: Exception) -> NoReturn:
     """Typer's own complaints (an unknown option, a bad number) print as they do by default; others are ours to fix."""
     show = getattr(error, "show", None)
     if show is None:
-        print(printable_lines("".join(traceback.format_exception(error))), file=sys.stderr, end="")
+        _tell(printable_lines("".join(traceback.format_exception(error))).rstrip())
         _leave(name, 1)
     words = io.StringIO()
     show(words)
-    print(printable_lines(words.getvalue()), file=sys.stderr, end="")
+    _tell(printable_lines(words.getvalue()).rstrip())
     _leave(name, getattr(error, "exit_code", 2))
 
 
@@ -218,9 +237,20 @@ def _flush(name: str) -> None:
     try:
         sys.stdout.flush()
     except OSError as error:
-        with contextlib.suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes again when it ends
+        _drop_output()
         if isinstance(error, BrokenPipeError):
             sys.exit(_READER_GONE)
-        print(f"{name}: {_OUTPUT}: {error.strerror}", file=sys.stderr)
+        _tell(f"{name}: {_OUTPUT}: {error.strerror}")
         sys.exit(2)
+
+
+def _drop_output() -> None:
+    """Nothing more goes out: Python flushes again when it ends."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _tell(words: str) -> None:
+    """To stderr; where nobody reads it, the exit code says it."""
+    with contextlib.suppress(OSError):
+        print(words, file=sys.stderr)

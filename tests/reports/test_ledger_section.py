@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 from markdown_it import MarkdownIt
-from typer.testing import CliRunner
 
 from bench.ledger.schema import (
     CollectiveRow,
@@ -22,10 +21,11 @@ from bench.ledger.schema import (
     TimelinePoint,
     write_ledger,
 )
-from reports.__main__ import app
+from reports.__main__ import main
 from reports.document import write_report
 from reports.ledger import section_of
 from reports.picture import WIDE
+from tests.in_process import command_of
 
 HOUSE = Path(__file__).parents[2]
 SVG = b"<svg "
@@ -263,26 +263,28 @@ def test_ledgers_follow_the_cases_of_a_report(synthetic_record, tmp_path: Path) 
     assert "![" not in summary.read_text()
 
 
-def test_the_command_reads_ledgers(synthetic_record, tmp_path: Path) -> None:
+def test_the_command_reads_ledgers(
+    synthetic_record, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     synthetic_record().write(tmp_path / "record.json")
     write_ledger(tmp_path / "good.json", a_ledger())
     (tmp_path / "bad.json").write_text("{}")
 
-    def call(*ledgers: str):
-        options = [word for name in ledgers for word in ("--ledger", str(tmp_path / name))]
-        where = ["-o", str(tmp_path / "out"), "--baselines", str(HOUSE / "baselines")]
-        return CliRunner().invoke(app, [str(tmp_path / "record.json"), *where, *options])
+    def call(*ledgers: str) -> tuple[int, str, str]:
+        options = [word for name in ledgers for word in ("--ledger", tmp_path / name)]
+        where = ["-o", tmp_path / "out", "--baselines", HOUSE / "baselines"]
+        return command_of("reports", main, monkeypatch, capsys)(tmp_path / "record.json", *where, *options)
 
-    result = call("good.json", "bad.json")
-    assert result.exit_code == 2
-    assert len(result.stderr.splitlines()) == 1
-    assert "bad.json" in result.stderr
+    code, _, errors = call("good.json", "bad.json")
+    assert code == 2
+    assert len(errors.splitlines()) == 1
+    assert "bad.json" in errors
     assert not (tmp_path / "out").exists()
-    assert call("good.json", "good.json").exit_code == 0
+    assert call("good.json", "good.json")[0] == 0
     assert (tmp_path / "out" / "report.md").read_text().count("\n## Cost ledger: ") == 2
 
 
 def test_nothing_of_it_imports_torch() -> None:
-    code = "import sys, reports.__main__, reports.ledger; print({'torch', 'megatron', 'grok1'} & set(sys.modules))"
+    code = "import sys, reports.__main__, reports.ledger; print({'torch', 'megatron'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], cwd=HOUSE, check=True, capture_output=True, text=True)
     assert done.stdout.strip() == "set()"

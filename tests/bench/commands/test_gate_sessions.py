@@ -72,4 +72,4 @@ def test_a_report_judges_by_the_same_level(
         with pytest.raises(SystemExit) as ended:
             main()
         assert ended.value.code == code
-    assert "error: --session-spread 'none'" in capsys.readouterr().err
+    assert "reports: --session-spread 'none'" in capsys.readouterr().err

@@ -1,0 +1,92 @@
+"""What a command writes is none of what it reads, and no two outputs are one file: else one of them would be lost."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from grok1.files import in_place
+
+# Parameters of all commands by name. What is written takes one of these names, and then it is checked.
+WRITTEN = frozenset(
+    {"json_path", "output", "junitxml", "step_summary", "picture", "plot", "page", "store", "freeze", "target"}
+)
+_CORPUS = (".bin", ".idx")  # of a PREFIX
+
+
+@dataclass(frozen=True)
+class _Given:
+    """One path, and the words of the command line that say what it is for."""
+
+    name: str
+    path: Path
+    is_written: bool
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.path}"
+
+
+def check_outputs(parameters: Sequence[Any], values: Mapping[str, Any], is_kept: Callable[[Path], bool] | None) -> None:
+    """Refuse an output that is an input, one of the files of an input folder, or another output.
+
+    In a folder only files count of which `is_kept` says that a command reads them there. A word that is not
+    declared as a path counts where it names a file, such as a recipe's.
+
+    Raises:
+        ValueError: one line names the output, and what else it is.
+    """
+    given = [each for parameter in parameters for each in _given(parameter, values.get(parameter.name))]
+    outputs = [each for each in given if each.is_written and not _is_stream(each.path)]
+    for index, output in enumerate(outputs):
+        for other in outputs[:index]:
+            if _same(output.path, other.path):
+                raise ValueError(f"{other} and {output} are one file, which can hold one; give each a name of its own")
+        for read in (each for each in given if not each.is_written):
+            if _same(output.path, read.path):
+                mixed = "whose files would mix" if read.path.is_dir() else "which would be lost"
+                raise ValueError(f"{output} is also {read}, {mixed}; give the output another name")
+            if is_kept is not None and _lies_in(output.path, read.path) and is_kept(output.path):
+                raise ValueError(f"{output} is a file of {read}, and would be lost; give the output another name")
+
+
+def _given(parameter: Any, value: Any) -> Iterator[_Given]:
+    """Every path of an option or argument."""
+    option = max(parameter.opts, key=len)
+    name = option if option.startswith("-") else (parameter.metavar or option.upper()).strip("[].")
+    for each in value if isinstance(value, list | tuple) else [value]:
+        if isinstance(each, Path):
+            yield _Given(name, each, parameter.name in WRITTEN)
+            if parameter.metavar == "PREFIX":
+                yield from (_Given(name, each.with_name(each.name + end), False) for end in _CORPUS)
+        elif isinstance(each, str):
+            yield from (_Given(name, path, False) for path in _files_named(each))
+
+
+def _files_named(word: str) -> list[Path]:
+    """The files that a word names, if it is no other word: `--case base` is no file, even where one is called so."""
+    try:
+        if Path(word).is_file():
+            return [Path(word)] if os.sep in word or Path(word).suffix else []
+        return [Path(each) for each in glob.glob(word, recursive=True)] if glob.has_magic(word) else []
+    except (OSError, ValueError):  # too long for a name
+        return []
+
+
+def _is_stream(path: Path) -> bool:
+    """Standard output, a pipe, a device: nothing of it is lost."""
+    return path == Path("-") or in_place(path)
+
+
+def _same(one: Path, other: Path) -> bool:
+    try:
+        return one.samefile(other)
+    except OSError:  # one of them is not there yet
+        return os.path.realpath(one) == os.path.realpath(other)
+
+
+def _lies_in(path: Path, folder: Path) -> bool:
+    return path.is_file() and folder.is_dir() and Path(os.path.realpath(folder)) in Path(os.path.realpath(path)).parents

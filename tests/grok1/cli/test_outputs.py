@@ -1,0 +1,136 @@
+"""No output of any command takes the place of what it reads, or of another output."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from typer.main import get_command
+
+from bench.__main__ import main as bench
+from bench.commands.app import app as bench_app
+from bench.synthetic import build_synthetic_record
+from grok1.__main__ import main as grok1
+from grok1.cli.outputs import WRITTEN
+from grok1.commands.app import app as grok1_app
+from reports.__main__ import app as reports_app
+from reports.__main__ import main as reports
+from tests.in_process import Command, command_of
+
+HOUSE = Path(__file__).parents[3]
+RECIPE = HOUSE / "grok1" / "recipes" / "grok1-nano.toml"
+PROFILE = HOUSE / "bench" / "plan" / "devices" / "ascend-a2-376t.toml"
+PROGRAMS: dict[str, Callable[[], object]] = {"grok1": grok1, "bench": bench, "reports": reports}
+
+# Paths that are read, by name; of folders that are written into, several runs may share one.
+READ = {
+    *("anchor", "baselines", "candidate", "data", "expected", "file", "folder", "frozen", "ledger", "load", "logs"),
+    *("oracle", "prompts_file", "published", "records", "score", "source", "tokenizer", "tokenizer_name_or_path"),
+}
+FOLDERS = {"index_cache", "output_prefix", "profile_dir", "results", "save", "tensorboard"}
+
+Call = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def call(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Callable[[str], tuple[int, str, str]]:
+    """call(line): how it ends, beside two records, a history, a recipe, a profile, other names of a file."""
+    for seed in range(2):
+        build_synthetic_record(steps=7, seed=seed).write(tmp_path / "records" / f"{seed}.json")
+    monkeypatch.chdir(tmp_path)
+    Path("one.json").write_bytes(Path("records/0.json").read_bytes())
+    Path("link.json").symlink_to("one.json")
+    Path("hard.json").hardlink_to("one.json")
+    Path("my.toml").write_bytes(RECIPE.read_bytes())
+    Path("device.toml").write_bytes(PROFILE.read_bytes())
+    Path("job.log").write_text("no log at all\n")
+    commands: dict[str, Command] = {
+        name: command_of(name, main, monkeypatch, capsys) for name, main in PROGRAMS.items()
+    }
+    commands["bench"]("history", "add", "records", "--history", "history.jsonl")
+
+    def called(line: str) -> tuple[int, str, str]:
+        program, *words = line.split()
+        return commands[program](*words)
+
+    return called
+
+
+def state() -> dict[str, str]:
+    return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in Path().rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("bench gate one.json --json one.json", "--json one.json is also RECORDS one.json, which would be lost;"),
+        ("bench gate one.json --json records/../one.json", "--json records/../one.json is also RECORDS one.json,"),
+        ("bench gate one.json --junitxml link.json", "--junitxml link.json is also RECORDS one.json,"),
+        ("bench gate link.json --json one.json", "--json one.json is also RECORDS link.json,"),
+        ("bench gate one.json --json hard.json", "--json hard.json is also RECORDS one.json,"),
+        ("bench gate records --json records/1.json", "--json records/1.json is a file of RECORDS records, and would"),
+        ("bench gate one.json --json o --junitxml ./o", "--json o and --junitxml o are one file, which can hold one;"),
+        ("bench baseline record records -o records/0.json", "--output records/0.json is a file of RECORDS records,"),
+        ("bench history show --history history.jsonl --json history.jsonl", "--json history.jsonl is also --history "),
+        ("bench history add one.json --history new --json new", "--json new is also --history new,"),
+        ("bench history site -o records --history history.jsonl", "--output records is also --records"),
+        ("bench ingest job.log --case a --output job.log", "--output job.log is also LOGS job.log,"),
+        ("bench ingest job.log --case a --output o --json o", "--output o and --json o are one file,"),
+        ("bench plan --device device.toml --json device.toml", "--json device.toml is also --device device.toml,"),
+        ("bench plan --device device.toml --picture x.svg --json x.svg", "--picture x.svg and --json x.svg are one"),
+        ("bench ledger --diff one.json my.toml --json my.toml", "--json my.toml is also --diff my.toml,"),
+        ("grok1 recipes my.toml --json my.toml", "--json my.toml is also NAME my.toml,"),
+        ("grok1 train --data corpus --json corpus.bin", "--json corpus.bin is also --data corpus.bin,"),
+        (
+            "grok1 preprocess --input *.log --output-prefix p --tokenizer-name-or-path t --json job.log",
+            "also --input job",
+        ),
+        ("reports one.json -o out --junitxml one.json", "--junitxml one.json is also RECORDS one.json,"),
+        ("reports one.json -o out --step-summary one.json", "--step-summary one.json is also RECORDS one.json,"),
+        ("reports records -o records", "--output records is also RECORDS records, whose files would mix;"),
+    ],
+)
+def test_an_output_that_is_an_input_or_another_output_is_refused(line: str, told: str, call: Call) -> None:
+    Path("corpus.bin").touch()
+    if "site" in line:
+        line += " --records records"
+    before = state()
+    code, printed, errors = call(line)
+    assert (code, printed) == (2, ""), errors
+    assert told in errors
+    assert errors.count("\n") == 1
+    assert state() == before
+
+
+def test_what_takes_no_place_is_written(call: Call) -> None:
+    for line in (
+        "bench gate one.json --json /dev/null --junitxml /dev/null",
+        "bench gate records --json records/verdict.json",
+        "bench gate records --json records/verdict.json",  # that of before goes, as ever
+        "bench gate one.json --json one --junitxml other",
+        "bench history show --history history.jsonl --json one --case grok1-40b",
+        "grok1 recipes my.toml --json -",
+    ):
+        code, _, errors = call(line)
+        assert code == 0, (line, errors)
+
+
+def _path_parameters(command: Any) -> set[str]:
+    inner = getattr(command, "commands", {}).values()
+    own = {each.name for each in command.params if "Path" in repr(vars(each))}
+    return own.union(*map(_path_parameters, inner))
+
+
+@pytest.mark.parametrize("app", [grok1_app, bench_app, reports_app])
+def test_of_every_path_is_known_whether_it_is_written(app: typer.Typer) -> None:
+    """A new command's output takes a name of WRITTEN; a new name of an input stands above."""
+    assert not WRITTEN & (READ | FOLDERS)
+    found = _path_parameters(get_command(app))
+    assert found & WRITTEN
+    assert found <= WRITTEN | READ | FOLDERS
