@@ -180,9 +180,8 @@ def _exit_for(name: str, error: BaseException, failures: tuple[type[Exception], 
         _leave(name, error.exit_code)
     if isinstance(error, ValueError):
         _refuse(name, str(error))
-    cause = (
-        error.__context__ if isinstance(error, SystemExit) else error
-    )  # typer makes sys.exit(1) of it: a verdict's FAIL
+    # typer makes sys.exit(1) of a gone reader, which would be a verdict's FAIL
+    cause = error.__context__ if isinstance(error, SystemExit) else error
     if isinstance(cause, BrokenPipeError):
         _drop_output()
         sys.exit(_READER_GONE)
