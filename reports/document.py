@@ -12,6 +12,7 @@ from bench.judge.baseline import Baseline
 from bench.judge.verdict import Verdict
 from bench.ledger.schema import Ledger
 from bench.records.expectation import Expectation
+from bench.records.files import refuse_folders_in_place
 from bench.records.jsonfile import append_whole, cannot_write, write_atomically
 from bench.records.record import Record
 from reports.body import MAX_CASES_WITH_PLOTS, body, plot_name
@@ -94,6 +95,7 @@ def _staged(output: Path) -> Iterator[Path]:
                 yield Path(folder)
             except ValueError as error:  # names a file that nobody will find
                 raise ValueError(str(error).replace(folder, str(output))) from None
+            refuse_folders_in_place(output, (path.name for path in Path(folder).iterdir()))
             for path in sorted(Path(folder).iterdir(), key=lambda path: path.name == REPORT_NAME):
                 path.replace(output / path.name)
     except OSError as error:

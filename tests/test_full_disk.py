@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from bench.history.store import append
+from bench.history.store import append, read, series_of
 from bench.records import jsonfile
 from bench.synthetic import build_synthetic_record
 from grok1 import files
 from reports.document import write_report
+from reports.history.build import site_of, write_site
 from tests.limits import HANG_SECONDS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -109,6 +110,26 @@ def test_a_report_appears_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytes
         write_report([build_synthetic_record(steps=7)], [], tmp_path / "report")
     assert [path.name for path in (tmp_path / "report").iterdir()] == ["report.md"]
     assert (tmp_path / "report" / "report.md").read_text() == "old"
+
+
+@pytest.mark.parametrize("name", ["report.md", "report.html", "comment.md"])
+def test_a_folder_in_place_of_a_file_leaves_the_whole_report_of_before(name: str, tmp_path: Path) -> None:
+    output = tmp_path / "report"
+    (output / name).mkdir(parents=True)
+    with pytest.raises(ValueError, match=rf"report/{name}: is a folder, where a file is to be written; move it"):
+        write_report([build_synthetic_record(steps=7)], [], output)
+    assert list(output.iterdir()) == [output / name]
+
+
+@pytest.mark.parametrize("is_index", [True, False])
+def test_a_folder_in_place_of_a_page_leaves_the_whole_site_of_before(is_index: bool, tmp_path: Path) -> None:
+    append(tmp_path / "history.jsonl", [build_synthetic_record(steps=7)])
+    found = series_of(read(tmp_path / "history.jsonl"), None, "machine")
+    names = sorted(site_of(found, lambda entry: None), key=lambda name: name == "index.html")
+    (tmp_path / "site" / names[-1 if is_index else 0]).mkdir(parents=True)
+    with pytest.raises(ValueError, match="is a folder, where a file is to be written"):
+        write_site(found, tmp_path / "site", tmp_path)
+    assert len(list((tmp_path / "site").iterdir())) == 1
 
 
 def test_a_history_that_cannot_begin_leaves_no_empty_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

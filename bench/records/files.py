@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -55,6 +55,13 @@ def read_records(paths: Sequence[Path]) -> list[tuple[Path, Record]]:
         if len(set(times)) >= _TELLING_TIMES and (other := timed.setdefault(times, file)) != file:
             raise ValueError(f"{file}: its step times are those of {other}, to the last digit; give each run once")
     return list(found.values())
+
+
+def refuse_folders_in_place(folder: Path, names: Iterable[str]) -> None:
+    """Refuse a folder in which one of these files, about to be put there together, would meet a folder of its name."""
+    for name in names:
+        if (folder / name).is_dir():
+            raise ValueError(f"{folder / name}: is a folder, where a file is to be written; move it, or choose another")
 
 
 def refuse_folders_within(paths: Sequence[Path]) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from bench.history.store import Entry
-from bench.records.files import names_by_run
+from bench.records.files import names_by_run, refuse_folders_in_place
 from reports.history import pages
 from reports.history.series import SHOWN_POINTS, by_case, case_page, points_page
 from reports.history.tables import RecordAddress
@@ -25,6 +25,7 @@ def write_site(found: Sequence[Sequence[Entry]], output: Path, records: Path) ->
     content = site_of(found, _addresses(output, records))
     try:
         output.mkdir(parents=True, exist_ok=True)
+        refuse_folders_in_place(output, content)
         with tempfile.TemporaryDirectory(dir=output, prefix=".site.") as folder:
             for name, text in content.items():
                 (Path(folder) / name).write_bytes(text)
