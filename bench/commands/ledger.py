@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shlex
+from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
@@ -64,6 +66,12 @@ def ledger(
     The real training step runs on tensors that have shapes but no data. FLOPs, bytes, collectives, operator calls and
     memory are counted from what ran, not from a formula. There is no noise, so --check has no tolerance.
     """
+    if not math.isfinite(memory_gib):
+        raise ValueError(
+            f"--memory-gib {memory_gib}: a device's memory is a finite number of GiB, such as {SHOWN_GIB:g}"
+        )
+    if json_path is not None and (diff is not None or versus is not None):
+        raise ValueError("--json holds one ledger, and --diff and --versus show two as Markdown: leave one of them out")
     chosen = load_recipe(recipe, overrides or [])
     if diff is not None:
         before, after = (ledger_store.resolve(each, recipe, overrides or []) for each in diff)
@@ -93,7 +101,11 @@ def ledger(
 
 def _what_if(recipe: Recipe, changes: str, shares: list[float] | None, memory_gib: float) -> str:
     """The recipe's ledger beside that of the recipe with these changes."""
-    changed = build_recipe(f"--versus {changes}", recipe.resolved(), _NEXT_KEY.split(changes))
+    given = _NEXT_KEY.split(changes)
+    key, times = Counter(each.partition("=")[0].strip() for each in given).most_common(1)[0]
+    if times > 1:
+        raise ValueError(f"--versus {quoted(changes)} has {key} {times} times, and only one can count; give it once")
+    changed = build_recipe(f"--versus {changes}", recipe.resolved(), given)
     if changed.hash() == recipe.hash():
         raise ValueError(f"--versus {quoted(changes)} changes nothing of {recipe.name}; name another value")
     sides = [(each, ledger_store.counted(each, None, shares)) for each in (recipe, changed)]

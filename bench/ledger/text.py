@@ -18,6 +18,7 @@ from bench.ledger.schema import (
     incomparable,
     phase_totals,
 )
+from bench.records.markdown import text
 from grok1.config.axes import axes_text
 from grok1.config.memory import need, what_fits
 from grok1.config.recipe import Recipe
@@ -58,13 +59,13 @@ def _remedy(before: Ledger, after: Ledger, found: Sequence[Difference], asked: s
 def table(found: Sequence[Difference]) -> str:
     """Differences as a Markdown table, the largest relative change first."""
     rows = [
-        (each.rank, each.what, each.figure, f"{each.before:,}", f"{each.after:,}", _change(each))
+        (text(each.rank), text(each.what), text(each.figure), f"{each.before:,}", f"{each.after:,}", _change(each))
         for each in found[:_SHOWN_DIFFERENCES]
     ]
     headers = ("rank", "what", "figure", "before", "after", "change")
-    text = tabulate(rows, headers, tablefmt="github", disable_numparse=True)
+    shown = tabulate(rows, headers, tablefmt="github", disable_numparse=True)
     more = len(found) - _SHOWN_DIFFERENCES
-    return text + (f"\n\nand {more} more" if more > 0 else "")
+    return shown + (f"\n\nand {more} more" if more > 0 else "")
 
 
 def _change(each: Difference) -> str:
@@ -75,8 +76,9 @@ def _change(each: Difference) -> str:
 
 def as_markdown(before: Ledger, after: Ledger, names: tuple[str, str]) -> str:
     """Two ledgers side by side: totals per rank, then every figure that differs on ranks that both hold."""
+    names = text(names[0]), text(names[1])
     lines = [f"# {names[0]} compared with {names[1]}", ""]
-    lines += [f"- {reason}" for reason in incomparable(before, after)]
+    lines += [f"- {text(reason)}" for reason in incomparable(before, after)]
     lines += ["", _side_by_side(before, after, names), ""]
     found = differences(before, after)
     return "\n".join([*lines, table(found) if found else "No figure differs."])
@@ -84,12 +86,12 @@ def as_markdown(before: Ledger, after: Ledger, names: tuple[str, str]) -> str:
 
 def what_if(before: tuple[Recipe, Ledger], after: tuple[Recipe, Ledger], changes: str, memory_gib: float) -> str:
     """A recipe's ledger beside that of the same recipe with `changes`, and whether each fits a device."""
-    recipe = before[0]
-    lines = [f"# {recipe.name}, and with {changes}", ""]
+    name = text(before[0].name)
+    lines = [f"# {name}, and with {text(changes)}", ""]
     lines += [
         f"{axes_text(each.parallel)}: {_admission(_fullest(of), each, memory_gib)}" for each, of in (before, after)
     ]
-    names = f"{recipe.name} as it is", "with the changes"
+    names = f"{name} as it is", "with the changes"
     return "\n".join([*lines, "", _side_by_side(before[1], after[1], names)])
 
 
