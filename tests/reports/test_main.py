@@ -155,6 +155,13 @@ def test_nothing_at_all_is_bad_input(call: Call, tmp_path: Path) -> None:
     assert result.stderr == "reports: nothing to report on: no record and no ledger\n"
 
 
+def test_an_option_given_twice_is_refused(call: Call, records: Path, tmp_path: Path) -> None:
+    result = call(records, "-o", tmp_path / "out", "-o", tmp_path / "other", "--baselines", BASELINES)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr == "reports: --output is given 2 times, and only one can count; give it once\n"
+    assert not (tmp_path / "other").exists()
+
+
 def test_an_empty_folder_and_absent_baselines_are_bad_input(call: Call, records: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     assert call(tmp_path / "empty", "-o", tmp_path / "out", "--baselines", BASELINES).exit_code == 2
