@@ -131,8 +131,8 @@ def calibrate(device: Kind, samples: Sequence[Sample], minutes: float, say: Say)
         say(f"warning: {change}; calibrate again when the machine is quiet")
     profile = with_crowding(profile, misses)
     if device == "cpu":
-        alone = [(each.recipe, step.seconds) for each, step in zip(samples, found.steps, strict=True)]
-        alone = [(recipe, seconds) for recipe, seconds in alone if recipe.parallel.world_size == 1]
+        ranks = zip((each.recipe for each in samples), found.steps, strict=True)
+        alone = [(recipe, step.seconds) for recipe, step in ranks if recipe.parallel.world_size == 1]
         together = zip(crowd, (miss.step_seconds for miss in misses), strict=True)
         profile = with_whole_steps(profile, [*alone, *together])
     return profile.model_copy(update={"description": "; ".join([profile.description, *unsteady])})

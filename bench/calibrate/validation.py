@@ -156,10 +156,10 @@ def plan_accuracy(some: Sequence[Trial]) -> Accuracy:
 
 
 def _accuracy(some: Sequence[Trial], seconds: Sequence[float]) -> Accuracy:
-    errors = [abs(said / median(each.seconds) - 1.0) for said, each in zip(seconds, some, strict=True)]
     by_ranks: dict[int, list[tuple[float, float]]] = defaultdict(list)
     for said, each in zip(seconds, some, strict=True):
         by_ranks[each.recipe.parallel.world_size].append((said, median(each.seconds)))
+    errors = [abs(said / took - 1.0) for group in by_ranks.values() for said, took in group]
     regrets, taus = [], []
     for group in by_ranks.values():
         predicted, measured = (list(column) for column in zip(*group, strict=True))

@@ -108,21 +108,16 @@ def plan(
     if exact and not show_fits:
         raise ValueError("--exact N has the ledger count the memory of the first N layouts of --fits: add --fits")
     chosen = load_recipe(recipe, overrides or [])
+    ranks, asked = world_size or chosen.parallel.world_size, _Asked.of(memory_gib, device, communicator_mb)
     if explain is not None:
         profile = load_device(_device_of(device))
-        named = layout_named(explain, chosen, world_size or chosen.parallel.world_size)
-        asked = _Asked.of(memory_gib, device, communicator_mb)
-        _explain(
-            _times(named, profile, level, anchor),
-            fits(named, asked.available, skew, buffer_mb=asked.buffer_mb),
-            asked,
-            json_path,
-        )
+        named = layout_named(explain, chosen, ranks)
+        memory = fits(named, asked.available, skew, buffer_mb=asked.buffer_mb)
+        _explain(_times(named, profile, level, anchor), memory, asked, json_path)
         if picture is None:  # which alone needs the other layouts
             _tell_of_line()
             return
-    asked = _Asked.of(memory_gib, device, communicator_mb)
-    layouts = candidates(chosen, world_size or chosen.parallel.world_size, _named(axes))
+    layouts = candidates(chosen, ranks, _named(axes))
     found = fits(layouts, asked.available, skew, buffer_mb=asked.buffer_mb)
     if show_fits:
         _show_fits(found, asked, top, exact, json_path)

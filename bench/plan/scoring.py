@@ -34,11 +34,9 @@ def freeze_published(
     Raises:
         ValueError: the rows cannot be read, none can be predicted, or the file exists or cannot be written.
     """
-    published = read_published(rows, needs_values=False)
-    found, refused = predicted(published, calibration, level, anchor)
-    _require_some(found, "predicted", rows, published, refused)
+    found, unused = _all_predicted(rows, calibration, level, anchor)
     digest = freeze_rows(path, found, calibration, level)
-    _write_predicted(json_path, found, level, _reasons(published, refused))
+    _write_predicted(json_path, found, level, unused)
     kept = len({key_of(each.row) for each in found})
     lines = [f"wrote {kept} predictions to {plain(path, 5000)}", f"sha256 {digest}"]
     if kept < len(found):
@@ -46,7 +44,7 @@ def freeze_published(
     known = sum(each.was_fitted for each in found)
     if known:
         lines.append(f"{known} rows are calibration rows: each is predicted by a fit that left its family out")
-    return "\n".join([*lines, *_unused(published, refused)])
+    return "\n".join([*lines, *_unused(unused)])
 
 
 def predict_published(
@@ -61,12 +59,19 @@ def predict_published(
     Raises:
         ValueError: the rows cannot be read, or none can be predicted.
     """
+    found, unused = _all_predicted(rows, calibration, level, anchor)
+    _write_predicted(json_path, found, level, unused)
+    return "\n\n".join([predictions_text(found), *(f"not used: {line}" for line in unused)])
+
+
+def _all_predicted(
+    rows: Path, calibration: CalibrationFile, level: float, anchor: Path | None
+) -> tuple[list[RowPrediction], list[str]]:
+    """Predictions of a file of rows, of which there is at least one; and a line for each other row."""
     published = read_published(rows, needs_values=False)
     found, refused = predicted(published, calibration, level, anchor)
     _require_some(found, "predicted", rows, published, refused)
-    unused = _reasons(published, refused)
-    _write_predicted(json_path, found, level, unused)
-    return "\n\n".join([predictions_text(found), *(f"not used: {line}" for line in unused)])
+    return found, _reasons(published, refused)
 
 
 def _write_predicted(path: Path | None, found: Sequence[RowPrediction], level: float, unused: Sequence[str]) -> None:
@@ -116,10 +121,10 @@ def score_published(
         refused = [f"{row.name}: was not predicted in {plain(frozen, 5000)}" for row in missing]
         basis = f"predictions frozen with sha256 {sha256}"
     _require_some(judged, "scored", rows, published, refused)
-    of_classes = scores(judged)
+    of_classes, unused = scores(judged), _reasons(published, refused)
     if json_path is not None:
-        write_model(json_path, score_file(basis, sha256, level, of_classes, judged, _reasons(published, refused)))
-    return "\n".join([basis, "", score_table(of_classes, level), "", worst_table(judged), *_unused(published, refused)])
+        write_model(json_path, score_file(basis, sha256, level, of_classes, judged, unused))
+    return "\n".join([basis, "", score_table(of_classes, level), "", worst_table(judged), *_unused(unused)])
 
 
 def worst_table(rows: Sequence[Scored], most: int = 5) -> str:
@@ -157,9 +162,8 @@ def predictions_text(predictions: Sequence[RowPrediction]) -> str:
     return "\n\n".join(blocks)
 
 
-def _unused(published: Published, refused: Sequence[str]) -> list[str]:
-    """A line for each row that was not used, of which only the first are shown."""
-    lines = _reasons(published, refused)
+def _unused(lines: Sequence[str]) -> list[str]:
+    """Those of the rows that were not used, of which only the first are shown."""
     shown = [f"not used: {line}" for line in lines[:_MOST_LINES]]
     more = len(lines) - len(shown)
     return [*([""] if shown else []), *shown, *([f"and {more} more rows that were not used"] if more > 0 else [])]

@@ -24,7 +24,7 @@ def only_writer(path: Path, lock: Path, remedy: str) -> Iterator[None]:
         held.acquire()
     except Timeout:
         raise ValueError(f"{path}: locked by another process for {LOCK_SECONDS:g} s; end it, then {remedy}") from None
-    except (OSError, NotImplementedError) as error:
+    except (OSError, NotImplementedError) as error:  # the latter: this disk has no locks
         why = getattr(error, "strerror", None) or error
         raise ValueError(f"{path}: cannot be written: {why}") from None
     try:
