@@ -18,7 +18,7 @@ from bench.ledger.schema import (
     incomparable,
     phase_totals,
 )
-from bench.records.markdown import text
+from bench.records.markdown import code, text
 from grok1.config.axes import axes_text
 from grok1.config.memory import need, what_fits
 from grok1.config.recipe import Recipe
@@ -87,7 +87,7 @@ def as_markdown(before: Ledger, after: Ledger, names: tuple[str, str]) -> str:
 def what_if(before: tuple[Recipe, Ledger], after: tuple[Recipe, Ledger], changes: str, memory_gib: float) -> str:
     """A recipe's ledger beside that of the same recipe with `changes`, and whether each fits a device."""
     name = text(before[0].name)
-    lines = [f"# {name}, and with {text(changes)}", ""]
+    lines = [f"# {name}, and with {code(changes)}", ""]
     lines += [
         f"{axes_text(each.parallel)}: {_admission(_fullest(of), each, memory_gib)}" for each, of in (before, after)
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 
 _MAX_CELL = 500
@@ -16,13 +17,28 @@ def text(value: object, most: int = _MAX_CELL) -> str:
 
     Of more than `most` characters the end is cut off; each takes at most six in what is returned.
     """
+    line = _one_line(value, most)
+    return "".join(_escaped(line, index) for index in range(len(line)))
+
+
+def code(value: object, most: int = _MAX_CELL) -> str:
+    """Any value as code within a line of Markdown: every character as it is, for a terminal and a page alike.
+
+    Not for a table's cell, which a `|` would end. Of more than `most` characters the end is cut off.
+    """
+    line = _one_line(value, most)
+    if not line:
+        return ""
+    fence = "`" * (1 + max(map(len, re.findall("`+", line)), default=0))
+    return f"{fence} {line} {fence}" if "`" in line else f"{fence}{line}{fence}"
+
+
+def _one_line(value: object, most: int) -> str:
     visible = "".join(" " if unicodedata.category(char) in ("Cc", "Zl", "Zp") else char for char in str(value))
     # Invisible and direction-changing characters can make a report read differently from what it says.
     visible = "".join(char for char in visible if unicodedata.category(char) not in ("Cf", "Cs", "Co"))
     line = " ".join(visible.split())
-    if len(line) > most:
-        line = line[: most - 1] + "…"
-    return "".join(_escaped(line, index) for index in range(len(line)))
+    return line if len(line) <= most else line[: most - 1] + "…"
 
 
 def _escaped(line: str, index: int) -> str:

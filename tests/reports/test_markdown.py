@@ -9,6 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
+from bench.records.markdown import code
 from reports.markdown import table, text
 
 RENDER = MarkdownIt("commonmark").enable("table")
@@ -38,6 +39,20 @@ def test_any_text_in_a_cell_stays_one_plain_cell(value: str) -> None:
 def test_printable_text_reads_as_it_was_written(value: str) -> None:
     rendered = RENDER.render(f"x {text(value)} x")
     assert html.unescape(rendered) == f"<p>x {value} x</p>\n"
+
+
+@given(st.text(min_size=1))
+@example("`")
+@example("a``b`")
+@example('training.recompute_modules=["layernorm","moe"]')
+def test_any_text_as_code_is_one_piece_of_a_heading(value: str) -> None:
+    assert leaves(f"# x {code(value)} x") in (["text"], ["text", "code_inline", "text"])
+
+
+@given(st.text(alphabet=st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=60))
+def test_printable_text_as_code_reads_as_it_was_written(value: str) -> None:
+    rendered = RENDER.render(f"# x {code(value)} x")
+    assert html.unescape(rendered) == f"<h1>x <code>{value}</code> x</h1>\n"
 
 
 @pytest.mark.parametrize("char", ["\u202e", "\u200b", "\u2066", "\x00", "\x1b", "\u2028"])

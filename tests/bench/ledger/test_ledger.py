@@ -279,7 +279,7 @@ def test_what_if_tells_both_layouts_and_their_cost() -> None:
     done = in_a_process("--recipe", "grok1-nano", "--versus", changes)
     assert (done.returncode, done.stderr) == (0, "")
     title, *layouts = (line for line in done.stdout.splitlines() if line and not line.startswith("|"))
-    assert title == f"# grok1-nano, and with {changes}"
+    assert title == f"# grok1-nano, and with `{changes}`"
     assert [line.partition(":")[0] for line in layouts] == ["TP4 PP2 EP2 ETP4 DP2", "TP4 PP1 EP2 ETP4 DP4"]
     assert all("fits" in line for line in layouts)
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in done.stdout.splitlines() if "|" in line]
