@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+
+from bench.records.figures import decimals, fixed
 
 _DIGITS = 4  # of a column's largest figure
 
@@ -20,10 +21,7 @@ class Unit:
 
     def of(self, value: float) -> str:
         """The figure without its unit. One too small for the column says so: it is not nothing."""
-        shown, least = f"{value / self.size:,.{self.decimals}f}", 10**-self.decimals
-        if not value or float(shown.replace(",", "")):
-            return shown
-        return f"{'< ' if value > 0 else '> -'}{least:.{self.decimals}f}"
+        return fixed(value / self.size, self.decimals)
 
     def told(self, value: float) -> str:
         """The figure with its unit."""
@@ -76,8 +74,7 @@ def fitting(values: Iterable[float], units: Sequence[Unit], digits: int = _DIGIT
     sizes = [abs(value) for value in values]
     most = max(sizes, default=0.0)
     unit = next((unit for unit in units if most >= unit.size), units[-1] if sizes else units[0])
-    whole = math.floor(math.log10(most / unit.size)) + 1 if most and math.isfinite(most) else 1
-    return replace(unit, decimals=min(6, max(0, digits - max(1, whole))))
+    return replace(unit, decimals=decimals(most / unit.size, digits))
 
 
 def more(count: int, shown: int, what: str = "") -> str:

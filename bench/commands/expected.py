@@ -12,6 +12,7 @@ from bench.commands.baseline import Records
 from bench.judge.beside import Beside, Part, median_beside
 from bench.judge.groups import grouped
 from bench.records.expectation import write_expectations
+from bench.records.figures import decimals, fixed
 from bench.records.files import read_records
 from bench.records.record import Record
 from bench.records.terminal import plain, table
@@ -63,15 +64,21 @@ def expected_command(
 def told(runs: list[Record], found: Beside) -> str:
     """For a terminal."""
     of = found.expectation
-    rows = [_row(part) for part in (*found.parts, found.step)]
+    parts = (*found.parts, found.step)
+    places = decimals(max(part.expected_seconds for part in parts))
+    rows = [_row(part, places) for part in parts]
     headers = ["part", "expected s", "interval", "measured s", "over"]
     lines = [f"{plain(runs[0].case)} beside what profile {plain(of.profile)} lets expect, {len(runs)} run(s):"]
     return "\n".join([*lines, table(headers, rows, numbers=range(1, 5)), *map(plain, of.basis)])
 
 
-def _row(part: Part) -> list[str]:
+def _row(part: Part, places: int) -> list[str]:
+    """One part's cells, seconds with so many decimals."""
     terms = "" if not part.terms or part.terms == (part.name,) else f" ({', '.join(part.terms)})"
-    bounds = "-" if part.low_seconds is None else f"{part.low_seconds:.4g} to {part.high_seconds:.4g}"
-    measured = "-" if part.measured_seconds is None else f"{part.measured_seconds:.4g}"
-    over = "-" if part.excess_seconds is None else f"{part.excess_seconds:+.3g}"
-    return [part.name + terms, f"{part.expected_seconds:.4g}", bounds, measured, over]
+    low, high, measured = (
+        "-" if seconds is None else fixed(seconds, places)
+        for seconds in (part.low_seconds, part.high_seconds, part.measured_seconds)
+    )
+    over = "-" if part.excess_seconds is None else f"{part.excess_seconds:+,.{places}f}"
+    bounds = "-" if part.low_seconds is None else f"{low} to {high}"
+    return [part.name + terms, fixed(part.expected_seconds, places), bounds, measured, over]

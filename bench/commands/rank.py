@@ -25,7 +25,7 @@ from grok1.config.load import load_recipe
 from grok1.config.recipe import Recipe
 from grok1.device.kind import chosen_kind
 from grok1.training.result import StepDone
-from reports.formats import percent
+from reports.formats import percent, seconds_unit, traffic_unit
 
 _MIN_STEPS = 4  # the first is warm-up, and a verdict needs three
 
@@ -124,35 +124,41 @@ def text(record: Record, recipe: Recipe) -> str:
 def _split(summary: Summary, found: Alone) -> str:
     """The phases of a step; then, of the whole step, what operators take and what the host does."""
     step = found.step_seconds
-    rows = [(name, f"{seconds:.4g}", percent(seconds / step)) for name, seconds in summary.phase_seconds.items()]
+    parts = list(summary.phase_seconds.items())
     if found.operators_seconds is not None:
         name = f"of all: {found.operator_calls:,} operators, profiled"
-        rows.append((name, f"{found.operators_seconds:.4g}", percent(found.operators_seconds / step)))
+        parts.append((name, found.operators_seconds))
     if found.host_seconds is not None:
         each = found.host_seconds_a_call
         a_call = "" if each is None else f", {1e6 * each:.3g} us an operator"
-        rows.append((f"of all: the host{a_call}", f"{found.host_seconds:.4g}", percent(found.host_seconds / step)))
-    return table(["phase", "seconds", "of the step"], rows, numbers=(1, 2))
+        parts.append((f"of all: the host{a_call}", found.host_seconds))
+    unit = seconds_unit(seconds for _, seconds in parts)
+    rows = [(name, unit.of(seconds), percent(seconds / step)) for name, seconds in parts]
+    return table(["phase", unit.name, "of the step"], rows, numbers=(1, 2))
 
 
 def _communication(record: Record) -> str:
     """What this rank would exchange in a step: counted, not measured."""
     steps, collectives = len(record.steps), record.ranks[0].collectives
-    rows = [
-        (name, f"{each.calls / steps:,.6g}", f"{each.bytes / steps / 1e6:,.4g}") for name, each in collectives.items()
-    ]
-    headers = ["communication, counted and not measured", "calls a step", "MB a step"]
+    moved = traffic_unit(each.bytes / steps for each in collectives.values())
+    rows = [(name, f"{each.calls / steps:,.6g}", moved.of(each.bytes / steps)) for name, each in collectives.items()]
+    headers = ["communication, counted and not measured", "calls a step", f"{moved.name} a step"]
     return table(headers, rows, numbers=(1, 2)) if rows else "no communication: the job is of one rank"
 
 
 def _predicted(expectation: Expectation) -> str:
     """What the rank would exchange, priced by the profile: the job takes what shows of it longer."""
-    rows = [
-        (each.name, f"{each.calls:,}", f"{each.bytes / 1e6:,.4g}", f"{each.seconds:.4g}")
-        for each in sorted(expectation.exchanges, key=lambda each: -each.seconds)
+    exchanges = sorted(expectation.exchanges, key=lambda each: -each.seconds)
+    total = sum(each.seconds for each in exchanges)
+    unit, moved = seconds_unit([total]), traffic_unit(each.bytes for each in exchanges)
+    rows = [(each.name, f"{each.calls:,}", moved.of(each.bytes), unit.of(each.seconds)) for each in exchanges]
+    rows.append(("all, one after the other", "", "", unit.of(total)))
+    headers = [
+        "communication, predicted and not measured",
+        "calls a step",
+        f"{moved.name} a step",
+        f"{unit.name} a step",
     ]
-    rows.append(("all, one after the other", "", "", f"{sum(each.seconds for each in expectation.exchanges):.4g}"))
-    headers = ["communication, predicted and not measured", "calls a step", "MB a step", "seconds a step"]
     return table(headers, rows, numbers=(1, 2, 3))
 
 

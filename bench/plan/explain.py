@@ -8,12 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from bench.plan.device import Device
-from bench.plan.layouts import Floats, Ints
+from bench.plan.layouts import Ints
 from bench.plan.played import played
 from bench.plan.predict import TERMS, Jobs, Prediction, place_times, predict
 from bench.plan.speed import Speed
 from bench.plan.whole_steps import step_factors
 from bench.plan.work import Work
+from bench.records.figures import column
 from bench.records.terminal import pairs, plain, table
 
 # What the terms are of, for people who read one for the first time
@@ -52,8 +53,9 @@ def ranking(ranked: Ranked, most: int = 10) -> str:
     headers += ["GiB"] if ranked.need_bytes is not None else []
     numbers = range(1, len(headers))
     rows = []
-    for row in order.tolist():
-        cells: list[object] = [ranked.names[row], f"{ranked.prediction.step_seconds[row]:.4g}"]
+    seconds = column(ranked.prediction.step_seconds[order].tolist())
+    for row, step in zip(order.tolist(), seconds, strict=True):
+        cells: list[object] = [ranked.names[row], step]
         cells += [ranked.intervals[row]] if ranked.intervals else []
         cells += [f"{ranked.speed.tokens_per_second[row]:,.1f}", f"{ranked.speed.mfu[row]:.1%}"]
         cells += [f"{ranked.need_bytes[row] / 2**30:.2f}"] if ranked.need_bytes is not None else []
@@ -92,9 +94,11 @@ def explain(
 def _terms(prediction: Prediction, job: int) -> str:
     seconds = prediction.step_seconds[job]
     present = [name for name in TERMS if prediction.terms[name][job] > 0]
+    present.sort(key=lambda name: -prediction.terms[name][job])
+    shown = column(float(prediction.terms[name][job]) for name in present)
     rows = [
-        [name, f"{prediction.terms[name][job]:.4g}", f"{prediction.terms[name][job] / seconds:.1%}", MEANINGS[name]]
-        for name in sorted(present, key=lambda name: -prediction.terms[name][job])
+        [name, figure, f"{prediction.terms[name][job] / seconds:.1%}", MEANINGS[name]]
+        for name, figure in zip(present, shown, strict=True)
     ]
     return table(["term", "s", "share", "of"], rows, numbers=[1, 2])
 
@@ -105,11 +109,9 @@ def _stages(work: Work, device: Device, job: int, factor: float) -> str:
     factor *= float(step_factors(device, jobs.world_size)[job])
     places = np.flatnonzero(jobs.of_place == job).tolist()
     named = [name for name in times.micro_batch if times.micro_batch[name][places].any()]
-    rows = [
-        [_stage_name(work, jobs, place), *(_ms(factor * times.micro_batch[name], place) for name in named),
-         _ms(factor * times.of_micro_batch, place)]
-        for place in places
-    ]  # fmt: skip
+    parts = [*(times.micro_batch[name] for name in named), times.of_micro_batch]
+    figures = [column((1e3 * factor * part[places]).tolist()) for part in parts]
+    rows = [[_stage_name(work, jobs, place), *of] for place, *of in zip(places, *figures, strict=True)]
     columns = [f"{name} ms" for name in [*named, "all"]]
     shown = table(["stage", *columns], rows, numbers=range(1, len(columns) + 1))
     if device.cores or jobs.pipeline[job] == 1:
@@ -128,10 +130,6 @@ def _stages(work: Work, device: Device, job: int, factor: float) -> str:
 def _stage_name(work: Work, jobs: Jobs, place: int) -> str:
     first, count = int(work.stage[place]), int(jobs.stages[place])
     return str(first) if count == 1 else f"{first} to {first + count - 1}"
-
-
-def _ms(seconds: Floats, place: int) -> str:
-    return f"{1e3 * seconds[place]:.4g}"
 
 
 def _sources(device: Device) -> str:

@@ -30,6 +30,7 @@ from bench.plan.predict import Prediction, predict
 from bench.plan.speed import Speed, speed_of
 from bench.plan.whole_steps import UNPLANNED, lacks_steps
 from bench.records.fields import Count, Name, Strict
+from bench.records.figures import decimals, fixed
 from bench.records.jsonfile import parse_model, write_model
 from bench.records.record import Record
 from grok1.config.load import build_recipe
@@ -140,7 +141,7 @@ class Timed:
     def ranked(self, need_bytes: Ints | None = None) -> Ranked:
         """As the ranking shows them."""
         intervals = self.intervals()
-        words = None if intervals is None else [_words(each) for each in intervals]
+        words = None if intervals is None else _words(intervals)
         return Ranked(self.names(), self.prediction, self.speed, words, need_bytes)
 
     def explained(self, row: int) -> str:
@@ -230,14 +231,17 @@ def write_timed(path: Path, found: Timed, total: int, need_bytes: Sequence[int] 
     write_model(path, file)
 
 
-def _words(interval: Interval) -> str:
-    if interval.low is None or interval.high is None:
-        return "none"
-    return f"{interval.low:.4g} to {interval.high:.4g}"
+def _words(intervals: Sequence[Interval]) -> list[str]:
+    """Of one column: all with the same decimals."""
+    places = decimals(max((each.high for each in intervals if each.high is not None), default=0.0))
+    return [
+        "none" if each.low is None or each.high is None else f"{fixed(each.low, places)} to {fixed(each.high, places)}"
+        for each in intervals
+    ]
 
 
 def _sentences(interval: Interval) -> str:
-    bounds = f"interval of the step: {_words(interval)} s"
+    bounds = f"interval of the step: {_words([interval])[0]} s"
     return "\n".join([bounds, *interval.sentences, *(f"near: {name}" for name in interval.nearest)])
 
 
