@@ -6,6 +6,7 @@ import math
 import re
 import shlex
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +14,7 @@ import typer
 
 from bench.ledger import store as ledger_store
 from bench.ledger import text as ledger_text
+from bench.ledger.comparison import comparison, write_comparison
 from bench.ledger.schema import Ledger, read_ledger, write_ledger
 from bench.records.terminal import plain
 from grok1.cli.json_option import Json
@@ -66,23 +68,29 @@ def ledger(
     The real training step runs on tensors that have shapes but no data. FLOPs, bytes, collectives, operator calls and
     memory are counted from what ran, not from a formula. There is no noise, so --check has no tolerance.
     """
-    if not math.isfinite(memory_gib):
+    if not math.isfinite(memory_gib * 2**30):
         raise ValueError(
             f"--memory-gib {memory_gib}: a device's memory is a finite number of GiB, such as {SHOWN_GIB:g}"
         )
-    if json_path is not None and (diff is not None or versus is not None):
-        raise ValueError("--json holds one ledger, and --diff and --versus show two as Markdown: leave one of them out")
+    _refuse_what_would_not_count(
+        {
+            "--diff": diff is not None,
+            "--versus": versus is not None,
+            "--check": check,
+            "--update": update,
+            "--ranks": ranks != "stages",
+            "--routing": routing is not None,
+            "--memory-gib": memory_gib != SHOWN_GIB,
+            "--baselines": baselines is not None,
+            "--rationale": bool(rationale.strip()),
+        }
+    )
     chosen = load_recipe(recipe, overrides or [])
     if diff is not None:
-        before, after = (ledger_store.resolve(each, recipe, overrides or []) for each in diff)
-        print(ledger_text.as_markdown(before, after, (plain(diff[0]), plain(diff[1]))))
+        _diff(diff, recipe, overrides or [], json_path)
         return
     if versus is not None:
-        if check or update or ranks != "stages":
-            raise ValueError(
-                "--versus compares two counts of a rank of each stage: leave --check, --update, --ranks out"
-            )
-        print(_what_if(chosen, versus, routing_shares(routing), memory_gib))
+        _what_if(chosen, versus, routing_shares(routing), memory_gib, json_path)
         return
     if update and not rationale.strip():
         raise ValueError("--update replaces the ledger that later changes are compared with; say why with --rationale")
@@ -99,7 +107,41 @@ def ledger(
         _compare(counted, baselines, shlex.join([recipe, *given]))
 
 
-def _what_if(recipe: Recipe, changes: str, shares: list[float] | None, memory_gib: float) -> str:
+def _refuse_what_would_not_count(given: Mapping[str, bool]) -> None:
+    """Each of these asks for something, or changes what another one does: none is dropped without a word."""
+    chosen = [name for name in _ASK if given[name]]
+    if len(chosen) > 1:
+        raise ValueError(f"{chosen[0]} and {chosen[1]} are two things to do; give one of them")
+    asked = chosen[0] if chosen else ""
+    for name in _ASK.get(asked, _BESIDE_COUNTING):
+        if given[name]:
+            said = f"counts for nothing beside {asked}" if asked else "goes with --check or --update"
+            said = "says why, to --update" if name == "--rationale" else said
+            raise ValueError(f"{name} {said}; leave it out")
+
+
+_BESIDE_COUNTING = ("--baselines", "--rationale")
+_ASK = {  # what can be asked for, and what would not count beside it
+    "--diff": ("--ranks", "--routing", "--memory-gib", *_BESIDE_COUNTING),
+    "--versus": ("--ranks", *_BESIDE_COUNTING),
+    "--check": ("--rationale",),
+    "--update": (),
+}
+
+
+def _diff(asked: tuple[str, str], recipe: str, overrides: list[str], json_path: Path | None) -> None:
+    """Two ledgers beside each other."""
+    if overrides and all(map(ledger_store.is_file, asked)):
+        raise ValueError("--set changes a recipe that is counted, and --diff has two files; leave --set out")
+    before, after = (ledger_store.resolve(each, recipe, overrides) for each in asked)
+    if json_path is not None:
+        write_comparison(json_path, comparison(before, after, (plain(asked[0], 5000), plain(asked[1], 5000))))
+    print(ledger_text.as_markdown(before, after, (plain(asked[0]), plain(asked[1]))))
+
+
+def _what_if(
+    recipe: Recipe, changes: str, shares: list[float] | None, memory_gib: float, json_path: Path | None
+) -> None:
     """The recipe's ledger beside that of the recipe with these changes."""
     given = _NEXT_KEY.split(changes)
     key, times = Counter(each.partition("=")[0].strip() for each in given).most_common(1)[0]
@@ -108,8 +150,11 @@ def _what_if(recipe: Recipe, changes: str, shares: list[float] | None, memory_gi
     changed = build_recipe(f"--versus {changes}", recipe.resolved(), given)
     if changed.hash() == recipe.hash():
         raise ValueError(f"--versus {quoted(changes)} changes nothing of {recipe.name}; name another value")
-    sides = [(each, ledger_store.counted(each, None, shares)) for each in (recipe, changed)]
-    return ledger_text.what_if(sides[0], sides[1], plain(changes), memory_gib)
+    before, after = ((each, ledger_store.counted(each, None, shares)) for each in (recipe, changed))
+    if json_path is not None:
+        fits = ledger_text.fit(before[1], recipe, memory_gib), ledger_text.fit(after[1], changed, memory_gib)
+        write_comparison(json_path, comparison(before[1], after[1], (plain(recipe.name), plain(changes, 5000)), fits))
+    print(ledger_text.what_if(before, after, plain(changes), memory_gib))
 
 
 def _compare(counted: Ledger, folder: Path | None, asked: str) -> None:

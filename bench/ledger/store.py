@@ -71,11 +71,16 @@ def resolve(what: str, recipe: str, overrides: Sequence[str]) -> Ledger:
     Raises:
         ValueError: it is none of them.
     """
-    if Path(what).suffix == ".json" and Path(what).is_file():
+    if is_file(what):
         return read_ledger(Path(what))
     if what in recipe_names() or what.endswith(".toml"):
         return counted(load_recipe(what, list(overrides)))
     return _at_revision(what, recipe, overrides)
+
+
+def is_file(what: str) -> bool:
+    """Whether the word names a ledger's file."""
+    return Path(what).suffix == ".json" and Path(what).is_file()
 
 
 def _at_revision(revision: str, recipe: str, overrides: Sequence[str]) -> Ledger:

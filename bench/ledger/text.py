@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Sequence
 from typing import Any
 
 from tabulate import tabulate
 
+from bench.ledger.comparison import Figure, Fit, totals
 from bench.ledger.schema import (
     Difference,
     Ledger,
@@ -95,17 +95,21 @@ def what_if(before: tuple[Recipe, Ledger], after: tuple[Recipe, Ledger], changes
     return "\n".join([*lines, "", _side_by_side(before[1], after[1], names)])
 
 
+def fit(ledger: Ledger, recipe: Recipe, memory_gib: float) -> Fit:
+    """Whether the fullest rank fits a device that shows so much memory, as `what_if` says it."""
+    fullest, device_bytes = _fullest(ledger), int(memory_gib * _GIB)
+    needed = need(recipe, fullest.memory.peak_bytes).total
+    return Fit(rank=fullest.rank, needed_bytes=needed, device_bytes=device_bytes, fits=needed / _GIB <= memory_gib)
+
+
 def _side_by_side(before: Ledger, after: Ledger, names: tuple[str, str]) -> str:
     """The headline figures of all ranks together, and of each stage's rank where there are as many stages."""
-    sides = [("all ranks", _headline_of_all(before), _headline_of_all(after))]
-    if len(before.ranks) == len(after.ranks):
-        pairs = zip(before.ranks, after.ranks, strict=True)
-        sides += [(f"stage {new.stage}, a rank", _headline(old), _headline(new)) for old, new in pairs]
-    rows = [
-        (whose, figure, _shown(old), _shown(new), f"{new / old - 1:+.2%}" if old else "new" if new else "")
-        for whose, theirs, ours in sides
-        for figure, old, new in zip(_FIGURES, theirs, ours, strict=True)
-    ]
+    rows = []
+    for each in totals(before, after):
+        told, size = _FIGURES[each.figure]
+        whose = "all ranks" if each.stage is None else f"stage {each.stage}, a rank"
+        old, new = each.before / size, each.after / size
+        rows.append((whose, told, _shown(old), _shown(new), f"{new / old - 1:+.2%}" if old else "new" if new else ""))
     return tabulate(rows, ("", "of a step", *names, "change"), tablefmt="github", disable_numparse=True)
 
 
@@ -113,44 +117,19 @@ def _shown(value: float) -> str:
     return f"{value:,.0f}" if value >= _WHOLE else f"{value:,.4g}"
 
 
-_FIGURES = (
-    "matrix TFLOP",
-    "vector GFLOP",
-    "bytes read and written, GB",
-    "operator calls",
-    "collective calls",
-    "collective GB",
-    "peak memory, GiB",
-    "static memory, GiB",
-)
+_FIGURES: dict[Figure, tuple[str, float]] = {
+    "matrix_flops": ("matrix TFLOP", _TERA),
+    "vector_flops": ("vector GFLOP", _GIGA),
+    "bytes_read_and_written": ("bytes read and written, GB", _GIGA),
+    "operator_calls": ("operator calls", 1),
+    "collective_calls": ("collective calls", 1),
+    "collective_bytes": ("collective GB", _GIGA),
+    "peak_bytes": ("peak memory, GiB", _GIB),
+    "static_bytes": ("static memory, GiB", _GIB),
+}
 
 
 _WHOLE = 10_000  # from here on no decimals
-_MEMORY_FIGURES = 2  # the last of them: of all ranks the most is told, not the sum
-
-
-def _headline_of_all(ledger: Ledger) -> tuple[float, ...]:
-    """Sums over the ranks that each counted rank stands for; of memory, the fullest rank's."""
-    figures = list(zip(*(_headline(rank) for rank in ledger.ranks), strict=True))
-    alike = [rank.ranks_alike for rank in ledger.ranks]
-    sums = [sum(map(operator.mul, values, alike)) for values in figures[:-_MEMORY_FIGURES]]
-    return (*sums, *map(max, figures[-_MEMORY_FIGURES:]))
-
-
-def _headline(rank: RankLedger) -> tuple[float, ...]:
-    def total(field: str) -> int:
-        return sum(getattr(row, field) for row in rank.costs)
-
-    return (
-        total("matrix_flops") / _TERA,
-        total("vector_flops") / _GIGA,
-        (total("bytes_read") + total("bytes_written")) / _GIGA,
-        float(total("operator_calls")),
-        float(sum(row.calls for row in rank.collectives)),
-        sum(row.bytes for row in rank.collectives) / _GIGA,
-        rank.memory.peak_bytes / _GIB,
-        rank.memory.static_bytes / _GIB,
-    )
 
 
 def summary(ledger: Ledger, recipe: Recipe, memory_gib: float) -> str:
