@@ -18,6 +18,7 @@ from grok1.device.kind import device_kind, set_recipe
 from grok1.distributed.environment import threads
 from grok1.distributed.progress import PROGRESS
 from grok1.distributed.rendezvous import Rendezvous
+from grok1.distributed.scratch import SCRATCH
 from grok1.files import NotDoneError
 
 
@@ -28,6 +29,7 @@ def rank_main(entry: str, job: object, recipe: Recipe, where: Rendezvous, result
         _take_turns()
     _end_with_launcher(results)
     PROGRESS.write_to(Path(folder), where.rank)
+    SCRATCH.use(Path(folder))
     try:
         set_recipe(recipe)  # before the entry's module, which imports megatron
         module, name = entry.split(":")

@@ -8,7 +8,6 @@ from __future__ import annotations
 import gzip
 import re
 import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from torch.profiler import record_function
 
 from grok1 import files
 from grok1.device import measuring
+from grok1.distributed.scratch import SCRATCH
 from grok1.training.job import ProfileRequest
 from grok1.training.profiled_seconds import MODULE, module_seconds, operator_use
 from grok1.training.result import CollectiveUse, ModuleSeconds, OperatorUse, StepProfile
@@ -129,7 +129,7 @@ class _Recording:
 
     def start(self) -> None:
         with self._surviving("start"):
-            self._folder = Path(tempfile.mkdtemp(prefix="grok1-profile-"))
+            self._folder = SCRATCH.new_folder("grok1-profile-")
             self._profiler = measuring.profiler(self._folder / "raw")
             self._profiler.start()
             self._is_running = True

@@ -18,7 +18,7 @@ import torch.distributed as dist
 
 from grok1.distributed.groups import joined
 from grok1.distributed.progress import PROGRESS
-from grok1.training import assembly, run, step
+from grok1.training import assembly, profiling, run, step
 
 _IMPORTED_BY = os.getpid()
 
@@ -35,6 +35,16 @@ def raise_on_rank_one(_job: Any, where: Any, _emit: Any) -> None:
 def die_on_rank_one(_job: Any, where: Any, _emit: Any) -> None:
     """Rank 1 is killed, as by the out-of-memory killer."""
     if where.rank == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(LONG_SECONDS)
+
+
+def die_while_it_profiles(_job: Any, where: Any, emit: Any) -> None:
+    """Rank 1 is killed while a profiler keeps files of its own."""
+    if where.rank == 1:
+        recording = profiling._Recording()
+        recording.start()
+        emit(str(recording._folder))
         os.kill(os.getpid(), signal.SIGKILL)
     time.sleep(LONG_SECONDS)
 

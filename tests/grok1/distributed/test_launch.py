@@ -52,6 +52,23 @@ def test_a_rank_that_is_killed_ends_the_run_and_is_named(make_job: MakeJob) -> N
         _launch(make_job, "die_on_rank_one")
 
 
+@pytest.mark.usefixtures("hurried")
+def test_a_rank_that_is_killed_leaves_no_files_of_its_profiler(make_job: MakeJob) -> None:
+    folders: list[str] = []
+    job = make_job(1, *TWO_RANKS)
+    with pytest.raises(RankFailedError, match="killed by signal 9"):
+        launch(
+            job,
+            job.recipe,
+            "cpu",
+            on_event=folders.append,
+            entry="tests.grok1.distributed.rank_entries:die_while_it_profiles",
+        )
+    (folder,) = folders
+    assert "grok1-profile-" in folder
+    assert not Path(folder).exists()
+
+
 def test_a_rank_that_refuses_its_input_gives_one_line(make_job: MakeJob) -> None:
     with pytest.raises(LaunchError, match=r"^the corpus is empty; add text$"):
         _launch(make_job, "refuse")
