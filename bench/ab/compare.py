@@ -28,6 +28,7 @@ from bench.ledger import store as ledger_store
 from bench.ledger import text as ledger_text
 from bench.ledger.schema import differences, incomparable
 from bench.records.jsonfile import write_model
+from bench.records.markdown import text
 from bench.records.origin import why_several_programs
 from bench.records.record import Record
 from grok1.config.load import load_recipe
@@ -175,9 +176,9 @@ def _ledger(request: Request, base: Checkout, head: Checkout) -> str:
         else:
             after = ledger_store.counted_in(head.tree, recipe, changes, head.python)
     except (ValueError, RuntimeError) as error:
-        return f"The exact cost of a step was not counted: {str(error).splitlines()[0]}"
+        return f"The exact cost of a step was not counted: {text(str(error).splitlines()[0])}"
     found = differences(before, after)
-    reasons = [f"- not comparable: {reason}" for reason in incomparable(before, after)]
+    reasons = [f"- not comparable: {text(reason)}" for reason in incomparable(before, after)]
     if not found:
         return "\n".join(["The exact cost of a step (docs/ledger.md) is the same at both revisions.", *reasons])
     return "\n".join(["The exact cost of a step (docs/ledger.md) moved:", *reasons, "", ledger_text.table(found)])

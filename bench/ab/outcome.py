@@ -16,6 +16,7 @@ from bench.judge.evidence import Judgement, MetricState
 from bench.judge.metrics import SPEED, STEP, figures_of
 from bench.judge.stats import summarise
 from bench.records.fields import Strict
+from bench.records.markdown import text
 from bench.records.record import Record
 
 Pair = tuple[Record, Record]  # base, head
@@ -107,7 +108,7 @@ class Outcome(Strict):
             ]
         parts += [f"Where: {self.attribution}.", ""] if self.attribution else []
         parts += [self.ledger, ""] if self.ledger else []
-        parts += [f"Note: {note}." for note in self.notes]
+        parts += [f"Note: {text(note)}." for note in self.notes]
         return "\n".join(parts).rstrip()
 
 

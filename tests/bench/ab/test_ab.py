@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+from markdown_it import MarkdownIt
 
 from bench.ab import compare as comparing
-from bench.ab.checkouts import RunFailedError, checkout, same_environment
-from bench.ab.compare import VoidError, check_pair, compare, write
+from bench.ab.checkouts import Checkout, RunFailedError, checkout, same_environment
+from bench.ab.compare import VoidError, _ledger, check_pair, compare, write
 from bench.ab.outcome import Outcome, Pair, RevisionUsed, concluded
 from bench.ab.request import Request
 from bench.ab.sequential import Figures, order, sequential
@@ -28,6 +29,7 @@ from bench.git import commit_of, uninterrupted, worktree
 from bench.judge.evidence import FAMILY_ERROR, FIRST_STAGE_ERROR, SECOND_STAGE_ERROR
 from bench.judge.metrics import STEP, figures_of
 from bench.judge.stats import summarise
+from bench.ledger.schema import read_ledger
 from bench.places import ROOT
 from bench.records.record import Record
 from tests.limits import HANG_SECONDS
@@ -181,6 +183,29 @@ def test_the_outcome_survives_json(synthetic_record: Any, tmp_path: Path) -> Non
     outcome = outcome_of(pairs_at(synthetic_record, 0.1))
     write(tmp_path / "ab.json", outcome)
     assert Outcome.model_validate_json((tmp_path / "ab.json").read_bytes()) == outcome
+
+
+def test_words_of_the_other_revision_stay_words(
+    synthetic_record: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What its code says of itself comes from whoever wrote it, and goes into the job's summary and the page."""
+    hostile = "<img src=x>[a](http://x.y)`*b*`"
+    ledger = read_ledger(Path(__file__).parents[3] / "baselines" / "ledger" / "grok1-nano.json")
+    other = ledger.model_copy(update={"software": ledger.software | {"torch": hostile}})
+    at_base = Checkout("base", "base", "1" * 40, False, tmp_path, "python", tmp_path)
+    request = Request(base="base", head=None, case="grok1-nano", pairs=3, results=tmp_path)
+    monkeypatch.setattr("bench.ledger.store.counted", lambda *_: ledger)
+    monkeypatch.setattr("bench.ledger.store.counted_in", lambda *_: other)
+    told = [_ledger(request, at_base, at_base)]
+    monkeypatch.setattr("bench.ledger.store.counted_in", lambda *_: read_ledger(Path(hostile)))
+    told.append(_ledger(request, at_base, at_base))
+    outcome = outcome_of(pairs_at(synthetic_record, 1.0))
+    for each in told:
+        assert "img src" in each
+        shown = outcome.model_copy(update={"ledger": each, "notes": [f"torch is {hostile} at base"]}).as_markdown()
+        rendered = MarkdownIt("commonmark").enable("table").render(shown)
+        assert rendered.count("&lt;img src=x&gt;") == 2
+        assert not [tag for tag in ("<img", "<a ", "<em>", "<code>") if tag in rendered]
 
 
 def trace(record: Record, name: str, factor: float) -> Record:
