@@ -13,6 +13,7 @@ import pytest
 from bench.announced import announced
 from bench.history import store as history
 from bench.judge.verdict import undecided
+from bench.outputs import refuse_lost_outputs
 from bench.session import SESSION, BenchSession, why_unjudged
 from grok1.distributed.launch import preload_in_ranks
 
@@ -36,6 +37,11 @@ preload_in_ranks("grok1.training.run")
 
 def _session(config: pytest.Config) -> BenchSession:
     return config.stash.setdefault(SESSION, BenchSession(config))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--benchmark"):
+        refuse_lost_outputs(config, os.environ.get("GITHUB_STEP_SUMMARY"))
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -31,6 +31,8 @@ from reports.pictures.standing import standing
 from reports.pictures.step_times import step_times
 
 REPORT_NAME = "report.md"
+# all that is written into a report's folder, as patterns
+OWN_FILES = (REPORT_NAME, "report.html", "report.json", COMMENT_NAME, "plot-[0-9]*-*.svg", "ledger-[0-9]*-*.svg")
 # GitHub drops a step summary of more than 1 MiB.
 _MAX_STEP_SUMMARY_BYTES = 1_000_000
 

@@ -178,6 +178,39 @@ def held_candidate(path: Path, folder: Path) -> Iterator[None]:
         yield
 
 
+def seen(place: Path) -> dict[Path, tuple[int, int]]:
+    """The candidates that are there now: a file, or all within a folder of them by device; told by inode and time."""
+    files = place.glob("*/*.json") if place.is_dir() else [place]
+    return {file: mark for file in files if (mark := _mark(file)) is not None}
+
+
+def _mark(file: Path) -> tuple[int, int] | None:
+    try:
+        found = file.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns
+
+
+def write_candidate(path: Path, made: Baseline, before: Mapping[Path, tuple[int, int]], folder: Path) -> Path:
+    """Write a candidate where none is, or in place of one that was there before; where it is now.
+
+    `before` is what `seen` said when the command began. Nobody else writes to it meanwhile, nor to the folder of
+    baselines if it lies within.
+
+    Raises:
+        ValueError: what is there is none, or another command wrote it meanwhile, or it cannot be written.
+    """
+    with held_candidate(path, folder):
+        require_replaceable(path)
+        if (now := _mark(path)) is not None and now != before.get(path):
+            raise ValueError(
+                f"{path}: another command wrote it while this one ran, and it is left as it is; record the same "
+                "records into another file with -o"
+            )
+        return write(path, [made])
+
+
 def require_replaceable(path: Path) -> None:
     """Refuse to write a candidate over anything but a candidate: what was promoted has a reason of its own."""
     if not path.is_file():

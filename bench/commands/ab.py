@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,10 +13,19 @@ from bench.commands import fresh_runs
 from bench.records.jsonfile import discard
 from bench.records.terminal import plain
 from grok1.cli.json_option import Json
+from grok1.cli.outputs import Filled
 from grok1.config.refusals import printable_lines
 
 if TYPE_CHECKING:
     from bench.ab.outcome import Outcome
+
+
+def own_files(values: Mapping[str, Any]) -> Iterator[Filled]:
+    """The records and logs of both revisions, and the page where no other file is named for it."""
+    from reports.ab import FILE_NAME
+
+    pages = () if values["page"] is not None else (FILE_NAME,)
+    yield Filled("--results", values["results"], ("base/*", "head/*", *pages))
 
 
 def ab_command(

@@ -17,20 +17,21 @@ from bench.commands import (
     rank,
     selftest,
 )
-from bench.records.files import is_kept
+from bench.records.files import OWN_FILES, is_kept
+from bench.records.jsonfile import discard
 from grok1.cli import console
 
 app = console.with_version(console.App(is_kept, help=__doc__))
 app.add_typer(baseline.app, name="baseline")
 app.add_typer(history.app, name="history")
 app.add_typer(nightly.app, name="nightly")
-app.command(name="gate")(gate.gate)
-app.command(name="ledger")(ledger.ledger)
+app.command(name="gate", forgets=discard)(gate.gate)
+app.command(name="ledger", fills=ledger.own_files)(ledger.ledger)
 app.command(name="selftest")(selftest.selftest_command)
-app.command(name="ab")(ab.ab_command)
+app.command(name="ab", fills=ab.own_files, forgets=discard)(ab.ab_command)
 app.command(name="doctor")(doctor.doctor_command)
 app.command(name="plan")(plan.plan)
-app.command(name="rank")(rank.rank_command)
+app.command(name="rank", fills=console.into("results", [f"records/{each}" for each in OWN_FILES]))(rank.rank_command)
 app.command(name="expected")(expected.expected_command)
 app.command(name="calibrate")(calibrate.calibrate_command)
-app.command(name="ingest")(ingest.ingest_command)
+app.command(name="ingest", fills=ingest.own_files)(ingest.ingest_command)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from bench import places
 from bench.baselines import store as baseline_store
 from bench.baselines.option import Baselines
 from bench.baselines.sessions import added, require_sessions, require_sound, sessions_of
@@ -23,6 +24,8 @@ from bench.records.files import read_records
 from bench.records.terminal import plain, table
 from grok1.cli import console
 from grok1.cli.json_option import Json, write_json
+from grok1.cli.outputs import Filled
+from grok1.files import in_place
 
 app = console.App(help=__doc__)
 
@@ -50,7 +53,15 @@ AllowOutliers = Annotated[
 Gone = Annotated[str | None, typer.Option(hidden=True)]
 
 
-@app.command()
+def _own_candidates(values: Mapping[str, Any]) -> Iterator[Filled]:
+    """The candidate, where no file is named for it, and the runs that are made now."""
+    if values["output"] is None:
+        yield Filled("the candidates' folder", CANDIDATES, ("*/*.json",))
+    if not values["records"]:
+        yield Filled("the runs' folder", fresh_runs.FOLDER, ("*",))
+
+
+@app.command(fills=_own_candidates)
 def record(
     records: MaybeRecords = None,
     output: Output = None,
@@ -86,6 +97,7 @@ def record(
     fresh = fresh_runs.FreshRuns(case, recipe, overrides or (), steps, device, runs, wait, data, tokenizer)
     if records and fresh.words:
         raise ValueError(f"RECORDS are of runs that were made, and {fresh.words[0]} is for new ones; give one of them")
+    before = baseline_store.seen(output or CANDIDATES)
     if output is not None:
         baseline_store.require_replaceable(output)
     found = read_records(records or [fresh_runs.make(fresh)])
@@ -106,8 +118,10 @@ def record(
     if not allow_outliers:
         _refuse_outliers(made)
     path = output or baseline_store.default_path(CANDIDATES, made)
-    baseline_store.require_replaceable(path)
-    path = baseline_store.write(path, [made])
+    if in_place(path):
+        baseline_store.write(path, [made])
+    else:
+        path = baseline_store.write_candidate(path, made, before, places.baselines())
     print(baseline_text.described(made))
     where = plain(path, 5000)
     print(f"\nwrote {where}; next: python -m bench baseline promote {shlex.quote(where)} --rationale TEXT")
@@ -170,7 +184,7 @@ def diff(candidate: Candidate, baselines: Baselines, json_path: Json = None) -> 
         write_json(json_path, baseline_json.compared(made, stored))
 
 
-@app.command()
+@app.command(fills=console.into("baselines", ("*.json",)))  # any may be the file of its key
 def promote(candidate: Candidate, rationale: Rationale, baselines: Baselines, json_path: Json = None) -> None:
     """Store a candidate: from now on it judges the runs of its key, instead of the baseline that did so far.
 

@@ -85,7 +85,7 @@ def check(
     write_json(json_path, {"schema": 1, "series": told})
 
 
-@app.command()
+@app.command(fills=console.into("output", ("*.html",)))  # any of these may be the page of a case
 def site(
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the pages.")],
     file: File = DEFAULT,

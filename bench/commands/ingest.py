@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -14,12 +14,22 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from bench.ingest.facts import NEEDED
 from bench.ingest.make import described, key_values, make_record
 from bench.ingest.read import read_logs
-from bench.records.files import file_name
+from bench.records.files import OWN_FILES, file_name
 from bench.records.terminal import plain
 from grok1.cli.json_option import Json, write_json
+from grok1.cli.outputs import Filled, Given, refuse_lost
 from grok1.config.load import load_recipe
 
 _QUIET_BYTES = 32 * 2**20  # a smaller log is read in a moment
+
+
+_RECORDS = Path("results/records")
+
+
+def own_files(values: Mapping[str, Any]) -> Iterator[Filled]:
+    """The record, where no file is named for it."""
+    if values["output"] is None:
+        yield Filled("the records' folder", _RECORDS, OWN_FILES)
 
 
 def ingest_command(
@@ -68,7 +78,8 @@ def ingest_command(
     with reading(logs) as advanced:
         log = read_logs(logs, from_step, advanced)
     made = make_record(log, case, given, chosen, key_values(software or []))
-    path = output or Path("results/records") / f"{file_name(made.record)}"
+    path = output or _RECORDS / file_name(made.record)
+    refuse_lost([Given("the record", path, is_written=True), *(Given("LOGS", each, is_written=False) for each in logs)])
     made.record.write(path)
     print(f"{described(made)}\nwrote {plain(path, 5000)}")
     write_json(json_path, {"schema": 1, "file": str(path), "record_id": made.record.id, "valid": made.record.valid})

@@ -6,9 +6,9 @@ import math
 import re
 import shlex
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -18,12 +18,20 @@ from bench.ledger.comparison import comparison, write_comparison
 from bench.ledger.schema import Ledger, read_ledger, write_ledger
 from bench.records.terminal import plain
 from grok1.cli.json_option import Json
+from grok1.cli.outputs import Filled
 from grok1.config.load import build_recipe, load_recipe
 from grok1.config.memory import SHOWN_GIB
 from grok1.config.recipe import Recipe
 from grok1.config.refusals import quoted
 
 _NEXT_KEY = re.compile(r",(?=[a-z]+\.)")  # a comma before the next section.key, not one inside a list
+
+
+def own_files(values: Mapping[str, Any]) -> Iterator[Filled]:
+    """The stored ledgers, which --check reads and --update writes."""
+    if values["check"] or values["update"]:
+        for folder in ledger_store.folders(values["baselines"]):
+            yield Filled("the stored ledgers of", folder, ("*.json",))
 
 
 def ledger(

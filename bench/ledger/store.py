@@ -37,6 +37,11 @@ def counted(recipe: Recipe, ranks: Sequence[int] | None = None, shares: Sequence
     return count(recipe, ranks, shares)
 
 
+def folders(given: Path | None) -> list[Path]:
+    """Where stored ledgers may lie: in the folder that was given, else in the current one's baselines/ or shipped."""
+    return [given] if given is not None else [OWN_BASELINES / "ledger", FOLDER]
+
+
 def path_of(folder: Path | None, recipe_name: str) -> Path:
     """Where the ledger of that recipe is stored; without a folder, in the current one's baselines/, else shipped."""
     if folder is not None:

@@ -21,6 +21,9 @@ def files_at(path: Path) -> list[Path]:
     return sorted(path.glob("*.json")) if path.is_dir() else [path]
 
 
+OWN_FILES = (f"*-{'[0-9a-f]' * 8}*.json",)  # patterns of the names that `file_name` gives
+
+
 def file_name(record: Record) -> str:
     """A name for the record's file that no case can turn into a path elsewhere."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", record.case).strip(".-")[:100] + f"-{record.id}.json"

@@ -13,7 +13,7 @@ import sys
 import textwrap
 import traceback
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
 
@@ -23,7 +23,7 @@ from typer.main import get_command
 
 from grok1.cli import interruption
 from grok1.cli.json_option import json_alone_on_stdout
-from grok1.cli.outputs import check_outputs
+from grok1.cli.outputs import Filled, Fills, check_outputs
 from grok1.cli.versions import versions
 from grok1.config.refusals import printable, printable_lines
 
@@ -51,9 +51,20 @@ class App(typer.Typer):
             **settings,
         )
 
-    def command(self, name: str | None = None, **settings: Any) -> Callable[[Function], Function]:
-        """As typer's."""
-        return super().command(name, **{"cls": _Command, **settings})
+    def command(
+        self,
+        name: str | None = None,
+        *,
+        fills: Fills | None = None,
+        forgets: Callable[[Path], None] | None = None,
+        **settings: Any,
+    ) -> Callable[[Function], Function]:
+        """As typer's. `fills` tells of files that the command names itself, `forgets` removes verdicts of before.
+
+        What `--json` and `--junitxml` name is forgotten where the command line is refused: the command does it else.
+        """
+        kind = type("_Command", (_Command,), {"fills": staticmethod(fills or _nothing), "forgets": forgets})
+        return super().command(name, **{"cls": kind, **settings})
 
 
 def _show_version(wanted: bool) -> None:
@@ -76,8 +87,37 @@ def with_version(app: App) -> App:
     return app
 
 
+def into(parameter: str, patterns: Sequence[str]) -> Fills:
+    """Of a command that puts files of these names, as `Filled` has them, into the folder that an option names."""
+
+    def fills(values: Mapping[str, Any]) -> Iterator[Filled]:
+        yield Filled(f"--{parameter}", values[parameter], patterns)
+
+    return fills
+
+
+def _nothing(values: Mapping[str, Any]) -> Iterable[Filled]:
+    return ()
+
+
 class _Command(TyperCommand):
+    fills: Fills
+    forgets: Any
+
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        words = tuple(args)  # the parser takes them away
+        try:
+            return self._parsed(ctx, args)
+        except typer.Exit:  # of --help
+            raise
+        except Exception:
+            if (forgets := type(self).forgets) is not None:
+                for path in _named_by(_VERDICTS, words):
+                    with contextlib.suppress(ValueError):  # the command line's own fault is told
+                        forgets(path)
+            raise
+
+    def _parsed(self, ctx: Any, args: list[str]) -> list[str]:
         _, _, in_turn = self.make_parser(ctx).parse_args(args=list(args))
         for option, times in Counter(in_turn).items():
             takes_one = isinstance(option, TyperOption) and not (option.multiple or option.is_flag or option.count)
@@ -87,7 +127,7 @@ class _Command(TyperCommand):
         return list(super().parse_args(ctx, args))
 
     def invoke(self, ctx: Any) -> Any:
-        check_outputs(self.params, ctx.params, ctx.obj)
+        check_outputs(self.params, ctx.params, ctx.obj, self.fills(ctx.params))
         with json_alone_on_stdout(ctx.params):
             return super().invoke(ctx)
 
@@ -123,6 +163,19 @@ class _Command(TyperCommand):
         for title, records in sections.items():
             with formatter.section(title):
                 formatter.write_dl(records)
+
+
+_VERDICTS = ("--json", "--junitxml")
+
+
+def _named_by(options: Sequence[str], words: Sequence[str]) -> Iterator[Path]:
+    """What these options name on a command line that may be wrong elsewhere."""
+    for index, word in enumerate(words):
+        option, equals, value = word.partition("=")
+        if option == "--":
+            return
+        if option in options and (named := value if equals else "".join(words[index + 1 : index + 2])):
+            yield Path(named)
 
 
 def _usage_of(argument: TyperArgument) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ _CORPUS = (".bin", ".idx")  # of a PREFIX
 
 
 @dataclass(frozen=True)
-class _Given:
+class Given:
     """One path, and the words of the command line that say what it is for."""
 
     name: str
@@ -30,21 +31,63 @@ class _Given:
         return f"{self.name} {self.path}"
 
 
-def check_outputs(parameters: Sequence[Any], values: Mapping[str, Any], is_kept: Callable[[Path], bool] | None) -> None:
-    """Refuse an output that is an input, one of the files of an input folder, or another output.
+@dataclass(frozen=True)
+class Filled:
+    """Files that a command names itself: patterns (as of a shell) of their paths within a folder.
+
+    `name` is the option or argument that gave the folder, or says what the files are.
+    """
+
+    name: str
+    folder: Path
+    patterns: Sequence[str]
+
+    def holds(self, path: Path) -> bool:
+        """Whether the path is that of such a file, there already or not yet."""
+        real, folder = Path(os.path.realpath(path)), Path(os.path.realpath(self.folder))
+        within = real.relative_to(folder).as_posix() if folder in real.parents else ""
+        return any(fnmatchcase(within, each) for each in self.patterns)
+
+
+Fills = Callable[[Mapping[str, Any]], Iterable[Filled]]  # of a command's values, by parameter
+
+
+def check_outputs(
+    parameters: Sequence[Any],
+    values: Mapping[str, Any],
+    is_kept: Callable[[Path], bool] | None,
+    filled: Iterable[Filled] = (),
+) -> None:
+    """Refuse an output of a command that is an input, one of the files of an input folder, or another output.
 
     In a folder only files count of which `is_kept` says that a command reads them there. A word that is not
-    declared as a path counts where it names a file, such as a recipe's.
+    declared as a path counts where it names a file, such as a recipe's. `filled` are files of the command's own naming.
 
     Raises:
         ValueError: one line names the output, and what else it is.
     """
     given = [each for parameter in parameters for each in _given(parameter, values.get(parameter.name))]
+    refuse_lost(given, is_kept, filled)
+
+
+def refuse_lost(
+    given: Sequence[Given], is_kept: Callable[[Path], bool] | None = None, filled: Iterable[Filled] = ()
+) -> None:
+    """The same of these paths.
+
+    Raises:
+        ValueError: one line names the output, and what else it is.
+    """
+    filled = tuple(filled)
     outputs = [each for each in given if each.is_written and not _is_stream(each.path)]
     for index, output in enumerate(outputs):
         for other in outputs[:index]:
             if _same(output.path, other.path):
                 raise ValueError(f"{other} and {output} are one file, which can hold one; give each a name of its own")
+        for own in filled:
+            if own.holds(output.path):
+                whose = f"{own.name} {own.folder}"
+                raise ValueError(f"{output} is a name that this command uses in {whose}; give the output another name")
         for read in (each for each in given if not each.is_written):
             if _same(output.path, read.path):
                 mixed = "whose files would mix" if read.path.is_dir() else "which would be lost"
@@ -53,17 +96,17 @@ def check_outputs(parameters: Sequence[Any], values: Mapping[str, Any], is_kept:
                 raise ValueError(f"{output} is a file of {read}, and would be lost; give the output another name")
 
 
-def _given(parameter: Any, value: Any) -> Iterator[_Given]:
+def _given(parameter: Any, value: Any) -> Iterator[Given]:
     """Every path of an option or argument."""
     option = max(parameter.opts, key=len)
     name = option if option.startswith("-") else (parameter.metavar or option.upper()).strip("[].")
     for each in value if isinstance(value, list | tuple) else [value]:
         if isinstance(each, Path):
-            yield _Given(name, each, parameter.name in WRITTEN)
-            if parameter.metavar == "PREFIX":
-                yield from (_Given(name, each.with_name(each.name + end), False) for end in _CORPUS)
+            yield Given(name, each, parameter.name in WRITTEN)
+            if parameter.metavar == "PREFIX" and parameter.name == "data":
+                yield from (Given(name, each.with_name(each.name + end), False) for end in _CORPUS)
         elif isinstance(each, str):
-            yield from (_Given(name, path, False) for path in _files_named(each))
+            yield from (Given(name, path, False) for path in _files_named(each))
 
 
 def _files_named(word: str) -> list[Path]:

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import glob
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from grok1.cli.json_option import Json, write_json
+from grok1.cli.outputs import Filled
 from grok1.config.refusals import printable
 from grok1.data.documents import count_rows, find_inputs
 from grok1.data.preprocess import Progress, preprocess
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+
+def own_corpus(values: Mapping[str, Any]) -> Iterator[Filled]:
+    """Both files of the corpus."""
+    prefix = values["output_prefix"]
+    names = (glob.escape(f"{prefix.name}_{values['text_column']}_document{end}") for end in (".bin", ".idx"))
+    yield Filled("--output-prefix", prefix.parent, tuple(names))
 
 
 def preprocess_command(

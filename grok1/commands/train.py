@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from grok1.cli.json_option import Json, write_json
 from grok1.cli.options import Device, Grouped, Overrides, RecipeName
+from grok1.cli.outputs import Filled
 from grok1.commands.ranks import run_ranks, speaks
+from grok1.commands.weights import CHECKPOINT_FILES
 from grok1.config.load import load_recipe
 from grok1.config.recipe import Recipe
 from grok1.device.kind import chosen_kind
@@ -135,6 +137,18 @@ class Machines:
             self.nproc_per_node,
             self.start_timeout or START_SECONDS,
         )
+
+
+def own_folders(values: Mapping[str, Any]) -> Iterator[Filled]:
+    """What goes into the folders of checkpoints, curves and traces."""
+    traces = None if values["profile"] is None else values["profile_dir"]
+    for name, folder, patterns in (
+        ("--save", values["save"], CHECKPOINT_FILES),
+        ("--tensorboard", values["tensorboard"], ("events.out.tfevents.*",)),
+        ("--profile-dir", traces, ("rank-*-step-*.json.gz",)),
+    ):
+        if folder is not None:
+            yield Filled(name, folder, patterns)
 
 
 @Grouped

@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from grok1.cli.json_option import Json, write_json
 from grok1.cli.options import Overrides, RecipeName
+from grok1.cli.outputs import Filled
 from grok1.config.load import load_recipe
 from grok1.config.refusals import printable
+
+CHECKPOINT_FILES = ("iter_*", "latest_checkpointed_iteration.txt")  # of a folder that --save writes to
+
+
+def own_weights(values: Mapping[str, Any]) -> Iterator[Filled]:
+    """All of the new folder."""
+    yield Filled("TARGET", values["target"], ("*",))
+
+
+def own_checkpoint(values: Mapping[str, Any]) -> Iterator[Filled]:
+    """The checkpoints of a folder."""
+    yield Filled("FOLDER", values["folder"], CHECKPOINT_FILES)
 
 
 def convert(

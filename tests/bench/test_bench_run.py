@@ -63,6 +63,37 @@ def test_without_the_option_nothing_runs_and_it_says_why() -> None:
     assert "passed" not in done.stdout.splitlines()[-1]
 
 
+@pytest.mark.matrix(keep=1)
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--junitxml", "results/report/report.json"], "--junitxml results/report/report.json is a name that this"),
+        (["--junitxml", "results/history.jsonl"], "uses in --results results; give the output another name"),
+        (["--junitxml", "one.json"], "--junitxml one.json is also --recipe one.json, which would be lost;"),
+        (["--junitxml", "stored/stored.json"], "stored/stored.json is a file of --baselines stored, and would be"),
+        (["--junitxml", "table", "--benchmark-json", "table"], "table are one file, which can hold one;"),
+    ],
+)
+def test_a_file_of_pytests_takes_no_place_of_ours(words: list[str], told: str, tmp_path: Path) -> None:
+    (tmp_path / "stored").mkdir()
+    (tmp_path / "stored" / "stored.json").write_text('{"schema": 1, "baselines": []}')
+    (tmp_path / "one.json").write_text("{}")
+    places = ["--results", "results", "--baselines", "stored", "--recipe", "one.json", *words]
+    places = [str(tmp_path / word) if index % 2 else word for index, word in enumerate(places)]
+    done = bench("--benchmark", "--case", "grok1-nano", *places, where="bench/test_pretrain.py")
+    assert done.returncode == 4
+    assert told in done.stderr.replace(f"{tmp_path}/", "")
+    assert not (tmp_path / "results").exists()
+    assert (tmp_path / "one.json").read_text() == "{}"
+
+
+def test_a_refusal_is_one_where_a_table_was_asked_for_too(tmp_path: Path) -> None:
+    words = ["--benchmark", "--case", "no-such", "--benchmark-json", str(tmp_path / "table.json")]
+    done = bench(*words, "--results", str(tmp_path / "results"), where="bench/test_pretrain.py")
+    assert done.returncode == 2
+    assert "Traceback" not in done.stdout + done.stderr
+
+
 def test_a_run_without_a_baseline_passes_and_says_so_first(
     first_run: tuple[subprocess.CompletedProcess[str], Path],
 ) -> None:

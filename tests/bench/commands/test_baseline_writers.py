@@ -54,6 +54,49 @@ def test_two_promotions_at_once_are_both_kept(bench: Command, synthetic_record, 
     assert {each.rationale for each in load_baselines(BASELINES)} == {"one", "two"}
 
 
+@pytest.mark.parametrize("was_there", [False, True])
+def test_of_two_records_into_one_file_at_once_one_is_refused(
+    bench: Command, synthetic_record, monkeypatch, was_there: bool
+) -> None:
+    """Each takes minutes of runs, and what it wrote would be gone."""
+    candidates(bench, synthetic_record)
+    runs = write_runs(synthetic_record, Path("three"), first=31, software={"torch": "2.3.0"})
+    path, second = Path("one.json"), store.read_candidate(Path("two.json"))
+    if not was_there:
+        path.unlink()
+    told: list[str] = []
+    before = store.seen(path)
+
+    def other() -> None:
+        try:
+            store.write_candidate(path, second, before, BASELINES)
+        except ValueError as error:
+            told.append(str(error))
+
+    with beside_the_first_write(monkeypatch, other):
+        assert bench("baseline", "record", runs, "-o", path)[0] == 0
+    assert [line.partition(";")[0] for line in told] == [
+        "one.json: another command wrote it while this one ran, and it is left as it is"
+    ]
+    assert store.read_candidate(path).software["torch"] == "2.3.0"
+    assert bench("baseline", "record", runs, "-o", path)[0] == 0  # one after the other, as ever
+
+
+def test_a_candidate_that_came_meanwhile_under_the_usual_name_is_kept(
+    bench: Command, synthetic_record, monkeypatch
+) -> None:
+    runs = write_runs(synthetic_record, Path("runs"), first=1, software={"torch": "2.3.0"})
+    made = store.candidate_of
+
+    def slow(*arguments: Any, **settings: Any) -> Any:
+        found = made(*arguments, **settings)
+        store.write(store.default_path(baseline.CANDIDATES, found), [found])
+        return found
+
+    monkeypatch.setattr(store, "candidate_of", slow)
+    refused(bench("baseline", "record", runs), "another command wrote it while this one ran")
+
+
 def test_a_promotion_while_another_is_retired_is_kept(bench: Command, synthetic_record, monkeypatch) -> None:
     candidates(bench, synthetic_record)
     second = store.read_candidate(Path("two.json"))

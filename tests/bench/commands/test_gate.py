@@ -299,6 +299,33 @@ def test_a_refused_gate_leaves_no_verdict_of_before(bench: Command, synthetic_re
     assert not Path("out.xml").exists()
 
 
+@pytest.mark.parametrize("line", ["gate records --no-such", "gate", "gate records --json again.json"])
+def test_a_command_line_that_is_refused_leaves_no_verdict_of_before(
+    line: str, bench: Command, synthetic_record
+) -> None:
+    records = write(runs(synthetic_record), "records")
+    words = ["--json", "out.json", "--junitxml=out.xml"]
+    assert bench("gate", records, *words)[0] == 0
+    assert bench(*line.split(), *words)[0] == 2
+    assert not Path("out.json").exists()
+    assert not Path("out.xml").exists()
+
+
+def test_help_leaves_the_verdicts_of_before(bench: Command, synthetic_record) -> None:
+    records = write(runs(synthetic_record), "records")
+    assert bench("gate", records, "--json", "out.json")[0] == 0
+    assert bench("gate", "--json", "out.json", "--help")[0] == 0
+    assert Path("out.json").exists()
+
+
+def test_a_refused_command_line_removes_nothing_but_verdicts(bench: Command, synthetic_record) -> None:
+    records = write(runs(synthetic_record), "records")
+    (record,) = list(Path(records).glob("*.json"))[:1]
+    for given in (record, Path(records)):
+        assert bench("gate", records, "--no-such", "--json", given, "--junitxml", given)[0] == 2
+        assert given.exists()
+
+
 def test_a_refused_gate_removes_nothing_but_verdicts(bench: Command, synthetic_record) -> None:
     records = write(runs(synthetic_record), "records")
     store(runs(synthetic_record))

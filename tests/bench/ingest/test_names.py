@@ -12,6 +12,21 @@ from bench.ingest.make import described, make_record
 from bench.ingest.read import read_logs
 from bench.ingest.values import parse_number
 from tests.bench.ingest.logs import NPU, TITAN, Write, dump, line, lines, nemo, read, times, titan
+from tests.in_process import Command
+
+
+def test_a_log_that_stands_where_its_record_goes_is_kept(write: Write, bench: Command, tmp_path: Path) -> None:
+    """The name of a record's file follows from the log, so one that was moved there would be lost."""
+    log = write(dump() + "".join(line(i) + "\n" for i in range(1, 9)))
+    words = ["--case", "a", "--device-name", "Ascend910B3"]
+    assert bench("ingest", log, *words)[0] == 0
+    (path,) = Path("results/records").iterdir()
+    path.write_bytes(log.read_bytes())
+    code, printed, errors = bench("ingest", path, *words)
+    assert (code, printed) == (2, "")
+    assert errors.startswith(f"bench: the record {path} is also LOGS {path}, which would be lost; give ")
+    assert path.read_bytes() == log.read_bytes()
+
 
 FLAGS: dict[str, Any] = {
     **TITAN,

@@ -23,6 +23,7 @@ from tests.in_process import Command, command_of
 
 HOUSE = Path(__file__).parents[3]
 RECIPE = HOUSE / "grok1" / "recipes" / "grok1-nano.toml"
+LEDGER = HOUSE / "baselines" / "ledger" / "grok1-nano.json"
 PROFILE = HOUSE / "bench" / "plan" / "devices" / "ascend-a2-376t.toml"
 PROGRAMS: dict[str, Callable[[], object]] = {
     "grok1": lambda: console.run(grok1_app, "grok1"),  # its own entry point ends a process that was a rank at once
@@ -97,6 +98,36 @@ def state() -> dict[str, str]:
         ),
         ("reports one.json -o out --junitxml one.json", "--junitxml one.json is also RECORDS one.json,"),
         ("reports one.json -o out --step-summary one.json", "--step-summary one.json is also RECORDS one.json,"),
+        (
+            "reports one.json -o d --junitxml d/report.json",
+            "--junitxml d/report.json is a name that this command uses in",
+        ),
+        ("reports one.json -o d --junitxml ./x/../d/comment.md", "uses in --output d; give the output another name"),
+        ("reports one.json -o d --step-summary d/report.md", "--step-summary d/report.md is a name that this command"),
+        ("reports one.json -o d --junitxml d/plot-1-steps.svg", "--junitxml d/plot-1-steps.svg is a name that this"),
+        ("bench history site -o d --history history.jsonl --json d/index.html", "uses in --output d;"),
+        ("bench ab --base HEAD --case grok1-nano --results d --json d/ab.html", "uses in --results d;"),
+        ("bench ab --base HEAD --case grok1-nano --results d --page d/head/x.html", "uses in --results d;"),
+        ("bench ab --base HEAD --case grok1-nano --results d --page p --json p", "--page p and --json p are one file,"),
+        (
+            "bench ingest job.log --case a --json results/records/a-0123456789abcdef.json",
+            "uses in the records' folder ",
+        ),
+        ("bench rank --results d --json d/records/a-0123456789abcdef.json", "uses in --results d;"),
+        ("bench baseline record records --json results/baselines/cpu/a.json", "uses in the candidates' folder "),
+        ("bench baseline record --json results/recorded/a.json", "uses in the runs' folder results/recorded;"),
+        ("bench baseline promote one.json --rationale a --baselines d --json d/cpu/a.json", "uses in --baselines d;"),
+        ("bench ledger --check --baselines d --json d/grok1-nano.json", "uses in the stored ledgers of d;"),
+        ("bench ledger --update --rationale a --json baselines/ledger/grok1-nano.json", "stored ledgers of baselines/"),
+        ("grok1 train --save d --json d/latest_checkpointed_iteration.txt", "uses in --save d;"),
+        ("grok1 train --tensorboard d --json d/events.out.tfevents.1", "uses in --tensorboard d;"),
+        ("grok1 train --profile 1 --profile-dir d --json d/rank-0-step-1.json.gz", "uses in --profile-dir d;"),
+        ("grok1 convert records d --json d/model.safetensors.index.json", "uses in TARGET d;"),
+        ("grok1 seal d --json d/iter_0000001/manifest.json", "uses in FOLDER d;"),
+        (
+            "grok1 preprocess --input a --output-prefix d/p --tokenizer-name-or-path=t --json d/p_text_document.idx",
+            "uses in --output-prefix d;",
+        ),
         ("reports records -o records", "--output records is also RECORDS records, whose files would mix;"),
     ],
 )
@@ -113,11 +144,15 @@ def test_an_output_that_is_an_input_or_another_output_is_refused(line: str, told
 
 
 def test_what_takes_no_place_is_written(call: Call) -> None:
+    Path("ledger.json").write_bytes(LEDGER.read_bytes())
     for line in (
         "bench gate one.json --json /dev/null --junitxml /dev/null",
         "bench gate records --json records/verdict.json",
         "bench gate records --json records/verdict.json",  # that of before goes, as ever
         "bench gate one.json --json one --junitxml other",
+        "reports one.json -o d --junitxml d/junit.xml --step-summary d/summary.md",
+        "bench history site -o s --history history.jsonl --json s/index.json",
+        "bench ledger --diff ledger.json ledger.json --json d/grok1-nano.json",
         "bench history show --history history.jsonl --json one --case grok1-40b",
         "grok1 recipes my.toml --json -",
     ):

@@ -1,0 +1,41 @@
+"""What pytest writes for itself is no file of the session's results, nothing that it reads, and no other output."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bench.history.store import FILE_NAME
+from bench.places import baselines
+from bench.records.files import OWN_FILES, is_kept
+from grok1.cli.outputs import Filled, Given, refuse_lost
+
+
+def refuse_lost_outputs(config: pytest.Config, step_summary: str | None) -> None:
+    """Refuse a `--junitxml`, `--benchmark-json` or step summary that would take the place of another file.
+
+    Raises:
+        pytest.UsageError: one line names the output, and what else it is.
+    """
+    option = config.getoption
+    table = option("benchmark_json", None)  # a path, or an open file, by its version
+    outputs = [
+        ("--junitxml", option("xmlpath", None)),
+        ("--benchmark-json", table if isinstance(table, Path) else getattr(table, "name", None)),
+        ("GITHUB_STEP_SUMMARY", step_summary),
+    ]
+    given = [Given(name, Path(path), is_written=True) for name, path in outputs if path]
+    if not given:
+        return
+    from reports.document import OWN_FILES as OWN_FILES_OF_REPORT  # takes most of a second
+
+    inputs = [(name, option(name)) for name in ("--recipe", "--tokenizer", "--device-profile")]
+    inputs += [("--data", f"{option('--data')}{end}") for end in (".bin", ".idx")]
+    inputs += [("--baselines", option("--baselines") or baselines())]
+    given += [Given(name, Path(path), is_written=False) for name, path in inputs if path and Path(path).exists()]
+    patterns = [f"report/{each}" for each in OWN_FILES_OF_REPORT] + [f"records/{each}" for each in OWN_FILES]
+    try:
+        refuse_lost(given, is_kept, [Filled("--results", Path(option("--results")), [*patterns, FILE_NAME])])
+    except ValueError as error:
+        raise pytest.UsageError(str(error)) from None
