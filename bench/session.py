@@ -32,11 +32,11 @@ from grok1.config.recipe import Recipe
 from grok1.device.kind import Kind, chosen_kind
 from grok1.distributed.launch import check_machine, local_ranks
 from grok1.distributed.nodes import Nodes
+from grok1.distributed.rendezvous import MOST_SECONDS
 from grok1.training.job import Job, prepare
 
 _MOST_WAIT_SECONDS = 3600
 _MOST_PLANTED_PERCENT = 1000
-_MOST_TIMEOUT_SECONDS = 7 * 24 * 3600
 
 
 @dataclass
@@ -142,8 +142,8 @@ class BenchSession:
 
     def _check_nodes(self) -> None:
         self._within("--master-port", 65535, least=1)
-        self._within("--start-timeout", _MOST_TIMEOUT_SECONDS, " seconds")
-        self._within("--collective-timeout", _MOST_TIMEOUT_SECONDS, " seconds", least=1)
+        self._within("--start-timeout", MOST_SECONDS, " seconds")
+        self._within("--collective-timeout", MOST_SECONDS, " seconds", least=1)
         if self.config.getoption("--nproc-per-node") is not None:
             self._within("--nproc-per-node", math.inf, least=1)
 

@@ -52,7 +52,10 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 def cannot_write(path: Path, error: OSError, needed_bytes: int | None = None) -> ValueError:
     """The refusal of a file or folder that could not be written: where, why, and where room is short how much of it."""
-    said = f"{path} cannot be written: {error.strerror or error}"
+    why = error.strerror or str(error)
+    if error.errno == errno.EEXIST and error.filename is not None:
+        why = f"{os.fsdecode(error.filename)} is no folder"
+    said = f"{path} cannot be written: {why}"
     needs = "" if needed_bytes is None else f"it needs {needed_bytes:,} bytes, "
     if error.errno == errno.EFBIG:
         return ValueError(f"{said}; {needs}more than this process may write into one file (ulimit -f)")

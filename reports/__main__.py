@@ -83,6 +83,15 @@ def report(
     Exit code: 0 no case failed, 1 a case failed or is void, 2 bad input.
     """
     discard(junitxml)
+    if not records:
+        for name, is_given in (
+            ("--require-verdict", require_baseline),
+            ("--junitxml", junitxml is not None),
+            ("--session-spread", session_spread is not None),
+            ("--expected", expected is not None),
+        ):
+            if is_given:
+                raise ValueError(f"{name} is about records, and none is given; name RECORDS, or leave it out")
     loaded = [record for _, record in read_records(_files(records or []))]
     stored = load_baselines(baselines) if loaded else []
     ledgers = [read_ledger(path) for path in ledger or ()]

@@ -213,6 +213,8 @@ def write_candidate(path: Path, made: Baseline, before: Mapping[Path, tuple[int,
 
 def require_replaceable(path: Path) -> None:
     """Refuse to write a candidate over anything but a candidate: what was promoted has a reason of its own."""
+    if path.is_dir():
+        raise ValueError(f"{path}: is a folder; name a file with -o")
     if not path.is_file():
         return
     try:

@@ -36,7 +36,7 @@ Records = Annotated[
 ]
 MaybeRecords = Annotated[
     list[Path] | None,
-    typer.Argument(metavar="[RECORDS]...", help="Record files, or folders of them. Default: run the case now."),
+    typer.Argument(metavar="RECORDS...", help="Record files, or folders of them. Default: run the case now."),
 ]
 Candidate = Annotated[Path, typer.Argument(metavar="CANDIDATE", help="A file that `record` wrote.")]
 Rationale = Annotated[str, typer.Option(metavar="TEXT", help="Why, in one sentence; stored with the baseline.")]

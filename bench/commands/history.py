@@ -32,6 +32,7 @@ By = Annotated[
     typer.Option(help="Tell machines apart, or take all with the same device together."),
 ]
 DEFAULT = Path("results") / history.FILE_NAME
+_RECORDS = Path("results") / "records"
 
 
 @app.command()
@@ -93,7 +94,7 @@ def site(
     by: By = "machine",
     records: Annotated[
         Path, typer.Option(metavar="DIR", help="Folder of the runs' records, which the pages link to.")
-    ] = Path("results") / "records",
+    ] = _RECORDS,
     json_path: Json = None,
 ) -> None:
     """Write the history as pages: an index of all cases, and each case with its trend, its changes and its runs.
@@ -102,6 +103,8 @@ def site(
     """
     from reports.history.build import write_site
 
+    if records != _RECORDS and not records.is_dir():
+        raise ValueError(f"--records {records}: is no folder; give the one that holds the runs' records")
     chosen = _chosen(file, case, by)
     index = write_site(chosen, output, records)
     print(f"wrote {plain(index, 5000)}")

@@ -72,6 +72,8 @@ def ingest_command(
     log does not; an option that contradicts the log is refused.
     """
     stated = locals()
+    if overrides and recipe is None:
+        raise ValueError("--set changes a --recipe, and none is given; add --recipe NAME")
     names = (*NEEDED, "parameters", "active_parameters", "device_kind")
     given = {name: stated[name] for name in names if stated[name] is not None}
     chosen = None if recipe is None else load_recipe(recipe, overrides or [])

@@ -30,8 +30,9 @@ _NEXT_KEY = re.compile(r",(?=[a-z]+\.)")  # a comma before the next section.key,
 def own_files(values: Mapping[str, Any]) -> Iterator[Filled]:
     """The stored ledgers, which --check reads and --update writes."""
     if values["check"] or values["update"]:
+        name = load_recipe(values["recipe"], values["overrides"] or []).name
         for folder in ledger_store.folders(values["baselines"]):
-            yield Filled("the stored ledgers of", folder, ("*.json",))
+            yield Filled("the stored ledgers of", folder, (f"{name}.json",))
 
 
 def ledger(
@@ -102,6 +103,11 @@ def ledger(
         return
     if update and not rationale.strip():
         raise ValueError("--update replaces the ledger that later changes are compared with; say why with --rationale")
+    asked = _words(recipe, overrides or [], ranks, routing, baselines)
+    stored = ledger_store.path_of(baselines, chosen.name)
+    if check and not stored.is_file():
+        add = f"python -m bench ledger --recipe {asked} --update --rationale TEXT"
+        raise ValueError(f"{stored}: no ledger of {chosen.name} is stored; add it: {add}")
     counted = ledger_store.counted(chosen, _ranks(ranks, chosen), routing_shares(routing))
     if json_path is not None:
         write_ledger(json_path, counted)
@@ -109,10 +115,14 @@ def ledger(
     if update:
         print(f"wrote {plain(ledger_store.store(counted, baselines, rationale), 5000)}")
     elif check:
-        changes: list[tuple[str, object]] = [("--set", each) for each in overrides or []]
-        changes += [("--ranks", ranks), ("--routing", routing), ("--baselines", baselines)]
-        given = [f"{name}={value}" for name, value in changes if value not in (None, "stages")]
-        _compare(counted, baselines, shlex.join([recipe, *given]))
+        _compare(counted, stored, asked)
+
+
+def _words(recipe: str, overrides: list[str], ranks: str, routing: str | None, baselines: Path | None) -> str:
+    """What follows --recipe on the command line that counted, as a shell takes it."""
+    changes: list[tuple[str, object]] = [("--set", each) for each in overrides]
+    changes += [("--ranks", ranks), ("--routing", routing), ("--baselines", baselines)]
+    return shlex.join([recipe, *(f"{name}={value}" for name, value in changes if value not in (None, "stages"))])
 
 
 def _refuse_what_would_not_count(given: Mapping[str, bool]) -> None:
@@ -165,11 +175,7 @@ def _what_if(
     print(ledger_text.what_if(before, after, plain(changes), memory_gib))
 
 
-def _compare(counted: Ledger, folder: Path | None, asked: str) -> None:
-    path = ledger_store.path_of(folder, counted.recipe_name)
-    if not path.is_file():
-        add = f"python -m bench ledger --recipe {asked} --update --rationale TEXT"
-        raise ValueError(f"{path}: no ledger of {counted.recipe_name} is stored; add it: {add}")
+def _compare(counted: Ledger, path: Path, asked: str) -> None:
     complaint = ledger_text.complaint(read_ledger(path), counted, asked)
     if complaint:
         print(f"\n{complaint}")

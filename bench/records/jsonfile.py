@@ -80,6 +80,8 @@ def _check_whole(raw: bytes) -> None:
         check_json(raw)
     except (ValueError, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else one_line(str(error))
+        if "integer string conversion" in reason:  # Python's, which tells how to raise its limit
+            reason = "holds an integer of more digits than any float has"
         raise ValueError(f"not a usable JSON file: {reason}") from None
 
 
@@ -185,9 +187,16 @@ def append_whole(path: Path, content: bytes) -> None:
             raise
 
 
+def why_not(error: OSError) -> str:
+    """The system's reason; where a file stands in the place of a folder, that."""
+    if error.errno == errno.EEXIST and error.filename is not None:
+        return f"{os.fsdecode(error.filename)} is no folder"
+    return error.strerror or str(error)
+
+
 def cannot_write(path: Path, error: OSError, needed_bytes: int) -> ValueError:
     """The refusal of a file that could not be written: where, why, and where room is short how much of it."""
-    said = f"{path}: cannot be written: {error.strerror or error}"
+    said = f"{path}: cannot be written: {why_not(error)}"
     if error.errno == errno.EFBIG:
         return ValueError(
             f"{said}; it needs {needed_bytes:,} bytes, more than this process may write into one file (ulimit -f)"

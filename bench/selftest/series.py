@@ -21,6 +21,7 @@ from bench.records.record import Record
 Floats = npt.NDArray[np.float64]
 MAX_SERIES_BYTES = 16 << 20
 MAX_RUNS = 1000
+_LEAST_RUNS = 2 * MIN_BASELINE_RUNS
 FOLDER = shipped("baselines") / "noise"
 Microseconds = Annotated[int, Field(gt=0, lt=10**12)]
 
@@ -58,7 +59,7 @@ class Series(Strict):
     device_name: Name
     device_kind: DeviceKind = "cpu"  # of files from before they said so
     is_virtual: bool = False
-    runs: Annotated[list[Run], Field(min_length=2 * MIN_BASELINE_RUNS, max_length=MAX_RUNS)]
+    runs: Annotated[list[Run], Field(min_length=_LEAST_RUNS, max_length=MAX_RUNS)]
 
     @property
     def has_memory(self) -> bool:
@@ -104,6 +105,9 @@ def series_of(condition: str, *folders: Sequence[Record]) -> Series:
     ]
     if not found:
         raise ValueError("there are no records to make a series of")
+    if not _LEAST_RUNS <= len(found) <= MAX_RUNS:
+        runs = f"{len(found)} run{'s' * (len(found) > 1)}"
+        raise ValueError(f"{runs}: a series has {_LEAST_RUNS} to {MAX_RUNS}; give more folders of records, or fewer")
     found.sort(key=lambda pair: utc_moment(pair[0].created_at))
     ordered = [record for record, _ in found]
     first = ordered[0]

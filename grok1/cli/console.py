@@ -23,7 +23,7 @@ from typer.main import get_command
 
 from grok1.cli import interruption
 from grok1.cli.json_option import json_alone_on_stdout
-from grok1.cli.outputs import Filled, Fills, check_outputs
+from grok1.cli.outputs import Filled, Fills, check_outputs, name_of
 from grok1.cli.versions import versions
 from grok1.config.refusals import printable, printable_lines
 
@@ -118,12 +118,15 @@ class _Command(TyperCommand):
             raise
 
     def _parsed(self, ctx: Any, args: list[str]) -> list[str]:
-        _, _, in_turn = self.make_parser(ctx).parse_args(args=list(args))
+        given, _, in_turn = self.make_parser(ctx).parse_args(args=list(args))
+        for parameter in self.params:
+            named = given.get(parameter.name)
+            if "Path" in repr(vars(parameter)) and "" in (named if isinstance(named, list | tuple) else [named]):
+                raise ValueError(f"{name_of(parameter)} is empty, which would be the current folder; name it, as `.`")
         for option, times in Counter(in_turn).items():
             takes_one = isinstance(option, TyperOption) and not (option.multiple or option.is_flag or option.count)
             if takes_one and times > 1:
-                name = max(option.opts, key=len)
-                raise ValueError(f"{name} is given {times} times, and only one can count; give it once")
+                raise ValueError(f"{name_of(option)} is given {times} times, and only one can count; give it once")
         return list(super().parse_args(ctx, args))
 
     def invoke(self, ctx: Any) -> Any:

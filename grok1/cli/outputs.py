@@ -16,6 +16,9 @@ from grok1.files import in_place
 WRITTEN = frozenset(
     {"json_path", "output", "junitxml", "step_summary", "picture", "plot", "page", "store", "freeze", "target"}
 )
+# Folders that are written into, where that is no fault of an input that lies there.
+FOLDERS = frozenset({"save", "tensorboard", "results", "profile_dir"})
+_STANDARD_OUTPUT = Path("-")
 _CORPUS = (".bin", ".idx")  # of a PREFIX
 
 
@@ -26,6 +29,7 @@ class Given:
     name: str
     path: Path
     is_written: bool
+    is_folder: bool = False  # to put files into
 
     def __str__(self) -> str:
         return f"{self.name} {self.path}"
@@ -46,7 +50,7 @@ class Filled:
         """Whether the path is that of such a file, there already or not yet."""
         real, folder = Path(os.path.realpath(path)), Path(os.path.realpath(self.folder))
         within = real.relative_to(folder).as_posix() if folder in real.parents else ""
-        return any(fnmatchcase(within, each) for each in self.patterns)
+        return bool(within) and any(fnmatchcase(within, each) for each in self.patterns)
 
 
 Fills = Callable[[Mapping[str, Any]], Iterable[Filled]]  # of a command's values, by parameter
@@ -67,6 +71,10 @@ def check_outputs(
         ValueError: one line names the output, and what else it is.
     """
     given = [each for parameter in parameters for each in _given(parameter, values.get(parameter.name))]
+    unused = ("--profile-dir",) if values.get("profile") is None else ()  # it has a default
+    for each in given:
+        if (each.is_written or each.is_folder) and each.name not in unused and not _is_stream(each):
+            _refuse_unwritable(each)
     refuse_lost(given, is_kept, filled)
 
 
@@ -79,7 +87,7 @@ def refuse_lost(
         ValueError: one line names the output, and what else it is.
     """
     filled = tuple(filled)
-    outputs = [each for each in given if each.is_written and not _is_stream(each.path)]
+    outputs = [each for each in given if each.is_written and not _is_stream(each)]
     for index, output in enumerate(outputs):
         for other in outputs[:index]:
             if _same(output.path, other.path):
@@ -96,13 +104,20 @@ def refuse_lost(
                 raise ValueError(f"{output} is a file of {read}, and would be lost; give the output another name")
 
 
+def name_of(parameter: Any) -> str:
+    """An option or argument, as the help has it."""
+    option = str(max(parameter.opts, key=len))
+    return option if option.startswith("-") else (parameter.metavar or option.upper()).strip("[].")
+
+
 def _given(parameter: Any, value: Any) -> Iterator[Given]:
     """Every path of an option or argument."""
-    option = max(parameter.opts, key=len)
-    name = option if option.startswith("-") else (parameter.metavar or option.upper()).strip("[].")
+    name = name_of(parameter)
     for each in value if isinstance(value, list | tuple) else [value]:
         if isinstance(each, Path):
-            yield Given(name, each, parameter.name in WRITTEN)
+            is_written = parameter.name in WRITTEN
+            is_folder = parameter.name in FOLDERS | {"target"} or (is_written and parameter.metavar == "DIR")
+            yield Given(name, each, is_written, is_folder)
             if parameter.metavar == "PREFIX" and parameter.name == "data":
                 yield from (Given(name, each.with_name(each.name + end), False) for end in _CORPUS)
         elif isinstance(each, str):
@@ -119,9 +134,25 @@ def _files_named(word: str) -> list[Path]:
         return []
 
 
-def _is_stream(path: Path) -> bool:
+def _is_stream(given: Given) -> bool:
     """Standard output, a pipe, a device: nothing of it is lost."""
-    return path == Path("-") or in_place(path)
+    return (given.path == _STANDARD_OUTPUT and given.name == "--json") or in_place(given.path)
+
+
+def _refuse_unwritable(given: Given) -> None:
+    """What cannot be written is refused before hours of work, not after them."""
+    if given.path == _STANDARD_OUTPUT:
+        raise ValueError(f"{given}: `-` is standard output for --json alone; name a file")
+    path = Path(os.path.realpath(given.path))
+    if given.is_folder and path.exists() and not path.is_dir():
+        raise ValueError(f"{given} cannot be written: it is a file; name a folder")
+    if not given.is_folder and path.is_dir():
+        raise ValueError(f"{given} cannot be written: it is a folder; name a file")
+    there = next(each for each in ([path] if given.is_folder else []) + list(path.parents) if each.exists())
+    if not there.is_dir():
+        raise ValueError(f"{given} cannot be written: {there} is a file, not a folder; choose another place")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ValueError(f"{given} cannot be written: {there} is closed to this user; choose another place")
 
 
 def _same(one: Path, other: Path) -> bool:

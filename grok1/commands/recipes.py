@@ -25,6 +25,8 @@ def recipes(
         print(json.dumps(shown, indent=2))
         write_json(json_path, shown)
         return
+    if overrides:
+        raise ValueError("--set changes a recipe, and none is named; name one, such as grok1-nano")
     rows = [load_recipe(each) for each in recipe_names()]
     for row in rows:
         print(_line(row))

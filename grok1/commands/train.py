@@ -20,7 +20,7 @@ from grok1.config.load import load_recipe
 from grok1.config.recipe import Recipe
 from grok1.device.kind import chosen_kind
 from grok1.distributed.nodes import START_SECONDS, Nodes
-from grok1.distributed.rendezvous import COLLECTIVE_SECONDS, COME_SECONDS
+from grok1.distributed.rendezvous import COLLECTIVE_SECONDS, COME_SECONDS, MOST_SECONDS
 
 if TYPE_CHECKING:
     from grok1.cli.trackers import Tracker
@@ -115,15 +115,19 @@ class Machines:
             help=f"How long nodes wait for each other; default: {START_SECONDS:g}. "
             f"Under torchrun and Slurm, how long ranks do; default: {COME_SECONDS:g}.",
             min=1,
+            max=MOST_SECONDS,
         ),
     ] = None
     collective_timeout: Annotated[
-        float, _machines(metavar="SECONDS", help="How long a collective may take.", min=1)
+        float, _machines(metavar="SECONDS", help="How long a collective may take.", min=1, max=MOST_SECONDS)
     ] = COLLECTIVE_SECONDS
     progress_timeout: Annotated[
         float | None,
         _machines(
-            metavar="SECONDS", help="How long no step may end; default: by the steps' own time; 0: for ever.", min=0
+            metavar="SECONDS",
+            help="How long no step may end; default: by the steps' own time; 0: for ever.",
+            min=0,
+            max=MOST_SECONDS,
         ),
     ] = None
 
@@ -194,6 +198,13 @@ def _job(recipe: Recipe, what: What, data: Data, checkpoints: Checkpoints, outpu
     """The job that the options ask for, or their refusal."""
     from grok1.training.job import prepare, profile_request
 
+    for name, is_given, needed, other in (
+        ("--save-interval", checkpoints.save_interval > 0, checkpoints.save, "--save DIR"),
+        ("--profile-ranks", output.profile_ranks != Output.profile_ranks, output.profile, "--profile STEPS"),
+        ("--profile-dir", output.profile_dir != Output.profile_dir, output.profile, "--profile STEPS"),
+    ):
+        if is_given and needed is None:
+            raise ValueError(f"{name} counts for nothing without {other}; add that, or leave it out")
     job = prepare(
         recipe,
         what.steps,

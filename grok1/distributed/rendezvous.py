@@ -11,6 +11,7 @@ import psutil
 
 from grok1.distributed.environment import bare_address, shown, tcp_url, whole_number
 
+MOST_SECONDS = 7 * 24 * 3600.0  # that anybody may be asked to wait
 COLLECTIVE_SECONDS = 600.0  # that one may take, unless told otherwise: a first step on an accelerator compiles
 # that ranks of torchrun or Slurm wait for each other, unless told otherwise: thousands that read torch from one disk,
 # and the first of each node may read a corpus or a checkpoint through, while the others wait here

@@ -28,6 +28,13 @@ def test_a_log_that_stands_where_its_record_goes_is_kept(write: Write, bench: Co
     assert path.read_bytes() == log.read_bytes()
 
 
+def test_a_changed_recipe_that_nobody_named_is_refused(write: Write, bench: Command) -> None:
+    log = write(dump() + line(1) + "\n")
+    code, printed, errors = bench("ingest", log, "--case", "a", "--set", "training.seed=1")
+    assert (code, printed) == (2, "")
+    assert errors == "bench: --set changes a --recipe, and none is given; add --recipe NAME\n"
+
+
 FLAGS: dict[str, Any] = {
     **TITAN,
     "global_batch": 16,

@@ -260,7 +260,7 @@ def test_command_stores_checks_and_fails(tmp_path: Path) -> None:
         (("--versus", "parallel.tensor=4"), "'parallel.tensor=4' changes nothing of grok1-nano"),
         (("--versus", "parallel.tensor=3"), "--versus parallel.tensor=3"),
         (("--versus", "parallel.experts=8"), "unknown key"),
-        (("--versus", "training.micro_batch=2", "--check"), "leave --check, --update, --ranks out"),
+        (("--versus", "training.micro_batch=2", "--check"), "--versus and --check are two things to do"),
     ],
 )
 def test_command_refuses_in_one_line(arguments: tuple[str, ...], complaint: str, bench: Command) -> None:

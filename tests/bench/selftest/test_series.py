@@ -59,6 +59,11 @@ def test_a_pause_ends_a_session_in_one_folder_and_in_two(synthetic_record: Any) 
     assert series_of("x", records).sessions == series_of("x", records[:5], records[5:]).sessions == expected
 
 
+def test_too_few_records_are_refused_in_words_of_ours(synthetic_record: Any) -> None:
+    with pytest.raises(ValueError, match=r"^3 runs: a series has 10 to 1000; give more folders of records, or fewer$"):
+        series_of("given", [synthetic_record(seed=seed) for seed in (1, 2, 3)])
+
+
 def test_sessions_that_overlap_are_refused(synthetic_record: Any) -> None:
     days = [OF_ONE_DAY, OF_ONE_DAY | {"machine": "c" * 12}]
     records = [at(synthetic_record, minute, days[minute % 2]) for minute in range(10)]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -61,7 +63,7 @@ def call(
     commands["bench"]("history", "add", "records", "--history", "history.jsonl")
 
     def called(line: str) -> tuple[int, str, str]:
-        program, *words = line.split()
+        program, *words = shlex.split(line)
         return commands[program](*words)
 
     return called
@@ -117,8 +119,11 @@ def state() -> dict[str, str]:
         ("bench baseline record records --json results/baselines/cpu/a.json", "uses in the candidates' folder "),
         ("bench baseline record --json results/recorded/a.json", "uses in the runs' folder results/recorded;"),
         ("bench baseline promote one.json --rationale a --baselines d --json d/cpu/a.json", "uses in --baselines d;"),
-        ("bench ledger --check --baselines d --json d/grok1-nano.json", "uses in the stored ledgers of d;"),
-        ("bench ledger --update --rationale a --json baselines/ledger/grok1-nano.json", "stored ledgers of baselines/"),
+        (
+            "bench ledger --recipe grok1-nano --check --baselines d --json d/grok1-nano.json",
+            "uses in the stored ledgers of d;",
+        ),
+        ("bench ledger --update --rationale a --json baselines/ledger/grok1-40b.json", "stored ledgers of baselines/"),
         ("grok1 train --save d --json d/latest_checkpointed_iteration.txt", "uses in --save d;"),
         ("grok1 train --tensorboard d --json d/events.out.tfevents.1", "uses in --tensorboard d;"),
         ("grok1 train --profile 1 --profile-dir d --json d/rank-0-step-1.json.gz", "uses in --profile-dir d;"),
@@ -158,6 +163,77 @@ def test_what_takes_no_place_is_written(call: Call) -> None:
     ):
         code, _, errors = call(line)
         assert code == 0, (line, errors)
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("bench gate one.json --json records", "--json records cannot be written: it is a folder; name a file"),
+        ("bench gate one.json --junitxml one.json/x", "--junitxml one.json/x cannot be written: "),
+        ("bench gate one.json --junitxml -", "--junitxml -: `-` is standard output for --json alone; name a file"),
+        ("bench history check --history history.jsonl --plot records", "--plot records cannot be written: it is a fol"),
+        ("bench history site --history history.jsonl -o one.json", "--output one.json cannot be written: it is a file"),
+        ("bench history site --history history.jsonl -o s --records no-such", "--records no-such: is no folder; give"),
+        ("bench baseline record --case grok1-nano -o records", "--output records cannot be written: it is a folder;"),
+        ("bench baseline record one.json -o out.json", "1 run: a baseline that knows its noise needs at least 5;"),
+        (
+            "bench baseline record --case no-such --runs 4 -o out.json",
+            "'--runs': Input should be greater than or equal",
+        ),
+        ("bench ab --base HEAD --case grok1-nano --results one.json", "--results one.json cannot be written: it is a"),
+        ("bench ab --base HEAD --case grok1-nano --page records", "--page records cannot be written: it is a folder;"),
+        ("bench rank --results one.json/x", "--results one.json/x cannot be written: "),
+        ("bench gate '' --json out", "RECORDS is empty, which would be the current folder; name it, as `.`"),
+        ("bench gate one.json --json ''", "--json is empty, which would be the current folder;"),
+        ("reports one.json -o one.json", "--output one.json cannot be written: it is a file; name a folder"),
+        ("reports one.json -o ''", "--output is empty, which would be the current folder;"),
+        ("reports one.json -o link.json/x", "cannot be written: "),
+        (
+            "reports --ledger ledger.json -o d --require-verdict",
+            "--require-verdict is about records, and none is given;",
+        ),
+        ("reports --ledger ledger.json -o d --junitxml x", "--junitxml is about records, and none is given;"),
+        ("grok1 train --save one.json", "--save one.json cannot be written: it is a file; name a folder"),
+        ("grok1 train --tensorboard one.json", "--tensorboard one.json cannot be written: it is a file;"),
+        ("grok1 train --profile 1 --profile-dir one.json", "--profile-dir one.json cannot be written: it is a file;"),
+        ("grok1 train --json records", "--json records cannot be written: it is a folder; name a file"),
+        ("grok1 convert no-such d", "no-such is not a folder; give one of safetensors files, or a checkpoint's"),
+        ("grok1 convert records one.json", "TARGET one.json cannot be written: it is a file; name a folder"),
+        ("grok1 recipes --set training.seed=1", "--set changes a recipe, and none is named; name one,"),
+    ],
+)
+def test_what_cannot_be_written_or_would_count_for_nothing_is_refused_at_once(line: str, told: str, call: Call) -> None:
+    Path("ledger.json").write_bytes(LEDGER.read_bytes())
+    before = state()
+    code, printed, errors = call(line)
+    assert (code, printed) == (2, ""), errors
+    assert told in errors
+    assert state() == before
+
+
+def test_a_folder_that_is_closed_is_refused_at_once(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By what the system says of it: who runs the tests may be root, to whom nothing is closed."""
+    Path("closed").mkdir()
+    closed = os.path.realpath("closed")
+    monkeypatch.setattr(os, "access", lambda path, mode, **_: not (mode & os.W_OK and str(path) == closed))
+    for line in ("bench gate one.json --json closed/x/y.json", "grok1 train --save closed"):
+        code, printed, errors = call(line)
+        assert (code, printed) == (2, "")
+        assert f"cannot be written: {closed} is closed to this user; choose another place" in errors
+
+
+@pytest.mark.parametrize("words", [("--save-interval", "3"), ("--profile-ranks", "1"), ("--profile-dir", "traces")])
+def test_what_counts_for_nothing_without_another_option_is_refused(words: tuple[str, ...], call: Call) -> None:
+    code, _, errors = call(f"grok1 train --recipe grok1-nano --steps 1 {' '.join(words)}")
+    assert code == 2
+    assert f"{words[0]} counts for nothing without --" in errors
+
+
+@pytest.mark.parametrize("option", ["--collective-timeout", "--start-timeout", "--progress-timeout"])
+def test_nobody_is_asked_to_wait_for_ever_by_a_number(option: str, call: Call) -> None:
+    code, printed, errors = call(f"grok1 train --recipe grok1-nano {option} inf")
+    assert (code, printed) == (2, "")
+    assert f"Invalid value for '{option}'" in errors
 
 
 def _path_parameters(command: Any) -> set[str]:
