@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import pytest
 
 from bench.announced import announced
 from bench.history import store as history
+from bench.history import words as history_words
 from bench.judge.verdict import undecided
 from bench.outputs import refuse_lost_outputs
 from bench.session import SESSION, BenchSession, why_unjudged
@@ -154,8 +154,7 @@ def _remember(session: BenchSession) -> str:
         )
     except ValueError as error:
         return f"nothing was added to the history: {error}"
-    more = f"{added} more run{'s' * (added != 1)}"
-    return f"history: {path} ({more}; python -m bench history check --history {shlex.quote(str(path))})"
+    return history_words.appended(path, added)
 
 
 def pytest_why_unjudged(config: pytest.Config) -> str:

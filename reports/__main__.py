@@ -26,7 +26,7 @@ from reports.document import OWN_FILES, write_cases
 app = console.App(is_kept)
 
 Records = Annotated[
-    list[Path] | None, typer.Argument(metavar="RECORDS", help="Record files, or folders that hold them (*.json).")
+    list[Path] | None, typer.Argument(metavar="RECORDS...", help="Record files, or folders that hold them (*.json).")
 ]
 Output = Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the report and its plots.")]
 RequireBaseline = Annotated[

@@ -65,6 +65,11 @@ def checkout(name: Role, revision: str | None, results: Path, root: Path = ROOT)
         yield _checked(Checkout(name, revision, sha, False, tree, python, results))
 
 
+def _own_words(line: str) -> str:
+    """What pytest was told, without the words that it puts before it."""
+    return line.strip("! ").removeprefix("_pytest.outcomes.Exit: ").removeprefix("ERROR: ")
+
+
 def same_environment(one: Path, other: Path) -> bool:
     """Whether two checkouts ask for the same dependencies, installed in the same way."""
     files = ("constraints/dev.txt", "constraints/install.sh", "Makefile")
@@ -132,7 +137,7 @@ def run(checkout: Checkout, index: int, words: Sequence[str]) -> Record:
     reason = next(
         (line for line in reversed(last) if "Exit:" in line or line.startswith("ERROR")), last[-1] if last else ""
     )
-    raise ValueError(f"{checkout.name} ({checkout.revision}) left no record (exit code {code}): {reason.strip('! ')}")
+    raise ValueError(f"{checkout.name} ({checkout.revision}) left no record (exit code {code}): {_own_words(reason)}")
 
 
 def _its_own(checkout: Checkout, record: Record) -> Record:

@@ -15,6 +15,7 @@ from bench.records.terminal import plain
 from grok1.cli.json_option import Json
 from grok1.cli.outputs import Filled
 from grok1.config.refusals import printable_lines
+from grok1.device.kind import chosen_kind
 
 if TYPE_CHECKING:
     from bench.ab.outcome import Outcome
@@ -47,9 +48,9 @@ def ab_command(
     device: Annotated[str | None, typer.Option(help="cpu, cuda or npu; default: what the machine has.")] = None,
     data: fresh_runs.Data = None,
     tokenizer: fresh_runs.Tokenizer = None,
-    results: Annotated[Path, typer.Option(help="Folder for the records and logs of both revisions.")] = Path(
-        "results/ab"
-    ),
+    results: Annotated[
+        Path, typer.Option(metavar="DIR", help="Folder for the records and logs of both revisions.")
+    ] = Path("results/ab"),
     page: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Where the page goes; default: ab.html in the results' folder.")
     ] = None,
@@ -67,6 +68,8 @@ def ab_command(
     from bench.ab.request import Request
 
     discard(json_path)
+    if device is not None:
+        chosen_kind(device)
     request = Request(
         base,
         head,

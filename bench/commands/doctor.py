@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bench.cases import usual_recipe
+from bench.records.jsonfile import discard, write_model
 from grok1.cli.json_option import Json
 from grok1.config.axes import axes_of
 from grok1.config.load import load_recipe
@@ -52,6 +53,7 @@ def doctor_command(
     from bench.doctor.examine import Doctor, Patient
     from bench.doctor.oracle import DUMP
 
+    discard(json_path)
     kind = chosen_kind(device)
     chosen = load_recipe(recipe or ("grok1-nano" if kind == "cpu" else usual_recipe(kind)), overrides or [])
     if oracle is not None and not oracle.is_file():
@@ -66,8 +68,6 @@ def doctor_command(
     report = _report(doctor, findings, time.monotonic() - started)
     print(report.summary())
     if json_path is not None:
-        from bench.records.jsonfile import write_model
-
         write_model(json_path, report)
     if report.failures:
         raise typer.Exit(1)

@@ -41,9 +41,14 @@ def add(records: Records, file: File = DEFAULT, json_path: Json = None) -> None:
     found = [record for _, record in read_records(records)]
     added = history.append(file, found)
     void = sum(not record.valid for record in found)
-    rest = f"{void} void, {len(found) - added - void} there already"
+    planted = sum(record.valid and bool(record.planted_percent) for record in found)
+    rest = f"{void} void, {len(found) - added - void - planted} there already"
+    rest += f", {planted} made slower on purpose" if planted else ""
     print(f"added {added} of {len(found)} records to {plain(file, 5000)} ({rest})")
-    write_json(json_path, {"schema": 1, "file": str(file), "records": len(found), "added": added, "void": void})
+    write_json(
+        json_path,
+        {"schema": 1, "file": str(file), "records": len(found), "added": added, "void": void, "planted": planted},
+    )
 
 
 @app.command()

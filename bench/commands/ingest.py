@@ -63,7 +63,9 @@ def ingest_command(
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="A version, such as torch=2.7.1. Repeatable.")
     ] = None,
     from_step: Annotated[int, typer.Option(min=0, help="Ignore lines before this step, as the log numbers it.")] = 0,
-    output: Annotated[Path | None, typer.Option(help="Default: results/records/<case>-<id>.json.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Default: results/records/<case>-<id>.json.")
+    ] = None,
     json_path: Json = None,
 ) -> None:
     """Make a record from the log of a job that another program ran.

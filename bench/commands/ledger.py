@@ -58,11 +58,15 @@ def ledger(
         float, typer.Option(help="Memory that a rank's device shows; an Ascend of 64 GB shows 60.96 to 61.27.", min=0.0)
     ] = SHOWN_GIB,
     baselines: Annotated[
-        Path | None, typer.Option(help="Folder of stored ledgers. Default: baselines/ledger, else the shipped ones.")
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder of stored ledgers. Default: baselines/ledger, else the shipped ones."),
     ] = None,
     diff: Annotated[
         tuple[str, str] | None,
-        typer.Option(help="Compare two ledgers: each a file, a recipe, or a git revision at which to count --recipe."),
+        typer.Option(
+            metavar="A B",
+            help="Compare two ledgers: each a file, a recipe, or a git revision at which to count --recipe.",
+        ),
     ] = None,
     versus: Annotated[
         str | None,

@@ -17,6 +17,7 @@ from bench.judge.nights import Nights, nights_of
 from bench.judge.remedy import ab_command, words_of
 from bench.judge.words import title
 from bench.records.files import read_records
+from bench.records.jsonfile import discard
 from bench.records.record import Record
 from bench.records.terminal import plain
 from grok1.cli import console
@@ -27,7 +28,7 @@ app = console.App(help=__doc__)
 _SHA_LETTERS = 12
 
 
-@app.command()
+@app.command(forgets=discard)
 def check(
     records: Records,
     baselines: Baselines,
@@ -43,6 +44,7 @@ def check(
     An unchanged suite is ever failed with a chance of at most 1 %. Exit code: 0 no alarm, 1 an alarm, 2 the input was
     refused.
     """
+    discard(json_path)
     stored, first = load_baselines(baselines), _day(since)
     found = [each for _, each in read_records(records) if case in (None, each.case) and each.created_at >= first]
     if not found:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -12,6 +14,14 @@ from bench.history.store import Entry, machine_of
 from bench.records.terminal import plain
 
 _SHA_LETTERS = 12
+
+
+def appended(path: Path, added: int) -> str:
+    """What a session says of its runs, and where to look where there is something to see."""
+    if not path.exists():
+        return "history: nothing was added; void runs, and those that were made slower on purpose, stay out"
+    more = f"{added} more run{'s' * (added != 1)}"
+    return f"history: {path} ({more}; python -m bench history check --history {shlex.quote(str(path))})"
 
 
 def title(series: Sequence[Entry]) -> str:

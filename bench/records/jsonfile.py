@@ -33,7 +33,8 @@ MAX_NAMES = 20_000  # of one object
 _MOST_LINKS = 40  # as Linux has it
 _MAX_FAULTS = 100_000  # beyond, building them all to name the first takes seconds
 
-_VERDICTS = (b'"family_error"', b'<testsuites name="performance"')  # in files of verdicts, and in no record or baseline
+# in files of verdicts (of gate and ab, in JUnit, of nightly and doctor), and in no record or baseline
+_VERDICTS = (b'"family_error"', b'<testsuites name="performance"', b'"is_alarm"', b'"findings"')
 _VERDICTS_WITHIN = 2**20
 _NUMBERS = re.compile(r"\[[-+.0-9eE,\s]*\]")
 _STRING = re.compile(r'"[^"]*"')  # without escaped quotes

@@ -397,7 +397,7 @@ def test_a_run_that_breaks_shows_its_last_lines(repository: Path) -> None:
 
 def test_a_run_that_refuses_is_refused(repository: Path, capfd: pytest.CaptureFixture[str]) -> None:
     does(repository, "refuse")
-    with pytest.raises(ValueError, match="left no record .*recipe nonsense is none"):
+    with pytest.raises(ValueError, match=r"left no record \(exit code \d\): grok1-nano: recipe nonsense is none"):
         compare(request_of(repository))
     assert "recipe nonsense is none" in capfd.readouterr().err
 

@@ -311,6 +311,23 @@ def test_a_command_line_that_is_refused_leaves_no_verdict_of_before(
     assert not Path("out.xml").exists()
 
 
+@pytest.mark.parametrize(
+    ("line", "content"),
+    [
+        ("nightly check no-such --json out.json", {"schema": 1, "cases": [{"is_alarm": False}]}),
+        ("nightly check --no-such --json=out.json", {"schema": 1, "cases": [{"is_alarm": False}]}),
+        ("doctor --recipe no-such --json out.json", {"schema": 1, "findings": []}),
+        ("doctor --no-such --json out.json", {"schema": 1, "findings": []}),
+        ("ab --base HEAD --case no-such --json out.json", {"schema": 1, "family_error": 0.01}),
+        ("ab --base HEAD --json out.json", {"schema": 1, "family_error": 0.01}),
+    ],
+)
+def test_what_answers_in_json_leaves_no_answer_of_before(line: str, content: object, bench: Command) -> None:
+    Path("out.json").write_text(json.dumps(content))
+    assert bench(*line.split())[0] == 2
+    assert not Path("out.json").exists()
+
+
 def test_help_leaves_the_verdicts_of_before(bench: Command, synthetic_record) -> None:
     records = write(runs(synthetic_record), "records")
     assert bench("gate", records, "--json", "out.json")[0] == 0

@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 from bench.commands.app import app
 from bench.history import store as history
+from bench.history import words as history_words
 from bench.history.change_points import change_points
 from bench.history.store import Entry, append, entry_of, read
 from bench.records.record import Record
@@ -54,8 +55,25 @@ def write(path: Path, entries: list[Entry]) -> None:
     path.write_text("".join(entry.model_dump_json(by_alias=True) + "\n" for entry in entries))
 
 
-def ask(*words: object) -> str:
-    result = CliRunner().invoke(app, ["history", *map(str, words)])
+def test_runs_that_stay_out_are_told_apart(tmp_path: Path) -> None:
+    """Those that were made slower on purpose were counted as there already, and a file that is not there was named."""
+    file = tmp_path / "history.jsonl"
+    planted = [run_of(seed, planted_percent=50.0) for seed in (1, 2)]
+    assert append(file, planted) == 0
+    assert history_words.appended(file, 0) == (
+        "history: nothing was added; void runs, and those that were made slower on purpose, stay out"
+    )
+    for record in (run_of(0), *planted):
+        record.write(tmp_path / "records" / f"{record.id}.json")
+    told = ask("add", tmp_path / "records", "--history", file)
+    assert told == f"added 1 of 3 records to {file} (0 void, 0 there already, 2 made slower on purpose)\n"
+    assert history_words.appended(file, 1).startswith(
+        f"history: {file} (1 more run; python -m bench history check --history "
+    )
+
+
+def ask(*arguments: object) -> str:
+    result = CliRunner().invoke(app, ["history", *map(str, arguments)])
     assert result.exit_code == 0, result.output
     return result.output
 
@@ -316,7 +334,7 @@ def test_the_files_hold_what_is_shown(tmp_path: Path) -> None:
     for seed in range(16):
         run_of(seed, 39.8 * (1.0 if seed < 8 else 1.2), ("a" if seed < 8 else "b") * 40).write(folder / f"{seed}.json")
     added = told("add", folder)
-    assert added == {"schema": 1, "file": str(file), "records": 16, "added": 16, "void": 0}
+    assert added == {"schema": 1, "file": str(file), "records": 16, "added": 16, "void": 0, "planted": 0}
     (shown,) = told("show")["series"]
     assert (shown["case"], shown["device_name"], len(shown["runs"])) == ("grok1-40b", "Ascend910B-synthetic", 16)
     (checked,) = told("check")["series"]
