@@ -20,7 +20,7 @@ from bench.plan.situations import Situation, distance
 if TYPE_CHECKING:
     from bench.records.record import Record
 
-_UNCALIBRATED = 2.0  # of jobs that no row calibrates: fine-grained experts, and experts in 8 bits
+_UNCALIBRATED = 2.0  # of jobs that no row calibrates: fine-grained experts, experts in 8 bits, 32 bits
 _MOST = 20.0  # an anchor that is off by more is of another job or unit
 
 
@@ -119,7 +119,7 @@ def anchored_interval(
     Raises:
         ValueError: the anchor is of another chip or precision.
     """
-    if (job.chip, job.is_eight_bit) != (anchor.situation.chip, anchor.situation.is_eight_bit):
+    if (job.chip, job.precision) != (anchor.situation.chip, anchor.situation.precision):
         raise ValueError(
             f"{anchor.name} ran on {anchor.situation.chip} in {anchor.situation.precision}, the plan is for {job.chip} "
             f"in {job.precision}: anchor with a run of the same chip and precision"
@@ -147,7 +147,7 @@ def anchored_interval(
 def _pairs(job: Situation, rows: Sequence[CalibrationRow], *, within: bool) -> tuple[str, list[CalibrationRow]]:
     """Differences of the job's chip and precision; of all chips where there are fewer than ten."""
     said = f"pairs of rows of {'one family' if within else 'different families'}"
-    here = [row for row in rows if (row.situation.chip, row.situation.is_eight_bit) == (job.chip, job.is_eight_bit)]
+    here = [row for row in rows if (row.situation.chip, row.situation.precision) == (job.chip, job.precision)]
     found = _differences(here, within=within)
     if len(found) >= MIN_ROWS:
         return f"{said}, {job.chip}, {job.precision}", found
@@ -186,4 +186,4 @@ def _differences(rows: Sequence[CalibrationRow], *, within: bool) -> list[Calibr
 
 def _same_machine(one: CalibrationRow, other: CalibrationRow) -> bool:
     first, second = one.situation, other.situation
-    return (first.chip, first.is_eight_bit, first.release) == (second.chip, second.is_eight_bit, second.release)
+    return (first.chip, first.precision, first.release) == (second.chip, second.precision, second.release)

@@ -49,9 +49,10 @@ class Certainty:
     def null_step_seconds(self, recipe: Recipe, world_size: int) -> float | None:
         """What the null model predicts of any layout of so many ranks: by the MFU of the chip's rows, or of the anchor.
 
-        None where neither is known.
+        None where neither is known; rows are of 16 bits, and say nothing of the peak in 32.
         """
-        fit = self.calibration.fit_of(self.device.name, False)
+        is_fp32 = recipe.training.dtype == "fp32"
+        fit = None if is_fp32 else self.calibration.fit_of(self.device.name, False)
         mfu = self.anchor.mfu if self.anchor else fit.null_mfu if fit else None
         if mfu is None:
             return None
@@ -82,6 +83,7 @@ def situation_of_layout(layouts: Layouts, row: int, device: Device) -> Situation
     return situation(
         chip=device.name,
         is_eight_bit=False,
+        is_fp32=training.dtype == "fp32",
         num_experts=model.num_experts,
         split={name: int(column[row]) for name, column in columns.items()},
         is_recomputed=layouts.recomputes[int(layouts.recompute[row])].kind != "none",

@@ -14,7 +14,7 @@ import numpy as np
 from bench.plan.device import Device
 from bench.plan.layouts import Floats, Ints
 from bench.plan.measured import TimedCollective, same_exchange
-from bench.plan.topology import members_in_node, nic_rate, node_rate, nodes_of
+from bench.plan.topology import Split, nic_rate, node_rate, split_of, unsplit
 from bench.plan.work import Exchange
 
 _PAIRS = ("send", "receive")
@@ -37,14 +37,14 @@ def exchange_seconds(exchange: Exchange, device: Device, world_size: Ints | None
 
 
 def _by_rates(exchange: Exchange, device: Device) -> Floats:
-    inside = exchange.ranks  # cores that ranks share are one machine's
-    if device.cores is None:
-        inside = members_in_node(exchange.ranks, exchange.spacing, device.node_size)
-    waiting = exchange.calls * _call_seconds(exchange, inside, device)
-    return np.asarray(waiting + exchange.bytes * _byte_seconds(exchange, inside, device) / _share(exchange, device))
+    # cores that ranks share are one machine's
+    split = unsplit(exchange.ranks) if device.cores else split_of(exchange.ranks, exchange.spacing, device.node_size)
+    waiting = exchange.calls * _call_seconds(exchange, split, device)
+    moving = exchange.bytes * _byte_seconds(exchange, split.fewest, device) / _share(exchange, device)
+    return np.asarray(waiting + moving)
 
 
-def _call_seconds(exchange: Exchange, inside: Ints, device: Device) -> Floats:
+def _call_seconds(exchange: Exchange, split: Split, device: Device) -> Floats:
     """alpha: of a call, and more for each further rank in the node and for each further node."""
     links, special = device.links, device.operations.get(exchange.operation)
     call, rank = links.call_seconds, links.rank_seconds
@@ -52,8 +52,8 @@ def _call_seconds(exchange: Exchange, inside: Ints, device: Device) -> Floats:
         call, rank = special.call_seconds or call, special.rank_seconds or rank
     if exchange.operation in _PAIRS:
         return np.full(len(exchange.calls), call.value)
-    nodes = nodes_of(exchange.ranks, inside)
-    return np.asarray(call.value + rank.value * (inside - 1) + links.nic_rank_seconds.value * (nodes - 1))
+    of_nodes = links.nic_rank_seconds.value * (split.nodes - 1)
+    return np.asarray(call.value + rank.value * (split.most - 1) + of_nodes)
 
 
 def _byte_seconds(exchange: Exchange, inside: Ints, device: Device) -> Floats:

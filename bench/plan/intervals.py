@@ -106,7 +106,7 @@ def _classes(job: Situation) -> list[tuple[str, Callable[[Situation], bool]]]:
         return each.chip == job.chip
 
     def same_precision(each: Situation) -> bool:
-        return each.is_eight_bit == job.is_eight_bit
+        return each.precision == job.precision
 
     def same_experts(each: Situation) -> bool:
         return each.experts == job.experts
@@ -134,6 +134,11 @@ def refusal(job: Situation) -> str:
         return (
             "experts in 8 bits: casts and transposes of their weights are not in the model, and no row calibrates "
             "them; measure one run and give it with --anchor"
+        )
+    if job.is_fp32:
+        return (
+            "products in 32 bits: no row calibrates what is reached of their peak; measure one run and give it with "
+            "--anchor"
         )
     own = sorted(job.kinds & set(OWN_EXCHANGES.values()))
     if own:

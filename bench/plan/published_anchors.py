@@ -64,7 +64,7 @@ def _moved(
     speaking = [
         each
         for each in anchors
-        if (each.situation.chip, each.situation.is_eight_bit) == (job.chip, job.is_eight_bit) and row.is_time
+        if (each.situation.chip, each.situation.precision) == (job.chip, job.precision) and row.is_time
     ]
     if not speaking:
         return prediction

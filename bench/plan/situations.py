@@ -29,6 +29,7 @@ class Situation:
     kinds: frozenset[str]  # what its layout does: "TP", "PP", "VPP", "CP", "EP", "ETP", "recompute", LAYER_ALONE
     release: str  # of the program; empty where it is not stated
     sizes: tuple[float, ...]
+    is_fp32: bool = False  # of which no published row is
 
     @property
     def experts(self) -> Experts:
@@ -38,7 +39,7 @@ class Situation:
 
     @property
     def precision(self) -> str:
-        return "8 bits" if self.is_eight_bit else "16 bits"
+        return "8 bits" if self.is_eight_bit else "32 bits" if self.is_fp32 else "16 bits"
 
 
 def situation_of(row: PublishedRow, chip: str) -> Situation:
@@ -62,7 +63,7 @@ def situation_of(row: PublishedRow, chip: str) -> Situation:
 
 def situation(
     *, chip: str, is_eight_bit: bool, num_experts: int, split: dict[str, int], is_recomputed: bool, release: str,
-    sizes: tuple[int, ...], more: Set[str] = frozenset(),
+    sizes: tuple[int, ...], more: Set[str] = frozenset(), is_fp32: bool = False,
 ) -> Situation:  # fmt: skip
     """Of a job, from what it splits over how many ranks and its sizes, which must be those of `situation_of`.
 
@@ -72,16 +73,17 @@ def situation(
         release: the program and its release; empty where that is not known.
         sizes: hidden size, layers, sequence length, micro-batch, world size.
         more: other kinds, such as those of OWN_EXCHANGES.
+        is_fp32: whether its products are of 32 bits.
     """
     kinds = (
         {name for name, ranks in split.items() if ranks > 1} | ({"recompute"} if is_recomputed else set()) | set(more)
     )
     logs = (*(math.log(each) for each in sizes), *(math.log(split[name]) for name in sorted(split)))
-    return Situation(chip, is_eight_bit, num_experts, frozenset(kinds), release, logs)
+    return Situation(chip, is_eight_bit, num_experts, frozenset(kinds), release, logs, is_fp32)
 
 
 def distance(one: Situation, other: Situation) -> float:
     """0 for the same situation. Sizes count by their ratio, chips and precisions more than any of them."""
     apart = math.dist(one.sizes, other.sizes)
-    apart += _OTHER_CHIP * (one.chip != other.chip) + _OTHER_PRECISION * (one.is_eight_bit != other.is_eight_bit)
+    apart += _OTHER_CHIP * (one.chip != other.chip) + _OTHER_PRECISION * (one.precision != other.precision)
     return apart + _OTHER_EXPERTS * (one.experts != other.experts) + _OTHER_KIND * len(one.kinds ^ other.kinds)

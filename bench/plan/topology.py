@@ -1,12 +1,14 @@
 """Where the members of a group lie: how many share a node, and how fast they reach each other. No torch.
 
 Ranks fill nodes in order. So nodes may split groups of one kind in different ways, and a step takes as long as with
-the group that is split worst: the one of which some node holds the fewest members. By these few the ring is as fast as
-their NICs together, and of an all-to-all they send most to other nodes. Rates are of one device and one way.
+the group that is split worst. By bytes it is the one of which some node holds the fewest members: by these few the ring
+is as fast as their NICs together, and of an all-to-all they send most to other nodes. By calls it is the one that lies
+over most nodes. Rates are of one device and one way.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -17,15 +19,27 @@ from bench.plan.groups import Group
 from bench.plan.layouts import Floats, Ints
 
 
-def members_in_node(ranks: Ints, spacing: Ints | Group, node_size: int) -> Ints:
-    """The fewest members of a group that a node holds, of all groups of the job and all nodes that hold any.
+@dataclass(frozen=True)
+class Split:
+    """How nodes split a kind of group, a row a layout: the worst of all groups of the job."""
 
-    It is `ranks` where no group crosses nodes. Of a mere stride, the groups are taken to nest in nodes.
-    """
+    fewest: Ints  # members that a node holds of a group, at the least: all of them where no group crosses nodes
+    nodes: Ints  # over which a group lies, at the most
+    most: Ints  # members that a node holds of a group that lies over so many nodes
+
+
+def unsplit(ranks: Ints) -> Split:
+    """Of groups whose ranks all share a node."""
+    return Split(ranks, np.ones_like(ranks), ranks)
+
+
+def split_of(ranks: Ints, spacing: Ints | Group, node_size: int) -> Split:
+    """How nodes of that size split groups. Of a mere stride, the groups are taken to nest in nodes."""
     if not isinstance(spacing, Group):
-        return np.asarray(np.clip(node_size // spacing, 1, ranks))
+        return _evenly(ranks, np.asarray(np.clip(node_size // spacing, 1, ranks)))
     of = spacing
-    found = np.clip(node_size // of.stride, 1, of.ranks)
+    even = _evenly(ranks, np.minimum(np.clip(node_size // of.stride, 1, of.ranks), ranks))
+    found = np.stack([even.fewest, even.nodes, even.most])
     odd = np.flatnonzero(~_nests(of, node_size))
     if len(odd):
         block = of.stride * of.run * of.between * of.runs
@@ -34,9 +48,13 @@ def members_in_node(ranks: Ints, spacing: Ints | Group, node_size: int) -> Ints:
         order = np.lexsort(columns)
         is_another = np.r_[True, (np.diff(columns[:, order]) != 0).any(axis=0)]
         kinds = columns[:, order[is_another]].T.tolist()
-        fewest = np.array([_fewest(*kind, of.has_ends, node_size) for kind in kinds], np.int64)
-        found[odd[order]] = fewest[np.cumsum(is_another) - 1]
-    return np.asarray(np.minimum(found, ranks))
+        splits = np.array([_worst(*kind, of.has_ends, node_size) for kind in kinds], np.int64).T
+        found[:, odd[order]] = splits[:, np.cumsum(is_another) - 1]
+    return Split(*found)
+
+
+def _evenly(ranks: Ints, inside: Ints) -> Split:
+    return Split(inside, np.asarray(-(-ranks // inside)), inside)
 
 
 def _nests(of: Group, node_size: int) -> npt.NDArray[np.bool_]:
@@ -50,8 +68,10 @@ def _nests(of: Group, node_size: int) -> npt.NDArray[np.bool_]:
 
 
 @lru_cache(maxsize=1 << 16)
-def _fewest(stride: int, run: int, between: int, runs: int, blocks: int, has_ends: bool, node_size: int) -> int:
-    """Of one layout, by the node of every rank."""
+def _worst(
+    stride: int, run: int, between: int, runs: int, blocks: int, has_ends: bool, node_size: int
+) -> tuple[int, int, int]:
+    """(fewest, nodes, most) of one layout, by the node of every rank."""
     node: Ints = (np.arange(stride * run * between * runs * blocks) // node_size).reshape(
         -1, runs, between, run, stride
     )
@@ -60,12 +80,10 @@ def _fewest(stride: int, run: int, between: int, runs: int, blocks: int, has_end
     members = node.transpose(0, 2, 4, 1, 3).reshape(blocks * between * stride, -1)  # a group a row, in order
     begins = np.ones(members.shape, np.bool_)
     begins[:, 1:] = members[:, 1:] != members[:, :-1]
-    return int(np.diff(np.flatnonzero(begins), append=begins.size).min())
-
-
-def nodes_of(ranks: Ints, inside: Ints) -> Ints:
-    """Nodes over which a group of so many ranks lies, `inside` of them in each: the most, where others hold more."""
-    return np.asarray(-(-ranks // inside))
+    sizes = np.diff(np.flatnonzero(begins), append=begins.size)  # of what a node holds of a group
+    nodes = begins.sum(axis=1)
+    is_over_most = np.repeat(nodes == nodes.max(), nodes)
+    return int(sizes.min()), int(nodes.max()), int(sizes[is_over_most].max())
 
 
 def node_rate(inside: Ints, device: Device) -> Floats:

@@ -50,6 +50,15 @@ def test_another_family_is_as_far_as_families_are_apart() -> None:
     assert 0.09 < math.log(interval.high / 6) < 0.12
 
 
+def test_a_run_in_32_bits_is_no_anchor_of_one_in_16() -> None:
+    of_32 = replace(JOB, is_fp32=True)
+    for job, anchor in ((JOB, of_32), (of_32, JOB)):
+        with pytest.raises(ValueError, match=f"in {anchor.precision}, the plan is for h100 in {job.precision}"):
+            anchored_interval(5.0, "family 0", job, anchored(situation=anchor), rows())
+    wide = anchored_interval(5.0, "family 0", of_32, anchored(situation=of_32), rows())
+    assert "dense in 32 bits: no row but the anchor (x2)" in wide.widened
+
+
 def test_what_has_no_interval_without_an_anchor_has_a_wide_one_with_it() -> None:
     fine = replace(JOB, num_experts=128)
     interval = anchored_interval(5.0, "family 0", fine, anchored(situation=fine), rows())

@@ -48,6 +48,18 @@ def test_the_null_model_is_the_mfu_of_the_chip_s_rows() -> None:
     assert Certainty(unknown, calibration).null_step_seconds(RECIPE, 16) is None
 
 
+def test_a_job_in_32_bits_has_neither_the_interval_nor_the_null_model_of_16() -> None:
+    """Not of a profile of the user's own either, which is named as a shipped one."""
+    recipe = load_recipe("grok1-40b", ["training.dtype=fp32"])
+    peak = NPU.peak.model_copy(update={"fp32": NPU.peak.vector})
+    certainty = Certainty(NPU.model_copy(update={"peak": peak}), read_calibration())
+    (interval,) = certainty.intervals(layouts_of(recipe), np.array([30.0]), [0])
+    assert interval.low is None
+    assert interval.high is None
+    assert "products in 32 bits" in interval.sentences[0]
+    assert certainty.null_step_seconds(recipe, 16) is None
+
+
 def test_a_record_anchors_times_and_the_null_model() -> None:
     record = build_synthetic_record(steps=12)
     recipe = load_recipe("grok1-40b", [f"parallel.world_size={record.layout.world_size}"])

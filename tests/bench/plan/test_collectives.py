@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from bench.plan.collectives import exchange_seconds
 from bench.plan.device import Device, load_device
 from bench.plan.measured import Measured, TimedCollective
-from bench.plan.topology import members_in_node, node_rate, nodes_of
+from bench.plan.topology import node_rate, split_of
 from bench.plan.work import Exchange
 
 OPERATIONS = (
@@ -119,10 +119,10 @@ def test_a_group_that_crosses_nodes_takes_the_nics() -> None:
 
 def test_members_of_a_group_by_its_stride() -> None:
     ranks, stride = np.array([8, 8, 8, 2, 1, 64]), np.array([1, 4, 16, 2, 1, 1])
-    inside = members_in_node(ranks, stride, 8)
-    assert inside.tolist() == [8, 2, 1, 2, 1, 8]
-    assert nodes_of(ranks, inside).tolist() == [1, 4, 8, 1, 1, 8]
-    assert nodes_of(np.array([12]), np.array([8])).tolist() == [2]
+    found = split_of(ranks, stride, 8)
+    assert found.fewest.tolist() == found.most.tolist() == [8, 2, 1, 2, 1, 8]
+    assert found.nodes.tolist() == [1, 4, 8, 1, 1, 8]
+    assert split_of(np.array([12]), np.array([1]), 8).nodes.tolist() == [2]
 
 
 def test_a_device_of_one_node_refuses_groups_that_leave_it() -> None:

@@ -93,6 +93,7 @@ def test_reasons_multiply() -> None:
         ),
         ({"num_experts": 64}, "64 experts are fine-grained"),
         ({"num_experts": 8, "is_eight_bit": True}, "in 8 bits"),
+        ({"is_fp32": True}, "products in 32 bits"),
     ],
 )
 def test_what_the_model_gets_wrong_is_refused(change: dict[str, Any], said: str) -> None:

@@ -8,15 +8,18 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bench.plan.collectives import exchange_seconds
 from bench.plan.device import load_device
 from bench.plan.grok1_work import work_of
 from bench.plan.groups import Group, groups_of
 from bench.plan.layouts import ORDERS, Layouts, layouts_of
 from bench.plan.predict import predict
-from bench.plan.topology import members_in_node
+from bench.plan.topology import split_of
+from bench.plan.work import Exchange
 from grok1.config.load import load_recipe
 
 POWERS = [1, 2, 4, 8, 16, 32, 64]
@@ -33,9 +36,17 @@ def a_group(*sizes: int, has_ends: bool = False) -> Group:
     return Group(stride, run, between, runs, blocks, has_ends)
 
 
-def fewest(groups: list[list[int]], node_size: int) -> int:
-    """Members that a node holds of a group, at the least."""
-    return min(min(Counter(rank // node_size for rank in ranks).values()) for ranks in groups)
+def split(ranks: np.ndarray[Any, Any], spacing: Any, node_size: int) -> list[tuple[int, int, int]]:
+    """(fewest, nodes, most) of each row."""
+    found = split_of(ranks, spacing, node_size)
+    return list(zip(found.fewest.tolist(), found.nodes.tolist(), found.most.tolist(), strict=True))
+
+
+def counted(groups: list[list[int]], node_size: int) -> tuple[int, int, int]:
+    """The same of one job, group by group."""
+    held = [Counter(rank // node_size for rank in ranks).values() for ranks in groups]
+    nodes = max(map(len, held))
+    return min(map(min, held)), nodes, max(max(each) for each in held if len(each) == nodes)
 
 
 def grouped(digits: list[tuple[str, int]], varied: str, only_ends: bool = False) -> list[list[int]]:
@@ -50,7 +61,7 @@ def grouped(digits: list[tuple[str, int]], varied: str, only_ends: bool = False)
 
 
 @given(st.tuples(SIZES, SIZES, SIZES, SIZES, SIZES), st.booleans(), st.integers(1, 100))
-def test_the_fewest_are_those_of_all_groups_of_the_job(
+def test_the_worst_split_is_that_of_all_groups_of_the_job(
     sizes: tuple[int, int, int, int, int], has_ends: bool, node_size: int
 ) -> None:
     if has_ends:  # of one run
@@ -58,7 +69,7 @@ def test_the_fewest_are_those_of_all_groups_of_the_job(
     group = a_group(*sizes, has_ends=has_ends)
     groups = grouped(list(zip("spbrn", sizes, strict=True)), "pr", only_ends=has_ends)
     assert {len(each) for each in groups} == {int(group.ranks[0])}
-    assert members_in_node(group.ranks, group, node_size).tolist() == [fewest(groups, node_size)]
+    assert split(group.ranks, group, node_size) == [counted(groups, node_size)]
 
 
 @settings(max_examples=200)
@@ -82,7 +93,7 @@ def test_every_kind_of_group_of_a_layout_is_placed_as_megatron_numbers_ranks(
         for kind, varied in kinds.items():
             group, groups = groups_of(of)[kind], grouped(digits, varied, only_ends=kind == "embedding")
             assert {len(each) for each in groups} == {int(group.ranks[0])}, kind
-            assert members_in_node(group.ranks, group, node_size).tolist() == [fewest(groups, node_size)], kind
+            assert split(group.ranks, group, node_size) == [counted(groups, node_size)], kind
 
 
 def layouts_with(recipe: str = "grok1-nano", **columns: int) -> Layouts:
@@ -95,16 +106,32 @@ def test_where_powers_of_two_nest_in_nodes_the_stride_says_it() -> None:
     group = Group(stride, run, np.ones_like(run), np.ones_like(run), blocks)
     for node_size in POWERS:
         by_stride = np.clip(node_size // stride, 1, run)
-        assert (members_in_node(run, group, node_size) == by_stride).all()
-        assert (members_in_node(run, stride, node_size) == by_stride).all()
+        for spacing in (group, stride):
+            found = split_of(run, spacing, node_size)
+            assert (found.fewest == by_stride).all()
+            assert (found.most == by_stride).all()
+            assert (found.nodes == run // by_stride).all()
 
 
 def test_groups_that_straddle_nodes_are_split_where_the_worst_is() -> None:
-    # 64 of 256 ranks on nodes of 72: (8, 56), (16, 48), (24, 40); eight of them that are 8 apart: (1, 7) and more even
-    assert members_in_node(np.array([64]), a_group(1, 64, 1, 1, 4), 72).tolist() == [8]
-    assert members_in_node(np.array([8]), a_group(8, 8, 1, 1, 4), 72).tolist() == [1]
+    # 64 of 256 ranks on nodes of 72: (64), (8, 56), (16, 48), (24, 40); eight that are 8 apart: (1, 7) and more even
+    assert split(np.array([64]), a_group(1, 64, 1, 1, 4), 72) == [(8, 2, 56)]
+    assert split(np.array([8]), a_group(8, 8, 1, 1, 4), 72) == [(1, 2, 7)]
     # three replicas of 24 ranks on nodes of 8: ranks 6, 7 and 8 are (2, 1)
-    assert members_in_node(np.array([3]), a_group(1, 3, 1, 1, 8), 8).tolist() == [1]
+    assert split(np.array([3]), a_group(1, 3, 1, 1, 8), 8) == [(1, 2, 2)]
+
+
+def test_a_call_waits_for_the_nodes_over_which_a_straddling_group_lies() -> None:
+    """Sixty-four ranks as (8, 56): one node further, and not seven as if each held eight."""
+    device = load_device("gb200").model_copy(update={"node_size": 72})
+    one = np.ones(1, np.int64)
+    call = Exchange(
+        "forward", "expert", "all_to_all_single", "bfloat16", "micro_batch", one, 0 * one, 64 * one,
+        a_group(1, 64, 1, 1, 4),
+    )  # fmt: skip
+    links = device.links
+    waits = links.call_seconds.value + 55 * links.rank_seconds.value + links.nic_rank_seconds.value
+    assert exchange_seconds(call, device).tolist() == [pytest.approx(waits)]
 
 
 def test_a_step_takes_longer_where_a_group_straddles_nodes() -> None:
