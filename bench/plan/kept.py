@@ -195,15 +195,16 @@ def _experts(places: Places, s: Sizes) -> Ints:
 # ---- with recompute ------------------------------------------------------------------------------------
 
 
-def kept_of_chunk(places: Places, sizes: Sizes, whole: Kept) -> tuple[Ints, Ints]:
-    """(bytes that a chunk's layers keep of a micro-batch, what more there is when one of its blocks runs again).
+def kept_of_chunk(places: Places, sizes: Sizes, whole: Kept) -> tuple[Ints, Ints, Ints]:
+    """(bytes that a chunk's layers keep of a micro-batch, what more there is when one of its blocks runs again, what
+    of the latter is too little until attention runs again: a core without shared keys keeps more before that).
 
     `whole` is what a layer keeps of which nothing runs again. Of full recompute by `block`, layers that are kept whole
     have had their backward when others run again.
     """
     of, layers = places.of, places.layers // places.of.virtual_pipeline
     one = whole.total
-    total, extra = layers * one, np.zeros_like(one)
+    total, extra, before = layers * one, np.zeros_like(one), np.zeros_like(one)
     for number, recompute in enumerate(of.recomputes):
         rows = of.recompute == number
         if recompute.kind == "full":
@@ -216,11 +217,12 @@ def kept_of_chunk(places: Places, sizes: Sizes, whole: Kept) -> tuple[Ints, Ints
         elif recompute.kind == "selective":
             each = _selective(places, sizes, whole, recompute.modules)
             found, more, norms = layers * each.total, one - each.total, whole.norms - each.norms
+            before = np.where(rows, np.maximum(0, each.attention - whole.attention), before)
         else:
             continue
         # two of the four norms are at either of the two blocks
         total, extra = np.where(rows, found, total), np.where(rows, more - norms // 2, extra)
-    return total, extra
+    return total, extra, before
 
 
 def _selective(places: Places, s: Sizes, whole: Kept, modules: tuple[str, ...]) -> Kept:

@@ -1,9 +1,10 @@
 """The most that a rank holds during a step: what stays between steps, and a bound of what comes and goes. No torch.
 
-A step is fullest at one of a few moments: in the last layer's experts, forward or backward; at the logits; where the
-embedding's gradient is made; in attention's backward; in the update, which copies gradients that are not in fp32. What
-layers keep at each is counted tensor by tensor (bench.plan.kept); what a moment takes beside it is bounded from above,
-so the sum is never below the ledger's peak on the tests' sample. docs/planner.md states how far above it is.
+A step is fullest at one of a few moments: in the last layer's experts, forward, backward, or again where they are
+recomputed; at the logits; where the embedding's gradient is made; in attention's backward; in the update, which copies
+gradients that are not in fp32. What layers keep at each is counted tensor by tensor (bench.plan.kept); what a moment
+takes beside it is bounded from above, so the sum is never below the ledger's peak on the tests' sample. docs/planner.md
+states how far above it is.
 """
 
 from __future__ import annotations
@@ -14,13 +15,16 @@ from functools import cached_property
 import numpy as np
 
 from bench.plan.buffers import Buffers, buffers
-from bench.plan.kept import Sizes, kept, kept_of_chunk, sizes_of
+from bench.plan.kept import Flags, Sizes, kept, kept_of_chunk, sizes_of
 from bench.plan.layouts import Floats, Ints, Places
 from bench.plan.memory import BetweenSteps, between_steps
 
 _FP32, _INT64 = 4, 8
 _CROSS_ENTROPY_BLOCK = 1 << 20  # elements of fp32 logits at a time, of the fused one
-MOMENTS = ("experts, forward", "experts, backward", "logits", "embedding, backward", "attention, backward", "update")
+MOMENTS = (
+    *("experts, forward", "experts, backward", "logits", "embedding, backward", "attention, backward", "update"),
+    "experts, again",
+)
 
 
 @dataclass(frozen=True)
@@ -43,18 +47,19 @@ def peak(places: Places, skew: float | Floats = 1.0, reuses: bool = False) -> Pe
     """The peak of each place, whose experts get `skew` times their even share; `reuses` as `between_steps` has it."""
     sizes, held = sizes_of(places, skew), buffers(places)
     whole = kept(places, sizes)
-    of_chunk, again = kept_of_chunk(places, sizes, whole)
+    of_chunk, again, before = kept_of_chunk(places, sizes, whole)
     again = again + _norms_again(places, sizes)
     flying = chunks_in_flight(places)
     ends = _ends(places, sizes)
-    everything = flying * (of_chunk + ends) + _steady(places, sizes)
+    steady = _steady(places, sizes)
+    everything = flying * (of_chunk + ends) + steady
     inputs, tied = _gradients_of_inputs(places, sizes), _tied_gradient(places, sizes)
     rest = everything - np.where(flying > 0, of_chunk, 0)
     nothing = np.zeros(len(places), np.int64)
     logits = _logits(places, sizes)
     moments = (  # kept, temporary, logits
         (everything, _experts_forward(places, sizes), nothing),
-        (everything, again + inputs + _experts_backward(places, sizes) + tied, nothing),
+        (everything, again + before + inputs + _experts_backward(places, sizes) + tied, nothing),
         (np.where(places.is_last, everything, 0), nothing, np.where(places.is_last, logits, 0)),
         (
             np.where(places.is_first, rest, 0),
@@ -63,7 +68,8 @@ def peak(places: Places, skew: float | Floats = 1.0, reuses: bool = False) -> Pe
         ),
         # its layer's experts are done
         (everything, again + inputs + _attention(places, sizes) - whole.experts - whole.dispatch + tied, nothing),
-        (2 * inputs, _copies(places, held) + _hidden(sizes) + _steady(places, sizes), nothing),
+        (2 * inputs, _copies(places, held) + _hidden(sizes) + steady, nothing),
+        (everything, _again(places) * (again + before + inputs + _experts_forward(places, sizes) + tied), nothing),
     )
     totals = np.stack([sum(parts) for parts in moments])
     fullest = totals.argmax(axis=0)
@@ -98,9 +104,29 @@ def _steady(places: Places, s: Sizes) -> Ints:
     maps = steps * s.t * model.num_experts
     if of.recipe.training.pad_to_capacity:
         maps = maps * (places.layers + 1)
-    remembered = places.layers * (s.t * model.num_experts * s.probability + _INT64 * s.P)
     batch = 4 * _INT64 * s.T * of.context
-    return batch + maps + remembered + 4 * _FP32 * of.micro_batches + _INT64 * 2 * model.num_experts
+    return batch + maps + _remembered(places, s) + 4 * _FP32 * of.micro_batches + _INT64 * 2 * model.num_experts
+
+
+def _remembered(places: Places, s: Sizes) -> Ints:
+    """By the dispatchers of all layers: of the rows that they sent in a forward that is run again, or, merged, of the
+    micro-batch before, whose graph is there until the next one's is where no pipeline lets go of it.
+    """
+    of, model = places.of, places.of.recipe.model
+    by_all = s.t * of.expert * of.expert_tensor * s.local * (1 + s.probability) + _INT64 * s.R
+    by_pair = s.t * model.num_experts * s.probability + _INT64 * s.P
+    if of.recipe.kernels.dispatch == "merged":
+        route = 2 * _INT64 * (s.P + s.R) + s.t * model.experts_per_token * s.probability + _INT64 * s.local
+        is_left = _again(places) | ((of.micro_batches > 1) & (of.pipeline == 1))
+        by_pair = np.where(is_left, np.maximum(route, by_pair), by_pair)
+    gathers = of.column_of("allgather", "dispatcher") & _again(places)
+    return places.layers * np.where(gathers, np.maximum(by_all, by_pair), by_pair)
+
+
+def _again(places: Places) -> Flags:
+    """Where experts are computed again."""
+    found = np.array([each.kind == "full" or "moe" in each.modules for each in places.of.recomputes])
+    return np.asarray(found[places.of.recompute])
 
 
 def _norms_again(places: Places, s: Sizes) -> Ints:
@@ -114,9 +140,10 @@ def _hidden(s: Sizes) -> Ints:
     return 3 * s.stream + 2 * _FP32 * s.t * s.h
 
 
-def _fullest(s: Sizes) -> Ints:
-    """Rows of a rank's fullest expert."""
-    return -(-s.R // s.local)
+def _fullest(places: Places, s: Sizes) -> Ints:
+    """Rows of a rank's fullest expert: each rank that sends some cuts its own as evenly as it can."""
+    ranks = places.of.expert * places.of.expert_tensor
+    return np.asarray(-(-s.R // (ranks * s.local)) * ranks)
 
 
 def _wide(places: Places, s: Sizes) -> int:
@@ -127,27 +154,40 @@ def _wide(places: Places, s: Sizes) -> int:
 def _experts_forward(places: Places, s: Sizes) -> Ints:
     """Results of all experts, sorted, sent back and summed."""
     rows, sent = s.R * s.h, s.P * s.h
-    if places.of.recipe.kernels.dispatch == "merged":
-        return 2 * rows * s.width + np.where(places.of.expert_tensor > 1, 2 * _FP32 * sent, 0) + _hidden(s)
-    return rows * s.width + (rows + sent) * _wide(places, s) + _hidden(s)
+    if places.of.recipe.kernels.dispatch != "merged":
+        return rows * s.width + (rows + sent) * _wide(places, s) + _hidden(s)
+    wide, copies = max(s.width, s.probability), places.of.expert_tensor
+    exchanges = copies * places.of.expert > 1
+    # times probabilities in their type; sent and come back from each copy, and summed; times weights
+    scaled = s.width + (wide + s.width * (wide > s.width) if places.of.recipe.kernels.experts == "fused" else s.width)
+    summed = exchanges * copies * s.width + 2 * _FP32 * (copies > 1)
+    back = np.maximum(rows * (1 + exchanges) * s.width + sent * summed, rows * s.width + sent * (s.width + wide))
+    return np.maximum(rows * scaled, back) + _hidden(s)
 
 
 def _experts_backward(places: Places, s: Sizes) -> Ints:
     """Gradients of the rows, of the fullest expert's products, and of one weight."""
     kernels = places.of.recipe.kernels
-    rows, wide = s.R * s.h, _fullest(s) * s.F * s.width
+    rows, wide = s.R * s.h, _fullest(places, s) * s.F * s.width
     first = 2 * s.F * s.h * s.width  # the gradient of an expert's first weight
     if kernels.experts == "fused":
         weight = first * _widens(places)
         # where one expert's products follow another's, some of both are there
-        inner = np.maximum(np.where(s.local > 1, 6, 4) * wide, 4 * wide + _fullest(s) * s.h * s.width)
+        inner = np.maximum(np.where(s.local > 1, 6, 4) * wide, 4 * wide + _fullest(places, s) * s.h * s.width)
         if kernels.gradient_reduction == "overlapped":
             weight = weight + s.local * (first + first // 2)
         return 3 * rows * s.width + rows * (_wide(places, s) - s.width) * 2 + inner + weight + 4 * s.stream
-    widened = 5 if s.probability > s.width and kernels.dispatch != "merged" else 2
+    widens = s.probability > s.width and kernels.dispatch != "merged"
     # the second product's, its inner ones, the first product's: by then what the expert kept is going
-    inside = np.maximum(first // 2 + wide, np.maximum(widened * wide, first - 2 * wide + _fullest(s) * s.h * s.width))
-    return rows * (s.width + _wide(places, s)) + inside + 4 * s.stream
+    inside = np.maximum(
+        first // 2 + wide,
+        np.maximum((5 if widens else 2) * wide, first - 2 * wide + _fullest(places, s) * s.h * s.width),
+    )
+    before = rows * (s.width + _wide(places, s)) + inside + 4 * s.stream
+    # where probabilities are wider than activations, three inner gradients are, less one that was kept; the rows' own
+    # are gone by then but for other experts'
+    others = np.where(s.local > 1, 2 * rows * s.width, 0)
+    return np.maximum(before, 6 * wide + others + 2 * s.stream) if widens else before
 
 
 def _attention(places: Places, s: Sizes) -> Ints:

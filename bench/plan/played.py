@@ -12,12 +12,13 @@ from dataclasses import replace
 import numpy as np
 
 from bench.plan.device import Device
-from bench.plan.layouts import Floats
-from bench.plan.predict import OF_MICRO_BATCH, Jobs, PlaceTimes, Prediction, place_times, predict
+from bench.plan.layouts import Floats, Ints
+from bench.plan.predict import OF_MICRO_BATCH, Jobs, PlaceTimes, Prediction, launches_of, place_times, predict
 from bench.plan.schedule import Played, play
 from bench.plan.work import Attention, Exchange, Product, Traffic, Work
 
 _ENDS = ("embedding", "head", "loss")  # components of one chunk alone, the first or the last
+_ROUNDING = 1e-9  # of a step: sums of other orders differ by less
 Figure = Product | Attention | Traffic | Exchange
 
 
@@ -29,7 +30,8 @@ def predict_played(work: Work, device: Device, dtype: str | None = None) -> Pred
     times, jobs = place_times(work, device, dtype), Jobs(work)
     busy = jobs.micro_batches * jobs.most(times.of_micro_batch)
     seconds = np.array([played(work, device, job, dtype).seconds for job in range(len(jobs.layout))])
-    terms = found.terms | {"bubble": np.maximum(0.0, seconds - busy)}
+    waits = np.where(seconds > busy * (1 + _ROUNDING), seconds - busy, 0.0)
+    terms = found.terms | {"bubble": waits}
     return Prediction(found.layout, np.asarray(sum(terms.values())), terms)
 
 
@@ -37,7 +39,7 @@ def played(work: Work, device: Device, job: int, dtype: str | None = None) -> Pl
     """The schedule of the job at that position, with the times of its stages."""
     jobs = Jobs(work)
     whole = place_times(work, device, dtype)
-    forward = _passing(place_times(_part(work, _is_forward), device, dtype), whole)
+    forward = _passing(work, whole, device, dtype)
     ends = place_times(_part(work, _is_end), device, dtype)
     end_forward = place_times(_part(work, lambda each: _is_end(each) and _is_forward(each)), device, dtype)
     chunks, stages = int(jobs.chunks[job]), int(jobs.pipeline[job])
@@ -72,12 +74,25 @@ def _device_seconds(times: PlaceTimes) -> Floats:
     return np.asarray(sum(times.micro_batch[name] for name in OF_MICRO_BATCH if name != "host"))
 
 
-def _passing(forward: PlaceTimes, whole: PlaceTimes) -> Floats:
-    """A forward's share of a micro-batch: of what the host and the transfers take, as of the rest."""
-    of_pipeline = whole.micro_batch["pipeline"]
-    work = _device_seconds(whole) - of_pipeline
-    share = np.divide(_device_seconds(forward), work, out=np.zeros(len(work)), where=work > 0)
-    return np.asarray(whole.of_micro_batch * share)
+def _passing(work: Work, whole: PlaceTimes, device: Device, dtype: str | None) -> Floats:
+    """A forward's seconds of a micro-batch: its launches of what all launches take, of the rest as the device works.
+
+    So, a device that works faster while the host launches takes no time from one pass and gives it to the other.
+    Transfers between stages are shared as all else.
+    """
+    forward = _device_seconds(place_times(_part(work, _is_forward), device, dtype))
+    working = _device_seconds(whole) - whole.micro_batch["pipeline"]
+    passes = _part(work, lambda each: each.phase != "pipeline")
+    launches, of_forward = launches_of(passes, device), launches_of(_part(work, _is_forward), device)
+    launching = launches_of(work, device) * device.host.seconds_a_call.value
+    launching = launching + work.layers * device.efficiency.layer_seconds.value
+    rest = whole.of_micro_batch - launching
+    return np.asarray(launching * _share(of_forward, launches) + rest * _share(forward, working))
+
+
+def _share(part: Floats | Ints, whole: Floats | Ints) -> Floats:
+    """What a part is of the whole; nothing of nothing."""
+    return np.divide(part, whole, out=np.zeros(len(whole)), where=whole > 0)
 
 
 def _place_of_stages(jobs: Jobs, job: int) -> list[int]:

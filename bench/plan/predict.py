@@ -119,14 +119,19 @@ def term_of(exchange: Exchange) -> str:
 
 def _host_seconds(work: Work, micro_batch: dict[str, Floats], device: Device) -> Floats:
     """Launches, as far as the device does not work meanwhile, and what each layer takes whatever its size."""
+    launching = launches_of(work, device) * device.host.seconds_a_call.value
+    if device.host.is_hidden:
+        launching = np.maximum(0.0, launching - np.asarray(sum(micro_batch.values())))
+    return np.asarray(launching + work.layers * device.efficiency.layer_seconds.value)
+
+
+def launches_of(work: Work, device: Device) -> Ints:
+    """Of a micro-batch at each place."""
     of_micro_batch = [each for each in work.traffic if each.per == "micro_batch"]
     calls = calls_of([*work.products, *work.attention, *of_micro_batch], len(work.stage))
     if device.measured is None:  # a collective that was timed has its launch in its time
         calls = calls + sum(each.calls for each in work.exchanges if each.per == "micro_batch")
-    launching = calls * device.host.seconds_a_call.value
-    if device.host.is_hidden:
-        launching = np.maximum(0.0, launching - np.asarray(sum(micro_batch.values())))
-    return np.asarray(launching + work.layers * device.efficiency.layer_seconds.value)
+    return np.asarray(calls)
 
 
 # ---- one job ---------------------------------------------------------------------------------------------

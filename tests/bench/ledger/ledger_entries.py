@@ -76,6 +76,17 @@ def cost_of_a_singular_value_decomposition(_job: None) -> tuple[dict[str, int], 
         return dict(meter.counts.unknown), rows
 
 
+def flops_of_activations_with_room(_job: None) -> dict[str, tuple[int, int] | None]:
+    """(matrix, vector) FLOPs of each activation, and of its gradient, that is written to a tensor at hand."""
+    import torch
+
+    from bench.ledger import operators
+
+    x, aten = torch.empty(3, 4), torch.ops.aten
+    calls = (aten.gelu.out, aten.silu.out, aten.gelu_backward.grad_input, aten.silu_backward.grad_input)
+    return {str(each): operators.flops(each, operators.kind_of(each).name, (x,), {}, [x], [x], x) for each in calls}
+
+
 def bytes_of_a_fused_update(is_scaled: bool) -> tuple[int, int]:
     """(read, written) by torch's fused AdamW over four values, its gradient scaled on the way or not."""
     import torch

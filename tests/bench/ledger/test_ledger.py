@@ -182,6 +182,14 @@ def test_an_operator_without_a_formula_is_named() -> None:
     assert rows == [("optimizer", 2, 2 * 4 * 4 * 4)]
 
 
+def test_an_activation_that_is_written_to_room_at_hand_has_a_formula() -> None:
+    """As experts compute theirs where rows are many."""
+    with ProcessPoolExecutor(1, mp_context=rank_context("cpu")) as pool:
+        found = pool.submit(entries.flops_of_activations_with_room, None).result(timeout=HANG_SECONDS)
+    assert len(found) == 4
+    assert set(found.values()) == {(0, 12)}
+
+
 def test_a_fused_update_that_scales_its_gradient_writes_it_too() -> None:
     with ProcessPoolExecutor(1, mp_context=rank_context("cpu")) as pool:
         plain, scaled = pool.map(entries.bytes_of_a_fused_update, (False, True), timeout=HANG_SECONDS)

@@ -50,7 +50,7 @@ def test_a_further_layer_adds_what_it_keeps(case: str) -> None:
     few, many = (load_recipe("grok1-nano", [*COMMON, *CASES[case], f"model.num_layers={each}"]) for each in (4, 8))
     places = every_stage(layouts_of(many))
     sizes = sizes_of(places)
-    of_chunk, _ = kept_of_chunk(places, sizes, kept(places, sizes))
+    of_chunk, *_ = kept_of_chunk(places, sizes, kept(places, sizes))
     flying = chunks_in_flight(many.parallel, 0, many.num_micro_batches)
     ours = flying * int(of_chunk[0]) // 2  # the four layers of the stage less the two of the smaller model's
     short, long = counted_beside(few), counted_beside(many)
