@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from bench.ingest.values import parse_number
+from bench.ingest.values import parse_measure
 
 # Seconds that one unit is.
 _TIMES = {
@@ -34,6 +34,7 @@ TOKENS_RATE = (
 JOB_TOKENS_RATE = ("tokens/s",)
 SAMPLES_RATE = ("samples per second", "throughput(samples/s)")
 TFLOPS = ("throughput per GPU (TFLOP/s/GPU)", "compute per GPU (TFLOP/s/GPU)", "TFLOPS_per_GPU", "TFLOPs")
+BEHIND_THE_LOSS = ("loss scale", *GRAD_NORM, "number of skipped iterations", "number of nan iterations")
 # Bytes that one unit is. MindSpeed-LLM divides by 2**30 and writes GB; Megatron Bridge means 1e9.
 PEAK = {
     "max_memory_allocated": 1,
@@ -103,7 +104,7 @@ def time_of(fields: Mapping[str, str]) -> tuple[str | None, float]:
 
 def scaled_bytes(text: str | None, unit: int) -> int:
     """A printed amount of memory in bytes; 0, which means unknown, where it is none."""
-    value = parse_number(text)
+    value = parse_measure(text)
     return min(int(value * unit), 2**50) if value is not None and 0 <= value * unit < 1e18 else 0
 
 

@@ -7,15 +7,13 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta, timezone
 from itertools import accumulate
 from typing import Any, NamedTuple
 
+from bench.ingest.dates import Dates
 from bench.records.record import MAX_STEPS
 
 MAX_SAMPLES = 400_000  # of all ranks together
-_EARLIEST = datetime(2015, 1, 1, tzinfo=timezone.utc)  # no log that is understood here is older
-_LATEST = timedelta(days=1)  # beyond now: of a clock that runs in another time zone
 _MAX_NAMES = 100  # of fields that are not known
 Value = int | str
 Facts = Mapping[str, Value]
@@ -83,8 +81,7 @@ class Log:
     waiting: tuple[int, int] = (0, 0)  # memory stated before the line it belongs to
     order: int = 0  # of all lines that were kept
     orders: dict[str, list[int]] = field(default_factory=dict)  # of the lines in `streams`
-    last_date: datetime | None = None  # of the last training line that has one
-    has_zone: bool = False  # the date says its time zone; else it is taken for UTC
+    dates: list[Dates] = field(default_factory=lambda: [Dates()])  # of the training lines of each file, and of none
 
     @property
     def unusable(self) -> int:
@@ -132,16 +129,6 @@ class Log:
             return sample
         peak, reserved = max(peak, sample.peak_bytes), max(reserved, sample.reserved_bytes)
         return sample._replace(peak_bytes=peak, reserved_bytes=reserved)
-
-    def note_date(self, date: str) -> None:
-        """When a training line was printed, in ISO 8601; what is no date of such a job says nothing."""
-        try:
-            moment = datetime.fromisoformat(date)
-        except ValueError:
-            return
-        utc = moment.astimezone(timezone.utc) if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
-        if _EARLIEST <= utc <= datetime.now(timezone.utc) + _LATEST:
-            self.last_date, self.has_zone = utc, moment.tzinfo is not None
 
     def overflowed(self) -> None:
         """DeepSpeed, or apex, says that it skips the update of the step whose training line comes next."""

@@ -15,7 +15,9 @@ from bench.ingest.values import (
     checked_seconds,
     finite_field,
     finite_number,
+    parse_measure,
     parse_number,
+    positive_measure,
     positive_number,
     stated,
     whole_number,
@@ -32,11 +34,6 @@ _RANK = re.compile(
     r"|^\[\d{1,6},(\d{1,6})\]<std"  # Open MPI
 )
 _NODE = re.compile(r"^([A-Za-z][\w.-]{0,60}): ")
-# As in [2024-03-18 12:23:25], [titan] 2025-01-01 12:00:00,123 and, of Primus, [20251202 06:56:28]; with a time zone
-# as in 2024-03-18T04:23:07.123456789Z, which container runtimes write.
-_DATE = re.compile(
-    r"(?<!\d)(\d{4})[-/]?(\d\d)[-/]?(\d\d)[ T](\d\d:\d\d:\d\d)(?!\d)(?:[.,]\d{1,9})?(Z|[+-]\d\d:?\d\d)?(?!\d)"
-)
 # MindSpeed-LLM's plain trainer prints `iteration: 6 |`, the others `iteration 6/ 2000 |`.
 HEAD = re.compile(r"iteration(:?)\s{1,40}(\d{1,12})\s{0,40}(?:/\s{0,40}\d{1,12}\s{0,40})?\|")
 TITAN = re.compile(r"(?:^|[\s|])step:\s{0,40}(\d{1,12})\s{1,40}loss:\s{0,40}(\S{1,40})\s")
@@ -54,7 +51,10 @@ def iteration_line(log: Log, text: str, head: re.Match[str], where: str, ended: 
     printed, scale = known.time_of(fields)
     counted = whole_number(fields.get("global_step")) if is_nemo else None
     shown = int(head[2]) if counted is None else counted
-    value, step = parse_number(printed), shown - (not is_nemo)
+    value, step = parse_measure(printed), shown - (not is_nemo)
+    if not fault and _is_cut(fields, ended or is_nemo, last_is_whole or text.rstrip().endswith("|")):
+        log.leave_out(CUT)
+        return
     if fault or value is None or step < 0:
         _no_sample(log, fields, fault, last_is_whole or text.rstrip().endswith("|"))
         return
@@ -66,7 +66,7 @@ def iteration_line(log: Log, text: str, head: re.Match[str], where: str, ended: 
         if name not in known.KNOWN:
             log.not_known(name)
     sample = _sample(step, seconds, fields, skipped)
-    _note_date(log, text[: head.start()])
+    log.dates[-1].note(text[: head.start()][-_PREFIX_LENGTH:], step)
     log.add(_writer(text[: head.start()]), sample, "NeMo" if is_nemo else "Megatron", where)
 
 
@@ -83,6 +83,18 @@ def _fields(text: str, last_is_whole: bool) -> tuple[dict[str, str], str]:
             return fields, MIXED
     fields.pop("", None)
     return fields, ""
+
+
+def _is_cut(fields: Mapping[str, str], ended: bool, is_closed: bool) -> bool:
+    """Whether a line with a time stops before its end, so that what follows the time is not known.
+
+    Of the last line of a log that was copied while it was written half a field may be left; others lack the loss and
+    all that stands behind it. A line that lacks the loss alone had one that was NaN.
+    """
+    if known.time_of(fields)[0] is None:
+        return False
+    lacks = not any(name in fields for name in (*known.LOSS, *known.BEHIND_THE_LOSS))
+    return (lacks and not (ended and is_closed)) or not (ended or is_closed)
 
 
 def _no_sample(log: Log, fields: Mapping[str, str], fault: str, is_ended: bool) -> None:
@@ -128,7 +140,7 @@ def _sample(step: int, seconds: float, fields: dict[str, str], skipped: bool) ->
         tokens_per_second=positive_number(said.get("tokens_per_second")),
         job_tokens_per_second=positive_number(said.get("job_tokens_per_second")),
         samples_per_second=positive_number(said.get("samples_per_second")),
-        tflops=positive_number(said.get("tflops")),
+        tflops=positive_measure(said.get("tflops")),
         loss_scale=positive_number(said.get("loss_scale")),
     )
 
@@ -139,7 +151,7 @@ def titan_line(log: Log, text: str, found: re.Match[str], where: str, ended: boo
     fields = dict(_TITAN_FIELD.findall(rest if ended else rest.rpartition(" ")[0]))
     step = int(found[1]) - 1
     speed = parse_number(fields.get("tps", fields.get("wps")))
-    own = parse_number((stated(fields, known.TITAN_TIMES[2:]) or "").removesuffix("s"))
+    own = parse_measure((stated(fields, known.TITAN_TIMES[2:]) or "").removesuffix("s"))
     if text[: found.start()].rstrip().endswith("validate"):
         return
     if step < 0 or (speed is None and own is None):
@@ -168,10 +180,10 @@ def titan_line(log: Log, text: str, found: re.Match[str], where: str, ended: boo
         grad_norm=norm,
         skipped=skipped,
         broken=broken or broken_norm,
-        tflops=positive_number(fields.get("tflops")),
+        tflops=positive_measure(fields.get("tflops")),
         reserved_bytes=0 if memory is None else known.scaled_bytes(memory[1], 2**30),
     )
-    _note_date(log, text[: found.start()])
+    log.dates[-1].note(text[: found.start()][-_PREFIX_LENGTH:], step)
     log.add(_writer(text[: found.start()]), sample, "torchtitan", where)
 
 
@@ -182,7 +194,7 @@ def bar_line(log: Log, text: str, where: str) -> None:
     found = next(reversed(list(_BAR.finditer(text, max(0, before - 120), before + 1))), None) if at > 0 else None
     fields = {} if found is None else dict(_BAR_FIELD.findall(text[found.end() :]))
     printed = fields.get("train_step_timing in s")
-    value = parse_number(printed)
+    value = parse_measure(printed)
     if found is None or value is None or int(found[1]) < 1:
         log.leave_out(CUT if printed is None else NO_NUMBER)
         return
@@ -194,17 +206,8 @@ def bar_line(log: Log, text: str, where: str) -> None:
         log.not_known(name)
     # Counts are rounded too: they are not held against anything.
     kept = {name: value for name, value in fields.items() if name not in known.SAMPLES_SEEN + known.TOKENS_SEEN}
-    _note_date(log, text[: found.start()])
+    log.dates[-1].note(text[: found.start()][-_PREFIX_LENGTH:], int(found[1]) - 1)
     log.add(_writer(text), _sample(int(found[1]) - 1, seconds, kept, skipped), "NeMo's progress bar", where)
-
-
-def _note_date(log: Log, prefix: str) -> None:
-    """The last date before a line's first field; one that says its time zone before one that does not."""
-    dates = _DATE.findall(prefix[-_PREFIX_LENGTH:])
-    for year, month, day, time, zone in sorted(dates, key=lambda date: bool(date[-1]))[-1:]:
-        offset = zone.replace("Z", "+00:00")
-        offset = offset if ":" in offset else f"{offset[:3]}:{offset[3:]}" * bool(offset)
-        log.note_date(f"{year}-{month}-{day}T{time}{offset}")
 
 
 def _writer(prefix: str) -> str:

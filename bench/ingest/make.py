@@ -16,6 +16,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from bench.ingest.counts import hold_flops, same_batch, same_length, tokens_per_step
+from bench.ingest.dates import dated
 from bench.ingest.facts import CHOICES, NEEDED, model_counts, replicas, settle_facts
 from bench.ingest.job import Facts, Log, Sample
 from bench.ingest.values import checked_seconds
@@ -59,11 +60,13 @@ def make_record(
     tokens = tokens_per_step(log, facts, origins, samples, seconds)
     interval = _interval(log, samples)
     reasons = _void_reasons(log, samples)
+    steps = [(sample.step, time) for sample, time in zip(samples, seconds, strict=True)]
+    moment, has_zone, stands = dated(log.dates, steps)
     content = {
         "schema": 1,
         "id": log.digest.hexdigest()[:32],
-        "created_at": (log.last_date or datetime.now(timezone.utc)).isoformat(timespec="seconds"),
-        "is_dated": log.last_date is not None,
+        "created_at": (moment or datetime.now(timezone.utc)).isoformat(timespec="seconds"),
+        "is_dated": moment is not None,
         "case": case,
         "valid": not reasons,
         "void_reasons": reasons,
@@ -79,7 +82,9 @@ def make_record(
         "steps": [_step(sample) for sample in samples],
         "ranks": [_the_rank(samples, seconds)],
         "expert_load": [],
-        "source": _source(log, interval, len(samples), "tokens a step" in origins),
+        "source": _source(
+            log, interval, len(samples), "tokens a step" in origins, _told_date(moment, has_zone, stands)
+        ),
     }
     try:
         return Ingested(Record.model_validate(content), facts, origins, interval, log.left_out, log.unknown)
@@ -102,7 +107,7 @@ def _interval(log: Log, samples: Sequence[Sample]) -> int:
     return gaps.most_common(1)[0][0] if gaps else int(log.facts.get("log_interval", 1))
 
 
-def _source(log: Log, interval: int, count: int, tokens_vary: bool) -> str:
+def _source(log: Log, interval: int, count: int, tokens_vary: bool, date: str) -> str:
     names = ", ".join(log.names)[:500]
     words = [f"ingested from {names} ({log.form})", "one time a line for the whole job, no rank's own"]
     if interval > 1 and log.form in ("Megatron", "torchtitan"):
@@ -120,13 +125,16 @@ def _source(log: Log, interval: int, count: int, tokens_vary: bool) -> str:
     if log.resumes:
         first = log.number(log.resumes[0])
         words.append(f"resumed {len(log.resumes)} time(s), first at step {first}: later lines replaced earlier")
-    if log.last_date is None:
-        words.append("its lines have no dates")
-    else:
-        words.append("dated as its last line" + ", whose time zone is not known" * (not log.has_zone))
+    words.append(date)
     if log.from_step:
         words.append(f"steps before {log.from_step} were left out")
     return "; ".join(words)[:1000]
+
+
+def _told_date(moment: datetime | None, has_zone: bool, stands: bool) -> str:
+    if moment is not None:
+        return "dated as its last line" + ", whose time zone is not known" * (not has_zone)
+    return "its lines all have one date, which is none of theirs" if stands else "its lines have no dates"
 
 
 def _void_reasons(log: Log, samples: Sequence[Sample]) -> list[str]:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from bench.ingest.blocks import Blocks, words_of
+from bench.ingest.dates import Dates
 from bench.ingest.facts import ARGUMENTS, SIZES
 from bench.ingest.job import Log
 from bench.ingest.lines import HEAD, TITAN, TOO_LONG, bar_line, iteration_line, titan_line
@@ -37,6 +38,7 @@ def read_logs(paths: Sequence[Path], from_step: int = 0, advanced: Callable[[int
     for path in paths:
         log.names.append(printable(path.name))
         log.starts()
+        log.dates.append(Dates())
         try:
             _read(log, path, advanced)
         except OSError as error:

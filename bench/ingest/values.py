@@ -34,22 +34,42 @@ def parse_number(text: str | None) -> float | None:
             return float(text)  # nearly all fields are plain numbers, and this is many times as fast
         except ValueError:
             pass
-    first = text.split("/")[0].partition("(avg")[0].strip()
+    first = _first(text)
     return float(first.replace(",", "")) if len(first) < 40 and _NUMBER.fullmatch(first) else None
+
+
+_EITHER = re.compile(r"[-+]?\d{1,3},\d{3}")  # thousands, or three digits after a decimal comma
+
+
+def parse_measure(text: str | None) -> float | None:
+    """The same of a field that need not be whole: none where its one comma may be a decimal comma, as in 660,700."""
+    if text is not None and "," in text and _EITHER.fullmatch(_first(text)):
+        return None
+    return parse_number(text)
+
+
+def _first(text: str) -> str:
+    """Of `now/mean`."""
+    return text.split("/")[0].partition("(avg")[0].strip()
 
 
 def finite_number(text: str | None) -> float | None:
     if text is None:
         return None
-    value = parse_number(text)
+    value = parse_measure(text)
     return value if value is not None and math.isfinite(value) else None
 
 
 def positive_number(text: str | None) -> float | None:
     if text is None:
         return None
+    value = parse_number(text)
+    return value if value is not None and 0 < value < math.inf else None
+
+
+def positive_measure(text: str | None) -> float | None:
     value = finite_number(text)
-    return value if value and value > 0 else None
+    return value if value is not None and value > 0 else None
 
 
 def whole_number(text: str | None) -> int | None:
@@ -57,7 +77,7 @@ def whole_number(text: str | None) -> int | None:
         return None
     if len(text) < 16 and text.isascii() and text.isdecimal():
         return int(text)
-    value = finite_number(text)
+    value = parse_number(text)
     return int(value) if value is not None and 0 <= value < 1e15 else None
 
 
@@ -71,7 +91,7 @@ def stated(fields: Mapping[str, str], names: Sequence[str]) -> str | None:
 
 def finite_field(fields: Mapping[str, str], what: str, *names: str) -> tuple[float | None, str]:
     """A field's value and, where it is there but not finite, what is wrong."""
-    value = parse_number(stated(fields, names))
+    value = parse_measure(stated(fields, names))
     if value is not None and not math.isfinite(value):
         return None, f"{what} is not finite"
     return value, ""

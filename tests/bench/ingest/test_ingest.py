@@ -135,11 +135,12 @@ def test_a_record_is_dated_as_its_last_line(write: Write, before: str) -> None:
 @pytest.mark.parametrize(
     "before",
     [
-        "2024-03-18T04:23:07Z ",
-        "2024-03-18T04:23:07.123456789Z [2024-03-18 12:23:07]",
-        "[2024-03-18 12:23:07] 2024-03-18T12:23:07.5+08:00 ",
-        "2024-03-18 12:23:07,123+0800 ",
-        "2024-03-17T22:23:07-06:00 ",
+        "2024-03-18T04:23:{:02d}Z ",
+        "2024-03-18T04:23:{:02d}.123456789Z [2024-03-18 12:23:{:02d}]",
+        "[2024-03-18 12:23:{:02d}] 2024-03-18T12:23:{:02d}.5+08:00 ",
+        "2024-03-18 12:23:{:02d},123+0800 ",
+        "2024-03-18 12:23:{:02d}+08 ",
+        "2024-03-17T22:23:{:02d}-06:00 ",
     ],
 )
 def test_a_time_zone_that_is_stated_counts(write: Write, before: str) -> None:
@@ -164,13 +165,53 @@ def test_a_log_without_dates_says_so(write: Write, before: str) -> None:
     assert "its lines have no dates" in str(record.source)
 
 
+@pytest.mark.parametrize(
+    "before",
+    [
+        "runs/2024-03-18T12:23:25/rank0.log: ",
+        "/logs/2024-03-18 12:23:25Z/rank0.log:",
+        "job-2024-03-18T12:23:25: ",
+        "train_20240318T12:23:25.log:",
+        "2024-03-18T12:23:25+08:00-rank0.log: ",
+    ],
+)
+def test_a_date_in_a_path_is_not_the_lines(write: Write, before: str) -> None:
+    """Whether one line has it or all have, and another beside it counts although that one has a time zone."""
+    assert "its lines have no dates" in str(read(write(after(before, iterations=1))).source)
+    own = "[2024-03-19 12:23:{:02d}]"
+    assert read(write(after(before + own))).created_at == "2024-03-19T12:23:07+00:00"
+
+
+@pytest.mark.parametrize("before", ["job 2024-03-18 12:23:25 ", "2024-03-18T12:23:25Z [pod] "])
+def test_a_date_that_stands_still_is_none_of_the_lines(write: Write, before: str) -> None:
+    """Seven steps of 0.66 s take longer than the second that a date is read to; a date that moves beside it counts."""
+    still = read(write(after(before)))
+    assert not still.is_dated
+    assert "its lines all have one date, which is none of theirs" in str(still.source)
+    moving = read(write(after(before + "[2024-03-19 12:23:{:02d}]")))
+    assert moving.created_at == "2024-03-19T12:23:07+00:00"
+    assert read(write(after(before, iterations=4))).is_dated, "four such lines may be of one second and the next"
+
+
+def test_of_several_files_each_has_its_own_dates(write: Write) -> None:
+    """Each file's path may have a date of its own, so that it seems to move."""
+    logs = [write(after(f"of {day} 12:00:00 ", 7), f"{day}.log") for day in ("2024-03-18", "2024-03-19")]
+    assert not read(*logs).is_dated
+
+
 def test_the_log_of_another_day_is_of_another_session(write: Write) -> None:
     """As far as its lines say when it ran; without a date it is never taken for the baseline's."""
 
     def judged(ours: str, theirs: str) -> float | None:
         stored, new = (
             [
-                read(write("".join([dump(), *(f"{day}{line(i, ms=600.0 + i % 3 + of / 9)}\n" for i in range(1, 12))])))
+                read(
+                    write(
+                        "".join(
+                            [dump(), *(f"{day.format(i)}{line(i, ms=600.0 + i % 3 + of / 9)}\n" for i in range(1, 12))]
+                        )
+                    )
+                )
                 for of in range(first, first + 5)
             ]
             for day, first in ((theirs, 0), (ours, 5))
@@ -180,8 +221,8 @@ def test_the_log_of_another_day_is_of_another_session(write: Write) -> None:
         assert row.evidence is not None
         return row.evidence.session_percent
 
-    assert judged("[2024-03-18 12:23:25]", "[2024-03-18 12:20:25]") is None
-    assert judged("[2024-03-19 12:23:25]", "[2024-03-18 12:20:25]") == pytest.approx(ASSUMED_PERCENT["npu"])
+    assert judged("[2024-03-18 12:23:{:02d}]", "[2024-03-18 12:20:{:02d}]") is None
+    assert judged("[2024-03-19 12:23:{:02d}]", "[2024-03-18 12:20:{:02d}]") == pytest.approx(ASSUMED_PERCENT["npu"])
     assert judged("", "") == pytest.approx(ASSUMED_PERCENT["npu"])
 
 

@@ -11,7 +11,7 @@ import pytest
 from bench.ingest.make import described, make_record
 from bench.ingest.read import read_logs
 from bench.ingest.values import parse_number
-from tests.bench.ingest.logs import NPU, TITAN, Write, dump, line, lines, nemo, read, times, titan
+from tests.bench.ingest.logs import NPU, TITAN, Write, dump, line, lines, nemo, numbers, read, times, titan
 from tests.in_process import Command
 
 
@@ -138,6 +138,22 @@ def test_every_line_that_is_left_out_is_left_out_for_its_reason(write: Write) ->
     assert "1 lines left out: longer than 64 KiB" in told
 
 
+@pytest.mark.parametrize("kept", [0.45, 0.55, 0.65, 0.75, 0.85, 0.95])
+@pytest.mark.parametrize("end", ["", "\n"])
+def test_a_last_line_that_was_cut_is_no_step_without_a_loss(write: Write, kept: float, end: str) -> None:
+    """A log that was copied while it was written: the half line was once taken for one whose loss is NaN."""
+    last = line(8)
+    record = read(write(dump() + lines(*range(1, 8)) + last[: int(kept * len(last))] + end))
+    assert record.valid
+    assert numbers(record)[:7] == list(range(7))
+
+
+@pytest.mark.parametrize("behind", ["", "[rank3]: another rank's words", "iteration"])
+def test_a_line_that_lacks_the_loss_alone_is_void(write: Write, behind: str) -> None:
+    nan = line(8, **{"lm loss": None}) + behind + "\n"
+    assert not read(write(dump() + lines(*range(1, 8)) + nan)).valid
+
+
 def test_a_field_that_is_not_known_is_said_to_be_not_known(write: Write) -> None:
     made = make_record(
         read_logs([write(dump() + lines(*range(1, 8), **{"peak_memory (TB)": 1, "z_loss": 0.1}))]), "c", NPU
@@ -214,6 +230,24 @@ def test_a_time_with_a_decimal_comma_is_no_time(write: Write) -> None:
     bar = "Epoch 0: :   7%| {}/15 [00:01<00:09, v_num=, reduced_train_loss=11.0, train_step_timing in s=49,50]\r"
     with pytest.raises(ValueError, match=reason):
         read(write("".join(bar.format(i) for i in range(1, 4))))
+
+
+@pytest.mark.parametrize("time", ["660,700", "  660,700", "660,700/655,100"])
+def test_a_comma_before_three_digits_makes_no_time(write: Write, time: str) -> None:
+    """It may be a decimal comma: 660,700 ms were once 660.7 s."""
+    with pytest.raises(ValueError, match="3 with a time that is no number"):
+        read(write(dump() + lines(1, 2, 3, ms=time)))
+    with pytest.raises(ValueError, match="3 with a time that is no number"):
+        read(write("".join(nemo(i, seconds="6,080") + "\n" for i in range(1, 4))))
+    assert times(read(write(dump() + lines(1, 2, 3, ms="1,660.7")))) == pytest.approx([1.6607] * 3)
+
+
+def test_a_comma_before_three_digits_makes_no_loss_or_norm_or_memory(write: Write) -> None:
+    fields = {"lm loss": "11,812", "grad norm": "12,345", "max_memory_allocated(GB)": "50,125"}
+    record = read(write(dump() + lines(*range(1, 8), **fields)))
+    assert [(step.loss, step.grad_norm) for step in record.steps] == [(None, None)] * 7
+    assert not record.valid
+    assert record.ranks[0].peak_bytes == 0
 
 
 def test_a_host_whose_name_has_valid_in_it_trains(write: Write) -> None:
