@@ -115,6 +115,22 @@ def difference(comparison: Comparison) -> Difference:
     return _across(*sides, comparison)
 
 
+def foreseen(comparison: Comparison, ours: int) -> Error:
+    """The error of the change if ours were so many runs of one session, as noisy as those that are known of both sides.
+
+    Where no session has two runs, they are taken to be as noisy as sessions are.
+    """
+    before, after = (_scaled(side, comparison.whole) for side in (comparison.before, comparison.after))
+    if comparison.sessions is None or not comparison.is_across_sessions:
+        noise = _pooled(*(_Noise(_squares(side), len(side) - 1) for side in (before, after)))
+        return Error(math.sqrt(noise.variance * (1 / len(before) + 1 / ours)), len(before) + ours - 2)
+    theirs = _by_session(before, comparison.sessions[0])
+    noise = _pooled(theirs.noise, _by_session(after, comparison.sessions[1]).noise)
+    if not noise.freedom:
+        noise = _Noise(_squares(theirs.means), len(theirs.means) - 1)
+    return _across(theirs, _Side([0.0], [ours], _Noise(noise.variance * (ours - 1), ours - 1)), comparison).error
+
+
 def _check(comparison: Comparison) -> None:
     before, after = comparison.before, comparison.after
     least = (MIN_PAIRS, MIN_PAIRS) if comparison.is_paired else (MIN_BASELINE_RUNS, 1)

@@ -68,7 +68,7 @@ def _asked(baseline: Baseline, first: Record, session_percent: SessionPercent) -
     level = level_of([first], session_percent)
     own = [run.known_figures for run in baseline.runs]
     names = labels([*map(stamp_of, baseline.runs)], [stamp_of(first)])
-    sessions = Sessions(before=names[:-1], after=names[-1:] * len(own), spread=level.spread, origin=level.origin)
+    sessions = Sessions(before=names[:-1], after=names[-1:], spread=level.spread, origin=level.origin)
     limit = limits_percent(baseline.tolerance_percent)[0]
-    found = family(own, own, sessions=sessions)
+    found = family(own, own[:1], sessions=sessions)  # one run has no noise of its own
     return [replace(found[name], limit_percent=limit) for name in (STEP, MEAN)]

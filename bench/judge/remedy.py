@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from bench.judge.baseline import Baseline
-from bench.judge.difference import Comparison, Difference, difference
+from bench.judge.difference import Comparison, foreseen
 from bench.judge.evidence import FAMILY_ERROR, MIN_RUNS_TO_DECIDE, Judgement, visible_errors
 from bench.judge.recorded_run import run_seconds
 from bench.records.record import Record
@@ -129,26 +129,22 @@ def runs_needed(comparison: Comparison, alpha: float = FAMILY_ERROR, fewest: int
 
     None where more than `MAX_RUNS` would not. Of these that there are already one more is asked for, or `fewest`.
     """
-    found, theirs = difference(comparison), len(comparison.before)
     limit = comparison.limit_percent / 100
     limit = math.log1p(limit) if comparison.whole is None else limit
     least = len(comparison.after) + 1 if fewest is None else fewest
     for ours in range(max(MIN_RUNS_TO_DECIDE, least), MAX_RUNS + 1):
-        if _visible(found, theirs, ours, alpha) <= limit:
+        if _visible(comparison, ours, alpha) <= limit:
             return ours
     return None
 
 
 def visible_percent(comparison: Comparison, ours: int, alpha: float = FAMILY_ERROR) -> float:
     """The smallest slowdown that so many runs of ours show, all in one session and as noisy as these."""
-    found = _visible(difference(comparison), len(comparison.before), ours, alpha)
+    found = _visible(comparison, ours, alpha)
     return 100 * (math.expm1(found) if comparison.whole is None else found)
 
 
-def _visible(found: Difference, theirs: int, ours: int, alpha: float) -> float:
+def _visible(comparison: Comparison, ours: int, alpha: float) -> float:
     """On the tested scale."""
-    sessions = 0.0
-    if found.within is not None:
-        sessions = max(found.error.size**2 - found.within.size**2, 0.0)
-    error = math.sqrt(found.spread**2 * (1 / theirs + 1 / ours) + sessions)
-    return visible_errors(alpha, theirs + ours - 2) * error + found.resolution
+    error = foreseen(comparison, ours)
+    return visible_errors(alpha, error.freedom) * error.size + comparison.resolution
