@@ -20,6 +20,7 @@ from pydantic import (
     model_validator,
 )
 
+from bench.records import contradictions
 from bench.records.environment import allowed_environment
 from bench.records.fields import (
     Count,
@@ -361,6 +362,9 @@ class Record(Strict):
         micro_batches = self.layout.data * self.work.num_micro_batches
         if self.work.global_batch % micro_batches:
             raise ValueError(f"work.global_batch is not a multiple of data x num_micro_batches = {micro_batches}")
+        contradictions.check_recipe(self)
+        contradictions.check_day(self)
+        contradictions.check_stages(self)
         return self
 
     def _check_steps(self) -> None:
@@ -392,6 +396,8 @@ class Record(Strict):
             if rank.stage >= self.layout.pipeline:
                 raise ValueError(f"rank {rank.rank}: stage {rank.stage} of {self.layout.pipeline} pipeline stages")
             rank.check_lengths(len(self.steps))
+            if self.lone_rank is None:  # that counts its sends and receives, which wait for nobody, as kinds alone
+                contradictions.check_sums(rank)
 
     def _ranks_that_say(self, every: set[int]) -> set[int]:
         if self.lone_rank is not None:

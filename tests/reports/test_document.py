@@ -150,6 +150,9 @@ def test_hostile_names_stay_text_everywhere(synthetic_record, tmp_path: Path) ->
         rank.model_dump()
         | {
             "phases_seconds": {HOSTILE: [1.0] * 20},
+            "communication_seconds": [0.5] * 20,
+            "communication_calls": [1] * 20,
+            "communication_bytes": [2] * 20,
             "collectives": {HOSTILE: {"seconds": [0.5] * 20, "calls": 20, "bytes": 40}},
             "timeline": [{"phase": HOSTILE, "start_seconds": 0.0, "end_seconds": 1.0}],
         }
@@ -316,7 +319,10 @@ def with_collectives(record: Record, calls: int, share: float) -> Record:
                     "calls": calls * len(rank.step_seconds),
                     "bytes": 1_500_000 * len(rank.step_seconds),
                 }
-            }
+            },
+            "communication_seconds": [share * seconds for seconds in rank.step_seconds],
+            "communication_calls": [calls] * len(rank.step_seconds),
+            "communication_bytes": [1_500_000] * len(rank.step_seconds),
         }
         for rank in record.ranks
     ]

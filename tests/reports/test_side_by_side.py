@@ -49,8 +49,8 @@ def test_what_differs_stands_before_the_figures_and_what_is_equal_is_folded() ->
         ({"commit": {"sha": "1" * 40}}, "commit"),
         ({"commit": {"dirty": True}}, "commit"),
         (
-            {"recipe": {"hash": "f" * 12, "resolved": {"training": {"global_batch": 64}}}},
-            "value: training.global_batch",
+            {"recipe": {"hash": "f" * 12, "resolved": {"training": {"learning_rate": 0.5}}}},
+            "value: training.learning_rate",
         ),
         ({"device": {"name": "another"}}, "device"),
         ({"session": {"machine": "b" * 16, "boot": None, "day": "2025-01-31", "job": None}}, "machine"),

@@ -57,6 +57,9 @@ def measured(record: Record, phases: dict[str, float], collectives: dict[str, fl
             name: {"seconds": [seconds] * steps, "calls": steps, "bytes": steps}
             for name, seconds in collectives.items()
         }
+        if collectives:
+            rank["communication_seconds"] = [sum(collectives.values())] * steps
+            rank["communication_calls"] = rank["communication_bytes"] = [len(collectives)] * steps
     return Record.model_validate(content)
 
 
@@ -112,6 +115,7 @@ def test_without_seconds_of_collectives_computing_is_not_told_apart(synthetic_re
 def test_a_job_of_one_rank_exchanges_nothing_and_computes_all_the_time(synthetic_record) -> None:
     content = synthetic_record().model_dump(mode="json", by_alias=True)
     one = dict.fromkeys(content["layout"], 1)
+    content["recipe"]["resolved"]["parallel"] |= one
     content |= {"layout": one, "ranks": content["ranks"][:1], "work": content["work"] | {"num_micro_batches": 128}}
     by_name = {part.name: part for part in found_of(measured(Record.model_validate(content), PHASES, {})).parts}
     assert by_name["computing"].measured_seconds == pytest.approx(36.0)

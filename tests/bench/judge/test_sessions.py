@@ -244,6 +244,7 @@ def runs_of(day: int, slower: float = 0.0, first: int = 0) -> list[Record]:
             seed=first + index,
             noise=0.002,
             median_seconds=39.8 * (1 + slower) * (1 + 0.002 * random.standard_normal()),
+            created_at=f"2025-02-{day:02d}T12:00:00Z",
             session=session(day=f"2025-02-{day:02d}").model_dump(),
         )
         for index in range(5)

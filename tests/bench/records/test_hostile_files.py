@@ -36,7 +36,8 @@ TOKENS = (b"NaN", b"Infinity", b"-", b"1e999", b"0" * 30, b'"', b"\\", b"\xff", 
 def plain_record() -> str:
     content = build_synthetic_record(steps=7).model_dump(mode="json", by_alias=True)
     for rank in content["ranks"]:
-        rank["collectives"] = {"tensor all_gather": {"seconds": [0.01] * 7, "calls": 420, "bytes": 10**9}}
+        whole = {"seconds": rank["communication_seconds"], "calls": 7 * 420, "bytes": 7 * 10**9}
+        rank["collectives"] = {"tensor all_gather": whole}
         rank["timeline"] = [{"phase": "forward", "start_seconds": 0.0, "end_seconds": 0.5}]
     return json.dumps(content)
 
@@ -135,6 +136,7 @@ def test_numbers_at_their_limits_make_finite_figures() -> None:
         rank["phases_seconds"] = {name: [1e7] * 7 for name in rank["phases_seconds"]}
         rank["peak_bytes"] = 2**62
         rank["collectives"]["tensor all_gather"] |= {"calls": 2**62, "bytes": 2**62}
+        rank["communication_calls"] = rank["communication_bytes"] = [2**62, *[0] * 6]
     summary = summarise(parse_model(json.dumps(content).encode(), Record))
     numbers = [value for value in asdict(summary).values() if isinstance(value, float)]
     assert len(numbers) > 10

@@ -83,6 +83,19 @@ def test_a_layout_is_written_as_before_unless_it_has_what_came_later(synthetic_r
         ("ranks.5.phases_seconds.forward", [1.0], "phases_seconds.forward holds 1"),
         ("ranks.5.communication_calls", [1], "communication_calls holds 1"),
         ("expert_load.0", [1, 2], "same experts"),
+        # what is said twice
+        ("recipe.resolved.parallel.tensor", 2, "layout.tensor is 4, and parallel.tensor of the recipe that ran 2"),
+        ("recipe.resolved.training.sequence_length", 4096, "work.sequence_length is 8192"),
+        ("recipe.resolved.training.micro_batch", 2, "is not as many of 2 on 2 replicas"),
+        ("work.num_micro_batches", 32, "a global batch of 128 is not as many of 1 on 2 replicas"),
+        ("device.dtype", "fp32", "device.dtype is fp32, and training.dtype of the recipe that ran bf16"),
+        ("ranks.9.stage", 0, "9 ranks are of stage 0, and a stage has 8"),
+        (
+            "session",
+            {"machine": "a" * 12, "boot": None, "day": "2025-02-01", "job": None},
+            "is before session.day 2025",
+        ),
+        ("session", {"machine": "a" * 12, "boot": None, "day": "2025-01-32", "job": None}, "2025-01-32 is no date"),
     ],
 )
 def test_an_inconsistent_record_is_refused_in_one_line_naming_file_and_fault(
@@ -94,6 +107,35 @@ def test_an_inconsistent_record_is_refused_in_one_line_naming_file_and_fault(
         Record.read(file)
     assert complaint in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+def test_twice_the_batch_in_two_places_is_not_that_of_the_recipe(synthetic_record) -> None:
+    """It would be twice the tokens a second."""
+    content = changed(synthetic_record(), "work.global_batch", 256)
+    content["work"]["tokens_per_step"] *= 2
+    with pytest.raises(ValidationError, match="work.global_batch is 256, and training.global_batch of the recipe"):
+        Record.model_validate(content)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "complaint"),
+    [
+        ("calls", 8401, "rank 3: communication_calls are 8400, and those of collectives 8401"),
+        ("bytes", 1, "rank 3: communication_bytes are 20000000000, and those of collectives 1"),
+        ("seconds", [0.5] * 20, "communication_seconds at place 0 is "),
+    ],
+)
+def test_all_communication_is_that_of_its_kinds_together(
+    synthetic_record, name: str, value: Any, complaint: str
+) -> None:
+    content = synthetic_record().model_dump(mode="json", by_alias=True)
+    rank = content["ranks"][3]
+    kind = {"seconds": rank["communication_seconds"], "calls": 8400, "bytes": 20 * 10**9}
+    rank["collectives"] = {"tensor all_gather": kind}
+    assert Record.model_validate(content)
+    kind[name] = value
+    with pytest.raises(ValidationError, match=complaint):
+        Record.model_validate(content)
 
 
 def test_a_missing_rank_makes_a_record_void(synthetic_record) -> None:
