@@ -7,6 +7,7 @@ load in any. All nodes must see the folder, which grok1.weights.folder describes
 from __future__ import annotations
 
 import re
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -67,17 +68,19 @@ def save(
     gather_weights(model)
     state = _state(model, optimizer, scheduler, step, is_loading=False)
     what = f"the checkpoint of step {step}"
-    needed: list[int] = [0] * ranks.world_size
-    dist.all_gather_object(needed, _own_bytes(state))
-    with whole_or_told(what, folder, sum(needed), lambda: abandon_step(folder, step), _FAILURES):
-        _on_first_rank(ranks, lambda: _start(what, folder, step, sum(needed)))
-        dist_checkpointing.save(state, str(partial_folder(folder, step)))
+    told: list[tuple[int, str]] = [(0, "")] * ranks.world_size
+    dist.all_gather_object(told, (_own_bytes(state), uuid.uuid4().hex[:8]))
+    needed, job = sum(each for each, _ in told), told[0][1]
+    with whole_or_told(what, folder, needed, lambda: abandon_step(folder, step, job), _FAILURES):
+        _on_first_rank(ranks, lambda: _start(what, folder, step, job, needed))
+        partial = partial_folder(folder, step, job)
+        dist_checkpointing.save(state, str(partial))
         dist.barrier()
         sums: list[dict[str, FileSum]] = [{}] * ranks.world_size
-        dist.all_gather_object(sums, _own_sums(folder, step, ranks))
+        dist.all_gather_object(sums, _own_sums(partial, ranks))
         if ranks.rank == 0:
             all_sums = {name: each[name] for each in sums for name in each}
-            finish_step(folder, step, recipe, all_sums, corpus, tokenizer, megatron_line())
+            finish_step(folder, step, recipe, all_sums, corpus, tokenizer, megatron_line(), job)
     dist.barrier()
 
 
@@ -161,9 +164,9 @@ def _in_one_line(stored: StoredCheckpoint) -> Iterator[None]:
         ) from error
 
 
-def _start(what: str, folder: Path, step: int, needed_bytes: int) -> None:
+def _start(what: str, folder: Path, step: int, job: str, needed_bytes: int) -> None:
     check_space(what, folder, needed_bytes)
-    start_step(folder, step)
+    start_step(folder, step, job)
 
 
 def _on_first_rank(ranks: Ranks, action: Callable[[], None]) -> None:
@@ -190,9 +193,8 @@ def _own_bytes(state: object) -> int:
     return int(data.nbytes) if isinstance(data, torch.Tensor) and is_first_copy else 0
 
 
-def _own_sums(folder: Path, step: int, ranks: Ranks) -> dict[str, FileSum]:
+def _own_sums(partial: Path, ranks: Ranks) -> dict[str, FileSum]:
     """The checksums of the files that this rank wrote, which megatron names by its number."""
-    partial = partial_folder(folder, step)
     return file_sums(partial, [path.name for path in partial.glob(f"__{ranks.rank}_*.distcp")])
 
 

@@ -13,6 +13,7 @@ import json
 import os
 import shlex
 import shutil
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +48,7 @@ _FREE_KEYS = tuple(f"training.recompute{end}" for end in ("", "_method", "_layer
 _EXPERTS_APART = {"grouped", "te_grouped"}  # whose optimizer state fits no other experts
 _FIXED_KEYS = ("training.dtype",)  # the optimizer's state has another shape
 
+_LEFT_SECONDS = 3600.0  # a partial folder in which nothing was written for so long is a dead job's
 _RECIPE_NAME = "recipe.json"
 _MAX_RECIPE_BYTES = 64 * 1024  # a resolved recipe needs 2 KiB
 _FORMAT_NAME = "metadata.json"  # it chooses which code of megatron's reads the rest
@@ -243,18 +245,36 @@ def holds_checkpoint(folder: Path) -> bool:
     return (folder / LATEST).exists()
 
 
-def partial_folder(folder: Path, step: int) -> Path:
-    """Where the files of a step go until all of them are written."""
+def partial_folder(folder: Path, step: int, job: str = "") -> Path:
+    """Where the files of a step go until all of them are written.
+
+    `job` is a word that two jobs which save to one folder do not share: else what one of them writes would become a
+    part of the other's checkpoint, whose checksums are taken from the disk.
+    """
     final = step_folder(folder, step)
-    return final.with_name(f"{final.name}.partial")
+    return final.with_name(f"{final.name}.{job}{'.' * bool(job)}partial")
 
 
-def start_step(folder: Path, step: int) -> Path:
-    """Make the partial folder of a step, empty. One process does this before any of them writes."""
-    partial = partial_folder(folder, step)
-    shutil.rmtree(partial, ignore_errors=True)
+def start_step(folder: Path, step: int, job: str = "") -> Path:
+    """Make the partial folder of a step, empty. One process does this before any of them writes.
+
+    What a job that was killed left of this step goes; one in which something was written within the hour may be
+    another job's.
+    """
+    partial = partial_folder(folder, step, job)
+    for left in folder.glob(f"{step_folder(folder, step).name}.*partial"):
+        if left == partial or _written_at(left) < time.time() - _LEFT_SECONDS:
+            shutil.rmtree(left, ignore_errors=True)
     partial.mkdir(parents=True)
     return partial
+
+
+def _written_at(folder: Path) -> float:
+    """When something in it was last written, in seconds since the epoch; now, where it goes meanwhile."""
+    try:
+        return max(path.stat().st_mtime for path in (folder, *folder.iterdir()))
+    except OSError:
+        return time.time()
 
 
 def finish_step(
@@ -265,13 +285,14 @@ def finish_step(
     corpus: str = "",
     tokenizer: str = "",
     megatron: str = "",
+    job: str = "",
 ) -> None:
     """Give a step's partial folder its recipe, its manifest and its name, and make it the newest.
 
     One process does this after all wrote. `sums` are those of files that were read already, `megatron` is the line
     that wrote the optimizer's state.
     """
-    partial, final = partial_folder(folder, step), step_folder(folder, step)
+    partial, final = partial_folder(folder, step, job), step_folder(folder, step)
     write_text(partial / _RECIPE_NAME, json.dumps(recipe.resolved(), indent=2))
     _write_sums(partial, step, recipe, sums or {}, corpus, tokenizer, megatron)
     replaced = final.with_name(f"{final.name}.replaced")
@@ -283,9 +304,9 @@ def finish_step(
     shutil.rmtree(replaced, ignore_errors=True)
 
 
-def abandon_step(folder: Path, step: int) -> None:
+def abandon_step(folder: Path, step: int, job: str = "") -> None:
     """Leave nothing of a step that could not be written, also where other processes still write into it."""
-    partial = partial_folder(folder, step)
+    partial = partial_folder(folder, step, job)
     gone = partial.with_name(f".{partial.name}.gone")
     with contextlib.suppress(OSError):
         os.replace(partial, gone)  # at once: what the others open from now on fails

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,9 @@ from grok1.config.load import ONE_RANK, load_recipe
 from grok1.megatron.installed import megatron_line
 from grok1.weights.folder import (
     LATEST,
+    MEGATRON_FORMAT,
     StoredCheckpoint,
+    abandon_step,
     check_changeable,
     finish_step,
     holds_checkpoint,
@@ -51,6 +55,47 @@ def test_a_step_counts_once_it_is_finished(tmp_path: Path) -> None:
     second = StoredCheckpoint.open(tmp_path)
     assert (second.step, second.step_folder.name) == (2, "iter_0000002")
     assert not partial_folder(tmp_path, 2).exists()
+
+
+def begun(folder: Path, job: str) -> None:
+    """Files of the first step as this job writes them."""
+    partial = start_step(folder, 1, job)
+    (partial / "weights").write_text(job)
+    (partial / "metadata.json").write_text(json.dumps(MEGATRON_FORMAT))
+
+
+def test_two_jobs_that_save_one_step_to_one_folder_do_not_mix(tmp_path: Path) -> None:
+    """The second began before the first had ended: its files had the recipe and the checksums of the first."""
+    recipes = {job: load_recipe("grok1-nano", (f"training.seed={seed}",)) for job, seed in (("a", 1), ("b", 2))}
+    for job in recipes:
+        begun(tmp_path, job)
+    for job in ("a", "b"):
+        finish_step(tmp_path, 1, recipes[job], megatron=megatron_line(), job=job)
+        found = StoredCheckpoint.open(tmp_path)
+        found.verify()
+        assert found.recipe == recipes[job]
+        assert (found.step_folder / "weights").read_text() == job
+
+
+def test_a_job_that_gives_up_a_step_leaves_that_of_another(tmp_path: Path) -> None:
+    for job in ("a", "b"):
+        begun(tmp_path, job)
+    abandon_step(tmp_path, 1, "a")
+    finish_step(tmp_path, 1, load_recipe("grok1-nano"), megatron=megatron_line(), job="b")
+    StoredCheckpoint.open(tmp_path).verify()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["iter_0000001", LATEST]
+
+
+def test_what_a_killed_job_left_of_a_step_goes_after_an_hour(tmp_path: Path) -> None:
+    left, other = start_step(tmp_path, 1, "dead"), start_step(tmp_path, 2, "dead")
+    (left / "weights").touch()
+    start_step(tmp_path, 1, "next")
+    assert left.exists(), "it may be a job that saves now"
+    for path in (left / "weights", left, other):
+        os.utime(path, (0, 0))
+    start_step(tmp_path, 1, "last")
+    assert not left.exists()
+    assert other.exists(), "of another step"
 
 
 def test_an_empty_folder_holds_no_checkpoint(tmp_path: Path) -> None:
