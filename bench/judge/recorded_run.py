@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Iterable, Mapping
 from typing import Annotated
 
 from pydantic import Field, StringConstraints, model_validator
 
-from bench.judge.metrics import STEP, metric_of, speed_figures, stored_figures_of
+from bench.judge.metrics import MEAN, QUARTILE, SPEED, STEP, metric_of, speed_figures, stored_figures_of
 from bench.judge.stats import summarise
 from bench.records.fields import Count, Figure, HexId, Name, Seconds, StepSeconds, Strict, Text
 from bench.records.record import CodeDigests, Commit, Host, Record, Session
+
+_OF_STEPS = {STEP: "median", MEAN: "mean", QUARTILE: "lower quartile"}
 
 
 class RecordedRun(Strict):
@@ -50,15 +51,26 @@ class RecordedRun(Strict):
     @model_validator(mode="after")
     def _consistent(self) -> RecordedRun:
         """What is judged is what the steps say; a figure that is judged as a ratio is never zero."""
+        for what, values in (("losses", self.losses), ("grad_norms", self.grad_norms)):
+            if values and len(values) != self.steps:
+                raise ValueError(
+                    f"{what} holds {len(values)} numbers for {self.steps} steps, "
+                    f"{self.warmup_steps} of the warm-up and {len(self.steady_step_seconds)} steady"
+                )
         if not self.figures:
             return self
-        median = statistics.median(self.steady_step_seconds)
-        if abs(self.figures.get(STEP, 0.0) / median - 1) > 1e-6:
-            raise ValueError(f"figures.{STEP} is not {median:.6g}, the median of the steady steps")
+        said = speed_figures(self.steady_step_seconds)
+        for name in SPEED:  # files from before the mean was judged have the median alone
+            if name in self.figures or name == STEP:
+                self._check_figure(name, said[name])
         for name, value in self.figures.items():
             if is_ratio(name) and value <= 0:
                 raise ValueError(f"figures.{name} is {value:g}, which no run can have")
         return self
+
+    def _check_figure(self, name: str, said: float) -> None:
+        if abs(self.figures.get(name, 0.0) / said - 1) > 1e-6:
+            raise ValueError(f"figures.{name} is not {said:.6g}, the {_OF_STEPS[name]} of the steady steps")
 
 
 def is_ratio(name: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -482,9 +483,27 @@ def test_runs_too_far_apart_are_no_baseline(bench: Command, content: Any) -> Non
     runs = content["baselines"][0]["runs"]
     steps = [1e6] * len(runs[0]["steady_step_seconds"])
     slow = {"steady_step_seconds": steps, "figures": {"step_seconds": 1e6}}
-    for odd in (slow, {"figures": runs[0]["figures"] | {"mean_step_seconds": 1e-300}}):
+    for odd in (slow, {"figures": runs[0]["figures"] | {"peak_bytes": 1e-300}}):
         Path("bad.json").write_text(altered(content, runs=[runs[0] | odd, *runs[1:]]))
         refused(bench("baseline", "diff", "bad.json"), "not of one program on one machine")
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (lambda run: run["figures"].update(mean_step_seconds=30.0), "the mean of the steady steps"),
+        (lambda run: run["figures"].update(lower_quartile_step_seconds=30.0), "the lower quartile of the steady steps"),
+        (lambda run: run.update(warmup_steps=run["warmup_steps"] + 1), "losses holds 20 numbers for 21 steps"),
+        (lambda run: run["grad_norms"].pop(), "grad_norms holds 19 numbers for 20 steps"),
+    ],
+)
+def test_a_run_whose_figures_are_not_those_of_its_steps_is_no_baseline(
+    bench: Command, content: Any, change: Callable[[Any], object], complaint: str
+) -> None:
+    runs = content["baselines"][0]["runs"]
+    change(runs[0])
+    Path("bad.json").write_text(altered(content, runs=runs))
+    refused(bench("baseline", "diff", "bad.json"), complaint)
 
 
 @pytest.mark.usefixtures("content")
@@ -503,7 +522,8 @@ def test_a_file_that_would_grow_too_large_to_read_is_not_written(bench: Command,
     path = stored_baselines(Path("baselines"))[0][0]
     long = baseline.model_copy(update={"rationale": "x", "label": "long", "role": "retired", "steps": None})
     steps = (float(np.median(long.runs[0].steady_step_seconds)) + np.zeros(60_000)).tolist()
-    runs = [run.model_copy(update={"steady_step_seconds": steps, "figures": {}}) for run in long.runs]
+    bare: dict[str, Any] = {"figures": {}, "losses": [], "grad_norms": []}
+    runs = [run.model_copy(update={"steady_step_seconds": steps, **bare}) for run in long.runs]
     median = steps[0]
     metrics = {"step_seconds": median, "tokens_per_second_per_processor": 2**20 / 16 / median}
     content = json.loads(path.read_text())
