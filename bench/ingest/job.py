@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from bench.ingest.dates import Dates
 from bench.records.record import MAX_STEPS
 
+CUT = "cut short"  # why a line was left out
 MAX_SAMPLES = 400_000  # of all ranks together
 _MAX_NAMES = 100  # of fields that are not known
 Value = int | str
@@ -46,6 +47,8 @@ class Sample(NamedTuple):
     tflops: float | None = None
     peak_bytes: int = 0
     reserved_bytes: int = 0
+    time_is_last: bool = False  # in its line
+    time_digits: int = 0  # as printed
 
     @property
     def slowness(self) -> float:
@@ -195,11 +198,31 @@ class Log:
         ends = list(accumulate((step for _, step in reversed(self.cuts)), min))[::-1]
         steps: dict[int, list[Sample]] = {}
         for rank in sorted(self.streams):
-            for sample, order in zip(self.streams[rank], self.orders[rank], strict=True):
+            whole = _whole(self.streams[rank])
+            for sample, order, is_whole in zip(self.streams[rank], self.orders[rank], whole, strict=True):
+                if not is_whole:
+                    self.leave_out(CUT)
+                    continue
                 cut = bisect_left(orders, order)
                 if cut == len(ends) or sample.step < ends[cut]:
                     steps.setdefault(sample.step, []).append(sample)
         return [_together(steps[step]) for step in sorted(steps)]
+
+
+def _whole(stream: list[Sample]) -> list[bool]:
+    """Of the lines of a rank, which were not cut within their time.
+
+    One that was ends with fewer digits than the time has in the line before or after it, and both of these go on.
+    """
+    around = [stream[max(at - 1, 0) : at] + stream[at + 1 : at + 2] for at in range(len(stream))]
+    return [
+        not own.time_is_last
+        or any(each.time_is_last for each in others)
+        or own.time_digits >= max((each.time_digits for each in others), default=0)
+        or own.skipped
+        or bool(own.broken)
+        for own, others in zip(stream, around, strict=True)
+    ]
 
 
 def _of_one_job(replaced: Sample, sample: Sample, where: str) -> None:
@@ -218,7 +241,7 @@ def _of_one_job(replaced: Sample, sample: Sample, where: str) -> None:
 def _together(samples: list[Sample]) -> Sample:
     if len(samples) == 1:
         return samples[0]
-    slowest = max(samples, key=lambda each: each.slowness)
+    slowest = max(samples, key=lambda each: (not each.time_is_last, each.slowness))
     losses = [each.loss for each in samples if each.loss is not None]
     return slowest._replace(
         loss=losses[0] if losses else None,

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
 from bench.ingest import fields as known
-from bench.ingest.job import Log, Sample
+from bench.ingest.job import CUT, Log, Sample
 from bench.ingest.values import (
     checked_seconds,
     finite_field,
@@ -23,7 +24,7 @@ from bench.ingest.values import (
     whole_number,
 )
 
-CUT, MIXED, TOO_LONG = "cut short", "of two lines mixed up", "longer than 64 KiB"
+MIXED, TOO_LONG = "of two lines mixed up", "longer than 64 KiB"
 NO_TIME = "without a time in a unit known here"
 NO_NUMBER = "with a time that is no number here, such as 660,7"
 # What launchers put before a line: a rank of the job or of one node, the task's number, the node's name, in any order.
@@ -38,6 +39,7 @@ _NODE = re.compile(r"^([A-Za-z][\w.-]{0,60}): ")
 HEAD = re.compile(r"iteration(:?)\s{1,40}(\d{1,12})\s{0,40}(?:/\s{0,40}\d{1,12}\s{0,40})?\|")
 TITAN = re.compile(r"(?:^|[\s|])step:\s{0,40}(\d{1,12})\s{1,40}loss:\s{0,40}(\S{1,40})\s")
 _TITAN_FIELD = re.compile(r"(?<![a-z_])([a-z_]{1,40}):\s{0,40}(\S{1,40})(?!\S)")
+_REST_OF_NUMBER = re.compile(r"\s,\d{3}(?!\d)")  # another program's words are within a number
 _BAR = re.compile(r"\|\s{0,40}(\d{1,12})/\d{1,12}\s{0,40}\[")
 _BAR_FIELD = re.compile(r"(?<![\w ])\s{0,4}([A-Za-z_][\w ]{0,60})=([^\]\s=]{1,40}?)(?=, |\])")
 
@@ -65,9 +67,14 @@ def iteration_line(log: Log, text: str, head: re.Match[str], where: str, ended: 
     for name in fields:
         if name not in known.KNOWN:
             log.not_known(name)
-    sample = _sample(step, seconds, fields, skipped)
+    sample = _sample(step, seconds, fields, skipped)._replace(**_place(text, printed))
     log.dates[-1].note(text[: head.start()][-_PREFIX_LENGTH:], step)
     log.add(_writer(text[: head.start()]), sample, "NeMo" if is_nemo else "Megatron", where)
+
+
+def _place(text: str, printed: str | None) -> dict[str, Any]:
+    """Whether a line ends with its time, and the digits of that: some may have been cut off."""
+    return {"time_is_last": text.rstrip().endswith(f" {printed}"), "time_digits": sum(map(str.isdigit, printed or ""))}
 
 
 def _fields(text: str, last_is_whole: bool) -> tuple[dict[str, str], str]:
@@ -149,6 +156,9 @@ def titan_line(log: Log, text: str, found: re.Match[str], where: str, ended: boo
     """torchtitan's line: `step: 10  loss: 7.1  memory: 12.3GiB(15.6%)  tps: 1,234  mfu: 12.3%`."""
     rest = text[found.end() :]
     fields = dict(_TITAN_FIELD.findall(rest if ended else rest.rpartition(" ")[0]))
+    if _REST_OF_NUMBER.search(rest):
+        log.leave_out(MIXED)
+        return
     step = int(found[1]) - 1
     speed = parse_number(fields.get("tps", fields.get("wps")))
     own = parse_measure((stated(fields, known.TITAN_TIMES[2:]) or "").removesuffix("s"))
@@ -182,7 +192,7 @@ def titan_line(log: Log, text: str, found: re.Match[str], where: str, ended: boo
         broken=broken or broken_norm,
         tflops=positive_measure(fields.get("tflops")),
         reserved_bytes=0 if memory is None else known.scaled_bytes(memory[1], 2**30),
-    )
+    )._replace(**_place(text, stated(fields, known.TITAN_TIMES[2:] + known.TITAN_TIMES[:2])))
     log.dates[-1].note(text[: found.start()][-_PREFIX_LENGTH:], step)
     log.add(_writer(text[: found.start()]), sample, "torchtitan", where)
 

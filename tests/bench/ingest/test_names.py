@@ -148,6 +148,36 @@ def test_a_last_line_that_was_cut_is_no_step_without_a_loss(write: Write, kept: 
     assert numbers(record)[:7] == list(range(7))
 
 
+@pytest.mark.parametrize("cut", [1, 4, 8])
+@pytest.mark.parametrize("end", ["\n", "\r", "\x1b[0m\r\n"])
+def test_a_line_that_ends_within_its_time_is_left_out(write: Write, cut: int, end: str) -> None:
+    """As where another rank begins to write: `tps: 10` of `tps: 10,000` was a step a thousand times as long."""
+    rows = [titan(i) for i in range(1, 9)]
+    rows[cut - 1] = rows[cut - 1].partition(",000")[0]
+    found = make_record(read_logs([write(end.join([*rows, ""]))]), "a-case", TITAN)
+    assert times(found.record) == pytest.approx([64 * 2048 / 80_000] * 7)
+    assert found.left_out == {"cut short": 1}
+    rows = [nemo(i, seconds=6.081) for i in range(1, 9)]
+    assert "6.081 |" in rows[0]
+    rows[cut - 1] = rows[cut - 1].partition("81 |")[0]
+    assert times(read(write(end.join([*rows, ""])), **TITAN)) == pytest.approx([6.081] * 7)
+
+
+def test_a_time_may_stand_last_in_all_lines_or_in_the_first_of_them(write: Write) -> None:
+    """NeMo adds the validation's loss to each line once it knows one."""
+    rows = [nemo(i, seconds=6.081, rest="" if i < 4 else " | val_loss: 11.9") for i in range(1, 9)]
+    for chosen in (rows, rows[:3]):
+        assert len(times(read(write("\n".join([*chosen, ""])), **TITAN))) == len(chosen)
+
+
+def test_other_words_within_a_number_make_no_speed(write: Write) -> None:
+    rows = [titan(i) for i in range(1, 9)]
+    rows[3] = rows[3].replace("10,000", "10 WARNING of another thread ,000")
+    found = make_record(read_logs([write("\n".join([*rows, ""]))]), "a-case", TITAN)
+    assert times(found.record) == pytest.approx([64 * 2048 / 80_000] * 7)
+    assert found.left_out == {"of two lines mixed up": 1}
+
+
 @pytest.mark.parametrize("behind", ["", "[rank3]: another rank's words", "iteration"])
 def test_a_line_that_lacks_the_loss_alone_is_void(write: Write, behind: str) -> None:
     nan = line(8, **{"lm loss": None}) + behind + "\n"
