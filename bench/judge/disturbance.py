@@ -109,7 +109,12 @@ def seen_of(record: Record) -> Seen:
     if host is not None and record.steps:
         slowest = (max(times) for times in zip(*(rank.step_seconds for rank in record.ranks), strict=True))
         seconds = sum(slowest) + (record.startup_seconds or 0.0)
-    return Seen(host, record.device.kind, record.layout.ranks_per_node, seconds, _started(record.created_at, seconds))
+    return Seen(host, record.device.kind, ranks_here(record), seconds, _started(record.created_at, seconds))
+
+
+def ranks_here(record: Record) -> int:
+    """How many ranks ran on this machine: of a job of which one rank ran alone, that one."""
+    return record.layout.ranks_per_node if record.lone_rank is None else 1
 
 
 def seen_of_baseline(run: RecordedRun, kind: DeviceKind, ranks: int) -> Seen:

@@ -254,7 +254,7 @@ def _comparisons(
 
 
 def _seen_by(baseline: Baseline, ours: Record) -> list[Seen]:
-    return [seen_of_baseline(run, ours.device.kind, ours.layout.ranks_per_node) for run in baseline.runs]
+    return [seen_of_baseline(run, ours.device.kind, disturbance.ranks_here(ours)) for run in baseline.runs]
 
 
 def _as_far_as_alike(judgement: Judgement, comparison: Comparison, found: Busier | None) -> Judgement:

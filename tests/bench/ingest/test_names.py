@@ -160,14 +160,14 @@ def test_a_line_that_ends_within_its_time_is_left_out(write: Write, cut: int, en
     rows = [nemo(i, seconds=6.081) for i in range(1, 9)]
     assert "6.081 |" in rows[0]
     rows[cut - 1] = rows[cut - 1].partition("81 |")[0]
-    assert times(read(write(end.join([*rows, ""])), **TITAN)) == pytest.approx([6.081] * 7)
+    assert times(read(write(end.join([*rows, ""])), **dict[str, Any](TITAN))) == pytest.approx([6.081] * 7)
 
 
 def test_a_time_may_stand_last_in_all_lines_or_in_the_first_of_them(write: Write) -> None:
     """NeMo adds the validation's loss to each line once it knows one."""
     rows = [nemo(i, seconds=6.081, rest="" if i < 4 else " | val_loss: 11.9") for i in range(1, 9)]
     for chosen in (rows, rows[:3]):
-        assert len(times(read(write("\n".join([*chosen, ""])), **TITAN))) == len(chosen)
+        assert len(times(read(write("\n".join([*chosen, ""])), **dict[str, Any](TITAN)))) == len(chosen)
 
 
 def test_other_words_within_a_number_make_no_speed(write: Write) -> None:

@@ -11,6 +11,7 @@ import pytest
 from bench.judge.baseline import recorded_baseline
 from bench.judge.disturbance import Seen, busier, disturbed, readings, seen_of, seen_of_baseline, told
 from bench.judge.gate import judge
+from bench.records.record import Record
 from bench.synthetic import build_synthetic_record
 
 QUIET_HOST = {"stolen_seconds": 0.0, "throttled_seconds": 0.0}
@@ -52,6 +53,16 @@ def test_a_machine_that_was_busy(synthetic_record, kind: str, load: float, compl
     assert len(found) == complains
     if complains:
         assert "was 201.0, more than 192 cores and an earlier run of 8 ranks explain" in found[0]
+
+
+def test_a_rank_alone_leaves_all_cores_but_one(lone_record) -> None:
+    """Its layout is that of the job, of which nothing else runs."""
+    content = lone_record().model_dump(by_alias=True)
+    content["device"] |= {"kind": "cpu"}
+    content["host"] |= {"others_cores": 190.0}
+    assert not disturbed(Record.model_validate(content))
+    content["host"] |= {"others_cores": 191.0 + 9.7}
+    assert "of which 1 rank leaves 191:" in disturbed(Record.model_validate(content))[0]
 
 
 @pytest.mark.parametrize(
