@@ -258,11 +258,11 @@ def partial_folder(folder: Path, step: int, job: str = "") -> Path:
 def start_step(folder: Path, step: int, job: str = "") -> Path:
     """Make the partial folder of a step, empty. One process does this before any of them writes.
 
-    What a job that was killed left of this step goes; one in which something was written within the hour may be
-    another job's.
+    What jobs that were killed left of any step goes; one in which something was written within the hour may be that of
+    a job that saves now.
     """
     partial = partial_folder(folder, step, job)
-    for left in folder.glob(f"{step_folder(folder, step).name}.*partial"):
+    for left in folder.glob("iter_*.*partial"):
         if left == partial or _written_at(left) < time.time() - _LEFT_SECONDS:
             shutil.rmtree(left, ignore_errors=True)
     partial.mkdir(parents=True)

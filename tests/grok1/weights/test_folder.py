@@ -95,7 +95,8 @@ def test_what_a_killed_job_left_of_a_step_goes_after_an_hour(tmp_path: Path) -> 
         os.utime(path, (0, 0))
     start_step(tmp_path, 1, "last")
     assert not left.exists()
-    assert other.exists(), "of another step"
+    assert not other.exists(), "of another step, which may never be saved again"
+    assert {path.name for path in tmp_path.iterdir()} == {"iter_0000001.next.partial", "iter_0000001.last.partial"}
 
 
 def test_an_empty_folder_holds_no_checkpoint(tmp_path: Path) -> None:
