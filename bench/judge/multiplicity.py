@@ -72,12 +72,19 @@ def _cotangent(p_value: float) -> float:
 def _holm(
     p_values: Mapping[Hashable, float], weights: Mapping[Hashable, float], family_error: float
 ) -> dict[Hashable, Rejection]:
-    """The smallest p over weight first, each at its share of the error among those left."""
-    order = sorted(p_values, key=lambda name: p_values[name] / weights[name])
-    result, going, left = {}, True, math.fsum(weights.values())
-    for name in order:
-        alpha = family_error * min(1.0, weights[name] / max(left, weights[name]))
-        going = going and p_values[name] <= alpha
-        result[name] = Rejection(going, alpha)
-        left -= weights[name]
+    """The smallest p over weight first, each at its share of the error among those left.
+
+    Equal ones are each among all of them, so that the order in which they were given decides nothing.
+    """
+    by_ratio: dict[float, list[Hashable]] = {}
+    for name in p_values:
+        by_ratio.setdefault(p_values[name] / weights[name], []).append(name)
+    result: dict[Hashable, Rejection] = {}
+    going, left = True, math.fsum(weights.values())
+    for ratio in sorted(by_ratio):
+        equal = by_ratio[ratio]
+        alphas = {name: family_error * min(1.0, weights[name] / max(left, weights[name])) for name in equal}
+        going = going and all(p_values[name] <= alpha for name, alpha in alphas.items())
+        result |= {name: Rejection(going, alpha) for name, alpha in alphas.items()}
+        left -= math.fsum(weights[name] for name in equal)
     return result

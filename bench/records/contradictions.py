@@ -5,6 +5,7 @@ Pure functions of what was parsed. Each raises a ValueError of one line with bot
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import date
 from typing import TYPE_CHECKING, Any
@@ -60,8 +61,8 @@ def check_day(record: Record) -> None:
 def check_stages(record: Record) -> None:
     """Each stage of the pipeline has as many ranks as any other; of ranks that are not all here, at most so many."""
     each = record.layout.world_size // record.layout.pipeline
-    for stage in {rank.stage for rank in record.ranks}:
-        if (number := sum(rank.stage == stage for rank in record.ranks)) > each:
+    for stage, number in Counter(rank.stage for rank in record.ranks).items():
+        if number > each:
             raise ValueError(f"{number} ranks are of stage {stage}, and a stage has {each}")
 
 

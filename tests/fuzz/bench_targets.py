@@ -35,7 +35,10 @@ def _records() -> list[bytes]:
     content = build_synthetic_record(steps=5).model_dump(mode="json", by_alias=True)
     content["ranks"] = content["ranks"][:1]
     content["layout"], content["work"] = layout, content["work"] | work
-    content["ranks"][0]["collectives"] = {"tensor all_gather": {"seconds": [0.01] * 5, "calls": 420, "bytes": 10**9}}
+    content["recipe"]["resolved"]["parallel"] |= layout
+    seconds = content["ranks"][0]["communication_seconds"]
+    whole = {"seconds": seconds, "calls": 5 * 420, "bytes": 5 * 10**9}
+    content["ranks"][0]["collectives"] = {"tensor all_gather": whole}
     content["ranks"][0]["timeline"] = [{"phase": "forward", "start_seconds": 0.0, "end_seconds": 0.5}]
     content["ranks"][0]["modules_seconds"] = {"attention": {"forward": 0.1, "backward": 0.2}}
     return [json.dumps(content).encode()]

@@ -68,9 +68,9 @@ def _of_the_judge() -> Iterator[Fault]:
     yield Fault(path, "self.session_spread > 0 and len(", "len(", tests)
 
     path, tests = "bench/judge/multiplicity.py", _judge("multiplicity")
-    yield Fault(path, "        left -= weights[name]\n", "", tests)
-    yield Fault(path, "going = going and p_values", "going = p_values", tests)
-    yield Fault(path, "key=lambda name: p_values[name] / weights[name]", "key=lambda name: p_values[name]", tests)
+    yield Fault(path, "        left -= math.fsum(weights[name] for name in equal)\n", "", tests)
+    yield Fault(path, "going = going and all(", "going = all(", tests)
+    yield Fault(path, "setdefault(p_values[name] / weights[name], [])", "setdefault(p_values[name], [])", tests)
 
     path, tests = "bench/judge/sessions.py", _judge("sessions")
     yield Fault(path, "moment - stamps[place].seconds - last[name]", "moment - last[name]", tests)

@@ -60,6 +60,15 @@ def test_questions_go_by_p_over_weight() -> None:
     assert all(each.is_rejected for each in found.values())
 
 
+def test_the_order_of_equal_questions_decides_nothing() -> None:
+    """Two cases whose memory did not change: the one that was read first was judged by another interval."""
+    asked = {name: Asked(p, name, w) for name, p, w in (("a", 0.5, 0.1), ("b", 0.5, 0.1), ("c", 0.002, 1.0))}
+    forwards, backwards = rejections(asked, 0.01), rejections(dict(reversed(asked.items())), 0.01)
+    assert forwards == backwards
+    assert forwards["a"] == forwards["b"]
+    assert forwards["a"].alpha == pytest.approx(0.005)
+
+
 @pytest.mark.parametrize("correlation", [0.0, 0.5, 0.9, 0.99])
 def test_equal_sides_are_rejected_as_often_as_stated(correlation: float) -> None:
     """At 1 %, of 40,000 triples of normal scores; 4 standard deviations of the count."""
