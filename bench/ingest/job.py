@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any, NamedTuple
 
+from bench.ingest.apart import LINES_OF_A_TURN, MOST_TURNS, why_apart
 from bench.ingest.dates import Dates
 from bench.records.record import MAX_STEPS
 
@@ -83,6 +84,8 @@ class Log:
     last: list[Sample] | None = None  # the stream whose line came last
     waiting: tuple[int, int] = (0, 0)  # memory stated before the line it belongs to
     order: int = 0  # of all lines that were kept
+    since: dict[str, int] = field(default_factory=dict)  # a rank's lines since it went back
+    turns: dict[str, int] = field(default_factory=dict)  # how often it went back at once after it had
     orders: dict[str, list[int]] = field(default_factory=dict)  # of the lines in `streams`
     dates: list[Dates] = field(default_factory=lambda: [Dates()])  # of the training lines of each file, and of none
 
@@ -170,7 +173,9 @@ class Log:
             stream[-1] = _together([stream[-1], sample])
             self.last = stream
             return
+        self.since[rank] = self.since.get(rank, 0) + 1
         if stream and sample.step <= stream[-1].step:
+            self._take_turn(rank, stream[-1], sample, resumes, where)
             self._go_back(rank, stream, sample, where)
         self.order += 1
         self.orders.setdefault(rank, []).append(self.order)
@@ -179,6 +184,18 @@ class Log:
         self.kept += 1
         if len(stream) > MAX_STEPS or self.kept > MAX_SAMPLES:
             raise ValueError(f"{where}: more than {MAX_STEPS:,} steps or {MAX_SAMPLES:,} lines; give --from-step")
+
+    def _take_turn(self, rank: str, before: Sample, sample: Sample, resumes: bool, where: str) -> None:
+        """Refuse steps that go to and fro without a start of the job between."""
+        is_soon = not resumes and self.since[rank] <= LINES_OF_A_TURN
+        self.turns[rank] = self.turns.get(rank, 0) + 1 if is_soon else 0
+        self.since[rank] = 0
+        if self.turns[rank] >= MOST_TURNS:
+            raise ValueError(
+                f"{where}: the steps go to and fro, here from {self.number(before.step)} to "
+                f"{self.number(sample.step)}: these are two jobs, or ranks that no prefix tells apart; "
+                "give the log of one"
+            )
 
     def _go_back(self, rank: str, stream: list[Sample], sample: Sample, where: str) -> None:
         """The job resumed: what it does again, and what those lines stated, is dropped, of every rank."""
@@ -193,6 +210,9 @@ class Log:
 
     def samples(self) -> list[Sample]:
         """One sample a step in increasing order: the slowest rank's where several wrote one."""
+        steps_of = {rank: [each.step for each in stream] for rank, stream in self.streams.items()}
+        if why := why_apart(steps_of, self.orders):
+            raise ValueError(f"{', '.join(self.names)}: {why}")
         # A rank that is silent since another one went back loses what that one does again, too.
         orders = [order for order, _ in self.cuts]
         ends = list(accumulate((step for _, step in reversed(self.cuts)), min))[::-1]

@@ -178,6 +178,29 @@ def test_other_words_within_a_number_make_no_speed(write: Write) -> None:
     assert found.left_out == {"of two lines mixed up": 1}
 
 
+@pytest.mark.parametrize("ahead", [1, 100])
+def test_two_jobs_whose_lines_take_turns_are_refused(write: Write, ahead: int) -> None:
+    """The one that was ahead was once taken for what the other resumed from, and its last line kept."""
+    rows = [row for i in range(1, 9) for row in (line(i + ahead, ms=600.0), line(i, ms=900.0))]
+    with pytest.raises(ValueError, match="the steps go to and fro, here from .* these are two jobs, or ranks that"):
+        read(write(dump() + "\n".join([*rows, ""])))
+
+
+def test_a_job_that_crashes_after_each_line_is_one_job(write: Write) -> None:
+    start = first_line("data-parallel size: 2", "tensor-model-parallel size: 4", "pipeline-model-parallel size: 1")
+    text = dump() + "".join(f"{start}{line(i)}\n{line(i + 1)}\n" for i in range(1, 9))
+    assert numbers(read(write(text))) == list(range(9))
+
+
+def test_writers_that_take_turns_without_a_step_in_common_are_two_jobs(write: Write) -> None:
+    """Their times were once put together, 0.9 s of the first steps and 0.6 s of the others."""
+    rows = [(f"a: [rank0]: {line(i, ms=900.0)}", f"b: [rank0]: {line(i + 100, ms=600.0)}") for i in range(1, 9)]
+    with pytest.raises(ValueError, match="the lines of 'a 0' and of 'b 0' take turns, and have no step in common"):
+        read(write(dump() + "\n".join([row for pair in rows for row in pair] + [""])))
+    one_after_the_other = [row for part in zip(*rows, strict=True) for row in part]
+    assert len(times(read(write(dump() + "\n".join([*one_after_the_other, ""]))))) == 16
+
+
 @pytest.mark.parametrize("behind", ["", "[rank3]: another rank's words", "iteration"])
 def test_a_line_that_lacks_the_loss_alone_is_void(write: Write, behind: str) -> None:
     nan = line(8, **{"lm loss": None}) + behind + "\n"
