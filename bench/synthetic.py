@@ -45,16 +45,16 @@ def build_synthetic_record(
     content["expert_load"] = (5e5 * (1 + 0.15 * random.standard_normal((8, 8)))).astype(int).tolist()
     for name, value in changes.items():
         content[name] = content.get(name, {}) | value if isinstance(value, dict) else value
-    if "recipe" not in changes:
-        content["recipe"] = content["recipe"] | {"resolved": _fitting(content["layout"], content["work"])}
+    if "resolved" not in changes.get("recipe", {}):
+        content["recipe"] |= {"resolved": _fitting(content["layout"], content["work"], content["device"]["dtype"])}
     return Record.model_validate(content)
 
 
-def _fitting(layout: dict[str, Any], work: dict[str, Any]) -> dict[str, Any]:
-    """The recipe of such a layout and work."""
+def _fitting(layout: dict[str, Any], work: dict[str, Any], dtype: str) -> dict[str, Any]:
+    """The recipe of such a layout and work, in this number format."""
     parallel, training = dict(_RESOLVED["parallel"]), dict(_RESOLVED["training"])
     parallel |= {name: size for name, size in layout.items() if name in parallel}
-    training |= {name: size for name, size in work.items() if name in training}
+    training |= {name: size for name, size in work.items() if name in training} | {"dtype": dtype}
     training["micro_batch"] = max(1, work["global_batch"] // (layout["data"] * work["num_micro_batches"]))
     return {**_RESOLVED, "parallel": parallel, "training": training}
 

@@ -376,6 +376,7 @@ def test_several_verdicts_of_one_case_say_which_they_are(bench: Command, synthet
     write(runs(synthetic_record, 3, first=11), "records")
     resolved = synthetic_record().recipe.resolved
     changed = {**resolved, "model": {**resolved["model"], "num_layers": 4}}
+    changed["training"] = {**resolved["training"], "dtype": "fp16"}
     other: dict[str, Any] = {"recipe": {"hash": "f" * 12, "resolved": changed}, "device": {"dtype": "fp16"}}
     write(runs(synthetic_record, 3, first=21, **other), "records")
     code, output, _ = bench("gate", "records", "--junitxml", "out.xml")
