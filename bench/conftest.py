@@ -13,7 +13,7 @@ from bench.announced import announced
 from bench.history import store as history
 from bench.history import words as history_words
 from bench.judge.verdict import undecided
-from bench.outputs import refuse_lost_outputs
+from bench.outputs import end_refused, refuse_lost_outputs
 from bench.session import SESSION, BenchSession, why_unjudged
 from grok1.distributed.launch import preload_in_ranks
 
@@ -90,6 +90,7 @@ def _asked(config: pytest.Config, path: Path) -> bool:
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Judge the options before anything runs; a mistake would end the session in any case. Then say what will run."""
     config = session.config
+    end_refused(config)
     ours = [item for item in session.items if _ROOM in item.path.parents]
     if not config.getoption("--benchmark") or config.getoption("collectonly") or not ours:
         return

@@ -187,6 +187,8 @@ def _one_line_of_ctrl_c(config: pytest.Config) -> Iterator[None]:
     interruption.unwind()
     try:
         yield
+    except pytest.Session.Interrupted:  # a KeyboardInterrupt by which pytest says that modules could not be collected
+        raise
     except KeyboardInterrupt:
         interruption.end_children()
         pytest.exit(interruption.told(), interruption.exit_code())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -38,4 +39,18 @@ def refuse_lost_outputs(config: pytest.Config, step_summary: str | None) -> None
     try:
         refuse_lost(given, is_kept, [Filled("--results", Path(option("--results")), [*patterns, FILE_NAME])])
     except ValueError as error:
-        raise pytest.UsageError(str(error)) from None
+        if not config.pluginmanager.hasplugin("session"):
+            raise pytest.UsageError(str(error)) from None
+        config.stash[_REFUSED] = str(error)
+        for plugin in config.pluginmanager.get_plugins():  # pytest's own would write the file in the end after all
+            if type(plugin).__name__ == "LogXML":
+                plugin.logfile = os.devnull
+
+
+_REFUSED = pytest.StashKey[str]()
+
+
+def end_refused(config: pytest.Config) -> None:
+    """End a session that had begun when its outputs were refused, as with --pyargs, before anything runs."""
+    if reason := config.stash.get(_REFUSED, ""):
+        pytest.exit(reason, returncode=pytest.ExitCode.USAGE_ERROR)

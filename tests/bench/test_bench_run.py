@@ -87,6 +87,36 @@ def test_a_file_of_pytests_takes_no_place_of_ours(words: list[str], told: str, t
     assert (tmp_path / "one.json").read_text() == "{}"
 
 
+def test_a_file_of_pytests_takes_no_place_of_ours_outside_a_clone(tmp_path: Path) -> None:
+    """With --pyargs the options are judged when the session has begun."""
+    report = tmp_path / "results" / "report" / "report.json"
+    report.parent.mkdir(parents=True)
+    report.write_text("a report")
+    words = ["-p", "no:cacheprovider", "--benchmark", "--case", "grok1-nano", "--results", "results"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "--pyargs", "bench", *words, "--junitxml", "results/report/report.json"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        timeout=HANG_SECONDS,
+        check=False,
+    )
+    assert done.returncode == 4, done.stdout
+    assert "--junitxml results/report/report.json is a name that this command uses in --results results" in (
+        done.stdout + done.stderr
+    )
+    assert report.read_text() == "a report"
+
+
+def test_a_module_that_cannot_be_imported_is_no_interruption(tmp_path: Path) -> None:
+    (tmp_path / "test_broken.py").write_text("import no_such_module\n")
+    done = bench("--benchmark", "-p", "bench.options", where=str(tmp_path / "test_broken.py"))
+    assert done.returncode == 2
+    assert "No module named 'no_such_module'" in done.stdout
+    assert "interrupted; all processes were ended" not in done.stdout
+
+
 def test_a_refusal_is_one_where_a_table_was_asked_for_too(tmp_path: Path) -> None:
     words = ["--benchmark", "--case", "no-such", "--benchmark-json", str(tmp_path / "table.json")]
     done = bench(*words, "--results", str(tmp_path / "results"), where="bench/test_pretrain.py")
