@@ -121,7 +121,7 @@ class _Command(TyperCommand):
         given, _, in_turn = self.make_parser(ctx).parse_args(args=list(args))
         for parameter in self.params:
             named = given.get(parameter.name)
-            if "Path" in repr(vars(parameter)) and "" in (named if isinstance(named, list | tuple) else [named]):
+            if _is_path(parameter) and "" in (named if isinstance(named, list | tuple) else [named]):
                 raise ValueError(f"{name_of(parameter)} is empty, which would be the current folder; name it, as `.`")
         for option, times in Counter(in_turn).items():
             takes_one = isinstance(option, TyperOption) and not (option.multiple or option.is_flag or option.count)
@@ -166,6 +166,11 @@ class _Command(TyperCommand):
         for title, records in sections.items():
             with formatter.section(title):
                 formatter.write_dl(records)
+
+
+def _is_path(parameter: Any) -> bool:
+    """Whether it was declared as a path, or as several; versions of typer keep that in different places."""
+    return "Path" in repr(vars(parameter))
 
 
 _VERDICTS = ("--json", "--junitxml")
