@@ -13,7 +13,7 @@ from bench.announced import announced
 from bench.history import store as history
 from bench.history import words as history_words
 from bench.judge.verdict import undecided
-from bench.outputs import end_refused, refuse_lost_outputs
+from bench.outputs import end_refused, let_go, refuse_lost_outputs
 from bench.session import SESSION, BenchSession, why_unjudged
 from grok1.distributed.launch import preload_in_ranks
 
@@ -42,6 +42,11 @@ def _session(config: pytest.Config) -> BenchSession:
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--benchmark"):
         refuse_lost_outputs(config, os.environ.get("GITHUB_STEP_SUMMARY"))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_unconfigure(config: pytest.Config) -> None:
+    let_go(config)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

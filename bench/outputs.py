@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -16,8 +15,8 @@ from grok1.cli.outputs import Filled, Given, refuse_lost
 def refuse_lost_outputs(config: pytest.Config, step_summary: str | None) -> None:
     """Refuse a `--junitxml`, `--benchmark-json` or step summary that would take the place of another file.
 
-    Raises:
-        pytest.UsageError: one line names the output, and what else it is.
+    The refusal ends the session in `end_refused`: with --pyargs this is asked while modules are collected, where pytest
+    would make a failed import of an error.
     """
     option = config.getoption
     table = option("benchmark_json", None)  # a path, or an open file, by its version
@@ -39,18 +38,25 @@ def refuse_lost_outputs(config: pytest.Config, step_summary: str | None) -> None
     try:
         refuse_lost(given, is_kept, [Filled("--results", Path(option("--results")), [*patterns, FILE_NAME])])
     except ValueError as error:
-        if not config.pluginmanager.hasplugin("session"):
-            raise pytest.UsageError(str(error)) from None
         config.stash[_REFUSED] = str(error)
-        for plugin in config.pluginmanager.get_plugins():  # pytest's own would write the file in the end after all
-            if type(plugin).__name__ == "LogXML":
-                plugin.logfile = os.devnull
 
 
 _REFUSED = pytest.StashKey[str]()
+_SILENT = pytest.StashKey[list[object]]()
 
 
 def end_refused(config: pytest.Config) -> None:
-    """End a session that had begun when its outputs were refused, as with --pyargs, before anything runs."""
-    if reason := config.stash.get(_REFUSED, ""):
-        pytest.exit(reason, returncode=pytest.ExitCode.USAGE_ERROR)
+    """End a session whose outputs were refused, before anything runs, in one line that says why."""
+    if not (reason := config.stash.get(_REFUSED, "")):
+        return
+    plugins = config.pluginmanager
+    config.stash[_SILENT] = [each for each in plugins.get_plugins() if type(each).__name__ == "LogXML"]
+    for each in config.stash[_SILENT]:  # it would write the file in the end after all
+        plugins.unregister(each)
+    pytest.exit(reason, returncode=pytest.ExitCode.USAGE_ERROR)
+
+
+def let_go(config: pytest.Config) -> None:
+    """Give pytest back what it takes apart itself."""
+    for each in config.stash.get(_SILENT, []):
+        config.pluginmanager.register(each)
