@@ -37,9 +37,9 @@ _MOVES = {
 _VECTOR = {
     "_fused_rms_norm", "_fused_rms_norm_backward", "_log_softmax", "_log_softmax_backward_data", "_softmax",
     "_softmax_backward_data", "all", "amax", "amin", "any", "argmax", "argsort", "bincount", "count_nonzero", "cumsum",
-    "embedding_dense_backward", "gelu", "gelu_backward", "index_add", "index_add_", "index_reduce", "linalg_vector_norm",
-    "logsumexp", "max", "mean", "min", "nonzero", "norm", "prod", "scatter_add", "scatter_add_", "sort", "sum", "topk",
-    "var", "var_mean",
+    "embedding_dense_backward", "gelu", "gelu_backward", "index_add", "index_add_", "index_reduce",
+    "linalg_vector_norm", "logsumexp", "max", "mean", "min", "nonzero", "norm", "prod", "scatter_add", "scatter_add_",
+    "sort", "sum", "topk", "var", "var_mean",
 }  # fmt: skip
 # questions of the host, and the two that make a scalar or a number of a tensor
 FREE = {"_local_scalar_dense", "device", "is_same_size", "sym_size", "sym_numel", "sym_stride", "equal"}

@@ -237,8 +237,11 @@ def _selective(places: Places, s: Sizes, whole: Kept, modules: tuple[str, ...]) 
         norms = 4 * s.stream
         if "moe" in modules or s.probability == 2:
             router = router - np.where(s.width == _FP32, 0, s.stream)
+    of = places.of
+    if "core_attn" in modules and model.attention_logit_cap:  # keys, too, as they were before their exchange
+        is_exchanged = (of.context > 1) & of.column_of("a2a", "context_exchange")
+        attention = attention + is_exchanged * s.T * s.v * s.width
     if "core_attn" in modules and not model.attention_logit_cap:
-        of = places.of
         again = (3 * s.q + 3 * s.v) * s.T * s.width + 4 * s.length * model.head_dim * s.width
         attention = np.where(of.context == 1, again, np.minimum(attention, again + 2 * s.q * s.T * s.width))
     return Kept(norms, attention, router, dispatch, experts)

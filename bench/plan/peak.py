@@ -155,7 +155,10 @@ def _experts_forward(places: Places, s: Sizes) -> Ints:
     """Results of all experts, sorted, sent back and summed."""
     rows, sent = s.R * s.h, s.P * s.h
     if places.of.recipe.kernels.dispatch != "merged":
-        return rows * s.width + (rows + sent) * _wide(places, s) + _hidden(s)
+        # sorted, and then in the type of probabilities for the sum over copies
+        is_sorted = (s.local > 1) & (places.of.expert_tensor > 1) & places.of.column_of("alltoall", "dispatcher")
+        widened = is_sorted & (s.probability > s.width)
+        return rows * s.width * (1 + widened) + (rows + sent) * _wide(places, s) + _hidden(s)
     wide, copies = max(s.width, s.probability), places.of.expert_tensor
     exchanges = copies * places.of.expert > 1
     # times probabilities in their type; sent and come back from each copy, and summed; times weights

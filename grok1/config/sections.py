@@ -46,6 +46,11 @@ class Model(Frozen):
                 f"model.experts_per_token {self.experts_per_token} exceeds num_experts {self.num_experts}; "
                 "choose at most that many"
             )
+        if self.experts_per_token == 1 and self.router == "topk_then_softmax":
+            raise ValueError(
+                "model.experts_per_token 1 with router topk_then_softmax: a softmax of one score is 1, so that the "
+                "router would learn nothing, and megatron refuses it; set model.router=softmax_then_topk"
+            )
         if self.head_dim % 2:
             raise ValueError(f"model.head_dim {self.head_dim} is odd; rotary embedding needs an even one")
         return self

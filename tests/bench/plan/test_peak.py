@@ -44,6 +44,17 @@ UNUSUAL = {
     "results that come back from four copies": (
         *(*_FOUR, "kernels.experts=sequential", "model.ffn_hidden_size=32", "training.sequence_length=128"),
     ),
+    "results that are sorted and then widened": (
+        *(*_SPLIT, *MEGATRONS_PARTS, "parallel.world_size=16", "parallel.expert_tensor=16", "model.num_experts=4"),
+        *("model.ffn_hidden_size=16", "training.sequence_length=128", "training.global_batch=16"),
+        *("model.experts_per_token=1", "model.router=softmax_then_topk"),
+    ),
+    "keys that are exchanged, and kept for a capped core that is computed again": (
+        *(*_SPLIT, *MEGATRONS_PARTS, "parallel.world_size=4", "parallel.context=4", "parallel.context_exchange=a2a"),
+        *("parallel.expert=4", "parallel.expert_tensor=1", "model.num_query_groups=24", "model.head_dim=64"),
+        *(_AGAIN, "model.attention_logit_cap=30.0", "training.sequence_length=128", "model.ffn_hidden_size=4096"),
+        *("model.num_layers=4", "training.router_dtype=model"),
+    ),
     "results times their probabilities": (
         *(*_ONE, "model.ffn_hidden_size=16", "model.experts_per_token=8", "training.sequence_length=128"),
     ),

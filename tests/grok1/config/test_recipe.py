@@ -30,6 +30,7 @@ REFUSALS = [
     (["model.ffn_hidden_size=510"], "model.ffn_hidden_size 510 is not a multiple of parallel.expert_tensor 4"),
     (["training.global_batch=3"], "training.global_batch 3 is not a multiple of micro_batch x data parallel 2"),
     (["model.experts_per_token=9"], "experts_per_token 9 exceeds num_experts 8"),
+    (["model.experts_per_token=1"], "set model.router=softmax_then_topk"),
     (["model.head_dim=5"], "head_dim 5 is odd"),
     (["parallel.sequence_parallel=false"], "set parallel.sequence_parallel=true"),
     (["parallel.expert=1", "parallel.expert_tensor=1"], "set parallel.expert_tensor=4, or expert above 1"),
