@@ -23,7 +23,7 @@ MIN_SESSIONS = 5  # of a baseline that knows its own level between sessions; few
 BORROWED = 0.5
 _MIN_RUNS_OF_OWN_NOISE = 3
 # Where runs of one session vary more than sessions are assumed to, sessions are assumed to vary as much: this share of
-# it. On recorded noise, five runs against later five, in the order of time (docs/baselines.md).
+# it. On recorded noise, five runs against later five, in the order of time (docs/gate-errors.md).
 SHARE_OF_RUN_SPREAD = 1.0
 # Two runs can be equal by chance, or to the clock's last digit: below this spread nothing is known to be quieter.
 _LEAST_SPREAD = 1e-4

@@ -22,7 +22,7 @@ from bench.judge.difference import Comparison, Difference, Error, difference
 from bench.judge.multiplicity import Asked, Rejection, rejections
 
 # Runs of ours below which nothing fails or improves, however far off: on recorded noise one run that met a burst of
-# other work failed 5 to 7 % of the time where 1 % was stated, three runs did not (docs/baselines.md).
+# other work failed 5 to 7 % of the time where 1 % was stated, three runs did not (docs/gate-errors.md).
 MIN_RUNS_TO_DECIDE = 3
 FAMILY_ERROR = 0.01  # of all that one suite judges: the chance that any equal metric fails, or any improves
 # A suite that may ask for more runs is judged in two stages: the first at this share of the error, the second, on all

@@ -1,7 +1,6 @@
 """What kind of change the new runs show against a baseline's, in words: what the median of a run cannot see.
 
-Eight kinds (docs/baselines.md, "What a median cannot see", says how often each is found and how often it is told
-without cause):
+Eight kinds. The tests find each where it was put in, and none where nothing was:
 
 - periodic: every so many steps one is slow;
 - block: neighbouring steps are slow, at the same place in each run;

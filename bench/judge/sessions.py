@@ -16,7 +16,7 @@ from bench.records.record import Host, Record, Session
 
 # The assumed level between sessions, one standard deviation in percent. On accelerators: that of Megatron-LM's CI,
 # between runs of one unchanged job on different days. On a CPU: with it, five runs against later five of our own
-# series, in the order of time, fail 0 to 7 % of the time (docs/baselines.md, "In the order of time"); with 1.2 %
+# series, in the order of time, fail 0 to 7 % of the time (docs/gate-errors.md, "In the order of time"); with 1.2 %
 # it was 13 %.
 ASSUMED_PERCENT: Mapping[DeviceKind, float] = {"npu": 1.2, "cuda": 1.2, "cpu": 3.0}
 # On a CPU whose caches and memory other guests use too: that of four sessions of ours within two hours of one boot,

@@ -129,7 +129,7 @@ def test_an_e_value_has_a_mean_of_at_most_one(sessions: int) -> None:
 
 
 def test_an_unchanged_program_is_ever_failed_with_the_stated_chance() -> None:
-    """At ten times the error, so that few baselines show it (a year of nights at 1 %: docs/baselines.md)."""
+    """At ten times the error, so that few baselines show it (a year of nights at 1 %: docs/nightly.md)."""
     trials, error = 60, 10 * ERROR
     found = [
         first_alarm({"step": Series(*normal(seed, 6, NIGHTS))}, error, floor_percent=0.0) for seed in range(trials)
