@@ -171,6 +171,7 @@ def train(what: What, data: Data, checkpoints: Checkpoints, output: Output, mach
                 f"checkpoint {checkpoints.load} holds step {job.first_step} and --steps is {what.steps}: "
                 "there is nothing left to train"
             )
+            write_json(what.json_path, _of(recipe) | {"steps": []})
         return
     with _trackers(output, recipe) if is_first else nullcontext([]) as trackers:
         log = TrainLog(recipe, what.steps, trackers)
@@ -239,4 +240,8 @@ def _written(what: What, output: Output, trackers: list[Tracker]) -> list[str]:
 
 
 def _as_json(recipe: Recipe, result: RunResult) -> Mapping[str, object]:
-    return {"schema": _JSON_SCHEMA, "recipe": recipe.resolved(), "recipe_hash": recipe.hash(), **result.as_json()}
+    return _of(recipe) | result.as_json()
+
+
+def _of(recipe: Recipe) -> dict[str, object]:
+    return {"schema": _JSON_SCHEMA, "recipe": recipe.resolved(), "recipe_hash": recipe.hash()}

@@ -9,11 +9,13 @@ from typing import Annotated, Any
 import typer
 
 from grok1.cli.json_option import Json, write_json
-from grok1.cli.options import Overrides, RecipeName
+from grok1.cli.options import Overrides
 from grok1.cli.outputs import Filled
 from grok1.config.load import load_recipe
 from grok1.config.refusals import printable
 
+_PUBLISHED = "grok1-314b"  # the recipe of what xAI published
+_SHARD_GIB = 5.0
 CHECKPOINT_FILES = ("iter_*", "latest_checkpointed_iteration.txt")  # of a folder that --save writes to
 
 
@@ -30,11 +32,17 @@ def own_checkpoint(values: Mapping[str, Any]) -> Iterator[Filled]:
 def convert(
     source: Annotated[Path, typer.Argument(help="A folder of safetensors, or a folder of checkpoints.")],
     target: Annotated[Path, typer.Argument(help="A new folder for the other format.")],
-    recipe: RecipeName = "grok1-314b",
+    recipe: Annotated[
+        str | None,
+        typer.Option(metavar="NAME|FILE", help=f"Of the safetensors, to a checkpoint; default: {_PUBLISHED}."),
+    ] = None,
     overrides: Overrides = None,
     shard_gib: Annotated[
-        float, typer.Option(metavar="GIB", help="Size limit of a written safetensors file.", min=0.001)
-    ] = 5.0,
+        float | None,
+        typer.Option(
+            metavar="GIB", help=f"Size limit of a written safetensors file; default: {_SHARD_GIB:g}.", min=0.001
+        ),
+    ] = None,
     json_path: Json = None,
 ) -> None:
     """Published weights (safetensors, hpcai-tech/grok-1's names) into a checkpoint for any layout, or back.
@@ -51,11 +59,17 @@ def convert(
     from grok1.weights.importing import import_weights
 
     is_export = holds_checkpoint(source)
+    if is_export and (recipe is not None or overrides):
+        raise ValueError(f"--recipe and --set are of safetensors, and {source} is a checkpoint with its own recipe")
+    if not is_export and shard_gib is not None:
+        raise ValueError(
+            "--shard-gib is the size of written safetensors, and a checkpoint is written here; leave it out"
+        )
     with conversion(f"{source.name} to {target.name}") as progress:
         if is_export:
-            export_weights(source, target, int(shard_gib * 2**30), progress)
+            export_weights(source, target, int((shard_gib or _SHARD_GIB) * 2**30), progress)
         else:
-            import_weights(source, target, load_recipe(recipe, overrides or []), progress)
+            import_weights(source, target, load_recipe(recipe or _PUBLISHED, overrides or []), progress)
     print(f"wrote {printable(str(target))}")
     made = "safetensors" if is_export else "checkpoint"
     write_json(json_path, {"schema": 1, "source": str(source), "target": str(target), "made": made})

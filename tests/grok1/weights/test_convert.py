@@ -331,6 +331,15 @@ def test_command_goes_both_ways(tmp_path: Path, nano: Recipe) -> None:
     assert (done.returncode, done.stderr) == (0, f"wrote {tmp_path / 'out'}\n")
     assert json.loads(done.stdout)["made"] == "safetensors"
     assert_same(read_published(tmp_path / "out"), weights)
+    for source, words, complaint in (
+        ("checkpoint", ["--recipe", "grok1-nano"], f"{tmp_path / 'checkpoint'} is a checkpoint with its own recipe"),
+        ("checkpoint", ["--set", "training.seed=2"], "--recipe and --set are of safetensors"),
+        ("in", ["--shard-gib", "1", "--recipe", "grok1-nano"], "--shard-gib is the size of written safetensors"),
+    ):
+        done = run_grok1("convert", tmp_path / source, tmp_path / "not", *words)
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+        assert complaint in done.stderr
+        assert not (tmp_path / "not").exists()
 
 
 def test_command_refuses_in_one_line(tmp_path: Path) -> None:

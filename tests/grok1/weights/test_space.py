@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -68,8 +69,9 @@ def test_a_save_that_cannot_end_leaves_the_older_step_and_nothing_else(tmp_path:
     ]
     before.verify()
     assert StoredCheckpoint.open(tmp_path / "ck") == before
-    done = run_grok1(*words[:-2], "--load", tmp_path / "ck", "--steps", 1)
+    done = run_grok1(*words[:-2], "--load", tmp_path / "ck", "--steps", 1, "--json", tmp_path / "none.json")
     assert done.returncode == 0
+    assert json.loads((tmp_path / "none.json").read_text())["steps"] == []
     assert "holds step 1 and --steps is 1: there is nothing left to train" in done.stdout.splitlines()[-1]
     shard = before.step_folder / "__0_0.distcp"
     content = bytearray(shard.read_bytes())
