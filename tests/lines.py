@@ -16,6 +16,7 @@ SUMS_OF_A_STEP = 3 if LINE == "0.12" else 2
 NO_NPU = "device npu needs torch_npu, which is not installed" if LINE == "0.12" else "device npu with megatron-core"
 NO_NPU_REMEDY = "--device cpu" if LINE == "0.12" else r"install .*docs/ascend.md"
 HAS_GROUPED_EXPERTS = LINE != "0.19"
+LAYS_OUT_TIED_ENDS = LINE != "0.12"  # whatever the weights before them fill
 MARKS_EXPERTS_ITSELF = LINE == "0.19"  # as mark_experts_apart does for the others
 
 ONLY_0_12 = pytest.mark.skipif(LINE != "0.12", reason="stored figures and MindSpeed are of megatron-core 0.12")

@@ -15,6 +15,13 @@ from grok1.megatron.instances import (
 from grok1.megatron.protocols import MegatronOptimizer, Scheduler
 from grok1.weights.chunks import Chunks
 
+# What is before the tied weight in its buffer is padded to 64 values, and its bucket to 128.
+TIED_ENDS = (
+    "megatron-core cannot put the tied embedding of several stages (model.tie_embeddings) into its gradient buffer, as "
+    "the weights before it do not fill a multiple of 128 values; take a model.hidden_size of a multiple of 128, or "
+    "parallel.pipeline=1"
+)
+
 
 def build_optimizer(model: Chunks, training: Training, *, stock: bool = False) -> tuple[MegatronOptimizer, Scheduler]:
     """(optimizer, learning-rate scheduler) over this rank's shards; `stock`: all as megatron makes it."""
@@ -31,7 +38,12 @@ def build_optimizer(model: Chunks, training: Training, *, stock: bool = False) -
         params_dtype=torch.bfloat16 if training.dtype == "bf16" else torch.float32,
         use_distributed_optimizer=True,
     )
-    optimizer: MegatronOptimizer = get_megatron_optimizer(config, list(model), use_gloo_process_groups=False)
+    try:
+        optimizer: MegatronOptimizer = get_megatron_optimizer(config, list(model), use_gloo_process_groups=False)
+    except AssertionError as error:
+        if "param_gbuf_map" in str(error):
+            raise ValueError(TIED_ENDS) from error
+        raise
     if not stock:
         update_one_tensor_at_a_time(optimizer)
         skip_unread_work(optimizer)  # a CPU's alone, as are those below

@@ -20,9 +20,10 @@ from bench.ledger.schema import Ledger, differences, read_ledger, write_ledger
 from grok1.config.load import load_recipe
 from grok1.config.memory import SHOWN_GIB
 from grok1.distributed.launch import rank_context
+from grok1.training.optimizer import TIED_ENDS
 from tests.in_process import Command
 from tests.limits import HANG_SECONDS
-from tests.lines import ONLY_0_12
+from tests.lines import LAYS_OUT_TIED_ENDS, ONLY_0_12
 
 REMEDY = "python -m bench ledger --recipe"
 
@@ -252,6 +253,19 @@ def test_command_stores_checks_and_fails(tmp_path: Path) -> None:
     other = in_a_process(*nano, "--check", "--set", "training.micro_batch=2")
     assert other.returncode == 1
     assert "| operator_calls" in other.stdout
+
+
+@pytest.mark.slow
+def test_tied_ends_that_megatron_cannot_lay_out_are_refused_in_one_line() -> None:
+    """Its first line puts such a weight into two buckets; the others can."""
+    one_rank_a_stage = {"world_size": 2, "tensor": 1, "expert": 1, "expert_tensor": 1}
+    changes = ["model.tie_embeddings=true", "training.global_batch=1"]
+    changes += [f"parallel.{name}={ranks}" for name, ranks in one_rank_a_stage.items()]
+    for hidden, can in ((40, LAYS_OUT_TIED_ENDS), (128, True)):
+        words = [word for each in [*changes, f"model.hidden_size={hidden}"] for word in ("--set", each)]
+        done = in_a_process("--recipe", "grok1-nano", *words)
+        complaint = "" if can else f"bench: {TIED_ENDS}\n"
+        assert (done.returncode, done.stderr) == (0 if can else 2, complaint)
 
 
 @pytest.mark.matrix(keep=4)
