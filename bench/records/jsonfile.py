@@ -23,6 +23,7 @@ from typing import Any, NoReturn, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from bench.records.kinds import another_kind
 from bench.records.structure import is_plain
 from bench.records.text import without_mark
 
@@ -67,7 +68,7 @@ def parse_model(raw: bytes, model: type[ModelT]) -> ModelT:
     except ValidationError as error:
         if looks_plain:
             _check_whole(raw)  # what the text itself does wrong is said first
-        raise ValueError(first_fault(error)) from None
+        raise ValueError(another_kind(raw, model) or first_fault(error)) from None
 
 
 def _looks_plain(raw: bytes) -> bool:
