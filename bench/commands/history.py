@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from bench.commands.baseline import Records
+from bench.commands.picture_form import form_of
 from bench.history import store as history
 from bench.history import words
 from bench.history.change_points import ChangePoint, change_points
@@ -65,13 +66,14 @@ def check(
     file: File = DEFAULT,
     case: Case = None,
     by: By = "machine",
-    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Plot the runs to this PNG file.")] = None,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Plot the runs, as .png or .svg.")] = None,
     json_path: Json = None,
 ) -> None:
     """Find where the time of a step changed, by how much, between which commits, and how sure that is.
 
     A warning says when what was once gained is lost again. This is a monitor, not a gate: the exit code is always 0.
     """
+    form = form_of("--plot", plot) if plot is not None else None
     series = _chosen(file, case, by)
     found = [change_points(each) for each in series]
     for each, points in zip(series, found, strict=True):
@@ -81,11 +83,11 @@ def check(
     for hint in words.hints(series):
         print(hint)
     print(_MONITOR)
-    if plot is not None:
+    if plot is not None and form is not None:
         from reports.pictures.trends import trends
 
         levels = [[point.at for point in points] for points in found]
-        write_atomically(plot, trends([(words.title(each), each) for each in series], levels))
+        write_atomically(plot, trends([(words.title(each), each) for each in series], levels, form))
         print(f"wrote {plain(plot, 5000)}")
     told = [_checked(each, points) for each, points in zip(series, found, strict=True)]
     write_json(json_path, {"schema": 1, "series": told})

@@ -6,11 +6,12 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import numpy as np
 import typer
 
+from bench.commands.picture_form import Form, form_of
 from bench.plan.device import Device, device_names, load_device
 from bench.plan.explain import ranking
 from bench.plan.fits import Fits, candidates, fits
@@ -98,7 +99,7 @@ def plan(
     steps, to the byte; the peak is a bound that is not below it. Times come from the device's profile, whose figures
     say where they are from.
     """
-    form = _form_of(picture) if picture is not None else None
+    form = form_of("--picture", picture) if picture is not None else None
     if show_fits:
         _refuse_times({"--explain": explain, "--picture": picture, "--anchor": anchor})
     said = _about_rows(published, freeze, score, frozen, level, anchor, _of_layouts(context), json_path)
@@ -162,16 +163,7 @@ def _about_rows(
     return about_rows(published, freeze, score, frozen, level, anchor, others, json_path)
 
 
-def _form_of(picture: Path) -> Literal["svg", "png"]:
-    """Of a picture, by the name of its file."""
-    if picture.suffix.lower() not in (".png", ".svg"):
-        raise ValueError(
-            f"--picture {plain(picture, 5000)}: a picture is a .png or .svg file; give a name that ends so"
-        )
-    return "svg" if picture.suffix.lower() == ".svg" else "png"
-
-
-def _draw(picture: Path, form: Literal["svg", "png"], found: Fits, times: Timed, asked: _Asked) -> None:
+def _draw(picture: Path, form: Form, found: Fits, times: Timed, asked: _Asked) -> None:
     from reports.pictures.pareto import pareto_figure
 
     gib = (found.need / _GIB).tolist()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bench.commands.picture_form import form_of
 from bench.records.jsonfile import write_atomically
 from grok1.cli.json_option import Json
 
@@ -28,7 +29,7 @@ def selftest_command(
         int, typer.Option(help="Random draws of runs for each share that is reported.", min=10, max=100_000)
     ] = 200,
     store: Annotated[Path | None, typer.Option(help="Store the records as a series in this file.")] = None,
-    plot: Annotated[Path | None, typer.Option(help="Plot the power curves to this PNG file.")] = None,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Plot the power curves, as .png or .svg.")] = None,
     json_path: Json = None,
 ) -> None:
     """Measure the gate's false alarms, and the slowdowns that it finds, compared with other projects' rules.
@@ -43,6 +44,7 @@ def selftest_command(
     from bench.selftest.series import FOLDER, read_series, simulated, write_series
     from bench.selftest.text import as_json, halves_table, json_text, levels_table, ordered_table, table, title
 
+    form = form_of("--plot", plot) if plot is not None else None
     if records is None:
         series = [read_series(path) for path in sorted(FOLDER.glob("*.json"))]
         series.append(simulated(spread_percent=1.0))
@@ -61,10 +63,10 @@ def selftest_command(
         parts.append(as_json(each, ordered, replayed, halves))
     if json_path is not None:
         write_atomically(json_path, json_text(parts, found))
-    if plot is not None and outcomes:
+    if plot is not None and form is not None and outcomes:
         from reports.pictures.power_curves import power_curves
 
-        write_atomically(plot, power_curves(outcomes))
+        write_atomically(plot, power_curves(outcomes, form))
     if not is_sound(outcomes):
         print("the gate's false alarms are significantly more frequent than the stated 1 %")
         raise typer.Exit(1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from typing import Literal
 
 from matplotlib.axes import Axes
 
@@ -12,7 +13,7 @@ from reports.palette import STRANGERS
 from reports.picture import picture, plain
 
 
-def power_curves(outcomes: Sequence[Outcome]) -> bytes:
+def power_curves(outcomes: Sequence[Outcome], form: Literal["svg", "png"] = "png") -> bytes:
     """How often each rule fails a slowdown of every step, by its size, a panel for each condition."""
     conditions = list(dict.fromkeys(each.condition for each in outcomes))
 
@@ -30,5 +31,5 @@ def power_curves(outcomes: Sequence[Outcome]) -> bytes:
         axes.set(title=plain(condition), xlabel="slowdown put in, %", ylabel="runs failed, %", ylim=(-2, 102))
 
     return picture(
-        *(functools.partial(draw, each) for each in conditions), height=0.8 + 2.6 * len(conditions), form="png"
+        *(functools.partial(draw, each) for each in conditions), height=0.8 + 2.6 * len(conditions), form=form
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -17,7 +18,11 @@ _MAX_COMMIT_LABELS = 20
 _TICK_POINTS = 32.0  # of a commit's name, aslant
 
 
-def trends(series: Sequence[tuple[str, Sequence[Entry]]], level_starts: Sequence[Sequence[int]]) -> bytes:
+def trends(
+    series: Sequence[tuple[str, Sequence[Entry]]],
+    level_starts: Sequence[Sequence[int]],
+    form: Literal["svg", "png"] = "png",
+) -> bytes:
     """A panel for each series of a history: every run's median step, its levels, and where one ends and another begins.
 
     The band holds nine tenths of a level's runs. Colours take turns at every other commit.
@@ -41,7 +46,7 @@ def trends(series: Sequence[tuple[str, Sequence[Entry]]], level_starts: Sequence
 
     picked = list(zip(series, level_starts, strict=True))[:_MAX_TRENDS]
     panels = (functools.partial(draw, title, entries, starts) for (title, entries), starts in picked)
-    return picture(*panels, height=0.8 + 2.8 * len(picked), tick_points=_TICK_POINTS, form="png")
+    return picture(*panels, height=0.8 + 2.8 * len(picked), tick_points=_TICK_POINTS, form=form)
 
 
 _TURNS = ("run", "run of the next commit")

@@ -322,6 +322,10 @@ def test_records_are_added_shown_and_checked(tmp_path: Path) -> None:
     )
     assert "This only reports, so the exit code is always 0" in checked
     assert picture.read_bytes().startswith(b"\x89PNG")
+    ask("check", "--history", file, "--plot", tmp_path / "trend.svg")
+    assert b"<svg" in (tmp_path / "trend.svg").read_bytes()
+    refused = CliRunner().invoke(app, ["history", "check", "--history", str(file), "--plot", str(tmp_path / "t.txt")])
+    assert "t.txt: a picture is a .png or .svg file; give a name that ends so" in str(refused.exception)
 
 
 def test_the_files_hold_what_is_shown(tmp_path: Path) -> None:
