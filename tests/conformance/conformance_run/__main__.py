@@ -14,6 +14,7 @@ from grok1.config.recipe import Recipe
 from grok1.device.kind import Kind
 from grok1.device.mindspeed_options import mindspeed_flags
 from grok1.distributed.launch import launch, preload_in_ranks
+from grok1.megatron.dataset_helpers import build_dataset_helpers
 
 _HANG_SECONDS = 120.0
 
@@ -41,6 +42,7 @@ def main() -> None:
     options = parser.parse_args()
     cases = [case for case in CASES[options.ranks] if not options.only or case.name in options.only]
     recipes = {case.name: load_recipe(case.recipe, _recipe_changes(case, options.device)) for case in cases}
+    build_dataset_helpers()  # as `prepare` does for the jobs of commands: a fresh checkout has none
     if options.device == "cpu":
         preload_in_ranks("conformance_run.ranks")
     figures: dict[str, object] = {}
