@@ -10,6 +10,7 @@ from bench.history.store import FILE_NAME
 from bench.places import baselines
 from bench.records.files import OWN_FILES, is_kept
 from grok1.cli.outputs import Filled, Given, refuse_lost
+from reports.names import OF_REPORT
 
 
 def refuse_lost_outputs(config: pytest.Config, step_summary: str | None) -> None:
@@ -28,13 +29,11 @@ def refuse_lost_outputs(config: pytest.Config, step_summary: str | None) -> None
     given = [Given(name, Path(path), is_written=True) for name, path in outputs if path]
     if not given:
         return
-    from reports.document import OWN_FILES as OWN_FILES_OF_REPORT  # takes most of a second
-
     inputs = [(name, option(name)) for name in ("--recipe", "--tokenizer", "--device-profile")]
     inputs += [("--data", f"{option('--data')}{end}") for end in (".bin", ".idx")]
     inputs += [("--baselines", option("--baselines") or baselines())]
     given += [Given(name, Path(path), is_written=False) for name, path in inputs if path and Path(path).exists()]
-    patterns = [f"report/{each}" for each in OWN_FILES_OF_REPORT] + [f"records/{each}" for each in OWN_FILES]
+    patterns = [f"report/{each}" for each in OF_REPORT] + [f"records/{each}" for each in OWN_FILES]
     try:
         refuse_lost(given, is_kept, [Filled("--results", Path(option("--results")), [*patterns, FILE_NAME])])
     except ValueError as error:

@@ -21,7 +21,8 @@ from bench.records.jsonfile import discard
 from bench.records.terminal import plain
 from grok1.cli import console
 from reports.case import assess
-from reports.document import OWN_FILES, write_cases
+from reports.document import write_cases
+from reports.names import OF_REPORT
 
 app = console.App(is_kept)
 
@@ -61,7 +62,7 @@ Expected = Annotated[
 ]
 
 
-@app.command(fills=console.into("output", OWN_FILES), forgets=discard)
+@app.command(fills=console.into("output", OF_REPORT), forgets=discard)
 def report(
     output: Output,
     baselines: Baselines,

@@ -23,7 +23,6 @@ from reports.pictures.pairs import pairs_picture
 from reports.tables import comparison
 from reports.tables.sides import Side, facts_of, what_differs, what_is_equal
 
-FILE_NAME = "ab.html"
 _PICTURE = "plot-1-pairs.svg"
 
 

@@ -20,7 +20,6 @@ from reports.headline import headline
 from reports.markdown import Markup, details, state_cell, table, text
 from reports.tables.overview import processors
 
-COMMENT_NAME = "comment.md"
 MARKER = "<!-- grok1-performance -->"
 LINK = "[The full report](report.html)"  # where it lies is for whoever posts it to say
 MAX_LINES = 60

@@ -15,9 +15,10 @@ from bench.records.expectation import Expectation
 from bench.records.files import refuse_folders_in_place
 from bench.records.jsonfile import append_whole, cannot_write, write_atomically
 from bench.records.record import Record
+from reports import names
 from reports.body import MAX_CASES_WITH_PLOTS, body, plot_name
 from reports.case import CaseResult, assess
-from reports.comment import COMMENT_NAME, comment
+from reports.comment import comment
 from reports.data import as_json
 from reports.ledger import section_of
 from reports.page import page
@@ -30,9 +31,6 @@ from reports.pictures.schedule import schedule
 from reports.pictures.standing import standing
 from reports.pictures.step_times import step_times
 
-REPORT_NAME = "report.md"
-# all that is written into a report's folder, as patterns
-OWN_FILES = (REPORT_NAME, "report.html", "report.json", COMMENT_NAME, "plot-[0-9]*-*.svg", "ledger-[0-9]*-*.svg")
 # GitHub drops a step summary of more than 1 MiB.
 _MAX_STEP_SUMMARY_BYTES = 1_000_000
 
@@ -78,13 +76,13 @@ def write_cases(
         title = markdown.splitlines()[0].lstrip("# ")
         state = cases[0].verdict.state if cases else "none"
         if cases:
-            write_atomically(folder / COMMENT_NAME, comment(cases).encode())
+            write_atomically(folder / names.COMMENT, comment(cases).encode())
         write_atomically(folder / "report.json", as_json(cases))
         write_atomically(folder / "report.html", page(markdown, folder, title, state, Path(narrow)).encode())
-        write_atomically(folder / REPORT_NAME, markdown.encode())
+        write_atomically(folder / names.REPORT, markdown.encode())
     if step_summary is not None:
         _append_summary(step_summary, body(cases, None, _ledgers(ledgers, ()), ledgers))
-    return output / REPORT_NAME
+    return output / names.REPORT
 
 
 @contextmanager
@@ -98,7 +96,7 @@ def _staged(output: Path) -> Iterator[Path]:
             except ValueError as error:  # names a file that nobody will find
                 raise ValueError(str(error).replace(folder, str(output))) from None
             refuse_folders_in_place(output, (path.name for path in Path(folder).iterdir()))
-            for path in sorted(Path(folder).iterdir(), key=lambda path: path.name == REPORT_NAME):
+            for path in sorted(Path(folder).iterdir(), key=lambda path: path.name == names.REPORT):
                 path.replace(output / path.name)
     except OSError as error:
         raise ValueError(f"{output}: cannot be written: {error.strerror or error}; choose another folder") from None

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from bench.records.figures import decimals, fixed
-
-_DIGITS = 4  # of a column's largest figure
+from bench.records.figures import DIGITS, decimals, fixed
 
 
 @dataclass(frozen=True)
@@ -69,7 +67,7 @@ PERCENT = Unit("%", 0.01, "percent", 1)
 LOSS = Unit("", 1.0, "", 4)
 
 
-def fitting(values: Iterable[float], units: Sequence[Unit], digits: int = _DIGITS) -> Unit:
+def fitting(values: Iterable[float], units: Sequence[Unit], digits: int = DIGITS) -> Unit:
     """The largest unit that the largest figure fills, with decimals for so many of its digits. Of none, the largest."""
     sizes = [abs(value) for value in values]
     most = max(sizes, default=0.0)

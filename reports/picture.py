@@ -23,6 +23,7 @@ from matplotlib.transforms import blended_transform_factory
 from reports.palette import DARK, INK, LINE, MUTED, PAPER
 
 _DPI = 110
+Form = Literal["svg", "png"]
 WIDE, NARROW = 8.0, 4.3  # inches: a picture of its usual width, and one whose letters can be read on a phone
 # In an inch, beside each other
 _LEGEND_LETTERS, _TITLE_LETTERS = 15, 11
@@ -63,7 +64,7 @@ def picture(
     limits: tuple[float, float] | None = None,
     tick_points: float = 19.0,
     width: float = WIDE,
-    form: Literal["svg", "png"] = "svg",
+    form: Form = "svg",
 ) -> bytes:
     """A picture of one panel for each function, which draws it; `limits` of the y axis hold for all.
 

@@ -16,6 +16,7 @@ from grok1.cli.json_option import Json
 from grok1.cli.outputs import Filled
 from grok1.config.refusals import printable_lines
 from grok1.device.kind import chosen_kind
+from reports.names import AB_PAGE
 
 if TYPE_CHECKING:
     from bench.ab.outcome import Outcome
@@ -23,9 +24,7 @@ if TYPE_CHECKING:
 
 def own_files(values: Mapping[str, Any]) -> Iterator[Filled]:
     """The records and logs of both revisions, and the page where no other file is named for it."""
-    from reports.ab import FILE_NAME
-
-    pages = () if values["page"] is not None else (FILE_NAME,)
+    pages = () if values["page"] is not None else (AB_PAGE,)
     yield Filled("--results", values["results"], ("base/*", "head/*", *pages))
 
 
@@ -97,8 +96,8 @@ def ab_command(
 
 
 def _write_page(outcome: Outcome, results: Path, page: Path | None) -> None:
-    from reports.ab import FILE_NAME, read_pairs, write_page
+    from reports.ab import read_pairs, write_page
 
-    path = page or results / FILE_NAME
+    path = page or results / AB_PAGE
     write_page(outcome, read_pairs(outcome, results), path)
     print(f"page: {plain(path, 5000)}", file=sys.stderr)

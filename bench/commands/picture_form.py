@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING
 
 from bench.records.terminal import plain
 
-Form = Literal["svg", "png"]
+if TYPE_CHECKING:
+    from reports.picture import Form
 
 
 def form_of(option: str, picture: Path) -> Form:

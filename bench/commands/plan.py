@@ -6,12 +6,12 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import typer
 
-from bench.commands.picture_form import Form, form_of
+from bench.commands.picture_form import form_of
 from bench.plan.device import Device, device_names, load_device
 from bench.plan.explain import ranking
 from bench.plan.fits import Fits, candidates, fits
@@ -28,6 +28,9 @@ from grok1.cli.json_option import Json
 from grok1.config.load import load_recipe
 from grok1.config.memory import HCCL_BUFFER_MB, SHOWN_GIB
 from grok1.megatron.installed import PLANNED_LINE, unplanned_line
+
+if TYPE_CHECKING:
+    from reports.picture import Form
 
 _GIB = 2**30
 _OF_ROWS = ("--rows", "--freeze", "--score", "--frozen", "--level", "--anchor", "--json")

@@ -92,13 +92,12 @@ def explain(
 
 
 def _terms(prediction: Prediction, job: int) -> str:
-    seconds = prediction.step_seconds[job]
-    present = [name for name in TERMS if prediction.terms[name][job] > 0]
-    present.sort(key=lambda name: -prediction.terms[name][job])
-    shown = column(float(prediction.terms[name][job]) for name in present)
+    step = prediction.step_seconds[job]
+    terms = [(name, float(prediction.terms[name][job])) for name in TERMS if prediction.terms[name][job] > 0]
+    terms.sort(key=lambda term: -term[1])
     rows = [
-        [name, figure, f"{prediction.terms[name][job] / seconds:.1%}", MEANINGS[name]]
-        for name, figure in zip(present, shown, strict=True)
+        [name, figure, f"{seconds / step:.1%}", MEANINGS[name]]
+        for (name, seconds), figure in zip(terms, column(seconds for _, seconds in terms), strict=True)
     ]
     return table(["term", "s", "share", "of"], rows, numbers=[1, 2])
 

@@ -57,8 +57,9 @@ def peak(places: Places, skew: float | Floats = 1.0, reuses: bool = False) -> Pe
     rest = everything - np.where(flying > 0, of_chunk, 0)
     nothing = np.zeros(len(places), np.int64)
     logits = _logits(places, sizes)
+    forward = _experts_forward(places, sizes)
     moments = (  # kept, temporary, logits
-        (everything, _experts_forward(places, sizes), nothing),
+        (everything, forward, nothing),
         (everything, again + before + inputs + _experts_backward(places, sizes) + tied, nothing),
         (np.where(places.is_last, everything, 0), nothing, np.where(places.is_last, logits, 0)),
         (
@@ -69,7 +70,7 @@ def peak(places: Places, skew: float | Floats = 1.0, reuses: bool = False) -> Pe
         # its layer's experts are done
         (everything, again + inputs + _attention(places, sizes) - whole.experts - whole.dispatch + tied, nothing),
         (2 * inputs, _copies(places, held) + _hidden(sizes) + steady, nothing),
-        (everything, _again(places) * (again + before + inputs + _experts_forward(places, sizes) + tied), nothing),
+        (everything, _again(places) * (again + before + inputs + forward + tied), nothing),
     )
     totals = np.stack([sum(parts) for parts in moments])
     fullest = totals.argmax(axis=0)
@@ -171,12 +172,13 @@ def _experts_forward(places: Places, s: Sizes) -> Ints:
 def _experts_backward(places: Places, s: Sizes) -> Ints:
     """Gradients of the rows, of the fullest expert's products, and of one weight."""
     kernels = places.of.recipe.kernels
-    rows, wide = s.R * s.h, _fullest(places, s) * s.F * s.width
+    rows, fullest = s.R * s.h, _fullest(places, s)
+    wide = fullest * s.F * s.width
     first = 2 * s.F * s.h * s.width  # the gradient of an expert's first weight
     if kernels.experts == "fused":
         weight = first * _widens(places)
         # where one expert's products follow another's, some of both are there
-        inner = np.maximum(np.where(s.local > 1, 6, 4) * wide, 4 * wide + _fullest(places, s) * s.h * s.width)
+        inner = np.maximum(np.where(s.local > 1, 6, 4) * wide, 4 * wide + fullest * s.h * s.width)
         if kernels.gradient_reduction == "overlapped":
             weight = weight + s.local * (first + first // 2)
         return 3 * rows * s.width + rows * (_wide(places, s) - s.width) * 2 + inner + weight + 4 * s.stream
@@ -184,7 +186,7 @@ def _experts_backward(places: Places, s: Sizes) -> Ints:
     # the second product's, its inner ones, the first product's: by then what the expert kept is going
     inside = np.maximum(
         first // 2 + wide,
-        np.maximum((5 if widens else 2) * wide, first - 2 * wide + _fullest(places, s) * s.h * s.width),
+        np.maximum((5 if widens else 2) * wide, first - 2 * wide + fullest * s.h * s.width),
     )
     before = rows * (s.width + _wide(places, s)) + inside + 4 * s.stream
     # where probabilities are wider than activations, three inner gradients are, less one that was kept; the rows' own

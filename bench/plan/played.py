@@ -80,10 +80,11 @@ def _passing(work: Work, whole: PlaceTimes, device: Device, dtype: str | None) -
     So, a device that works faster while the host launches takes no time from one pass and gives it to the other.
     Transfers between stages are shared as all else.
     """
-    forward = _device_seconds(place_times(_part(work, _is_forward), device, dtype))
+    part = _part(work, _is_forward)
+    forward = _device_seconds(place_times(part, device, dtype))
     working = _device_seconds(whole) - whole.micro_batch["pipeline"]
     passes = _part(work, lambda each: each.phase != "pipeline")
-    launches, of_forward = launches_of(passes, device), launches_of(_part(work, _is_forward), device)
+    launches, of_forward = launches_of(passes, device), launches_of(part, device)
     launching = launches_of(work, device) * device.host.seconds_a_call.value
     launching = launching + work.layers * device.efficiency.layer_seconds.value
     rest = whole.of_micro_batch - launching

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-_DIGITS = 4  # of a column's largest figure
+DIGITS = 4  # of a column's largest figure
 _MOST_DECIMALS = 6
 
 
-def decimals(largest: float, digits: int = _DIGITS) -> int:
+def decimals(largest: float, digits: int = DIGITS) -> int:
     """Decimals with which the largest figure of a column has so many digits."""
     whole = math.floor(math.log10(largest)) + 1 if largest and math.isfinite(largest) else 1
     return min(_MOST_DECIMALS, max(0, digits - whole))
@@ -23,7 +23,7 @@ def fixed(value: float, places: int) -> str:
     return f"{'< ' if value > 0 else '> -'}{least:.{places}f}"
 
 
-def column(values: Iterable[float | None], digits: int = _DIGITS) -> list[str]:
+def column(values: Iterable[float | None], digits: int = DIGITS) -> list[str]:
     """The figures of a column; what is not known is a dash."""
     known = list(values)
     places = decimals(max((abs(value) for value in known if value is not None), default=0.0), digits)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Literal
 
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, NullLocator, ScalarFormatter
 
 from reports.palette import GOOD, MUTED, OTHER
-from reports.picture import picture
+from reports.picture import Form, picture
 
 _MOST_NAMED = 6
 _MOST_MARKS = 2_000  # of an SVG: more are an image
@@ -34,7 +33,7 @@ def pareto_figure(
     seconds: Sequence[float],
     gib: Sequence[float],
     limit_gib: float | None = None,
-    form: Literal["svg", "png"] = "png",
+    form: Form = "png",
 ) -> bytes:
     """A picture of all layouts: a step's predicted time against the fullest rank's memory.
 

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import Literal
 
 from matplotlib.axes import Axes
 
 from bench.selftest.replay import Outcome
 from reports.palette import STRANGERS
-from reports.picture import picture, plain
+from reports.picture import Form, picture, plain
 
 
-def power_curves(outcomes: Sequence[Outcome], form: Literal["svg", "png"] = "png") -> bytes:
+def power_curves(outcomes: Sequence[Outcome], form: Form = "png") -> bytes:
     """How often each rule fails a slowdown of every step, by its size, a panel for each condition."""
     conditions = list(dict.fromkeys(each.condition for each in outcomes))
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 from matplotlib.axes import Axes
 
 from bench.history.store import Entry
 from reports.palette import BAD, BASELINE, MEASURED
-from reports.picture import picture, plain
+from reports.picture import Form, picture, plain
 
 _MAX_TRENDS = 20  # panels
 _MAX_COMMIT_LABELS = 20
@@ -21,7 +20,7 @@ _TICK_POINTS = 32.0  # of a commit's name, aslant
 def trends(
     series: Sequence[tuple[str, Sequence[Entry]]],
     level_starts: Sequence[Sequence[int]],
-    form: Literal["svg", "png"] = "png",
+    form: Form = "png",
 ) -> bytes:
     """A panel for each series of a history: every run's median step, its levels, and where one ends and another begins.
 
