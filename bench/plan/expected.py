@@ -11,6 +11,7 @@ import numpy as np
 
 from bench.plan.calibration_file import read_calibration
 from bench.plan.certainty import Certainty
+from bench.plan.chips import profile_of_device
 from bench.plan.collectives import exchange_seconds
 from bench.plan.device import Device, device_names, load_device
 from bench.plan.grok1_work import work_at, work_of
@@ -27,27 +28,9 @@ from grok1.config.load import build_recipe
 from grok1.config.recipe import Recipe
 from grok1.config.refusals import quoted
 
-# What devices call themselves, where that names a chip of a shipped profile (grok1.device.accelerator.PEAKS).
-_PROFILES = {
-    "Ascend910B2": "ascend-a2-376t",
-    "Ascend910B3": "ascend-a2-313t",
-    "Ascend910B4": "ascend-a2-280t",
-    "NVIDIA A100-SXM4-80GB": "a100-sxm",
-    "NVIDIA A800-SXM4-80GB": "a800-sxm",
-    "NVIDIA B200": "b200",
-    "NVIDIA GB200": "gb200",
-    "NVIDIA H100 80GB HBM3": "h100-sxm",
-    "NVIDIA H800": "h800-sxm",
-}
-
 _NO_ROWS = "no interval: the profile was measured on a machine, of which no published row is"
 _SHARED_CORES = "ranks share cores: while one waits another computes, so that the step alone is compared"
 _OF_WHOLE_JOBS = "these rows are of whole jobs: none is of a rank alone"
-
-
-def profile_of_device(name: str) -> str | None:
-    """The shipped profile of a device by the name that it prints; None where none is of it."""
-    return _PROFILES.get(name)
 
 
 def check_device(record: Record, device: Device) -> None:

@@ -21,6 +21,10 @@ from bench.records.fields import Figure, Name, Strict, Text
 from bench.records.jsonfile import read_model, write_model
 
 MAX_BYTES = 16 << 20
+# Sizes that rows did not have at first: those of a model that lacks them are left out of its key, which stays the same
+_LATER = (
+    "expert_hidden_size", "dense_layers", "dense_between", "query_rank", "latent_rank", "rope_dim", "value_dim",
+)  # fmt: skip
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Seconds = Annotated[float, Field(gt=0, le=1e12)]
 
@@ -66,7 +70,8 @@ def key_of(row: PublishedRow) -> str:
     """Of the job, its sizes and what is stated of it, so that a row is found again in another file."""
     figure = "seconds of a step" if row.is_time else row.metric
     flags = sorted(each for each in row.flags.items() if " " not in each[0])  # prose may state what was measured
-    said = repr((*row.job, row.layers, sorted(row.architecture.model_dump().items()), flags, figure))
+    sizes = sorted(each for each in row.architecture.model_dump().items() if each[0] not in _LATER or each[1])
+    said = repr((*row.job, row.layers, sizes, flags, figure))
     return hashlib.sha256(said.encode("utf-8", "backslashreplace")).hexdigest()
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.plan.architectures import Architecture, architecture_of, notes_of
+from bench.plan.figures_of_rows import figure, integer, numbers
 from bench.records.jsonfile import read_bounded
 from bench.records.terminal import plain
 from bench.records.text import utf8_text
@@ -41,6 +42,7 @@ METRICS = (THROUGHPUT, *_SECONDS, MEMORY)
 _SIXTEEN_BITS = ("bf16", "fp16")
 _EIGHT_BITS = ("fp8", "fp8-cs", "mxfp8")
 PRECISIONS = _SIXTEEN_BITS + _EIGHT_BITS
+_MOST_PADDING = 100.0
 _MOST_FLOPS = 1 << 62  # integers of 64 bits hold them
 _SAME_STEP = 0.02  # what rounding of a stated s/step or tokens/s explains
 _STATED_STEP = re.compile(r"source also states ([0-9.]{1,12}) s/step")
@@ -123,7 +125,36 @@ class PublishedRow:
             ValueError: it is no positive whole number.
         """
         is_hybrid = self.flags.get("context-parallel-algo") == "hybrid_cp_algo"
-        return _integer("ulysses-degree-in-cp", self.flags.get("ulysses-degree-in-cp", "1")) if is_hybrid else 1
+        return integer("ulysses-degree-in-cp", self.flags.get("ulysses-degree-in-cp", "1")) if is_hybrid else 1
+
+    @property
+    def idle_layers(self) -> tuple[int, ...]:
+        """Layers that the job counts and does not run, from 0: "noop-layers=1,15".
+
+        Raises:
+            ValueError: the list holds something else, or one twice.
+        """
+        found = numbers("noop-layers", self.flags.get("noop-layers", ""))
+        if len(set(found)) < len(found):
+            raise ValueError(f"noop-layers={self.flags['noop-layers'][:40]} names a layer twice")
+        return found
+
+    @property
+    def stated_layers(self) -> tuple[int, ...]:
+        """Layers of each stage where the source states them: "num-layer-list=7,8,8,7"."""
+        return numbers("num-layer-list", self.flags.get("num-layer-list", ""))
+
+    @property
+    def predicting_layers(self) -> int:
+        """Layers behind the last one that predict later tokens, each with logits of its own."""
+        return integer("mtp-num-layers", self.flags["mtp-num-layers"]) if self.has("mtp-num-layers") else 0
+
+    @property
+    def expert_padding(self) -> float:
+        """Rows of an expert over its even share, where all are padded to their capacity."""
+        if not self.has("moe-pad-expert-input-to-capacity"):
+            return 1.0
+        return figure("moe-expert-capacity-factor", self.flags.get("moe-expert-capacity-factor", "1"))
 
     @property
     def is_causal(self) -> bool:
@@ -248,7 +279,10 @@ def _row(line: int, cells: dict[str, str]) -> PublishedRow:
     if precision not in PRECISIONS:
         raise ValueError(f"precision {quoted(precision, 40)} is none of {', '.join(PRECISIONS)}, which profiles know")
     is_alone = metric.endswith("of one MoE layer")
-    sizes = {key: _integer(key, cells[key]) for key in ("n_chips", "tp", "pp", "ep", "cp", "seq", "mbs", "layers")}
+    sizes = {key: integer(key, cells[key]) for key in ("n_chips", "tp", "pp", "ep", "cp", "seq", "mbs", "layers")}
+    flags = notes_of(cells["notes"])
+    # MindSpeed's tensor ranks may each hold experts of their own
+    extends = sizes["tp"] if "moe-tp-extend-ep" in flags else 1
     return PublishedRow(
         line=line,
         source=cells["source"],
@@ -257,40 +291,22 @@ def _row(line: int, cells: dict[str, str]) -> PublishedRow:
         world_size=sizes["n_chips"],
         tensor=sizes["tp"],
         pipeline=sizes["pp"],
-        virtual_pipeline=_integer("vp", cells["vp"] or "1"),
+        virtual_pipeline=integer("vp", cells["vp"] or "1"),
         context=sizes["cp"],
-        expert=sizes["ep"],
-        # megatron-core's default, and what earlier programs do that do not have the option
-        expert_tensor=_integer("etp", cells["etp"] or cells["tp"]),
+        expert=sizes["ep"] * extends,
+        # unset it is as many: megatron-core's default, and what earlier programs do that do not have the option
+        expert_tensor=integer("etp", cells["etp"] or str(sizes["tp"] // extends)),
         sequence_length=sizes["seq"],
-        global_batch=_integer("gbs", (cells["gbs"] or "1") if is_alone else cells["gbs"]),
+        global_batch=integer("gbs", (cells["gbs"] or "1") if is_alone else cells["gbs"]),
         micro_batch=sizes["mbs"],
-        layers=sizes["layers"] - _idle_layers(cells["notes"]),
+        layers=sizes["layers"] - len(numbers("noop-layers", flags.get("noop-layers", ""))),
         precision=precision,
         architecture=architecture_of(cells["model"], cells["notes"], is_layer_alone=is_alone),
         metric=metric,
-        value=_figure(cells["value"]),
-        flags=notes_of(cells["notes"]),
+        value=figure("value", cells["value"]),
+        flags=flags,
         evidence=cells["evidence"],
     )
-
-
-def _integer(name: str, digits: str) -> int:
-    if not re.fullmatch(r"[0-9]{1,9}", digits) or int(digits) < 1:
-        raise ValueError(f"{name} is {quoted(digits, 40)}, not a positive whole number")
-    return int(digits)
-
-
-def _figure(digits: str) -> float:
-    if not re.fullmatch(r"[0-9]{1,12}(\.[0-9]{1,12})?", digits) or not float(digits) > 0:
-        raise ValueError(f"value is {quoted(digits, 40)}, not a positive number")
-    return float(digits)
-
-
-def _idle_layers(notes: str) -> int:
-    """Layers that a job counts and does not run: "noop-layers=1,15"."""
-    stated = notes_of(notes).get("noop-layers", "")
-    return len(stated.split(",")) if stated else 0
 
 
 def _check(row: PublishedRow, assume_layouts: bool, *, has_value: bool) -> None:
@@ -321,6 +337,17 @@ def _check_layout(row: PublishedRow) -> None:
     chunks = row.pipeline * row.virtual_pipeline
     if row.layers < max(1, chunks - 2):
         raise ValueError(f"{row.layers} layers leave some of {chunks} chunks of a pipeline empty")
+    counted, stated = row.layers + len(row.idle_layers), row.stated_layers
+    if any(layer >= counted for layer in row.idle_layers):
+        raise ValueError(f"noop-layers names layer {max(row.idle_layers)} of {counted}")
+    if stated and (len(stated), sum(stated)) != (chunks, counted):
+        raise ValueError(
+            f"num-layer-list has {len(stated)} entries with {sum(stated)} layers, not {chunks} with {counted}"
+        )
+    if not row.expert_padding <= _MOST_PADDING:
+        raise ValueError(f"moe-expert-capacity-factor is {row.expert_padding:g}, above {_MOST_PADDING:g}")
+    if row.predicting_layers > row.layers:
+        raise ValueError(f"mtp-num-layers is {row.predicting_layers}, and there are {row.layers} layers")
     if _flops(row) > _MOST_FLOPS:
         raise ValueError("its sizes make a micro-batch that is larger than any job's")
 
@@ -329,9 +356,11 @@ def _flops(row: PublishedRow) -> int:
     """More than the FLOPs, and the bytes, of a micro-batch on all ranks of a replica."""
     sizes = row.architecture
     experts = max(1, sizes.num_experts)
-    width = sizes.hidden_size + sizes.ffn_hidden_size * experts + sizes.shared_hidden_size + row.sequence_length
-    width += sizes.num_attention_heads * sizes.head_dim * 4 + sizes.vocab_size
-    return 32 * row.sequence_length * row.micro_batch * width * (sizes.hidden_size + sizes.head_dim) * row.layers
+    width = sizes.hidden_size + (sizes.ffn_hidden_size + sizes.expert_width) * experts + sizes.shared_hidden_size
+    width += sizes.num_attention_heads * (sizes.head_dim + sizes.value_width) * 4 + sizes.vocab_size
+    width += row.sequence_length + sizes.query_rank + sizes.latent_rank
+    layers = (row.layers + row.predicting_layers) * int(1 + row.expert_padding)
+    return 32 * row.sequence_length * row.micro_batch * width * (sizes.hidden_size + sizes.head_dim) * layers
 
 
 def _divides(name: str, whole: int, by: str, part: int) -> None:

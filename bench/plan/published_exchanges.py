@@ -30,32 +30,30 @@ def _tensor(at: PublishedPlaces, width: int) -> list[Exchange]:
     """Sequence parallelism: before and behind attention, and before and behind a dense MLP or shared experts."""
     one = np.ones_like(at.stage)
     row_bytes = at.tokens * at.hidden * width
-    has_mlp = ((at.is_mixture == 0) | (at.shared > 0)).astype(np.int64)
-    of_layer = at.has_attention + has_mlp
-    per_layer, again = at.layers * of_layer, at.recomputed * of_layer
+    calls = at.layers * at.has_attention + at.dense + at.mixtures * (at.shared > 0)
+    per_layer, again = calls, calls * at.recomputed // np.maximum(1, at.layers)
     forward, backward = per_layer * at.runs_forward, per_layer * at.runs_backward
 
     def on_tensor(phase: str, operation: str, calls: Ints, call_bytes: Ints) -> Exchange:
         return _exchange(phase, "tensor", operation, "micro_batch", calls, call_bytes, at.tensor, one)
 
     return [
-        on_tensor("forward", _GATHER, forward + at.is_last, row_bytes),
+        on_tensor("forward", _GATHER, forward + at.logits, row_bytes),
         on_tensor("forward", _SCATTER, forward + at.is_first, row_bytes),
-        on_tensor("forward", _REDUCE, 3 * at.is_last, at.tokens * 4),
+        on_tensor("forward", _REDUCE, 3 * at.logits, at.tokens * 4),
         # the input of the weights' gradient is gathered again
-        on_tensor("backward", _GATHER, 2 * backward + at.is_last + at.is_first, row_bytes),
-        on_tensor("backward", _SCATTER, backward + at.is_last, row_bytes),
+        on_tensor("backward", _GATHER, 2 * backward + at.logits + at.is_first, row_bytes),
+        on_tensor("backward", _SCATTER, backward + at.logits, row_bytes),
         on_tensor("recompute", _GATHER, again, row_bytes),
         on_tensor("recompute", _SCATTER, again, row_bytes),
     ]
 
 
 def _experts(at: PublishedPlaces, width: int) -> list[Exchange]:
-    layers = at.layers * at.is_mixture
     runs = {
-        "forward": layers * at.runs_forward,
-        "backward": layers * at.runs_backward,
-        "recompute": at.recomputed * at.is_mixture,
+        "forward": at.mixtures * at.runs_forward,
+        "backward": at.mixtures * at.runs_backward,
+        "recompute": at.of_mixtures(at.recomputed),
     }
     return [each for phase, calls in runs.items() for each in _of_dispatchers(at, width, phase, calls)]
 
@@ -63,7 +61,7 @@ def _experts(at: PublishedPlaces, width: int) -> list[Exchange]:
 def _of_dispatchers(at: PublishedPlaces, width: int, phase: str, runs: Ints) -> list[Exchange]:
     """All-to-all among expert ranks and then gathering within each expert's, or all tokens gathered by all of them."""
     token = at.tokens * at.hidden * width // at.tensor  # bytes of the tokens of a rank
-    sent, one = token * at.chosen, np.ones_like(runs)
+    sent, one = (token * at.chosen * at.padding).astype(np.int64), np.ones_like(runs)
     gathered, everywhere = runs * at.gathers_tokens, at.expert_tensor * at.expert
     passed = runs - gathered
 
@@ -81,7 +79,7 @@ def _of_dispatchers(at: PublishedPlaces, width: int, phase: str, runs: Ints) -> 
 
 def _context(at: PublishedPlaces, width: int) -> list[Exchange]:
     """Keys and values of the whole sequence: a ring passes as many bytes as a gather."""
-    gathered = at.tokens * at.context * 2 * at.keys * width
+    gathered = at.tokens * at.context * at.keys_and_values * width
     layers = at.layers * at.has_attention
     return [
         _exchange("forward", "context", _GATHER, "micro_batch", layers, gathered, at.context, at.tensor),

@@ -13,7 +13,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from bench.plan.calibration_file import CalibrationFile, StoredFit, stored
-from bench.plan.device import Device, Duration, device_names, load_device
+from bench.plan.chips import profile_of
+from bench.plan.device import Device, Duration, load_device
 from bench.plan.fit import Prior
 from bench.plan.layouts import Floats
 from bench.plan.leave_out import Calibrated, Chip, calibrated, plausible
@@ -21,17 +22,7 @@ from bench.plan.predict import predict
 from bench.plan.published import PublishedRow
 from bench.plan.published_work import published_work
 from bench.plan.situations import OWN_EXCHANGES
-from grok1.config.refusals import quoted
 
-A100 = "reference chip (unstated, A100-class)"
-# Published names of chips, and the profile that they are taken as. Any profile's own name is itself.
-PROFILES = {
-    "H100 SXM 80GB": "h100-sxm",
-    "GB200": "gb200",
-    "Ascend Atlas 900 A2 PODc": "ascend-a2-376t",  # sources do not name the variant
-    "Ascend A2 (MindSpeed-LLM CI, variant unstated)": "ascend-a2-376t",
-    A100: "a100-sxm",
-}
 ALONE, FUSED, CALL, STEP = "layer_alone", "fused_tensor_exposed", "host_call_seconds", "host_step_seconds"
 _OF_ROWS = (ALONE, FUSED, CALL, STEP)
 _PRIORS = {
@@ -50,19 +41,6 @@ _MC2 = ("use-mc2", "use-ascend-mc2")
 _FUSION = {FUSED: Prior(0.5, 0.5)}  # of chips with rows of MC2
 _HOST = {CALL: Prior(150e-6, 0.7), STEP: Prior(0.1, 2.0)}  # of chips with rows of small jobs
 _HOST_BOUND = ("ascend-a2-376t",)
-
-
-def profile_of(chip: str) -> str:
-    """The shipped device profile that a row's chip is taken as; never a file, which a stranger's row could name.
-
-    Raises:
-        ValueError: there is none.
-    """
-    profile = PROFILES.get(chip, chip)
-    if profile not in device_names():
-        known = ", ".join([*PROFILES, *device_names()])
-        raise ValueError(f"chip {quoted(chip, 80)} has no device profile; known are {known}")
-    return profile
 
 
 def groups(rows: Sequence[PublishedRow]) -> dict[tuple[str, bool], list[PublishedRow]]:

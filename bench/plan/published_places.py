@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from bench.plan.layouts import Ints
+from bench.plan.layouts import Floats, Ints
 from bench.plan.published import PublishedRow
 
 # Programs that state whether attention is fused and optimizer states are sharded; the others always do both
@@ -24,6 +25,7 @@ class PublishedPlaces:
     job: Ints
     stage: Ints
     layers: Ints  # of the stage
+    mixtures: Ints  # layers of them that have experts
     recomputed: Ints  # layers of them whose forward runs again
     reactivated: Ints  # layers of them of which only the activation function does
     tokens: Ints  # of a micro-batch on a rank, before tensor ranks split them
@@ -40,15 +42,23 @@ class PublishedPlaces:
     world: Ints
     micro_batches: Ints
     hidden: Ints
-    ffn: Ints
+    ffn: Ints  # of dense layers
     heads: Ints
     groups: Ints
     head_dim: Ints
+    value_dim: Ints
+    query_rank: Ints  # 0: queries are not compressed
+    latent_rank: Ints  # 0: no latent attention
+    rope_dim: Ints
     vocab: Ints
+    logits: Ints  # times that the stage computes them: once where it is the last, and once more a layer that predicts
+    predicting: Ints  # layers of the stage that predict later tokens
     first_products: Ints  # matrices before the activation: 2 where it is gated
     experts: Ints
     chosen: Ints  # experts of a token
+    expert_ffn: Ints  # of one expert
     shared: Ints
+    padding: Floats  # rows of experts over those that tokens choose; 1 where none are padded
     has_attention: Ints  # 0 of a layer of experts alone
     has_fused_attention: Ints
     is_causal: Ints
@@ -74,31 +84,58 @@ class PublishedPlaces:
         return self.heads // self.tensor * self.head_dim
 
     @property
-    def keys(self) -> Ints:
-        """Width of a tensor rank's keys, of at least one group."""
-        return np.maximum(1, self.groups // self.tensor) * self.head_dim
+    def attended(self) -> Ints:
+        """Width of what a tensor rank's heads attended to."""
+        return self.heads // self.tensor * self.value_dim
 
     @property
-    def is_mixture(self) -> Ints:
-        """1 where the layers have experts."""
-        return (self.experts > 0).astype(np.int64)
+    def keys_and_values(self) -> Ints:
+        """Width of a tensor rank's keys and values together, of at least one group."""
+        return np.maximum(1, self.groups // self.tensor) * (self.head_dim + self.value_dim)
+
+    @property
+    def dense(self) -> Ints:
+        """Layers of the stage without experts."""
+        return self.layers - self.mixtures
+
+    @property
+    def routed(self) -> Ints:
+        """Rows that a rank's experts get of a micro-batch, those that pad them included."""
+        rows = self.tokens * self.chosen * self.expert_tensor // self.tensor
+        return (rows * self.padding).astype(np.int64)
+
+    def of_mixtures(self, layers: Ints) -> Ints:
+        """So many of the stage's layers, as far as they have experts."""
+        return layers * self.mixtures // np.maximum(1, self.layers)
 
 
 def published_places(rows: Sequence[PublishedRow]) -> PublishedPlaces:
     """The stages of the jobs of these rows that differ, a job a row."""
-    stages = [sorted({0, min(1, row.pipeline - 1), row.pipeline - 1}) for row in rows]
-    jobs = np.array([job for job, of_row in enumerate(stages) for _ in of_row], np.int64)
-    stage = np.array([each for of_row in stages for each in of_row], np.int64)
+    shown = [sorted({0, min(1, row.pipeline - 1), row.pipeline - 1}) for row in rows]
+    jobs = np.array([job for job, of_row in enumerate(shown) for _ in of_row], np.int64)
+    stage = np.array([each for of_row in shown for each in of_row], np.int64)
 
     def column(figure: Callable[[PublishedRow], int]) -> Ints:
         return np.array([figure(row) for row in rows], np.int64)[jobs]
 
-    per_stage = [stage_layers(row) for row in rows]
-    layers = np.array([per_stage[job][at] for job, at in zip(jobs, stage, strict=True)], np.int64)
+    def of_stage(figures: list[list[int]]) -> Ints:
+        return np.array([figures[job][at] for job, at in zip(jobs, stage, strict=True)], np.int64)
+
+    indices = [stage_layers(row) for row in rows]
+    last = stage == np.array([row.pipeline - 1 for row in rows], np.int64)[jobs]
+    predicting = last * column(lambda row: row.predicting_layers)
+    layers = of_stage([[len(of) for of in stages] for stages in indices]) + predicting
+    mixtures = of_stage(
+        [
+            [sum(row.architecture.has_experts(layer) for layer in of) for of in stages]
+            for row, stages in zip(rows, indices, strict=True)
+        ]
+    )
     return PublishedPlaces(
         job=jobs,
         stage=stage,
         layers=layers,
+        mixtures=mixtures + predicting * column(predicts_by_experts),
         recomputed=np.minimum(layers, column(_recomputed)),
         reactivated=np.minimum(layers, column(_reactivated)),
         tokens=column(lambda row: row.sequence_length * row.micro_batch // row.context),
@@ -119,11 +156,19 @@ def published_places(rows: Sequence[PublishedRow]) -> PublishedPlaces:
         heads=column(lambda row: row.architecture.num_attention_heads),
         groups=column(lambda row: row.architecture.num_query_groups),
         head_dim=column(lambda row: row.architecture.head_dim),
+        value_dim=column(lambda row: row.architecture.value_width),
+        query_rank=column(lambda row: row.architecture.query_rank),
+        latent_rank=column(lambda row: row.architecture.latent_rank),
+        rope_dim=column(lambda row: row.architecture.rope_dim),
         vocab=column(lambda row: row.architecture.vocab_size),
+        logits=(last + predicting) * column(lambda row: not row.is_layer_alone),
+        predicting=predicting,
         first_products=column(lambda row: 1 + row.architecture.is_gated),
         experts=column(lambda row: row.architecture.num_experts),
         chosen=column(lambda row: row.architecture.experts_per_token),
+        expert_ffn=column(lambda row: row.architecture.expert_width),
         shared=column(lambda row: row.architecture.shared_hidden_size),
+        padding=np.array([row.expert_padding for row in rows])[jobs],
         has_attention=column(lambda row: not row.is_layer_alone),
         has_fused_attention=column(lambda row: _does(row, "use-flash-attn")),
         is_causal=column(lambda row: row.is_causal),
@@ -138,24 +183,63 @@ def published_places(rows: Sequence[PublishedRow]) -> PublishedPlaces:
 def rank_parameters(at: PublishedPlaces) -> tuple[Ints, Ints]:
     """Parameters that a rank of each place holds: dense ones with embedding and head, and experts."""
     matrices = 1 + at.first_products
-    queries, keys = at.heads * at.head_dim, at.groups * at.head_dim
-    ffn = np.where(at.is_mixture == 1, at.shared, at.ffn)
-    layer = at.hidden * (2 * queries + 2 * keys + matrices * ffn) // at.tensor + at.hidden * at.experts
+    dense = at.layers * _attention_parameters(at) + at.hidden * matrices * at.dense * at.ffn // at.tensor
+    sharing = at.hidden * matrices * at.shared // at.tensor + at.hidden * at.experts
     vocabulary = at.hidden * at.vocab // at.tensor * (at.is_first + at.is_last)
-    expert = at.experts // at.expert * matrices * at.hidden * at.ffn // at.expert_tensor
-    return layer * at.layers + vocabulary, expert * at.layers
+    projections = 2 * at.hidden * at.hidden // at.tensor * at.predicting
+    expert = at.experts // at.expert * matrices * at.hidden * at.expert_ffn // at.expert_tensor
+    return dense + at.mixtures * sharing + vocabulary + projections, expert * at.mixtures
 
 
-def stage_layers(row: PublishedRow) -> list[int]:
-    """Layers of each stage. Where they do not divide, embedding and head may each stand for a layer, as in Llama 3.1
-    405B: the first stage and the last have one fewer. Where that does not divide either, the first stages have more.
+def _attention_parameters(at: PublishedPlaces) -> Ints:
+    """Of a layer on a tensor rank; what compresses to a latent width is whole on each."""
+    out = at.hidden * at.heads * at.value_dim // at.tensor
+    plain = at.hidden * (at.heads * at.head_dim + at.groups * (at.head_dim + at.value_dim)) // at.tensor
+    from_latent = at.latent_rank * at.heads * (at.head_dim - at.rope_dim + at.value_dim) // at.tensor
+    wide = at.heads * at.head_dim // at.tensor
+    queries = np.where(at.query_rank > 0, at.query_rank * (at.hidden + wide), at.hidden * wide)
+    latent = at.hidden * (at.latent_rank + at.rope_dim) + from_latent + queries
+    return out + np.where(at.latent_rank > 0, latent, plain)
+
+
+def predicts_by_experts(row: PublishedRow) -> bool:
+    """Layers that predict later tokens are as the last layer before them is."""
+    return row.architecture.has_experts(row.layers + len(row.idle_layers) - 1)
+
+
+def stage_layers(row: PublishedRow) -> list[list[int]]:
+    """The layers of each stage, from 0, those left out that a job counts and does not run.
+
+    Chunks follow each other from stage to stage. Where layers do not divide among them, embedding and head may each
+    stand for a layer, as in Llama 3.1 405B: the first chunk and the last have one fewer. Where that does not divide
+    either, the first stages have more.
     """
-    stages, chunks = row.pipeline, row.pipeline * row.virtual_pipeline
-    if row.layers % chunks and stages > 1 and (row.layers + 2) % chunks == 0:
-        each = (row.layers + 2) // stages
-        return [each - 1, *[each] * (stages - 2), each - 1]
-    each, more = divmod(row.layers, stages)
-    return [each + (stage < more) for stage in range(stages)]
+    counted = row.layers + len(row.idle_layers)
+    chunks = iter(_chunks(counted, row.pipeline, row.virtual_pipeline, row.stated_layers))
+    found: list[list[int]] = [[] for _ in range(row.pipeline)]
+    layer = 0
+    for _, stage in itertools.product(range(row.virtual_pipeline), range(row.pipeline)):
+        size = next(chunks)
+        found[stage] += [each for each in range(layer, layer + size) if each not in row.idle_layers]
+        layer += size
+    return found
+
+
+def _chunks(layers: int, stages: int, of_stage: int, stated: tuple[int, ...]) -> list[int]:
+    """Layers of each chunk, in the order in which a token passes them."""
+    chunks = stages * of_stage
+    if stated:
+        return list(stated)
+    if layers % chunks and stages > 1 and (layers + 2) % chunks == 0:
+        each = (layers + 2) // chunks
+        return [each - 1, *[each] * (chunks - 2), each - 1]
+    each, more = divmod(layers, stages)
+    totals = [each + (stage < more) for stage in range(stages)]
+    return [
+        totals[stage] // of_stage + (chunk < totals[stage] % of_stage)
+        for chunk in range(of_stage)
+        for stage in range(stages)
+    ]
 
 
 def _does(row: PublishedRow, flag: str) -> bool:
@@ -167,7 +251,7 @@ def _recomputed(row: PublishedRow) -> int:
     if row.flags.get("recompute-granularity") != "full":
         return 0
     if row.flags.get("recompute-method", "uniform") != "block":
-        return row.layers
+        return row.layers + row.predicting_layers
     return _of_chunks(row, "recompute-num-layers")
 
 

@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.plan.calibration_file import CalibrationFile, StoredRow
+from bench.plan.chips import profile_of
 from bench.plan.device import load_device
 from bench.plan.frozen import FrozenPrediction, freeze, key_of
 from bench.plan.intervals import LEVEL, Interval, interval_of
 from bench.plan.null_model import null_seconds
 from bench.plan.predict import predict
 from bench.plan.published import PublishedRow
-from bench.plan.published_fit import ALONE, device_with, is_fused, profile_of
+from bench.plan.published_fit import ALONE, device_with, is_fused
 from bench.plan.published_work import model_flops, published_work
 from bench.plan.score import Scored
 from bench.plan.situations import situation_of

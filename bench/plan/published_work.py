@@ -14,7 +14,13 @@ import numpy as np
 from bench.plan.layouts import Floats, Ints
 from bench.plan.published import PublishedRow
 from bench.plan.published_exchanges import published_exchanges
-from bench.plan.published_places import PublishedPlaces, published_places, rank_parameters
+from bench.plan.published_places import (
+    PublishedPlaces,
+    predicts_by_experts,
+    published_places,
+    rank_parameters,
+    stage_layers,
+)
 from bench.plan.work import Attention, Per, Product, Traffic, Work
 
 _WIDTH = 2  # bytes of an activation
@@ -62,50 +68,73 @@ def published_work(rows: Sequence[PublishedRow]) -> Work:
 def model_flops(row: PublishedRow) -> float:
     """FLOPs of the step over all ranks: 6 a parameter that a token meets, and causal attention; no recompute."""
     sizes = row.architecture
-    ffn = sizes.ffn_hidden_size * max(1, sizes.experts_per_token) + sizes.shared_hidden_size
-    layer = float(sizes.hidden_size * (2 + sizes.is_gated) * ffn + sizes.hidden_size * sizes.num_experts)
     tokens = float(row.sequence_length * row.global_batch)
+    matrices = sizes.hidden_size * (2 + sizes.is_gated)
+    met = matrices * (sizes.expert_width * sizes.experts_per_token + sizes.shared_hidden_size)
+    mixture, dense = met + sizes.hidden_size * sizes.num_experts, matrices * sizes.ffn_hidden_size
     if row.is_layer_alone:
         tokens = float(row.sequence_length * row.micro_batch * row.world_size)
-        return tokens * layer * (2 if row.metric.startswith("ms forward") else 4)
-    queries = sizes.num_attention_heads * sizes.head_dim
-    layer += sizes.hidden_size * (2 * queries + 2 * sizes.num_query_groups * sizes.head_dim)
-    layer += queries * row.sequence_length
-    return 6.0 * tokens * (row.layers * layer + sizes.hidden_size * sizes.vocab_size)
+        return tokens * (mixture if sizes.num_experts else dense) * (2 if row.metric.startswith("ms forward") else 4)
+    of_scores = sizes.num_attention_heads * (sizes.head_dim + sizes.value_width) * row.sequence_length // 2
+    more = row.predicting_layers
+    mixtures = sum(sizes.has_experts(layer) for stage in stage_layers(row) for layer in stage)
+    mixtures += more * predicts_by_experts(row)
+    layers = (row.layers + more) * (sizes.attention_parameters + of_scores)
+    layers += mixtures * mixture + (row.layers + more - mixtures) * dense
+    ends = (1 + more) * sizes.hidden_size * sizes.vocab_size + more * 2 * sizes.hidden_size**2
+    return 6.0 * tokens * float(layers + ends)
 
 
 # ---- products ----------------------------------------------------------------------------------------------------
 
 
 def _products(at: PublishedPlaces) -> list[Product]:
-    routed = at.tokens * at.chosen * at.expert_tensor // at.tensor
     local = np.maximum(1, at.experts // at.expert)
     ffn = at.ffn // at.tensor
-    dense, mixture = at.layers * (1 - at.is_mixture), at.layers * at.is_mixture
-    expert_ffn = np.maximum(1, at.ffn // at.expert_tensor)
-    rows_of_expert = np.maximum(1, routed // local)
+    expert_ffn = np.maximum(1, at.expert_ffn // at.expert_tensor)
+    rows_of_expert = np.maximum(1, at.routed // local)
     shared = np.maximum(1, at.shared // at.tensor)
-    sharing = mixture * (at.shared > 0)
+    sharing = at.mixtures * (at.shared > 0)
     shapes = (  # component, rows, columns, depth, calls
-        ("attention projections", at.tokens, at.queries + 2 * at.keys, at.hidden, at.layers * at.has_attention),
-        ("attention projections", at.tokens, at.hidden, at.queries, at.layers * at.has_attention),
-        ("mlp", at.tokens, at.first_products * ffn, at.hidden, dense),
-        ("mlp", at.tokens, at.hidden, ffn, dense),
-        ("router", np.maximum(1, at.tokens // at.tensor), np.maximum(1, at.experts), at.hidden, mixture),
-        ("experts", rows_of_expert, at.first_products * expert_ffn, at.hidden, mixture * local),
-        ("experts", rows_of_expert, at.hidden, expert_ffn, mixture * local),
+        *_projections(at),
+        ("mlp", at.tokens, at.first_products * ffn, at.hidden, at.dense),
+        ("mlp", at.tokens, at.hidden, ffn, at.dense),
+        ("router", np.maximum(1, at.tokens // at.tensor), np.maximum(1, at.experts), at.hidden, at.mixtures),
+        ("experts", rows_of_expert, at.first_products * expert_ffn, at.hidden, at.mixtures * local),
+        ("experts", rows_of_expert, at.hidden, expert_ffn, at.mixtures * local),
         ("shared experts", at.tokens, at.first_products * shared, at.hidden, sharing),
         ("shared experts", at.tokens, at.hidden, shared, sharing),
-        ("head", at.tokens, np.maximum(1, at.vocab // at.tensor), at.hidden, at.is_last),
+        ("later tokens", at.tokens, np.maximum(1, at.hidden // at.tensor), 2 * at.hidden, at.predicting),
+        ("head", at.tokens, np.maximum(1, at.vocab // at.tensor), at.hidden, at.logits),
     )
     return [each for shape in shapes for each in _of_all_phases(at, *shape)]
+
+
+def _projections(at: PublishedPlaces) -> list[tuple[str, Ints, Ints, Ints, Ints]]:
+    """Of attention: queries, keys and values at once, or through latent widths, each rank its shard."""
+    layers, name = at.layers * at.has_attention, "attention projections"
+    is_latent, is_compressed = (at.latent_rank > 0).astype(np.int64), (at.query_rank > 0).astype(np.int64)
+    latent, compressed = layers * is_latent, layers * is_latent * is_compressed
+    shard = np.maximum(1, at.tokens // at.tensor)
+    latent_rank, query_rank = np.maximum(1, at.latent_rank), np.maximum(1, at.query_rank)
+    from_latent = at.heads // at.tensor * (at.head_dim - at.rope_dim + at.value_dim)
+    return [
+        (name, at.tokens, at.queries + at.keys_and_values, at.hidden, layers - latent),
+        (name, at.tokens, at.queries, at.hidden, latent - compressed),
+        (name, shard, query_rank, at.hidden, compressed),
+        (name, at.tokens, at.queries, query_rank, compressed),
+        (name, shard, latent_rank + at.rope_dim, at.hidden, latent),
+        (name, at.tokens, from_latent, latent_rank, latent),
+        (name, at.tokens, at.hidden, at.attended, layers),
+    ]
 
 
 def _of_all_phases(
     at: PublishedPlaces, component: str, rows: Ints, columns: Ints, depth: Ints, calls: Ints
 ) -> list[Product]:
     """Forward, the two products of the backward pass, and forward again where it is recomputed."""
-    again = np.zeros_like(calls) if component == "head" else calls * at.recomputed // np.maximum(1, at.layers)
+    runs_again = component not in ("head", "later tokens")
+    again = calls * at.recomputed // np.maximum(1, at.layers) * runs_again
     backward = calls * at.runs_backward
     return [
         Product(component, "forward", rows, columns, depth, calls * at.runs_forward),
@@ -117,7 +146,7 @@ def _of_all_phases(
 
 def _attention(at: PublishedPlaces) -> list[Attention]:
     halves = 2 - at.has_fused_attention * at.is_causal  # what is not fused multiplies the whole matrix
-    of_layer = 2 * at.tokens * at.sequence * at.queries * halves * at.has_attention
+    of_layer = at.tokens * at.sequence * (at.queries + at.attended) * halves * at.has_attention
     backward = (of_layer * np.where(at.has_fused_attention == 1, _BACKWARD_OF_ATTENTION, 2.0)).astype(np.int64)
     of_each = at.ring * at.has_attention
     return [
@@ -135,28 +164,27 @@ def _traffic(at: PublishedPlaces) -> list[Traffic]:
 
 
 def _layer_traffic(at: PublishedPlaces) -> list[Traffic]:
-    routed = at.tokens * at.chosen * at.expert_tensor // at.tensor
     heads = at.heads // at.tensor
-    qkv = at.tokens * (at.queries + 2 * at.keys)
+    qkv = at.tokens * (at.queries + at.keys_and_values)
     scores = at.tokens * at.sequence * heads * (1 - at.has_fused_attention)
     activation = _WIDTH * (1 + at.first_products)  # read before it, written behind it
-    activated = np.where(
-        at.is_mixture == 1,
-        routed * at.ffn // at.expert_tensor + at.tokens * at.shared // at.tensor,
-        at.tokens * at.ffn // at.tensor,
-    )
-    shapes = (  # component, bytes of a layer forward, kernels, layers recomputed
-        ("norms", _NORM_BYTES * at.tokens * at.hidden // at.tensor * at.has_attention, 4, at.recomputed),
-        ("attention core", (_QKV_BYTES * qkv + _SCORE_BYTES * scores) * at.has_attention, 2, at.recomputed),
-        ("activation", activation * activated, 1, np.maximum(at.recomputed, at.reactivated)),
-        ("dispatch", _ROUTED_BYTES * routed * at.hidden * at.is_mixture, 4, at.recomputed),
+    of_experts = at.routed * at.expert_ffn // at.expert_tensor + at.tokens * at.shared // at.tensor
+    of_dense = at.tokens * at.ffn // at.tensor
+    activated = np.maximum(at.recomputed, at.reactivated)
+    attending = at.layers * at.has_attention
+    shapes = (  # component, bytes of a layer forward, kernels, layers, layers of them recomputed
+        ("norms", _NORM_BYTES * at.tokens * at.hidden // at.tensor, 4, attending, at.recomputed),
+        ("attention core", _QKV_BYTES * qkv + _SCORE_BYTES * scores, 2, attending, at.recomputed),
+        ("activation", activation * of_dense, 1, at.dense, activated - at.of_mixtures(activated)),
+        ("activation", activation * of_experts, 1, at.mixtures, at.of_mixtures(activated)),
+        ("dispatch", _ROUTED_BYTES * at.routed * at.hidden, 4, at.mixtures, at.of_mixtures(at.recomputed)),
     )
     found = []
-    for component, of_layer, kernels, again in shapes:
-        runs = (of_layer > 0).astype(np.int64) * kernels
+    for component, of_layer, kernels, layers, again in shapes:
+        runs = np.full_like(of_layer, kernels)
         found += [
-            _of_layers(component, "forward", of_layer, runs, at.layers * at.runs_forward),
-            _of_layers(component, "backward", 2 * of_layer, 2 * runs, at.layers * at.runs_backward),
+            _of_layers(component, "forward", of_layer, runs, layers * at.runs_forward),
+            _of_layers(component, "backward", 2 * of_layer, 2 * runs, layers * at.runs_backward),
             _of_layers(component, "recompute", of_layer, runs, again),
         ]
     return found
@@ -164,7 +192,7 @@ def _layer_traffic(at: PublishedPlaces) -> list[Traffic]:
 
 def _merge_traffic(at: PublishedPlaces) -> list[Traffic]:
     """What a ring of context ranks does beside attention itself, in each of its steps but the first."""
-    queries, keys = at.tokens * at.queries, at.tokens * at.keys
+    queries, keys = at.tokens * at.queries, at.tokens * at.keys_and_values // 2
     merges = (at.ring - 1) * at.has_attention
     kind = at.is_causal, at.fuses_ring_update
     forward = _whole(_MERGE_BYTES[kind] * queries * merges), _whole(_MERGE_LAUNCHES[kind] * merges)
@@ -187,10 +215,10 @@ def _of_layers(component: str, phase: str, of_layer: Ints, kernels: Ints, layers
 
 
 def _loss_traffic(at: PublishedPlaces) -> list[Traffic]:
-    logits = at.tokens * (at.vocab // at.tensor) * at.is_last
+    logits = at.tokens * (at.vocab // at.tensor) * at.logits
     return [
-        Traffic("loss", "forward", "micro_batch", _LOSS_BYTES * logits, 4 * at.is_last),
-        Traffic("loss", "backward", "micro_batch", 2 * _LOSS_BYTES * logits // 3, 2 * at.is_last),
+        Traffic("loss", "forward", "micro_batch", _LOSS_BYTES * logits, 4 * at.logits),
+        Traffic("loss", "backward", "micro_batch", 2 * _LOSS_BYTES * logits // 3, 2 * at.logits),
     ]
 
 

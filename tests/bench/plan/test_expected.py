@@ -12,13 +12,12 @@ from bench.ingest.make import make_record
 from bench.ingest.read import read_logs
 from bench.judge.beside import beside
 from bench.judge.stats import summarise
+from bench.plan.chips import OF_DEVICES, profile_of_device
 from bench.plan.device import device_names, load_device
 from bench.plan.expected import (
-    _PROFILES,
     expectation_by,
     expectation_of,
     known_expectations,
-    profile_of_device,
     rank_work,
     recipe_of_record,
 )
@@ -44,9 +43,9 @@ OF_40B = {
 
 
 def test_each_known_name_has_a_profile_whose_peak_is_the_one_that_mfu_takes() -> None:
-    assert set(_PROFILES.values()) <= set(device_names())
-    for name in set(_PROFILES) & set(PEAKS):
-        assert load_device(_PROFILES[name]).peak_flops("bf16") == pytest.approx(PEAKS[name][0], rel=1e-3), name
+    assert set(OF_DEVICES.values()) <= set(device_names())
+    for name in set(OF_DEVICES) & set(PEAKS):
+        assert load_device(OF_DEVICES[name]).peak_flops("bf16") == pytest.approx(PEAKS[name][0], rel=1e-3), name
 
 
 def test_of_a_known_device_it_is_the_planners_prediction(synthetic_record: RecordBuilder) -> None:

@@ -206,3 +206,39 @@ def _read_or_refused(path: Path) -> Published:
         said = str(error)
     assert said.isprintable()
     return Published((), ())
+
+
+@pytest.mark.parametrize(
+    ("notes", "fault"),
+    [
+        ("noop-layers=1,1", "noop-layers=1,1 names a layer twice"),
+        ("noop-layers=1;noop-layers=32", "noop-layers names layer 32 of 32"),
+        ("noop-layers=one", "noop-layers is 'one', not whole numbers between commas"),
+        ("num-layer-list=16,15", "num-layer-list has 2 entries with 31 layers, not 2 with 32"),
+        ("num-layer-list=8,8,16", "num-layer-list has 3 entries with 32 layers, not 2 with 32"),
+        ("mtp-num-layers=0", "mtp-num-layers is '0', not a positive whole number"),
+        ("mtp-num-layers=33", "mtp-num-layers is 33, and there are 32 layers"),
+        ("moe-pad-expert-input-to-capacity; moe-expert-capacity-factor=-1", "moe-expert-capacity-factor is '-1'"),
+        (
+            "moe-pad-expert-input-to-capacity; moe-expert-capacity-factor=101",
+            "moe-expert-capacity-factor is 101, above",
+        ),
+    ],
+)
+def test_a_row_whose_options_cannot_be_is_set_aside(tmp_path: Path, notes: str, fault: str) -> None:
+    published = read(tmp_path, {}, {"notes": notes})
+    (aside,) = published.set_aside
+    assert aside.reason.startswith(fault)
+    assert "\n" not in aside.sentence
+
+
+def test_a_model_of_the_table_needs_no_notes(tmp_path: Path) -> None:
+    (row,) = read(tmp_path, {"model": "Mixtral 8x7B", "ep": "2", "etp": "1", "n_chips": "16"}).rows
+    assert (row.architecture.num_experts, row.architecture.experts_per_token) == (8, 2)
+
+
+def test_tensor_ranks_may_hold_experts_of_their_own(tmp_path: Path) -> None:
+    cells = {"model": "Mixtral 8x7B", "ep": "2", "n_chips": "16"}
+    shared, own = read(tmp_path, cells, cells | {"notes": "moe-tp-extend-ep"}).rows
+    assert (shared.expert, shared.expert_tensor) == (2, 2)
+    assert (own.expert, own.expert_tensor) == (4, 1)

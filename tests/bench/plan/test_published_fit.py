@@ -13,7 +13,7 @@ from bench.plan.device import Efficiency, device_names, load_device
 from bench.plan.fitted_profiles import SPEAKS_FOR, with_fitted
 from bench.plan.frozen import read_frozen
 from bench.plan.published import PublishedRow, read_published
-from bench.plan.published_fit import ALONE, FUSED, calibrate, device_with, groups, profile_of
+from bench.plan.published_fit import ALONE, FUSED, calibrate, device_with, groups
 from bench.plan.published_predictions import freeze_rows, predict_rows
 from bench.plan.score import scored, scores
 
@@ -121,7 +121,6 @@ def test_fitted_figures_that_are_of_rows_do_not_reach_the_device() -> None:
     assert device_with(device, {FUSED: 0.25}).efficiency.tensor_exposed == device.efficiency.tensor_exposed
     assert set(SPEAKS_FOR.values()) <= set(device_names())
     assert "products" in Efficiency.model_fields
-    assert profile_of("h100-sxm") == "h100-sxm"
 
 
 def test_a_profile_s_share_of_the_memory_s_rate_is_not_the_published_rows(shipped: CalibrationFile) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -36,7 +37,12 @@ def jobs(draw: st.DrawFn) -> PublishedRow:
         num_experts=experts,
         experts_per_token=min(experts, draw(st.integers(1, 4))),
         shared_hidden_size=draw(st.sampled_from([0, 64])) if experts else 0,
+        expert_hidden_size=draw(st.sampled_from([0, 128])) if experts else 0,
+        dense_layers=draw(st.integers(0, 3)) if experts else 0,
+        dense_between=draw(st.integers(0, 2)) if experts else 0,
+        **(draw(latent_sizes()) if head == 16 else {}),
     )
+    predicting = draw(st.integers(0, 1))
     return PublishedRow(
         line=2, source="a program", model="a model", chip="a chip",
         world_size=tensor * context * data * pipeline * (expert if experts else 1),
@@ -44,8 +50,16 @@ def jobs(draw: st.DrawFn) -> PublishedRow:
         expert=expert if experts else 1, expert_tensor=tensor, sequence_length=512,
         global_batch=data * (expert if experts else 1) * draw(st.integers(1, 3)), micro_batch=1,
         layers=pipeline * chunks * draw(st.integers(1, 3)), precision="bf16", architecture=sizes, metric="s/step",
-        value=1.0, flags={}, evidence="",
+        value=1.0, flags={"mtp-num-layers": "1"} if predicting else {}, evidence="",
     )  # fmt: skip
+
+
+@st.composite
+def latent_sizes(draw: st.DrawFn) -> dict[str, int]:
+    """Of latent attention, or none of it."""
+    if not draw(st.booleans()):
+        return {}
+    return {"query_rank": draw(st.sampled_from([0, 32])), "latent_rank": 32, "rope_dim": 4, "value_dim": 8}
 
 
 def flops(work: Work, phase: str) -> float:
@@ -76,8 +90,10 @@ def test_backward_products_are_twice_the_forward_s_and_attention_two_and_a_half(
 @settings(max_examples=100, deadline=None)
 @given(jobs())
 def test_full_recompute_runs_all_layers_again_and_not_the_head(row: PublishedRow) -> None:
-    again = replace(row, flags={"recompute-granularity": "full", "recompute-method": "uniform"})
-    head = 2.0 * row.sequence_length * row.global_batch * row.architecture.hidden_size * row.architecture.vocab_size
+    again = replace(row, flags={**row.flags, "recompute-granularity": "full", "recompute-method": "uniform"})
+    hidden, later = row.architecture.hidden_size, row.predicting_layers
+    ends = (1 + later) * hidden * row.architecture.vocab_size + later * 2 * hidden * hidden
+    head = 2.0 * row.sequence_length * row.global_batch * ends
     work = published_work([again])
     assert flops(work, "recompute") == pytest.approx(flops(work, "forward") - head, rel=1e-12)
 
@@ -85,17 +101,16 @@ def test_full_recompute_runs_all_layers_again_and_not_the_head(row: PublishedRow
 @settings(max_examples=100, deadline=None)
 @given(jobs())
 def test_ranks_hold_each_parameter_once_a_replica(row: PublishedRow) -> None:
-    places = published_places([row])
-    dense, experts = rank_parameters(places)
-    sizes = row.architecture
+    row = replace(row, architecture=row.architecture.model_copy(update={"latent_rank": 0, "query_rank": 0}))
+    dense, experts = rank_parameters(published_places([row]))
+    sizes, later = row.architecture, row.predicting_layers
     matrices, hidden = 2 + sizes.is_gated, sizes.hidden_size
-    width = sizes.shared_hidden_size if sizes.num_experts else sizes.ffn_hidden_size
-    heads = 2 * (sizes.num_attention_heads + sizes.num_query_groups) * sizes.head_dim
-    router = hidden * sizes.num_experts
-    layer = hidden * (heads + matrices * width) // row.tensor + router
-    ends = 2 * hidden * sizes.vocab_size // row.tensor
-    assert dense.sum() == row.layers * layer + ends
-    each = row.layers * matrices * hidden * sizes.ffn_hidden_size * sizes.num_experts
+    mixtures = sum(sizes.has_experts(layer) for layer in range(row.layers)) + later * sizes.has_experts(row.layers - 1)
+    split = (row.layers + later) * sizes.attention_parameters + 2 * hidden * sizes.vocab_size
+    split += matrices * hidden * sizes.ffn_hidden_size * (row.layers + later - mixtures)
+    split += matrices * hidden * sizes.shared_hidden_size * mixtures + later * 2 * hidden * hidden
+    assert dense.sum() * row.tensor == split + mixtures * hidden * sizes.num_experts * row.tensor
+    each = mixtures * matrices * hidden * sizes.expert_width * sizes.num_experts
     assert experts.sum() * row.expert * row.expert_tensor == each
 
 
@@ -130,7 +145,36 @@ def test_embedding_and_head_may_stand_for_a_layer_each(
     layers: int, pipeline: int, chunks: int, expected: list[int]
 ) -> None:
     row = next(row for row in read_published().rows if row.is_time)
-    assert stage_layers(replace(row, layers=layers, pipeline=pipeline, virtual_pipeline=chunks)) == expected
+    stages = stage_layers(replace(row, layers=layers, pipeline=pipeline, virtual_pipeline=chunks))
+    assert [len(of) for of in stages] == expected
+    assert sorted(itertools.chain(*stages)) == list(range(layers))
+
+
+def test_layers_that_do_not_run_are_missing_where_they_stand() -> None:
+    row = next(row for row in read_published().rows if row.is_time)
+    idle = replace(row, layers=5, pipeline=4, virtual_pipeline=1, flags={"noop-layers": "0,6,7"})
+    assert stage_layers(idle) == [[1], [2, 3], [4, 5], []]
+
+
+def test_a_source_may_state_the_layers_of_each_stage() -> None:
+    row = next(row for row in read_published().rows if row.is_time)
+    stated = replace(row, layers=7, pipeline=3, virtual_pipeline=1, flags={"num-layer-list": "1,4,2"})
+    assert stage_layers(stated) == [[0], [1, 2, 3, 4], [5, 6]]
+
+
+def test_padded_experts_work_and_exchange_as_much_more() -> None:
+    row = next(row for row in read_published().rows if row.is_time and row.architecture.num_experts)
+    flags = {"moe-pad-expert-input-to-capacity": "", "moe-expert-capacity-factor": "1.5"}
+    padded = published_work([replace(row, flags={**row.flags, **flags})])
+    for before, after in zip(published_work([row]).products, padded.products, strict=True):
+        more = 1.5 if before.component == "experts" else 1.0
+        volume = [2.0 * each.rows * each.columns * each.depth * each.calls for each in (before, after)]
+        assert volume[1] == pytest.approx(more * volume[0])
+    sent = [
+        sum(each.bytes.sum() for each in work.exchanges if each.group == "expert")
+        for work in (published_work([row]), padded)
+    ]
+    assert sent[1] == pytest.approx(1.5 * sent[0])
 
 
 def test_a_phase_of_a_layer_alone_is_that_phase_only() -> None:
