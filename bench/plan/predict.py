@@ -93,7 +93,7 @@ def place_times(work: Work, device: Device, dtype: str | None = None) -> PlaceTi
     exposed = {
         "tensor": (fused or efficiency.tensor_exposed).value,
         "context": efficiency.context_exposed.value,
-        "pipeline": efficiency.pipeline_exposed.value,
+        "pipeline": efficiency.pipeline_exposed.value * work.shown_transfers,
         "data": efficiency.data_exposed.value,
     }
     for exchange in work.exchanges:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from bench.plan.layouts import Ints
+from bench.plan.layouts import Floats, Ints
 from bench.plan.published_places import PublishedPlaces, rank_parameters
 from bench.plan.work import Exchange, Per
 
@@ -100,6 +100,18 @@ def _pipeline(at: PublishedPlaces, width: int) -> list[Exchange]:
         _exchange("pipeline", "pipeline", operation, "micro_batch", calls * ends, sent, at.pipeline, stride)
         for operation, calls in (("send", out + back), ("receive", out + back))
     ]
+
+
+def shown_transfers(at: PublishedPlaces) -> Floats:
+    """Share of the transfers between stages that shows.
+
+    Where stages have several chunks, megatron sends while it computes, once the pipeline is full: its default. While
+    it fills and empties, a stage waits for what it sends and gets. The last stage waits for the first micro-batch to
+    come through p - 1 stages, and then runs (v - 1) p chunks forward before it has a turn of both.
+    """
+    filling = at.pipeline - 1 + (at.virtual_pipeline - 1) * at.pipeline
+    of_chunks = np.minimum(1.0, filling / (at.micro_batches * at.virtual_pipeline))
+    return np.where(at.virtual_pipeline > 1, of_chunks, 1.0)
 
 
 def _data(at: PublishedPlaces) -> list[Exchange]:

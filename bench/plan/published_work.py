@@ -13,7 +13,7 @@ import numpy as np
 
 from bench.plan.layouts import Floats, Ints
 from bench.plan.published import PublishedRow
-from bench.plan.published_exchanges import published_exchanges
+from bench.plan.published_exchanges import published_exchanges, shown_transfers
 from bench.plan.published_places import (
     PublishedPlaces,
     predicts_by_experts,
@@ -62,6 +62,7 @@ def published_work(rows: Sequence[PublishedRow]) -> Work:
         attention=tuple(_attention(at)),
         traffic=tuple(_traffic(at)),
         exchanges=tuple(published_exchanges(at, _WIDTH)),
+        shown_transfers=shown_transfers(at),
     )
 
 

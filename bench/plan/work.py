@@ -82,4 +82,5 @@ class Work:
     traffic: tuple[Traffic, ...]
     exchanges: tuple[Exchange, ...]
     hides_data: bool = True  # its exchanges of a step run while the device computes, whatever their phase
+    shown_transfers: Floats | float = 1.0  # share of what stages send each other that no computing hides
     fuses_tensor: bool = False  # tensor ranks exchange within the products, as MC2 does

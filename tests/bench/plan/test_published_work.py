@@ -11,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.plan.architectures import Architecture
+from bench.plan.device import load_device
 from bench.plan.layouts import Ints
+from bench.plan.predict import predict
 from bench.plan.published import PublishedRow, read_published
 from bench.plan.published_places import published_places, rank_parameters, stage_layers
 from bench.plan.published_work import model_flops, published_work
@@ -175,6 +177,36 @@ def test_padded_experts_work_and_exchange_as_much_more() -> None:
         for work in (published_work([row]), padded)
     ]
     assert sent[1] == pytest.approx(1.5 * sent[0])
+
+
+def test_chunks_hide_what_stages_send_but_while_the_pipeline_fills() -> None:
+    row = next(row for row in read_published().rows if row.is_time)
+    jobs = [
+        replace(
+            row,
+            pipeline=4,
+            world_size=4,
+            tensor=1,
+            expert_tensor=1,
+            context=1,
+            virtual_pipeline=chunks,
+            layers=32,
+            global_batch=size,
+        )
+        for chunks, size in ((1, 64), (8, 64), (8, 4), (2, 1 << 20))
+    ]
+    jobs = [replace(job, micro_batch=1) for job in jobs]
+    work = published_work(jobs)
+    shown = np.broadcast_to(work.shown_transfers, work.layout.shape)
+    assert [float(shown[work.layout == job][0]) for job in range(4)] == [
+        1.0,
+        (3 + 7 * 4) / (64 * 8),
+        31 / 32,
+        pytest.approx(0, abs=1e-5),
+    ]
+    seconds = predict(work, load_device("h100-sxm")).terms["pipeline"]
+    whole = predict(replace(work, shown_transfers=1.0), load_device("h100-sxm")).terms["pipeline"]
+    assert (seconds / whole).tolist() == pytest.approx([1.0, 31 / 512, 31 / 32, 7 / (2 << 20)], rel=1e-9)
 
 
 def test_a_phase_of_a_layer_alone_is_that_phase_only() -> None:
