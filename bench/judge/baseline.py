@@ -32,8 +32,9 @@ from bench.records.fields import (
     Text,
 )
 from bench.records.jsonfile import read_model, write_model
+from bench.records.layout import AxisSizes, check_axes
 from bench.records.lone_rank import LoneRank, told_tier
-from bench.records.record import AxisSizes, Record
+from bench.records.record import Record
 
 MAX_BASELINE_BYTES = 4 * 2**20
 MAX_BASELINE_FILES = 1000
@@ -66,6 +67,11 @@ class LayoutKey(AxisSizes):
     ranks_per_node: Positive | None
     context: Positive = 1
     virtual_pipeline: Positive = 1
+
+    @model_validator(mode="after")
+    def _consistent(self) -> LayoutKey:
+        check_axes(self)
+        return self
 
     @property
     def short(self) -> str:

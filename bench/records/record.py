@@ -13,10 +13,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     Field,
-    SerializerFunctionWrapHandler,
     StringConstraints,
     field_validator,
-    model_serializer,
     model_validator,
 )
 
@@ -38,16 +36,15 @@ from bench.records.fields import (
     UtcTime,
 )
 from bench.records.jsonfile import check_plain_json, read_model, write_model
+from bench.records.layout import MAX_RANKS, Layout
 from bench.records.lone_rank import LoneRank
 
 MAX_RECORD_BYTES = 64 * 2**20
 MAX_STEPS = 100_000
-MAX_RANKS = 65_536
 MAX_SPANS_OF_RANK = 20_000
 MAX_MODULES = 200
 _MAX_REASONS = 100
 MAX_ASKED, MAX_ASKED_CHARACTERS = 100, 1000
-_LATE_AXES = ("context", "virtual_pipeline")
 
 
 Asked = Annotated[
@@ -70,45 +67,6 @@ class RecipeUsed(Strict):
     def _bounded(cls, value: dict[str, Any]) -> dict[str, Any]:
         check_plain_json(value)
         return value
-
-
-class AxisSizes(Strict):
-    """Sizes by axis. The two that layouts got last are written where they are above 1: old layouts keep their text."""
-
-    @model_serializer(mode="wrap")
-    def _as_before_there_was_more(self, handler: SerializerFunctionWrapHandler) -> dict[str, int | None]:
-        return {name: size for name, size in handler(self).items() if size != 1 or name not in _LATE_AXES}
-
-
-class Layout(AxisSizes):
-    """How many ways the job was split. `expert_tensor` is the tensor split inside one expert."""
-
-    world_size: Annotated[int, Field(ge=1, le=MAX_RANKS)]
-    tensor: Positive
-    pipeline: Positive
-    expert: Positive
-    expert_tensor: Positive
-    data: Positive
-    nodes: Positive
-    ranks_per_node: Positive
-    context: Positive = 1
-    virtual_pipeline: Positive = 1
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Layout:
-        if self.tensor * self.context * self.pipeline * self.data != self.world_size:
-            context = f"context {self.context} x " if self.context > 1 else ""
-            raise ValueError(
-                f"world_size {self.world_size} is not "
-                f"tensor {self.tensor} x {context}pipeline {self.pipeline} x data {self.data}"
-            )
-        if self.nodes * self.ranks_per_node != self.world_size:
-            raise ValueError(
-                f"world_size {self.world_size} is not {self.nodes} nodes x {self.ranks_per_node} ranks_per_node"
-            )
-        if self.world_size % (self.expert * self.expert_tensor * self.pipeline):
-            raise ValueError("world_size is not a multiple of expert x expert_tensor x pipeline")
-        return self
 
 
 class Device(Strict):

@@ -355,6 +355,10 @@ def test_a_recorded_baseline_refuses_void_and_mixed_records(synthetic_record) ->
         ({"rationale": ""}, "at least 1 character"),
         ({"device": {"kinds": []}}, "at least 1 item"),
         ({"surprise": 1}, "Extra inputs"),
+        ({"layout": {"tensor": 3}}, "is not a multiple of tensor 3 x pipeline 2"),
+        ({"layout": {"data": 3}}, r"is not tensor \d x pipeline \d x data 3"),
+        ({"layout": {"nodes": 3, "ranks_per_node": 8}}, "is not 3 nodes x 8 ranks_per_node"),
+        ({"layout": {"expert": 7}}, "is not a multiple of expert x expert_tensor x pipeline"),
     ],
 )
 def test_a_baseline_that_contradicts_itself_is_refused(changes: dict[str, Any], complaint: str) -> None:

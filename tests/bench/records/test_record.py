@@ -13,7 +13,8 @@ from pydantic import ValidationError
 
 from bench.records import jsonfile
 from bench.records.environment import ALLOWED_ENVIRONMENT, allowed_environment
-from bench.records.record import Layout, Record
+from bench.records.layout import Layout
+from bench.records.record import Record
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
