@@ -42,6 +42,7 @@ METRICS = (THROUGHPUT, *_SECONDS, MEMORY)
 _SIXTEEN_BITS = ("bf16", "fp16")
 _EIGHT_BITS = ("fp8", "fp8-cs", "mxfp8")
 PRECISIONS = _SIXTEEN_BITS + _EIGHT_BITS
+_MOST_LAYERS = 1000  # of any model; each is looked at
 _MOST_PADDING = 100.0
 _MOST_FLOPS = 1 << 62  # integers of 64 bits hold them
 _SAME_STEP = 0.02  # what rounding of a stated s/step or tokens/s explains
@@ -338,6 +339,8 @@ def _check_layout(row: PublishedRow) -> None:
     if row.layers < max(1, chunks - 2):
         raise ValueError(f"{row.layers} layers leave some of {chunks} chunks of a pipeline empty")
     counted, stated = row.layers + len(row.idle_layers), row.stated_layers
+    if counted + row.predicting_layers > _MOST_LAYERS:
+        raise ValueError(f"{counted + row.predicting_layers} layers are more than the {_MOST_LAYERS} of any model")
     if any(layer >= counted for layer in row.idle_layers):
         raise ValueError(f"noop-layers names layer {max(row.idle_layers)} of {counted}")
     if stated and (len(stated), sum(stated)) != (chunks, counted):
@@ -346,8 +349,6 @@ def _check_layout(row: PublishedRow) -> None:
         )
     if not row.expert_padding <= _MOST_PADDING:
         raise ValueError(f"moe-expert-capacity-factor is {row.expert_padding:g}, above {_MOST_PADDING:g}")
-    if row.predicting_layers > row.layers:
-        raise ValueError(f"mtp-num-layers is {row.predicting_layers}, and there are {row.layers} layers")
     if _flops(row) > _MOST_FLOPS:
         raise ValueError("its sizes make a micro-batch that is larger than any job's")
 

@@ -215,11 +215,10 @@ def stage_layers(row: PublishedRow) -> list[list[int]]:
     either, the first stages have more.
     """
     counted = row.layers + len(row.idle_layers)
-    chunks = iter(_chunks(counted, row.pipeline, row.virtual_pipeline, row.stated_layers))
+    chunks = _chunks(counted, row.pipeline, row.virtual_pipeline, row.stated_layers)
     found: list[list[int]] = [[] for _ in range(row.pipeline)]
     layer = 0
-    for _, stage in itertools.product(range(row.virtual_pipeline), range(row.pipeline)):
-        size = next(chunks)
+    for stage, size in zip(itertools.cycle(range(row.pipeline)), chunks, strict=False):
         found[stage] += [each for each in range(layer, layer + size) if each not in row.idle_layers]
         layer += size
     return found

@@ -217,7 +217,7 @@ def _read_or_refused(path: Path) -> Published:
         ("num-layer-list=16,15", "num-layer-list has 2 entries with 31 layers, not 2 with 32"),
         ("num-layer-list=8,8,16", "num-layer-list has 3 entries with 32 layers, not 2 with 32"),
         ("mtp-num-layers=0", "mtp-num-layers is '0', not a positive whole number"),
-        ("mtp-num-layers=33", "mtp-num-layers is 33, and there are 32 layers"),
+        ("mtp-num-layers=969", "1001 layers are more than the 1000 of any model"),
         ("moe-pad-expert-input-to-capacity; moe-expert-capacity-factor=-1", "moe-expert-capacity-factor is '-1'"),
         (
             "moe-pad-expert-input-to-capacity; moe-expert-capacity-factor=101",
