@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 
 from bench.plan.layouts import Floats, Ints
@@ -10,6 +12,8 @@ from bench.plan.work import Exchange, Per
 
 _GATHER, _SCATTER, _REDUCE = "all_gather_into_tensor", "reduce_scatter_tensor", "all_reduce"
 _ALL_TO_ALL = "all_to_all_single"
+
+_Part = tuple[Ints, Ints]  # calls of a kind, and how many values of each token one exchanges
 
 
 def published_exchanges(at: PublishedPlaces, width: int) -> list[Exchange]:
@@ -27,26 +31,54 @@ def _exchange(
 
 
 def _tensor(at: PublishedPlaces, width: int) -> list[Exchange]:
-    """Sequence parallelism: before and behind attention, and before and behind a dense MLP or shared experts."""
-    one = np.ones_like(at.stage)
-    row_bytes = at.tokens * at.hidden * width
-    calls = at.layers * at.has_attention + at.dense + at.mixtures * (at.shared > 0)
-    per_layer, again = calls, calls * at.recomputed // np.maximum(1, at.layers)
-    forward, backward = per_layer * at.runs_forward, per_layer * at.runs_backward
+    """Sequence parallelism: what products read is gathered from all shards, what they give is summed into shards.
 
-    def on_tensor(phase: str, operation: str, calls: Ints, call_bytes: Ints) -> Exchange:
-        return _exchange(phase, "tensor", operation, "micro_batch", calls, call_bytes, at.tensor, one)
+    As megatron-core has it from 0.14 on: a rank's latent widths are whole, of its own shard, and are exchanged in place
+    of hidden states. A layer that predicts has an embedding and a projection beside what others have.
+    """
+    entering, leaving, positions = _of_layers(at)
+    head, embedding = (at.logits, at.hidden), (at.is_first + at.predicting, at.hidden)
+    pairs, projected = (at.predicting, 2 * at.hidden), (at.predicting, at.hidden)
 
+    def on_tensor(phase: str, operation: str, parts: list[_Part]) -> Exchange:
+        calls = np.asarray(sum(calls for calls, _ in parts)) * (at.tensor > 1)
+        values = np.asarray(sum(calls * values for calls, values in parts)) * (at.tensor > 1)
+        num_bytes, one = values * at.tokens * width, np.ones_like(at.stage)
+        return Exchange(phase, "tensor", operation, "bfloat16", "micro_batch", calls, num_bytes, at.tensor, one)
+
+    def again(parts: list[_Part]) -> list[_Part]:
+        return [(calls * at.recomputed // np.maximum(1, at.layers), values) for calls, values in parts]
+
+    forward, backward = partial(_times, at.runs_forward), partial(_times, at.runs_backward)
+    of_loss = 3 * at.logits, at.tokens * 4, at.tensor, np.ones_like(at.stage)  # maxima, targets, sums of exponentials
     return [
-        on_tensor("forward", _GATHER, forward + at.logits, row_bytes),
-        on_tensor("forward", _SCATTER, forward + at.is_first, row_bytes),
-        on_tensor("forward", _REDUCE, 3 * at.logits, at.tokens * 4),
+        on_tensor("forward", _GATHER, [*forward([*entering, *positions]), head, pairs, projected]),
+        on_tensor("forward", _SCATTER, [*forward(leaving), embedding]),
+        _exchange("forward", "tensor", _REDUCE, "micro_batch", *of_loss, "float32"),
         # the input of the weights' gradient is gathered again
-        on_tensor("backward", _GATHER, 2 * backward + at.logits + at.is_first, row_bytes),
-        on_tensor("backward", _SCATTER, backward + at.logits, row_bytes),
-        on_tensor("recompute", _GATHER, again, row_bytes),
-        on_tensor("recompute", _SCATTER, again, row_bytes),
+        on_tensor("backward", _GATHER, [*backward([*entering, *leaving]), head, embedding, pairs, projected]),
+        on_tensor("backward", _SCATTER, [*backward([*entering, *positions]), head, pairs]),
+        on_tensor("recompute", _GATHER, again([*entering, *positions, pairs, projected])),
+        on_tensor("recompute", _SCATTER, again(leaving)),
     ]
+
+
+def _of_layers(at: PublishedPlaces) -> tuple[list[_Part], list[_Part], list[_Part]]:
+    """What all layers' products read, and give, and the keys' positions where latent attention has them apart."""
+    attending = at.layers * at.has_attention
+    latent = attending * (at.latent_rank > 0)
+    compressed = latent * (at.query_rank > 0)
+    blocks = at.dense + at.mixtures * (at.shared > 0)
+    entering = [
+        (attending - compressed + blocks, at.hidden),
+        (compressed, at.query_rank),
+        (latent, at.latent_rank),
+    ]
+    return entering, [(attending + blocks, at.hidden)], [(latent, at.rope_dim)]
+
+
+def _times(runs: Ints, parts: list[_Part]) -> list[_Part]:
+    return [(calls * runs, values) for calls, values in parts]
 
 
 def _experts(at: PublishedPlaces, width: int) -> list[Exchange]:
@@ -59,7 +91,10 @@ def _experts(at: PublishedPlaces, width: int) -> list[Exchange]:
 
 
 def _of_dispatchers(at: PublishedPlaces, width: int, phase: str, runs: Ints) -> list[Exchange]:
-    """All-to-all among expert ranks and then gathering within each expert's, or all tokens gathered by all of them."""
+    """All-to-all among expert ranks and then gathering within each expert's, or all tokens gathered by all of them.
+
+    Of tokens alone: their probabilities, counts and masks are left out.
+    """
     token = at.tokens * at.hidden * width // at.tensor  # bytes of the tokens of a rank
     sent, one = (token * at.chosen * at.padding).astype(np.int64), np.ones_like(runs)
     gathered, everywhere = runs * at.gathers_tokens, at.expert_tensor * at.expert

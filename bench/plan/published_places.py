@@ -185,7 +185,8 @@ def rank_parameters(at: PublishedPlaces) -> tuple[Ints, Ints]:
     matrices = 1 + at.first_products
     dense = at.layers * _attention_parameters(at) + at.hidden * matrices * at.dense * at.ffn // at.tensor
     sharing = at.hidden * matrices * at.shared // at.tensor + at.hidden * at.experts
-    vocabulary = at.hidden * at.vocab // at.tensor * (at.is_first + at.is_last)
+    embeddings = np.maximum(at.is_first, at.predicting > 0)  # a stage that predicts later tokens has one of its own
+    vocabulary = at.hidden * at.vocab // at.tensor * (embeddings + at.is_last)
     projections = 2 * at.hidden * at.hidden // at.tensor * at.predicting
     expert = at.experts // at.expert * matrices * at.hidden * at.expert_ffn // at.expert_tensor
     return dense + at.mixtures * sharing + vocabulary + projections, expert * at.mixtures

@@ -134,8 +134,7 @@ def _of_all_phases(
     at: PublishedPlaces, component: str, rows: Ints, columns: Ints, depth: Ints, calls: Ints
 ) -> list[Product]:
     """Forward, the two products of the backward pass, and forward again where it is recomputed."""
-    runs_again = component not in ("head", "later tokens")
-    again = calls * at.recomputed // np.maximum(1, at.layers) * runs_again
+    again = calls * at.recomputed // np.maximum(1, at.layers) * (component != "head")
     backward = calls * at.runs_backward
     return [
         Product(component, "forward", rows, columns, depth, calls * at.runs_forward),

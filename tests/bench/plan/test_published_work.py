@@ -17,6 +17,7 @@ from bench.plan.predict import predict
 from bench.plan.published import PublishedRow, read_published
 from bench.plan.published_places import published_places, rank_parameters, stage_layers
 from bench.plan.published_work import model_flops, published_work
+from bench.plan.schedule import passes
 from bench.plan.work import Work
 
 POWERS = st.sampled_from([1, 2, 4])
@@ -93,9 +94,8 @@ def test_backward_products_are_twice_the_forward_s_and_attention_two_and_a_half(
 @given(jobs())
 def test_full_recompute_runs_all_layers_again_and_not_the_head(row: PublishedRow) -> None:
     again = replace(row, flags={**row.flags, "recompute-granularity": "full", "recompute-method": "uniform"})
-    hidden, later = row.architecture.hidden_size, row.predicting_layers
-    ends = (1 + later) * hidden * row.architecture.vocab_size + later * 2 * hidden * hidden
-    head = 2.0 * row.sequence_length * row.global_batch * ends
+    logits = (1 + row.predicting_layers) * row.architecture.hidden_size * row.architecture.vocab_size
+    head = 2.0 * row.sequence_length * row.global_batch * logits
     work = published_work([again])
     assert flops(work, "recompute") == pytest.approx(flops(work, "forward") - head, rel=1e-12)
 
@@ -108,7 +108,8 @@ def test_ranks_hold_each_parameter_once_a_replica(row: PublishedRow) -> None:
     sizes, later = row.architecture, row.predicting_layers
     matrices, hidden = 2 + sizes.is_gated, sizes.hidden_size
     mixtures = sum(sizes.has_experts(layer) for layer in range(row.layers)) + later * sizes.has_experts(row.layers - 1)
-    split = (row.layers + later) * sizes.attention_parameters + 2 * hidden * sizes.vocab_size
+    ends = 3 if later and row.pipeline > 1 else 2  # what predicts has an embedding beside it
+    split = (row.layers + later) * sizes.attention_parameters + ends * hidden * sizes.vocab_size
     split += matrices * hidden * sizes.ffn_hidden_size * (row.layers + later - mixtures)
     split += matrices * hidden * sizes.shared_hidden_size * mixtures + later * 2 * hidden * hidden
     assert dense.sum() * row.tensor == split + mixtures * hidden * sizes.num_experts * row.tensor
@@ -207,6 +208,41 @@ def test_chunks_hide_what_stages_send_but_while_the_pipeline_fills() -> None:
     seconds = predict(work, load_device("h100-sxm")).terms["pipeline"]
     whole = predict(replace(work, shown_transfers=1.0), load_device("h100-sxm")).terms["pipeline"]
     assert (seconds / whole).tolist() == pytest.approx([1.0, 31 / 512, 31 / 32, 7 / (2 << 20)], rel=1e-9)
+
+
+@pytest.mark.parametrize(("stages", "chunks", "micro_batches"), [(4, 8, 64), (8, 2, 64), (2, 3, 6), (4, 8, 4)])
+def test_what_shows_of_transfers_is_what_a_played_schedule_waits_for(
+    stages: int, chunks: int, micro_batches: int
+) -> None:
+    row = next(row for row in read_published().rows if row.is_time)
+    job = replace(row, pipeline=stages, world_size=stages, tensor=1, expert_tensor=1, context=1, micro_batch=1)
+    job = replace(job, virtual_pipeline=chunks, layers=stages * chunks, global_batch=micro_batches)
+    share = float(np.max(published_work([job]).shown_transfers))
+    transfer = 0.01  # far below a pass, which hides it once the pipeline is full
+    waited = _played(stages, chunks, micro_batches, transfer) - _played(stages, chunks, micro_batches, 0.0)
+    assert waited == pytest.approx(share * 2 * chunks * micro_batches * transfer)
+
+
+def _played(stages: int, chunks: int, micro_batches: int, transfer: float) -> float:
+    """Seconds of megatron's order of passes, where a pass waits for its input alone and a sender never."""
+    todo = [list(passes(stage, stages, chunks, micro_batches)) for stage in range(stages)]
+    done: dict[tuple[bool, int, int], float] = {}  # by forward or backward, micro-batch and chunk of the whole model
+    clock, last = [0.0] * stages, stages * chunks - 1
+    while any(todo):
+        for stage, of_stage in enumerate(todo):
+            while of_stage:
+                now = of_stage[0]
+                place = now.chunk * stages + stage
+                turns_back = not now.is_forward and place == last
+                before = place if turns_back else place - 1 if now.is_forward else place + 1
+                needed = (now.is_forward or turns_back, now.micro_batch, before)
+                if before >= 0 and needed not in done:
+                    break
+                there = 0.0 if before < 0 else done[needed] + transfer * (before != place)
+                clock[stage] = max(clock[stage], there) + (1.0 if now.is_forward else 2.0)
+                done[now.is_forward, now.micro_batch, place] = clock[stage]
+                del of_stage[0]
+    return max(clock)
 
 
 def test_a_phase_of_a_layer_alone_is_that_phase_only() -> None:
