@@ -19,7 +19,8 @@ _STATING_PROGRAMS = ("ModelLink", "MindSpeed")
 class PublishedPlaces:
     """One rank of one stage of one job, a row each; jobs in the order of their rows, stages from first to last.
 
-    A job has places for the stages that differ: the first, the second, which stands for the middle, and the last.
+    A job has places for the stages that differ: the first, the second, which stands for the middle, and the last. Where
+    stages between them differ too, as stated lists of layers may have it, each is a place.
     """
 
     job: Ints
@@ -111,7 +112,8 @@ class PublishedPlaces:
 
 def published_places(rows: Sequence[PublishedRow]) -> PublishedPlaces:
     """The stages of the jobs of these rows that differ, a job a row."""
-    shown = [sorted({0, min(1, row.pipeline - 1), row.pipeline - 1}) for row in rows]
+    indices = [stage_layers(row) for row in rows]
+    shown = [_stages_that_differ(row, stages) for row, stages in zip(rows, indices, strict=True)]
     jobs = np.array([job for job, of_row in enumerate(shown) for _ in of_row], np.int64)
     stage = np.array([each for of_row in shown for each in of_row], np.int64)
 
@@ -121,16 +123,10 @@ def published_places(rows: Sequence[PublishedRow]) -> PublishedPlaces:
     def of_stage(figures: list[list[int]]) -> Ints:
         return np.array([figures[job][at] for job, at in zip(jobs, stage, strict=True)], np.int64)
 
-    indices = [stage_layers(row) for row in rows]
     last = stage == np.array([row.pipeline - 1 for row in rows], np.int64)[jobs]
     predicting = last * column(lambda row: row.predicting_layers)
     layers = of_stage([[len(of) for of in stages] for stages in indices]) + predicting
-    mixtures = of_stage(
-        [
-            [sum(row.architecture.has_experts(layer) for layer in of) for of in stages]
-            for row, stages in zip(rows, indices, strict=True)
-        ]
-    )
+    mixtures = of_stage([[_mixtures(row, of) for of in stages] for row, stages in zip(rows, indices, strict=True)])
     return PublishedPlaces(
         job=jobs,
         stage=stage,
@@ -178,6 +174,19 @@ def published_places(rows: Sequence[PublishedRow]) -> PublishedPlaces:
         runs_forward=column(lambda row: not row.metric.startswith("ms backward")),
         runs_backward=column(lambda row: not row.metric.startswith("ms forward")),
     )
+
+
+def _stages_that_differ(row: PublishedRow, stages: list[list[int]]) -> list[int]:
+    """The first, the second and the last; all of them where those between are not alike."""
+    between = {(len(layers), _mixtures(row, layers)) for layers in stages[1:-1]}
+    if len(between) > 1:
+        return list(range(row.pipeline))
+    return sorted({0, min(1, row.pipeline - 1), row.pipeline - 1})
+
+
+def _mixtures(row: PublishedRow, layers: list[int]) -> int:
+    """Those of the layers that have experts."""
+    return sum(row.architecture.has_experts(layer) for layer in layers)
 
 
 def rank_parameters(at: PublishedPlaces) -> tuple[Ints, Ints]:

@@ -165,6 +165,23 @@ def test_a_source_may_state_the_layers_of_each_stage() -> None:
     assert stage_layers(stated) == [[0], [1, 2, 3, 4], [5, 6]]
 
 
+@pytest.mark.parametrize(
+    ("one", "other", "layers"),
+    [
+        ({"num-layer-list": "2,1,9,2,2"}, {"num-layer-list": "2,9,1,2,2"}, 16),
+        ({"noop-layers": "4,5,6"}, {"noop-layers": "7,8,9"}, 12),
+    ],
+)
+def test_which_stage_of_the_middle_has_most_layers_does_not_matter(
+    one: dict[str, str], other: dict[str, str], layers: int
+) -> None:
+    row = next(row for row in read_published().rows if row.is_time)
+    row = replace(row, layers=layers, pipeline=5, virtual_pipeline=1, world_size=5 * row.tensor * row.context)
+    work = published_work([replace(row, flags=flags) for flags in (one, other)])
+    first, second = predict(work, load_device("h100-sxm")).step_seconds
+    assert first == pytest.approx(second, rel=1e-9)
+
+
 def test_padded_experts_work_and_exchange_as_much_more() -> None:
     row = next(row for row in read_published().rows if row.is_time and row.architecture.num_experts)
     flags = {"moe-pad-expert-input-to-capacity": "", "moe-expert-capacity-factor": "1.5"}
