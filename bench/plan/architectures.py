@@ -44,9 +44,12 @@ _IN_WORDS = (  # "hidden 7168, ffn 2048, 32 experts, top 8, shared 2048"
     ("hidden_size", r"\bhidden (\d{1,9})\b"),
     ("ffn_hidden_size", r"\bffn (\d{1,9})\b"),
     ("num_experts", r"\b(\d{1,9}) experts\b"),
-    ("experts_per_token", r"\btop (\d{1,9})\b"),
+    ("experts_per_token", r"\btop[ -]?(\d{1,9})\b"),
     ("shared_hidden_size", r"\bshared (\d{1,9})\b"),
 )
+_OPTION = re.compile(r"([A-Za-z0-9]+(?:[_-][A-Za-z0-9]+)*)(?:\s*[=:]\s*(.*))?", re.DOTALL)
+_TYPED = re.compile(r"--([A-Za-z0-9_-]+)(?:\s*[=\s]\s*(.*))?", re.DOTALL)  # as on a command line
+_PARTS = re.compile(r";|\s+(?=--[A-Za-z])")
 _MOST = 1 << 24  # no size of a model is larger; products of three still fit 64 bits
 _NO_ATTENTION = {"num_attention_heads": 1, "head_dim": 1, "vocab_size": 1}  # of a layer of experts alone
 
@@ -135,11 +138,36 @@ class _Entry(Strict):
     rope_dim: Positive | None = None
     value_dim: Positive | None = None
 
+    def starts_of(self, name: str) -> list[str]:
+        """Those of its starts that the name has: of one model up to the end of a word, of a series any."""
+        found = [start for start in self.starts if name.startswith(start)]
+        return [start for start in found if self.hidden_size is None or not re.match(r"[a-z0-9.]", name[len(start) :])]
+
 
 def notes_of(text: str) -> dict[str, str]:
-    """The parts between semicolons: "a=1; b" is {"a": "1", "b": ""}."""
-    parts = (part.strip() for part in text.split(";"))
-    return {name.strip(): value.strip() for name, _, value in (part.partition("=") for part in parts if part)}
+    """The parts between semicolons: "a=1; b" is {"a": "1", "b": ""}.
+
+    An option may be written as on a command line ("--num-experts 8") or in a file of settings ("num_experts: 8"); one
+    that is "false" counts as not given.
+
+    Raises:
+        ValueError: an option has two values.
+    """
+    found: dict[str, str] = {}
+    for part in filter(None, (each.strip() for each in _PARTS.split(text))):
+        name, value = _option(part)
+        if found.setdefault(name, value) != value:
+            raise ValueError(f"its notes contradict themselves: {name[:60]} is {found[name][:40]!r} and {value[:40]!r}")
+    return {name: value for name, value in found.items() if value.casefold() != "false"}
+
+
+def _option(part: str) -> tuple[str, str]:
+    """Name and value; of prose all of it, and no value."""
+    match = _TYPED.fullmatch(part) or _OPTION.fullmatch(part)
+    if match:
+        return match[1].casefold().replace("_", "-"), (match[2] or "").strip()
+    name, _, value = part.partition("=")
+    return name.strip(), value.strip()
 
 
 def architecture_of(model: str, notes: str, *, is_layer_alone: bool = False) -> Architecture:
@@ -222,12 +250,16 @@ def _stated(notes: str, flags: dict[str, str]) -> dict[str, int]:
         for key in keys:
             if key in flags:
                 found.setdefault(name, _size(key, flags[key]))
-    for name, pattern in _IN_WORDS:
-        match = re.search(pattern, notes)
-        if match and name not in found:
-            found[name] = _size(name, match[1])
-            if name == "num_experts":  # the width in words is then an expert's
-                found.setdefault("expert_hidden_size", 0)
+    in_words = {
+        name: _size(name, match[1])
+        for name, pattern in _IN_WORDS
+        if (match := re.search(pattern, notes, re.IGNORECASE))
+    }
+    for name, size in in_words.items():
+        if found.setdefault(name, size) != size:
+            raise ValueError(f"its notes contradict themselves: {_STATED[name][0]}={found[name]} and {size} in words")
+    if {"ffn_hidden_size", "num_experts"} <= in_words.keys():  # the width in words is then an expert's
+        found.setdefault("expert_hidden_size", 0)
     return found
 
 
@@ -238,12 +270,14 @@ def _size(name: str, digits: str, least: int = 1) -> int:
 
 
 def _known(model: str) -> dict[str, int | bool]:
-    """What the table has of a model: "Grok-1 314B", "GROK1_314B" and "grok1 314b" are one name."""
-    name = re.sub(r"^([a-z]+) (?=[0-9.]+( |$))", r"\1", re.sub(r"[\s_-]+", " ", model.casefold()))
-    fitting = [
-        (len(start), index) for index, each in enumerate(_table()) for start in each.starts if name.startswith(start)
-    ]
-    if not fitting:
+    """What the table has of a model: "Grok-1 314B", "xai-org/GROK1_314B" and "grok1 314b" are one name.
+
+    The name of a model ends where a word does: "Grok-1.5" is not "Grok-1", and one that was distilled is another.
+    """
+    name = re.sub(r"[\s_-]+", " ", model.casefold().rpartition("/")[2].strip())
+    name = re.sub(r"^([a-z]+) (?=[0-9.]+( |$))", r"\1", re.sub(r"^(meta|xai) ", "", name))
+    fitting = [(len(start), index) for index, each in enumerate(_table()) for start in each.starts_of(name)]
+    if not fitting or " distill" in name:
         return {}
     entry = _table()[max(fitting)[1]]
     return {

@@ -27,8 +27,9 @@ _OF_SOURCES = {
     "h800-sxm": ("H800 80GB", "H800 SXM", "H800 SXM 80GB"),
     "ascend-a2-376t": (  # sources do not name the variant
         "Ascend Atlas 900 A2 PODc", "Ascend A2 (MindSpeed-LLM CI, variant unstated)", "Ascend A2", "Ascend 910B",
-        "Ascend Atlas 800T A2",
+        "Ascend Atlas 800T A2", "910B",
     ),
+    "gb200": ("GB200 NVL72",),
     "ascend-a3-die-354t": ("Ascend A3", "Ascend A3 die", "Ascend 910C", "Ascend Atlas 900 A3 SuperPoD"),
 }  # fmt: skip
 
@@ -60,4 +61,4 @@ def _by_name() -> dict[str, str]:
 
 
 def _plain(name: str) -> str:
-    return re.sub(r"[\s_-]+", "", re.sub(r"^nvidia\s+", "", name.strip().casefold()))
+    return re.sub(r"[\s_-]+", "", re.sub(r"^(nvidia|huawei)[\s_-]+", "", name.strip().casefold()))

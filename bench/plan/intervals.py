@@ -140,7 +140,7 @@ def refusal(job: Situation) -> str:
             "products in 32 bits: no row calibrates what is reached of their peak; measure one run and give it with "
             "--anchor"
         )
-    own = sorted(job.kinds & set(OWN_EXCHANGES.values()))
+    own = sorted(job.kinds & set(OWN_EXCHANGES))
     if own:
         return f"{own[0]} exchanges tokens by a kernel of its own, which no row calibrates; give one run with --anchor"
     return ""

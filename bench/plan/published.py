@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import csv
 import io
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from bench.plan.architectures import Architecture, architecture_of, notes_of
 from bench.plan.figures_of_rows import figure, integer, numbers
+from bench.plan.published_checks import check_row
 from bench.records.jsonfile import read_bounded
 from bench.records.terminal import plain
 from bench.records.text import utf8_text
@@ -42,17 +42,7 @@ METRICS = (THROUGHPUT, *_SECONDS, MEMORY)
 _SIXTEEN_BITS = ("bf16", "fp16")
 _EIGHT_BITS = ("fp8", "fp8-cs", "mxfp8")
 PRECISIONS = _SIXTEEN_BITS + _EIGHT_BITS
-_MOST_LAYERS = 1000  # of any model; each is looked at
-_MOST_PADDING = 100.0
-_MOST_FLOPS = 1 << 62  # integers of 64 bits hold them
-_SAME_STEP = 0.02  # what rounding of a stated s/step or tokens/s explains
-_STATED_STEP = re.compile(r"source also states ([0-9.]{1,12}) s/step")
-_NO_LAYOUT = "layout of the reference run not stated"  # what stands in the row is another run's
-# Words of notes by which a source contradicts itself or leaves out what its figure is of
-_UNUSABLE = (
-    ("script says NNODES", "its script and its table state different numbers of nodes"),
-    ("swap-attention", "activations are swapped to the host, which the model of a step does not know"),
-)
+NO_LAYOUT = "layout of the reference run not stated"  # what stands in the row is another run's
 
 
 @dataclass(frozen=True)
@@ -106,7 +96,7 @@ class PublishedRow:
     @property
     def is_layout_assumed(self) -> bool:
         """The source does not state the layout of this run; the row has that of the run beside it."""
-        return _NO_LAYOUT in self.flags
+        return NO_LAYOUT in self.flags
 
     @property
     def ring(self) -> int:
@@ -222,7 +212,7 @@ def read_published(path: Path = SHIPPED, *, assume_layouts: bool = False, needs_
     Args:
         path: of the file.
         assume_layouts: keep rows whose source does not state the layout of their run.
-        needs_values: set rows without a value aside; without it such rows have the value 1, which means nothing.
+        needs_values: read the values; without it each is 1, which means nothing, whatever stands there.
 
     Raises:
         ValueError: not such a file, or no row of it can be used; one line names the file and the line.
@@ -243,8 +233,8 @@ def _parsed(raw: bytes, assume_layouts: bool, needs_values: bool) -> tuple[list[
     set_aside: list[SetAside] = []
     for line, cells in _cells(raw):
         try:
-            row = _row(line, cells if needs_values else cells | {"value": cells["value"] or "1"})
-            _check(row, assume_layouts, has_value=bool(cells["value"]))
+            row = _row(line, cells if needs_values else cells | {"value": "1"})
+            check_row(row, assume_layouts, has_value=needs_values)
         except ValueError as error:
             set_aside.append(SetAside(line, cells["model"][:80], str(error)))
             continue
@@ -258,9 +248,12 @@ def _cells(raw: bytes) -> list[tuple[int, dict[str, str]]]:
     found: list[tuple[int, dict[str, str]]] = []
     try:
         header = next(reader, [])
-        if tuple(header) != COLUMNS:
+        if tuple(cell.strip() for cell in header) != COLUMNS:
             raise ValueError(f"its first line must be {','.join(COLUMNS)}")
-        for cells in reader:
+        for written in reader:
+            cells = [cell.strip() for cell in written]
+            if not any(cells):  # as spreadsheets end a file
+                continue
             if len(cells) != len(COLUMNS):
                 raise ValueError(f"line {reader.line_num} has {len(cells)} cells, not {len(COLUMNS)}")
             if any(len(cell) > _MAX_CELL for cell in cells):
@@ -274,11 +267,13 @@ def _cells(raw: bytes) -> list[tuple[int, dict[str, str]]]:
 
 
 def _row(line: int, cells: dict[str, str]) -> PublishedRow:
-    metric, precision = cells["metric"], cells["precision"]
+    metric, precision = cells["metric"], cells["precision"].casefold()
     if metric not in METRICS:
         raise ValueError(f"metric {quoted(metric, 40)} is none of {', '.join(METRICS)}")
     if precision not in PRECISIONS:
-        raise ValueError(f"precision {quoted(precision, 40)} is none of {', '.join(PRECISIONS)}, which profiles know")
+        raise ValueError(
+            f"precision {quoted(cells['precision'], 40)} is none of {', '.join(PRECISIONS)}, which profiles know"
+        )
     is_alone = metric.endswith("of one MoE layer")
     sizes = {key: integer(key, cells[key]) for key in ("n_chips", "tp", "pp", "ep", "cp", "seq", "mbs", "layers")}
     flags = notes_of(cells["notes"])
@@ -308,78 +303,6 @@ def _row(line: int, cells: dict[str, str]) -> PublishedRow:
         flags=flags,
         evidence=cells["evidence"],
     )
-
-
-def _check(row: PublishedRow, assume_layouts: bool, *, has_value: bool) -> None:
-    if row.is_layout_assumed and not assume_layouts:
-        raise ValueError("the layout of its run is not stated")
-    for words, reason in _UNUSABLE:
-        if any(words in flag for flag in row.flags):
-            raise ValueError(reason)
-    _check_layout(row)
-    if row.metric == THROUGHPUT and has_value and not row.is_layout_assumed:  # what is stated is of the run beside it
-        _check_stated_step(row)
-
-
-def _check_layout(row: PublishedRow) -> None:
-    replica = row.tensor * row.pipeline * row.context
-    _divides("n_chips", row.world_size, "TP x PP x CP", replica)
-    _divides("n_chips", row.world_size, "ETP x EP x PP", row.expert_tensor * row.expert * row.pipeline)
-    _divides("seq", row.sequence_length, "CP", row.context)
-    _divides("CP", row.context, "ulysses-degree-in-cp", row.ulysses_degree)
-    if not row.is_layer_alone:
-        _divides("gbs", row.global_batch, "mbs x DP", row.micro_batch * row.data)
-    sizes = row.architecture
-    _divides("attention heads", sizes.num_attention_heads, "TP", row.tensor)
-    if sizes.num_experts:
-        _divides("experts", sizes.num_experts, "EP", row.expert)
-    elif row.expert > 1:
-        raise ValueError(f"EP {row.expert} without experts: state them in the notes, or make ep 1")
-    chunks = row.pipeline * row.virtual_pipeline
-    if row.layers < max(1, chunks - 2):
-        raise ValueError(f"{row.layers} layers leave some of {chunks} chunks of a pipeline empty")
-    counted, stated = row.layers + len(row.idle_layers), row.stated_layers
-    if counted + row.predicting_layers > _MOST_LAYERS:
-        raise ValueError(f"{counted + row.predicting_layers} layers are more than the {_MOST_LAYERS} of any model")
-    if any(layer >= counted for layer in row.idle_layers):
-        raise ValueError(f"noop-layers names layer {max(row.idle_layers)} of {counted}")
-    if stated and (len(stated), sum(stated)) != (chunks, counted):
-        raise ValueError(
-            f"num-layer-list has {len(stated)} entries with {sum(stated)} layers, not {chunks} with {counted}"
-        )
-    if not row.expert_padding <= _MOST_PADDING:
-        raise ValueError(f"moe-expert-capacity-factor is {row.expert_padding:g}, above {_MOST_PADDING:g}")
-    if _flops(row) > _MOST_FLOPS:
-        raise ValueError("its sizes make a micro-batch that is larger than any job's")
-
-
-def _flops(row: PublishedRow) -> int:
-    """More than the FLOPs, and the bytes, of a micro-batch on all ranks of a replica."""
-    sizes = row.architecture
-    experts = max(1, sizes.num_experts)
-    width = sizes.hidden_size + (sizes.ffn_hidden_size + sizes.expert_width) * experts + sizes.shared_hidden_size
-    width += sizes.num_attention_heads * (sizes.head_dim + sizes.value_width) * 4 + sizes.vocab_size
-    width += row.sequence_length + sizes.query_rank + sizes.latent_rank
-    layers = (row.layers + row.predicting_layers) * int(1 + row.expert_padding)
-    return 32 * row.sequence_length * row.micro_batch * width * (sizes.hidden_size + sizes.head_dim) * layers
-
-
-def _divides(name: str, whole: int, by: str, part: int) -> None:
-    if whole % part:
-        raise ValueError(f"the layout does not divide: {name} {whole} by {by} {part}")
-
-
-def _check_stated_step(row: PublishedRow) -> None:
-    for flag in row.flags:
-        stated = _STATED_STEP.fullmatch(flag)
-        if not stated or stated[1].count(".") > 1:
-            continue
-        seconds = float(stated[1])
-        if not abs(row.seconds / seconds - 1) <= _SAME_STEP if seconds > 0 else True:
-            raise ValueError(
-                f"contradicts itself: {row.value:g} tokens/s/chip take {row.seconds:.4g} s a step, not the "
-                f"{stated[1]} s that it states too"
-            )
 
 
 def jobs(rows: Sequence[PublishedRow]) -> dict[tuple[object, ...], list[PublishedRow]]:

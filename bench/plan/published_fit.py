@@ -21,7 +21,7 @@ from bench.plan.leave_out import Calibrated, Chip, calibrated, plausible
 from bench.plan.predict import predict
 from bench.plan.published import PublishedRow
 from bench.plan.published_work import published_work
-from bench.plan.situations import OWN_EXCHANGES
+from bench.plan.situations import own_exchanges
 
 ALONE, FUSED, CALL, STEP = "layer_alone", "fused_tensor_exposed", "host_call_seconds", "host_step_seconds"
 _OF_ROWS = (ALONE, FUSED, CALL, STEP)
@@ -48,7 +48,7 @@ def groups(rows: Sequence[PublishedRow]) -> dict[tuple[str, bool], list[Publishe
     found: dict[tuple[str, bool], list[PublishedRow]] = {}
     for row in rows:
         is_usable = row.is_time or (row.is_layer_alone and not row.is_eight_bit)
-        if is_usable and not any(flag in row.flags for flag in OWN_EXCHANGES):
+        if is_usable and not own_exchanges(row):
             found.setdefault((profile_of(row.chip), row.is_eight_bit), []).append(row)
     return found
 

@@ -11,7 +11,12 @@ from bench.plan.published import PublishedRow
 
 Experts = Literal["dense", "coarse experts", "fine-grained experts"]
 # Exchanges of tokens by kernels of their own, which the model of an all-to-all is not of, as notes name them
-OWN_EXCHANGES = {"dispatcher deepep": "DeepEP", "dispatcher hybridep": "HybridEP"}
+_DEEP, _HYBRID = "DeepEP", "HybridEP"
+OWN_EXCHANGES = (_DEEP, _HYBRID)
+_OF_FLAGS = {
+    "dispatcher deepep": _DEEP, "dispatcher hybridep": _HYBRID, "moe-enable-deepep": _DEEP,
+    "moe-enable-hybridep": _HYBRID,
+}  # fmt: skip
 LAYER_ALONE = "layer alone"  # a kind: a layer of experts that was timed without a step around it
 FINE_GRAINED = 64  # experts, from which the plain model is off by tens of percent in either direction
 # What counts as far: another chip or precision more than any difference in size, a kind of layout as much as a
@@ -54,11 +59,21 @@ def situation_of(row: PublishedRow, chip: str) -> Situation:
             "ETP": row.expert_tensor if sizes.num_experts else 1,
         },
         is_recomputed=row.has("recompute-granularity") or row.has("recompute-activation-function"),
-        more={kind for flag, kind in OWN_EXCHANGES.items() if flag in row.flags}
+        more=own_exchanges(row)
         | ({LAYER_ALONE} if row.is_layer_alone else set()),
         release=row.source,
         sizes=(sizes.hidden_size, row.layers, row.sequence_length, row.micro_batch, row.world_size),
     )  # fmt: skip
+
+
+def own_exchanges(row: PublishedRow) -> set[str]:
+    """Kernels by which the job exchanges tokens, named in words or by megatron's options ("flex" alone is DeepEP)."""
+    flags = {flag.casefold() for flag in row.flags}
+    found = {kernel for flag, kernel in _OF_FLAGS.items() if flag in flags}
+    if row.flags.get("moe-token-dispatcher-type") == "flex" and not found:
+        backend = row.flags.get("moe-flex-dispatcher-backend", "")
+        found.add(_HYBRID if backend.casefold() == "hybridep" else _DEEP)
+    return found
 
 
 def situation(

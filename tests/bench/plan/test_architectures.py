@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.plan.architectures import Architecture, architecture_of
+from bench.plan.architectures import Architecture, architecture_of, notes_of
 from bench.plan.published import PublishedRow
 from bench.plan.published_places import published_places, rank_parameters
 from bench.plan.published_work import model_flops
@@ -81,9 +81,39 @@ def test_a_token_meets_as_many_parameters_as_is_said(tmp_path: Path, model: str)
     assert met / 1e9 == pytest.approx(ACTIVE[model], rel=0.035)
 
 
-@pytest.mark.parametrize("name", ["Grok-1 314B", "GROK1_314B", "grok1-314b", "Grok 1 314B", "grok_1"])
+@pytest.mark.parametrize(
+    "name", ["Grok-1 314B", "GROK1_314B", "grok1-314b", "Grok 1 314B", "grok_1", "xai-org/grok-1", "xAI Grok-1"]
+)
 def test_a_name_is_known_however_it_is_spelled(name: str) -> None:
     assert architecture_of(name, "") == architecture_of("Grok1 314B", "")
+
+
+@pytest.mark.parametrize("name", ["Grok-1.5", "Grok-10", "DeepSeek-R1-Distill-Llama-70B", "Qwen3 30BX"])
+def test_another_model_whose_name_begins_alike_is_not_known(name: str) -> None:
+    with pytest.raises(ValueError, match="lack hidden_size"):
+        architecture_of(name, "")
+
+
+@pytest.mark.parametrize("notes", ["256 experts, top 8", "256 Experts, Top-8", "num-experts=256; 256 experts"])
+def test_words_that_name_no_width_leave_the_experts_as_wide_as_they_are(notes: str) -> None:
+    assert architecture_of("DeepSeek V3", notes) == architecture_of("DeepSeek-V3", "")
+
+
+@pytest.mark.parametrize(
+    "notes",
+    [
+        "--num-experts 16 --moe-router-topk 4 --swiglu", "num_experts: 16; moe_router_topk: 4",
+        "Num-Experts = 16; moe-router-topk=4; num-experts=16",
+    ],
+)  # fmt: skip
+def test_options_may_be_written_in_other_ways(notes: str) -> None:
+    assert architecture_of("Mixtral 8x7B", notes) == architecture_of(
+        "Mixtral 8x7B", "num-experts=16; moe-router-topk=4"
+    )
+
+
+def test_an_option_that_is_false_is_not_given() -> None:
+    assert notes_of("moe-tp-extend-ep=False; use-mc2; noop-layers=1") == {"use-mc2": "", "noop-layers": "1"}
 
 
 OPTIONS = (

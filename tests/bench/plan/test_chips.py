@@ -21,6 +21,10 @@ from bench.plan.published import read_published
         ("A100-SXM-80GB", "a100-sxm"),
         ("Ascend 910B", "ascend-a2-376t"),
         ("Ascend910B3", "ascend-a2-313t"),
+        ("NVIDIA-H800", "h800-sxm"),
+        ("NVIDIA_H100", "h100-sxm"),
+        ("Huawei Ascend 910B", "ascend-a2-376t"),
+        ("GB200 NVL72", "gb200"),
         ("Ascend A3", "ascend-a3-die-354t"),
     ],
 )

@@ -21,7 +21,7 @@ from bench.plan.intervals import (
     widening,
 )
 from bench.plan.published import read_published
-from bench.plan.situations import LAYER_ALONE, Situation, distance, situation_of
+from bench.plan.situations import LAYER_ALONE, Situation, distance, own_exchanges, situation_of
 
 JOB = Situation("h100", False, 0, frozenset({"TP"}), "a program 1", (1.0, 2.0))
 
@@ -130,3 +130,21 @@ def test_distance_is_none_to_itself_and_symmetric() -> None:
     other = replace(JOB, chip="a2", sizes=(2.0, 2.0))
     assert distance(JOB, JOB) == 0
     assert distance(JOB, other) == distance(other, JOB) > 8
+
+
+@pytest.mark.parametrize(
+    ("flags", "kernels"),
+    [
+        ({"dispatcher DeepEP": ""}, {"DeepEP"}),
+        ({"moe-enable-deepep": "", "moe-token-dispatcher-type": "flex"}, {"DeepEP"}),
+        ({"moe-token-dispatcher-type": "flex"}, {"DeepEP"}),
+        ({"moe-token-dispatcher-type": "flex", "moe-flex-dispatcher-backend": "hybridep"}, {"HybridEP"}),
+        ({"moe-token-dispatcher-type": "alltoall"}, set()),
+    ],
+)
+def test_kernels_that_exchange_by_themselves_are_known_by_megatron_s_options_too(
+    flags: dict[str, str], kernels: set[str]
+) -> None:
+    row = replace(read_published().rows[0], flags=flags)
+    assert own_exchanges(row) == kernels
+    assert situation_of(row, "h100-sxm").kinds >= kernels

@@ -107,6 +107,11 @@ def test_a_layer_of_experts_is_described_in_words(tmp_path: Path) -> None:
         ({"notes": f"{HYBRID}all"}, "ulysses-degree-in-cp is 'all'"),
         ({"ep": "2"}, "EP 2 without experts"),
         ({"layers": "2", "vp": "8"}, "leave some of 16 chunks"),
+        ({"layers": "60000000"}, "60,000,000 layers are more than any job has"),
+        ({"pp": "1", "vp": "2"}, "vp 2 with pp 1"),
+        ({"tp": "4", "notes": "ffn-hidden-size=14338"}, "ffn 14338 by TP 4"),
+        ({"model": "DBRX", "n_chips": "40", "tp": "1", "pp": "1", "gbs": "40", "etp": "5"}, "expert 10752 by ETP 5"),
+        ({"seq": "2", "tp": "2", "cp": "2"}, "tokens of a micro-batch 2 by TP x CP 4"),
         ({"value": "nan"}, "value is 'nan'"),
         ({"value": "-1"}, "value is '-1'"),
         ({"value": "0"}, "value is '0'"),
@@ -169,6 +174,28 @@ def test_a_spreadsheet_s_byte_order_mark_is_no_part_of_the_header(tmp_path: Path
     assert len(read_published(path).rows) == 1
 
 
+def test_spaces_empty_lines_and_upper_case_are_no_part_of_a_row(tmp_path: Path) -> None:
+    spaced = {name: f" {cell} " for name, cell in GOOD.items()} | {"precision": "BF16"}
+    path = written(tmp_path / "rows.csv", spaced)
+    header, _, rest = path.read_bytes().partition(b"\n")
+    path.write_bytes(header.replace(b",", b", ") + b"\n" + rest + b"\r\n" + b"," * (len(COLUMNS) - 1) + b"\n")
+    assert read_published(path) == read(tmp_path, {})
+
+
+def test_values_that_are_not_used_may_say_anything(tmp_path: Path) -> None:
+    path = written(tmp_path / "rows.csv", {"value": "2.5 s"})
+    (row,) = read_published(path, needs_values=False).rows
+    assert row.value == 1.0
+
+
+@pytest.mark.parametrize(
+    "cells", [{"model": "DeepSeek-V3", "layers": "61", "seq": "131072"}, {"model": "grok1", "layers": "64"}]
+)
+def test_long_sequences_and_large_batches_of_known_models_are_taken(tmp_path: Path, cells: dict[str, str]) -> None:
+    job = {"n_chips": "8", "tp": "1", "pp": "1", "ep": "8", "mbs": "32" if "seq" not in cells else "1", "gbs": "256"}
+    assert len(read(tmp_path, {"seq": "8192", "etp": "1"} | job | cells).rows) == 1
+
+
 CELLS = st.one_of(
     st.text(max_size=12),
     st.integers(-1, 10**12).map(str),
@@ -212,7 +239,12 @@ def _read_or_refused(path: Path) -> Published:
     ("notes", "fault"),
     [
         ("noop-layers=1,1", "noop-layers=1,1 names a layer twice"),
-        ("noop-layers=1;noop-layers=32", "noop-layers names layer 32 of 32"),
+        ("noop-layers=1,32", "noop-layers names layer 32 of 32"),
+        ("noop-layers=1;noop-layers=2", "its notes contradict themselves: noop-layers is '1' and '2'"),
+        ("hidden-size=4096; hidden 2048", "its notes contradict themselves: hidden-size=4096 and 2048 in words"),
+        ("recompute-granularity=Full", "recompute-granularity is 'Full', none of full, selective"),
+        ("moe-token-dispatcher-type=AllGather", "moe-token-dispatcher-type is 'AllGather', none of alltoall"),
+        ("recompute-num-layers=all", "recompute-num-layers is 'all', not a whole number"),
         ("noop-layers=one", "noop-layers is 'one', not whole numbers between commas"),
         ("num-layer-list=16,15", "num-layer-list has 2 entries with 31 layers, not 2 with 32"),
         ("num-layer-list=8,8,16", "num-layer-list has 3 entries with 32 layers, not 2 with 32"),
