@@ -13,6 +13,7 @@ from pathlib import Path
 from bench.plan.calibration_file import CalibrationFile, StoredRow
 from bench.plan.chips import profile_of
 from bench.plan.device import load_device
+from bench.plan.fitted_profiles import SPEAKS_FOR
 from bench.plan.frozen import FrozenPrediction, freeze, key_of
 from bench.plan.intervals import LEVEL, Interval, interval_of
 from bench.plan.null_model import null_seconds
@@ -78,7 +79,8 @@ def _unseen(row: PublishedRow, fitted: StoredRow, calibration: CalibrationFile, 
 def _new(row: PublishedRow, calibration: CalibrationFile, level: float) -> RowPrediction:
     profile = profile_of(row.chip)
     device, fit = load_device(profile), calibration.fit_of(profile, row.is_eight_bit)
-    values = fit.efficiencies if fit else {}
+    speaking = fit or calibration.fit_of(SPEAKS_FOR.get(profile, profile), row.is_eight_bit)
+    values = speaking.efficiencies if speaking else {}
     dtype = "fp8" if row.is_eight_bit else None
     prediction = predict(published_work([row]), device_with(device, values, is_fused=is_fused(row)), dtype)
     alone = values.get(ALONE, 1.0) if row.is_layer_alone else 1.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from bench.plan.calibration_file import CalibrationFile
@@ -10,6 +11,7 @@ from bench.plan.frozen import key_of, read_frozen
 from bench.plan.intervals import LEVEL
 from bench.plan.published import MEMORY, Published, read_published
 from bench.plan.published_anchors import anchored, anchors_of_file
+from bench.plan.published_peaks import within_peak
 from bench.plan.published_predictions import RowPrediction, as_frozen, freeze_rows, predict_rows
 from bench.plan.score import Scored, score_table, scored, scores
 from bench.plan.score_file import score_file, write_predicted
@@ -107,6 +109,8 @@ def score_published(
         ValueError: the rows cannot be read, none of them can be scored, or the frozen file was changed.
     """
     published, sha256 = read_published(rows), None
+    kept, beyond = within_peak(published.rows)
+    published = replace(published, rows=tuple(kept))
     if frozen is None:
         found, refused = predicted(published, calibration, level, anchor)
         judged, known = [each.scored() for each in found], sum(each.was_fitted for each in found)
@@ -114,12 +118,13 @@ def score_published(
         if known:
             basis += f"; {known} rows are calibration rows, each predicted by a fit that left its family out"
     else:
-        kept = read_frozen(frozen)
+        predictions = read_frozen(frozen)
         times = [row for row in published.rows if row.is_time or row.is_layer_alone]
-        judged, missing = scored(times, kept)
-        level, sha256 = kept.level, kept.sha256
+        judged, missing = scored(times, predictions)
+        level, sha256 = predictions.level, predictions.sha256
         refused = [f"{row.name}: was not predicted in {plain(frozen, 5000)}" for row in missing]
         basis = f"predictions frozen with sha256 {sha256}"
+    refused = [*beyond, *refused]
     _require_some(judged, "scored", rows, published, refused)
     of_classes, unused = scores(judged), _reasons(published, refused)
     if json_path is not None:

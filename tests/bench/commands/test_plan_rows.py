@@ -92,6 +92,13 @@ def test_rows_of_which_none_can_be_used_are_refused_with_the_first_reason(tmp_pa
     assert not frozen.exists()
 
 
+def test_a_row_that_claims_more_than_its_chip_can_do_is_not_scored(tmp_path, rows):
+    fast, frozen = written(tmp_path / "fast.csv", JOB | {"value": "0.001"}), tmp_path / "frozen.json"
+    said("--rows", rows, "--freeze", frozen)
+    for words in (["--score", fast], ["--score", fast, "--frozen", frozen]):
+        assert "row 2 (Llama3.1 8B): its 0.001 s/step would be an MFU of" in refused(*words)
+
+
 def test_rows_that_were_not_frozen_or_are_anchors_are_refused_with_the_reason(tmp_path, rows):
     other, frozen = written(tmp_path / "other.csv", JOB | {"tp": "4"}), tmp_path / "frozen.json"
     said("--rows", rows, "--freeze", frozen)

@@ -113,6 +113,20 @@ def test_a_chip_without_a_profile_is_said(shipped: CalibrationFile, rows: tuple[
         assert refused[0].startswith("row 2 (")
 
 
+@pytest.mark.parametrize(
+    ("fitted", "sibling"), [("A100", "A800"), ("H100", "H800"), ("ascend-a2-376t", "ascend-a2-313t")]
+)
+def test_rows_of_a_chip_without_a_fit_are_predicted_by_the_one_that_speaks_for_it(
+    shipped: CalibrationFile, rows: tuple[PublishedRow, ...], fitted: str, sibling: str
+) -> None:
+    """So a chip with slower links or products, and the same memory, is not predicted faster."""
+    job = replace(next(row for row in rows if row.is_time and row.tensor == 8), model="another", layers=16)
+    (one, other), _ = predict_rows([replace(job, chip=chip, precision="bf16") for chip in (fitted, sibling)], shipped)
+    assert other.terms["memory"] == pytest.approx(one.terms["memory"])
+    assert other.seconds >= one.seconds
+    assert other.terms["host"] == pytest.approx(one.terms["host"])
+
+
 def test_fitted_figures_that_are_of_rows_do_not_reach_the_device() -> None:
     device = load_device("h100-sxm")
     moved = device_with(device, {"products": 0.5, ALONE: 0.8, FUSED: 0.25}, is_fused=True)
