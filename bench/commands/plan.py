@@ -103,9 +103,10 @@ def plan(
     say where they are from.
     """
     form = form_of("--picture", picture) if picture is not None else None
-    if show_fits:
-        _refuse_times({"--explain": explain, "--picture": picture, "--anchor": anchor})
-    said = _about_rows(published, freeze, score, frozen, level, anchor, _of_layouts(context), json_path)
+    given = _given(context)
+    _refuse_idle(given)
+    others = [option for option in given if option not in _OF_ROWS]
+    said = _about_rows(published, freeze, score, frozen, level, anchor, others, json_path)
     if said is not None:
         print(said)
         return
@@ -134,18 +135,20 @@ def plan(
     _tell_of_line()
 
 
-def _refuse_times(given: dict[str, object]) -> None:
-    """What --fits would leave unanswered."""
-    names = [name for name, value in given.items() if value is not None]
-    if names:
-        raise ValueError(f"--fits tells memory alone, not times as {' and '.join(names)}: ask for one at a time")
+def _refuse_idle(given: Sequence[str]) -> None:
+    """What --fits would leave unanswered, and --explain: other layouts than its own, but those that are drawn."""
+    times = [name for name in ("--explain", "--picture", "--anchor", "--level") if name in given]
+    if "--fits" in given and times:
+        raise ValueError(f"--fits tells memory alone, not times as {' and '.join(times)}: ask for one at a time")
+    others = [name for name in ("--axes", "--top") if name in given and (name == "--top" or "--picture" not in given)]
+    if "--explain" in given and others:
+        raise ValueError(f"--explain tells of one layout, and {' and '.join(others)} of several: leave one of them out")
 
 
-def _of_layouts(context: typer.Context) -> list[str]:
-    """The options that were given and are not about rows."""
+def _given(context: typer.Context) -> list[str]:
+    """The options that were given."""
     sources = {each.opts[0]: context.get_parameter_source(each.name or "") for each in context.command.params}
-    given = [option for option, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
-    return [option for option in given if option not in _OF_ROWS]
+    return [option for option, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
 
 
 def _about_rows(

@@ -103,7 +103,7 @@ def _read_words(words: list[str], columns: dict[str, int], text: str) -> int | N
         if size is not None and word.lower() not in choices:
             name, value = _LETTERS.get(size[1].upper(), ""), int(size[2])
         if not name or name in said:
-            trouble = "says twice what" if name else "is none of the words of"
+            trouble = "says twice what is said once in" if name else "is none of the words of"
             raise ValueError(f"layout {quoted(text)}: {quoted(word)} {trouble} a layout; write it like {_EXAMPLE}")
         columns[name] = value
         said.add(name)

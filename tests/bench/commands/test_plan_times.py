@@ -46,8 +46,9 @@ def test_a_picture_is_of_its_files_kind(bench: Command, tmp_path: Path) -> None:
 
 def test_another_megatron_than_the_planned_one_is_told(bench: Command, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(installed, "megatron_line", lambda: "0.16")
-    for words in (["--top", 1], ["--fits", "--top", 1], ["--explain", "TP4 PP2 EP2 ETP4 mb1"]):
-        code, _, err = bench("plan", *TINY, *A2, "--axes", "tensor", *words)
+    few = ["--axes", "tensor", "--top", 1]
+    for words in (few, ["--fits", *few], ["--explain", "TP4 PP2 EP2 ETP4 mb1"]):
+        code, _, err = bench("plan", *TINY, *A2, *words)
         assert code == 0
         assert err.startswith("planned for megatron-core 0.12; 0.16 is installed, whose memory and exchanges differ")
         assert err.count("\n") == 1
@@ -91,6 +92,13 @@ def test_a_layout_that_does_not_fit_is_explained_and_said_not_to_fit_and_a_skew_
         ),
         ([*TINY, *A2, "--explain", "TP3"], "parallel.world_size"),
         ([*TINY, *A2, "--exact", 3], "--exact N has the ledger count the memory of the first N layouts of --fits: add"),
+        (
+            [*TINY, *A2, "--explain", "TP4 mb1", "--top", 3],
+            "--explain tells of one layout, and --top of several: leave",
+        ),
+        ([*TINY, *A2, "--explain", "TP4", "--axes", "x", "--top", 3], "one layout, and --axes and --top of several"),
+        ([*TINY, *A2, "--explain", "TP4", "--top", 3, "--picture", "a.svg"], "one layout, and --top of several"),
+        (["--fits", *TINY, "--level", 0.8], "--fits tells memory alone, not times as --level: ask for one at a time"),
         (["--fits", *TINY, *A2, "--picture", "plan.png"], "--fits tells memory alone, not times as --picture"),
         ([*TINY, *A2, "--memory-gib", "0.5"], "fits ascend-a2-376t, 0.50 GiB: the least that one needs is"),
         (["--recipe", "grok1-tiny", *A2], "device ascend-a2-376t states no peak for fp32, only for bf16, fp16"),

@@ -260,7 +260,7 @@ def test_a_layout_in_words() -> None:
     ("text", "complaint"),
     [
         ("TP4 PP2 EP2 ETP4 sideways", r"'sideways' is none of the words of a layout; write it like TP4"),
-        ("TP4 TP4", r"'TP4' says twice"),
+        ("TP4 TP4", r"'TP4' says twice what is said once in a layout"),
         ("TP4 PP2 EP2 ETP4 DP3", r"says DP3, but 16 ranks leave DP2"),
         ("TP4 PP2 EP2 ETP4 recompute most", r"recompute is none, full"),
         ("TP4 PP2 EP2 ETP4 recompute full uniform 0", r"recompute is none, full"),
