@@ -107,7 +107,7 @@ def test_a_layer_of_experts_is_described_in_words(tmp_path: Path) -> None:
         ({"notes": f"{HYBRID}all"}, "ulysses-degree-in-cp is 'all'"),
         ({"ep": "2"}, "EP 2 without experts"),
         ({"layers": "2", "vp": "8"}, "leave some of 16 chunks"),
-        ({"layers": "60000000"}, "60,000,000 layers are more than any job has"),
+        ({"layers": "60000000"}, "60,000,000 layers are more than the 1,000 of any model"),
         ({"pp": "1", "vp": "2"}, "vp 2 with pp 1"),
         ({"tp": "4", "notes": "ffn-hidden-size=14338"}, "ffn 14338 by TP 4"),
         ({"model": "DBRX", "n_chips": "40", "tp": "1", "pp": "1", "gbs": "40", "etp": "5"}, "expert 10752 by ETP 5"),
@@ -249,7 +249,7 @@ def _read_or_refused(path: Path) -> Published:
         ("num-layer-list=16,15", "num-layer-list has 2 entries with 31 layers, not 2 with 32"),
         ("num-layer-list=8,8,16", "num-layer-list has 3 entries with 32 layers, not 2 with 32"),
         ("mtp-num-layers=0", "mtp-num-layers is '0', not a positive whole number"),
-        ("mtp-num-layers=969", "1001 layers are more than the 1000 of any model"),
+        ("mtp-num-layers=969", "1,001 layers are more than the 1,000 of any model"),
         ("moe-pad-expert-input-to-capacity; moe-expert-capacity-factor=-1", "moe-expert-capacity-factor is '-1'"),
         (
             "moe-pad-expert-input-to-capacity; moe-expert-capacity-factor=101",
