@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bench.plan.anchor import Anchor, anchor_of, anchored_interval, seconds_of_record
 from bench.plan.architectures import Architecture
 from bench.plan.calibration_file import CalibrationFile
-from bench.plan.device import OF_WIDTH, Device
+from bench.plan.device import OF_WIDTH, Device, device_names, load_device
 from bench.plan.intervals import LEVEL, Interval, interval_of
 from bench.plan.layouts import Floats, Layouts, layouts_of
 from bench.plan.null_model import null_seconds
@@ -52,7 +53,7 @@ class Certainty:
         None where neither is known; rows are of 16 bits, and say nothing of the peak in 32.
         """
         is_fp32 = recipe.training.dtype == "fp32"
-        fit = None if is_fp32 else self.calibration.fit_of(self.device.name, False)
+        fit = None if is_fp32 else self.calibration.fit_of(chip_of_profile(self.device), False)
         mfu = self.anchor.mfu if self.anchor else fit.null_mfu if fit else None
         if mfu is None:
             return None
@@ -75,13 +76,27 @@ def architecture_of_recipe(recipe: Recipe) -> Architecture:
     )
 
 
+def chip_of_profile(device: Device) -> str:
+    """The chip whose published rows speak for a profile: that of its name, where its figures are the shipped ones.
+
+    A file that took a shipped name and has other figures is of another chip, for which those rows say little.
+    """
+    is_shipped = device.name not in device_names() or device == _shipped(device.name)
+    return device.name if is_shipped else f"{device.name} with figures of your own"
+
+
+@functools.cache
+def _shipped(name: str) -> Device:
+    return load_device(name)
+
+
 def situation_of_layout(layouts: Layouts, row: int, device: Device) -> Situation:
     """What is predicted of one layout, as its certainty depends on it."""
     model, training = layouts.recipe.model, layouts.recipe.training
     columns = {"TP": layouts.tensor, "PP": layouts.pipeline, "VPP": layouts.virtual_pipeline, "CP": layouts.context,
                "EP": layouts.expert, "ETP": layouts.expert_tensor}  # fmt: skip
     return situation(
-        chip=device.name,
+        chip=chip_of_profile(device),
         is_eight_bit=False,
         is_fp32=training.dtype == "fp32",
         num_experts=model.num_experts,

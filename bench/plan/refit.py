@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from bench.plan.calibration_file import SHIPPED, write_calibration
@@ -11,6 +12,7 @@ from bench.plan.published import SHIPPED as ROWS
 from bench.plan.published import read_published
 from bench.plan.published_fit import calibrate
 from bench.records.jsonfile import write_atomically
+from bench.records.terminal import plain
 
 _PROFILES = Path(__file__).with_name("devices")
 
@@ -35,6 +37,24 @@ def refit(rows: Path = ROWS, calibration: Path = SHIPPED, profiles: Path = _PROF
     return [*(each.sentence for each in published.set_aside), *refused]
 
 
-if __name__ == "__main__":
-    for line in refit():
+def main(words: Sequence[str]) -> int:
+    """The command: its exit code."""
+    if words:
+        print(
+            f"refit: {plain(words[0], 80)} is no option: it takes none, reads {ROWS.name} and writes {SHIPPED.name} "
+            f"and the profiles in {_PROFILES.name}, which stand beside it",
+            file=sys.stderr,
+        )
+        return 2
+    try:
+        lines = refit()
+    except ValueError as error:
+        print(f"refit: {error}", file=sys.stderr)
+        return 2
+    for line in lines:
         print(line, file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

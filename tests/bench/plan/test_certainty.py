@@ -29,6 +29,18 @@ def test_a_layout_has_an_interval_and_says_what_was_extrapolated() -> None:
     assert "grok1_40b_tp4_ep2" in interval.nearest[0]
 
 
+def test_a_profile_of_a_shipped_name_with_other_figures_is_another_chip() -> None:
+    changed = NPU.with_efficiency(products=0.3)
+    (own,), (shipped,) = (Certainty(each, read_calibration()).intervals(LAYOUTS, np.array([30.0]), [0])
+                          for each in (changed, NPU))  # fmt: skip
+    assert "no row of ascend-a2-376t with figures of your own (x2)" in "".join(own.widened)
+    assert own.low is not None
+    assert shipped.low is not None
+    assert own.low < shipped.low
+    assert Certainty(NPU, read_calibration()).null_step_seconds(RECIPE, 16) is not None
+    assert Certainty(changed, read_calibration()).null_step_seconds(RECIPE, 16) is None
+
+
 def test_a_recipe_s_model_is_of_the_published_test_s_family() -> None:
     test = next(row for row in read_published().rows if row.model.startswith("grok1") and row.is_time)
     assert architecture_of_recipe(RECIPE).family == test.architecture.family
