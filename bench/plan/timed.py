@@ -19,7 +19,7 @@ from bench.plan.anchor import Anchor
 from bench.plan.calibration_file import CalibrationFile
 from bench.plan.certainty import Certainty, anchor_of_record
 from bench.plan.device import Device
-from bench.plan.expected import check_device
+from bench.plan.expected import check_device, recipe_of_record
 from bench.plan.explain import Ranked, explain
 from bench.plan.grok1_work import work_of
 from bench.plan.intervals import LEVEL, Interval
@@ -33,7 +33,6 @@ from bench.records.fields import Count, Name, Strict
 from bench.records.figures import decimals, fixed
 from bench.records.jsonfile import parse_model, write_model
 from bench.records.record import Record
-from grok1.config.load import build_recipe
 
 _LAYOUTS_AT_ONCE = 20_000  # some hundred columns of their places are alive together
 
@@ -190,7 +189,9 @@ def anchor_of_file(path: Path, device: Device) -> Anchor:
     """
     record = Record.read(path)
     check_device(record, device)
-    recipe = build_recipe(f"the recipe of {path.name}", dict(record.recipe.resolved))
+    recipe = recipe_of_record(record)
+    if recipe is None:
+        raise ValueError(f"{path}: holds no recipe of this version, which an anchor needs: run it again")
     own = time_layouts(layouts_of(recipe), device).played(np.array([0]))
     return anchor_of_record(record, recipe, float(own.prediction.step_seconds[0]), device)
 

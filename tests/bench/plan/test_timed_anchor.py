@@ -46,6 +46,14 @@ def test_the_anchor_s_own_run_is_met(record: Path) -> None:
     assert interval.nearest[0] == anchor.name
 
 
+def test_a_record_without_its_recipe_is_no_anchor(record: Path) -> None:
+    run = Record.read(record)
+    for used in ({"resolved": {}}, {"hash": "0" * len(run.recipe.hash)}):
+        run.model_copy(update={"recipe": run.recipe.model_copy(update=used)}).write(record)
+        with pytest.raises(ValueError, match="record.json: holds no recipe of this version, which an anchor needs"):
+            anchor_of_file(record, NPU)
+
+
 def test_all_times_and_speeds_move_by_one_factor(record: Path) -> None:
     anchor = anchor_of_file(record, NPU)
     before, after = timed(), timed().anchored(anchor)
