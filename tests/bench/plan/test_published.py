@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bench.plan.device import device_names
 from bench.plan.published import COLUMNS, MAX_BYTES, METRICS, PRECISIONS, Published, read_published
 
 GOOD = {
@@ -17,6 +19,9 @@ GOOD = {
     "ep": "1", "cp": "1", "seq": "4096", "gbs": "32", "mbs": "1", "metric": "s/step", "value": "2.5", "layers": "32",
     "vp": "", "etp": "", "precision": "bf16", "notes": "", "evidence": "a page",
 }  # fmt: skip
+
+READERS = ("architectures", "published", "published_checks", "published_fit", "published_places", "situations")
+EARLIER = {"moe-intermediate-size", "multi-head-latent-attention", "qk-rope-head-dim", "qk-nope-head-dim"}
 
 HYBRID = "context-parallel-algo=hybrid_cp_algo; ulysses-degree-in-cp="
 
@@ -274,3 +279,24 @@ def test_tensor_ranks_may_hold_experts_of_their_own(tmp_path: Path) -> None:
     shared, own = read(tmp_path, cells, cells | {"notes": "moe-tp-extend-ep"}).rows
     assert (shared.expert, shared.expert_tensor) == (2, 2)
     assert (own.expert, own.expert_tensor) == (4, 1)
+
+
+def test_the_rows_of_the_documentation_are_read(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "planner-rows.md").read_text(encoding="utf-8")
+    path = tmp_path / "rows.csv"
+    path.write_text(page.partition("```csv\n")[2].partition("```")[0], encoding="utf-8")
+    found = read_published(path, needs_values=False)
+    assert len(found.rows) == 2
+    assert not found.set_aside
+    assert all(f"| {name} |" in page or f" {name}" in page for name in COLUMNS)
+
+
+def test_every_option_that_counts_is_in_the_documentation() -> None:
+    """Options stand in the code as literals; a new one must be told of."""
+    root = Path(__file__).parents[3]
+    code = "".join((root / "bench" / "plan" / f"{name}.py").read_text(encoding="utf-8") for name in READERS)
+    page = (root / "docs" / "planner-rows.md").read_text(encoding="utf-8")
+    others = {"utf-8", "fp8-cs", *device_names()}
+    options = set(re.findall(r'"([a-z][a-z0-9]*(?:-[a-z0-9]+)+)"', code)) - others
+    assert len(options) > 30
+    assert {name for name in options if f"`{name}`" not in page} == EARLIER
