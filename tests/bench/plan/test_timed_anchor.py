@@ -48,7 +48,8 @@ def test_the_anchor_s_own_run_is_met(record: Path) -> None:
 
 def test_a_record_without_its_recipe_is_no_anchor(record: Path) -> None:
     run = Record.read(record)
-    for used in ({"resolved": {}}, {"hash": "0" * len(run.recipe.hash)}):
+    changes: tuple[dict[str, Any], ...] = ({"resolved": {}}, {"hash": "0" * len(run.recipe.hash)})
+    for used in changes:
         run.model_copy(update={"recipe": run.recipe.model_copy(update=used)}).write(record)
         with pytest.raises(ValueError, match="record.json: holds no recipe of this version, which an anchor needs"):
             anchor_of_file(record, NPU)
