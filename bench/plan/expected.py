@@ -18,7 +18,8 @@ from bench.plan.grok1_work import work_at, work_of
 from bench.plan.groups import groups_of
 from bench.plan.intervals import LEVEL
 from bench.plan.layouts import Places, layouts_of
-from bench.plan.predict import place_times, predict
+from bench.plan.played import predict_played
+from bench.plan.predict import place_times
 from bench.plan.whole_steps import step_factors
 from bench.plan.work import Work
 from bench.records.expectation import Expectation, ExpectedExchange, is_in_step
@@ -109,7 +110,7 @@ def expectation_by(record: Record, recipe: Recipe, device: Device) -> Expectatio
         work = rank_work(recipe, record.lone_rank)
         return _expectation(record, recipe, device, _terms_of_rank(work, device), _exchanges(work, 0, device))
     work = work_of(layouts_of(recipe))
-    terms = {name: float(seconds[0]) for name, seconds in predict(work, device).terms.items()}
+    terms = {name: float(seconds[0]) for name, seconds in predict_played(work, device).terms.items()}
     slowest = int(place_times(work, device).of_micro_batch.argmax())
     return _expectation(record, recipe, device, terms, _exchanges(work, slowest, device))
 

@@ -24,7 +24,7 @@ from bench.plan.expected import (
 from bench.plan.grok1_work import work_of
 from bench.plan.layouts import layouts_of
 from bench.plan.measured import Measured, WholeSteps
-from bench.plan.predict import predict
+from bench.plan.played import predict_played
 from bench.records.lone_rank import LoneRank
 from bench.records.record import Record
 from grok1.config.load import load_recipe
@@ -50,7 +50,7 @@ def test_each_known_name_has_a_profile_whose_peak_is_the_one_that_mfu_takes() ->
 
 def test_of_a_known_device_it_is_the_planners_prediction(synthetic_record: RecordBuilder) -> None:
     found = expectation_of(synthetic_record(**OF_40B))
-    prediction = predict(work_of(layouts_of(FULL)), load_device("ascend-a2-376t"))
+    prediction = predict_played(work_of(layouts_of(FULL)), load_device("ascend-a2-376t"))  # as plans show it
     assert found.profile == "ascend-a2-376t"
     assert found.step_seconds == pytest.approx(float(prediction.step_seconds[0]))
     assert found.terms == {name: pytest.approx(float(term[0])) for name, term in prediction.terms.items()}
