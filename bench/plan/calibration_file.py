@@ -52,7 +52,12 @@ class StoredRow(Strict):
     def as_calibration_row(self) -> CalibrationRow:
         """As intervals take it."""
         situation = Situation(
-            self.chip, self.is_eight_bit, self.num_experts, frozenset(self.kinds), self.release, tuple(self.sizes)
+            self.chip,
+            "8 bits" if self.is_eight_bit else "16 bits",
+            self.num_experts,
+            frozenset(self.kinds),
+            self.release,
+            tuple(self.sizes),
         )
         return CalibrationRow(self.name, self.family, situation, self.log_ratio, self.null_log_ratio)
 
@@ -101,7 +106,7 @@ def stored(published: PublishedRow, row: CalibrationRow) -> StoredRow:
         name=row.name,
         family=row.family,
         chip=at.chip,
-        is_eight_bit=at.is_eight_bit,
+        is_eight_bit=at.precision == "8 bits",
         num_experts=at.num_experts,
         kinds=sorted(at.kinds),
         release=at.release,

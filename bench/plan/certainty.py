@@ -97,8 +97,7 @@ def situation_of_layout(layouts: Layouts, row: int, device: Device) -> Situation
                "EP": layouts.expert, "ETP": layouts.expert_tensor}  # fmt: skip
     return situation(
         chip=chip_of_profile(device),
-        is_eight_bit=False,
-        is_fp32=training.dtype == "fp32",
+        precision="32 bits" if training.dtype == "fp32" else "16 bits",
         num_experts=model.num_experts,
         split={name: int(column[row]) for name, column in columns.items()},
         is_recomputed=layouts.recomputes[int(layouts.recompute[row])].kind != "none",

@@ -130,12 +130,12 @@ def refusal(job: Situation) -> str:
             f"{job.num_experts} experts are fine-grained: the model is off by tens of percent in either direction, and "
             "no row calibrates it; measure one run and give it with --anchor"
         )
-    if job.is_eight_bit and job.experts != "dense":
+    if job.precision == "8 bits" and job.experts != "dense":
         return (
             "experts in 8 bits: casts and transposes of their weights are not in the model, and no row calibrates "
             "them; measure one run and give it with --anchor"
         )
-    if job.is_fp32:
+    if job.precision == "32 bits":
         return (
             "products in 32 bits: no row calibrates what is reached of their peak; measure one run and give it with "
             "--anchor"

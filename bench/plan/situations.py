@@ -10,6 +10,7 @@ from typing import Literal
 from bench.plan.published import PublishedRow
 
 Experts = Literal["dense", "coarse experts", "fine-grained experts"]
+Precision = Literal["8 bits", "16 bits", "32 bits"]  # no published row is of the last
 # Exchanges of tokens by kernels of their own, which the model of an all-to-all is not of, as notes name them
 _DEEP, _HYBRID = "DeepEP", "HybridEP"
 OWN_EXCHANGES = (_DEEP, _HYBRID)
@@ -29,12 +30,11 @@ class Situation:
     """A job, as intervals see it. Sizes are logarithms."""
 
     chip: str
-    is_eight_bit: bool
+    precision: Precision  # of its products
     num_experts: int
     kinds: frozenset[str]  # what its layout does: "TP", "PP", "VPP", "CP", "EP", "ETP", "recompute", LAYER_ALONE
     release: str  # of the program; empty where it is not stated
     sizes: tuple[float, ...]
-    is_fp32: bool = False  # of which no published row is
 
     @property
     def experts(self) -> Experts:
@@ -42,17 +42,13 @@ class Situation:
             return "dense"
         return "fine-grained experts" if self.num_experts >= FINE_GRAINED else "coarse experts"
 
-    @property
-    def precision(self) -> str:
-        return "8 bits" if self.is_eight_bit else "32 bits" if self.is_fp32 else "16 bits"
-
 
 def situation_of(row: PublishedRow, chip: str) -> Situation:
     """Of a published row on that device profile."""
     sizes = row.architecture
     return situation(
         chip=chip,
-        is_eight_bit=row.is_eight_bit,
+        precision="8 bits" if row.is_eight_bit else "16 bits",
         num_experts=sizes.num_experts,
         split={
             "TP": row.tensor, "PP": row.pipeline, "VPP": row.virtual_pipeline, "CP": row.context, "EP": row.expert,
@@ -77,8 +73,8 @@ def own_exchanges(row: PublishedRow) -> set[str]:
 
 
 def situation(
-    *, chip: str, is_eight_bit: bool, num_experts: int, split: dict[str, int], is_recomputed: bool, release: str,
-    sizes: tuple[int, ...], more: Set[str] = frozenset(), is_fp32: bool = False,
+    *, chip: str, precision: Precision, num_experts: int, split: dict[str, int], is_recomputed: bool, release: str,
+    sizes: tuple[int, ...], more: Set[str] = frozenset(),
 ) -> Situation:  # fmt: skip
     """Of a job, from what it splits over how many ranks and its sizes, which must be those of `situation_of`.
 
@@ -88,13 +84,12 @@ def situation(
         release: the program and its release; empty where that is not known.
         sizes: hidden size, layers, sequence length, micro-batch, world size.
         more: other kinds, such as those of OWN_EXCHANGES.
-        is_fp32: whether its products are of 32 bits.
     """
     kinds = (
         {name for name, ranks in split.items() if ranks > 1} | ({"recompute"} if is_recomputed else set()) | set(more)
     )
     logs = (*(math.log(each) for each in sizes), *(math.log(split[name]) for name in sorted(split)))
-    return Situation(chip, is_eight_bit, num_experts, frozenset(kinds), release, logs, is_fp32)
+    return Situation(chip, precision, num_experts, frozenset(kinds), release, logs)
 
 
 def distance(one: Situation, other: Situation) -> float:

@@ -13,7 +13,7 @@ from bench.plan.intervals import NEW_KIND, NO_EXPERTS, CalibrationRow
 from bench.plan.situations import Situation
 from bench.synthetic import build_synthetic_record
 
-JOB = Situation("h100", False, 0, frozenset({"TP"}), "a program 1", (1.0, 2.0))
+JOB = Situation("h100", "16 bits", 0, frozenset({"TP"}), "a program 1", (1.0, 2.0))
 
 
 def anchored(measured: float = 12.0, predicted: float = 10.0, situation: Situation = JOB) -> Anchor:
@@ -51,7 +51,7 @@ def test_another_family_is_as_far_as_families_are_apart() -> None:
 
 
 def test_a_run_in_32_bits_is_no_anchor_of_one_in_16() -> None:
-    of_32 = replace(JOB, is_fp32=True)
+    of_32 = replace(JOB, precision="32 bits")
     for job, anchor in ((JOB, of_32), (of_32, JOB)):
         with pytest.raises(ValueError, match=f"in {anchor.precision}, the plan is for h100 in {job.precision}"):
             anchored_interval(5.0, "family 0", job, anchored(situation=anchor), rows())

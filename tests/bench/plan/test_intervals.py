@@ -23,7 +23,7 @@ from bench.plan.intervals import (
 from bench.plan.published import read_published
 from bench.plan.situations import LAYER_ALONE, Situation, distance, own_exchanges, situation_of
 
-JOB = Situation("h100", False, 0, frozenset({"TP"}), "a program 1", (1.0, 2.0))
+JOB = Situation("h100", "16 bits", 0, frozenset({"TP"}), "a program 1", (1.0, 2.0))
 
 
 def rows(count: int, situation: Situation = JOB, *, log_ratio: float = 0.1, family: str = "") -> list[CalibrationRow]:
@@ -43,7 +43,7 @@ def test_an_interval_is_the_class_s_residual_around_the_prediction() -> None:
 
 
 def test_the_narrowest_class_of_ten_rows_speaks() -> None:
-    coarse, eight = replace(JOB, num_experts=8), replace(JOB, is_eight_bit=True)
+    coarse, eight = replace(JOB, num_experts=8), replace(JOB, precision="8 bits")
     other = replace(JOB, chip="a2")
     mixed = [*rows(9, coarse), *rows(3), *rows(5, eight), *rows(30, other)]
     assert class_of(coarse, mixed) == ("h100, 16 bits", mixed[:12])
@@ -92,8 +92,8 @@ def test_reasons_multiply() -> None:
             "DeepEP exchanges tokens by a kernel of its own",
         ),
         ({"num_experts": 64}, "64 experts are fine-grained"),
-        ({"num_experts": 8, "is_eight_bit": True}, "in 8 bits"),
-        ({"is_fp32": True}, "products in 32 bits"),
+        ({"num_experts": 8, "precision": "8 bits"}, "in 8 bits"),
+        ({"precision": "32 bits"}, "products in 32 bits"),
     ],
 )
 def test_what_the_model_gets_wrong_is_refused(change: dict[str, Any], said: str) -> None:
