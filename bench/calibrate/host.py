@@ -1,8 +1,9 @@
 """What a call costs beside its operator: processor time of a rank's real step, less the sum of its operators.
 
 The rank runs alone with real tensors, its exchanges in torch's fake process group (see bench.lone_rank). What is left
-is Python, autograd and the dispatcher. Over several ranks it is a cost a call and a cost a step, neither negative. Of
-operators that were timed cold alone, also the share of it that they take in a step, where some operands are in a cache.
+is Python, autograd and the dispatcher: over several ranks a cost a call, which is not negative. A cost a step beside it
+cannot be told from it on a machine that changes its speed. Of operators that were timed cold alone, also the share of
+it that they take in a step is found, where some operands are in a cache.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ if TYPE_CHECKING:  # imports torch
 _WARM_UP = 2
 _LEAST_SHARE = 0.4  # of cold time
 _FEWEST_FOR_SHARE = 4  # ranks
-_UNITS = np.array([1.0, 1e-6, 1e-3])  # microseconds a call, milliseconds a step: so that all are alike in size
+_UNITS = np.array([1.0, 1e-6])  # microseconds a call: so that both are alike in size
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,6 @@ class HostCost:
 
     operator_share: float  # of the table's seconds that operators take in a step
     seconds_a_call: float
-    seconds_a_step: float
     residual: float
 
 
@@ -102,8 +102,7 @@ def median_of(launches: Sequence[LoneStep]) -> LoneStep:
 def fitted(samples: Sequence[HostSample], is_cold: bool = True) -> HostCost:
     """The costs and the share that leave the least relative errors of the steps.
 
-    Operators that were not timed cold, and fewer than four samples, leave the share at 1; one sample gives the cost of
-    a call alone.
+    Operators that were not timed cold, and fewer than four samples, leave the share at 1.
 
     Raises:
         ValueError: there is no sample.
@@ -111,14 +110,14 @@ def fitted(samples: Sequence[HostSample], is_cold: bool = True) -> HostCost:
     if not samples:
         raise ValueError("no rank's step was measured, so the host's cost is unknown; give at least one --recipe")
     steps = np.array([each.step_seconds for each in samples])
-    columns = np.array([[each.operator_seconds, each.calls, float(len(samples) > 1)] for each in samples])
+    columns = np.array([[each.operator_seconds, float(each.calls)] for each in samples])
     shares = columns / steps[:, None] * _UNITS
     if not is_cold or len(samples) < _FEWEST_FOR_SHARE:
         rest, _ = nnls(shares[:, 1:], np.maximum(0.0, 1.0 - shares[:, 0]))
         found = np.array([1.0, *rest]) * _UNITS
     else:
-        bounds = [_LEAST_SHARE, 0.0, 0.0], [1.0, np.inf, np.inf]
+        bounds = [_LEAST_SHARE, 0.0], [1.0, np.inf]
         found = lsq_linear(shares, np.ones(len(samples)), bounds=bounds, tol=1e-12).x * _UNITS
-    share, a_call, a_step = found
+    share, a_call = found
     residual = float(np.median(np.abs(np.log(steps / (columns @ found)))))
-    return HostCost(float(share), float(a_call), float(a_step), residual)
+    return HostCost(float(share), float(a_call), residual)
