@@ -32,7 +32,7 @@ from bench.records.fields import (
     Text,
 )
 from bench.records.jsonfile import read_model, write_model
-from bench.records.layout import AxisSizes, check_axes
+from bench.records.layout import AxisSizes
 from bench.records.lone_rank import LoneRank, told_tier
 from bench.records.record import Record
 
@@ -67,11 +67,6 @@ class LayoutKey(AxisSizes):
     ranks_per_node: Positive | None
     context: Positive = 1
     virtual_pipeline: Positive = 1
-
-    @model_validator(mode="after")
-    def _consistent(self) -> LayoutKey:
-        check_axes(self)
-        return self
 
     @property
     def short(self) -> str:

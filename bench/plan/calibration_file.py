@@ -14,7 +14,7 @@ from pydantic import Field
 from bench.plan.frozen import Digest, Seconds, key_of
 from bench.plan.intervals import CalibrationRow
 from bench.plan.published import PublishedRow
-from bench.plan.situations import Situation
+from bench.plan.situations import Situation, precision_of
 from bench.records.fields import Figure, Name, Strict, Text
 from bench.records.jsonfile import read_model, write_model
 
@@ -53,7 +53,7 @@ class StoredRow(Strict):
         """As intervals take it."""
         situation = Situation(
             self.chip,
-            "8 bits" if self.is_eight_bit else "16 bits",
+            precision_of(self.is_eight_bit),
             self.num_experts,
             frozenset(self.kinds),
             self.release,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -81,13 +80,8 @@ def chip_of_profile(device: Device) -> str:
 
     A file that took a shipped name and has other figures is of another chip, for which those rows say little.
     """
-    is_shipped = device.name not in device_names() or device == _shipped(device.name)
+    is_shipped = device.name not in device_names() or device == load_device(device.name)
     return device.name if is_shipped else f"{device.name} with figures of your own"
-
-
-@functools.cache
-def _shipped(name: str) -> Device:
-    return load_device(name)
 
 
 def situation_of_layout(layouts: Layouts, row: int, device: Device) -> Situation:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 
 from bench.plan.device import device_names
@@ -54,6 +55,7 @@ def profile_of(chip: str) -> str:
     return profile
 
 
+@functools.cache
 def _by_name() -> dict[str, str]:
     names = [(name, profile) for profile, of in _OF_SOURCES.items() for name in of]
     names += [*OF_DEVICES.items(), *((name, name) for name in device_names())]

@@ -6,6 +6,7 @@ its source beside it.
 
 from __future__ import annotations
 
+import functools
 import sys
 from importlib import resources
 from pathlib import Path
@@ -218,8 +219,13 @@ def load_device(name_or_path: str) -> Device:
     if name_or_path not in device_names():
         known = ", ".join(device_names())
         raise ValueError(f"unknown device {quoted(name_or_path)}; choose one of {known}, or give a .toml or .json file")
-    content = (resources.files("bench.plan") / "devices" / f"{name_or_path}.toml").read_bytes()
-    return parse_device(content, name_or_path)
+    return _shipped(name_or_path)
+
+
+@functools.cache
+def _shipped(name: str) -> Device:
+    content = (resources.files("bench.plan") / "devices" / f"{name}.toml").read_bytes()
+    return parse_device(content, name)
 
 
 def write_device(path: Path, device: Device) -> None:

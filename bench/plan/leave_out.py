@@ -16,6 +16,7 @@ from bench.plan.intervals import CalibrationRow
 from bench.plan.layouts import Floats
 from bench.plan.null_model import constant_mfu, mfu_of, null_seconds
 from bench.plan.published import PublishedRow
+from bench.plan.published_peaks import within
 from bench.plan.published_work import model_flops
 from bench.plan.situations import situation_of
 
@@ -104,11 +105,4 @@ def _mfus(rows: Sequence[PublishedRow], chip: Chip) -> Floats:
 
 def plausible(rows: Sequence[PublishedRow], chip: Chip) -> tuple[list[PublishedRow], list[str]]:
     """Rows whose MFU is below 1, and a line for each that claims more than the chip can do."""
-    mfus = _mfus(rows, chip) if rows else np.zeros(0)
-    kept = [row for row, mfu in zip(rows, mfus, strict=True) if mfu < 1]
-    refused = [
-        f"{row.name}: its {row.value:g} {row.metric} would be an MFU of {mfu:.2f}, above what {chip.name} can do"
-        for row, mfu in zip(rows, mfus, strict=True)
-        if not mfu < 1
-    ]
-    return kept, refused
+    return within(rows, lambda _: (chip.name, chip.peak_flops))

@@ -158,6 +158,11 @@ class PublishedRow:
         return self.precision in _EIGHT_BITS
 
     @property
+    def is_throughput(self) -> bool:
+        """The figure is of tokens, not of seconds."""
+        return self.metric == THROUGHPUT
+
+    @property
     def is_layer_alone(self) -> bool:
         """One layer of experts was timed, without a step around it."""
         return self.metric.endswith("of one MoE layer")
@@ -174,7 +179,7 @@ class PublishedRow:
         Raises:
             ValueError: the figure is of memory.
         """
-        if self.metric == THROUGHPUT:
+        if self.is_throughput:
             return self.sequence_length * self.global_batch / (self.value * self.world_size)
         if self.metric not in _SECONDS:
             raise ValueError(f"{self.name}: {self.metric} is no time")

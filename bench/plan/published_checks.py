@@ -54,7 +54,7 @@ def check_row(row: PublishedRow, assume_layouts: bool, *, has_value: bool) -> No
     if _flops(row) > _MOST_FLOPS:
         raise ValueError("its sizes make a micro-batch that is larger than any job's")
     is_of_this_run = has_value and not row.is_layout_assumed  # else what is stated is of the run beside it
-    if row.metric == "tokens/s/chip" and is_of_this_run:
+    if row.is_throughput and is_of_this_run:
         _check_stated_step(row)
 
 

@@ -22,7 +22,7 @@ from bench.plan.published import PublishedRow
 from bench.plan.published_fit import ALONE, device_with, is_fused
 from bench.plan.published_work import model_flops, published_work
 from bench.plan.score import Scored
-from bench.plan.situations import situation_of
+from bench.plan.situations import precision_of, situation_of
 from bench.records.terminal import plain
 
 _MOST_TEXT = 900  # of the words of a frozen prediction
@@ -104,7 +104,7 @@ def freeze_rows(path: Path, predictions: Sequence[RowPrediction], calibration: C
         ValueError: the file exists, cannot be written, or there is nothing to freeze.
     """
     figures = {
-        f"{fit.chip} {'8' if fit.is_eight_bit else '16'} bits {name}": value
+        f"{fit.chip} {precision_of(fit.is_eight_bit)} {name}": value
         for fit in calibration.fits
         for name, value in fit.efficiencies.items()
     }

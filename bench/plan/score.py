@@ -10,7 +10,7 @@ from statistics import median
 from bench.plan.errors import Choice, Errors, choices_by_job, errors_of
 from bench.plan.frozen import Frozen, FrozenPrediction, key_of
 from bench.plan.published import PublishedRow
-from bench.plan.situations import FINE_GRAINED
+from bench.plan.situations import FINE_GRAINED, precision_of
 from bench.records.terminal import plain, table
 
 
@@ -93,7 +93,7 @@ def _class_of(row: PublishedRow) -> str:
     experts = row.architecture.num_experts
     kind = "dense" if not experts else "fine-grained experts" if experts >= FINE_GRAINED else "coarse experts"
     part = ", layer alone" if row.is_layer_alone else ""
-    return plain(f"{row.chip}, {'8' if row.is_eight_bit else '16'} bits, {kind}{part}")
+    return plain(f"{row.chip}, {precision_of(row.is_eight_bit)}, {kind}{part}")
 
 
 def _score(name: str, rows: Sequence[Scored]) -> Score:

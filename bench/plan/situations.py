@@ -25,6 +25,11 @@ FINE_GRAINED = 64  # experts, from which the plain model is off by tens of perce
 _OTHER_CHIP, _OTHER_PRECISION, _OTHER_EXPERTS, _OTHER_KIND = 8.0, 4.0, 4.0, 1.0
 
 
+def precision_of(is_eight_bit: bool) -> Precision:
+    """Of a published row's products."""
+    return "8 bits" if is_eight_bit else "16 bits"
+
+
 @dataclass(frozen=True)
 class Situation:
     """A job, as intervals see it. Sizes are logarithms."""
@@ -48,7 +53,7 @@ def situation_of(row: PublishedRow, chip: str) -> Situation:
     sizes = row.architecture
     return situation(
         chip=chip,
-        precision="8 bits" if row.is_eight_bit else "16 bits",
+        precision=precision_of(row.is_eight_bit),
         num_experts=sizes.num_experts,
         split={
             "TP": row.tensor, "PP": row.pipeline, "VPP": row.virtual_pipeline, "CP": row.context, "EP": row.expert,

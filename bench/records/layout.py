@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
@@ -14,6 +15,11 @@ _LATE_AXES = ("context", "virtual_pipeline")
 
 class AxisSizes(Strict):
     """Sizes by axis. The two that layouts got last are written where they are above 1: old layouts keep their text."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> AxisSizes:
+        _check(dict(self))
+        return self
 
     @model_serializer(mode="wrap")
     def _as_before_there_was_more(self, handler: SerializerFunctionWrapHandler) -> dict[str, int | None]:
@@ -34,19 +40,9 @@ class Layout(AxisSizes):
     context: Positive = 1
     virtual_pipeline: Positive = 1
 
-    @model_validator(mode="after")
-    def _consistent(self) -> Layout:
-        check_axes(self)
-        return self
 
-
-def check_axes(layout: AxisSizes) -> None:
-    """Refuse sizes whose products are not the world; a size of None is not stated, and not checked.
-
-    Raises:
-        ValueError: and which of them.
-    """
-    size = dict(layout)
+def _check(size: Mapping[str, Any]) -> None:
+    """Refuse sizes whose products are not the world; a size of None is not stated, and not checked."""
     world, data, nodes = size["world_size"], size["data"], size["nodes"]
     replica = size["tensor"] * size["context"] * size["pipeline"]
     if replica * (data or max(1, world // replica)) != world:

@@ -86,7 +86,7 @@ class _Whole(torch.nn.Linear):
     def __init__(self, size_in: int, size_out: int, *, config: Any, **_unused: Any) -> None:
         super().__init__(size_in, size_out, bias=False, dtype=config.params_dtype)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def forward(self, x: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]  # megatron's layers give a bias too
         return super().forward(x), None
 
 
@@ -175,4 +175,4 @@ def _fitted(spec: Any) -> Any:
         return spec
     fitted = {each.name: _fitted(getattr(spec, each.name)) for each in fields(spec)}
     latent = {name: _Whole for name in ("linear_q_down_proj", "linear_kv_down_proj") if name in fitted}
-    return replace(spec, **fitted | latent)  # type: ignore[type-var]
+    return replace(spec, **fitted | latent)  # type: ignore[type-var]  # a dataclass, which is_dataclass saw
